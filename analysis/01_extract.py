@@ -1,0 +1,29 @@
+"""1. Run the network once: an image folder becomes a store of feature maps.
+
+    python analysis/01_extract.py [IMAGES] [STORE]
+
+Without arguments: the built-in scenes, and reports/analysis/maps.h5.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from featlab import backbones, datasets, extract, images
+
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else datasets.write_scenes("data/scenes")
+path = Path(sys.argv[2] if len(sys.argv) > 2 else "reports/analysis/maps.h5")
+path.parent.mkdir(parents=True, exist_ok=True)
+
+table, boxes = images.index_images(folder)
+print(table.groupby("label").size().to_string())
+print(f"{len(boxes)} boxes")
+
+backbone = backbones.load_backbone("efficientnet_lite0")
+progress = partial(tqdm, desc="extract", unit="img", unit_scale=32)
+with extract.extract_maps(table, backbone, path, boxes=boxes, progress=progress) as store:
+    store.verify()
+    print(store)
+    print(store.provenance["description"])

@@ -1,0 +1,32 @@
+"""3. Which neurons detect a class, and does it hold on images they were not chosen on?
+
+    python analysis/03_neurons.py [STORE]
+"""
+
+import sys
+from pathlib import Path
+
+from featlab import features, neurons, plots, splits
+from featlab.store import MapStore
+
+path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
+
+with MapStore(path) as store:
+    labels = store.images["label"]
+    split = splits.make_split(store.images, random_state=0)
+    X = features.feature_table(store, "mean")
+
+train, confirm = split == "train", split == "confirm"
+ranked = neurons.rank_neurons(X[train], labels[train])
+table = neurons.confirm_neurons(ranked, X[confirm], labels[confirm])
+table.to_parquet(path.with_name("neurons.parquet"))
+
+detectors = neurons.select_neurons(table, top=5)
+print(detectors[["class", "neuron", "auroc", "auroc_confirmed", "p_confirmed"]].to_string())
+
+# Frequent among the strongest is not the same as telling the classes apart:
+print(neurons.softmax_top_k(X[train], labels[train]).head(8).to_string())
+
+figure = path.with_name("volcano.svg")
+plots.volcano(table).figure.savefig(figure, bbox_inches="tight")
+print(figure)

@@ -1,0 +1,37 @@
+"""4. Where in the picture do they look? Boxes from the stored maps; the network is not run.
+
+    python analysis/04_localise.py [STORE] [BOX_KIND]
+"""
+
+import sys
+from pathlib import Path
+
+from featlab import features, heads, localise, neurons, plots, splits
+from featlab.store import MapStore
+
+path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
+kind = sys.argv[2] if len(sys.argv) > 2 else None
+
+with MapStore(path) as store:
+    labels = store.images["label"]
+    split = splits.make_split(store.images, random_state=0)
+    X = features.feature_table(store, "mean")
+    train, confirm = split == "train", split == "confirm"
+
+    ranked = neurons.rank_neurons(X[train], labels[train])
+    table = neurons.confirm_neurons(ranked, X[confirm], labels[confirm])
+    scores = heads.evaluate_heads(X, labels, split, heads=("logistic",))
+    coefficients, _ = heads.linear_weights(scores.models["logistic"])
+    weights = dict(zip(scores.classes, coefficients, strict=True))
+
+    where = localise.evaluate(store, split, neurons=table, weights=weights, box_kind=kind)
+
+print(where.table.round(3).to_string())
+print("hardest images:")
+detectors = where.per_image.query("method == 'detectors'").sort_values("iou")
+print(detectors[["row", "label", "iou"]].head().to_string())
+
+where.table.to_csv(path.with_name("localisation.csv"), index=False)
+figure = path.with_name("localisation.svg")
+plots.localisation_scores(where.table).figure.savefig(figure, bbox_inches="tight")
+print(figure)

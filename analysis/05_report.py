@@ -1,0 +1,20 @@
+"""5. Everything on one page.
+
+    python analysis/05_report.py [STORE] [FOLDER]
+"""
+
+import sys
+from pathlib import Path
+
+from featlab import pipeline
+from featlab.store import MapStore
+
+path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
+folder = Path(sys.argv[2]) if len(sys.argv) > 2 else path.parent
+
+with MapStore(path) as store:
+    results = pipeline.analyse(store, random_state=0, command=" ".join(["python", *sys.argv]))
+    summary = pipeline.write_results(results, folder)
+
+print(summary["heads"]["logistic"])
+print(folder / "report.html")

@@ -1,0 +1,11 @@
+"""The one exception that means: the input or the request was wrong, not featlab."""
+
+from __future__ import annotations
+
+
+class FeatlabError(ValueError):
+    """A mistake that the user can mend; its message says what was given, what is allowed, what to do.
+
+    The command line prints it as one line and exits with 1; any other exception is a defect of
+    featlab and keeps its traceback.
+    """

@@ -1,0 +1,8 @@
+"""Frozen networks: a name or a file → feature maps, with the network's *own* preprocessing."""
+
+from __future__ import annotations
+
+from featlab.backbones._backbone import Backbone, Description, load_backbone
+from featlab.backbones._catalogue import available_backbones
+
+__all__ = ["Backbone", "Description", "available_backbones", "load_backbone"]

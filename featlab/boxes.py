@@ -1,0 +1,397 @@
+"""Box geometry and the localisation scores.
+
+A box is ``xmin, ymin, xmax, ymax`` in continuous coordinates: its width is ``xmax - xmin``, without
+the "+1" of pixel-counting code. Three systems of coordinates occur: pixels of the original picture,
+unit coordinates of the picture, and unit coordinates of the network's square input, in which the
+picture may be letterboxed; a *frame* says where in the input the picture lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from featlab._errors import FeatlabError
+
+CORNERS = ["xmin", "ymin", "xmax", "ymax"]
+_CENTRE_SIGMA = 0.25
+_BOOTSTRAP_BLOCK = 2_000_000
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of paired boxes.
+
+    Parameters
+    ----------
+    a, b : array-like of shape (..., 4)
+        Boxes in the same coordinates; the leading axes broadcast.
+
+    Returns
+    -------
+    ndarray of shape (...)
+        In [0, 1]; 0 where either box is empty (no width or no height).
+
+    Raises
+    ------
+    FeatlabError
+        A coordinate is NaN or infinite.
+
+    Examples
+    --------
+    >>> float(iou([0, 0, 2, 2], [1, 0, 3, 2]))
+    0.3333333333333333
+    """
+    a, b = _checked(a), _checked(b)
+    low = np.maximum(a[..., :2], b[..., :2])
+    high = np.minimum(a[..., 2:], b[..., 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=-1)
+    area_a, area_b = _area(a), _area(b)
+    solid = (area_a > 0) & (area_b > 0)
+    union = np.where(solid, area_a + area_b - shared, 1)
+    return np.where(solid, shared / union, 0.0)
+
+
+def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of every box of `a` with every box of `b`.
+
+    Parameters
+    ----------
+    a : array-like of shape (n, 4)
+    b : array-like of shape (m, 4)
+
+    Returns
+    -------
+    ndarray of shape (n, m)
+        See :func:`iou`.
+    """
+    return iou(_checked(a)[:, None], _checked(b)[None])
+
+
+def best_iou(
+    predicted: np.ndarray, rows: Sequence[int] | np.ndarray, box_table: pd.DataFrame
+) -> np.ndarray:
+    """IoU of each predicted box with the best ground-truth box of its image.
+
+    Parameters
+    ----------
+    predicted : array-like of shape (k, 4) or (k, t, 4)
+        Boxes in pixels of the original picture; `t` per image, e.g. one for each threshold.
+    rows : array-like of shape (k,)
+        Row number in the image table of each prediction.
+    box_table : DataFrame
+        Columns image, xmin, ymin, xmax, ymax.
+
+    Returns
+    -------
+    ndarray of shape (k,) or (k, t)
+        NaN for an image without boxes.
+    """
+    predicted = _checked(predicted)
+    pair, truth, has_box = _pairs(rows, box_table)
+    truth = truth.reshape(len(pair), *(1,) * (predicted.ndim - 2), 4)
+    return _best_of_pairs(iou(predicted[pair], truth), pair, has_box)
+
+
+def centre_in_box(
+    predicted: np.ndarray, rows: Sequence[int] | np.ndarray, box_table: pd.DataFrame
+) -> np.ndarray:
+    """Whether the centre of each predicted box lies in a ground-truth box of its image.
+
+    Parameters
+    ----------
+    predicted, rows, box_table
+        As in :func:`best_iou`.
+
+    Returns
+    -------
+    ndarray of shape (k,) or (k, t)
+        1, or 0 (an empty prediction has no centre: 0); NaN for an image without boxes.
+    """
+    predicted = _checked(predicted)
+    pair, truth, has_box = _pairs(rows, box_table)
+    truth = truth.reshape(len(pair), *(1,) * (predicted.ndim - 2), 4)
+    boxes = predicted[pair]
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+    inside = ((truth[..., :2] <= centre) & (centre <= truth[..., 2:])).all(axis=-1)
+    inside &= _area(boxes) > 0
+    return _best_of_pairs(inside.astype(float), pair, has_box)
+
+
+def unit_boxes(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Pixels of the original picture → unit coordinates of the picture.
+
+    Parameters
+    ----------
+    boxes : array-like of shape (n, 4)
+    sizes : array-like of shape (n, 2)
+        Width and height of each picture, pixels.
+
+    Returns
+    -------
+    ndarray of shape (n, 4)
+    """
+    return _checked(boxes) / _corner_sizes(sizes)
+
+
+def pixel_boxes(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Unit coordinates of the picture → pixels; the inverse of :func:`unit_boxes`."""
+    return _checked(boxes) * _corner_sizes(sizes)
+
+
+def frame_to_picture(boxes: np.ndarray, frames: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Unit coordinates of the network's input → pixels of the original picture.
+
+    Parameters
+    ----------
+    boxes : array-like of shape (n, 4)
+        Boxes in unit coordinates of the square input.
+    frames : array-like of shape (n, 4)
+        Left, top, right, bottom of the picture in the input (``MapStore.frames``).
+    sizes : array-like of shape (n, 2)
+        Width and height of the original pictures, pixels.
+
+    Returns
+    -------
+    ndarray of shape (n, 4)
+        Clipped to the picture; a box that lies in the padding becomes empty.
+    """
+    frames = _checked(frames)
+    origin, extent = _frame_parts(frames)
+    inside = np.clip((_checked(boxes) - origin) / extent, 0, 1)
+    return inside * _corner_sizes(sizes)
+
+
+def picture_to_frame(boxes: np.ndarray, frames: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Pixels of the original picture → unit coordinates of the network's input.
+
+    Parameters
+    ----------
+    boxes, frames, sizes
+        As in :func:`frame_to_picture`, whose inverse this is.
+
+    Returns
+    -------
+    ndarray of shape (n, 4)
+    """
+    origin, extent = _frame_parts(_checked(frames))
+    return unit_boxes(boxes, sizes) * extent + origin
+
+
+def whole_image_boxes(sizes: np.ndarray) -> np.ndarray:
+    """The baseline that predicts the whole picture.
+
+    Parameters
+    ----------
+    sizes : array-like of shape (n, 2)
+        Width and height, pixels.
+
+    Returns
+    -------
+    ndarray of shape (n, 4)
+    """
+    corners = _corner_sizes(sizes)
+    return corners * np.array([0.0, 0.0, 1.0, 1.0])
+
+
+def mean_box(
+    box_table: pd.DataFrame, image_sizes: np.ndarray, rows: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """The mean of all boxes of the given images, in unit coordinates of the picture.
+
+    Parameters
+    ----------
+    box_table : DataFrame
+        Columns image, xmin, ymin, xmax, ymax.
+    image_sizes : array-like of shape (n, 2)
+        Width and height of *every* image of the image table.
+    rows : array-like of int
+        Images whose boxes are averaged; the training rows, for an honest baseline.
+
+    Returns
+    -------
+    ndarray of shape (4,)
+
+    Raises
+    ------
+    FeatlabError
+        None of these images has a box.
+    """
+    chosen = box_table[box_table["image"].isin(np.asarray(rows))]
+    if chosen.empty:
+        raise FeatlabError("none of the given rows has a box; give rows with boxes to average.")
+    sizes = np.asarray(image_sizes, dtype=float)[chosen["image"].to_numpy()]
+    return unit_boxes(chosen[CORNERS].to_numpy(float), sizes).mean(axis=0)
+
+
+def centre_heat(shape: tuple[int, int]) -> np.ndarray:
+    """The centred Gaussian, a heat map that has seen nothing.
+
+    Its standard deviation is a quarter of the side, along each axis. The value hardly matters:
+    the threshold picks the size of the box, and from 0.05 to 0.95 it runs from nearly the whole
+    picture to a sixth of its side.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Height and width.
+
+    Returns
+    -------
+    ndarray of shape (height, width), float32
+
+    References
+    ----------
+    Choe et al. (2020), Evaluating weakly supervised object localization methods right, CVPR
+    (the "center baseline").
+    """
+    rows, columns = (
+        np.exp(-0.5 * (((np.arange(n) + 0.5) / n - 0.5) / _CENTRE_SIGMA) ** 2) for n in shape
+    )
+    return np.outer(rows, columns).astype(np.float32)
+
+
+def box_accuracy(ious: np.ndarray, delta: float = 0.5) -> float:
+    """Share of the images whose IoU is at least `delta`; NaN (no boxes) is left out.
+
+    Parameters
+    ----------
+    ious : array-like of shape (n,)
+    delta : float
+        In (0, 1].
+
+    Returns
+    -------
+    float
+        NaN if there is nothing to score.
+    """
+    ious = np.asarray(ious, dtype=float)
+    ious = ious[~np.isnan(ious)]
+    return float((ious >= delta).mean()) if len(ious) else float("nan")
+
+
+def bootstrap_interval(
+    values: np.ndarray, *, n_boot: int = 2000, level: float = 0.95, random_state: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over images.
+
+    Where all values are 0, or all are 1, resampling can only repeat them and the interval would
+    be a point; the Wilson interval is given instead. The order of the values does not matter.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,)
+        One per image, in [0, 1]; NaN is left out.
+    n_boot : int
+        Number of resamples.
+    level : float
+        Coverage.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    low, high : float
+        NaN if nothing is left, or a single value other than 0 or 1.
+    """
+    values = np.sort(np.asarray(values, dtype=float).ravel())
+    values = values[~np.isnan(values)]
+    n = len(values)
+    if n and values[0] == values[-1] and values[0] in (0, 1):
+        return wilson_interval(values.sum(), n, level=level)
+    if n < 2:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(random_state)
+    block = max(1, _BOOTSTRAP_BLOCK // n)
+    means = [
+        values[rng.integers(n, size=(min(block, n_boot - start), n))].mean(axis=1)
+        for start in range(0, n_boot, block)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def wilson_interval(successes: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion.
+
+    Parameters
+    ----------
+    successes : float
+    n : int
+    level : float
+        Coverage.
+
+    Returns
+    -------
+    low, high : float
+        NaN for `n` = 0.
+
+    References
+    ----------
+    Wilson (1927), Probable inference, the law of succession, and statistical inference, JASA 22.
+    """
+    if n == 0:
+        return float("nan"), float("nan")
+    z2 = stats.norm.ppf((1 + level) / 2) ** 2
+    share = successes / n
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def _checked(boxes: np.ndarray) -> np.ndarray:
+    boxes = np.asarray(boxes, dtype=float)
+    if boxes.ndim == 0 or boxes.shape[-1] != 4:
+        raise FeatlabError(
+            f"boxes must have 4 columns (xmin, ymin, xmax, ymax), got shape {boxes.shape}."
+        )
+    if not np.isfinite(boxes).all():
+        raise FeatlabError("boxes must be finite, got NaN or infinity; drop those rows first.")
+    return boxes
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(axis=-1)
+
+
+def _corner_sizes(sizes: np.ndarray) -> np.ndarray:
+    sizes = np.asarray(sizes, dtype=float)
+    if sizes.ndim == 0 or sizes.shape[-1] != 2 or not (sizes > 0).all():
+        raise FeatlabError("sizes must be positive pairs of width and height, in pixels.")
+    return np.concatenate([sizes, sizes], axis=-1)
+
+
+def _frame_parts(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    extent = frames[..., 2:] - frames[..., :2]
+    if not (extent > 0).all():
+        raise FeatlabError("frames must have a width and a height (left, top, right, bottom).")
+    return np.concatenate([frames[..., :2]] * 2, axis=-1), np.concatenate([extent] * 2, axis=-1)
+
+
+def _pairs(
+    rows: Sequence[int] | np.ndarray, box_table: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every (prediction, ground-truth box of its image), ordered by prediction.
+
+    Returns the prediction's position ``(p,)``, the box ``(p, 4)``, and which predictions have
+    any ``(k,)``.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    images = box_table["image"].to_numpy(np.int64)
+    order = np.argsort(images, kind="stable")
+    first = np.searchsorted(images[order], rows, side="left")
+    counts = np.searchsorted(images[order], rows, side="right") - first
+    pair = np.repeat(np.arange(len(rows)), counts)
+    nth = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
+    chosen = order[np.repeat(first, counts) + nth]
+    return pair, _checked(box_table[CORNERS].to_numpy(float)[chosen]), counts > 0
+
+
+def _best_of_pairs(scores: np.ndarray, pair: np.ndarray, has_box: np.ndarray) -> np.ndarray:
+    best = np.full((len(has_box), *scores.shape[1:]), np.nan)
+    if len(pair):
+        starts = np.flatnonzero(np.diff(pair, prepend=-1))
+        best[has_box] = np.maximum.reduceat(scores, starts, axis=0)
+    return best

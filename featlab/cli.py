@@ -1,0 +1,393 @@
+"""The command line: the same pipeline from a shell.
+
+Everything heavy is imported inside the commands, so that ``featlab --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featlab import __version__
+from featlab._errors import FeatlabError
+
+if TYPE_CHECKING:
+    from featlab.backbones import Backbone
+    from featlab.store import MapStore
+
+app = typer.Typer(
+    name="featlab",
+    help="What a frozen, pretrained network already knows about your images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Images = Annotated[
+    Path, typer.Argument(help="Folder of class folders, or a CSV with columns path and label.")
+]
+Store = Annotated[Path, typer.Argument(help="A store written by `featlab extract`.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")]
+BackboneName = Annotated[
+    str,
+    typer.Option(
+        "--backbone", help="efficientnet_lite0 … 2, a network of keras.applications, a .keras file."
+    ),
+]
+Weights = Annotated[
+    str, typer.Option(help="imagenet, none (random), or a weights file without the classifier.")
+]
+InputSize = Annotated[
+    int | None, typer.Option(help="Side of the network's input in pixels. [default: its own]")
+]
+OutputStride = Annotated[
+    int | None, typer.Option(help="16 for maps twice as fine. [default: the network's own]")
+]
+Layers = Annotated[
+    str | None, typer.Option(help="Comma-separated layer names. [default: the last feature map]")
+]
+Preprocessing = Annotated[
+    str | None, typer.Option(help="For a .keras file: none, tf, torch or caffe. [default: none]")
+]
+Resize = Annotated[str, typer.Option(help="stretch, or pad to keep the aspect ratio.")]
+Dtype = Annotated[str, typer.Option(help="float16 or float32 for the stored maps.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of split, heads, bootstrap and examples.")]
+OnError = Annotated[str, typer.Option(help="raise, or skip files that cannot be used.")]
+GroupFrom = Annotated[
+    str | None,
+    typer.Option(help="Regular expression: its match in the path is the picture's group."),
+]
+BoxKind = Annotated[
+    str | None, typer.Option(help="Which kind of box is the truth, where there are several.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    logging.basicConfig(format="featlab: %(message)s", level=logging.INFO, stream=sys.stderr)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if version:
+        print(f"featlab {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    output: Output = Path("featlab-demo"),
+    n: Annotated[int, typer.Option("-n", min=40, help="Number of scenes.")] = 240,
+    seed: Seed = 0,
+) -> None:
+    """Run everything on built-in scenes with the built-in network; needs no download."""
+    from featlab import datasets
+
+    scenes = datasets.write_scenes(
+        output / "scenes", n, random_state=seed, progress=partial(_bar, label="scenes", unit="img")
+    )
+    _run(scenes, output, _load("efficientnet_lite0"), seed=seed)
+
+
+@app.command()
+def run(
+    images: Images,
+    output: Output,
+    backbone: BackboneName = "efficientnet_lite0",
+    weights: Weights = "imagenet",
+    input_size: InputSize = None,
+    output_stride: OutputStride = None,
+    layers: Layers = None,
+    preprocessing: Preprocessing = None,
+    resize: Resize = "stretch",
+    dtype: Dtype = "float16",
+    batch_size: BatchSize = 32,
+    box_kind: BoxKind = None,
+    group_from: GroupFrom = None,
+    on_error: OnError = "raise",
+    seed: Seed = 0,
+) -> None:
+    """From an image folder to a report: index, extract, heads, neurons, localisation."""
+    network = _load(backbone, weights, input_size, layers, output_stride, preprocessing)
+    _run(
+        images,
+        output,
+        network,
+        resize=resize,
+        dtype=dtype,
+        batch_size=batch_size,
+        box_kind=box_kind,
+        group_from=group_from,
+        on_error=on_error,
+        seed=seed,
+    )
+
+
+@app.command()
+def extract(
+    images: Images,
+    store: Annotated[Path, typer.Option("-o", "--output", help="The store to write (.h5).")],
+    backbone: BackboneName = "efficientnet_lite0",
+    weights: Weights = "imagenet",
+    input_size: InputSize = None,
+    output_stride: OutputStride = None,
+    layers: Layers = None,
+    preprocessing: Preprocessing = None,
+    resize: Resize = "stretch",
+    dtype: Dtype = "float16",
+    batch_size: BatchSize = 32,
+    group_from: GroupFrom = None,
+    on_error: OnError = "raise",
+) -> None:
+    """Run the network once and keep its feature maps; goes on where it was interrupted."""
+    network = _load(backbone, weights, input_size, layers, output_stride, preprocessing)
+    finished, _ = _extract(
+        images, store, network, resize, dtype, batch_size, group_from, on_error
+    )
+    print(finished)
+
+
+@app.command()
+def info(store: Store) -> None:
+    """Say what a store holds."""
+    from featlab.store import MapStore
+
+    with MapStore(store) as opened:
+        print(opened)
+        for label, count in opened.images["label"].value_counts().sort_index().items():
+            print(f"  class {label}: {count} images")
+        for kind, count in opened.boxes["kind"].value_counts().sort_index().items():
+            print(f"  boxes {kind or '(no kind)'}: {count}")
+        print(f"  skipped files: {len(opened.images.attrs['skipped'])}")
+        for key, value in sorted(opened.provenance.items()):
+            if not key.startswith("probe_"):
+                print(f"  {key}: {value}")
+
+
+@app.command()
+def verify(store: Store) -> None:
+    """Read a store once and check it against itself."""
+    from featlab.store import MapStore
+
+    with MapStore(store) as opened:
+        opened.verify()
+        print(f"{store}: {len(opened)} images, layers {', '.join(opened.layers)}: all is well")
+
+
+@app.command()
+def neurons(
+    store: Store,
+    pooling: Annotated[str, typer.Option(help="mean, max, softmax_mean or softmax_max.")] = "mean",
+    layer: Annotated[str | None, typer.Option(help="[default: the last stored]")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Detectors shown per class.")] = 10,
+    csv: Annotated[Path | None, typer.Option(help="Also write the whole table here.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Rank the neurons on train rows, confirm the detectors on others, show the best."""
+    from featlab import features, report, splits
+    from featlab import neurons as room
+    from featlab.pipeline import find_detectors
+    from featlab.store import MapStore
+
+    with MapStore(store) as opened:
+        split = splits.make_split(opened.images, random_state=seed)
+        X = features.feature_table(opened, pooling, layer=layer)
+        table = find_detectors(X, opened.images["label"], split)
+    chosen = room.select_neurons(table, top=top)
+    columns = ["class", "neuron", "auroc", "auroc_confirmed", "auroc_confirmed_low"]
+    columns += ["auroc_confirmed_high", "p_confirmed"]
+    print(f"{int(table['detector'].sum())} detectors selected, "
+          f"{int((table['replicated'] == True).sum())} replicated on unseen images")  # noqa: E712
+    print(chosen[columns].to_string(index=False, float_format="{:.3g}".format))
+    if csv is not None:
+        report.write_csv(table, csv)
+
+
+@app.command(name="localise")
+def localise_(store: Store, box_kind: BoxKind = None, seed: Seed = 0) -> None:
+    """Score the boxes that the stored maps give, beside the baselines."""
+    from featlab.pipeline import analyse
+    from featlab.store import MapStore
+
+    with MapStore(store) as opened:
+        results = analyse(opened, box_kind=box_kind, random_state=seed, progress=_quiet_bar)
+    if results.localisation is None:
+        raise FeatlabError(f"{store} has no boxes on its test images, so nothing can be scored.")
+    table = results.localisation.table
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+
+
+@app.command()
+def report(
+    store: Store, output: Output, box_kind: BoxKind = None, seed: Seed = 0
+) -> None:
+    """Write report, tables and summary of a finished store."""
+    from featlab.pipeline import analyse, write_results
+    from featlab.store import MapStore
+
+    with MapStore(store) as opened:
+        results = analyse(
+            opened,
+            box_kind=box_kind,
+            random_state=seed,
+            command=_command(),
+            seconds={"extract": 0.0},
+            progress=_quiet_bar,
+        )
+        _tell(write_results(results, output), output)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 1, never a traceback."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app(standalone_mode=True)
+    except (FeatlabError, OSError) as error:
+        print(f"featlab: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print(
+            "\nfeatlab: interrupted. What is finished is kept; run the same command again to go on.",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+
+
+def _run(
+    images: Path,
+    output: Path,
+    network: Backbone,
+    *,
+    seed: int,
+    resize: str = "stretch",
+    dtype: str = "float16",
+    batch_size: int = 32,
+    box_kind: str | None = None,
+    group_from: str | None = None,
+    on_error: str = "raise",
+) -> None:
+    from featlab.pipeline import analyse, write_results
+
+    output.mkdir(parents=True, exist_ok=True)
+    store, seconds = _extract(
+        images, output / "maps.h5", network, resize, dtype, batch_size, group_from, on_error
+    )
+    with store:
+        results = analyse(
+            store,
+            box_kind=box_kind,
+            random_state=seed,
+            command=_command(),
+            seconds=seconds,
+            progress=_quiet_bar,
+        )
+        _tell(write_results(results, output), output)
+
+
+def _extract(
+    images: Path,
+    path: Path,
+    network: Backbone,
+    resize: str,
+    dtype: str,
+    batch_size: int,
+    group_from: str | None,
+    on_error: str,
+) -> tuple[MapStore, dict[str, float]]:
+    """The finished store, and the seconds of index and pass (0 when the store was there)."""
+    from featlab.extract import extract_maps, find_store
+    from featlab.images import index_images
+
+    start = time.perf_counter()
+    table, boxes = index_images(
+        images,
+        group_from=group_from,
+        on_error=on_error,
+        progress=partial(_bar, label="index", unit="img"),
+    )
+    indexed = time.perf_counter()
+    seconds = {"index": round(indexed - start, 3), "extract": 0.0}
+    store = find_store(table, network, path, boxes=boxes, resize=resize, dtype=dtype)
+    if store is None:
+        store = extract_maps(
+            table,
+            network,
+            path,
+            boxes=boxes,
+            batch_size=batch_size,
+            resize=resize,
+            dtype=dtype,
+            progress=partial(_bar, label="extract", unit="img", scale=batch_size),
+        )
+        seconds["extract"] = round(time.perf_counter() - indexed, 3)
+    else:
+        logging.getLogger(__name__).info("%s is finished already: no forward pass", path)
+    return store, seconds
+
+
+def _load(
+    name: str,
+    weights: str = "imagenet",
+    input_size: int | None = None,
+    layers: str | None = None,
+    output_stride: int | None = None,
+    preprocessing: str | None = None,
+) -> Backbone:
+    from featlab.backbones import load_backbone
+
+    return load_backbone(
+        name,
+        weights=None if weights.lower() == "none" else weights,
+        input_size=input_size,
+        layers=layers.split(",") if layers else None,
+        output_stride=output_stride,
+        preprocessing=preprocessing,
+    )
+
+
+def _bar(items: Iterable[Any], *, label: str, unit: str, scale: int = 1) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    return tqdm(items, desc=label, unit=unit, unit_scale=scale if scale > 1 else False)
+
+
+def _quiet_bar(items: Iterable[Any]) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    return tqdm(items, desc="localise", unit="batch", leave=False)
+
+
+def _tell(summary: dict[str, Any], output: Path) -> None:
+    """The summary in a few lines."""
+    height, width, n = summary["map_shape"]
+    print(f"{summary['n_images']} images of {len(summary['classes'])} classes; "
+          f"{summary['backbone']} gives {height} × {width} cells of {n} neurons")
+    for name, head in summary["heads"].items():
+        print(f"  head {name}: accuracy {head['accuracy']:.3f} "
+              f"[{head['low']:.3f}, {head['high']:.3f}] on {head['n']} unseen images")
+    for label, found in list(summary["detectors"].items())[:10]:
+        best = ""
+        if found["best_neuron"] is not None:
+            best = (f"; best neuron {found['best_neuron']}: AUROC {found['auroc_selected']:.3f} "
+                    f"when chosen, {found['auroc_confirmed']:.3f} confirmed")
+        print(f"  detectors of {label}: {found['n']}{best}")
+    for method, score in summary["localisation"].items():
+        print(f"  boxes by {method}: {score['box_accuracy']:.3f} with IoU ≥ 0.5, "
+              f"mean IoU {score['mean_iou']:.3f}, {score['n']} unseen images")
+    print(f"report: {output / 'report.html'}")
+
+
+def _command() -> str:
+    return shlex.join(["featlab", *sys.argv[1:]])

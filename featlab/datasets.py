@@ -1,0 +1,250 @@
+"""The built-in scenes: textured things in cluttered pictures, drawn on demand, with known truth.
+
+The class of a scene is the texture of its object and nothing else. Colours, places, sizes, shapes
+and backgrounds are drawn from the same distributions for every class, and every texture inks half
+of its object, so a classifier that only sees colour stands near chance.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from featlab._errors import FeatlabError
+from featlab._scenes import TEXTURES, Scene, draw_scene
+
+CLASSES: tuple[str, ...] = tuple(TEXTURES)
+"""The textures, in order; ``classes=k`` uses the first *k*."""
+
+_MANIFEST = ".scenes.json"
+_UNFINISHED = ".scenes.part.json"
+_GENERATOR = 1
+_JPEG_QUALITY = 92
+_BOX_COLUMNS = ["image", "kind", "label", "xmin", "ymin", "xmax", "ymax"]
+_CSV_COLUMNS = ["image", "label", "kind", "width", "height", "xmin", "ymin", "xmax", "ymax"]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A set of scenes in memory; entry *i* of every list is scene *i*.
+
+    Attributes
+    ----------
+    images : list of ndarray of uint8, shape (h, w, 3)
+    labels : list of str
+    boxes : DataFrame
+        The box table: image (the scene's number, from 0), kind ("object"), label, xmin, ymin,
+        xmax, ymax (pixels, continuous).
+    masks : list of ndarray of bool, shape (h, w)
+    """
+
+    images: list[npt.NDArray[np.uint8]]
+    labels: list[str]
+    boxes: pd.DataFrame
+    masks: list[npt.NDArray[np.bool_]]
+
+
+def make_scenes(n: int = 240, *, classes: int = 2, random_state: int = 0) -> Scenes:
+    """Draw *n* scenes into memory (about 0.3 MB each).
+
+    Parameters
+    ----------
+    n : int
+        Number of scenes, at least `classes`. Scene *i* has class ``CLASSES[i % classes]`` and
+        depends on (`random_state`, *i*, `classes`) only: a larger *n* appends scenes.
+    classes : int
+        Number of classes, 2 to 8: the first ones of :data:`CLASSES`.
+    random_state : int
+        Seed, at least 0.
+
+    Returns
+    -------
+    Scenes
+
+    Raises
+    ------
+    FeatlabError
+        If an argument is out of its range.
+
+    Examples
+    --------
+    >>> scenes = make_scenes(4)
+    >>> scenes.labels
+    ['striped', 'spotted', 'striped', 'spotted']
+    """
+    scenes = list(iter_scenes(n, classes=classes, random_state=random_state))
+    rows = [
+        (i, "object", scene.label, *map(float, box))
+        for i, scene in enumerate(scenes)
+        for box in scene.boxes
+    ]
+    return Scenes(
+        images=[scene.image for scene in scenes],
+        labels=[scene.label for scene in scenes],
+        boxes=pd.DataFrame(rows, columns=_BOX_COLUMNS),
+        masks=[scene.mask for scene in scenes],
+    )
+
+
+def iter_scenes(n: int = 240, *, classes: int = 2, random_state: int = 0) -> Iterator[Scene]:
+    """Draw scenes one at a time; the same scenes as :func:`make_scenes`, in the same order.
+
+    Parameters
+    ----------
+    n, classes, random_state
+        As for :func:`make_scenes`; checked at the call, not at the first scene.
+
+    Returns
+    -------
+    iterator of Scene
+
+    Raises
+    ------
+    FeatlabError
+        If an argument is out of its range.
+    """
+    _check_arguments(n, classes, random_state)
+    return (draw_scene(i, CLASSES[i % classes], random_state) for i in range(n))
+
+
+def write_scenes(
+    folder: str | os.PathLike[str],
+    n: int = 240,
+    *,
+    classes: int = 2,
+    random_state: int = 0,
+    masks: bool = False,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+) -> Path:
+    """Write *n* scenes as an image folder: ``<class>/scene_0001.jpg`` and ``boxes.csv``.
+
+    Scenes are numbered from 1 over all classes. Each file appears whole or not at all. The
+    arguments are kept in ``.scenes.json``, written last: a finished folder is returned at once,
+    and a call that was interrupted is completed by the same call.
+
+    Parameters
+    ----------
+    folder : path-like
+        New, empty, or written by the same call before.
+    n, classes, random_state
+        As for :func:`make_scenes`.
+    masks : bool
+        Also write ``<class>/scene_0001.png`` (0 or 255) into the sibling folder
+        ``<folder>_masks``, outside `folder` so that no mask is taken for a picture.
+    progress : callable, optional
+        Wraps the iterable of scenes, as ``tqdm`` does.
+
+    Returns
+    -------
+    Path
+        `folder`.
+
+    Raises
+    ------
+    FeatlabError
+        If an argument is out of its range, or the folder holds anything else.
+    """
+    _check_arguments(n, classes, random_state)
+    root = Path(folder)
+    arguments = {
+        "generator": _GENERATOR,
+        "n": int(n),
+        "classes": int(classes),
+        "random_state": int(random_state),
+        "masks": bool(masks),
+    }
+    if _is_finished(root, arguments):
+        return root
+    root.mkdir(parents=True, exist_ok=True)
+    _write_whole(root / _UNFINISHED, json.dumps(arguments).encode())
+    scenes: Iterable[Scene] = iter_scenes(n, classes=classes, random_state=random_state)
+    rows: list[tuple[object, ...]] = []
+    for i, scene in enumerate(progress(scenes) if progress else scenes):
+        rows += _write_scene(root, i, scene, masks=masks)
+    table = pd.DataFrame(rows, columns=_CSV_COLUMNS)
+    _write_whole(root / "boxes.csv", table.to_csv(index=False).encode())
+    os.replace(root / _UNFINISHED, root / _MANIFEST)
+    return root
+
+
+# ---------------------------------------------------------------------------- checks and files
+
+
+def _check_arguments(n: int, classes: int, random_state: int) -> None:
+    for name, value in (("n", n), ("classes", classes), ("random_state", random_state)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise FeatlabError(f"{name} must be a whole number, got {value!r}.")
+    if not 2 <= classes <= len(CLASSES):
+        raise FeatlabError(f"classes must lie between 2 and {len(CLASSES)}, got {classes}.")
+    if n < classes:
+        raise FeatlabError(
+            f"n must be at least classes ({classes}), so that every class has a scene, got {n}."
+        )
+    if random_state < 0:
+        raise FeatlabError(f"random_state must be 0 or more, got {random_state}.")
+
+
+def _scene_name(i: int, label: str, suffix: str) -> str:
+    return f"{label}/scene_{i + 1:04d}{suffix}"
+
+
+def _is_finished(root: Path, arguments: dict[str, Any]) -> bool:
+    """Tell whether the folder is complete; refuse one that holds anything but this very set."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    for name in (_MANIFEST, _UNFINISHED):
+        if (root / name).is_file():
+            found = json.loads((root / name).read_text())
+            break
+    else:
+        raise FeatlabError(
+            f"folder {str(root)!r} exists and was not written by write_scenes; "
+            "give a new or an empty folder."
+        )
+    if found != arguments:
+        raise FeatlabError(
+            f"folder {str(root)!r} holds scenes made with {found}, asked for {arguments}; "
+            "give another folder or the same arguments."
+        )
+    return name == _MANIFEST and _all_there(root, arguments)
+
+
+def _all_there(root: Path, arguments: dict[str, Any]) -> bool:
+    labels = CLASSES[: arguments["classes"]]
+    names = (_scene_name(i, labels[i % len(labels)], ".jpg") for i in range(arguments["n"]))
+    return (root / "boxes.csv").is_file() and all((root / name).is_file() for name in names)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def _encode(array: npt.NDArray[np.uint8], **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, **options)
+    return buffer.getvalue()
+
+
+def _write_scene(root: Path, i: int, scene: Scene, *, masks: bool) -> list[tuple[object, ...]]:
+    name = _scene_name(i, scene.label, ".jpg")
+    jpeg = _encode(scene.image, format="JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    _write_whole(root / name, jpeg)
+    if masks:
+        png = _encode(scene.mask.astype(np.uint8) * 255, format="PNG")
+        beside = root.with_name(root.name + "_masks")
+        _write_whole(beside / _scene_name(i, scene.label, ".png"), png)
+    height, width = scene.mask.shape
+    return [(name, scene.label, "object", width, height, *map(float, box)) for box in scene.boxes]

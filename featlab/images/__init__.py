@@ -1,0 +1,20 @@
+"""Pictures on disk → image table and box table; bytes → pixels; pixels → the network's input.
+
+Every picture is decoded once while it is indexed, so that a broken file is found before the
+network is run and not in the middle of the night.
+"""
+
+from __future__ import annotations
+
+from featlab.images.decode import MAX_PIXELS, decode_image
+from featlab.images.index import index_images
+from featlab.images.pixels import colour_histogram, picture_frame, resize_image
+
+__all__ = [
+    "MAX_PIXELS",
+    "colour_histogram",
+    "decode_image",
+    "index_images",
+    "picture_frame",
+    "resize_image",
+]

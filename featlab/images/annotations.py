@@ -1,0 +1,260 @@
+"""Boxes as they are written down: ``boxes.csv``, Pascal VOC XML or COCO JSON."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from featlab._errors import FeatlabError
+from featlab.images.decode import first_line
+from featlab.images.sources import Problem, annotation_files, os_reason, read_rows
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_DEFAULT_KIND = "object"
+
+
+@dataclass(frozen=True)
+class WrittenBox:
+    """A box as an annotation file has it, not yet matched with a picture.
+
+    Attributes
+    ----------
+    where : str
+        File and line or key, for messages.
+    folder : str
+        The folder, relative to the root, in which the picture is looked for first.
+    name : str
+        The picture's name as written; may have folders.
+    stem : str
+        The annotation file's own name without suffix, where it stands for one picture, else "".
+    kind, label : str
+    corners : tuple of float
+        xmin, ymin, xmax, ymax as written.
+    size : tuple of float, optional
+        Width and height of the picture the box was drawn in.
+    """
+
+    where: str
+    folder: str
+    name: str
+    stem: str
+    kind: str
+    label: str
+    corners: tuple[float, float, float, float]
+    size: tuple[float, float] | None
+
+
+_Entries = list[WrittenBox | Problem]
+
+
+def read_annotations(
+    root: Path, pictures: list[str]
+) -> tuple[str, list[WrittenBox], list[Problem]]:
+    """Read the boxes of the first kind of annotation that has any: boxes.csv, VOC, COCO.
+
+    Parameters
+    ----------
+    root : Path
+    pictures : list of str
+        Relative paths; annotations are looked for beside them and above them.
+
+    Returns
+    -------
+    kind : {"csv", "voc", "coco", ""}
+    boxes : list of WrittenBox
+    problems : list of Problem
+        Files and entries that cannot be read as boxes.
+    """
+    if (root / "boxes.csv").is_file():
+        entries = _csv_entries(root)
+        return "csv", _boxes(entries), _problems(entries)
+    entries = []
+    for kind, suffix, parse in (("voc", ".xml", _voc_entries), ("coco", ".json", _coco_entries)):
+        for path in annotation_files(root, pictures, suffix):
+            entries += _file_entries(root, path, parse)
+        if _boxes(entries):
+            return kind, _without_repeats(_boxes(entries)), _problems(entries)
+    return "", [], _problems(entries)
+
+
+def _boxes(entries: _Entries) -> list[WrittenBox]:
+    return [entry for entry in entries if isinstance(entry, WrittenBox)]
+
+
+def _problems(entries: _Entries) -> list[Problem]:
+    return [entry for entry in entries if isinstance(entry, Problem)]
+
+
+def _without_repeats(boxes: list[WrittenBox]) -> list[WrittenBox]:
+    # COCO comes as several files (instances, keypoints) that repeat the same boxes.
+    return list({replace(box, where=""): box for box in reversed(boxes)}.values())[::-1]
+
+
+def _file_entries(root: Path, path: str, parse: Callable[[str, bytes], _Entries]) -> _Entries:
+    try:
+        return parse(path, (root / path).read_bytes())
+    except OSError as error:
+        return [Problem(path, os_reason(error))]
+    except FeatlabError as error:
+        return [Problem(path, str(error))]
+
+
+def _csv_entries(root: Path) -> _Entries:
+    entries: _Entries = []
+    for line, row in read_rows(root / "boxes.csv", ("image", "label", *_CORNERS)):
+        where = f"boxes.csv line {line}"
+        try:
+            entries.append(
+                WrittenBox(
+                    where=where,
+                    folder="",
+                    name=_forward(row["image"]),
+                    stem="",
+                    kind=row.get("kind") or _DEFAULT_KIND,
+                    label=row["label"],
+                    corners=_corners(row[name] for name in _CORNERS),
+                    size=_size(row.get("width"), row.get("height")),
+                )
+            )
+        except FeatlabError as error:
+            entries.append(Problem(where, str(error)))
+    return entries
+
+
+def _voc_entries(path: str, data: bytes) -> _Entries:
+    root = _parse_xml(data)
+    if root.tag != "annotation":
+        return []
+    entries: _Entries = []
+    for number, item in enumerate(root.findall("object"), start=1):
+        where = f"{path} object {number}"
+        try:
+            entries.append(_voc_box(path, where, root, item))
+        except FeatlabError as error:
+            entries.append(Problem(where, str(error)))
+    return entries
+
+
+def _voc_box(
+    path: str, where: str, root: ElementTree.Element, item: ElementTree.Element
+) -> WrittenBox:
+    bounds = item.find("bndbox")
+    if bounds is None:
+        raise FeatlabError("it has no bndbox")
+    name = posixpath.basename(_forward(root.findtext("filename", "").strip()))
+    return WrittenBox(
+        where=where,
+        folder=_picture_folder(path),
+        name=name,
+        stem=posixpath.splitext(posixpath.basename(path))[0],
+        kind=_DEFAULT_KIND,
+        label=item.findtext("name", "").strip(),
+        corners=_corners(bounds.findtext(name, "") for name in _CORNERS),
+        size=_size(root.findtext("size/width"), root.findtext("size/height")),
+    )
+
+
+class _RefuseDoctype(ElementTree.TreeBuilder):
+    """A DOCTYPE can define entities that expand to gigabytes or read other files."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise FeatlabError("it has a DOCTYPE, which is refused; remove it")
+
+
+def _parse_xml(data: bytes) -> ElementTree.Element:
+    parser = ElementTree.XMLParser(target=_RefuseDoctype())
+    try:
+        return ElementTree.fromstring(data, parser)
+    except FeatlabError:
+        raise
+    # An unknown encoding is a LookupError, a multi-byte one a ValueError.
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        raise FeatlabError(f"it is not valid XML ({first_line(error)})") from error
+
+
+def _coco_entries(path: str, data: bytes) -> _Entries:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FeatlabError(f"it is not valid JSON ({first_line(error)})") from error
+    keys = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
+        return []
+    images, categories = _by_id(content["images"]), _by_id(content["categories"])
+    entries: _Entries = []
+    for position, item in enumerate(content["annotations"]):
+        where = f"{path} annotations[{position}]"
+        try:
+            entries.append(_coco_box(path, where, item, images, categories))
+        except FeatlabError as error:
+            entries.append(Problem(where, str(error)))
+        except (AttributeError, KeyError, TypeError) as error:
+            entries.append(Problem(where, f"it is not a COCO box ({type(error).__name__} {error})"))
+    return entries
+
+
+def _coco_box(
+    path: str, where: str, item: Any, images: dict[Any, Any], categories: dict[Any, Any]
+) -> WrittenBox:
+    if item["image_id"] not in images:
+        raise FeatlabError(f"it names image_id {item['image_id']!r}, which is not in images")
+    if item["category_id"] not in categories:
+        raise FeatlabError(f"it names category_id {item['category_id']!r}, not in categories")
+    picture = images[item["image_id"]]
+    bounds = item["bbox"]
+    if not isinstance(bounds, list) or len(bounds) != 4:
+        raise FeatlabError(f"bbox must be [x, y, width, height], got {bounds!r}")
+    left, top, width, height = _corners(bounds)
+    return WrittenBox(
+        where=where,
+        folder=_picture_folder(path),
+        name=_forward(str(picture["file_name"])),
+        stem="",
+        kind="crowd" if item.get("iscrowd") else _DEFAULT_KIND,
+        label=str(categories[item["category_id"]]["name"]),
+        corners=(left, top, left + width, top + height),
+        size=_size(picture.get("width"), picture.get("height")),
+    )
+
+
+def _by_id(items: list[Any]) -> dict[Any, Any]:
+    return {item["id"]: item for item in items if isinstance(item, dict) and _is_key(item)}
+
+
+def _is_key(item: dict[str, Any]) -> bool:
+    return isinstance(item.get("id"), (int, str))
+
+
+def _corners(values: Iterable[Any]) -> tuple[float, float, float, float]:
+    first, second, third, fourth = (_number(value) for value in values)
+    return first, second, third, fourth
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FeatlabError(f"{value!r} is not a number") from error
+
+
+def _size(width: Any, height: Any) -> tuple[float, float] | None:
+    """Width and height; None where they are absent or 0, which some tools write for unknown."""
+    if any(value is None or value == "" for value in (width, height)):
+        return None
+    size = (_number(width), _number(height))
+    return None if 0 in size else size
+
+
+def _picture_folder(path: str) -> str:
+    """Where the pictures of an annotation file should lie: its folder without ``annotations``."""
+    parts = posixpath.dirname(path).split("/")
+    return "/".join(part for part in parts if part.lower() != "annotations")
+
+
+def _forward(path: str) -> str:
+    return posixpath.normpath(path.replace("\\", "/")) if path else ""

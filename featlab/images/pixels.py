@@ -1,0 +1,142 @@
+"""From decoded pixels to the network's input, and the colour histogram."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from featlab._errors import FeatlabError
+
+PAD_GREY = 127
+"""Grey level around a padded picture. Nearly every network centres its input on mid-grey, so this
+border is close to zero for it, where a black or white one would be a strong edge."""
+
+
+def resize_image(
+    pixels: npt.NDArray[np.uint8], size: tuple[int, int], mode: str = "stretch"
+) -> npt.NDArray[np.uint8]:
+    """Bring a picture to the size of the network's input.
+
+    Bilinear interpolation whose support grows when the picture shrinks (antialiasing), as in
+    Pillow.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (h, w, 3)
+    size : (int, int)
+        Height and width of the network's input in pixels.
+    mode : {"stretch", "pad"}
+        "stretch" fills the input and changes the aspect ratio; "pad" keeps it, with the picture
+        centred on grey 127. :func:`picture_frame` says where the picture lies.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+
+    Raises
+    ------
+    FeatlabError
+        If an argument is out of its range.
+
+    Examples
+    --------
+    >>> resize_image(np.zeros((10, 20, 3), np.uint8), (8, 8), "pad")[:, 4, 0]
+    array([127, 127,   0,   0,   0,   0, 127, 127], dtype=uint8)
+    """
+    _check_pixels(pixels)
+    left, top, right, bottom = _placement(pixels.shape[1], pixels.shape[0], size, mode)
+    resized = np.array(
+        Image.fromarray(pixels).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+    )
+    if resized.shape[:2] == tuple(size):
+        return resized
+    canvas = np.full((*size, 3), PAD_GREY, dtype=np.uint8)
+    canvas[top:bottom, left:right] = resized
+    return canvas
+
+
+def picture_frame(
+    width: int, height: int, size: tuple[int, int], mode: str = "stretch"
+) -> tuple[float, float, float, float]:
+    """Where :func:`resize_image` puts a picture in the network's input.
+
+    Parameters
+    ----------
+    width, height : int
+        Of the picture, in pixels.
+    size : (int, int)
+        Height and width of the network's input in pixels.
+    mode : {"stretch", "pad"}
+
+    Returns
+    -------
+    (left, top, right, bottom) : tuple of float
+        In unit coordinates of the input: x divided by its width, y by its height.
+
+    Raises
+    ------
+    FeatlabError
+        If an argument is out of its range.
+
+    Examples
+    --------
+    >>> picture_frame(20, 10, (8, 8), "pad")
+    (0.0, 0.25, 1.0, 0.75)
+    """
+    left, top, right, bottom = _placement(width, height, size, mode)
+    rows, columns = size
+    return left / columns, top / rows, right / columns, bottom / rows
+
+
+def colour_histogram(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Joint histogram of red, green and blue with four equal bins each.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (h, w, 3)
+
+    Returns
+    -------
+    ndarray of float32, shape (64,)
+        Shares of the pixels; they sum to 1. Bin ``16 * r + 4 * g + b`` with r, g, b in 0 … 3.
+
+    Raises
+    ------
+    FeatlabError
+        If `pixels` is not uint8 of shape (h, w, 3).
+    """
+    _check_pixels(pixels)
+    red, green, blue = np.moveaxis(pixels >> 6, -1, 0)
+    codes = (red << 4) | (green << 2) | blue
+    # Pillow counts bytes in place; np.bincount would first copy them to 8 bytes per pixel.
+    counts = Image.fromarray(codes).histogram()[:64]
+    return (np.array(counts) / codes.size).astype(np.float32)
+
+
+def _placement(
+    width: int, height: int, size: tuple[int, int], mode: str
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the picture in whole pixels of the input."""
+    if mode not in ("stretch", "pad"):
+        raise FeatlabError(f"mode must be 'stretch' or 'pad', got {mode!r}.")
+    if len(size) != 2 or min(size) < 1:
+        raise FeatlabError(f"size must be (height, width), both at least 1, got {size!r}.")
+    if width < 1 or height < 1:
+        raise FeatlabError(f"a picture has at least 1 x 1 pixels, got {width} x {height}.")
+    rows, columns = size
+    if mode == "stretch":
+        return 0, 0, columns, rows
+    scale = min(columns / width, rows / height)
+    shown_width = min(columns, max(1, round(width * scale)))
+    shown_height = min(rows, max(1, round(height * scale)))
+    left, top = (columns - shown_width) // 2, (rows - shown_height) // 2
+    return left, top, left + shown_width, top + shown_height
+
+
+def _check_pixels(pixels: npt.NDArray[np.uint8]) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise FeatlabError(
+            "pixels must be uint8 of shape (h, w, 3) with h and w at least 1, "
+            f"got {pixels.dtype} of shape {pixels.shape}."
+        )

@@ -1,0 +1,226 @@
+"""Stored maps → heat maps: linear combinations of neurons, normalised and up-sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from featlab._errors import FeatlabError
+
+# float16 maps keep about 3 decimal digits; a smaller range than this is rounding, not signal.
+_FLAT = 1e-5
+
+
+def neuron_heat(maps: np.ndarray, neuron: int) -> np.ndarray:
+    """One neuron's own map.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (n, h, w, c)
+    neuron : int
+        Channel index.
+
+    Returns
+    -------
+    ndarray of shape (n, h, w), float32
+    """
+    return np.asarray(maps[..., neuron], dtype=np.float32)
+
+
+def detector_scale(maxima: np.ndarray) -> np.ndarray:
+    """What a neuron's map is divided by before several neurons are averaged.
+
+    Each neuron's own 95th percentile of image maxima; where that is not positive (a neuron that
+    fires in less than 5 % of the images), its largest maximum.
+
+    Parameters
+    ----------
+    maxima : ndarray of shape (n, c)
+        Max-pooled activations of the *train* rows.
+
+    Returns
+    -------
+    ndarray of shape (c,), float32
+        0 for a neuron that never fires.
+    """
+    scale = np.quantile(maxima, 0.95, axis=0)
+    scale = np.where(scale > 0, scale, maxima.max(axis=0))
+    return np.clip(scale, 0, None).astype(np.float32)
+
+
+def detector_weights(neurons: Sequence[int] | np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The weights with which :func:`detector_heat` is a :func:`cam_heat`.
+
+    Parameters
+    ----------
+    neurons : sequence of int
+        Channel indices; none gives all zeros.
+    scale : ndarray of shape (c,)
+        From :func:`detector_scale`.
+
+    Returns
+    -------
+    ndarray of shape (c,), float32
+    """
+    weights = np.zeros(len(scale), dtype=np.float32)
+    chosen = np.asarray(neurons, dtype=np.int64)
+    chosen = chosen[scale[chosen] > 0]
+    weights[chosen] = 1 / (scale[chosen] * max(1, len(neurons)))
+    return weights
+
+
+def detector_heat(
+    maps: np.ndarray, neurons: Sequence[int] | np.ndarray, scale: np.ndarray
+) -> np.ndarray:
+    """Mean over some neurons of their maps, each divided by its scale.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (n, h, w, c)
+    neurons : sequence of int
+        Channel indices.
+    scale : ndarray of shape (c,)
+        From :func:`detector_scale`; a neuron of scale 0 adds nothing.
+
+    Returns
+    -------
+    ndarray of shape (n, h, w), float32
+    """
+    return cam_heat(maps, detector_weights(neurons, scale))
+
+
+def cam_heat(maps: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted sum of the maps: the class activation map of a linear head on mean-pooled maps.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (n, h, w, c)
+    weights : ndarray of shape (c,) or (n, c)
+        The head's weights for the class asked for, on raw (unscaled) features; one set for all
+        images, or one for each.
+
+    Returns
+    -------
+    ndarray of shape (n, h, w), float32
+
+    References
+    ----------
+    Zhou et al. (2016), Learning deep features for discriminative localization, CVPR.
+    """
+    n, _, _, c = maps.shape
+    weights = np.broadcast_to(np.asarray(weights, dtype=np.float32), (n, c))
+    return weighted_heats(maps, weights[..., None])[0]
+
+
+def weighted_heats(maps: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Several weighted sums of the same maps at once.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (n, h, w, c)
+    weights : ndarray of shape (n, c, m)
+        For each image, `m` sets of weights.
+
+    Returns
+    -------
+    ndarray of shape (m, n, h, w), float32
+    """
+    n, h, w, c = maps.shape
+    flat = np.asarray(maps, dtype=np.float32).reshape(n, h * w, c)
+    return np.moveaxis(flat @ weights.astype(np.float32), -1, 0).reshape(-1, n, h, w)
+
+
+def normalise(heat: np.ndarray) -> np.ndarray:
+    """Scale each heat map to [0, 1] by its own minimum and maximum.
+
+    Parameters
+    ----------
+    heat : ndarray of shape (..., h, w)
+
+    Returns
+    -------
+    ndarray of shape (..., h, w), float32
+        A flat map (range below 1e-5 of its largest magnitude) becomes zeros.
+
+    Raises
+    ------
+    FeatlabError
+        A value is NaN or infinite.
+    """
+    heat = np.asarray(heat, dtype=np.float32)
+    low = heat.min(axis=(-2, -1), keepdims=True)
+    high = heat.max(axis=(-2, -1), keepdims=True)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise FeatlabError("a heat map has NaN or infinite values; check the maps and weights.")
+    extent = high - low
+    flat = extent <= _FLAT * np.maximum(np.abs(low), np.abs(high))
+    return np.where(flat, np.float32(0), (heat - low) / np.where(flat, np.float32(1), extent))
+
+
+def upsample(heat: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Bilinear interpolation to a larger grid: half-pixel centres, edges repeated.
+
+    Parameters
+    ----------
+    heat : ndarray of shape (..., h, w)
+    size : int or (int, int)
+        Height and width of the result.
+
+    Returns
+    -------
+    ndarray of shape (..., height, width), float32
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    return resample_frame(heat, np.array([0.0, 0.0, 1.0, 1.0]), (height, width))
+
+
+def resample_frame(heat: np.ndarray, frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear samples of the part of each heat map that the picture covers.
+
+    Parameters
+    ----------
+    heat : ndarray of shape (..., h, w)
+        Over the network's input.
+    frames : ndarray of shape (4,) or (..., 4)
+        Left, top, right, bottom of the picture in unit coordinates of the input.
+    size : (int, int)
+        Height and width of the result.
+
+    Returns
+    -------
+    ndarray of shape (..., height, width), float32
+    """
+    heat = np.asarray(heat, dtype=np.float32)
+    left, top, right, bottom = np.moveaxis(np.asarray(frames, dtype=float), -1, 0)
+    down = _interpolation(size[0], heat.shape[-2], top, bottom)
+    across = _interpolation(size[1], heat.shape[-1], left, right)
+    return down @ heat @ np.swapaxes(across, -1, -2)
+
+
+def heat_on_picture(heat: np.ndarray, frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A heat map on the original picture, the letterbox cut off.
+
+    Parameters
+    ----------
+    heat : ndarray of shape (h, w)
+        Over the network's input.
+    frame : array-like of shape (4,)
+        The picture's row of ``MapStore.frames``.
+    width, height : int
+        Size of the original picture, pixels.
+
+    Returns
+    -------
+    ndarray of shape (height, width), float32
+    """
+    return resample_frame(heat, np.asarray(frame, dtype=float), (height, width))
+
+
+def _interpolation(n_out: int, n_in: int, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Matrix ``(..., n_out, n_in)`` that samples [start, stop] of the unit interval linearly."""
+    start, stop = np.asarray(start)[..., None], np.asarray(stop)[..., None]
+    position = (start + (np.arange(n_out) + 0.5) / n_out * (stop - start)) * n_in - 0.5
+    position = np.clip(position, 0, n_in - 1)
+    distance = np.abs(position[..., None] - np.arange(n_in))
+    return np.clip(1 - distance, 0, None).astype(np.float32)

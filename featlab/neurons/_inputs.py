@@ -1,0 +1,100 @@
+"""What the neuron functions take: feature tables, labels, and checks of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from statsmodels.stats.multitest import multitest_alias, multitest_methods_names
+
+from featlab._errors import FeatlabError
+
+Features = pd.DataFrame | ArrayLike | Sequence[pd.DataFrame]
+CORRECTIONS = tuple(multitest_alias) + tuple(multitest_methods_names)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One feature table: the activations (n, c), the neuron ids (c,) and where they come from."""
+
+    values: NDArray[Any]
+    neurons: NDArray[Any]
+    layer: str
+    pooling: str
+
+
+def blocks_of(X: Features, y: ArrayLike, layer: str, pooling: str) -> list[Block]:
+    """The feature tables in `X`, checked; names given here go before those in ``attrs``."""
+    tables = list(X) if isinstance(X, (list, tuple)) and _all_frames(X) else [X]
+    blocks = [_block(table, y, layer, pooling) for table in tables]
+    keys = [(block.layer, block.pooling) for block in blocks]
+    if len(set(keys)) < len(keys):
+        raise FeatlabError(
+            f"Each feature table needs its own layer and pooling in attrs, got {keys}."
+        )
+    return blocks
+
+
+def _all_frames(tables: Sequence[Any]) -> bool:
+    return len(tables) > 0 and all(isinstance(table, pd.DataFrame) for table in tables)
+
+
+def _block(X: Any, y: ArrayLike, layer: str, pooling: str) -> Block:
+    attrs = X.attrs if isinstance(X, pd.DataFrame) else {}
+    values = np.asarray(X)
+    if values.ndim != 2:
+        raise FeatlabError(f"X must be of shape (images, neurons), got {values.shape}.")
+    if len(values) != len(np.asarray(y)):
+        raise FeatlabError(f"X has {len(values)} rows and y has {len(np.asarray(y))} labels.")
+    if isinstance(X, pd.DataFrame) and isinstance(y, pd.Series) and not X.index.equals(y.index):
+        raise FeatlabError("X and y are indexed differently; take both from the same rows.")
+    n_bad = int((~np.isfinite(values)).sum())
+    if n_bad:
+        raise FeatlabError(f"X holds {n_bad} NaN or infinite values; activations must be finite.")
+    neurons = X.columns.to_numpy() if isinstance(X, pd.DataFrame) else np.arange(values.shape[1])
+    return Block(
+        values, neurons, layer or attrs.get("layer", ""), pooling or attrs.get("pooling", "")
+    )
+
+
+def blocks_by_key(table: pd.DataFrame, X: Features, y: ArrayLike) -> dict[tuple[str, str], Block]:
+    """Blocks under the table's (layer, pooling); a nameless single one is the table's only one."""
+    keys = list(dict.fromkeys(zip(table["layer"], table["pooling"], strict=True)))
+    blocks = {(block.layer, block.pooling): block for block in blocks_of(X, y, "", "")}
+    if len(keys) == 1 and list(blocks) == [("", "")]:
+        return {keys[0]: blocks["", ""]}
+    absent = [key for key in keys if key not in blocks]
+    if absent:
+        raise FeatlabError(
+            f"The neuron table has layer and pooling {absent[0]}, X has {list(blocks)}."
+        )
+    return blocks
+
+
+def encode(y: ArrayLike) -> tuple[NDArray[np.intp], list[Any]]:
+    """Class code of every label, and the sorted classes; at least two."""
+    codes, classes = pd.factorize(np.asarray(y), sort=True)
+    if (codes < 0).any():
+        raise FeatlabError(f"y holds {int((codes < 0).sum())} missing labels; label every image.")
+    if len(classes) < 2:
+        raise FeatlabError(f"y must hold at least two classes, got {classes.tolist()}.")
+    return codes, classes.tolist()
+
+
+def check_correction(correction: str, alpha: float) -> None:
+    check_choice("correction", correction, CORRECTIONS)
+    check_range("alpha", alpha, 0.0, 1.0)
+
+
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise FeatlabError(f"{name} must be one of {list(allowed)}, got {value!r}.")
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise FeatlabError(f"{name} must be from {low:g} to {high:g}, got {value!r}.")

@@ -1,0 +1,35 @@
+"""Every figure; computes nothing.
+
+Each function takes finished results and draws them: on the axes it is given, else on a new figure
+that belongs to no global state, so it works without a display and in any thread. Functions that
+draw one chart return its ``Axes``, functions that draw a grid its ``Figure``; none shows or saves.
+Colours are the colour-blind safe ones of seaborn.
+"""
+
+from __future__ import annotations
+
+from featlab.plots._base import encode, short_name, short_names
+from featlab.plots.neurons import activation_distributions, selected_vs_confirmed, volcano
+from featlab.plots.pictures import detector_maps, localisation_examples, sample_images
+from featlab.plots.scores import (
+    class_balance,
+    confusion_matrix,
+    head_comparison,
+    localisation_scores,
+)
+
+__all__ = [
+    "activation_distributions",
+    "class_balance",
+    "confusion_matrix",
+    "detector_maps",
+    "encode",
+    "head_comparison",
+    "localisation_examples",
+    "localisation_scores",
+    "sample_images",
+    "selected_vs_confirmed",
+    "short_name",
+    "short_names",
+    "volcano",
+]

@@ -1,0 +1,145 @@
+"""What all figures share: axes, colours, class names that fit."""
+
+from __future__ import annotations
+
+import functools
+import io
+import unicodedata
+from collections.abc import Sequence
+from typing import cast
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+
+INK = "#1f2933"
+MUTED = "#6b7785"
+FAINT = "#dfe3e8"
+TRUE_BOX = "#ffffff"
+PREDICTED_BOX = "#56b4e9"
+RIGHT = "#029e73"
+WRONG = "#d55e00"
+MAX_COLOURED = 8
+_UNKNOWN = "▯"
+
+
+def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
+    """`ax`, or the axes of a new figure of `width` x `height` inches."""
+    if ax is None:
+        ax = Figure(figsize=(width, height), layout="constrained").add_subplot()
+    return ax
+
+
+def dress(ax: Axes, *, title: str, xlabel: str, ylabel: str, grid: str | None = None) -> Axes:
+    """Title, labels, quiet spines; `grid` is the axis ("x", "y" or "both") with faint lines."""
+    ax.set_title(title, loc="left", fontsize=10, color=INK, pad=8)
+    ax.set_xlabel(xlabel, fontsize=9, color=INK)
+    ax.set_ylabel(ylabel, fontsize=9, color=INK)
+    ax.tick_params(labelsize=8.5, colors=INK, length=0)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#b6bec8")
+    if grid is not None:
+        ax.set_axisbelow(True)
+        ax.grid(axis=grid, color=FAINT, linewidth=0.8)  # type: ignore[arg-type]
+    return ax
+
+
+def bare(ax: Axes) -> Axes:
+    """Axes for a picture: no ticks, no spines."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
+
+
+def legend(ax: Axes, *, outside: bool = False, title: str | None = None) -> None:
+    """A legend without a frame, inside or to the right of the axes."""
+    place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if outside else {"loc": "best"}
+    shown = ax.legend(frameon=False, fontsize=8.5, title=title, title_fontsize=8.5, **place)
+    for text in shown.get_texts():
+        text.set_color(INK)
+
+
+def class_colours(classes: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+    """A colour per class; with more than eight classes one colour for all of them."""
+    palette = sns.color_palette("colorblind")
+    # Yellow and grey, the palette's last but one, are too pale or mean "no class" here.
+    usable = [palette[i] for i in (0, 1, 2, 4, 3, 9, 5, 6)]
+    if len(classes) > MAX_COLOURED:
+        return dict.fromkeys(classes, usable[0])
+    return dict(zip(classes, usable, strict=False))
+
+
+def short_name(name: object, width: int = 22) -> str:
+    """A name that a figure can hold: one line, at most `width` characters, no mathematics.
+
+    Characters that the figures' font lacks become a placeholder box.
+    """
+    glyphs = _glyphs()
+    kept = [
+        character if ord(character) in glyphs else _UNKNOWN
+        for character in " ".join(_visible(str(name)).split())
+    ]
+    text = "".join(kept)
+    if len(text) > width:
+        head = (width - 1) * 2 // 3
+        text = f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+    # A leading underscore hides a legend entry; paired dollars start mathematics.
+    text = f" {text}" if text.startswith("_") else text
+    return text.replace("$", r"\$")
+
+
+def short_names(names: Sequence[object], width: int = 22) -> list[str]:
+    """:func:`short_name` of several names, told apart.
+
+    A name that the font can hardly show becomes "class k", k being its place in `names`; a name
+    that shortens to one already taken gets its place appended.
+    """
+    shown: list[str] = []
+    for place, name in enumerate(names, start=1):
+        text = short_name(name, width)
+        if text.count(_UNKNOWN) * 2 > len(text.strip()) or not text.strip():
+            text = f"class {place}"
+        shown.append(text if text not in shown else f"{text} ({place})")
+    return shown
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def encode(drawing: Axes | Figure, kind: str = "svg", *, dpi: int = 120, quality: int = 82) -> bytes:
+    """The figure as bytes of an image file; nothing is written to disk.
+
+    Parameters
+    ----------
+    drawing : Axes or Figure
+        What a function of this module returned.
+    kind : {"svg", "png", "jpg"}
+        The same drawing always gives the same bytes.
+    dpi : int
+        Pixels per inch; in an SVG, of the rasterised point clouds.
+    quality : int
+        JPEG quality, 1-95.
+    """
+    figure = drawing if isinstance(drawing, Figure) else cast(Figure, drawing.figure)
+    buffer = io.BytesIO()
+    extra = {"pil_kwargs": {"quality": quality, "optimize": True}} if kind == "jpg" else {}
+    dateless = {"metadata": {"Date": None}} if kind == "svg" else {}
+    with mpl.rc_context({"svg.hashsalt": "featlab", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format=kind, dpi=dpi, **extra, **dateless)
+    return buffer.getvalue()
+
+
+def _visible(name: str) -> str:
+    # Format characters (joiners, direction marks, variation selectors) have no glyph of their own.
+    return "".join(c for c in name if unicodedata.category(c) not in ("Cf", "Mn", "Cs"))
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())

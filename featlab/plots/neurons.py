@@ -1,0 +1,256 @@
+"""Figures of the neuron table: which neurons detect which class, and does it hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from featlab._errors import FeatlabError
+from featlab.plots._base import (
+    FAINT,
+    INK,
+    MAX_COLOURED,
+    MUTED,
+    class_colours,
+    dress,
+    legend,
+    new_axes,
+    plural,
+    short_name,
+    short_names,
+)
+
+_CLOUD = "#b9c1cb"
+
+
+def volcano(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    alpha: float | None = None,
+    min_auroc: float | None = None,
+) -> Axes:
+    """Effect against evidence, one point per class and neuron.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Neuron table; ``class, auroc, p_adjusted, detector`` are read. Rows with NaN (dead neurons)
+        are left out and counted in the title.
+    alpha, min_auroc : float, optional
+        Cut-offs drawn as lines; by default ``table.attrs["alpha"]`` and ``["min_auroc"]``, where
+        they are there.
+
+    Notes
+    -----
+    An adjusted p-value of 0 (below the smallest number) is drawn as a triangle at the top.
+    """
+    live = table[table["auroc"].notna() & table["p_adjusted"].notna()]
+    ax = new_axes(ax, 7, 4.6)
+    height, at_top = _evidence(live["p_adjusted"].to_numpy(float))
+    chosen = live["detector"].fillna(False).to_numpy(bool)
+    effect, label = live["auroc"].to_numpy(float), live["class"].to_numpy(str)
+    ax.scatter(
+        effect[~chosen], height[~chosen], s=7, color=_CLOUD, linewidth=0, rasterized=True,
+        label=f"not a detector ({int((~chosen).sum()):,})",
+    )  # fmt: skip
+    classes = sorted(set(table["class"].astype(str)))
+    for name, mask, colour in _groups(classes, label, chosen):
+        for marker, part in (("o", mask & ~at_top), ("^", mask & at_top)):
+            first = marker == "o" or not (mask & ~at_top).any()
+            ax.scatter(
+                effect[part], height[part], s=16 if marker == "^" else 11, color=colour,
+                marker=marker, linewidth=0, alpha=0.85, rasterized=True,
+                label=f"{name} ({int(mask.sum()):,})" if first else None,
+            )  # fmt: skip
+    _cutoff_lines(ax, table, alpha, min_auroc)
+    dead = len(table) - len(live)
+    title = f"n = {len(live):,} pairs of class and neuron" + (
+        f"; {plural(dead, 'pair')} of dead neurons left out" if dead else ""
+    )
+    if at_top.any():
+        title += "; triangles: p below what a number can hold"
+    dress(
+        ax,
+        title=title,
+        xlabel="AUROC of the neuron for the class (0.5 = tells nothing)",
+        ylabel="−log10 of the adjusted p",
+        grid="both",
+    )
+    legend(ax, outside=True, title="selected for")
+    return ax
+
+
+def selected_vs_confirmed(
+    table: pd.DataFrame, ax: Axes | None = None, *, max_points: int = 400
+) -> Axes:
+    """AUROC where a detector was chosen against AUROC on images never used to choose it.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Neuron table after confirmation. Only rows with ``detector`` are drawn.
+    max_points : int
+        With more detectors the first by ``rank`` of every class are drawn, and the title says so.
+    """
+    chosen = table[table["detector"].fillna(False).astype(bool)]
+    chosen = chosen[chosen["auroc_confirmed"].notna()]
+    classes = sorted(set(table["class"].astype(str)))
+    shown = chosen
+    if len(chosen) > max_points:
+        per_class = max(1, max_points // max(len(classes), 1))
+        shown = chosen.sort_values("rank").groupby("class", sort=False).head(per_class)
+    ax = new_axes(ax, 6.4, 4.6)
+    ax.axline((0.5, 0.5), slope=1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    label = shown["class"].to_numpy(str)
+    x, y = shown["auroc"].to_numpy(float), shown["auroc_confirmed"].to_numpy(float)
+    for name, mask, colour in _groups(classes, label, np.ones(len(shown), bool)):
+        low = shown["auroc_confirmed_low"].to_numpy(float)[mask]
+        high = shown["auroc_confirmed_high"].to_numpy(float)[mask]
+        ax.vlines(x[mask], low, high, color=colour, linewidth=0.7, alpha=0.25)
+        ax.scatter(x[mask], y[mask], s=14, color=colour, linewidth=0, alpha=0.85, label=name)
+    if len(shown):
+        edge = 0.01
+        ax.set_xlim(min(x.min(), 0.99) - edge, 1 + edge)
+        ax.set_ylim(min(np.nanmin(shown["auroc_confirmed_low"]), y.min(), 0.5) - edge, 1 + edge)
+        legend(ax, outside=True, title="detector of")
+    title = f"n = {plural(len(chosen), 'detector')}"
+    if len(shown) < len(chosen):
+        title += f", the first {len(shown):,} by rank drawn"
+    return dress(
+        ax,
+        title=f"{title}; bars: 95 % intervals; dashed: no loss",
+        xlabel="AUROC on the images it was chosen on (train)",
+        ylabel="AUROC on unseen images (confirm)",
+        grid="both",
+    )
+
+
+def activation_distributions(
+    X: pd.DataFrame | np.ndarray,
+    y: Sequence[str] | pd.Series,
+    table: pd.DataFrame,
+    *,
+    k: int = 2,
+    max_classes: int = 6,
+    random_state: int = 0,
+) -> Figure:
+    """Pooled activation of the first `k` detectors of each class, by class.
+
+    Parameters
+    ----------
+    X : DataFrame or ndarray of shape (n, c)
+        Pooled activations of the rows to show (unseen ones), columns = neurons.
+    y : sequence of str, length n
+    table : DataFrame
+        Detectors; the first `k` rows by ``rank`` of every class are drawn.
+    max_classes : int
+        More classes than this are left out: those whose first detector has the lowest AUROC.
+        With more than eight classes the other classes share one box.
+    random_state : int
+        Seed of the sample of points drawn over the boxes.
+    """
+    ranked = table.sort_values("rank", kind="stable")
+    leaders = ranked.groupby("class", sort=False).head(1).nlargest(max_classes, "auroc")
+    shown = sorted(leaders["class"].astype(str))
+    if not shown:
+        raise FeatlabError("table has no detectors; activation_distributions needs at least one.")
+    values, labels = np.asarray(X, dtype=float), np.asarray(y, dtype=str)
+    figure = Figure(figsize=(3.4 * k + 0.4, _panel_height(labels) * len(shown)), layout="constrained")
+    panels = figure.subplots(len(shown), k, squeeze=False)
+    for row, name in enumerate(shown):
+        picks = ranked[ranked["class"].astype(str) == name].head(k)
+        for column, panel in enumerate(panels[row]):
+            if column >= len(picks):
+                panel.set_axis_off()
+                continue
+            pick = picks.iloc[column]
+            _distribution(panel, values[:, int(pick["neuron"])], labels, name, pick, random_state)
+    return figure
+
+
+def _panel_height(labels: np.ndarray) -> float:
+    boxes = len(np.unique(labels))
+    return 1.15 + 0.3 * (boxes if boxes <= MAX_COLOURED else 2)
+
+
+def _distribution(
+    ax: Axes, values: np.ndarray, labels: np.ndarray, name: str, pick: pd.Series, random_state: int
+) -> None:
+    classes = sorted(set(labels.tolist()))
+    shown = short_names(classes, 16)
+    groups = [labels == other for other in classes]
+    target = classes.index(name) if name in classes else -1
+    if len(classes) > MAX_COLOURED:
+        groups, shown, target = [labels == name, labels != name], [shown[target], "all others"], 0
+    rng = np.random.default_rng(random_state)
+    for place, mask in enumerate(groups):
+        colour = "#0173b2" if place == target else _CLOUD
+        points = values[mask]
+        if len(points) == 0:
+            continue
+        drawn = points if len(points) <= 150 else rng.choice(points, 150, replace=False)
+        jitter = place + rng.uniform(-0.22, 0.22, len(drawn))
+        ax.scatter(drawn, jitter, s=5, color=colour, alpha=0.55, linewidth=0, rasterized=True)
+        sns.boxplot(
+            x=points, y=np.full(len(points), place), orient="h", native_scale=True, ax=ax,
+            width=0.6, showfliers=False, fill=False, color=INK, linewidth=0.9,
+        )  # fmt: skip
+    ax.set_yticks(
+        range(len(groups)),
+        [f"{text}\nn = {int(mask.sum()):,}" for text, mask in zip(shown, groups, strict=True)],
+    )
+    ax.set_ylim(len(groups) - 0.45, -0.55)
+    pooling = str(pick.get("pooling", "pooled"))
+    dress(
+        ax,
+        title=f"neuron {int(pick['neuron'])}, detector of {short_name(name, 16)}",
+        xlabel=f"{pooling} activation (network units)",
+        ylabel="",
+        grid="x",
+    )
+    ax.title.set_fontsize(9)
+    ax.tick_params(labelsize=8)
+
+
+def _evidence(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """−log10 p, and which p were 0; those lie a little above the highest other point."""
+    zero = p <= 0
+    height = np.zeros(len(p))
+    height[~zero] = -np.log10(p[~zero])
+    height[zero] = 1.06 * max(height.max(initial=0), 10.0)
+    return height, zero
+
+
+def _groups(
+    classes: Sequence[str], label: np.ndarray, chosen: np.ndarray
+) -> list[tuple[str, np.ndarray, tuple[float, float, float]]]:
+    """Legend entries: one per class, or one for all where colours could not be told apart."""
+    colours = class_colours(classes)
+    if len(classes) > MAX_COLOURED:
+        return [(f"any of {len(classes)} classes", chosen, colours[classes[0]])]
+    names = short_names(classes)
+    masks = [chosen & (label == name) for name in classes]
+    return [
+        (short, mask, colours[name])
+        for name, short, mask in zip(classes, names, masks, strict=True)
+        if mask.any()
+    ]
+
+
+def _cutoff_lines(
+    ax: Axes, table: pd.DataFrame, alpha: float | None, min_auroc: float | None
+) -> None:
+    alpha = table.attrs.get("alpha") if alpha is None else alpha
+    min_auroc = table.attrs.get("min_auroc") if min_auroc is None else min_auroc
+    style = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
+    if alpha is not None:
+        ax.axhline(-np.log10(float(alpha)), **style)
+    if min_auroc is not None:
+        ax.axvline(float(min_auroc), **style)
+    ax.axvline(0.5, color=FAINT, linewidth=1)

@@ -1,0 +1,174 @@
+"""Figures of counts and scores: the data set, the heads, the confusion, the localisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from featlab.plots._base import INK, MUTED, dress, legend, new_axes, plural, short_names
+
+_SIDES = ("train", "confirm", "test")
+_BASELINE_HEADS = ("dummy", "colour_histogram")
+_ANNOTATED_CLASSES = 12
+
+
+def class_balance(
+    images: pd.DataFrame, split: Sequence[str] | pd.Series, ax: Axes | None = None
+) -> Axes:
+    """Images per class, stacked by split.
+
+    Parameters
+    ----------
+    images : DataFrame
+        Image table; only ``label`` is read.
+    split : sequence of str, length n
+        "train", "confirm" or "test" per row.
+    """
+    counts = pd.crosstab(images["label"].to_numpy(), np.asarray(split, dtype=str))
+    sides = [side for side in _SIDES if side in counts]
+    ax = new_axes(ax, 7, 1.3 + 0.27 * len(counts))
+    colours = dict(zip(_SIDES, sns.color_palette("colorblind")[:3], strict=True))
+    y, left = np.arange(len(counts)), np.zeros(len(counts))
+    for side in sides:
+        width = counts[side].to_numpy(float)
+        ax.barh(y, width, left=left, height=0.66, color=colours[side], label=side)
+        left += width
+    for place, total in enumerate(left):
+        ax.annotate(
+            f"{total:,.0f}", (total, place), (4, 0), textcoords="offset points",
+            va="center", fontsize=8, color=MUTED,
+        )  # fmt: skip
+    ax.set_yticks(y, short_names(counts.index))
+    ax.set_ylim(len(counts) - 0.4, -0.6)
+    ax.set_xlim(0, max(left.max(initial=0), 1) * 1.1)
+    title = f"n = {plural(len(images), 'image')} in {plural(len(counts), 'class')}"
+    title = title.replace("classs", "classes")
+    dress(ax, title=title, xlabel="images (count)", ylabel="class", grid="x")
+    legend(ax, outside=True, title="split")
+    return ax
+
+
+def head_comparison(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Accuracy and interval of every head; the dummy and the colour histogram are baselines.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``head, n, accuracy, accuracy_low, accuracy_high``; one row per head.
+    """
+    names = [str(head).replace("_", " ") for head in table["head"]]
+    baseline = table["head"].isin(_BASELINE_HEADS).to_numpy()
+    ax = _dots(ax, table, "accuracy", names, baseline)
+    return dress(
+        ax,
+        title=f"n = {_sizes(table)}, bars: 95 % intervals",
+        xlabel="accuracy on unseen test images (share, 0-1)",
+        ylabel="head",
+        grid="x",
+    )
+
+
+def localisation_scores(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Box accuracy and interval of every method; baselines are hollow.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``method, baseline, n, box_accuracy, box_accuracy_low, box_accuracy_high``.
+    """
+    ordered = table.sort_values("box_accuracy", ascending=False, kind="stable")
+    names = [str(method).replace("_", " ") for method in ordered["method"]]
+    ax = _dots(ax, ordered, "box_accuracy", names, ordered["baseline"].to_numpy(bool))
+    return dress(
+        ax,
+        title=f"n = {_sizes(table)}, bars: 95 % intervals",
+        xlabel="box accuracy (share of test images with IoU ≥ 0.5, 0-1)",
+        ylabel="method",
+        grid="x",
+    )
+
+
+def confusion_matrix(confusion: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Counts of true against predicted classes, shaded by the share of the true class.
+
+    Parameters
+    ----------
+    confusion : DataFrame of shape (k, k)
+        True classes in rows, predicted classes in columns; counts. Cells carry their counts
+        when there are at most 12 classes.
+    """
+    counts = confusion.to_numpy(float)
+    totals = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    k = len(confusion)
+    side = 1.6 + (0.62 if k <= _ANNOTATED_CLASSES else 0.2) * k
+    ax = new_axes(ax, max(side + 1.2, 4.2), max(side, 3.0))
+    image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if k <= _ANNOTATED_CLASSES:
+        for (i, j), value in np.ndenumerate(counts):
+            ink = "white" if share[i, j] > 0.55 else INK
+            ax.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=9, color=ink)
+    small = 8.5 if k <= _ANNOTATED_CLASSES else 6.5
+    ax.set_xticks(range(k), short_names(confusion.columns), rotation=45 if k <= 4 else 90)
+    if k <= 4:
+        ax.set_xticks(range(k), short_names(confusion.columns), rotation=0 if k <= 2 else 30)
+    ax.set_yticks(range(k), short_names(confusion.index))
+    title = f"n = {plural(int(counts.sum()), 'test image')}"
+    dress(ax, title=title, xlabel="predicted class", ylabel="true class")
+    ax.tick_params(labelsize=small)
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, pad=0.03)
+    bar.set_label("share of the true class", fontsize=8.5, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=INK, length=0)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return ax
+
+
+def _dots(
+    ax: Axes | None,
+    table: pd.DataFrame,
+    score: str,
+    names: Sequence[str],
+    baseline: np.ndarray,
+) -> Axes:
+    """A dot and an interval per row; hollow and grey where `baseline`."""
+    ax = new_axes(ax, 7, 1.3 + 0.32 * len(table))
+    y = np.arange(len(table))
+    for mask, colour, fill, label in (
+        (~baseline, "#0173b2", "#0173b2", "from the network's maps"),
+        (baseline, MUTED, "white", "baseline"),
+    ):
+        if not mask.any():
+            continue
+        ax.errorbar(
+            table[score][mask], y[mask], xerr=_whiskers(table[mask], score), fmt="o",
+            color=colour, markerfacecolor=fill, markersize=6.5, elinewidth=1.6, label=label,
+        )  # fmt: skip
+    for place, value in enumerate(table[score]):
+        if np.isfinite(value):
+            ax.annotate(
+                f"{value:.2f}", (1.0, place), (6, 0), xycoords=("axes fraction", "data"),
+                textcoords="offset points", va="center", fontsize=8.5, color=INK,
+            )  # fmt: skip
+    ax.set_yticks(y, short_names(names, 40))
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set_xlim(0, 1.02)
+    ax.legend(
+        frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2,
+        borderaxespad=0.2, handletextpad=0.3,
+    )  # fmt: skip
+    return ax
+
+
+def _whiskers(table: pd.DataFrame, score: str) -> np.ndarray:
+    centre = table[score].to_numpy(float)
+    low, high = table[f"{score}_low"].to_numpy(float), table[f"{score}_high"].to_numpy(float)
+    return np.clip(np.nan_to_num(np.vstack([centre - low, high - centre])), 0, None)
+
+
+def _sizes(table: pd.DataFrame) -> str:
+    low, high = int(table["n"].min()), int(table["n"].max())
+    return plural(high, "test image") if low == high else f"{low:,} to {high:,} test images"

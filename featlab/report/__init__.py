@@ -1,0 +1,34 @@
+"""Results → one self-contained HTML page, and the tables beside it.
+
+The page needs no network and no script. :class:`Results` says what the caller fills in; the
+``choose_…_rows`` functions say which pictures to load for the examples.
+"""
+
+from __future__ import annotations
+
+from featlab.report._page import write_report
+from featlab.report._results import (
+    Examples,
+    Results,
+    Samples,
+    choose_detector_rows,
+    choose_localisation_rows,
+    choose_sample_rows,
+    confirmed_detectors,
+)
+from featlab.report._summary import summary
+from featlab.report._tables import tables_for, write_tables
+
+__all__ = [
+    "Examples",
+    "Results",
+    "Samples",
+    "choose_detector_rows",
+    "choose_localisation_rows",
+    "choose_sample_rows",
+    "confirmed_detectors",
+    "summary",
+    "tables_for",
+    "write_report",
+    "write_tables",
+]

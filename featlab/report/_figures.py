@@ -1,0 +1,233 @@
+"""The figures of the page: drawn, encoded, described."""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from featlab import plots
+from featlab.report import _words as words
+from featlab.report._results import Examples, Results, confirmed_detectors
+
+_MEDIA = {"svg": "image/svg+xml", "png": "image/png", "jpg": "image/jpeg"}
+_PICTURE_DPI = 110
+_PIXELS_PER_INCH = 96
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure on the page; `width` in CSS pixels."""
+
+    uri: str
+    alt: str
+    caption: str
+    width: int
+    pictures: bool = False
+
+
+def drawings(results: Results, head: str, max_examples: int, random_state: int) -> dict[str, Any]:
+    """Every figure that these results allow; None for the others."""
+    return {
+        "samples": _samples(results),
+        "balance": _balance(results),
+        "heads": _heads(results),
+        "confusion": _confusion(results, head),
+        "volcano": _volcano(results),
+        "confirmed": _confirmed(results),
+        "distributions": _distributions(results, random_state),
+        "detector_maps": _detector_maps(results.detector_examples, max_examples, head),
+        "localisation": _localisation(results),
+        "localised": _localised(results.localisation_examples, max_examples),
+    }
+
+
+def _drawing(figure: Any, alt: str, caption: str, kind: str = "svg") -> Drawing:
+    pictures = kind == "jpg"
+    data = plots.encode(figure, kind, dpi=_PICTURE_DPI if pictures else 150)
+    uri = f"data:{_MEDIA[kind]};base64,{base64.b64encode(data).decode('ascii')}"
+    inches = getattr(figure, "figure", figure).get_figwidth()
+    return Drawing(uri, alt, caption, round(inches * _PIXELS_PER_INCH), pictures)
+
+
+def _samples(results: Results) -> Drawing | None:
+    samples = results.samples
+    if samples is None or not samples.pictures:
+        return None
+    boxed = sum(len(boxes) > 0 for boxes in samples.boxes)
+    return _drawing(
+        plots.sample_images(samples.pictures, samples.labels, samples.boxes),
+        f"{len(samples.pictures)} pictures of the data set with their labels.",
+        "Pictures of the data set, drawn at random, the classes in turn"
+        + ("; white: ground-truth boxes." if boxed else "."),
+        "jpg",
+    )
+
+
+def _balance(results: Results) -> Drawing:
+    images = results.store.images
+    return _drawing(
+        plots.class_balance(images, results.split),
+        f"Stacked bars: images per class and split, {len(images)} in all.",
+        "Images per class. Heads and detectors are chosen on train, detectors and thresholds "
+        "confirmed on confirm, scores measured on test.",
+    )
+
+
+def _heads(results: Results) -> Drawing | None:
+    table = results.heads.table
+    if table["accuracy"].notna().sum() == 0:
+        return None
+    told = "; ".join(
+        f"{words.readable(r['head'])} {words.scored(r, 'accuracy')}" for _, r in table.iterrows()
+    )
+    return _drawing(
+        plots.head_comparison(table),
+        f"Accuracy of each head on unseen test images: {told}.",
+        "Accuracy on unseen test images. Hollow: what one gets without the network.",
+    )
+
+
+def _confusion(results: Results, head: str) -> Drawing | None:
+    predictions = results.heads.predictions
+    scored = predictions[predictions["head"] == head]
+    if scored.empty:
+        return None
+    right = int(scored["correct"].sum())
+    return _drawing(
+        plots.confusion_matrix(results.heads.confusion(head)),
+        f"Confusion matrix: {right} of {len(scored)} test images on the diagonal.",
+        f"Confusions of the {words.readable(head)} head on test images, as counts; "
+        "colour: share of the true class.",
+    )
+
+
+def _volcano(results: Results) -> Drawing | None:
+    table = results.neurons
+    if table["auroc"].notna().sum() == 0:
+        return None
+    return _drawing(
+        plots.volcano(table),
+        f"Volcano plot of {len(table)} pairs of class and neuron; "
+        f"{int(table['detector'].eq(True).sum())} are selected as detectors.",
+        "Every neuron against every class, on train images: effect to the right, evidence upwards. "
+        "A detector needs both; the dashed lines are the cut-offs.",
+    )
+
+
+def _confirmed(results: Results) -> Drawing | None:
+    chosen = results.neurons[results.neurons["detector"].eq(True)]
+    chosen = chosen[chosen["auroc_confirmed"].notna()]
+    if chosen.empty:
+        return None
+    loss = float((chosen["auroc"] - chosen["auroc_confirmed"]).median())
+    return _drawing(
+        plots.selected_vs_confirmed(results.neurons),
+        f"AUROC at selection against AUROC on unseen images for {len(chosen)} detectors.",
+        "What selecting flatters: a detector below the dashed line is weaker on unseen images than "
+        f"where it was chosen. Median loss {words.number(loss, 3)} AUROC "
+        f"({words.plural(len(chosen), 'detector')}).",
+    )
+
+
+def _distributions(results: Results, random_state: int) -> Drawing | None:
+    detectors = confirmed_detectors(results.neurons)
+    if detectors.empty:
+        return None
+    layer, pooling = (str(detectors.iloc[0][key]) for key in ("layer", "pooling"))
+    detectors = detectors[(detectors["layer"] == layer) & (detectors["pooling"] == pooling)]
+    if pooling not in ("mean", "max"):
+        return None
+    unseen = np.asarray(results.split, dtype=str) == "confirm"
+    pooled = results.store.pooled(pooling, layer or None)[unseen]
+    labels = results.store.images["label"].to_numpy(str)[unseen]
+    return _drawing(
+        plots.activation_distributions(pooled, labels, detectors, random_state=random_state),
+        f"Box plots of the {pooling} activation of the leading detectors, by class.",
+        f"The leading detectors' {pooling} activation on {words.plural(len(labels), 'image')} not "
+        "used to choose them; blue: the class they detect. Boxes: quartiles; dots: images.",
+    )
+
+
+def _detector_maps(examples: Examples | None, n: int, head: str) -> Drawing | None:
+    if examples is None or not examples.pictures or n < 1:
+        return None
+    shown = examples.first(n)
+    names = plots.short_names([name for name, _ in shown.neurons], 16)
+    unique = dict(zip((name for name, _ in shown.neurons), names, strict=True))
+    captions = [f"neuron {neuron}\n{unique[name]}" for name, neuron in shown.neurons]
+    figure = plots.detector_maps(
+        shown.pictures,
+        shown.heats,
+        captions,
+        labels=shown.labels,
+        predicted_labels=shown.predicted_labels,
+        true_boxes=shown.true_boxes,
+        predicted_boxes=shown.predicted_boxes,
+    )
+    wrong = sum(
+        predicted not in (None, label)
+        for predicted, label in zip(shown.predicted_labels or [], shown.labels, strict=False)
+    )
+    return _drawing(
+        figure,
+        f"Maps of {len(captions)} detectors over {len(shown.pictures)} test images, of which the "
+        f"{words.readable(head)} head gets {wrong} wrong.",
+        "Where the leading detectors look, on unseen test images. Bright: active; each column has "
+        "one scale, so a dark map means a silent detector. White: true boxes. Green ✓ and red ✗: "
+        f"verdict of the {words.readable(head)} head.",
+        "jpg",
+    )
+
+
+def _localisation(results: Results) -> Drawing | None:
+    if results.localisation is None:
+        return None
+    table = results.localisation.table
+    told = "; ".join(
+        f"{words.readable(r['method'])} {words.scored(r, 'box_accuracy')}"
+        for _, r in table.iterrows()
+    )
+    return _drawing(
+        plots.localisation_scores(table),
+        f"Box accuracy of each method on test images: {told}.",
+        "Share of test images whose box is found (IoU ≥ 0.5), the class being known. Hollow: "
+        "baselines that never look at the maps.",
+    )
+
+
+def _localised(examples: Examples | None, n: int) -> Drawing | None:
+    if examples is None or not examples.pictures or n < 1:
+        return None
+    shown = examples.first(n) if len(examples.pictures) <= n else _spread(examples, n)
+    method = words.readable(shown.neurons[0][0]) if shown.neurons else "the best map method"
+    ious = shown.ious if shown.ious is not None else [math.nan] * len(shown.pictures)
+    boxes = shown.predicted_boxes if shown.predicted_boxes is not None else [None] * len(ious)
+    figure = plots.localisation_examples(
+        shown.pictures, shown.heats, shown.true_boxes, boxes, ious, labels=shown.labels
+    )
+    return _drawing(
+        figure,
+        f"{len(ious)} test images with true and predicted boxes; IoU "
+        f"{', '.join(words.number(value) for value in ious)}.",
+        f"Best, median and worst boxes of {method}. White: true boxes; blue: predicted; glow: "
+        "the heat map, each on its own scale.",
+        "jpg",
+    )
+
+
+def _spread(examples: Examples, n: int) -> Examples:
+    """`n` of the examples, evenly from the best to the worst."""
+    picks = np.unique(np.linspace(0, len(examples.pictures) - 1, n).round().astype(int))
+
+    def some(values: Any) -> Any:
+        return None if values is None else [values[i] for i in picks]
+
+    return Examples(
+        some(examples.rows), some(examples.pictures), examples.neurons, some(examples.heats),
+        some(examples.true_boxes), some(examples.labels), some(examples.predicted_boxes),
+        some(examples.predicted_labels), some(examples.ious),
+    )  # fmt: skip

@@ -1,0 +1,249 @@
+"""The tables on the page: cells as text, at most forty rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featlab.report import _words as words
+from featlab.report._results import Results
+from featlab.report._tables import tables_for
+
+MAX_ROWS = 40
+_SIDES = ("train", "confirm", "test")
+_PROVENANCE_FIRST = (
+    "backbone",
+    "weights",
+    "input_size",
+    "preprocessing",
+    "resize",
+    "layers",
+    "output_stride",
+    "dtype",
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table on the page; the first column heads its row, `text` columns are left-aligned."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    text: Sequence[int] = (0,)
+    left_out: int = 0
+    file: str = ""
+
+
+def grids(results: Results) -> dict[str, Grid | None]:
+    """Every table that these results allow; None for the others."""
+    return {
+        "classes": _classes(results),
+        "boxes": _boxes(results),
+        "skipped": _skipped(results),
+        "essentials": _provenance(results, essentials=True),
+        "heads": _heads(results.heads.table),
+        "detectors": _detectors(results),
+        "softmax_top_k": _softmax_top_k(results),
+        "localisation": _localisation(results),
+        "provenance": _provenance(results, essentials=False),
+        "seconds": _seconds(results),
+    }
+
+
+def per_class_budget(n_classes: int) -> int:
+    """Rows per class of a table that has a block for each class."""
+    most = 10 if n_classes <= 4 else 3
+    return max(1, min(most, MAX_ROWS // max(n_classes, 1)))
+
+
+def _grid(
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    text: Sequence[int] = (0,),
+    *,
+    total: int | None = None,
+    file: str = "",
+) -> Grid | None:
+    if not rows:
+        return None
+    total = len(rows) if total is None else total
+    shown = rows[:MAX_ROWS]
+    return Grid(caption, columns, shown, text, total - len(shown), file)
+
+
+def _classes(results: Results) -> Grid | None:
+    labels = results.store.images["label"].to_numpy(str)
+    counts = pd.crosstab(labels, np.asarray(results.split, dtype=str))
+    sides = [side for side in _SIDES if side in counts]
+    rows = [
+        [words.name(label), *(f"{row[side]:,}" for side in sides), f"{row.sum():,}"]
+        for label, row in counts.iterrows()
+    ]
+    return _grid("Images per class and split", ["Class", *sides, "All"], rows)
+
+
+def _boxes(results: Results) -> Grid | None:
+    boxes = results.store.boxes
+    rows = [
+        [words.name(kind) if kind else "(no kind)", f"{len(part):,}", f"{part['image'].nunique():,}"]
+        for kind, part in boxes.groupby("kind", sort=True)
+    ]
+    return _grid("Ground-truth boxes", ["Kind", "Boxes", "Images with at least one"], rows)
+
+
+def _skipped(results: Results) -> Grid | None:
+    skipped = results.store.images.attrs.get("skipped", [])
+    rows = [[words.name(item["path"]), words.name(item["reason"])] for item in skipped]
+    return _grid("Files that were skipped", ["File", "Reason"], rows, (0, 1))
+
+
+def _heads(table: pd.DataFrame) -> Grid | None:
+    rows = [
+        [
+            words.readable(row["head"]),
+            words.scored(row, "accuracy", 3),
+            words.scored(row, "balanced_accuracy", 3),
+            words.scored(row, "roc_auc", 3),
+            words.scored(row, "log_loss", 3),
+            f"{int(row['n_train']):,}",
+            f"{int(row['n']):,}",
+            str(row["parameters"]),
+        ]
+        for _, row in table.iterrows()
+    ]
+    columns = ["Head", "Accuracy", "Balanced accuracy", "ROC AUC", "Log loss", "n train", "n test"]
+    caption = "Heads on unseen test images, with 95 % intervals"
+    return _grid(caption, [*columns, "Settings"], rows, (0, 7), file="heads")
+
+
+def _detectors(results: Results) -> Grid | None:
+    detectors = tables_for(results)["detectors"]
+    budget = per_class_budget(len(results.store.classes))
+    shown = detectors.groupby("class", sort=True).head(budget)
+    several = detectors[["layer", "pooling"]].drop_duplicates().shape[0] > 1
+    rows = []
+    for _, row in shown.iterrows():
+        where = f" ({row['layer']}, {row['pooling']})" if several else ""
+        cells = [
+            f"neuron {row['neuron']}{where}",
+            words.name(row["class"]),
+            words.interpretation(row),
+            words.number(row["auroc"]),
+            words.p_value(row["p_adjusted"]),
+            words.p_value(row["p_confirmed"]),
+        ]
+        rows.append(cells)
+    columns = ["Neuron", "Class", "What it does", "AUROC when chosen", "Adjusted p when chosen"]
+    return _grid(
+        f"Leading confirmed detectors, at most {budget} per class, in the order of selection",
+        [*columns, "Adjusted p on unseen"],
+        rows,
+        (0, 1, 2),
+        total=len(detectors),
+        file="detectors",
+    )
+
+
+def _softmax_top_k(results: Results) -> Grid | None:
+    table = results.softmax_top_k
+    if table is None or table.empty:
+        return None
+    budget = min(5, per_class_budget(len(results.store.classes)))
+    detectors = set(map(tuple, _confirmed_pairs(results)))
+    rows = []
+    for _, row in table.groupby("class", sort=True).head(budget).iterrows():
+        found = (str(row["class"]), int(row["neuron"])) in detectors
+        cells = [
+            f"neuron {row['neuron']}",
+            words.name(row["class"]),
+            words.percent(row["share"]),
+            words.percent(row["share_rest"]),
+            f"{100 * row['difference']:+.0f}".replace("-", "−"),
+            "yes" if found else "no",
+        ]
+        rows.append(cells)
+    return _grid(
+        "Neurons most often among an image's largest (softmax top k)",
+        ["Neuron", "Class", "Of the class", "Of the rest", "Difference (points)", "Detector?"],
+        rows,
+        (0, 1, 5),
+    )
+
+
+def _confirmed_pairs(results: Results) -> list[tuple[str, int]]:
+    detectors = tables_for(results)["detectors"]
+    return [(str(row["class"]), int(row["neuron"])) for _, row in detectors.iterrows()]
+
+
+def _localisation(results: Results) -> Grid | None:
+    if results.localisation is None:
+        return None
+    table = results.localisation.table.sort_values(
+        ["baseline", "box_accuracy"], ascending=[True, False], kind="stable"
+    )
+    rows = [
+        [
+            words.readable(row["method"]),
+            "baseline" if row["baseline"] else "maps",
+            words.scored(row, "box_accuracy"),
+            words.scored(row, "mean_iou"),
+            words.scored(row, "centre_in_box"),
+            words.number(row["threshold"]),
+            f"{int(row['n']):,}",
+            _oracle(row),
+        ]
+        for _, row in table.iterrows()
+    ]
+    columns = ["Method", "Kind", "Box accuracy", "Mean IoU", "Centre in box", "Threshold", "n"]
+    return _grid(
+        "Localisation on test images, with 95 % intervals; thresholds fixed on other images",
+        [*columns, "Oracle box accuracy (at threshold)"],
+        rows,
+        (0, 1),
+        file="localisation",
+    )
+
+
+def _oracle(row: pd.Series) -> str:
+    if not math.isfinite(row["box_accuracy_oracle"]):
+        return "–"
+    threshold = row["threshold_oracle"]
+    at = f" ({words.number(threshold)})" if math.isfinite(threshold) else ""
+    return f"{words.number(row['box_accuracy_oracle'])}{at}"
+
+
+def _provenance(results: Results, *, essentials: bool) -> Grid | None:
+    known = {
+        key: shown_value(value)
+        for key, value in results.store.provenance.items()
+        if isinstance(value, (str, int, float))
+    }
+    first = [key for key in _PROVENANCE_FIRST if key in known]
+    rest = [] if essentials else sorted(set(known) - set(first))
+    rows = [[words.readable(key), known[key]] for key in first + rest]
+    caption = "The network and its input" if essentials else "Provenance of the stored maps"
+    return _grid(caption, ["What", "Value"], rows, (0, 1))
+
+
+def shown_value(value: Any) -> str:
+    """A provenance value as text; a JSON list becomes a plain one."""
+    text = str(value)
+    if text.startswith("["):
+        try:
+            return ", ".join(map(str, json.loads(text)))
+        except json.JSONDecodeError:
+            return text
+    return text
+
+
+def _seconds(results: Results) -> Grid | None:
+    rows = [[words.readable(k), words.number(v, 1)] for k, v in results.seconds.items()]
+    return _grid("Time taken", ["Stage", "Seconds"], rows)

@@ -1,0 +1,120 @@
+"""The page itself: figures, tables and sentences into one file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePath
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from featlab._errors import FeatlabError
+from featlab.report import _words as words
+from featlab.report._figures import drawings
+from featlab.report._grids import grids
+from featlab.report._methods import methods
+from featlab.report._results import Results, confirmed_detectors, main_head
+from featlab.report._tables import replace, write_tables
+
+
+def write_report(
+    results: Results,
+    path: str | os.PathLike[str],
+    *,
+    max_examples: int = 6,
+    random_state: int = 0,
+) -> Path:
+    """Write the results as one self-contained HTML page, and their tables beside it.
+
+    The page opens offline, runs no script and asks for nothing from outside; it appears under its
+    name when it is complete. The tables (``heads``, ``neurons``, ``detectors``, ``localisation``,
+    each ``.csv`` and ``.parquet``) go to the same folder.
+
+    Parameters
+    ----------
+    results : Results
+    path : path-like
+        The HTML file; its folder is made if it is not there, an earlier file replaced.
+    max_examples : int
+        Most images shown with heat maps in each figure; 0 for none.
+    random_state : int
+        Seed of the dots drawn in the distributions.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FeatlabError
+        `path` is a folder, or `max_examples` is negative.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FeatlabError(f"path must be a file, got the folder {path}; add report.html to it.")
+    if max_examples < 0:
+        raise FeatlabError(f"max_examples must be 0 or more, got {max_examples}.")
+    page = _render(results, max_examples, random_state)
+    write_tables(results, path.parent)
+    # A file name may hold lone surrogates, which UTF-8 cannot.
+    replace(path, lambda temporary: temporary.write_bytes(page.encode("utf-8", "replace")))
+    return path
+
+
+def _render(results: Results, max_examples: int, random_state: int) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("featlab", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = environment.get_template("style.css").render()
+    head = main_head(results.heads.table)
+    return environment.get_template("report.html").render(
+        style=Markup(style),
+        figures=drawings(results, head, max_examples, random_state),
+        tables=grids(results),
+        methods=methods(results),
+        **_facts(results, head),
+    )
+
+
+def _facts(results: Results, head: str) -> dict[str, Any]:
+    provenance, images = results.store.provenance, results.store.images
+    verdict, figures = words.localisation_answer(results)
+    root = PurePath(str(images.attrs.get("root", "")).replace("\\", "/")).name
+    return {
+        "data_set": words.name(root or "an image folder"),
+        "backbone": str(provenance.get("backbone", "a frozen network")),
+        "n_images": len(images),
+        "created": str(provenance.get("created_utc", "")),
+        "version": str(provenance.get("featlab_version", "")),
+        "data_answer": words.data_answer(results),
+        "output_answer": words.output_answer(results, head),
+        "detectors_answer": words.detectors_answer(results),
+        "verdict": verdict,
+        "verdict_good": verdict == words.BETTER,
+        "localisation_answer": figures,
+        "advantage": words.advantage(results.heads.table, head),
+        "head": words.readable(head),
+        "description": results.backbone_description or str(provenance.get("description", "")),
+        "sizes": _sizes(results),
+        "n_detectors": len(confirmed_detectors(results.neurons)),
+        "n_selected": int(results.neurons["detector"].eq(True).sum()),
+        "box_kind": results.box_kind,
+        "command": results.command,
+        "measured": results.localisation is not None,
+    }
+
+
+def _sizes(results: Results) -> str:
+    width, height = results.store.images["width"], results.store.images["height"]
+    if (width.min(), height.min()) == (width.max(), height.max()):
+        return f"All pictures have {width.min():,} × {height.min():,} pixels."
+    return (
+        f"Pictures have {width.median():,.0f} × {height.median():,.0f} pixels in the median "
+        f"(width {width.min():,} to {width.max():,}, height {height.min():,} to "
+        f"{height.max():,})."
+    )

@@ -1,0 +1,250 @@
+"""What a report is made of, and which pictures its examples need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+BASELINE_HEADS = ("dummy", "colour_histogram")
+
+
+class StoreLike(Protocol):
+    """The part of a ``MapStore`` that a report reads."""
+
+    images: pd.DataFrame
+    boxes: pd.DataFrame
+    layers: list[str]
+    provenance: dict[str, Any]
+
+    @property
+    def classes(self) -> list[str]: ...
+
+    def map_shape(self, layer: str | None = None) -> tuple[int, int, int]: ...
+
+    def pooled(self, how: str = "mean", layer: str | None = None) -> np.ndarray: ...
+
+
+class HeadResultsLike(Protocol):
+    """The part of ``heads.HeadResults`` that a report reads."""
+
+    @property
+    def table(self) -> pd.DataFrame: ...
+
+    @property
+    def predictions(self) -> pd.DataFrame: ...
+
+    def confusion(self, head: str) -> pd.DataFrame: ...
+
+
+class LocalisationLike(Protocol):
+    """The part of ``localise.Localisation`` that a report reads."""
+
+    @property
+    def table(self) -> pd.DataFrame: ...
+
+    @property
+    def per_image(self) -> pd.DataFrame: ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures of the data set, with their ground truth.
+
+    Attributes
+    ----------
+    pictures : list of ndarray of shape (height, width, 3), uint8, or None
+        None where the picture could not be read.
+    labels : list of str
+    boxes : list of ndarray of shape (k, 4)
+        ``xmin, ymin, xmax, ymax`` in pixels of `pictures` as they are here; k may be 0.
+    """
+
+    pictures: list[np.ndarray | None]
+    labels: list[str]
+    boxes: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pictures with heat maps; entry *i* of every list belongs to one image.
+
+    Attributes
+    ----------
+    rows : list of int
+        Row numbers in the image table.
+    pictures : list of ndarray of shape (height, width, 3), uint8, or None
+        None where the picture could not be read.
+    neurons : list of (class, neuron)
+        What the m maps of each image are; for localisation examples one entry, (method, -1).
+    heats : list of ndarray of shape (m, h, w)
+        Coarse or at the picture's size. Each covers exactly its picture: padding of the network's
+        input is already cut off.
+    true_boxes : list of ndarray of shape (k, 4)
+        ``xmin, ymin, xmax, ymax`` in pixels of `pictures` as they are here; k may be 0.
+    labels : list of str
+    predicted_boxes : list of ndarray of shape (4,) or None, optional
+    predicted_labels : list of str or None, optional
+    ious : list of float, optional
+    """
+
+    rows: list[int]
+    pictures: list[np.ndarray | None]
+    neurons: list[tuple[str, int]]
+    heats: list[np.ndarray]
+    true_boxes: list[np.ndarray]
+    labels: list[str]
+    predicted_boxes: list[np.ndarray | None] | None = None
+    predicted_labels: list[str | None] | None = None
+    ious: list[float] | None = None
+
+    def first(self, n: int) -> Examples:
+        """The first `n` images only."""
+        optional = (self.predicted_boxes, self.predicted_labels, self.ious)
+        boxes, labels, ious = (None if values is None else values[:n] for values in optional)
+        return Examples(
+            self.rows[:n], self.pictures[:n], self.neurons, self.heats[:n], self.true_boxes[:n],
+            self.labels[:n], boxes, labels, ious,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a report tells.
+
+    Attributes
+    ----------
+    store : MapStore
+    split : Series of str
+        "train", "confirm" or "test" per row of the image table.
+    heads : HeadResults
+    neurons : DataFrame
+        Neuron table, with the columns of the confirmation.
+    softmax_top_k : DataFrame, optional
+        ``class, neuron, share, share_rest, difference``.
+    localisation : Localisation, optional
+        None where there are no boxes.
+    pointing : DataFrame, optional
+        ``class, neuron, n, pointing, pointing_low, pointing_high``.
+    seconds : mapping of str to float
+        Stage → wall-clock seconds.
+    box_kind : str, optional
+        Kind of the boxes that were scored.
+    command : str
+        How the analysis was run.
+    backbone_description : str
+    samples : Samples, optional
+    detector_examples, localisation_examples : Examples, optional
+        The latter ordered from the best to the worst IoU.
+    """
+
+    store: StoreLike
+    split: pd.Series
+    heads: HeadResultsLike
+    neurons: pd.DataFrame
+    softmax_top_k: pd.DataFrame | None = None
+    localisation: LocalisationLike | None = None
+    pointing: pd.DataFrame | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    box_kind: str | None = None
+    command: str = ""
+    backbone_description: str = ""
+    samples: Samples | None = None
+    detector_examples: Examples | None = None
+    localisation_examples: Examples | None = None
+
+
+def main_head(table: pd.DataFrame) -> str:
+    """The head whose verdicts the page shows: the logistic one where it was fitted."""
+    fitted = [str(head) for head in table["head"] if head not in BASELINE_HEADS]
+    return "logistic" if "logistic" in fitted or not fitted else fitted[0]
+
+
+def confirmed_detectors(neurons: pd.DataFrame) -> pd.DataFrame:
+    """Detectors that held on unseen images, by class and the rank they were selected with.
+
+    The order is the selection's, not the confirmation's: picking the best of the confirmed values
+    would flatter them again.
+    """
+    # `== True` on purpose: NaN (not a detector) is neither an error nor True.
+    kept = neurons[neurons["detector"].eq(True) & neurons["replicated"].eq(True)]
+    return kept.sort_values(["class", "rank"], kind="stable").reset_index(drop=True)
+
+
+def best_method(table: pd.DataFrame, *, baseline: bool) -> pd.Series | None:
+    """The row of the highest box accuracy among the baselines or the map methods."""
+    rows = table[table["baseline"].astype(bool).eq(baseline) & table["box_accuracy"].notna()]
+    return None if rows.empty else rows.loc[rows["box_accuracy"].idxmax()]
+
+
+def choose_sample_rows(images: pd.DataFrame, n: int = 12, random_state: int = 0) -> list[int]:
+    """Rows of the image table to show as samples: at random, the classes in turn."""
+    return _in_turn(images["label"].to_numpy(str), np.arange(len(images)), n, random_state)
+
+
+def choose_detector_rows(
+    heads: HeadResultsLike, n: int = 6, random_state: int = 0, *, head: str | None = None
+) -> list[int]:
+    """Test rows to show detectors on: half of them images that the head gets wrong, if there are.
+
+    Parameters
+    ----------
+    heads : HeadResults
+    n : int
+        Number of rows.
+    random_state : int
+        Seed of the choice.
+    head : str, optional
+        By default the logistic one.
+
+    Returns
+    -------
+    list of int
+        Row numbers in the image table, right ones first; the classes take turns.
+    """
+    predictions = heads.predictions
+    scored = predictions[predictions["head"] == (head or main_head(heads.table))]
+    rows, labels = scored["row"].to_numpy(int), scored["label"].to_numpy(str)
+    correct = scored["correct"].to_numpy(bool)
+    n_wrong = min(n // 2, int((~correct).sum()))
+    right = _in_turn(labels[correct], rows[correct], n - n_wrong, random_state)
+    return right + _in_turn(labels[~correct], rows[~correct], n_wrong, random_state)
+
+
+def choose_localisation_rows(
+    localisation: LocalisationLike, n: int = 6, method: str | None = None
+) -> list[int]:
+    """Rows to show: a third each of the best, the median and the worst IoU, in that order.
+
+    Parameters
+    ----------
+    localisation : Localisation
+    n : int
+    method : str, optional
+        By default the map method of the highest box accuracy.
+    """
+    if method is None:
+        best = best_method(localisation.table, baseline=False)
+        if best is None:
+            return []
+        method = str(best["method"])
+    scored = localisation.per_image
+    scored = scored[(scored["method"] == method) & scored["iou"].notna()]
+    scored = scored.sort_values(["iou", "row"], ascending=[False, True])
+    rows = [int(row) for row in scored["row"]]
+    if len(rows) <= n:
+        return rows
+    third, middle = max(1, n // 3), len(rows) // 2
+    centre = range(middle - third // 2, middle - third // 2 + n - 2 * third)
+    return rows[:third] + [rows[i] for i in centre] + rows[-third:]
+
+
+def _in_turn(labels: np.ndarray, rows: np.ndarray, n: int, random_state: int) -> list[int]:
+    order = np.random.default_rng(random_state).permutation(len(rows))
+    table = pd.DataFrame({"label": labels[order], "row": rows[order]})
+    table["turn"] = table.groupby("label").cumcount()
+    chosen = table.sort_values(["turn", "label"], kind="stable")["row"].head(n)
+    return [int(row) for row in chosen]

@@ -1,0 +1,95 @@
+"""The tables that lie beside the page, as CSV and Parquet."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from featlab.report._results import Results, confirmed_detectors
+from featlab.report._summary import plain
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def tables_for(results: Results) -> dict[str, pd.DataFrame]:
+    """The full tables behind a report.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        ``heads``; ``neurons``; ``detectors``, the confirmed ones with their pointing scores where
+        there are any; ``localisation`` where boxes were scored.
+    """
+    tables = {
+        "heads": results.heads.table,
+        "neurons": results.neurons,
+        "detectors": _with_pointing(confirmed_detectors(results.neurons), results.pointing),
+    }
+    if results.localisation is not None:
+        tables["localisation"] = results.localisation.table
+    return tables
+
+
+def write_tables(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write every table as ``<name>.csv`` and ``<name>.parquet``, each complete or not at all.
+
+    In CSV, text that a spreadsheet would run as a formula (it starts with = + - @ or a tab) is
+    preceded by an apostrophe; Parquet keeps it as it is.
+
+    Parameters
+    ----------
+    results : Results
+    folder : path-like
+        Made if it is not there.
+
+    Returns
+    -------
+    list of Path
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, table in tables_for(results).items():
+        table = table.copy()
+        table.attrs = plain(dict(table.attrs))
+        csv, parquet = folder / f"{name}.csv", folder / f"{name}.parquet"
+        replace(csv, lambda path, table=table: _write_csv(table, path))
+        replace(parquet, lambda path, table=table: table.to_parquet(path, index=False))
+        written += [csv, parquet]
+    return written
+
+
+def replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file, then give it its final name in one step."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    harmless = table.rename(columns=_harmless)
+    for column in harmless.columns:
+        if not pd.api.types.is_numeric_dtype(harmless[column].dtype):
+            harmless[column] = harmless[column].map(_harmless)
+    harmless.to_csv(path, index=False, encoding="utf-8", lineterminator="\n")
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _with_pointing(detectors: pd.DataFrame, pointing: pd.DataFrame | None) -> pd.DataFrame:
+    if pointing is None:
+        return detectors
+    scores = pointing.rename(columns={"n": "pointing_n"})
+    merged = detectors.merge(scores, on=["class", "neuron"], how="left", validate="many_to_one")
+    merged.attrs = dict(detectors.attrs)
+    return merged

@@ -1,0 +1,220 @@
+"""The report's sentences. Names of classes and files are escaped here; the rest is ours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from featlab.report._results import BASELINE_HEADS, Results, best_method, confirmed_detectors
+
+_LONGEST = 60
+_LISTED = 6
+_HEADS = {
+    "logistic": "a logistic regression",
+    "mlp": "a small neural network (MLP)",
+    "dummy": "always answering the commonest class",
+    "colour_histogram": "a logistic regression on colours alone",
+}
+NOT_BETTER = "Not shown to be better"
+BETTER = "Yes, clearly better than the best baseline"
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """A number with `digits` decimals; a dash for what is not a number."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def percent(value: Any) -> str:
+    """A share as a percentage, with one decimal near its ends, where whole numbers would lie."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    edge = value not in (0, 1) and (value < 0.1 or value > 0.9)
+    return f"{100 * value:.{1 if edge else 0}f} %"
+
+
+def interval(low: Any, high: Any, digits: int = 2) -> str:
+    """`[0.91, 0.97]`; empty where there is none."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def scored(row: pd.Series, score: str, digits: int = 2) -> str:
+    """A score and its interval."""
+    bounds = interval(row.get(f"{score}_low", math.nan), row.get(f"{score}_high", math.nan), digits)
+    return f"{number(row.get(score), digits)} {bounds}".strip()
+
+
+def p_value(p: Any) -> str:
+    """A p-value as a reader wants it: `0.013`, `3 × 10⁻⁹`, `< 10⁻³⁰⁰`."""
+    if p is None or not math.isfinite(p):
+        return "–"
+    if p < 1e-300:
+        return "< 10⁻³⁰⁰"
+    if p >= 0.001:
+        return f"{p:.3f}"
+    mantissa, exponent = f"{p:.0e}".split("e")
+    power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa} × 10{power}"
+
+
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
+def name(text: object) -> Markup:
+    """A user's name, shortened, in its own direction of writing; the whole name as a tool tip."""
+    full = str(text)
+    shown = full if len(full) <= _LONGEST else f"{full[: _LONGEST - 13]}…{full[-12:]}"
+    return Markup('<bdi class="name" title="{}">{}</bdi>').format(full, shown)
+
+
+def listed(names: Iterable[object]) -> Markup:
+    """`a, b and c`; the first six of many."""
+    shown = [name(text) for text in names]
+    rest = len(shown) - _LISTED
+    if rest > 1:
+        return Markup(", ").join(shown[:_LISTED]) + f" and {rest} more"
+    if len(shown) < 2:
+        return Markup("").join(shown)
+    return Markup(", ").join(shown[:-1]) + " and " + shown[-1]
+
+
+def readable(identifier: object) -> str:
+    """`top_20_detectors` → `top 20 detectors`."""
+    return str(identifier).replace("_", " ")
+
+
+def data_answer(results: Results) -> Markup:
+    """What the data is."""
+    images, boxes = results.store.images, results.store.boxes
+    sides = pd.Series(list(results.split)).value_counts()
+    parts = ", ".join(
+        f"{sides.get(side, 0):,} {use}"
+        for side, use in (
+            ("train", "to learn from"),
+            ("confirm", "to confirm detectors"),
+            ("test", "to score on"),
+        )
+    )
+    text = Markup("{} of {}: {}. Split: {}.").format(
+        plural(len(images), "image"),
+        plural(len(results.store.classes), "class", "classes"),
+        listed(results.store.classes),
+        parts,
+    )
+    if len(boxes):
+        with_boxes = int(boxes["image"].nunique())
+        text += f" {plural(with_boxes, 'image has', 'images have')} ground-truth boxes."
+    return text
+
+
+def output_answer(results: Results, head: str) -> Markup:
+    """What the network gives, and how well a head does on it."""
+    h, w, c = results.store.map_shape()
+    text = Markup(
+        "The frozen network turns each picture into a grid of {} × {} cells with {} "
+        "numbers each, one per neuron. "
+    ).format(h, w, f"{c:,}")
+    table = results.heads.table.set_index("head")
+    if head not in table.index:
+        return text + "No head was fitted on it."
+    row = table.loc[head]
+    text += (
+        f"On that, {_HEADS.get(head, readable(head))} gets {percent(row['accuracy'])} of "
+        f"{plural(int(row['n']), 'unseen image')} right "
+        f"({percent(row['accuracy_low'])} to {percent(row['accuracy_high'])})"
+    )
+    rivals = [f"{_HEADS[b]} {percent(table.loc[b, 'accuracy'])}" for b in _present(table)]
+    return text + (f"; {' and '.join(rivals)}." if rivals else ".")
+
+
+def advantage(table: pd.DataFrame, head: str) -> str:
+    """How much better than the baselines, and whether the intervals part."""
+    rows = table.set_index("head")
+    if head not in rows.index:
+        return ""
+    ours, sentences = rows.loc[head], []
+    for baseline in _present(rows):
+        other = rows.loc[baseline]
+        points = 100 * (ours["accuracy"] - other["accuracy"])
+        if ours["accuracy_low"] > other["accuracy_high"]:
+            verdict = "the intervals do not overlap"
+        else:
+            verdict = "the intervals overlap, so this is not shown to be a difference"
+        way = "above" if points >= 0 else "below"
+        sentences.append(f"{abs(points):.0f} percentage points {way} {readable(baseline)} ({verdict})")
+    return f"The {readable(head)} head lies {'; '.join(sentences)}." if sentences else ""
+
+
+def detectors_answer(results: Results) -> Markup:
+    """Which neurons detect the classes."""
+    table, detectors = results.neurons, confirmed_detectors(results.neurons)
+    total = table[["layer", "neuron"]].drop_duplicates().shape[0]
+    chosen = int(table["detector"].eq(True).sum())
+    if detectors.empty:
+        return Markup("None is shown to: {} selected on the train images, none held up.").format(
+            plural(chosen, "detector was", "detectors were")
+        )
+    neurons = detectors[["layer", "neuron"]].drop_duplicates().shape[0]
+    best = detectors.loc[detectors.groupby("class")["rank"].idxmin()]
+    leaders = [
+        Markup("neuron {} for {} (AUROC {})").format(
+            row["neuron"], name(row["class"]), scored(row, "auroc_confirmed")
+        )
+        for _, row in best.nlargest(3, "auroc").iterrows()
+    ]
+    without = [c for c in results.store.classes if c not in set(detectors["class"])]
+    text = Markup("{} of {} neurons detect a class and were confirmed on unseen images: {}.").format(
+        f"{neurons:,}", f"{total:,}", "e.g. " * (len(best) > 3) + Markup(", ").join(leaders)
+    )
+    if without:
+        text += Markup(" No detector for {}.").format(listed(without))
+    return text
+
+
+def localisation_answer(results: Results) -> tuple[str, str]:
+    """Do the maps localise: a verdict of a few words, and the figures behind it."""
+    if results.localisation is None:
+        return "No boxes, so not measured", "Without ground-truth boxes nothing can be said."
+    table = results.localisation.table
+    ours, rival = best_method(table, baseline=False), best_method(table, baseline=True)
+    if ours is None or rival is None:
+        return NOT_BETTER, "There is no map method and baseline to compare."
+    count = int((~table["baseline"].astype(bool)).sum())
+    figures = (
+        f"The best of {plural(count, 'map method')}, {readable(ours['method'])}, finds the box "
+        f"(IoU ≥ 0.5) in {percent(ours['box_accuracy'])} of {plural(int(ours['n']), 'test image')} "
+        f"({percent(ours['box_accuracy_low'])} to {percent(ours['box_accuracy_high'])}); the best "
+        f"baseline, {readable(rival['method'])}, in {percent(rival['box_accuracy'])} "
+        f"({percent(rival['box_accuracy_low'])} to {percent(rival['box_accuracy_high'])})."
+    )
+    if ours["box_accuracy_low"] > rival["box_accuracy_high"]:
+        return BETTER, figures
+    if ours["box_accuracy"] > rival["box_accuracy"]:
+        return f"{NOT_BETTER} than the best baseline", f"{figures} The intervals overlap."
+    return f"{NOT_BETTER} than the best baseline", f"{figures} It is not even ahead."
+
+
+def interpretation(row: pd.Series) -> Markup:
+    """A detector in plain words."""
+    text = Markup("AUROC {} for {} on unseen images").format(
+        scored(row, "auroc_confirmed"), name(row["class"])
+    )
+    if math.isfinite(row.get("pointing", math.nan)):
+        text += (
+            f"; the peak of its map falls inside the box in {percent(row['pointing'])} of them "
+            f"(n = {int(row['pointing_n'])})"
+        )
+    return text
+
+
+def _present(rows: pd.DataFrame) -> list[str]:
+    return [head for head in BASELINE_HEADS if head in rows.index]

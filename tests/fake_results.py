@@ -1,0 +1,289 @@
+"""Plausible results without a network: planted detectors, made-up scores, small pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featlab.report import Examples, Results, Samples
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"quoted" & \'single\'',
+    "=HYPERLINK(1)",
+    "שלום עולם",
+    "🦝",
+    "_hidden $a$ $b$",
+    "n" * 300,
+]
+
+
+class FakeStore:
+    """What a report reads of a MapStore."""
+
+    def __init__(self, classes: list[str], n: int, c: int, *, boxes: bool, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        labels = [classes[i % len(classes)] for i in range(n)]
+        self.images = pd.DataFrame(
+            {
+                "path": [f"{label}/{i:04}.jpg" for i, label in enumerate(labels)],
+                "label": labels,
+                "split": "",
+                "group": "",
+                "width": rng.integers(200, 640, n),
+                "height": rng.integers(200, 480, n),
+                "sha256": "0" * 64,
+            }
+        )
+        self.images.attrs["root"] = "/data/my pictures"
+        self.images.attrs["skipped"] = [{"path": "a/<b>.jpg", "reason": "truncated file"}]
+        rows = np.arange(n) if boxes else np.arange(0)
+        self.boxes = pd.DataFrame(
+            {
+                "image": rows,
+                "kind": "whole",
+                "label": self.images["label"].to_numpy()[rows],
+                "xmin": 10.0,
+                "ymin": 20.0,
+                "xmax": 90.0,
+                "ymax": 80.0,
+            }
+        )
+        self.layers = ["top"]
+        self.provenance: dict[str, Any] = {
+            "backbone": "efficientnet_lite0",
+            "weights": "imagenet",
+            "weights_sha256": "ab" * 32,
+            "input_size": "224 x 224",
+            "preprocessing": "(x - 127) / 128",
+            "resize": "stretch",
+            "layers": '["top"]',
+            "dtype": "float16",
+            "description": "efficientnet_lite0 (imagenet weights, 3,413,024 parameters). Input: "
+            "224 × 224 px RGB. Output: layer top: 7 × 7 cells of 32 px, 1280 neurons.",
+            "version_keras": "3.9.0",
+            "version_python": "3.11.2",
+            "featlab_version": "0.1.0",
+            "probe_top": np.zeros(4),
+        }
+        self._shape = (7, 7, c)
+        self.activations = rng.gamma(1.2, 0.4, (n, c)).astype(np.float32)
+        codes = np.array([classes.index(label) for label in labels])
+        # Neuron j leans towards class j mod k, less and less; neuron c - 1 is dead.
+        lean = 1.6 * np.exp(-np.arange(c) / (0.2 * c))
+        match = codes[:, None] == (np.arange(c) % len(classes))[None, :]
+        self.activations += (match * lean * rng.gamma(4, 0.25, (n, c))).astype(np.float32)
+        self.activations[:, -1] = 0
+
+    @property
+    def classes(self) -> list[str]:
+        return sorted(self.images["label"].unique())
+
+    def map_shape(self, layer: str | None = None) -> tuple[int, int, int]:
+        return self._shape
+
+    def pooled(self, how: str = "mean", layer: str | None = None) -> np.ndarray:
+        return self.activations
+
+
+@dataclass(frozen=True)
+class FakeHeads:
+    table: pd.DataFrame
+    predictions: pd.DataFrame
+
+    def confusion(self, head: str) -> pd.DataFrame:
+        rows = self.predictions[self.predictions["head"] == head]
+        names = sorted(set(rows["label"]) | set(rows["predicted"]))
+        counts = pd.crosstab(rows["label"], rows["predicted"])
+        return counts.reindex(index=names, columns=names, fill_value=0)
+
+
+@dataclass(frozen=True)
+class FakeLocalisation:
+    table: pd.DataFrame
+    per_image: pd.DataFrame
+
+
+def make_split(n: int) -> pd.Series:
+    sides = np.array(["train"] * 5 + ["confirm"] * 2 + ["test"] * 3)
+    return pd.Series(np.random.default_rng(1).choice(sides, n), name="split")
+
+
+def make_heads(store: FakeStore, split: pd.Series, seed: int = 0) -> FakeHeads:
+    rng = np.random.default_rng(seed)
+    test = np.flatnonzero(split == "test")
+    labels = store.images["label"].to_numpy(str)[test]
+    accuracies = {"dummy": 1 / len(store.classes), "colour_histogram": 0.66}
+    accuracies |= {"logistic": 0.93, "mlp": 0.91}
+    rows, predictions = [], []
+    for head, accuracy in accuracies.items():
+        row = {"head": head, "n_train": int((split == "train").sum()), "n": len(test)}
+        for score in ("accuracy", "balanced_accuracy", "roc_auc", "log_loss"):
+            row |= {score: accuracy, f"{score}_low": accuracy - 0.05, f"{score}_high": accuracy + 0.04}
+        if head == "dummy":
+            row |= {"log_loss": np.nan, "log_loss_low": np.nan, "log_loss_high": np.nan}
+        rows.append(row | {"parameters": "C = 0.01" if head == "logistic" else ""})
+        hit = rng.random(len(test)) < accuracy
+        predicted = np.where(hit, labels, rng.permutation(labels))
+        predictions.append(
+            pd.DataFrame(
+                {
+                    "head": head,
+                    "row": test,
+                    "label": labels,
+                    "predicted": predicted,
+                    "correct": predicted == labels,
+                    "probability": 0.9,
+                }
+            )
+        )
+    table = pd.DataFrame(rows)
+    table.attrs["n_boot"] = 1000
+    return FakeHeads(table, pd.concat(predictions, ignore_index=True))
+
+
+def make_neurons(store: FakeStore, split: pd.Series, *, detectors: bool = True) -> pd.DataFrame:
+    from scipy.stats import norm
+
+    labels = store.images["label"].to_numpy(str)
+    tables = []
+    for name in store.classes:
+        columns: dict[str, Any] = {}
+        for side, suffix in (("train", ""), ("confirm", "_confirmed")):
+            rows = (split == side).to_numpy()
+            target = labels[rows] == name
+            ranks = pd.DataFrame(store.activations[rows]).rank().to_numpy()
+            n, m = int(target.sum()), int((~target).sum())
+            area = (ranks[target].sum(axis=0) - n * (n + 1) / 2) / (n * m)
+            error = np.sqrt((n + m + 1) / (12 * n * m))
+            columns[f"p{suffix}"] = 2 * norm.sf(np.abs(area - 0.5) / error)
+            columns[f"auroc{suffix}"] = area
+            columns[f"auroc{suffix}_low"] = np.clip(area - 1.5 * error, 0, 1)
+            columns[f"auroc{suffix}_high"] = np.clip(area + 1.5 * error, 0, 1)
+            columns |= {"n": n, "n_ref": m} if side == "train" else {}
+        table = pd.DataFrame(columns)
+        table.insert(0, "neuron", np.arange(len(table)))
+        table.insert(0, "class", name)
+        table.loc[len(table) - 1, ["p", "auroc", "auroc_low", "auroc_high"]] = np.nan
+        table["rank"] = table["auroc"].rank(ascending=False, method="first")
+        tables.append(table)
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(0, "layer", "top")
+    table.insert(1, "pooling", "mean")
+    for column in ("mean", "mean_ref", "pts", "pts_ref", "statistic"):
+        table[column] = 0.5
+    table["p_adjusted"] = np.clip(table["p"] * len(table) / 10, 0, 1)
+    table["effect"] = 2 * table["auroc"] - 1
+    table["reject"] = table["p_adjusted"] <= 0.05
+    table["detector"] = table["reject"] & (table["auroc"] >= 0.7) & detectors
+    confirmed = [column for column in table if column.endswith(("_confirmed", "_low", "_high"))]
+    confirmed = [column for column in confirmed if "confirmed" in column]
+    table.loc[~table["detector"], confirmed] = np.nan
+    table["replicated"] = table["p_confirmed"] <= 0.05
+    table.attrs = {
+        "test": "mannwhitney",
+        "correction": "fdr_bh",
+        "alpha": 0.05,
+        "min_auroc": 0.7,
+        "n_tests": int(table["p"].notna().sum()),
+        "confirm_correction": "fdr_bh",
+        "confirm_alpha": 0.05,
+        "n_confirm_tests": int(table["detector"].sum()),
+    }
+    return table
+
+
+def make_localisation(
+    store: FakeStore, split: pd.Series, *, best: float = 0.648, rival: float = 0.51
+) -> FakeLocalisation:
+    rows = np.flatnonzero(split == "test")
+    scores = {
+        "cam": (best - 0.08, False),
+        "top_20_detectors": (best, False),
+        "sum_of_maps": (best - 0.02, False),
+        "centre_gaussian": (rival, True),
+        "whole_image": (rival - 0.2, True),
+        "mean_box": (rival - 0.08, True),
+    }
+    table, per_image = [], []
+    for method, (value, baseline) in scores.items():
+        row = {"method": method, "baseline": baseline, "n": len(rows)}
+        row["threshold"] = np.nan if method in ("whole_image", "mean_box") else 0.32
+        for score in ("box_accuracy", "mean_iou", "centre_in_box"):
+            row |= {score: value, f"{score}_low": value - 0.05, f"{score}_high": value + 0.05}
+        row |= {"box_accuracy_oracle": value + 0.01, "threshold_oracle": row["threshold"]}
+        table.append(row)
+        ious = np.random.default_rng(2).beta(4, 3, len(rows))
+        labels = store.images["label"].to_numpy(str)[rows]
+        per_image.append(pd.DataFrame({"method": method, "row": rows, "label": labels, "iou": ious}))
+    return FakeLocalisation(pd.DataFrame(table), pd.concat(per_image, ignore_index=True))
+
+
+def make_picture(seed: int = 0, width: int = 120, height: int = 90) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    picture = np.stack([x * 255 / width, y * 255 / height, np.full(x.shape, 90)], axis=-1)
+    picture[30:60, 40:80] = rng.integers(0, 255, 3)
+    return picture.astype(np.uint8)
+
+
+def make_examples(labels: list[str], neurons: list[tuple[str, int]], n: int = 6) -> Examples:
+    rng = np.random.default_rng(3)
+    shown = [labels[i % len(labels)] for i in range(n)]
+    return Examples(
+        rows=list(range(n)),
+        pictures=[make_picture(i) if i != 1 else None for i in range(n)],
+        neurons=neurons,
+        heats=[rng.random((len(neurons), 7, 7)) for _ in range(n)],
+        true_boxes=[np.array([[40.0, 30.0, 80.0, 60.0]]) for _ in range(n)],
+        labels=shown,
+        predicted_boxes=[np.array([35.0, 25.0, 85.0, 66.0])] * (n - 1) + [None],
+        predicted_labels=[shown[0], *shown[1:]][::-1],
+        ious=list(np.linspace(0.9, 0.1, n)),
+    )
+
+
+def make_results(
+    classes: list[str] | None = None,
+    *,
+    n: int = 200,
+    c: int = 64,
+    boxes: bool = True,
+    detectors: bool = True,
+    pictures: bool = True,
+) -> Results:
+    store = FakeStore(classes or ["kangaroo", "raccoon"], n, c, boxes=boxes)
+    split = make_split(n)
+    neurons = make_neurons(store, split, detectors=detectors)
+    chosen = neurons[neurons["detector"]].groupby("class").head(2)
+    pairs = [(str(row["class"]), int(row["neuron"])) for _, row in chosen.head(4).iterrows()]
+    pointing = neurons.loc[neurons["detector"], ["class", "neuron"]].assign(
+        n=80, pointing=0.71, pointing_low=0.6, pointing_high=0.8
+    )
+    share = neurons[["class", "neuron"]].assign(share=0.95, share_rest=0.94, difference=0.01)
+    examples = make_examples(store.classes, pairs or [(store.classes[0], 0)])
+    spots = make_examples(store.classes, [("top_20_detectors", -1)])
+    samples = Samples(
+        [make_picture(i) for i in range(8)],
+        [store.classes[i % len(store.classes)] for i in range(8)],
+        [np.array([[40.0, 30.0, 80.0, 60.0]])] * 8,
+    )
+    return Results(
+        store=store,
+        split=split,
+        heads=make_heads(store, split),
+        neurons=neurons,
+        softmax_top_k=share.groupby("class").head(4),
+        localisation=make_localisation(store, split) if boxes else None,
+        pointing=pointing if boxes else None,
+        seconds={"extract": 8.3, "heads": 2.25, "neurons": 0.4},
+        box_kind="whole" if boxes else None,
+        command="featlab run pictures --out out",
+        backbone_description=store.provenance["description"],
+        samples=samples if pictures else None,
+        detector_examples=examples if pictures else None,
+        localisation_examples=spots if pictures and boxes else None,
+    )

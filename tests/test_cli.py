@@ -1,0 +1,154 @@
+"""The command line: the same pipeline, one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import FakeBackbone
+
+from featlab import cli, datasets
+from featlab.store import MapStore
+
+
+@pytest.fixture
+def fake_network(monkeypatch):
+    networks = []
+
+    def load(*arguments, **options):
+        networks.append(FakeBackbone())
+        return networks[-1]
+
+    monkeypatch.setattr(cli, "_load", load)
+    return networks
+
+
+def featlab(*arguments: object) -> int:
+    """Run the command line in this process; returns the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["featlab", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    return int(end.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return datasets.write_scenes(tmp_path_factory.mktemp("data") / "scenes", 60, random_state=1)
+
+
+def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
+    scenes, tmp_path, fake_network, capsys
+):
+    out = tmp_path / "out"
+    assert featlab("run", scenes, "-o", out) == 0
+    printed = capsys.readouterr().out
+    assert f"report: {out / 'report.html'}" in printed
+    names = {file.name for file in out.iterdir()}
+    assert names >= {
+        "maps.h5", "heads.csv", "neurons.csv", "neurons.parquet", "detectors.csv",
+        "localisation.csv", "report.html", "summary.json",
+    }  # fmt: skip
+    first = json.loads((out / "summary.json").read_text("utf-8"))
+    assert first["n_images"] == 60
+    assert first["map_shape"] == [7, 7, 10]
+    assert {"logistic", "mlp", "dummy", "colour_histogram"} <= set(first["heads"])
+    assert {"accuracy", "low", "high", "n"} <= set(first["heads"]["logistic"])
+    assert {"centre_gaussian", "whole_image", "mean_box", "cam"} <= set(first["localisation"])
+    assert {"box_accuracy", "mean_iou", "n"} <= set(first["localisation"]["cam"])
+    assert set(first["detectors"]) == set(first["classes"])
+    assert first["seconds"]["extract"] > 0
+    table = pd.read_parquet(out / "neurons.parquet")
+    assert len(table) == len(pd.read_csv(out / "neurons.csv")) == 2 * 10
+    assert featlab("run", scenes, "-o", out) == 0
+    assert fake_network[0].calls == 2
+    assert (fake_network[1].calls, fake_network[1].probes) == (0, 0)
+    second = json.loads((out / "summary.json").read_text("utf-8"))
+    assert second["seconds"]["extract"] == 0
+    for key in ("heads", "detectors", "localisation"):
+        assert second[key] == first[key]
+
+
+def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys):
+    store = tmp_path / "maps.h5"
+    assert featlab("extract", scenes, "-o", store) == 0
+    calls = fake_network[0].calls
+    for command in ("info", "verify", "neurons", "localise"):
+        assert featlab(command, store) == 0, command
+    out = capsys.readouterr().out
+    for words in ("class striped: 30 images", "backbone: fake", "all is well", "replicated on"):
+        assert words in out
+    assert "centre_gaussian" in out
+    assert featlab("report", store, "-o", tmp_path / "report") == 0
+    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
+    assert fake_network[0].calls == calls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("run", "nowhere", "-o", "out"), 1, "nowhere"),
+        (("info", "nowhere.h5"), 1, "there is no store nowhere.h5"),
+        (("verify", "text.h5"), 1, "text.h5 is not a featlab store"),
+        (("run", "pictures"), 2, "--output"),
+        (("frobnicate",), 2, "No such command"),
+        (("run", "pictures", "-o", "out", "--batch-size", "0"), 2, "batch-size"),
+        (("run", "pictures", "-o", "out", "--backbone", "nonet"), 1, "got 'nonet'"),
+        (("run", "one_class", "-o", "out1"), 1, "class"),
+        (("run", "single", "-o", "out2"), 1, "class 'b' has 1 image"),
+        (("run", "bad", "-o", "out3"), 1, "bad.png.*--on-error skip"),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback(
+    arguments, code, words, tmp_path, picture_folder, monkeypatch, capsys
+):
+    if "nonet" not in arguments:
+        monkeypatch.setattr(cli, "_load", lambda *a, **k: FakeBackbone())
+    elif "tensorflow" not in sys.modules:
+        pytest.importorskip("keras")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.h5").write_text("text")
+    picture_folder({"a": 5, "b": 5})
+    picture_folder({"a": 5}, name="one_class")
+    picture_folder({"a": 8, "b": 1}, name="single")
+    picture_folder({"a": 8, "b": 8}, name="bad")
+    (tmp_path / "bad" / "a" / "bad.png").write_bytes(b"not a picture")
+    assert featlab(*arguments) == code
+    printed = capsys.readouterr().err
+    import re
+
+    assert re.search(words, printed, re.DOTALL), printed
+    assert "Traceback" not in printed
+
+
+def test_skipped_files_are_counted(picture_folder, tmp_path, fake_network):
+    folder = picture_folder({"a": 12, "b": 12})
+    (folder / "a" / "bad.png").write_bytes(b"not a picture")
+    assert featlab("run", folder, "-o", tmp_path / "out", "--on-error", "skip") == 0
+    with MapStore(tmp_path / "out" / "maps.h5") as store:
+        assert [item["path"] for item in store.images.attrs["skipped"]] == ["a/bad.png"]
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "a/bad.png" in page
+
+
+def test_ctrl_c_says_how_to_go_on(scenes, tmp_path, monkeypatch, capsys):
+    broken = FakeBackbone(fail_at=1, error=KeyboardInterrupt())
+    monkeypatch.setattr(cli, "_load", lambda *a, **k: broken)
+    assert featlab("run", scenes, "-o", tmp_path / "out") == 130
+    assert "run the same command again to go on" in capsys.readouterr().err
+
+
+def test_help_answers_without_tensorflow():
+    code = (
+        "import sys; sys.argv = ['featlab', '--help']\nfrom featlab.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'tensorflow', 'keras', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in ("demo", "run", "extract", "info", "verify", "neurons", "localise", "report"):
+        assert command in done.stdout

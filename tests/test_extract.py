@@ -1,0 +1,289 @@
+"""The pass: once, resumable, exact, and honest about what it reuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import filelock
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import FakeBackbone
+from PIL import Image
+
+from featlab import FeatlabError, extract
+from featlab.extract import extract_maps, find_store
+from featlab.images import index_images
+from featlab.store import MapStore, PartWriter
+
+
+@pytest.fixture
+def images(picture_folder) -> pd.DataFrame:
+    return index_images(picture_folder({"cat": 30, "dog": 25}))[0]
+
+
+def contents(path: Path) -> dict[str, np.ndarray]:
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: found.update({name: item[()]})
+            if isinstance(item, h5py.Dataset)
+            else None
+        )
+    return found
+
+
+def assert_same_store(a: Path, b: Path) -> None:
+    left, right = contents(a), contents(b)
+    assert left.keys() == right.keys()
+    for key, values in left.items():
+        assert values.tobytes() == right[key].tobytes() or key.startswith("images/"), key
+        np.testing.assert_array_equal(values, right[key])
+
+
+def test_maps_are_those_of_the_network_on_each_picture_alone(images, tmp_path, fake_backbone):
+    store = extract_maps(images, fake_backbone, tmp_path / "maps.h5", batch_size=4)
+    for row in (0, 17, 54):
+        file = Path(images.attrs["root"], images["path"][row])
+        with Image.open(file) as picture:
+            pixels = picture.convert("RGB").resize((56, 56), Image.Resampling.BILINEAR)
+        expected = fake_backbone.forward(np.asarray(pixels)[np.newaxis])["last"]
+        np.testing.assert_allclose(store.maps(row), expected, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(
+            store.pooled("mean")[row], expected[0].mean(axis=(0, 1)), rtol=1e-6
+        )
+    store.close()
+
+
+def test_a_second_call_makes_no_forward_pass(images, tmp_path):
+    first, second = FakeBackbone(), FakeBackbone()
+    extract_maps(images, first, tmp_path / "maps.h5").close()
+    before = (tmp_path / "maps.h5").read_bytes()
+    extract_maps(images, second, tmp_path / "maps.h5").close()
+    assert first.calls == 2
+    assert (second.calls, second.probes) == (0, 0)
+    assert (tmp_path / "maps.h5").read_bytes() == before
+    assert not (tmp_path / "maps.h5.parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"backbone": FakeBackbone(gain=2)}, "another weights sha256: gain 1.0 there, gain 2"),
+        ({"backbone": FakeBackbone(size=112)}, "another input size: 56 x 56 there, 112 x 112"),
+        ({"backbone": FakeBackbone(layers=("a",))}, "another layers"),
+        ({"resize": "pad"}, "another resize: stretch there, pad asked for"),
+        ({"dtype": "float32"}, "another dtype"),
+    ],
+)
+def test_another_network_or_geometry_is_refused_with_both_values(images, tmp_path, change, words):
+    extract_maps(images, FakeBackbone(), tmp_path / "maps.h5").close()
+    arguments = {"backbone": FakeBackbone()} | change
+    with pytest.raises(FeatlabError, match=f"maps.h5 was made with {words}"):
+        extract_maps(images, arguments.pop("backbone"), tmp_path / "maps.h5", **arguments)
+
+
+def test_other_pictures_are_refused(images, tmp_path):
+    extract_maps(images, FakeBackbone(), tmp_path / "maps.h5").close()
+    with pytest.raises(FeatlabError, match="another image set digest"):
+        extract_maps(images.iloc[1:], FakeBackbone(), tmp_path / "maps.h5")
+
+
+def test_new_labels_and_boxes_renew_the_tables_without_a_forward_pass(images, tmp_path):
+    path = tmp_path / "maps.h5"
+    extract_maps(images, FakeBackbone(), path).close()
+    before = contents(path)
+    relabelled = images.assign(label="bird")
+    boxes = pd.DataFrame([(0, "", "bird", 1.0, 2.0, 3.0, 4.0)])
+    boxes.columns = ["image", "kind", "label", "xmin", "ymin", "xmax", "ymax"]
+    backbone = FakeBackbone()
+    with extract_maps(relabelled, backbone, path, boxes=boxes) as store:
+        assert store.classes == ["bird"]
+        assert len(store.boxes) == 1
+    assert backbone.calls == 0
+    after = contents(path)
+    for key in before:
+        if key.startswith(("maps", "pooled")):
+            np.testing.assert_array_equal(before[key], after[key])
+    extract_maps(relabelled, backbone, path, boxes=boxes).close()
+    assert backbone.calls == 0
+
+
+def test_other_library_versions_ask_the_probe_picture(images, tmp_path, monkeypatch):
+    extract_maps(images, FakeBackbone(), tmp_path / "maps.h5").close()
+    monkeypatch.setattr(extract, "_version", lambda name: "99.0")
+    same = FakeBackbone()
+    find_store(images, same, tmp_path / "maps.h5").close()
+    assert (same.calls, same.probes) == (0, 1)
+    other = FakeBackbone()
+    other._maps = lambda pixels: {"last": np.ones((len(pixels), 7, 7, 10), np.float32)}
+    with pytest.raises(FeatlabError, match="other library versions.*'last'"):
+        find_store(images, other, tmp_path / "maps.h5")
+
+
+def test_an_interrupted_pass_goes_on_from_its_parts(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(extract, "_BATCHES_PER_PART", 2)
+    extract_maps(images, FakeBackbone(), tmp_path / "whole.h5", batch_size=4).close()
+    path = tmp_path / "maps.h5"
+    broken = FakeBackbone(fail_at=7, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        extract_maps(images, broken, path, batch_size=4)
+    assert not path.exists()
+    left = sorted(file.name for file in (tmp_path / "maps.h5.parts").glob("*.h5"))
+    assert left == [f"part-{k:09d}-{k + 8:09d}.h5" for k in (0, 8, 16)]
+    assert not list((tmp_path / "maps.h5.parts").glob("*.h5.tmp"))
+    again = FakeBackbone()
+    seen: list[range] = []
+    # The interrupted pass's batch size wins: the same batches give the same bits.
+    extract_maps(
+        images, again, path, batch_size=16, progress=lambda tasks: seen.extend(tasks) or tasks
+    ).close()
+    assert again.calls == 14 - 6
+    assert [task.start for task in seen] == list(range(24, 55, 4))
+    assert_same_store(path, tmp_path / "whole.h5")
+
+
+def test_parts_of_another_pass_are_refused(images, tmp_path):
+    broken = FakeBackbone(fail_at=1, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        extract_maps(images, broken, tmp_path / "maps.h5")
+    with pytest.raises(FeatlabError, match=r"maps.h5.parts holds parts .* another weights sha256"):
+        extract_maps(images, FakeBackbone(gain=3), tmp_path / "maps.h5")
+
+
+def test_a_half_written_part_is_written_again(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(extract, "_BATCHES_PER_PART", 2)
+    broken = FakeBackbone(fail_at=6, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        extract_maps(images, broken, tmp_path / "maps.h5", batch_size=4)
+    part = tmp_path / "maps.h5.parts" / "part-000000000-000000008.h5"
+    part.write_bytes(part.read_bytes()[:1000])
+    backbone = FakeBackbone()
+    with extract_maps(images, backbone, tmp_path / "maps.h5", batch_size=4) as store:
+        store.verify()
+    assert backbone.calls == 14 - 4
+
+
+_CHILD = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from conftest import FakeBackbone
+from featlab import extract
+from featlab.images import index_images
+class Slow(FakeBackbone):
+    def forward(self, pixels):
+        time.sleep(0.02)
+        return super().forward(pixels)
+extract._BATCHES_PER_PART = 2
+images, _ = index_images({folder!r})
+print("started", flush=True)
+extract.extract_maps(images, Slow(), {path!r}, batch_size=2).close()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX systems")
+def test_killed_at_any_moment_the_next_run_gives_the_same_bits(picture_folder, tmp_path):
+    folder = picture_folder({"cat": 30, "dog": 25})
+    images, _ = index_images(folder)
+    path, whole = tmp_path / "maps.h5", tmp_path / "whole.h5"
+    extract_maps(images, FakeBackbone(), whole, batch_size=2).close()
+    code = _CHILD.format(tests=str(Path(__file__).parent), folder=str(folder), path=str(path))
+    rng = np.random.default_rng(0)
+    kills = 0
+    for _ in range(3):
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert child.stdout.readline() == b"started\n"
+        time.sleep(rng.uniform(0.05, 0.4))
+        child.send_signal(signal.SIGKILL)
+        kills += child.wait() == -signal.SIGKILL
+        child.stdout.close()
+    assert kills
+    extract_maps(images, FakeBackbone(), path, batch_size=2).close()
+    with h5py.File(path) as left, h5py.File(whole) as right:
+        for key in ("maps/last", "pooled/last/mean", "pooled/last/max"):
+            assert left[key][()].tobytes() == right[key][()].tobytes()
+
+
+def test_two_writers_cannot_meet(images, tmp_path):
+    (tmp_path / "maps.h5.parts").mkdir()
+    with (
+        filelock.FileLock(tmp_path / "maps.h5.parts" / "lock"),
+        pytest.raises(FeatlabError, match="another process is writing maps.h5"),
+    ):
+        extract_maps(images, FakeBackbone(), tmp_path / "maps.h5")
+
+
+def test_a_full_disk_keeps_the_finished_parts(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(extract, "_BATCHES_PER_PART", 2)
+    append = PartWriter.append
+
+    def full(self, *values):
+        if self.path.name.startswith("part-000000016"):
+            raise OSError(28, "No space left on device")
+        append(self, *values)
+
+    monkeypatch.setattr(PartWriter, "append", full)
+    with pytest.raises(FeatlabError, match="no space left on the disk.*finished parts are kept"):
+        extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", batch_size=4)
+    assert len(list((tmp_path / "maps.h5.parts").glob("*.h5"))) == 2
+    monkeypatch.undo()
+    extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", batch_size=4).close()
+
+
+def test_a_picture_that_vanished_or_changed_is_named(images, tmp_path):
+    file = Path(images.attrs["root"], images["path"][40])
+    data = file.read_bytes()
+    file.write_bytes(data + b"\0")
+    with pytest.raises(FeatlabError, match="dog/010.png has changed since"):
+        extract_maps(images, FakeBackbone(), tmp_path / "maps.h5")
+    file.unlink()
+    with pytest.raises(FeatlabError, match="dog/010.png could not be read: No such file"):
+        extract_maps(images, FakeBackbone(), tmp_path / "maps.h5")
+
+
+def test_padding_keeps_the_aspect_and_notes_the_frame(images, tmp_path):
+    with extract_maps(images, FakeBackbone(), tmp_path / "m.h5", resize="pad") as store:
+        frames = store.frames
+        sizes = store.images[["width", "height"]].to_numpy()
+    extent = (frames[:, 2:] - frames[:, :2]) * 56
+    np.testing.assert_allclose(extent.max(axis=1), 56)
+    np.testing.assert_allclose(extent[:, 0] / extent[:, 1], sizes[:, 0] / sizes[:, 1], rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"resize": "crop"}, "resize must be 'stretch' or 'pad', got 'crop'"),
+        ({"dtype": "int8"}, "dtype must be 'float16' or 'float32'"),
+    ],
+)
+def test_options_out_of_range(images, tmp_path, options, words):
+    with pytest.raises(FeatlabError, match=words):
+        extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", **options)
+    with pytest.raises(FeatlabError, match="at least one row"):
+        extract_maps(images.iloc[:0], FakeBackbone(), tmp_path / "maps.h5")
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    """The batches in flight are bounded: decoding never runs far ahead of the network."""
+    started: list[int] = []
+    tasks = [range(k, k + 1) for k in range(50)]
+    with extract.ThreadPoolExecutor(2) as pool:
+        results = extract._ahead(pool, lambda task: started.append(task.start), tasks)
+        next(results)
+        time.sleep(0.2)
+        assert len(started) <= extract._BATCHES_AHEAD + 1
+        assert len(list(results)) == 49
+
+
+def test_the_store_opens_where_it_was_written(images, tmp_path):
+    with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5") as store:
+        assert isinstance(store, MapStore)
+        assert store.images.attrs["root"] == images.attrs["root"]

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import logging
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import make_classification
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from statsmodels.stats.proportion import proportion_confint
+
+from featlab import FeatlabError
+from featlab.heads import HeadResults, evaluate_heads, linear_weights
+from featlab.heads._models import _C_GRID, Train, _folds, _tuned_c
+from featlab.heads._scores import _roc_auc, _weighted_auroc
+
+METRICS = ["accuracy", "balanced_accuracy", "roc_auc", "log_loss"]
+
+
+def problem(n=240, c=20, k=3, seed=0, sep=1.2):
+    X, y = make_classification(
+        n, c, n_informative=6, n_classes=k, class_sep=sep, random_state=seed, n_clusters_per_class=1
+    )
+    split = np.random.default_rng(seed).permutation(
+        np.repeat(["train", "confirm", "test"], [n // 2, n // 5, n - n // 2 - n // 5])
+    )
+    return X, np.array([f"class {i}" for i in y]), split
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def solved(request):
+    X, y, split = problem(k=request.param)
+    colour = np.random.default_rng(0).dirichlet(np.ones(64), len(y))
+    return X, y, split, evaluate_heads(X, y, split, colour=colour, n_boot=200)
+
+
+class TestScores:
+    def test_table(self, solved):
+        _, _, split, results = solved
+        table = results.table
+        names = ["head", "n_train", "n"]
+        names += [f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")]
+        assert table.columns.tolist() == [*names, "parameters"]
+        assert table["head"].tolist() == ["dummy", "logistic", "mlp", "colour_histogram"]
+        assert (table["n"] == (split == "test").sum()).all()
+        assert (table["n_train"] == (split == "train").sum()).all()
+        for metric in METRICS:
+            assert (table[f"{metric}_low"] <= table[metric]).all()
+            assert (table[metric] <= table[f"{metric}_high"]).all()
+
+    def test_metrics_are_scikit_learns(self, solved):
+        _, _, _, results = solved
+        for _, row in results.table.iterrows():
+            rows = results.predictions[results.predictions["head"] == row["head"]]
+            p = rows[[f"p:{name}" for name in results.classes]].to_numpy()
+            score = p[:, 1] if len(results.classes) == 2 else p
+            auroc = roc_auc_score(rows["label"], score, multi_class="ovr")
+            assert row["accuracy"] == rows["correct"].mean()
+            assert row["roc_auc"] == pytest.approx(auroc)
+            assert row["log_loss"] == pytest.approx(log_loss(rows["label"], p))
+            assert row["balanced_accuracy"] == pytest.approx(
+                balanced_accuracy_score(rows["label"], rows["predicted"])
+            )
+            expected = proportion_confint(rows["correct"].sum(), len(rows), method="wilson")
+            assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(expected)
+
+    def test_predictions(self, solved):
+        _, y, split, results = solved
+        rows = results.predictions[results.predictions["head"] == "logistic"]
+        assert rows["row"].tolist() == np.flatnonzero(split == "test").tolist()
+        assert rows["label"].tolist() == y[split == "test"].tolist()
+        p = rows[[f"p:{name}" for name in results.classes]].to_numpy()
+        np.testing.assert_allclose(p.sum(axis=1), 1)
+        np.testing.assert_array_equal(rows["probability"], p.max(axis=1))
+        assert rows["predicted"].tolist() == [results.classes[i] for i in p.argmax(axis=1)]
+
+    def test_models_predict_what_is_in_the_table(self, solved):
+        X, _, split, results = solved
+        rows = results.predictions[results.predictions["head"] == "logistic"]
+        model = results.models["logistic"]
+        assert isinstance(model, Pipeline) and list(model.classes_) == results.classes
+        assert model.predict(X[split == "test"]).tolist() == rows["predicted"].tolist()
+
+    def test_confusion(self, solved):
+        _, _, _, results = solved
+        rows = results.predictions[results.predictions["head"] == "dummy"]
+        counts = results.confusion("dummy")
+        assert counts.index.tolist() == counts.columns.tolist() == results.classes
+        assert counts.to_numpy().sum() == len(rows)
+        assert np.trace(counts) == rows["correct"].sum()
+        with pytest.raises(FeatlabError, match="head must be one of"):
+            results.confusion("forest")
+
+    def test_heads_beat_the_dummy_and_colour_noise_does_not(self, solved):
+        table = solved[3].table.set_index("head")
+        assert table.loc["logistic", "accuracy_low"] > table.loc["dummy", "accuracy_high"]
+        assert table.loc["mlp", "accuracy_low"] > table.loc["dummy", "accuracy_high"]
+        assert table.loc["colour_histogram", "roc_auc"] == pytest.approx(0.5, abs=0.15)
+
+    def test_weighted_auroc_is_the_auroc_of_the_resample(self):
+        rng = np.random.default_rng(0)
+        positive, score = rng.random(40) < 0.4, rng.integers(0, 8, 40) / 8
+        weights = rng.multinomial(40, np.full(40, 1 / 40), size=5).astype(float)
+        expected = [
+            roc_auc_score(np.repeat(positive, w.astype(int)), np.repeat(score, w.astype(int)))
+            for w in weights
+        ]
+        np.testing.assert_allclose(_weighted_auroc(positive, score, weights), expected)
+
+    def test_auroc_without_another_class_is_nan(self):
+        assert np.isnan(_roc_auc(np.zeros(3, dtype=int), np.full((3, 2), 0.5), np.ones((1, 3))))
+
+    def test_perfect_accuracy_is_not_certain(self):
+        X, y, split = problem(k=2)
+        X[:, 0] = np.where(y == "class 1", 50.0, -50.0)
+        row = evaluate_heads(X, y, split, heads=["logistic"], n_boot=50).table.iloc[1]
+        assert row["accuracy"] == row["accuracy_high"] == 1.0
+        assert row["accuracy_low"] < 0.97
+
+
+class TestHonesty:
+    def test_shuffled_labels_are_at_chance(self):
+        accuracies = []
+        for seed in range(4):
+            X, y, split = problem(n=300, k=2, seed=seed)
+            y = np.random.default_rng(seed).permutation(y)
+            table = evaluate_heads(X, y, split, n_boot=1).table
+            accuracies.append(table.loc[table["head"] != "dummy", "accuracy"].mean())
+        assert np.mean(accuracies) == pytest.approx(0.5, abs=0.1)
+
+    def test_test_and_confirm_rows_do_not_touch_the_fit(self):
+        X, y, split = problem()
+        spoiled, labels = X.copy(), y.copy()
+        rng = np.random.default_rng(1)
+        spoiled[split != "train"] = rng.normal(size=(np.sum(split != "train"), X.shape[1])) * 100
+        labels[split != "train"] = rng.permutation(labels[split != "train"])
+        ours = evaluate_heads(X, y, split, n_boot=1)
+        theirs = evaluate_heads(spoiled, labels, split, n_boot=1)
+        for head in ("logistic", "mlp"):
+            np.testing.assert_array_equal(
+                ours.models[head].predict_proba(X), theirs.models[head].predict_proba(X)
+            )
+
+    @pytest.mark.parametrize("c", [8, 200])
+    def test_tuned_c_is_grid_searchs(self, c):
+        X, y, _ = problem(n=90, c=c, sep=0.6)
+        codes = np.unique(y, return_inverse=True)[1]
+        train = Train(X, codes, np.unique(y), np.arange(len(y)), False, 0)
+        pipeline = Pipeline(
+            [("scale", StandardScaler()), ("model", LogisticRegression(max_iter=5000))]
+        )
+        search = GridSearchCV(
+            pipeline,
+            {"model__C": _C_GRID},
+            cv=StratifiedKFold(5, shuffle=True, random_state=0),
+            scoring="neg_log_loss",
+        ).fit(X, codes)
+        assert _tuned_c(train, _folds(train)) == search.best_params_["model__C"]
+
+    def test_groups_stay_together_in_the_folds(self):
+        rng = np.random.default_rng(0)
+        groups = np.arange(60) // 4
+        train = Train(rng.normal(size=(60, 3)), groups % 2, np.array(["a", "b"]), groups, True, 0)
+        folds = _folds(train)
+        assert len(folds) == 5
+        for fit, held in folds:
+            assert not set(groups[fit]) & set(groups[held])
+
+    def test_grouped_tuning_sees_through_copies(self):
+        # Twenty noise images, ten near copies each: without groups a large C looks right.
+        rng = np.random.default_rng(0)
+        X = np.repeat(rng.normal(size=(20, 40)), 10, axis=0) + rng.normal(size=(200, 40)) * 0.01
+        y = np.repeat(rng.permutation(np.repeat(["a", "b"], 10)), 10)
+        X, y = np.vstack([X, X]), np.concatenate([y, y])
+        split = np.repeat(["train", "test"], 200)
+        groups = np.char.add("g", np.repeat(np.arange(40), 10).astype(str))
+
+        def tuned(**kwargs):
+            results = evaluate_heads(X, y, split, heads=["logistic"], n_boot=1, **kwargs)
+            assert "folds" in results.table["parameters"].iloc[1]
+            return results.models["logistic"][-1].C
+
+        assert tuned() == 10.0
+        assert tuned(groups=groups) <= 0.01
+
+
+class TestSmallAndOdd:
+    def test_five_images_a_class(self):
+        X, y, _ = problem(n=15, k=3)
+        y = np.repeat(["a", "b", "c"], 5)
+        split = np.tile(["train", "train", "train", "confirm", "test"], 3)
+        results = evaluate_heads(X, y, split, n_boot=100)
+        assert isinstance(results, HeadResults) and results.table["n"].eq(3).all()
+
+    def test_one_train_image_is_not_tuned(self):
+        X, y, _ = problem(n=15, k=3)
+        y = np.repeat(["a", "b", "c"], 5)
+        split = np.tile(["train", "test", "test", "test", "test"], 3)
+        table = evaluate_heads(X, y, split, n_boot=10, heads=["logistic"]).table
+        assert table["parameters"].iloc[1].startswith("C=0.01 (a class has too few")
+
+    def test_class_without_train_image(self):
+        X, y, split = problem()
+        split[y == "class 1"] = "test"
+        with pytest.raises(FeatlabError, match="'class 1' has no image in train"):
+            evaluate_heads(X, y, split)
+
+    def test_class_without_test_image_is_left_out(self, caplog):
+        X, y, split = problem()
+        split[(y == "class 1") & (split == "test")] = "confirm"
+        with caplog.at_level(logging.WARNING):
+            results = evaluate_heads(X, y, split, heads=["logistic"], n_boot=20)
+        assert "No test image of 'class 1'" in caplog.text
+        rows = results.predictions[results.predictions["head"] == "logistic"]
+        recalls = rows.groupby("label")["correct"].mean()
+        assert results.table["balanced_accuracy"].iloc[1] == pytest.approx(recalls.mean())
+        assert results.table["roc_auc"].notna().all()
+
+    def test_no_warning_reaches_the_user(self):
+        X, y, split = problem()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            evaluate_heads(X, y, split, groups=[""] * len(y), n_boot=5)
+
+    def test_same_seed_same_result(self):
+        X, y, split = problem()
+        ours, again = (evaluate_heads(X, y, split, n_boot=20) for _ in range(2))
+        pd.testing.assert_frame_equal(ours.table, again.table)
+        pd.testing.assert_frame_equal(ours.predictions, again.predictions)
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"heads": ["forest"]}, "heads must be from"),
+            ({"n_boot": 0}, "n_boot must be at least 1"),
+            ({"split": ["train"] * 240}, "no 'test' row"),
+            ({"split": ["fit"] * 240}, "got 'fit'"),
+            ({"split": ["train"]}, "one row per image"),
+            ({"groups": ["g"]}, "one entry per image"),
+            ({"y": ["a"] * 240}, "at least two classes"),
+            ({"X": np.full((240, 2), np.nan)}, "X holds 480 NaN"),
+            ({"colour": np.full((240, 64), np.inf)}, "colour holds 15360 NaN"),
+        ],
+    )
+    def test_errors(self, change, words):
+        X, y, split = problem()
+        with pytest.raises(FeatlabError, match=words):
+            evaluate_heads(**{"X": X, "y": y, "split": split, **change})
+
+
+class TestLinearWeights:
+    def test_they_are_the_decision_function(self, solved):
+        X, _, _, results = solved
+        model = results.models["logistic"]
+        coef, intercept = linear_weights(model)
+        assert coef.shape == (len(results.classes), X.shape[1])
+        ours, theirs = X @ coef.T + intercept, model.decision_function(X)
+        if len(results.classes) == 2:
+            np.testing.assert_array_equal(coef[0], -coef[1])
+            np.testing.assert_array_equal(intercept[0], -intercept[1])
+            ours = ours[:, 1]
+        np.testing.assert_allclose(ours, theirs, atol=1e-9)
+
+    def test_only_of_linear_heads(self, solved):
+        with pytest.raises(FeatlabError, match="needs a logistic head, got MLPClassifier"):
+            linear_weights(solved[3].models["mlp"])

@@ -1,0 +1,464 @@
+"""Heat maps, boxes from them, and the evaluation: exact cases and planted truth."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from featlab import FeatlabError, localise
+from featlab import boxes as bx
+from featlab.localise.regions import largest_region_boxes
+
+WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
+TARGET, DEAD, NOISE, SPARSE = 0, 1, 2, 3
+
+
+# ----------------------------------------------------------------------------- heat maps
+
+
+def naive_upsample(heat: np.ndarray, height: int, width: int) -> np.ndarray:
+    h, w = heat.shape
+    result = np.zeros((height, width))
+    for i, j in itertools.product(range(height), range(width)):
+        y = min(max((i + 0.5) * h / height - 0.5, 0), h - 1)
+        x = min(max((j + 0.5) * w / width - 0.5, 0), w - 1)
+        y0, x0 = min(int(y), h - 2), min(int(x), w - 2)
+        top = heat[y0, x0] * (1 - (x - x0)) + heat[y0, x0 + 1] * (x - x0)
+        bottom = heat[y0 + 1, x0] * (1 - (x - x0)) + heat[y0 + 1, x0 + 1] * (x - x0)
+        result[i, j] = top * (1 - (y - y0)) + bottom * (y - y0)
+    return result
+
+
+def test_upsample_equals_a_loop_and_pillow():
+    heat = np.random.default_rng(0).random((2, 7, 5)).astype(np.float32)
+    result = localise.upsample(heat, (28, 33))
+    assert result.dtype == np.float32
+    for one, expected in zip(result, heat, strict=True):
+        assert np.allclose(one, naive_upsample(expected, 28, 33), atol=1e-5)
+        pillow = Image.fromarray(expected).resize((33, 28), Image.Resampling.BILINEAR)
+        assert np.allclose(one, np.asarray(pillow), atol=1e-5)
+
+
+def test_upsample_keeps_constants_and_single_cells():
+    assert np.allclose(localise.upsample(np.full((1, 1), 3.0), 4), 3)
+    assert np.allclose(localise.upsample(np.full((2, 7, 7), 3.0), 224), 3)
+
+
+def test_heat_on_picture_cuts_the_letterbox_off():
+    # 8 x 8 cells over the input; the picture covers the middle half of the height.
+    heat = np.zeros((8, 8), dtype=np.float32)
+    heat[:2] = 9  # In the padding only.
+    heat[3:5, 4:] = 1
+    result = localise.heat_on_picture(heat, [0, 0.25, 1, 0.75], width=80, height=40)
+    assert result.shape == (40, 80)
+    assert result[20, 70] == pytest.approx(1)
+    assert result[6:, :30].max() == pytest.approx(0)
+    # On the picture's cells the picture's own up-sampling agrees away from the border.
+    inner = localise.upsample(heat[2:6], (40, 80))
+    assert np.allclose(result[5:35], inner[5:35], atol=1e-5)
+
+
+def test_normalise():
+    heat = np.array([[[1.0, 3.0], [2.0, 5.0]], [[4.0, 4.0], [4.0, 4.0]]])
+    result = localise.normalise(heat)
+    assert result[0].ravel().tolist() == [0, 0.5, 0.25, 1]
+    assert not result[1].any()
+    with pytest.raises(FeatlabError, match="NaN"):
+        localise.normalise(np.array([[np.nan, 1.0]]))
+
+
+def test_a_flat_map_stays_flat_after_up_sampling():
+    heat = np.full((1, 7, 7), 1234.567, dtype=np.float32)
+    assert not localise.normalise(localise.upsample(heat, 224)).any()
+
+
+def test_linear_heats_equal_their_formulas():
+    rng = np.random.default_rng(0)
+    maps = rng.random((4, 3, 3, 6)).astype(np.float32)
+    weights = rng.normal(size=6)
+    assert np.allclose(localise.cam_heat(maps, weights), maps @ weights, atol=1e-5)
+    assert np.array_equal(localise.neuron_heat(maps, 2), maps[..., 2])
+    scale = np.array([2, 1, 4, 0, 1, 1], dtype=np.float32)
+    expected = (maps[..., 0] / 2 + maps[..., 2] / 4) / 2
+    assert np.allclose(localise.detector_heat(maps, [0, 2], scale), expected, atol=1e-6)
+    assert not localise.detector_heat(maps, [3], scale).any()  # Dead.
+
+
+def test_detector_scale_is_the_percentile_or_the_maximum():
+    maxima = np.zeros((100, 3))
+    maxima[:, 0] = np.arange(100)
+    maxima[0, 1] = 7  # Fires once.
+    scale = localise.detector_scale(maxima)
+    assert scale.tolist() == pytest.approx([np.quantile(maxima[:, 0], 0.95), 7, 0])
+
+
+# ----------------------------------------------------------------------------- regions
+
+
+def reference_box(hot: np.ndarray) -> list[float]:
+    labels, n = ndimage.label(hot, np.ones((3, 3)))
+    if not n:
+        return [0, 0, 0, 0]
+    biggest = np.bincount(labels.ravel())[1:].argmax()
+    rows, columns = ndimage.find_objects(labels)[biggest]
+    return [columns.start, rows.start, columns.stop, rows.stop]
+
+
+@pytest.mark.parametrize("density", [0, 0.05, 0.3, 0.41, 0.5, 0.7, 1])
+def test_regions_equal_scipy_label(density):
+    rng = np.random.default_rng(int(density * 100))
+    for shape in [(1, 1), (1, 9), (9, 1), (13, 17), (32, 32)]:
+        pixels = (rng.random(shape) < density).astype(np.uint8) * rng.integers(1, 256, shape)
+        pixels = pixels.astype(np.uint8)
+        cuts = np.array([0, 3, 90, 200, 254, *range(0, 250, 10)], dtype=np.uint8)
+        result = largest_region_boxes(pixels, cuts)
+        assert result.tolist() == [reference_box(pixels > cut) for cut in cuts]
+
+
+def test_touching_corners_are_one_region_and_the_picture_border_does_not_wrap():
+    diagonal = np.eye(4, dtype=np.uint8)
+    assert largest_region_boxes(diagonal, np.uint8([0])).tolist() == [[0, 0, 4, 4]]
+    wrap = np.zeros((4, 4), dtype=np.uint8)
+    wrap[0, 3] = wrap[1, 0] = wrap[2, 0] = 1
+    assert largest_region_boxes(wrap, np.uint8([0])).tolist() == [[0, 1, 1, 3]]
+
+
+def test_of_two_blobs_the_largest_is_enclosed():
+    heat = np.zeros((1, 16, 16), dtype=np.float32)
+    heat[0, 1:4, 1:4] = 1
+    heat[0, 8:15, 9:14] = 0.8
+    box = localise.heat_boxes(heat, [0.5], frames=WHOLE[None], sizes=[[160, 320]])[0, 0]
+    assert box == pytest.approx([90, 160, 140, 300], abs=6)
+
+
+def test_heat_boxes_equal_the_protocol_done_one_at_a_time():
+    rng = np.random.default_rng(0)
+    heat = rng.random((5, 7, 7)).astype(np.float32)
+    thresholds = np.arange(0, 100, 7) / 100
+    sizes = rng.integers(50, 400, (5, 2)).astype(float)
+    result = localise.heat_boxes(heat, thresholds, frames=np.tile(WHOLE, (5, 1)), sizes=sizes)
+    for i, (j, tau) in itertools.product(range(5), enumerate(thresholds)):
+        fine = localise.upsample(heat[i], 224)
+        pixels = ((fine - fine.min()) / (fine.max() - fine.min()) * 255).astype(np.uint8)
+        expected = np.array(reference_box(pixels > int(tau * pixels.max())))
+        assert result[i, j] == pytest.approx(expected / 224 * np.tile(sizes[i], 2))
+
+
+def test_flat_map_gives_the_empty_box_and_nan_an_error():
+    heat = np.ones((1, 7, 7), dtype=np.float32)
+    boxes = localise.heat_boxes(heat, [0.0, 0.5], frames=WHOLE[None], sizes=[[10, 10]])
+    assert not boxes.any()
+    heat[0, 0, 0] = np.nan
+    with pytest.raises(FeatlabError, match="NaN"):
+        localise.heat_boxes(heat, [0.5], frames=WHOLE[None], sizes=[[10, 10]])
+    with pytest.raises(FeatlabError, match="thresholds must lie"):
+        localise.heat_boxes(heat, [1.0], frames=WHOLE[None], sizes=[[10, 10]])
+
+
+def test_letterboxed_heat_lands_on_the_right_pixels():
+    # Picture 400 x 100 in the middle quarter of the input; hot: its right half.
+    frame = np.array([0, 0.375, 1, 0.625])
+    heat = np.zeros((1, 64, 64), dtype=np.float32)
+    heat[0, 24:40, 32:] = 1
+    heat[0, :20] = 50  # Hot padding is not part of the picture.
+    box = localise.heat_boxes(heat, [0.5], frames=frame[None], sizes=[[400, 100]])[0, 0]
+    assert box == pytest.approx([200, 0, 400, 100], abs=4)
+
+
+# ----------------------------------------------------------------------------- evaluation
+
+
+@dataclass
+class FakeStore:
+    """The attributes of a MapStore that localise uses, in memory."""
+
+    images: pd.DataFrame
+    boxes: pd.DataFrame
+    array: np.ndarray
+    frames: np.ndarray
+    layers: list[str] = field(default_factory=lambda: ["top"])
+    rows_read: list[int] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[str]:
+        return sorted(self.images["label"].unique())
+
+    def pooled(self, how: str, layer: str | None = None) -> np.ndarray:
+        return getattr(self.array, how)(axis=(1, 2))
+
+    def maps(self, rows: np.ndarray, layer: str | None = None) -> np.ndarray:
+        return self.array[rows]
+
+    def iter_maps(
+        self, batch: int = 16, rows: np.ndarray | None = None, layer: str | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        rows = np.arange(len(self.array)) if rows is None else np.asarray(rows)
+        for start in range(0, len(rows), batch):
+            chunk = rows[start : start + batch]
+            self.rows_read += chunk.tolist()
+            yield chunk, self.array[chunk]
+
+
+def planted_store(n: int = 120, seed: int = 0) -> FakeStore:
+    """Neuron 0 (class a) and 4 (class b) fire exactly on the box; the others are noise or dead."""
+    rng = np.random.default_rng(seed)
+    labels = np.array(["a", "b"])[np.arange(n) % 2]
+    low = rng.integers(0, 9, (n, 2))
+    cells = np.concatenate([low, low + rng.integers(3, 6, (n, 2))], axis=1)
+    sizes = rng.integers(100, 300, (n, 2))
+    maps = np.zeros((n, 14, 14, 8), dtype=np.float32)
+    maps[..., [2, 3, 5, 6, 7]] = rng.random((n, 14, 14, 5))
+    for i, (xmin, ymin, xmax, ymax) in enumerate(cells):
+        maps[i, ymin:ymax, xmin:xmax, TARGET if labels[i] == "a" else 4] = 5 + rng.random()
+    boxes = pd.DataFrame(cells / 14 * np.tile(sizes, 2), columns=bx.CORNERS)
+    boxes = boxes.assign(image=np.arange(n), kind="body", label=labels)
+    images = pd.DataFrame({"label": labels, "width": sizes[:, 0], "height": sizes[:, 1]})
+    return FakeStore(images, boxes, maps, np.tile(WHOLE, (n, 1)))
+
+
+def neuron_table(*detectors: tuple[str, int, float]) -> pd.DataFrame:
+    table = pd.DataFrame(list(detectors), columns=["class", "neuron", "auroc"])
+    table = table.astype({"class": str, "neuron": int, "auroc": float})
+    return table.assign(layer="top", detector=True, replicated=True)
+
+
+def planted_split(n: int = 120) -> np.ndarray:
+    return np.array(["train", "train", "confirm", "confirm", "test", "test"])[np.arange(n) % 6]
+
+
+PLANTED = neuron_table(("a", TARGET, 0.99), ("b", 4, 0.98))
+
+
+@pytest.fixture(scope="module")
+def planted() -> FakeStore:
+    return planted_store()
+
+
+@pytest.fixture(scope="module")
+def result(planted: FakeStore) -> localise.Localisation:
+    weights = (np.eye(8)[[TARGET, 4]], ["a", "b"])
+    return localise.evaluate(planted, planted_split(), neurons=PLANTED, weights=weights)
+
+
+def test_planted_detectors_find_the_box_and_baselines_do_not(result):
+    table = result.table.set_index("method")
+    for method in ("detectors", "best_detector", "cam"):
+        assert table.loc[method, "box_accuracy"] > 0.95
+        assert table.loc[method, "mean_iou"] > 0.8
+        assert table.loc[method, "centre_in_box"] == 1
+        assert table.loc[method, "centre_in_box_low"] < 0.95  # Not [1, 1].
+    for method in localise.evaluation.BASELINES:
+        assert table.loc[method, "box_accuracy"] < 0.5
+    assert table["baseline"].tolist() == [False] * 4 + [True] * 4
+    assert (table["n"] == 40).all()
+
+
+def test_table_columns_order_and_oracle(result):
+    assert list(result.table) == localise.evaluation.TABLE_COLUMNS
+    assert list(result.per_image) == localise.evaluation.IMAGE_COLUMNS
+    assert (result.table["box_accuracy_oracle"] >= result.table["box_accuracy"]).all()
+    assert (result.table["box_accuracy_low"] <= result.table["box_accuracy"]).all()
+    fixed = result.table["method"].isin(["whole_image", "mean_box"])
+    assert (result.table["threshold"].isna() == fixed).all()
+    assert result.table.attrs["threshold_from"] == "confirm"
+    assert "GT-known" in result.table.attrs["class_asked_for"]
+
+
+def test_per_image_agrees_with_the_table_and_with_boxes(result, planted):
+    for method, rows in result.per_image.groupby("method"):
+        scores = result.table.set_index("method").loc[method]
+        assert rows["hit"].mean() == pytest.approx(scores["box_accuracy"])
+        ious = bx.best_iou(rows[bx.CORNERS].to_numpy(), rows["row"].to_numpy(), planted.boxes)
+        assert rows["iou"].to_numpy() == pytest.approx(ious)
+        assert (rows["label"].to_numpy() == planted.images["label"].to_numpy()[rows["row"]]).all()
+        assert (planted_split()[rows["row"]] == "test").all()
+
+
+def test_the_threshold_never_sees_the_test_boxes(result, planted):
+    moved = planted.boxes.copy()
+    test = planted_split()[moved["image"]] == "test"
+    moved.loc[test, bx.CORNERS] = [0.0, 0.0, 5.0, 5.0]
+    other = FakeStore(planted.images, moved, planted.array, planted.frames)
+    again = localise.evaluate(other, planted_split(), neurons=PLANTED)
+    first = result.table.set_index("method").drop("cam")
+    second = again.table.set_index("method")
+    assert first["threshold"].equals(second["threshold"])
+    assert second.loc["detectors", "box_accuracy"] == 0
+
+
+def test_the_order_of_the_images_does_not_matter(result, planted):
+    order = np.random.default_rng(3).permutation(120)
+    boxes = planted.boxes.assign(image=np.argsort(order)[planted.boxes["image"]])
+    images = planted.images.iloc[order].reset_index(drop=True)
+    store = FakeStore(images, boxes, planted.array[order], planted.frames)
+    weights = {"a": np.eye(8)[TARGET], "b": np.eye(8)[4]}
+    again = localise.evaluate(store, planted_split()[order], neurons=PLANTED, weights=weights)
+    pd.testing.assert_frame_equal(again.table, result.table)
+
+
+def test_the_maps_are_read_once_and_only_where_needed(planted):
+    store = FakeStore(planted.images, planted.boxes, planted.array, planted.frames)
+    localise.evaluate(store, planted_split(), neurons=PLANTED)
+    assert sorted(store.rows_read) == np.flatnonzero(planted_split() != "train").tolist()
+
+
+def test_a_class_without_detectors_gets_the_empty_box(planted):
+    only_a = neuron_table(("a", TARGET, 0.99))
+    found = localise.evaluate(planted, planted_split(), neurons=only_a)
+    assert found.table.attrs["classes_without_detectors"] == ["b"]
+    rows = found.per_image.query("method == 'detectors'")
+    assert not rows.loc[rows["label"] == "b", [*bx.CORNERS, "iou"]].to_numpy().any()
+    assert rows.loc[rows["label"] == "a", "hit"].mean() > 0.9
+
+
+def test_only_replicated_detectors_count_and_the_best_comes_first(planted):
+    table = neuron_table(("a", NOISE, 0.999), ("a", TARGET, 0.9), ("a", 5, 0.8), ("b", 4, 0.9))
+    table.loc[0, "replicated"] = False
+    found = localise.evaluate(planted, planted_split(), neurons=table, top=1)
+    assert found.table.set_index("method").loc["detectors", "box_accuracy"] > 0.9
+
+
+def test_a_random_neuron_is_alive_and_seeded(planted):
+    first, again, other = (
+        localise.evaluate(planted, planted_split(), random_state=seed).per_image.query(
+            "method == 'random_neuron'"
+        )
+        for seed in (0, 0, 5)
+    )
+    pd.testing.assert_frame_equal(first, again)
+    assert not np.array_equal(first["iou"], other["iou"])
+    assert (first["xmax"] > 0).any()
+
+
+def test_no_boxes_gives_empty_tables(planted):
+    store = FakeStore(planted.images, planted.boxes.iloc[:0], planted.array, planted.frames)
+    found = localise.evaluate(store, planted_split(), neurons=PLANTED)
+    assert found.table.empty and list(found.table) == localise.evaluation.TABLE_COLUMNS
+    assert found.per_image.empty and list(found.per_image) == localise.evaluation.IMAGE_COLUMNS
+    assert not store.rows_read
+
+
+def test_images_without_boxes_are_skipped_and_few_confirm_boxes_said(planted):
+    kept = (planted_split() != "confirm") | (np.arange(120) < 6)
+    boxes = planted.boxes[kept[planted.boxes["image"]] & (planted.boxes["image"] != 4)]
+    store = FakeStore(planted.images, boxes, planted.array, planted.frames)
+    found = localise.evaluate(store, planted_split(), neurons=PLANTED)
+    assert found.table.attrs["threshold_from"] == "train + confirm"
+    assert (found.table["n"] == 39).all()
+    only_test = boxes[planted_split()[boxes["image"]] == "test"]
+    store = FakeStore(planted.images, only_test, planted.array, planted.frames)
+    found = localise.evaluate(store, planted_split())
+    assert found.table.attrs["threshold_from"] == "fixed at 0.2"
+    assert "mean_box" not in set(found.table["method"])
+
+
+def test_box_kinds(planted):
+    heads = planted.boxes.assign(kind="head")
+    both = pd.concat([planted.boxes, heads], ignore_index=True)
+    store = FakeStore(planted.images, both, planted.array, planted.frames)
+    with pytest.raises(FeatlabError, match="body, head.*--box-kind"):
+        localise.evaluate(store, planted_split())
+    with pytest.raises(FeatlabError, match="one of body, head, got 'tail'"):
+        localise.evaluate(store, planted_split(), box_kind="tail")
+    found = localise.evaluate(store, planted_split(), box_kind="head")
+    assert found.table.attrs["box_kind"] == "head" and found.table["n"].iloc[0] == 40
+
+
+def test_a_box_of_another_class_is_no_truth(planted):
+    whole = bx.whole_image_boxes(planted.images[["width", "height"]].to_numpy())
+    extra = planted.boxes.assign(**dict(zip(bx.CORNERS, whole.T, strict=True)))
+    extra["label"] = np.where(extra["label"] == "a", "b", "a")
+    both = pd.concat([planted.boxes, extra], ignore_index=True)
+    store = FakeStore(planted.images, both, planted.array, planted.frames)
+    table = localise.evaluate(store, planted_split()).table.set_index("method")
+    assert table.loc["whole_image", "box_accuracy"] == 0
+
+
+def test_wrong_requests_are_explained(planted):
+    split = planted_split()
+    with pytest.raises(FeatlabError, match="split must have one of train"):
+        localise.evaluate(planted, np.where(split == "test", "tset", split))
+    with pytest.raises(FeatlabError, match="for each of the 120 images"):
+        localise.evaluate(planted, split[:-1])
+    with pytest.raises(FeatlabError, match="replicated; give the result of confirm_neurons"):
+        localise.evaluate(planted, split, neurons=PLANTED.drop(columns="replicated"))
+    with pytest.raises(FeatlabError, match="lack the classes"):
+        localise.evaluate(planted, split, weights={"a": np.ones(8)})
+    with pytest.raises(FeatlabError, match="8 values per class"):
+        localise.evaluate(planted, split, weights={"a": np.ones(9), "b": np.ones(9)})
+
+
+def test_choose_threshold():
+    ious = np.array([[0.6, 0.9, 0.1], [0.4, 0.4, 0.6], [np.nan] * 3])
+    assert localise.choose_threshold(ious, [0.1, 0.2, 0.3]) == 0.2  # Tie → higher mean IoU.
+    assert localise.choose_threshold(ious, [0.1, 0.2, 0.3], delta=0.3) == 0.2
+    assert localise.choose_threshold(ious[:, [0, 0]], [0.1, 0.2]) == 0.1
+    with pytest.raises(FeatlabError, match="no image has a box"):
+        localise.choose_threshold(ious[2:], [0.1, 0.2, 0.3])
+    with pytest.raises(FeatlabError, match="one column per threshold"):
+        localise.choose_threshold(ious, [0.1])
+
+
+# ----------------------------------------------------------------------------- neurons, drawing
+
+
+def test_pointing_finds_the_planted_neuron_and_not_the_noise(planted):
+    table = neuron_table(("a", TARGET, 0.99), ("a", NOISE, 0.9), ("a", DEAD, 0.8), ("b", 4, 0.9))
+    rows = np.flatnonzero(planted_split() == "test")
+    found = localise.neuron_pointing(planted, table, rows)
+    assert list(found) == list(localise.pointing.COLUMNS)
+    assert found["neuron"].tolist() == [TARGET, NOISE, DEAD, 4]
+    assert (found["n"] == 20).all()
+    assert found["pointing"].tolist()[0] == 1 and found["pointing"].tolist()[3] == 1
+    assert found["pointing"].tolist()[1] < 0.4 and found["pointing"].tolist()[2] == 0
+    low, high = bx.wilson_interval(20, 20)
+    assert found.loc[0, ["pointing_low", "pointing_high"]].tolist() == [low, high]
+    assert set(found.attrs["picture_centre"]) == {"a", "b"}
+
+
+def test_pointing_equals_the_peak_mapped_to_pixels(planted):
+    rows = np.flatnonzero(planted_split() == "test")
+    frames = np.tile([0.1, 0.0, 0.9, 1.0], (120, 1))
+    store = FakeStore(planted.images, planted.boxes, planted.array, frames)
+    found = localise.neuron_pointing(store, neuron_table(("a", NOISE, 0.9)), rows)
+    hits = []
+    for row in rows[planted.images["label"].to_numpy()[rows] == "a"]:
+        y, x = np.unravel_index(planted.array[row, ..., NOISE].argmax(), (14, 14))
+        width, height = planted.images.loc[row, ["width", "height"]]
+        px, py = ((x + 0.5) / 14 - 0.1) / 0.8 * width, (y + 0.5) / 14 * height
+        box = planted.boxes.loc[row]
+        hits.append(box.xmin <= px <= box.xmax and box.ymin <= py <= box.ymax)
+    assert found["pointing"].item() == pytest.approx(np.mean(hits))
+
+
+def test_pointing_without_detectors_or_boxes(planted):
+    rows = np.flatnonzero(planted_split() == "test")
+    assert localise.neuron_pointing(planted, neuron_table(), rows).empty
+    store = FakeStore(planted.images, planted.boxes.iloc[:0], planted.array, planted.frames)
+    found = localise.neuron_pointing(store, PLANTED, rows)
+    assert (found["n"] == 0).all() and found["pointing"].isna().all()
+
+
+def test_heats_for_draws_what_was_scored(planted, result):
+    threshold = result.table.set_index("method").loc["detectors", "threshold"]
+    heats, boxes = localise.heats_for(
+        planted, [10, 4], "detectors", split=planted_split(), threshold=threshold, neurons=PLANTED
+    )
+    scored = result.per_image.query("method == 'detectors'").set_index("row")
+    assert boxes == pytest.approx(scored.loc[[10, 4], bx.CORNERS].to_numpy())
+    assert heats.shape == (2, 14, 14)
+    with pytest.raises(FeatlabError, match="sum, random_neuron.*got 'cam'"):
+        localise.heats_for(planted, [4], "cam", split=planted_split(), threshold=0.5)
+
+
+def test_example_heats_are_the_stored_maps(planted):
+    heats = localise.example_heats(planted, [7, 3], neurons=[4, 2])
+    assert heats.shape == (2, 2, 14, 14)
+    assert np.array_equal(heats[0, 1], planted.array[7, ..., 2])

@@ -1,0 +1,187 @@
+"""Figures: labelled, with n, legible for 2 and 37 classes, without global state."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from fake_results import (
+    HOSTILE,
+    FakeStore,
+    make_heads,
+    make_localisation,
+    make_neurons,
+    make_picture,
+    make_split,
+)
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from featlab import plots
+from featlab._errors import FeatlabError
+
+MANY = HOSTILE + [f"breed_{i:02}" for i in range(30)]
+
+
+@pytest.fixture(scope="module", params=[["kangaroo", "raccoon"], MANY], ids=["2", "37"])
+def world(request):
+    n = 80 if len(request.param) == 2 else 370
+    store = FakeStore(request.param, n, 40, boxes=True)
+    split = make_split(n)
+    return store, split, make_neurons(store, split), make_heads(store, split)
+
+
+def labelled(ax: Axes) -> bool:
+    return bool(ax.get_xlabel() and ax.get_ylabel() and "n = " in ax.get_title(loc="left"))
+
+
+def test_charts_return_labelled_axes_with_n(world):
+    store, split, neurons, heads = world
+    for ax in (
+        plots.class_balance(store.images, split),
+        plots.head_comparison(heads.table),
+        plots.confusion_matrix(heads.confusion("logistic")),
+        plots.volcano(neurons),
+        plots.selected_vs_confirmed(neurons),
+        plots.localisation_scores(make_localisation(store, split).table),
+    ):
+        assert isinstance(ax, Axes)
+        assert labelled(ax)
+    assert plt.get_fignums() == []
+
+
+def test_given_axes_are_drawn_on(world):
+    _, _, neurons, heads = world
+    ax = Figure().add_subplot()
+    assert plots.volcano(neurons, ax) is ax
+    ax = Figure().add_subplot()
+    assert plots.head_comparison(heads.table, ax) is ax
+
+
+def test_hostile_names_are_drawn_without_a_warning(world, recwarn):
+    store, split, _, _ = world
+    assert plots.encode(plots.class_balance(store.images, split)).startswith(b"<?xml")
+    assert not [w for w in recwarn if "Glyph" in str(w.message) or "math" in str(w.message)]
+
+
+def test_the_same_drawing_gives_the_same_bytes(world):
+    _, _, _, heads = world
+    first, second = (plots.encode(plots.head_comparison(heads.table)) for _ in range(2))
+    assert first == second
+
+
+def test_confusions_are_annotated_up_to_twelve_classes():
+    def texts(k):
+        names = [f"c{i}" for i in range(k)]
+        table = pd.DataFrame(np.eye(k, dtype=int) * 7, index=names, columns=names)
+        return [text.get_text() for text in plots.confusion_matrix(table).texts]
+
+    assert texts(12).count("7") == 12
+    assert texts(13) == []
+
+
+def test_volcano_draws_p_of_zero_above_every_other_point():
+    table = pd.DataFrame(
+        {
+            "class": "a",
+            "auroc": [0.99, 0.9, 0.5, np.nan],
+            "p_adjusted": [0.0, 1e-30, 1.0, np.nan],
+            "detector": [True, True, False, False],
+        }
+    )
+    ax = plots.volcano(table)
+    heights = np.concatenate([c.get_offsets()[:, 1] for c in ax.collections])
+    assert np.isfinite(heights).all()
+    assert heights.max() > 30
+    assert sorted(heights)[:2] == [0, 30]
+    assert "dead" in ax.get_title(loc="left")
+
+
+def test_volcano_draws_the_cut_offs_of_the_table():
+    store = FakeStore(["a", "b"], 60, 10, boxes=False)
+    table = make_neurons(store, make_split(60))
+    lines = plots.volcano(table).lines
+    assert any(np.allclose(line.get_ydata(), -np.log10(0.05)) for line in lines)
+    assert any(np.allclose(line.get_xdata(), 0.7) for line in lines)
+
+
+def test_baselines_are_hollow_and_named():
+    store = FakeStore(["a", "b"], 60, 10, boxes=False)
+    split = make_split(60)
+    for ax in (
+        plots.head_comparison(make_heads(store, split).table),
+        plots.localisation_scores(make_localisation(store, split).table),
+    ):
+        assert "baseline" in [text.get_text() for text in ax.get_legend().get_texts()]
+        faces = {line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"}
+        assert "white" in faces and len(faces) == 2
+
+
+def test_distributions_show_the_first_detectors_of_each_class(world):
+    store, split, neurons, _ = world
+    detectors = neurons[neurons["detector"]]
+    rows = (split == "confirm").to_numpy()
+    labels = store.images["label"].to_numpy(str)[rows]
+    figure = plots.activation_distributions(store.activations[rows], labels, detectors, k=1)
+    assert isinstance(figure, Figure)
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    best = detectors.sort_values("rank").iloc[0]
+    assert len(titles) == min(6, detectors["class"].nunique())
+    assert any(title.startswith("neuron ") for title in titles)
+    assert all("activation" in ax.get_xlabel() for ax in figure.axes)
+    assert best["rank"] == detectors["rank"].min()
+
+
+def test_distributions_without_detectors_say_so():
+    empty = pd.DataFrame({"class": [], "neuron": [], "rank": [], "auroc": []})
+    with pytest.raises(FeatlabError, match="no detectors"):
+        plots.activation_distributions(np.zeros((3, 2)), ["a", "b", "a"], empty)
+
+
+def test_picture_grids_survive_missing_pictures_and_boxes():
+    pictures = [make_picture(0), None, make_picture(2)]
+    heats = [np.random.default_rng(i).random((2, 7, 7)) for i in range(3)]
+    boxes = [np.zeros((0, 4)), np.array([[1.0, 2, 3, 4]]), np.array([[40.0, 30, 80, 60]])]
+    labels = ["a", "b", "c"]
+    grids = [
+        plots.sample_images(pictures, labels, boxes),
+        plots.detector_maps(
+            pictures, heats, ["x", "y"], labels=labels, predicted_labels=["a", "a", None]
+        ),
+        plots.localisation_examples(
+            pictures, [h[:1] for h in heats], boxes, [None, None, boxes[2][0]], [0.0, 0.2, 0.9]
+        ),
+    ]
+    for figure in grids:
+        assert isinstance(figure, Figure)
+        assert plots.encode(figure, "jpg").startswith(b"\xff\xd8")
+    assert plt.get_fignums() == []
+
+
+def test_right_and_wrong_are_marked():
+    figure = plots.detector_maps(
+        [make_picture(0)] * 2,
+        [np.ones((1, 3, 3))] * 2,
+        ["neuron 1"],
+        labels=["cat", "cat"],
+        predicted_labels=["cat", "dog"],
+    )
+    right, wrong = (figure.axes[i].get_ylabel() for i in (0, 2))
+    assert right.startswith("✓")
+    assert wrong.startswith("✗") and "dog" in wrong
+
+
+def test_lists_of_unequal_length_are_refused():
+    with pytest.raises(FeatlabError, match="labels has 1 entries for 2 pictures"):
+        plots.sample_images([None, None], ["a"])
+    with pytest.raises(FeatlabError, match="pictures is empty"):
+        plots.sample_images([], [])
+
+
+def test_short_names_fit_and_stay_apart():
+    shown = plots.short_names([*HOSTILE, "n" * 299 + "m", "n" * 301], 20)
+    assert max(map(len, shown)) <= 20 + len(r"\$\$\$\$ (9)")
+    assert len(set(shown)) == len(shown)
+    assert "class 5" in shown
+    assert not any(name.startswith("_") for name in shown)

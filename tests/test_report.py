@@ -1,0 +1,241 @@
+"""The page: what it says, what it must not hold, and the files beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_results import HOSTILE, make_localisation, make_results
+
+from featlab import report
+from featlab._errors import FeatlabError
+
+
+def text_of(page: str) -> str:
+    """The page without its images, so that a search cannot hit base64."""
+    return re.sub(r'src="data:[^"]*"', 'src=""', page)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    results = make_results()
+    path = report.write_report(results, tmp_path_factory.mktemp("two") / "report.html")
+    return results, path, path.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    results = make_results(HOSTILE + [f"breed_{i:02}" for i in range(30)], n=500, c=40)
+    path = report.write_report(results, tmp_path_factory.mktemp("many") / "report.html")
+    return results, path, path.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    results = make_results(boxes=False, detectors=False, pictures=False)
+    path = report.write_report(results, tmp_path_factory.mktemp("bare") / "report.html")
+    return results, path, path.read_text("utf-8")
+
+
+def test_four_answers_come_first(two):
+    page = text_of(two[2])
+    answers = page[page.index('id="answers"') : page.index('id="data"')]
+    for words in (
+        "200 images of 2 classes",
+        "7 × 7 cells",
+        "a logistic regression gets 93.0 %",
+        "were confirmed on unseen images",
+        "Yes, clearly better than the best baseline",
+    ):
+        assert words in answers
+
+
+@pytest.mark.parametrize(
+    ("best", "rival", "verdict"),
+    [
+        (0.70, 0.50, "Yes, clearly better"),
+        (0.55, 0.50, "Not shown to be better"),
+        (0.45, 0.50, "It is not even ahead"),
+    ],
+)
+def test_the_verdict_is_honest(tmp_path, best, rival, verdict):
+    results = make_results(pictures=False)
+    scores = make_localisation(results.store, results.split, best=best, rival=rival)
+    results = dataclasses.replace(results, localisation=scores)
+    page = text_of(report.write_report(results, tmp_path / "r.html").read_text("utf-8"))
+    assert verdict in page
+    assert ("Yes, clearly" in page) is verdict.startswith("Yes")
+
+
+def test_sections_figures_and_methods_are_there(two):
+    page = text_of(two[2])
+    for anchor in re.findall(r'href="#([a-z]+)"', page):
+        assert f'id="{anchor}"' in page
+    assert page.count("<figure") == 10
+    for words in (
+        "frequency is not selectivity",
+        "Mann-Whitney",
+        "false discovery rate",
+        "falls inside the box in 71 %",
+        "Oracle box accuracy",
+        "truncated file",
+        "featlab run pictures --out out",
+        "keras 3.9.0",
+    ):
+        assert words in page
+
+
+def test_the_page_asks_for_nothing_from_outside(two, many):
+    for _, _, page in (two, many):
+        assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
+        page = text_of(page)
+        assert not re.search(r"<script|https?://|@import|url\(|<link|<iframe", page)
+        assert not re.search(r"\son\w+=", page)
+
+
+def test_hostile_names_are_text(many):
+    page = text_of(many[2])
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "&#34;quoted&#34; &amp; &#39;single&#39;" in page
+    assert "שלום עולם" in page and "🦝" in page
+    assert "n" * 300 not in re.sub(r'title="[^"]*"', "", page)
+
+
+@pytest.mark.parametrize("which", ["two", "many", "bare"])
+def test_no_number_is_printed_as_nan(which, request):
+    page = text_of(request.getfixturevalue(which)[2])
+    visible = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
+    assert not re.search(r"\b(nan|NaN|None|inf|undefined|NaT)\b", visible)
+
+
+def test_every_image_has_an_alternative_and_every_header_a_scope(two):
+    page = text_of(two[2])
+    assert all(re.search(r'alt="[^"]{20,}"', tag) for tag in re.findall(r"<img[^>]*>", page))
+    assert all("scope=" in tag for tag in re.findall(r"<th[ >][^>]*>?", page))
+    assert page.count("<figcaption>") == page.count("<figure")
+    assert page.count("<caption>") == page.count("<table>")
+
+
+def test_what_is_missing_is_said(bare):
+    page = text_of(bare[2])
+    for words in (
+        "No boxes, so not measured",
+        "There are no ground-truth boxes",
+        "no samples are shown",
+        "nothing to confirm",
+        "None is shown to",
+    ):
+        assert words in page
+    assert not (bare[1].parent / "localisation.csv").exists()
+
+
+def test_the_page_keeps_its_budget(tmp_path, many):
+    path = report.write_report(make_results(n=300, c=1280), tmp_path / "report.html")
+    assert path.stat().st_size < 5e6
+    assert many[1].stat().st_size < 5e6
+    bodies = re.findall(r"<tbody>.*?</tbody>", many[2], flags=re.DOTALL)
+    assert max(body.count("<tr>") for body in bodies) <= 40
+
+
+def test_writing_twice_gives_the_same_page_and_no_litter(two, tmp_path):
+    results, path, page = two
+    again = report.write_report(results, tmp_path / "report.html")
+    assert again.read_text("utf-8") == page
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
+        ["report.html"]
+        + [
+            f"{name}.{kind}"
+            for name in ("heads", "neurons", "detectors", "localisation")
+            for kind in ("csv", "parquet")
+        ]
+    )
+    for link in re.findall(r'href="([^#"]+)"', page):
+        assert (path.parent / link).exists()
+
+
+def test_a_failed_write_leaves_the_old_page(two, tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("old", "utf-8")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("featlab.report._tables.os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        report.write_report(two[0], path)
+    assert [file.read_text("utf-8") for file in tmp_path.iterdir()] == ["old"]
+
+
+def test_wrong_arguments_are_refused(two, tmp_path):
+    with pytest.raises(FeatlabError, match="path must be a file"):
+        report.write_report(two[0], tmp_path)
+    with pytest.raises(FeatlabError, match="max_examples must be 0 or more, got -1"):
+        report.write_report(two[0], tmp_path / "r.html", max_examples=-1)
+
+
+def test_summary_is_json_with_null_for_what_is_missing(two, bare):
+    kept = json.loads(json.dumps(report.summary(two[0]), allow_nan=False))
+    assert list(kept) == [
+        "n_images",
+        "classes",
+        "backbone",
+        "map_shape",
+        "heads",
+        "detectors",
+        "localisation",
+        "seconds",
+    ]
+    assert kept["map_shape"] == [7, 7, 64]
+    assert set(kept["heads"]["logistic"]) == {"accuracy", "low", "high", "n"}
+    assert kept["localisation"]["cam"].keys() == {"box_accuracy", "mean_iou", "n"}
+    best = kept["detectors"]["kangaroo"]
+    row = two[0].neurons.query("`class` == 'kangaroo' and neuron == @best['best_neuron']").iloc[0]
+    assert best["auroc_confirmed"] == pytest.approx(row["auroc_confirmed"])
+    nothing = {"n": 0, "best_neuron": None, "auroc_selected": None, "auroc_confirmed": None}
+    assert report.summary(bare[0])["detectors"]["raccoon"] == nothing
+
+
+def test_csv_runs_no_formula_and_parquet_is_exact(many):
+    results, path, _ = many
+    csv = pd.read_csv(path.with_name("neurons.csv"))
+    assert "'=HYPERLINK(1)" in set(csv["class"])
+    assert not csv["class"].str.startswith(("=", "+", "-", "@")).any()
+    parquet = pd.read_parquet(path.with_name("neurons.parquet"))
+    pd.testing.assert_frame_equal(parquet, results.neurons, check_dtype=False)
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "\tx"])
+def test_cells_that_start_a_formula_are_quoted(tmp_path, cell):
+    results = make_results([cell, "plain"], n=60, c=8, pictures=False)
+    report.write_tables(results, tmp_path)
+    assert set(pd.read_csv(tmp_path / "neurons.csv")["class"]) == {f"'{cell}", "plain"}
+
+
+def test_detectors_keep_the_order_of_selection(two):
+    table = report.confirmed_detectors(two[0].neurons)
+    assert table["replicated"].all() and table["detector"].all()
+    assert table.groupby("class")["rank"].apply(lambda rank: rank.is_monotonic_increasing).all()
+
+
+def test_example_rows_are_chosen_by_the_seed(two):
+    results = two[0]
+    rows = report.choose_detector_rows(results.heads, 6, 4)
+    assert rows == report.choose_detector_rows(results.heads, 6, 4)
+    scored = results.heads.predictions.query("head == 'logistic'").set_index("row")["correct"]
+    wrong = min(3, int((~scored).sum()))
+    assert list(scored[rows]) == [True] * (6 - wrong) + [False] * wrong
+    samples = report.choose_sample_rows(results.store.images, 8)
+    assert results.store.images["label"].iloc[samples].value_counts().tolist() == [4, 4]
+
+
+def test_localisation_rows_run_from_best_to_worst(two):
+    rows = report.choose_localisation_rows(two[0].localisation, 6)
+    scored = two[0].localisation.per_image.query("method == 'top_20_detectors'")
+    ious = scored.set_index("row")["iou"]
+    assert list(ious[rows]) == sorted(ious[rows], reverse=True)
+    assert (ious[rows[0]], ious[rows[-1]]) == (ious.max(), ious.min())
+    assert np.searchsorted(np.sort(ious), ious[rows[2]]) / len(ious) == pytest.approx(0.5, abs=0.1)

@@ -1,0 +1,197 @@
+"""The store: what is written is what is read, and damage has a name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import FakeBackbone
+
+from featlab import FeatlabError
+from featlab.extract import extract_maps
+from featlab.images import index_images
+from featlab.store import MapStore, PartWriter
+
+ARCHIVE = Path(__file__).parent / "archives" / "maps-v1.0.h5"
+
+
+@pytest.fixture
+def store_path(picture_folder, tmp_path) -> Path:
+    images, boxes = index_images(picture_folder({"cat": 5, "dog": 4}))
+    boxes = pd.DataFrame(
+        {
+            "image": [0, 0, 8],
+            "kind": ["body", "head", "body"],
+            "label": ["cat", "cat", "dog"],
+            "xmin": [1.5, 2, 3],
+            "ymin": [1, 2, 3.25],
+            "xmax": [20, 21, 22],
+            "ymax": [20, 21, 22],
+        }
+    )
+    path = tmp_path / "maps.h5"
+    extract_maps(images, FakeBackbone(layers=("early", "last")), path, boxes=boxes).close()
+    return path
+
+
+def test_tables_and_provenance_come_back(store_path):
+    with MapStore(store_path) as store:
+        assert len(store) == 9
+        assert store.classes == ["cat", "dog"]
+        assert store.layers == ["early", "last"]
+        assert list(store.images["label"]) == ["cat"] * 5 + ["dog"] * 4
+        assert store.boxes.loc[2].to_dict() == {
+            "image": 8, "kind": "body", "label": "dog",
+            "xmin": 3.0, "ymin": 3.25, "xmax": 22.0, "ymax": 22.0,
+        }  # fmt: skip
+        assert store.provenance["backbone"] == "fake"
+        assert len(store.provenance["image_set_digest"]) == 32
+        assert store.map_shape("early") == (7, 7, 10)
+        np.testing.assert_allclose(store.colour_histogram.sum(axis=1), 1, atol=1e-5)
+        store.verify()
+
+
+def test_pooled_is_the_networks_own_float32_and_agrees_with_the_maps(store_path):
+    with MapStore(store_path) as store:
+        maps = store.maps()
+        assert maps.dtype == np.float32
+        for how, reduced in (("mean", maps.mean(axis=(1, 2))), ("max", maps.max(axis=(1, 2)))):
+            pooled = store.pooled(how)
+            assert pooled.dtype == np.float32
+            np.testing.assert_allclose(pooled, reduced, atol=2e-3)
+            assert not np.array_equal(pooled, pooled.astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[3], [7, 2, 2, 5], slice(2, 6), 4, np.arange(9) % 2 == 0, [-1], np.array([], dtype=int)],
+)
+def test_rows_are_taken_as_numpy_would(store_path, rows):
+    with MapStore(store_path) as store:
+        everything = store.maps()
+        expected = np.atleast_1d(np.arange(9)[rows])
+        np.testing.assert_array_equal(store.maps(rows), everything[expected])
+        seen = [(list(numbers), maps) for numbers, maps in store.iter_maps(batch=2, rows=rows)]
+        assert [n for numbers, _ in seen for n in numbers] == list(expected)
+        for numbers, maps in seen:
+            np.testing.assert_array_equal(maps, everything[numbers])
+
+
+def test_plain_h5py_reads_it_with_its_axes_and_one_image_per_chunk(store_path):
+    with h5py.File(store_path) as file:
+        assert file.attrs["encoding-type"] == "featlab-maps"
+        assert file.attrs["encoding-version"] == "1.0"
+        maps = file["maps/last"]
+        assert maps.dtype == np.float16
+        assert maps.chunks == (1, 7, 7, 10)
+        assert list(maps.attrs["axes"].astype(str)) == ["image", "y", "x", "neuron"]
+        assert (maps.compression, maps.compression_opts) == ("gzip", 1)
+        assert file["images/path"].asstr()[0] == "cat/000.png"
+
+
+def test_an_archived_store_of_version_1_0_still_opens():
+    with MapStore(ARCHIVE) as store:
+        store.verify()
+        assert store.layers == ["last"]
+        assert list(store.images["label"]) == ["cat"] * 3 + ["dog"] * 3
+        assert store.pooled("mean").shape == (6, 10)
+        assert store.pooled("mean")[0, 0] == pytest.approx(0.4980, abs=1e-3)
+        assert list(store.boxes["kind"]) == ["body"]
+
+
+def test_unknown_layer_pooling_row_and_batch_say_what_is_allowed(store_path):
+    with MapStore(store_path) as store:
+        with pytest.raises(FeatlabError, match="layer must be one of early, last.*got 'first'"):
+            store.maps(layer="first")
+        with pytest.raises(FeatlabError, match="how must be 'mean' or 'max', got 'median'"):
+            store.pooled("median")
+        with pytest.raises(FeatlabError, match="rows must lie in 0 … 8"):
+            store.maps([9])
+        with pytest.raises(FeatlabError, match="batch must be at least 1"):
+            next(store.iter_maps(batch=0))
+
+
+def test_the_store_is_read_only(store_path):
+    with MapStore(store_path) as store, pytest.raises((OSError, ValueError)):
+        store._file["maps/last"][0] = 0
+
+
+def test_what_is_not_a_store_is_refused_by_name(tmp_path, store_path):
+    with pytest.raises(FeatlabError, match="there is no store .*nowhere.h5"):
+        MapStore(tmp_path / "nowhere.h5")
+    text = tmp_path / "text.h5"
+    text.write_text("not HDF5")
+    with pytest.raises(FeatlabError, match="text.h5 is not a featlab store"):
+        MapStore(text)
+    other = tmp_path / "other.h5"
+    h5py.File(other, "w").close()
+    with pytest.raises(FeatlabError, match="encoding-type is None"):
+        MapStore(other)
+    newer = shutil.copy(store_path, tmp_path / "newer.h5")
+    with h5py.File(newer, "r+") as file:
+        file.attrs["encoding-version"] = "2.0"
+    with pytest.raises(FeatlabError, match=r"newer.h5 has encoding-version '2.0'.*update"):
+        MapStore(newer)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_store_is_refused(store_path, tmp_path, share):
+    data = store_path.read_bytes()
+    short = tmp_path / "short.h5"
+    short.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(FeatlabError, match="short.h5"):
+        MapStore(short).verify()
+
+
+@pytest.mark.parametrize(
+    "key", ["images", "images/sha256", "maps/last", "pooled/early/max", "frames", "provenance"]
+)
+def test_a_missing_part_is_named(store_path, key):
+    with h5py.File(store_path, "r+") as file:
+        del file[key]
+    with pytest.raises(FeatlabError, match=f"maps.h5 is damaged.*{key}"):
+        MapStore(store_path)
+
+
+def test_verify_finds_a_changed_number_and_a_damaged_chunk(store_path, tmp_path):
+    changed = shutil.copy(store_path, tmp_path / "changed.h5")
+    with h5py.File(changed, "r+") as file:
+        row = file["pooled/last/mean"][3]
+        row[1] += 0.5
+        file["pooled/last/mean"][3] = row
+    with MapStore(changed) as store, pytest.raises(FeatlabError, match="/pooled/last/mean.*row 3"):
+        store.verify()
+    with h5py.File(store_path) as file:
+        chunk = file["maps/last"].id.get_chunk_info(4)
+    with open(store_path, "rb+") as file:
+        file.seek(chunk.byte_offset + chunk.size // 2)
+        file.write(b"\xff\x00\xff\x00")
+    with MapStore(store_path) as store, pytest.raises(FeatlabError, match="damaged at /maps/last"):
+        store.verify()
+
+
+def test_a_layer_that_overflows_half_precision_becomes_float32(tmp_path):
+    writer = PartWriter(tmp_path / "part.h5", 3)
+    small = np.full((2, 2, 2, 1), 3.25, np.float32)
+    colours, frames = np.zeros((2, 64), np.float32), np.zeros((2, 4))
+    writer.append({"a": small, "b": small}, colours, frames)
+    writer.append({"a": small[:1] * 1e5, "b": small[:1]}, colours[:1], frames[:1])
+    writer.finish()
+    with h5py.File(tmp_path / "part.h5") as file:
+        assert file["maps/a"].dtype == np.float32
+        assert file["maps/b"].dtype == np.float16
+        np.testing.assert_array_equal(file["maps/a"][:, 0, 0, 0], np.float32([3.25, 3.25, 3.25e5]))
+
+
+def test_a_network_that_gives_nan_is_refused(tmp_path):
+    writer = PartWriter(tmp_path / "part.h5", 1)
+    with pytest.raises(FeatlabError, match="layer 'a' has NaN or infinite"):
+        writer.append(
+            {"a": np.full((1, 2, 2, 1), np.nan, np.float32)}, np.zeros((1, 64)), np.zeros((1, 4))
+        )
+    writer.discard()
+    assert list(tmp_path.iterdir()) == []
