@@ -1,13 +1,16 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all lint bench clean
 
 demo: .venv/installed
 	$(PY) -m featlab demo -o reports/demo
 
 test: .venv/installed-test lint
 	$(PY) -m pytest -n 2 --dist loadfile
+
+test-all: .venv/installed-test lint
+	$(PY) -m pytest -n 2 --dist loadfile -m ""
 
 lint: .venv/installed-test
 	$(PY) -m ruff check .

@@ -1,6 +1,6 @@
 """2. How well do classical classifiers do on the stored features?
 
-    python analysis/02_heads.py [STORE]
+python analysis/02_heads.py [STORE]
 """
 
 import sys

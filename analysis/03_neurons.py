@@ -1,6 +1,6 @@
 """3. Which neurons detect a class, and does it hold on images they were not chosen on?
 
-    python analysis/03_neurons.py [STORE]
+python analysis/03_neurons.py [STORE]
 """
 
 import sys

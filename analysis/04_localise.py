@@ -1,6 +1,6 @@
 """4. Where in the picture do they look? Boxes from the stored maps; the network is not run.
 
-    python analysis/04_localise.py [STORE] [BOX_KIND]
+python analysis/04_localise.py [STORE] [BOX_KIND]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """5. Everything on one page.
 
-    python analysis/05_report.py [STORE] [FOLDER]
+python analysis/05_report.py [STORE] [FOLDER]
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 The network runs once; everything after that works from the file it leaves::
 
-    from featlab import images, backbones, extract, splits, features, heads, neurons, localise, report
+    from featlab import images, backbones, extract, splits, features, heads, neurons, localise
 
     table, boxes = images.index_images("my_pictures")             # <class>/*.jpg
     backbone = backbones.load_backbone("efficientnet_lite0")
@@ -17,7 +17,7 @@ The network runs once; everything after that works from the file it leaves::
     table = neurons.confirm_neurons(ranked, X[confirm], y[confirm])  # ... judged there
     where = localise.evaluate(store, split, neurons=table)
 
-Submodules load when they are first named: ``import featlab`` loads neither TensorFlow nor matplotlib.
+Submodules load when they are first named; ``import featlab`` loads no TensorFlow.
 """
 
 from __future__ import annotations

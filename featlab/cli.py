@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,7 +95,7 @@ def demo(
     from featlab import datasets
 
     scenes = datasets.write_scenes(
-        output / "scenes", n, random_state=seed, progress=partial(_bar, label="scenes", unit="img")
+        output / "scenes", n, random_state=seed, progress=partial(_bar, label="scenes")
     )
     _run(scenes, output, _load("efficientnet_lite0"), seed=seed)
 
@@ -152,9 +152,7 @@ def extract(
 ) -> None:
     """Run the network once and keep its feature maps; goes on where it was interrupted."""
     network = _load(backbone, weights, input_size, layers, output_stride, preprocessing)
-    finished, _ = _extract(
-        images, store, network, resize, dtype, batch_size, group_from, on_error
-    )
+    finished, _ = _extract(images, store, network, resize, dtype, batch_size, group_from, on_error)
     print(finished)
 
 
@@ -207,8 +205,8 @@ def neurons(
     chosen = room.select_neurons(table, top=top)
     columns = ["class", "neuron", "auroc", "auroc_confirmed", "auroc_confirmed_low"]
     columns += ["auroc_confirmed_high", "p_confirmed"]
-    print(f"{int(table['detector'].sum())} detectors selected, "
-          f"{int((table['replicated'] == True).sum())} replicated on unseen images")  # noqa: E712
+    selected, held = int(table["detector"].sum()), int(table["replicated"].sum())
+    print(f"{selected} detectors selected, {held} replicated on unseen images")
     print(chosen[columns].to_string(index=False, float_format="{:.3g}".format))
     if csv is not None:
         report.write_csv(table, csv)
@@ -229,9 +227,7 @@ def localise_(store: Store, box_kind: BoxKind = None, seed: Seed = 0) -> None:
 
 
 @app.command()
-def report(
-    store: Store, output: Output, box_kind: BoxKind = None, seed: Seed = 0
-) -> None:
+def report(store: Store, output: Output, box_kind: BoxKind = None, seed: Seed = 0) -> None:
     """Write report, tables and summary of a finished store."""
     from featlab.pipeline import analyse, write_results
     from featlab.store import MapStore
@@ -259,7 +255,7 @@ def main() -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print(
-            "\nfeatlab: interrupted. What is finished is kept; run the same command again to go on.",
+            "\nfeatlab: interrupted. Finished parts are kept; run the same command again to go on.",
             file=sys.stderr,
         )
         raise SystemExit(130) from None
@@ -315,7 +311,7 @@ def _extract(
         images,
         group_from=group_from,
         on_error=on_error,
-        progress=partial(_bar, label="index", unit="img"),
+        progress=partial(_bar, label="index"),
     )
     indexed = time.perf_counter()
     seconds = {"index": round(indexed - start, 3), "extract": 0.0}
@@ -329,7 +325,7 @@ def _extract(
             batch_size=batch_size,
             resize=resize,
             dtype=dtype,
-            progress=partial(_bar, label="extract", unit="img", scale=batch_size),
+            progress=_extract_bar,
         )
         seconds["extract"] = round(time.perf_counter() - indexed, 3)
     else:
@@ -357,10 +353,20 @@ def _load(
     )
 
 
-def _bar(items: Iterable[Any], *, label: str, unit: str, scale: int = 1) -> Iterable[Any]:
+def _bar(items: Iterable[Any], *, label: str) -> Iterable[Any]:
     from tqdm import tqdm
 
-    return tqdm(items, desc=label, unit=unit, unit_scale=scale if scale > 1 else False)
+    return tqdm(items, desc=label, unit="img")
+
+
+def _extract_bar(batches: Collection[range]) -> Iterator[range]:
+    """Rate and time left in images, though the pass goes batch by batch."""
+    from tqdm import tqdm
+
+    with tqdm(total=sum(map(len, batches)), desc="extract", unit="img") as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch))
 
 
 def _quiet_bar(items: Iterable[Any]) -> Iterable[Any]:
@@ -372,20 +378,28 @@ def _quiet_bar(items: Iterable[Any]) -> Iterable[Any]:
 def _tell(summary: dict[str, Any], output: Path) -> None:
     """The summary in a few lines."""
     height, width, n = summary["map_shape"]
-    print(f"{summary['n_images']} images of {len(summary['classes'])} classes; "
-          f"{summary['backbone']} gives {height} × {width} cells of {n} neurons")
+    print(
+        f"{summary['n_images']} images of {len(summary['classes'])} classes; "
+        f"{summary['backbone']} gives {height} × {width} cells of {n} neurons"
+    )
     for name, head in summary["heads"].items():
-        print(f"  head {name}: accuracy {head['accuracy']:.3f} "
-              f"[{head['low']:.3f}, {head['high']:.3f}] on {head['n']} unseen images")
+        print(
+            f"  head {name}: accuracy {head['accuracy']:.3f} "
+            f"[{head['low']:.3f}, {head['high']:.3f}] on {head['n']} unseen images"
+        )
     for label, found in list(summary["detectors"].items())[:10]:
         best = ""
         if found["best_neuron"] is not None:
-            best = (f"; best neuron {found['best_neuron']}: AUROC {found['auroc_selected']:.3f} "
-                    f"when chosen, {found['auroc_confirmed']:.3f} confirmed")
+            best = (
+                f"; best neuron {found['best_neuron']}: AUROC {found['auroc_selected']:.3f} "
+                f"when chosen, {found['auroc_confirmed']:.3f} confirmed"
+            )
         print(f"  detectors of {label}: {found['n']}{best}")
     for method, score in summary["localisation"].items():
-        print(f"  boxes by {method}: {score['box_accuracy']:.3f} with IoU ≥ 0.5, "
-              f"mean IoU {score['mean_iou']:.3f}, {score['n']} unseen images")
+        print(
+            f"  boxes by {method}: {score['box_accuracy']:.3f} with IoU ≥ 0.5, "
+            f"mean IoU {score['mean_iou']:.3f}, {score['n']} unseen images"
+        )
     print(f"report: {output / 'report.html'}")
 
 

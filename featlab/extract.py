@@ -68,7 +68,8 @@ class _Plan:
     def part_ranges(self) -> list[range]:
         step = self.batch_size * _BATCHES_PER_PART
         return [
-            range(start, min(start + step, self.n_images)) for start in range(0, self.n_images, step)
+            range(start, min(start + step, self.n_images))
+            for start in range(0, self.n_images, step)
         ]
 
     def batches(self, part: range) -> list[range]:
@@ -259,9 +260,7 @@ class _Reader:
         except OSError as error:
             raise FeatlabError(f"{file} could not be read: {error.strerror}.") from error
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise FeatlabError(
-                f"{file} has changed since the folder was indexed; index it again."
-            )
+            raise FeatlabError(f"{file} has changed since the folder was indexed; index it again.")
         picture = decode_image(data)
         height, width = picture.shape[:2]
         frame = picture_frame(width, height, self.size, self.resize)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,10 +80,11 @@ def analyse(
             progress=progress,
         )
         chosen = neurons.select_neurons(table, top=_SHOWN_DETECTORS)
-        boxes = _boxes_of_kind(store.boxes, box_kind)
-        pointing = localise.neuron_pointing(store, chosen, split, box_kind=box_kind)
+        test_rows = np.flatnonzero(split == "test")
+        pointing = localise.neuron_pointing(store, chosen, test_rows, box_kind=box_kind)
     with _timed(seconds, "examples"):
         load = picture_loader(store)
+        boxes = store.boxes if box_kind is None else store.boxes[store.boxes["kind"] == box_kind]
         return report.Results(
             store=store,
             split=split,
@@ -98,11 +98,9 @@ def analyse(
             command=command,
             backbone_description=str(store.provenance.get("description", "")),
             samples=_samples(store, load, boxes, random_state),
-            detector_examples=_detector_examples(
-                store, load, boxes, scores, chosen, random_state
-            ),
+            detector_examples=_detector_examples(store, load, boxes, scores, chosen, random_state),
             localisation_examples=_localisation_examples(
-                store, load, boxes, where, table, weights
+                store, load, boxes, split, where, table, weights, random_state
             ),
         )
 
@@ -120,12 +118,7 @@ def write_results(results: report.Results, folder: Path) -> dict[str, Any]:
     with _timed(results.seconds, "report"):  # type: ignore[arg-type]
         report.write_tables(results, folder)
         report.write_report(results, folder / "report.html")
-    summary = report.summary(results)
-    report.replace(
-        folder / "summary.json",
-        lambda path: path.write_text(json.dumps(summary, indent=2, ensure_ascii=False), "utf-8"),
-    )
-    return summary
+    return report.write_summary(results, folder / "summary.json")
 
 
 def picture_loader(store: MapStore) -> Callable[[int], np.ndarray | None]:
@@ -149,10 +142,6 @@ def _class_weights(scores: heads.HeadResults) -> dict[str, np.ndarray]:
 def _only_kind(boxes: pd.DataFrame) -> str | None:
     kinds = boxes["kind"].unique()
     return str(kinds[0]) if len(kinds) == 1 else None
-
-
-def _boxes_of_kind(boxes: pd.DataFrame, kind: str | None) -> pd.DataFrame:
-    return boxes if kind is None else boxes[boxes["kind"] == kind]
 
 
 def _truth(boxes: pd.DataFrame, row: int) -> np.ndarray:
@@ -190,7 +179,9 @@ def _detector_examples(
         rows=rows,
         pictures=[load(row) for row in rows],
         neurons=[(str(c), int(k)) for c, k in zip(shown["class"], shown["neuron"], strict=True)],
-        heats=list(localise.example_heats(store, rows, neurons=shown["neuron"])),
+        heats=_on_pictures(
+            store, rows, localise.example_heats(store, rows, neurons=shown["neuron"])
+        ),
         true_boxes=[_truth(boxes, row) for row in rows],
         labels=[str(store.images["label"].iloc[row]) for row in rows],
         predicted_labels=[str(logistic.loc[row, "predicted"]) for row in rows],
@@ -201,9 +192,11 @@ def _localisation_examples(
     store: MapStore,
     load: Callable[[int], Any],
     boxes: pd.DataFrame,
+    split: pd.Series,
     where: localise.Localisation,
     table: pd.DataFrame,
     weights: dict[str, np.ndarray] | None,
+    random_state: int,
 ) -> report.Examples | None:
     best = report.best_method(where.table, baseline=False)
     if best is None:
@@ -211,19 +204,35 @@ def _localisation_examples(
     method = str(best["method"])
     rows = report.choose_localisation_rows(where, _EXAMPLES, method)
     scored = where.per_image[where.per_image["method"] == method].set_index("row")
-    heats = localise.method_heats(store, rows, method, neurons=table, weights=weights)
+    heats, predicted = localise.heats_for(
+        store,
+        rows,
+        method,
+        split=split,
+        threshold=float(best["threshold"]),
+        neurons=table,
+        weights=weights,
+        random_state=random_state,
+    )
     return report.Examples(
         rows=rows,
         pictures=[load(row) for row in rows],
         neurons=[(method, -1)],
-        heats=[heat[np.newaxis] for heat in heats],
+        heats=_on_pictures(store, rows, heats[:, np.newaxis]),
         true_boxes=[_truth(boxes, row) for row in rows],
         labels=[str(store.images["label"].iloc[row]) for row in rows],
-        predicted_boxes=[
-            scored.loc[row, ["xmin", "ymin", "xmax", "ymax"]].to_numpy(float) for row in rows
-        ],
+        predicted_boxes=list(predicted),
         ious=[float(scored.loc[row, "iou"]) for row in rows],
     )
+
+
+def _on_pictures(store: MapStore, rows: list[int], heats: np.ndarray) -> list[np.ndarray]:
+    """Heat maps ``(k, m, h, w)`` over the network's input, each brought onto its picture."""
+    frames, sizes = store.frames, store.images[["width", "height"]].to_numpy()
+    return [
+        np.stack([localise.heat_on_picture(heat, frames[row], *sizes[row]) for heat in several])
+        for row, several in zip(rows, heats, strict=True)
+    ]
 
 
 @contextmanager

@@ -66,9 +66,7 @@ class FakeBackbone:
         mean, spread = cells.mean(axis=(2, 4)), cells.std(axis=(2, 4))
         dead = np.zeros((*mean.shape[:3], 1), np.float32)
         maps = self.gain * np.concatenate([mean, spread, mean[..., ::-1] * spread, dead], axis=-1)
-        return {
-            layer: (maps * (k + 1)).astype(np.float32) for k, layer in enumerate(self.layers)
-        }
+        return {layer: (maps * (k + 1)).astype(np.float32) for k, layer in enumerate(self.layers)}
 
 
 @pytest.fixture

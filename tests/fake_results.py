@@ -12,7 +12,7 @@ from featlab.report import Examples, Results, Samples
 
 HOSTILE = [
     "<script>alert(1)</script>",
-    '"quoted" & \'single\'',
+    "\"quoted\" & 'single'",
     "=HYPERLINK(1)",
     "שלום עולם",
     "🦝",
@@ -107,9 +107,10 @@ class FakeLocalisation:
     per_image: pd.DataFrame
 
 
-def make_split(n: int) -> pd.Series:
-    sides = np.array(["train"] * 5 + ["confirm"] * 2 + ["test"] * 3)
-    return pd.Series(np.random.default_rng(1).choice(sides, n), name="split")
+def make_split(n: int, n_classes: int = 2) -> pd.Series:
+    """Labels take turns, so every round of ten images of a class has the same sides."""
+    sides = ["train", "confirm", "test", "train", "train", "train", "confirm", "test", "train", "test"]
+    return pd.Series([sides[i // n_classes % 10] for i in range(n)], name="split")
 
 
 def make_heads(store: FakeStore, split: pd.Series, seed: int = 0) -> FakeHeads:
@@ -122,7 +123,11 @@ def make_heads(store: FakeStore, split: pd.Series, seed: int = 0) -> FakeHeads:
     for head, accuracy in accuracies.items():
         row = {"head": head, "n_train": int((split == "train").sum()), "n": len(test)}
         for score in ("accuracy", "balanced_accuracy", "roc_auc", "log_loss"):
-            row |= {score: accuracy, f"{score}_low": accuracy - 0.05, f"{score}_high": accuracy + 0.04}
+            row |= {
+                score: accuracy,
+                f"{score}_low": accuracy - 0.05,
+                f"{score}_high": accuracy + 0.04,
+            }
         if head == "dummy":
             row |= {"log_loss": np.nan, "log_loss_low": np.nan, "log_loss_high": np.nan}
         rows.append(row | {"parameters": "C = 0.01" if head == "logistic" else ""})
@@ -218,7 +223,9 @@ def make_localisation(
         table.append(row)
         ious = np.random.default_rng(2).beta(4, 3, len(rows))
         labels = store.images["label"].to_numpy(str)[rows]
-        per_image.append(pd.DataFrame({"method": method, "row": rows, "label": labels, "iou": ious}))
+        per_image.append(
+            pd.DataFrame({"method": method, "row": rows, "label": labels, "iou": ious})
+        )
     return FakeLocalisation(pd.DataFrame(table), pd.concat(per_image, ignore_index=True))
 
 
@@ -256,7 +263,7 @@ def make_results(
     pictures: bool = True,
 ) -> Results:
     store = FakeStore(classes or ["kangaroo", "raccoon"], n, c, boxes=boxes)
-    split = make_split(n)
+    split = make_split(n, len(store.classes))
     neurons = make_neurons(store, split, detectors=detectors)
     chosen = neurons[neurons["detector"]].groupby("class").head(2)
     pairs = [(str(row["class"]), int(row["neuron"])) for _, row in chosen.head(4).iterrows()]

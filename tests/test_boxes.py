@@ -102,7 +102,9 @@ def test_best_iou_of_several_thresholds_equals_one_at_a_time():
     rng = np.random.default_rng(1)
     predicted = np.sort(rng.random((6, 5, 2, 2)), axis=2).reshape(6, 5, 4)
     truth = np.sort(rng.random((9, 2, 2)), axis=1).reshape(9, 4)
-    table = box_table(*((int(i), *box) for i, box in zip(rng.integers(0, 6, 9), truth)))
+    table = box_table(
+        *((int(i), *box) for i, box in zip(rng.integers(0, 6, 9), truth, strict=True))
+    )
     rows = rng.permutation(6)
     for function in (bx.best_iou, bx.centre_in_box):
         together = function(predicted, rows, table)
@@ -208,8 +210,10 @@ def test_bootstrap_is_seeded_and_ignores_order_and_nan():
 
 def test_bootstrap_at_the_border_is_never_a_point():
     low, high = bx.bootstrap_interval(np.ones(20))
-    assert low < 0.9 and high == 1
+    assert low < 0.9
+    assert high == 1
     low, high = bx.bootstrap_interval(np.zeros(20))
-    assert low == 0 and high > 0.1
+    assert low == 0
+    assert high > 0.1
     assert np.isnan(bx.bootstrap_interval(np.array([]))).all()
     assert np.isnan(bx.bootstrap_interval(np.array([0.4]))).all()

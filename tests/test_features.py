@@ -43,7 +43,8 @@ def test_pooled(how):
 
 def test_layer():
     table = feature_table(FakeStore(), layer="early")
-    assert table.shape == (7, 5) and table.attrs["layer"] == "early"
+    assert table.shape == (7, 5)
+    assert table.attrs["layer"] == "early"
 
 
 @pytest.mark.parametrize("how", ["mean", "max"])
@@ -74,9 +75,9 @@ def test_softmax_is_stable():
 
 
 def test_errors():
-    with pytest.raises(FeatlabError, match="how must be one of .* got 'median'"):
+    with pytest.raises(FeatlabError, match=r"how must be one of .* got 'median'"):
         feature_table(FakeStore(), "median")
-    with pytest.raises(FeatlabError, match="layer must be one of .* got 'top'"):
+    with pytest.raises(FeatlabError, match=r"layer must be one of .* got 'top'"):
         feature_table(FakeStore(), layer="top")
     with pytest.raises(FeatlabError, match="holds no image"):
         feature_table(FakeStore(n=0), "flat")

@@ -105,7 +105,7 @@ def test_class_folders(tmp_path):
     assert images["path"].tolist() == ["big cat/deep/er/löwe.jpeg", "dog/B.JPG", "dog/a.png"]
     assert images["label"].tolist() == ["big cat", "dog", "dog"]
     assert images["split"].tolist() == images["group"].tolist() == [""] * 3
-    assert images[["width", "height"]].values.tolist() == [[16, 24], [24, 16], [30, 20]]
+    assert images[["width", "height"]].to_numpy().tolist() == [[16, 24], [24, 16], [30, 20]]
     expected = [hashlib.sha256((tmp_path / p).read_bytes()).hexdigest() for p in images["path"]]
     assert images["sha256"].tolist() == expected
     assert images.index.equals(pd.RangeIndex(3))
@@ -269,7 +269,7 @@ def test_csv_takes_a_selection_of_boxes(tmp_path):
     two_classes(tmp_path)
     put_boxes(tmp_path, "cat/a.png,cat,head,,,1,2,3,4", "dog/c.png,dog,head,,,1,2,3,4")
     table = put_csv(tmp_path / "list.csv", "path,label", "dog/c.png,dog")
-    assert index_images(table)[1][["image", "label"]].values.tolist() == [[0, "dog"]]
+    assert index_images(table)[1][["image", "label"]].to_numpy().tolist() == [[0, "dog"]]
     put_boxes(tmp_path, "cat/gone.png,cat,head,,,1,2,3,4")
     with pytest.raises(FeatlabError, match="line 2: it names a picture that is not there"):
         index_images(table)
@@ -370,7 +370,7 @@ def test_the_bytes_tell_the_format_not_the_name(tmp_path):
 @pytest.mark.parametrize("format", ["PNG", "BMP", "GIF", "JPEG", "WEBP", "PPM", "TGA", "JPEG2000"])
 def test_one_pixel(format, tmp_path):
     put(tmp_path / "cat" / "a.png").write_bytes(encode(np.full((1, 1, 3), 255, np.uint8), format))
-    assert index_images(tmp_path)[0][["width", "height"]].values.tolist() == [[1, 1]]
+    assert index_images(tmp_path)[0][["width", "height"]].to_numpy().tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -531,7 +531,7 @@ def test_boxes_csv_comes_first_and_kind_is_kept(tmp_path):
     put_voc(tmp_path / "cat" / "a.xml", "a.png", None, ("cat", 0, 0, 1, 1))
     put_boxes(tmp_path, "cat/b.png,cat,head,0,0,1,2,3,4")
     _, boxes = index_images(tmp_path)
-    assert boxes[["image", "kind", "label"]].values.tolist() == [[1, "head", "cat"]]
+    assert boxes[["image", "kind", "label"]].to_numpy().tolist() == [[1, "head", "cat"]]
 
 
 def test_voc_folders_keep_equal_names_apart(tmp_path):
@@ -583,17 +583,17 @@ def test_boxes_turn_with_the_picture(tmp_path, orientation, format):
     # Orientations 2 to 4 do not change the size: there the boxes are those of the shown picture.
     drawn = [32, 8, 80, 24] if orientation >= 5 else seen
     put_boxes(tmp_path, "cat/a.png,cat,object,96,64," + ",".join(map(str, drawn)))
-    assert index_images(tmp_path)[1][CORNERS].values.tolist() == [seen]
+    assert index_images(tmp_path)[1][CORNERS].to_numpy().tolist() == [seen]
     width, height = shown.shape[::-1]
     for size in (f"{width},{height}", ","):
         put_boxes(tmp_path, f"cat/a.png,cat,object,{size}," + ",".join(map(str, seen)))
-        assert index_images(tmp_path)[1][CORNERS].values.tolist() == [seen]
+        assert index_images(tmp_path)[1][CORNERS].to_numpy().tolist() == [seen]
 
 
 def test_boxes_of_another_size_are_scaled(tmp_path):
     put(tmp_path / "cat" / "a.png", 48, 32)
     put_boxes(tmp_path, "cat/a.png,cat,object,480,320,100,50,200,300")
-    assert index_images(tmp_path)[1][CORNERS].values.tolist() == [[10, 5, 20, 30]]
+    assert index_images(tmp_path)[1][CORNERS].to_numpy().tolist() == [[10, 5, 20, 30]]
     put_boxes(tmp_path, "cat/a.png,cat,object,500,333,0,0,500,333")  # rounded when resized
     np.testing.assert_allclose(index_images(tmp_path)[1][CORNERS], [[0, 0, 48, 32]])
     put_boxes(tmp_path, "cat/a.png,cat,object,480,480,100,50,200,300")
@@ -604,7 +604,7 @@ def test_boxes_of_another_size_are_scaled(tmp_path):
 def test_boxes_slightly_outside_are_clipped(tmp_path):
     two_classes(tmp_path)
     put_boxes(tmp_path, "cat/a.png,cat,object,24,16,-0.9,-1,25,16.5")
-    assert index_images(tmp_path)[1][CORNERS].values.tolist() == [[0, 0, 24, 16]]
+    assert index_images(tmp_path)[1][CORNERS].to_numpy().tolist() == [[0, 0, 24, 16]]
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ class FakeStore:
             yield chunk, self.array[chunk]
 
 
-def planted_store(n: int = 120, seed: int = 0) -> FakeStore:
+def planted_store(n: int = 60, seed: int = 0) -> FakeStore:
     """Neuron 0 (class a) and 4 (class b) fire exactly on the box; the others are noise or dead."""
     rng = np.random.default_rng(seed)
     labels = np.array(["a", "b"])[np.arange(n) % 2]
@@ -229,7 +229,7 @@ def neuron_table(*detectors: tuple[str, int, float]) -> pd.DataFrame:
     return table.assign(layer="top", detector=True, replicated=True)
 
 
-def planted_split(n: int = 120) -> np.ndarray:
+def planted_split(n: int = 60) -> np.ndarray:
     return np.array(["train", "train", "confirm", "confirm", "test", "test"])[np.arange(n) % 6]
 
 
@@ -257,7 +257,7 @@ def test_planted_detectors_find_the_box_and_baselines_do_not(result):
     for method in localise.evaluation.BASELINES:
         assert table.loc[method, "box_accuracy"] < 0.5
     assert table["baseline"].tolist() == [False] * 4 + [True] * 4
-    assert (table["n"] == 40).all()
+    assert (table["n"] == 20).all()
 
 
 def test_table_columns_order_and_oracle(result):
@@ -294,7 +294,7 @@ def test_the_threshold_never_sees_the_test_boxes(result, planted):
 
 
 def test_the_order_of_the_images_does_not_matter(result, planted):
-    order = np.random.default_rng(3).permutation(120)
+    order = np.random.default_rng(3).permutation(60)
     boxes = planted.boxes.assign(image=np.argsort(order)[planted.boxes["image"]])
     images = planted.images.iloc[order].reset_index(drop=True)
     store = FakeStore(images, boxes, planted.array[order], planted.frames)
@@ -340,18 +340,20 @@ def test_a_random_neuron_is_alive_and_seeded(planted):
 def test_no_boxes_gives_empty_tables(planted):
     store = FakeStore(planted.images, planted.boxes.iloc[:0], planted.array, planted.frames)
     found = localise.evaluate(store, planted_split(), neurons=PLANTED)
-    assert found.table.empty and list(found.table) == localise.evaluation.TABLE_COLUMNS
-    assert found.per_image.empty and list(found.per_image) == localise.evaluation.IMAGE_COLUMNS
+    assert found.table.empty
+    assert list(found.table) == localise.evaluation.TABLE_COLUMNS
+    assert found.per_image.empty
+    assert list(found.per_image) == localise.evaluation.IMAGE_COLUMNS
     assert not store.rows_read
 
 
 def test_images_without_boxes_are_skipped_and_few_confirm_boxes_said(planted):
-    kept = (planted_split() != "confirm") | (np.arange(120) < 6)
+    kept = (planted_split() != "confirm") | (np.arange(60) < 6)
     boxes = planted.boxes[kept[planted.boxes["image"]] & (planted.boxes["image"] != 4)]
     store = FakeStore(planted.images, boxes, planted.array, planted.frames)
     found = localise.evaluate(store, planted_split(), neurons=PLANTED)
     assert found.table.attrs["threshold_from"] == "train + confirm"
-    assert (found.table["n"] == 39).all()
+    assert (found.table["n"] == 19).all()
     only_test = boxes[planted_split()[boxes["image"]] == "test"]
     store = FakeStore(planted.images, only_test, planted.array, planted.frames)
     found = localise.evaluate(store, planted_split())
@@ -363,12 +365,13 @@ def test_box_kinds(planted):
     heads = planted.boxes.assign(kind="head")
     both = pd.concat([planted.boxes, heads], ignore_index=True)
     store = FakeStore(planted.images, both, planted.array, planted.frames)
-    with pytest.raises(FeatlabError, match="body, head.*--box-kind"):
+    with pytest.raises(FeatlabError, match=r"body, head.*--box-kind"):
         localise.evaluate(store, planted_split())
     with pytest.raises(FeatlabError, match="one of body, head, got 'tail'"):
         localise.evaluate(store, planted_split(), box_kind="tail")
     found = localise.evaluate(store, planted_split(), box_kind="head")
-    assert found.table.attrs["box_kind"] == "head" and found.table["n"].iloc[0] == 40
+    assert found.table.attrs["box_kind"] == "head"
+    assert found.table["n"].iloc[0] == 20
 
 
 def test_a_box_of_another_class_is_no_truth(planted):
@@ -385,7 +388,7 @@ def test_wrong_requests_are_explained(planted):
     split = planted_split()
     with pytest.raises(FeatlabError, match="split must have one of train"):
         localise.evaluate(planted, np.where(split == "test", "tset", split))
-    with pytest.raises(FeatlabError, match="for each of the 120 images"):
+    with pytest.raises(FeatlabError, match="for each of the 60 images"):
         localise.evaluate(planted, split[:-1])
     with pytest.raises(FeatlabError, match="replicated; give the result of confirm_neurons"):
         localise.evaluate(planted, split, neurons=PLANTED.drop(columns="replicated"))
@@ -415,17 +418,19 @@ def test_pointing_finds_the_planted_neuron_and_not_the_noise(planted):
     found = localise.neuron_pointing(planted, table, rows)
     assert list(found) == list(localise.pointing.COLUMNS)
     assert found["neuron"].tolist() == [TARGET, NOISE, DEAD, 4]
-    assert (found["n"] == 20).all()
-    assert found["pointing"].tolist()[0] == 1 and found["pointing"].tolist()[3] == 1
-    assert found["pointing"].tolist()[1] < 0.4 and found["pointing"].tolist()[2] == 0
-    low, high = bx.wilson_interval(20, 20)
+    assert (found["n"] == 10).all()
+    assert found["pointing"].tolist()[0] == 1
+    assert found["pointing"].tolist()[3] == 1
+    assert found["pointing"].tolist()[1] < 0.4
+    assert found["pointing"].tolist()[2] == 0
+    low, high = bx.wilson_interval(10, 10)
     assert found.loc[0, ["pointing_low", "pointing_high"]].tolist() == [low, high]
     assert set(found.attrs["picture_centre"]) == {"a", "b"}
 
 
 def test_pointing_equals_the_peak_mapped_to_pixels(planted):
     rows = np.flatnonzero(planted_split() == "test")
-    frames = np.tile([0.1, 0.0, 0.9, 1.0], (120, 1))
+    frames = np.tile([0.1, 0.0, 0.9, 1.0], (60, 1))
     store = FakeStore(planted.images, planted.boxes, planted.array, frames)
     found = localise.neuron_pointing(store, neuron_table(("a", NOISE, 0.9)), rows)
     hits = []
@@ -443,7 +448,8 @@ def test_pointing_without_detectors_or_boxes(planted):
     assert localise.neuron_pointing(planted, neuron_table(), rows).empty
     store = FakeStore(planted.images, planted.boxes.iloc[:0], planted.array, planted.frames)
     found = localise.neuron_pointing(store, PLANTED, rows)
-    assert (found["n"] == 0).all() and found["pointing"].isna().all()
+    assert (found["n"] == 0).all()
+    assert found["pointing"].isna().all()
 
 
 def test_heats_for_draws_what_was_scored(planted, result):
@@ -454,7 +460,7 @@ def test_heats_for_draws_what_was_scored(planted, result):
     scored = result.per_image.query("method == 'detectors'").set_index("row")
     assert boxes == pytest.approx(scored.loc[[10, 4], bx.CORNERS].to_numpy())
     assert heats.shape == (2, 14, 14)
-    with pytest.raises(FeatlabError, match="sum, random_neuron.*got 'cam'"):
+    with pytest.raises(FeatlabError, match=r"sum, random_neuron.*got 'cam'"):
         localise.heats_for(planted, [4], "cam", split=planted_split(), threshold=0.5)
 
 

@@ -61,7 +61,8 @@ class TestAgainstOtherImplementations:
         table = rank_neurons(X, y)
         for name in "abc":
             rows = of_class(table, name)
-            theirs = mannwhitneyu(X[y == name], X[y != name], axis=0, method="asymptotic")
+            inside, outside = X[y == name].astype(float), X[y != name].astype(float)
+            theirs = mannwhitneyu(inside, outside, axis=0, method="asymptotic")
             np.testing.assert_array_equal(rows["statistic"], theirs.statistic)
             np.testing.assert_allclose(rows["p"], theirs.pvalue, rtol=1e-9)
 
@@ -149,7 +150,8 @@ class TestTable:
         np.testing.assert_allclose(rows["mean_ref"], outside.mean(axis=0))
         np.testing.assert_allclose(rows["pts"], (inside > 0).mean(axis=0))
         np.testing.assert_allclose(rows["pts_ref"], (outside > 0).mean(axis=0))
-        assert (rows["n"] == 20).all() and (rows["n_ref"] == 40).all()
+        assert (rows["n"] == 20).all()
+        assert (rows["n_ref"] == 40).all()
 
     def test_rank_and_order(self):
         X, y = relu_data(c=30)
@@ -177,7 +179,8 @@ class TestTable:
             "n_tests": 36,
             "reference": "rest",
         }
-        assert set(table["layer"]) == {"top"} and set(table["pooling"]) == {"max"}
+        assert set(table["layer"]) == {"top"}
+        assert set(table["pooling"]) == {"max"}
         assert set(rank_neurons(frame, y, layer="mine")["layer"]) == {"mine"}
 
     def test_several_tables_are_one_family(self):
@@ -201,15 +204,17 @@ class TestTable:
         dead = table[table["neuron"] >= X.shape[1]]
         names = ["statistic", "p", "p_adjusted", "auroc", "auroc_low", "auroc_high", "effect"]
         assert dead[names].isna().all(axis=None)
-        assert not dead["reject"].any() and not dead["detector"].any()
-        assert dead["mean"].isin([0.0, 3.0]).all()
+        assert not dead["reject"].any()
+        assert not dead["detector"].any()
+        np.testing.assert_allclose(dead["mean"], np.where(dead["neuron"] == X.shape[1], 0, 3))
         living = table.drop(dead.index).reset_index(drop=True)
         pd.testing.assert_frame_equal(living, alone)
         assert table.attrs == alone.attrs
 
     def test_all_dead(self):
         table = rank_neurons(np.ones((6, 3)), list("aabbcc"))
-        assert table["p_adjusted"].isna().all() and not table["detector"].any()
+        assert table["p_adjusted"].isna().all()
+        assert not table["detector"].any()
         assert table.attrs["n_tests"] == 0
 
     @pytest.mark.parametrize("sizes", [(2, 2), (1, 5), (2, 40)])
@@ -221,7 +226,8 @@ class TestTable:
 
     def test_welch_with_one_image_is_nan(self):
         table = rank_neurons(np.arange(6.0)[:, None], list("abbbbb"), test="welch")
-        assert table["p"].isna().all() and table["auroc"].notna().all()
+        assert table["p"].isna().all()
+        assert table["auroc"].notna().all()
 
     def test_silent_neuron_is_no_detector_of_its_class(self):
         X, y = planted(0)
@@ -242,7 +248,7 @@ class TestInvariances:
         np.testing.assert_allclose(a["p"], b["p"], rtol=1e-12)
         np.testing.assert_allclose(a["effect"], -b["effect"], atol=1e-15)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=15, deadline=None)
     @given(
         st.lists(st.integers(0, 5), min_size=6, max_size=30),
         st.randoms(use_true_random=False),
@@ -257,7 +263,8 @@ class TestInvariances:
         exact = ["class", "neuron", "auroc", "auroc_low", "auroc_high", "p", "detector"]
         pd.testing.assert_frame_equal(ours[exact], shuffled[exact], rtol=1e-12)
         if len(set(values)) > 1:
-            assert ours["auroc_low"].between(0, 1).all() and ours["auroc_high"].between(0, 1).all()
+            assert ours["auroc_low"].between(0, 1).all()
+            assert ours["auroc_high"].between(0, 1).all()
             assert (ours["auroc_low"] < ours["auroc_high"]).all()
             assert (ours["auroc_low"] <= ours["auroc"]).all()
             assert (ours["auroc"] <= ours["auroc_high"]).all()
@@ -274,14 +281,15 @@ class TestTruth:
             found += dogs.loc[[3, 7], "detector"].sum()
             replicated += dogs.loc[[3, 7], "replicated"].sum()
             assert dogs["detector"].sum() <= 4
-        assert found == 20 and replicated == 20
+        assert found == 20
+        assert replicated == 20
 
     def test_noise_gives_hardly_a_family_with_a_rejection(self):
         families = 0
-        for seed in range(100):
+        for seed in range(60):
             X, y = planted(seed, n=60, c=40, shift=0.0)
             families += rank_neurons(X, y)["reject"].any()
-        assert families <= 12  # expected 5 at most; 13 or more has p < 0.002
+        assert families <= 9  # expected 3 at most; 10 or more has p < 0.001
 
     def test_selection_inflates_and_confirmation_does_not(self):
         chosen, confirmed = [], []
@@ -298,12 +306,12 @@ class TestTruth:
 
     def test_confirmation_does_not_replicate_noise(self):
         false = 0
-        for seed in range(60):
+        for seed in range(40):
             X, y = planted(seed, n=60, c=40, shift=0.0)
             fresh, y_fresh = planted(seed + 1000, n=60, c=40, shift=0.0)
             table = rank_neurons(X, y, alpha=1.0, min_auroc=0.6)
             false += confirm_neurons(table, fresh, y_fresh)["replicated"].any()
-        assert false <= 9  # expected 3 at most; 10 or more has p < 0.001
+        assert false <= 7  # expected 2 at most; 8 or more has p < 0.001
 
 
 class TestConfirm:
@@ -328,14 +336,16 @@ class TestConfirm:
         assert (rows["auroc_confirmed"] < rows["auroc_confirmed_high"]).all()
         others = table[~table["detector"]]
         assert others.filter(like="_confirmed").isna().all(axis=None)
-        assert not others["replicated"].any() and table["replicated"].dtype == bool
+        assert not others["replicated"].any()
+        assert table["replicated"].dtype == bool
         assert table.attrs["n_confirm_tests"] == len(rows)
         json.dumps(table.attrs)
 
     def test_no_detectors(self):
         X, y = planted(0, c=3, shifted=(), shift=0)
         table = confirm_neurons(rank_neurons(X, y, alpha=1e-9), X, y)
-        assert not table["replicated"].any() and table["p_confirmed"].isna().all()
+        assert not table["replicated"].any()
+        assert table["p_confirmed"].isna().all()
         assert len(select_neurons(table)) == 0
 
     def test_a_detector_that_falls_silent_does_not_replicate(self):
@@ -344,8 +354,10 @@ class TestConfirm:
         fresh[:, 3] = 0.0
         table = confirm_neurons(rank_neurons(X, y), fresh, y_fresh)
         silent = of_class(table, "dog").loc[3]
-        assert silent["detector"] and not silent["replicated"]
-        assert silent["auroc_confirmed"] == 0.5 and silent["p_confirmed"] == 1.0
+        assert silent["detector"]
+        assert not silent["replicated"]
+        assert silent["auroc_confirmed"] == 0.5
+        assert silent["p_confirmed"] == 1.0
 
     def test_layers_meet_by_name(self):
         tables, fresh = [], []
@@ -377,7 +389,8 @@ class TestSelect:
         table = rank_neurons(X, y)
         best = select_neurons(table, top=2)
         dogs = best[best["class"] == "dog"]
-        assert len(dogs) == 2 and dogs["auroc"].is_monotonic_decreasing
+        assert len(dogs) == 2
+        assert dogs["auroc"].is_monotonic_decreasing
         assert dogs["auroc"].iloc[0] == of_class(table, "dog")["auroc"].max()
 
     def test_replicated_by_default_where_known(self):
@@ -408,7 +421,8 @@ class TestSoftmaxTopK:
         tiger = table[table["class"] == "tiger"].set_index("neuron")
         assert tiger.loc[4, "share"] == tiger.loc[4, "share_rest"] == 1.0
         assert tiger.loc[4, "difference"] == 0.0
-        assert tiger.loc[6, "share"] == 1.0 and tiger.loc[6, "difference"] > 0.8
+        assert tiger.loc[6, "share"] == 1.0
+        assert tiger.loc[6, "difference"] > 0.8
         assert table.groupby("class")["count"].sum().tolist() == [100, 100]
         assert table.groupby("class")["count"].apply(lambda c: c.is_monotonic_decreasing).all()
 

@@ -28,7 +28,7 @@ MANY = HOSTILE + [f"breed_{i:02}" for i in range(30)]
 def world(request):
     n = 80 if len(request.param) == 2 else 370
     store = FakeStore(request.param, n, 40, boxes=True)
-    split = make_split(n)
+    split = make_split(n, len(request.param))
     return store, split, make_neurons(store, split), make_heads(store, split)
 
 

@@ -99,7 +99,8 @@ def test_an_archived_store_of_version_1_0_still_opens():
         assert store.layers == ["last"]
         assert list(store.images["label"]) == ["cat"] * 3 + ["dog"] * 3
         assert store.pooled("mean").shape == (6, 10)
-        assert store.pooled("mean")[0, 0] == pytest.approx(0.4980, abs=1e-3)
+        # Random pixels 0 … 255: their mean is a half of the range.
+        assert store.pooled("mean")[:, 0] == pytest.approx(0.5, abs=0.01)
         assert list(store.boxes["kind"]) == ["body"]
 
 

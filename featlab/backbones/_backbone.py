@@ -166,9 +166,7 @@ class Backbone:
         dict of str to ndarray of shape (b, h, w, c), float32
         """
         maps = self._compiled(pixels)
-        return {
-            layer: np.asarray(values) for layer, values in zip(self.layers, maps, strict=True)
-        }
+        return {layer: np.asarray(values) for layer, values in zip(self.layers, maps, strict=True)}
 
     def probe(self) -> dict[str, np.ndarray]:
         """Mean-pooled output on a fixed picture: layer → ``(c,)``; tells networks apart."""
@@ -260,9 +258,7 @@ def load_backbone(
     if _catalogue.is_model_file(name):
         source = _model_file(Path(name), weights, size, preprocessing)
     elif preprocessing is not None:
-        raise FeatlabError(
-            f"preprocessing is for .keras files; {name} has its own. Leave it out."
-        )
+        raise FeatlabError(f"preprocessing is for .keras files; {name} has its own. Leave it out.")
     else:
         size = size or (_catalogue.default_input_size(name),) * 2
         built_in = _catalogue.built_in_name(name)
@@ -280,9 +276,7 @@ def load_backbone(
     return Backbone(source, tuple(wanted) if wanted else None, output_stride)
 
 
-def _built_in(
-    name: str, weights: str | os.PathLike[str] | None, size: tuple[int, int]
-) -> _Source:
+def _built_in(name: str, weights: str | os.PathLike[str] | None, size: tuple[int, int]) -> _Source:
     file = None
     if weights == "imagenet":
         file = efficientnet_lite.weights_path(name)

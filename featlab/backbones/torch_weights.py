@@ -1,4 +1,4 @@
-"""Read the tensors of a legacy (zipless) torch ``.pth`` file without torch and without running code.
+"""Read the tensors of a legacy (zipless) torch ``.pth`` file without torch or running code.
 
 The file is a row of pickles (magic number, protocol, system information, the state dict, the
 storages' keys) followed by the storages: an 8-byte length each and raw little-endian numbers.

@@ -64,7 +64,7 @@ def linear_weights(model: Pipeline) -> tuple[Floats, Floats]:
     coef : ndarray of shape (k, c)
         One row per class, in the order of the classes; with two classes row 0 is minus row 1.
     intercept : ndarray of shape (k,)
-        ``X @ coef.T + intercept`` is the model's ``decision_function`` (its row 1 with two classes).
+        ``X @ coef.T + intercept`` is the model's ``decision_function`` (row 1 with two classes).
 
     Raises
     ------
@@ -121,7 +121,7 @@ def _rotated(X: Floats, other: Floats) -> tuple[Floats, Floats]:
 
 
 def _fit_mlp(train: Train) -> tuple[Pipeline, str]:
-    # Early stopping holds rows out at random: never across groups, and only where there are enough.
+    # Early stopping holds out rows at random: not where there are groups, nor where rows are few.
     smallest = int(np.bincount(train.y).min())
     stop = not train.grouped and len(train.y) >= _EARLY_STOPPING_ROWS and smallest >= 10
     network = MLPClassifier(

@@ -77,8 +77,11 @@ def read_annotations(
     for kind, suffix, parse in (("voc", ".xml", _voc_entries), ("coco", ".json", _coco_entries)):
         for path in annotation_files(root, pictures, suffix):
             entries += _file_entries(root, path, parse)
-        if _boxes(entries):
-            return kind, _without_repeats(_boxes(entries)), _problems(entries)
+        boxes = _boxes(entries)
+        if boxes:
+            # COCO comes as several files (instances, keypoints) that repeat the same boxes.
+            kept = _without_repeats(boxes) if kind == "coco" else boxes
+            return kind, kept, _problems(entries)
     return "", [], _problems(entries)
 
 
@@ -91,8 +94,10 @@ def _problems(entries: _Entries) -> list[Problem]:
 
 
 def _without_repeats(boxes: list[WrittenBox]) -> list[WrittenBox]:
-    # COCO comes as several files (instances, keypoints) that repeat the same boxes.
-    return list({replace(box, where=""): box for box in reversed(boxes)}.values())[::-1]
+    first: dict[WrittenBox, WrittenBox] = {}
+    for box in boxes:
+        first.setdefault(replace(box, where=""), box)
+    return list(first.values())
 
 
 def _file_entries(root: Path, path: str, parse: Callable[[str, bytes], _Entries]) -> _Entries:

@@ -210,6 +210,6 @@ def _same_shape(drawn: tuple[float, float], shown: tuple[float, float]) -> bool:
 def _as_table(rows: list[tuple[int, str, str, float, float, float, float]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=_COLUMNS).astype(
         {"image": np.int64, "kind": str, "label": str}
-        | {name: np.float64 for name in ("xmin", "ymin", "xmax", "ymax")}
+        | dict.fromkeys(("xmin", "ymin", "xmax", "ymax"), np.float64)
     )
     return table.sort_values("image", kind="stable", ignore_index=True)

@@ -53,7 +53,8 @@ def index_images(
     - Pascal VOC XML, beside the pictures or in a folder ``annotations`` (beside or above them, any
       depth below). It means the picture with its own name in the matching folder, else the one
       called ``<filename>``.
-    - COCO JSON in the same places; a crowd region gets the kind "crowd".
+    - COCO JSON in the same places; a crowd region gets the kind "crowd",
+      a box repeated in a second file is taken once.
 
     Coordinates are taken as written: continuous, x to the right, without a shift by one. A width
     and height beside the box say which picture it was drawn in: the picture as shown, the picture

@@ -161,6 +161,7 @@ def printable(path: str) -> str:
 
 
 def os_reason(error: OSError) -> str:
+    """Why the system did not let a file be read, for a list of problems."""
     return f"it cannot be read: {error.strerror or first_line(error)}"
 
 

@@ -133,7 +133,7 @@ def _judged(
         )
     columns, place = np.unique(places, return_inverse=True)
     code = pd.Index(classes).get_indexer(rows["class"])
-    ranks = rank_statistics(block.values[:, columns], codes, len(classes))
+    ranks = rank_statistics(block.activations[:, columns], codes, len(classes))
     p = np.nan_to_num(mannwhitney_p(ranks, alternative="greater"), nan=1.0)
     measured = np.stack([ranks.auroc, *auroc_interval(ranks), p], axis=-1)
     return measured[code, place]

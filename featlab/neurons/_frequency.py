@@ -39,10 +39,10 @@ def softmax_top_k(X: pd.DataFrame | ArrayLike, y: ArrayLike, *, k: int = 3) -> p
     """
     block = blocks_of(X, y, "", "")[0]
     codes, classes = encode(y)
-    n, c = block.values.shape
+    n, c = block.activations.shape
     if not 1 <= k <= c:
         raise FeatlabError(f"k must be from 1 to {c}, the number of neurons, got {k}.")
-    top = np.argsort(-block.values, axis=1, kind="stable")[:, :k]
+    top = np.argsort(-block.activations, axis=1, kind="stable")[:, :k]
     counts = np.zeros((len(classes), c), dtype=np.int64)
     np.add.at(counts, (codes[:, None], top), 1)
     sizes = np.bincount(codes, minlength=len(classes))[:, None]

@@ -21,7 +21,7 @@ CORRECTIONS = tuple(multitest_alias) + tuple(multitest_methods_names)
 class Block:
     """One feature table: the activations (n, c), the neuron ids (c,) and where they come from."""
 
-    values: NDArray[Any]
+    activations: NDArray[Any]
     neurons: NDArray[Any]
     layer: str
     pooling: str

@@ -159,18 +159,18 @@ def _compare(
     block: Block, codes: NDArray[np.intp], classes: Sequence[Any], test: str
 ) -> pd.DataFrame:
     """Uncorrected, unsorted rows of the neuron table for one feature table."""
-    k, c = len(classes), block.values.shape[1]
-    ranks = rank_statistics(block.values, codes, k)
+    k, c = len(classes), block.activations.shape[1]
+    ranks = rank_statistics(block.activations, codes, k)
     low, high = auroc_interval(ranks)
     if test == "welch":
-        statistic, p = _welch(block.values, codes, k)
+        statistic, p = _welch(block.activations, codes, k)
     else:
         statistic, p = ranks.u, mannwhitney_p(ranks, alternative="two-sided")
     measured = {"statistic": statistic, "p": p, "auroc": ranks.auroc}
     measured |= {"auroc_low": low, "auroc_high": high}
-    alive = block.values.min(axis=0) < block.values.max(axis=0)
+    alive = block.activations.min(axis=0) < block.activations.max(axis=0)
     columns = {name: np.where(alive, values, np.nan) for name, values in measured.items()}
-    columns |= _means(block.values, codes, k)
+    columns |= _means(block.activations, codes, k)
     return pd.DataFrame(
         {
             "layer": block.layer,

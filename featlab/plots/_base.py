@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 INK = "#1f2933"
+BLUE = "#0173b2"
 MUTED = "#6b7785"
 FAINT = "#dfe3e8"
 TRUE_BOX = "#ffffff"
@@ -112,7 +113,9 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def encode(drawing: Axes | Figure, kind: str = "svg", *, dpi: int = 120, quality: int = 82) -> bytes:
+def encode(
+    drawing: Axes | Figure, kind: str = "svg", *, dpi: int = 120, quality: int = 82
+) -> bytes:
     """The figure as bytes of an image file; nothing is written to disk.
 
     Parameters

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from featlab._errors import FeatlabError
 from featlab.plots._base import (
+    BLUE,
     FAINT,
     INK,
     MAX_COLOURED,
@@ -53,7 +54,7 @@ def volcano(
     live = table[table["auroc"].notna() & table["p_adjusted"].notna()]
     ax = new_axes(ax, 7, 4.6)
     height, at_top = _evidence(live["p_adjusted"].to_numpy(float))
-    chosen = live["detector"].fillna(False).to_numpy(bool)
+    chosen = live["detector"].eq(True).to_numpy(bool)
     effect, label = live["auroc"].to_numpy(float), live["class"].to_numpy(str)
     ax.scatter(
         effect[~chosen], height[~chosen], s=7, color=_CLOUD, linewidth=0, rasterized=True,
@@ -87,7 +88,7 @@ def volcano(
 
 
 def selected_vs_confirmed(
-    table: pd.DataFrame, ax: Axes | None = None, *, max_points: int = 400
+    table: pd.DataFrame, ax: Axes | None = None, *, max_points: int = 200
 ) -> Axes:
     """AUROC where a detector was chosen against AUROC on images never used to choose it.
 
@@ -98,7 +99,7 @@ def selected_vs_confirmed(
     max_points : int
         With more detectors the first by ``rank`` of every class are drawn, and the title says so.
     """
-    chosen = table[table["detector"].fillna(False).astype(bool)]
+    chosen = table[table["detector"].eq(True)]
     chosen = chosen[chosen["auroc_confirmed"].notna()]
     classes = sorted(set(table["class"].astype(str)))
     shown = chosen
@@ -161,7 +162,9 @@ def activation_distributions(
     if not shown:
         raise FeatlabError("table has no detectors; activation_distributions needs at least one.")
     values, labels = np.asarray(X, dtype=float), np.asarray(y, dtype=str)
-    figure = Figure(figsize=(3.4 * k + 0.4, _panel_height(labels) * len(shown)), layout="constrained")
+    figure = Figure(
+        figsize=(3.4 * k + 0.4, _panel_height(labels) * len(shown)), layout="constrained"
+    )
     panels = figure.subplots(len(shown), k, squeeze=False)
     for row, name in enumerate(shown):
         picks = ranked[ranked["class"].astype(str) == name].head(k)
@@ -190,17 +193,20 @@ def _distribution(
         groups, shown, target = [labels == name, labels != name], [shown[target], "all others"], 0
     rng = np.random.default_rng(random_state)
     for place, mask in enumerate(groups):
-        colour = "#0173b2" if place == target else _CLOUD
+        colour = BLUE if place == target else MUTED
         points = values[mask]
         if len(points) == 0:
             continue
         drawn = points if len(points) <= 150 else rng.choice(points, 150, replace=False)
         jitter = place + rng.uniform(-0.22, 0.22, len(drawn))
-        ax.scatter(drawn, jitter, s=5, color=colour, alpha=0.55, linewidth=0, rasterized=True)
-        sns.boxplot(
-            x=points, y=np.full(len(points), place), orient="h", native_scale=True, ax=ax,
-            width=0.6, showfliers=False, fill=False, color=INK, linewidth=0.9,
-        )  # fmt: skip
+        ax.scatter(drawn, jitter, s=6, color=colour, alpha=0.55, linewidth=0, rasterized=True)
+    place_of = np.full(len(values), -1)
+    for place, mask in enumerate(groups):
+        place_of[mask] = place
+    sns.boxplot(
+        x=values, y=place_of, orient="h", native_scale=True, ax=ax, width=0.6, showfliers=False,
+        fill=False, color=INK, linewidth=0.9,
+    )  # fmt: skip
     ax.set_yticks(
         range(len(groups)),
         [f"{text}\nn = {int(mask.sum()):,}" for text, mask in zip(shown, groups, strict=True)],

@@ -47,11 +47,7 @@ def sample_images(
     """
     _check(len(pictures), labels=labels, boxes=boxes)
     columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure, grid = _grid(rows, columns, side=1.45, title=0.26)
-    panels = grid.ravel()
-    for panel in panels[len(pictures) :]:
-        panel.set_axis_off()
+    figure, panels = _grid(pictures, columns, side=1.45, title=0.26)
     for i, picture in enumerate(pictures):
         _picture(panels[i], picture)
         panels[i].set_title(short_name(labels[i], 20), fontsize=8.5, color=INK, pad=4)
@@ -89,7 +85,9 @@ def detector_maps(
     _check(k, heats=heats, labels=labels, predicted_labels=predicted_labels)
     _check(k, true_boxes=true_boxes, predicted_boxes=predicted_boxes)
     m = len(captions)
-    figure, panels = _grid(k, m + 1, side=1.45, title=0.05, left=0.45, top=0.45)
+    repeated = [picture for picture in pictures for _ in range(m + 1)]
+    figure, flat = _grid(repeated, m + 1, side=1.4, title=0.02, left=1.15, top=0.42)
+    panels = np.reshape(np.array(flat, dtype=object), (k, m + 1))
     tops = [max(float(np.max(heat[j], initial=0)) for heat in heats) for j in range(m)]
     for i, picture in enumerate(pictures):
         predicted = predicted_labels[i] if predicted_labels is not None else None
@@ -134,11 +132,7 @@ def localisation_examples(
     _check(len(pictures), heats=heats, true_boxes=true_boxes, predicted_boxes=predicted_boxes)
     _check(len(pictures), ious=ious, labels=labels)
     columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure, grid = _grid(rows, columns, side=2.4, title=0.28)
-    panels = grid.ravel()
-    for panel in panels[len(pictures) :]:
-        panel.set_axis_off()
+    figure, panels = _grid(pictures, columns, side=2.4, title=0.28)
     for i, picture in enumerate(pictures):
         _picture(panels[i], picture)
         hit = float(ious[i]) >= 0.5
@@ -159,23 +153,32 @@ def localisation_examples(
 
 
 def _grid(
-    rows: int, columns: int, *, side: float, title: float, left: float = 0.0, top: float = 0.0
-) -> tuple[Figure, np.ndarray]:
-    """Square panels of `side` inches with `title` inches above each; margins `left` and `top`.
+    pictures: Sequence[np.ndarray | None],
+    columns: int,
+    *,
+    side: float,
+    title: float,
+    left: float = 0.0,
+    top: float = 0.0,
+) -> tuple[Figure, list[Axes]]:
+    """Panels `side` inches wide, each row as high as its highest picture, with `title` above.
 
     Placed by hand: an automatic layout measures every picture, which takes seconds.
     """
-    gap = 0.08
+    gap, foot = 0.08, 0.04
+    shapes = [0.75 if p is None else min(p.shape[0] / p.shape[1], 1.3) for p in pictures]
+    heights = [
+        side * max(shapes[start : start + columns]) for start in range(0, len(shapes), columns)
+    ]
     width = left + columns * side + (columns - 1) * gap
-    height = top + rows * (side + title) + (rows - 1) * gap
-    figure = Figure(figsize=(width, height))
-    panels = np.empty((rows, columns), dtype=object)
-    for i, j in np.ndindex(rows, columns):
-        bottom = height - top - i * (side + title + gap) - title - side
-        place = (left + j * (side + gap), bottom, side, side)
-        panels[i, j] = figure.add_axes(
-            (place[0] / width, place[1] / height, side / width, side / height), anchor="S"
-        )
+    height = top + sum(heights) + len(heights) * (title + gap) + foot
+    figure, panels = Figure(figsize=(width, height)), []
+    for i in range(len(pictures)):
+        row, column = divmod(i, columns)
+        down = top + sum(heights[: row + 1]) + (row + 1) * title + row * gap
+        place = (left + column * (side + gap), height - down, side, heights[row])
+        inside = (place[0] / width, place[1] / height, place[2] / width, place[3] / height)
+        panels.append(figure.add_axes(inside, anchor="S"))
     return figure, panels
 
 
@@ -214,13 +217,13 @@ def _draw_boxes(ax: Axes, boxes: np.ndarray, colour: str) -> None:
 
 def _mark(ax: Axes, label: str, predicted: str | None) -> None:
     if predicted is None:
-        text, colour = short_name(label, 18), INK
+        text, colour = short_name(label, 15), INK
     elif predicted == label:
-        text, colour = f"✓ {short_name(label, 18)}", RIGHT
+        text, colour = f"✓ {short_name(label, 15)}", RIGHT
     else:
-        true, other = short_names([label, predicted], 18)
-        text, colour = f"✗ {true}\ntaken for {other}", WRONG
-    ax.set_ylabel(text, fontsize=8.5, color=colour, labelpad=5)
+        true, other = short_names([label, predicted], 15)
+        text, colour = f"✗ {true}\ntaken for\n{other}", WRONG
+    ax.set_ylabel(text, fontsize=8.5, color=colour, labelpad=6, rotation=0, ha="right", va="center")
 
 
 def _check(n: int, **columns: Sequence[object] | None) -> None:

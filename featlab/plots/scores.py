@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from featlab.plots._base import INK, MUTED, dress, legend, new_axes, plural, short_names
+from featlab.plots._base import BLUE, INK, MUTED, dress, legend, new_axes, plural, short_names
 
 _SIDES = ("train", "confirm", "test")
 _BASELINE_HEADS = ("dummy", "colour_histogram")
@@ -45,8 +45,8 @@ def class_balance(
     ax.set_yticks(y, short_names(counts.index))
     ax.set_ylim(len(counts) - 0.4, -0.6)
     ax.set_xlim(0, max(left.max(initial=0), 1) * 1.1)
-    title = f"n = {plural(len(images), 'image')} in {plural(len(counts), 'class')}"
-    title = title.replace("classs", "classes")
+    kinds = "1 class" if len(counts) == 1 else f"{len(counts):,} classes"
+    title = f"n = {plural(len(images), 'image')} in {kinds}"
     dress(ax, title=title, xlabel="images (count)", ylabel="class", grid="x")
     legend(ax, outside=True, title="split")
     return ax
@@ -65,7 +65,7 @@ def head_comparison(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = _dots(ax, table, "accuracy", names, baseline)
     return dress(
         ax,
-        title=f"n = {_sizes(table)}, bars: 95 % intervals",
+        title=f"n = {_sizes(table)}",
         xlabel="accuracy on unseen test images (share, 0-1)",
         ylabel="head",
         grid="x",
@@ -85,7 +85,7 @@ def localisation_scores(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = _dots(ax, ordered, "box_accuracy", names, ordered["baseline"].to_numpy(bool))
     return dress(
         ax,
-        title=f"n = {_sizes(table)}, bars: 95 % intervals",
+        title=f"n = {_sizes(table)}",
         xlabel="box accuracy (share of test images with IoU ≥ 0.5, 0-1)",
         ylabel="method",
         grid="x",
@@ -113,9 +113,7 @@ def confusion_matrix(confusion: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ink = "white" if share[i, j] > 0.55 else INK
             ax.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=9, color=ink)
     small = 8.5 if k <= _ANNOTATED_CLASSES else 6.5
-    ax.set_xticks(range(k), short_names(confusion.columns), rotation=45 if k <= 4 else 90)
-    if k <= 4:
-        ax.set_xticks(range(k), short_names(confusion.columns), rotation=0 if k <= 2 else 30)
+    ax.set_xticks(range(k), short_names(confusion.columns), rotation=0 if k <= 2 else 90)
     ax.set_yticks(range(k), short_names(confusion.index))
     title = f"n = {plural(int(counts.sum()), 'test image')}"
     dress(ax, title=title, xlabel="predicted class", ylabel="true class")
@@ -138,7 +136,7 @@ def _dots(
     ax = new_axes(ax, 7, 1.3 + 0.32 * len(table))
     y = np.arange(len(table))
     for mask, colour, fill, label in (
-        (~baseline, "#0173b2", "#0173b2", "from the network's maps"),
+        (~baseline, BLUE, BLUE, "from the maps, 95 % interval"),
         (baseline, MUTED, "white", "baseline"),
     ):
         if not mask.any():
@@ -158,7 +156,7 @@ def _dots(
     ax.set_xlim(0, 1.02)
     ax.legend(
         frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2,
-        borderaxespad=0.2, handletextpad=0.3,
+        borderaxespad=0.2, handletextpad=0.3, columnspacing=1.2,
     )  # fmt: skip
     return ax
 

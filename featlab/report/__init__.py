@@ -11,24 +11,28 @@ from featlab.report._results import (
     Examples,
     Results,
     Samples,
+    best_method,
     choose_detector_rows,
     choose_localisation_rows,
     choose_sample_rows,
     confirmed_detectors,
 )
 from featlab.report._summary import summary
-from featlab.report._tables import tables_for, write_tables
+from featlab.report._tables import tables_for, write_csv, write_summary, write_tables
 
 __all__ = [
     "Examples",
     "Results",
     "Samples",
+    "best_method",
     "choose_detector_rows",
     "choose_localisation_rows",
     "choose_sample_rows",
     "confirmed_detectors",
     "summary",
     "tables_for",
+    "write_csv",
     "write_report",
+    "write_summary",
     "write_tables",
 ]

@@ -87,7 +87,8 @@ def _heads(results: Results) -> Drawing | None:
     return _drawing(
         plots.head_comparison(table),
         f"Accuracy of each head on unseen test images: {told}.",
-        "Accuracy on unseen test images. Hollow: what one gets without the network.",
+        "Accuracy on unseen test images, with 95 % intervals. Hollow: what one gets without the "
+        "network.",
     )
 
 
@@ -156,9 +157,9 @@ def _detector_maps(examples: Examples | None, n: int, head: str) -> Drawing | No
     if examples is None or not examples.pictures or n < 1:
         return None
     shown = examples.first(n)
-    names = plots.short_names([name for name, _ in shown.neurons], 16)
-    unique = dict(zip((name for name, _ in shown.neurons), names, strict=True))
-    captions = [f"neuron {neuron}\n{unique[name]}" for name, neuron in shown.neurons]
+    classes = sorted({name for name, _ in shown.neurons})
+    short = dict(zip(classes, plots.short_names(classes, 16), strict=True))
+    captions = [f"neuron {neuron}\n{short[name]}" for name, neuron in shown.neurons]
     figure = plots.detector_maps(
         shown.pictures,
         shown.heats,
@@ -194,8 +195,8 @@ def _localisation(results: Results) -> Drawing | None:
     return _drawing(
         plots.localisation_scores(table),
         f"Box accuracy of each method on test images: {told}.",
-        "Share of test images whose box is found (IoU ≥ 0.5), the class being known. Hollow: "
-        "baselines that never look at the maps.",
+        "Share of test images whose box is found (IoU ≥ 0.5), the class being known, with 95 % "
+        "intervals. Hollow: baselines that never look at the maps.",
     )
 
 

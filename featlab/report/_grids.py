@@ -93,7 +93,11 @@ def _classes(results: Results) -> Grid | None:
 def _boxes(results: Results) -> Grid | None:
     boxes = results.store.boxes
     rows = [
-        [words.name(kind) if kind else "(no kind)", f"{len(part):,}", f"{part['image'].nunique():,}"]
+        [
+            words.name(kind) if kind else "(no kind)",
+            f"{len(part):,}",
+            f"{part['image'].nunique():,}",
+        ]
         for kind, part in boxes.groupby("kind", sort=True)
     ]
     return _grid("Ground-truth boxes", ["Kind", "Boxes", "Images with at least one"], rows)
@@ -109,10 +113,10 @@ def _heads(table: pd.DataFrame) -> Grid | None:
     rows = [
         [
             words.readable(row["head"]),
-            words.scored(row, "accuracy", 3),
-            words.scored(row, "balanced_accuracy", 3),
-            words.scored(row, "roc_auc", 3),
-            words.scored(row, "log_loss", 3),
+            words.scored(row, "accuracy"),
+            words.scored(row, "balanced_accuracy"),
+            words.scored(row, "roc_auc"),
+            words.scored(row, "log_loss"),
             f"{int(row['n_train']):,}",
             f"{int(row['n']):,}",
             str(row["parameters"]),
@@ -137,13 +141,12 @@ def _detectors(results: Results) -> Grid | None:
             words.name(row["class"]),
             words.interpretation(row),
             words.number(row["auroc"]),
-            words.p_value(row["p_adjusted"]),
             words.p_value(row["p_confirmed"]),
         ]
         rows.append(cells)
-    columns = ["Neuron", "Class", "What it does", "AUROC when chosen", "Adjusted p when chosen"]
+    columns = ["Neuron", "Class", "What it does", "AUROC when chosen"]
     return _grid(
-        f"Leading confirmed detectors, at most {budget} per class, in the order of selection",
+        f"Confirmed detectors, at most {budget} per class, in the order of selection",
         [*columns, "Adjusted p on unseen"],
         rows,
         (0, 1, 2),

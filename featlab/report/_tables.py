@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from featlab.report._results import Results, confirmed_detectors
-from featlab.report._summary import plain
+from featlab.report._summary import plain, summary
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -58,7 +59,7 @@ def write_tables(results: Results, folder: str | os.PathLike[str]) -> list[Path]
         table = table.copy()
         table.attrs = plain(dict(table.attrs))
         csv, parquet = folder / f"{name}.csv", folder / f"{name}.parquet"
-        replace(csv, lambda path, table=table: _write_csv(table, path))
+        write_csv(table, csv)
         replace(parquet, lambda path, table=table: table.to_parquet(path, index=False))
         written += [csv, parquet]
     return written
@@ -74,12 +75,24 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
+def write_csv(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a table that a spreadsheet can open without running anything in it."""
     harmless = table.rename(columns=_harmless)
     for column in harmless.columns:
         if not pd.api.types.is_numeric_dtype(harmless[column].dtype):
             harmless[column] = harmless[column].map(_harmless)
-    harmless.to_csv(path, index=False, encoding="utf-8", lineterminator="\n")
+    replace(
+        Path(path),
+        lambda file: harmless.to_csv(file, index=False, encoding="utf-8", lineterminator="\n"),
+    )
+
+
+def write_summary(results: Results, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Write :func:`summary` as JSON; returns it."""
+    values = summary(results)
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    replace(Path(path), lambda file: file.write_text(text, "utf-8"))
+    return values
 
 
 def _harmless(value: Any) -> Any:
@@ -89,7 +102,7 @@ def _harmless(value: Any) -> Any:
 def _with_pointing(detectors: pd.DataFrame, pointing: pd.DataFrame | None) -> pd.DataFrame:
     if pointing is None:
         return detectors
-    scores = pointing.rename(columns={"n": "pointing_n"})
-    merged = detectors.merge(scores, on=["class", "neuron"], how="left", validate="many_to_one")
+    scores = pointing.rename(columns={"n": "pointing_n"}).drop_duplicates(["class", "neuron"])
+    merged = detectors.merge(scores, on=["class", "neuron"], how="left")
     merged.attrs = dict(detectors.attrs)
     return merged

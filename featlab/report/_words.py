@@ -31,18 +31,18 @@ def number(value: Any, digits: int = 2) -> str:
 
 
 def percent(value: Any) -> str:
-    """A share as a percentage, with one decimal near its ends, where whole numbers would lie."""
+    """A share as a percentage; with a decimal where rounding would claim all or nothing."""
     if value is None or not math.isfinite(value):
         return "–"
-    edge = value not in (0, 1) and (value < 0.1 or value > 0.9)
-    return f"{100 * value:.{1 if edge else 0}f} %"
+    edge = round(value, 2) in (0, 1) and value not in (0, 1)
+    return f"{100 * value:.{1 if edge else 0}f}\N{NO-BREAK SPACE}%"
 
 
 def interval(low: Any, high: Any, digits: int = 2) -> str:
     """`[0.91, 0.97]`; empty where there is none."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
-    return f"[{number(low, digits)}, {number(high, digits)}]"
+    return f"[{number(low, digits)},\N{NO-BREAK SPACE}{number(high, digits)}]"
 
 
 def scored(row: pd.Series, score: str, digits: int = 2) -> str:
@@ -150,7 +150,9 @@ def advantage(table: pd.DataFrame, head: str) -> str:
         else:
             verdict = "the intervals overlap, so this is not shown to be a difference"
         way = "above" if points >= 0 else "below"
-        sentences.append(f"{abs(points):.0f} percentage points {way} {readable(baseline)} ({verdict})")
+        sentences.append(
+            f"{abs(points):.0f} percentage points {way} {readable(baseline)} ({verdict})"
+        )
     return f"The {readable(head)} head lies {'; '.join(sentences)}." if sentences else ""
 
 
@@ -172,9 +174,9 @@ def detectors_answer(results: Results) -> Markup:
         for _, row in best.nlargest(3, "auroc").iterrows()
     ]
     without = [c for c in results.store.classes if c not in set(detectors["class"])]
-    text = Markup("{} of {} neurons detect a class and were confirmed on unseen images: {}.").format(
-        f"{neurons:,}", f"{total:,}", "e.g. " * (len(best) > 3) + Markup(", ").join(leaders)
-    )
+    text = Markup(
+        "{} of {} neurons detect a class and were confirmed on unseen images; in the lead {}."
+    ).format(f"{neurons:,}", f"{total:,}", Markup(", ").join(leaders))
     if without:
         text += Markup(" No detector for {}.").format(listed(without))
     return text
