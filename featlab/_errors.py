@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class FeatlabError(ValueError):
-    """A mistake that the user can mend; its message says what was given, what is allowed, what to do.
+    """A mistake that the user can mend: what was given, what is allowed, what to do.
 
-    The command line prints it and exits with 1; any other exception is a defect of
-    featlab and     keeps its traceback.
+    The command line prints the message and exits with 1; any other exception is a defect of
+    featlab and keeps its traceback.
     """

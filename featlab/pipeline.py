@@ -84,7 +84,7 @@ def analyse(
         pointing = localise.neuron_pointing(store, chosen, test_rows, box_kind=box_kind)
     with _timed(seconds, "examples"):
         load = picture_loader(store)
-        boxes = store.boxes if box_kind is None else store.boxes[store.boxes["kind"] == box_kind]
+        boxes = localise.select_boxes(store, box_kind)
         return report.Results(
             store=store,
             split=split,

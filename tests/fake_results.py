@@ -109,7 +109,7 @@ class FakeLocalisation:
 
 def make_split(n: int, n_classes: int = 2) -> pd.Series:
     """Labels take turns, so every round of ten images of a class has the same sides."""
-    sides = ["train", "confirm", "test", "train", "train", "train", "confirm", "test", "train", "test"]
+    sides = ["train", "confirm", "test", *["train"] * 3, "confirm", "test", "train", "test"]
     return pd.Series([sides[i // n_classes % 10] for i in range(n)], name="split")
 
 
@@ -270,6 +270,7 @@ def make_results(
     pointing = neurons.loc[neurons["detector"], ["class", "neuron"]].assign(
         n=80, pointing=0.71, pointing_low=0.6, pointing_high=0.8
     )
+    pointing.attrs["picture_centre"] = dict.fromkeys(store.classes, 0.86)
     share = neurons[["class", "neuron"]].assign(share=0.95, share_rest=0.94, difference=0.01)
     examples = make_examples(store.classes, pairs or [(store.classes[0], 0)])
     spots = make_examples(store.classes, [("top_20_detectors", -1)])

@@ -16,8 +16,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from featlab import FeatlabError, _scenes, datasets
-from featlab.datasets import CLASSES, Scenes, iter_scenes, make_scenes, write_scenes
+from featlab import FeatlabError, datasets
+from featlab.datasets import CLASSES, Scenes, _scenes, iter_scenes, make_scenes, write_scenes
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]
 N = 240

@@ -80,6 +80,7 @@ def test_sections_figures_and_methods_are_there(two):
         "Mann-Whitney",
         "false discovery rate",
         "falls inside the box in 71\N{NO-BREAK SPACE}%",
+        "the picture's centre: 86\N{NO-BREAK SPACE}%".replace("'", "&#39;"),
         "Oracle box accuracy",
         "truncated file",
         "featlab run pictures --out out",

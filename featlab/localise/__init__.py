@@ -7,7 +7,7 @@ baselines, :mod:`pointing` scores single detectors.
 
 from __future__ import annotations
 
-from featlab.localise.evaluation import Localisation, choose_threshold, evaluate
+from featlab.localise.evaluation import Localisation, choose_threshold, evaluate, select_boxes
 from featlab.localise.heat import (
     cam_heat,
     detector_heat,
@@ -36,5 +36,6 @@ __all__ = [
     "neuron_heat",
     "neuron_pointing",
     "normalise",
+    "select_boxes",
     "upsample",
 ]

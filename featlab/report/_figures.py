@@ -185,9 +185,9 @@ def _detector_maps(examples: Examples | None, n: int, head: str) -> Drawing | No
 
 
 def _localisation(results: Results) -> Drawing | None:
-    if results.localisation is None:
+    table = words.scores(results)
+    if table is None:
         return None
-    table = results.localisation.table
     told = "; ".join(
         f"{words.readable(r['method'])} {words.scored(r, 'box_accuracy')}"
         for _, r in table.iterrows()

@@ -187,11 +187,10 @@ def _confirmed_pairs(results: Results) -> list[tuple[str, int]]:
 
 
 def _localisation(results: Results) -> Grid | None:
-    if results.localisation is None:
+    table = words.scores(results)
+    if table is None:
         return None
-    table = results.localisation.table.sort_values(
-        ["baseline", "box_accuracy"], ascending=[True, False], kind="stable"
-    )
+    table = table.sort_values(["baseline", "box_accuracy"], ascending=[True, False], kind="stable")
     rows = [
         [
             words.readable(row["method"]),

@@ -106,19 +106,31 @@ def _detectors(table: pd.DataFrame) -> str:
 
 
 def _localisation(results: Results) -> str:
-    if results.localisation is None:
+    table = words.scores(results)
+    if table is None:
         return ""
-    boot = results.localisation.table.attrs.get("n_boot")
+    known = table.attrs
     kind = f" of kind {results.box_kind}" if results.box_kind else ""
-    draws = f" ({boot:,} draws)" if boot else ""
+    count = known.get("n_threshold_images")
+    chosen = (
+        f"chosen on {words.plural(count, 'image')} outside the test set"
+        if count
+        else "fixed without the test images"
+    )
+    bare = known.get("classes_without_detectors", [])
+    silent = (
+        f" For {words.plural(len(bare), 'class', 'classes')} without a detector the detector "
+        "methods count as IoU 0."
+        if bare
+        else ""
+    )
     return (
-        f"Heat maps were thresholded at a share of their range; the threshold of each method was "
-        "chosen on images outside the test set, one for all images. The predicted box encloses the "
-        f"largest region above it and is compared with the best ground-truth box{kind}; box "
-        "accuracy is the share of images with an intersection over union (IoU) of at least 0.5, "
-        f"the class being known. Intervals are 95 % intervals{draws}. The oracle column uses the "
-        "threshold that is best on the test images themselves, as much of the literature does; it "
-        "flatters."
+        "Heat maps were thresholded at a share of their range, with one threshold for all images, "
+        f"{chosen}. The predicted box encloses the largest region above it and is compared with "
+        f"the best ground-truth box{kind}; box accuracy is the share of images with an "
+        "intersection over union (IoU) of at least 0.5, the class being known. Intervals are 95 % "
+        f"intervals over images.{silent} The oracle column uses the threshold that is best on the "
+        "test images themselves, as much of the literature does; it flatters."
     )
 
 

@@ -105,7 +105,7 @@ def _facts(results: Results, head: str) -> dict[str, Any]:
         "n_selected": int(results.neurons["detector"].eq(True).sum()),
         "box_kind": results.box_kind,
         "command": results.command,
-        "measured": results.localisation is not None,
+        "measured": words.scores(results) is not None,
     }
 
 

@@ -104,5 +104,7 @@ def _with_pointing(detectors: pd.DataFrame, pointing: pd.DataFrame | None) -> pd
         return detectors
     scores = pointing.rename(columns={"n": "pointing_n"}).drop_duplicates(["class", "neuron"])
     merged = detectors.merge(scores, on=["class", "neuron"], how="left")
+    centres = pointing.attrs.get("picture_centre", {})
+    merged["pointing_picture_centre"] = merged["class"].map(centres).astype(float)
     merged.attrs = dict(detectors.attrs)
     return merged

@@ -182,11 +182,18 @@ def detectors_answer(results: Results) -> Markup:
     return text
 
 
+def scores(results: Results) -> pd.DataFrame | None:
+    """The localisation table; None where no image could be scored."""
+    if results.localisation is None or results.localisation.table.empty:
+        return None
+    return results.localisation.table
+
+
 def localisation_answer(results: Results) -> tuple[str, str]:
     """Do the maps localise: a verdict of a few words, and the figures behind it."""
-    if results.localisation is None:
-        return "No boxes, so not measured", "Without ground-truth boxes nothing can be said."
-    table = results.localisation.table
+    table = scores(results)
+    if table is None:
+        return "No boxes, so not measured", "Without boxes on test images nothing can be said."
     ours, rival = best_method(table, baseline=False), best_method(table, baseline=True)
     if ours is None or rival is None:
         return NOT_BETTER, "There is no map method and baseline to compare."
@@ -212,9 +219,11 @@ def interpretation(row: pd.Series) -> Markup:
     )
     if math.isfinite(row.get("pointing", math.nan)):
         text += (
-            f"; the peak of its map falls inside the box in {percent(row['pointing'])} of them "
-            f"(n = {int(row['pointing_n'])})"
+            f"; the peak of its map falls inside the box in {percent(row['pointing'])} of the "
+            f"class's test images (n = {int(row['pointing_n'])}"
         )
+        centre = row.get("pointing_picture_centre", math.nan)
+        text += f"; the picture's centre: {percent(centre)})" if math.isfinite(centre) else ")"
     return text
 
 

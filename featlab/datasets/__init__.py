@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from featlab._errors import FeatlabError
-from featlab._scenes import TEXTURES, Scene, draw_scene
+from featlab.datasets._scenes import TEXTURES, Scene, draw_scene
 
 CLASSES: tuple[str, ...] = tuple(TEXTURES)
 """The textures, in order; ``classes=k`` uses the first *k*."""
