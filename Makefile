@@ -1,13 +1,14 @@
 PYTHON ?= python3
 PY := .venv/bin/python
+TESTS ?= tests
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint typecheck bench clean
 
 demo: .venv/installed
 	$(PY) -m featlab demo -o reports/demo
 
 test: .venv/installed-test lint
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile $(TESTS)
 
 test-all: .venv/installed-test lint
 	$(PY) -m pytest -n 2 --dist loadfile -m ""
@@ -15,6 +16,8 @@ test-all: .venv/installed-test lint
 lint: .venv/installed-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+typecheck: .venv/installed-test
 	$(PY) -m mypy
 
 bench: .venv/installed

@@ -145,6 +145,7 @@ def extract_maps(
                 parts, _Plan(_key(images, backbone, resize, dtype), len(images), batch_size)
             )
             provenance = _write_all(plan, parts, images, backbone, path, resize, dtype, progress)
+            provenance["annotations_digest"] = _annotations_digest(images, boxes)
             files = [_part_path(parts, part) for part in plan.part_ranges()]
             with _disk_errors(path, parts):
                 join_parts(files, path, images=images, boxes=boxes, provenance=provenance)

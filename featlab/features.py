@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -46,12 +46,14 @@ def feature_table(store: MapStore, how: str = "mean", *, layer: str | None = Non
     name = store.layers[-1] if layer is None else layer
     if name not in store.layers:
         raise FeatlabError(f"layer must be one of the store's {list(store.layers)}, got {name!r}.")
+    values: NDArray[Any]
     if how == "flat":
         values = _flat(store, name)
     else:
-        pooled = store.pooled(how.removeprefix("softmax_"), layer=name)
-        values = softmax(pooled) if how.startswith("softmax_") else pooled
-    table = pd.DataFrame(np.asarray(values, dtype=np.float32))
+        values = store.pooled(how.removeprefix("softmax_"), layer=name)
+    if how.startswith("softmax_"):
+        values = softmax(values)
+    table = pd.DataFrame(values.astype(np.float32, copy=False))
     table.attrs.update(layer=name, pooling=how)
     return table
 
