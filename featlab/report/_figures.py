@@ -189,11 +189,11 @@ def _localisation(results: Results) -> Drawing | None:
     if table is None:
         return None
     told = "; ".join(
-        f"{words.readable(r['method'])} {words.scored(r, 'box_accuracy')}"
+        f"{words.method(r['method'])} {words.scored(r, 'box_accuracy')}"
         for _, r in table.iterrows()
     )
     return _drawing(
-        plots.localisation_scores(table),
+        plots.localisation_scores(table.assign(method=table["method"].map(words.method))),
         f"Box accuracy of each method on test images: {told}.",
         "Share of test images whose box is found (IoU ≥ 0.5), the class being known, with 95 % "
         "intervals. Hollow: baselines that never look at the maps.",
@@ -204,7 +204,7 @@ def _localised(examples: Examples | None, n: int) -> Drawing | None:
     if examples is None or not examples.pictures or n < 1:
         return None
     shown = examples.first(n) if len(examples.pictures) <= n else _spread(examples, n)
-    method = words.readable(shown.neurons[0][0]) if shown.neurons else "the best map method"
+    method = words.method(shown.neurons[0][0]) if shown.neurons else "the best map method"
     ious = shown.ious if shown.ious is not None else [math.nan] * len(shown.pictures)
     boxes = shown.predicted_boxes if shown.predicted_boxes is not None else [None] * len(ious)
     figure = plots.localisation_examples(
@@ -214,7 +214,7 @@ def _localised(examples: Examples | None, n: int) -> Drawing | None:
         figure,
         f"{len(ious)} test images with true and predicted boxes; IoU "
         f"{', '.join(words.number(value) for value in ious)}.",
-        f"Best, median and worst boxes of {method}. White: true boxes; blue: predicted; glow: "
+        f"Best, median and worst boxes of “{method}”. White: true boxes; blue: predicted; glow: "
         "the heat map, each on its own scale.",
         "jpg",
     )

@@ -193,7 +193,7 @@ def _localisation(results: Results) -> Grid | None:
     table = table.sort_values(["baseline", "box_accuracy"], ascending=[True, False], kind="stable")
     rows = [
         [
-            words.readable(row["method"]),
+            words.method(row["method"]),
             "baseline" if row["baseline"] else "maps",
             words.scored(row, "box_accuracy"),
             words.scored(row, "mean_iou"),

@@ -19,6 +19,16 @@ _HEADS = {
     "dummy": "always answering the commonest class",
     "colour_histogram": "a logistic regression on colours alone",
 }
+_METHODS = {
+    "detectors": "detectors combined",
+    "best_detector": "best detector alone",
+    "cam": "class activation map (CAM)",
+    "sum": "sum of all maps",
+    "random_neuron": "a random neuron",
+    "centre_gaussian": "a blob at the picture's centre",
+    "whole_image": "the whole picture",
+    "mean_box": "the mean training box",
+}
 NOT_BETTER = "Not shown to be better"
 BETTER = "Yes, clearly better than the best baseline"
 
@@ -90,6 +100,11 @@ def listed(names: Iterable[object]) -> Markup:
 def readable(identifier: object) -> str:
     """`top_20_detectors` → `top 20 detectors`."""
     return str(identifier).replace("_", " ")
+
+
+def method(identifier: object) -> str:
+    """A localisation method in words."""
+    return _METHODS.get(str(identifier), readable(identifier))
 
 
 def data_answer(results: Results) -> Markup:
@@ -199,10 +214,10 @@ def localisation_answer(results: Results) -> tuple[str, str]:
         return NOT_BETTER, "There is no map method and baseline to compare."
     count = int((~table["baseline"].astype(bool)).sum())
     figures = (
-        f"The best of {plural(count, 'map method')}, {readable(ours['method'])}, finds the box "
+        f"The best of {plural(count, 'map method')}, “{method(ours['method'])}”, finds the box "
         f"(IoU ≥ 0.5) in {percent(ours['box_accuracy'])} of {plural(int(ours['n']), 'test image')} "
         f"({percent(ours['box_accuracy_low'])} to {percent(ours['box_accuracy_high'])}); the best "
-        f"baseline, {readable(rival['method'])}, in {percent(rival['box_accuracy'])} "
+        f"baseline, “{method(rival['method'])}”, in {percent(rival['box_accuracy'])} "
         f"({percent(rival['box_accuracy_low'])} to {percent(rival['box_accuracy_high'])})."
     )
     if ours["box_accuracy_low"] > rival["box_accuracy_high"]:
