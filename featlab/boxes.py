@@ -12,13 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from featlab._errors import FeatlabError
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]
 _CENTRE_SIGMA = 0.25
-_BOOTSTRAP_BLOCK = 2_000_000
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -270,75 +268,6 @@ def box_accuracy(ious: np.ndarray, delta: float = 0.5) -> float:
     ious = np.asarray(ious, dtype=float)
     ious = ious[~np.isnan(ious)]
     return float((ious >= delta).mean()) if len(ious) else float("nan")
-
-
-def bootstrap_interval(
-    values: np.ndarray, *, n_boot: int = 2000, level: float = 0.95, random_state: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over images.
-
-    Where all values are 0, or all are 1, resampling can only repeat them and the interval would
-    be a point; the Wilson interval is given instead. The order of the values does not matter.
-
-    Parameters
-    ----------
-    values : array-like of shape (n,)
-        One per image, in [0, 1]; NaN is left out.
-    n_boot : int
-        Number of resamples.
-    level : float
-        Coverage.
-    random_state : int
-        Seed.
-
-    Returns
-    -------
-    low, high : float
-        NaN if nothing is left, or a single value other than 0 or 1.
-    """
-    values = np.sort(np.asarray(values, dtype=float).ravel())
-    values = values[~np.isnan(values)]
-    n = len(values)
-    if n and values[0] == values[-1] and values[0] in (0, 1):
-        return wilson_interval(values.sum(), n, level=level)
-    if n < 2:
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(random_state)
-    block = max(1, _BOOTSTRAP_BLOCK // n)
-    means = [
-        values[rng.integers(n, size=(min(block, n_boot - start), n))].mean(axis=1)
-        for start in range(0, n_boot, block)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def wilson_interval(successes: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a proportion.
-
-    Parameters
-    ----------
-    successes : float
-    n : int
-    level : float
-        Coverage.
-
-    Returns
-    -------
-    low, high : float
-        NaN for `n` = 0.
-
-    References
-    ----------
-    Wilson (1927), Probable inference, the law of succession, and statistical inference, JASA 22.
-    """
-    if n == 0:
-        return float("nan"), float("nan")
-    z2 = stats.norm.ppf((1 + level) / 2) ** 2
-    share = successes / n
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
 def _checked(boxes: np.ndarray) -> np.ndarray:

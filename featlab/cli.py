@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +25,13 @@ from featlab import __version__
 from featlab._errors import FeatlabError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from featlab.backbones import Backbone
     from featlab.store import MapStore
+
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+_LIBRARY_CHATTER = re.compile(r"[IW]\d{4} .*\.cc:\d+\]|WARNING: All log messages before absl")
 
 app = typer.Typer(
     name="featlab",
@@ -97,7 +105,7 @@ def demo(
     scenes = datasets.write_scenes(
         output / "scenes", n, random_state=seed, progress=partial(_bar, label="scenes")
     )
-    _run(scenes, output, _load("efficientnet_lite0"), seed=seed)
+    _run(scenes, output, partial(_load, "efficientnet_lite0"), seed=seed)
 
 
 @app.command()
@@ -119,11 +127,10 @@ def run(
     seed: Seed = 0,
 ) -> None:
     """From an image folder to a report: index, extract, heads, neurons, localisation."""
-    network = _load(backbone, weights, input_size, layers, output_stride, preprocessing)
     _run(
         images,
         output,
-        network,
+        partial(_load, backbone, weights, input_size, layers, output_stride, preprocessing),
         resize=resize,
         dtype=dtype,
         batch_size=batch_size,
@@ -151,9 +158,9 @@ def extract(
     on_error: OnError = "raise",
 ) -> None:
     """Run the network once and keep its feature maps; goes on where it was interrupted."""
-    network = _load(backbone, weights, input_size, layers, output_stride, preprocessing)
-    finished, _ = _extract(images, store, network, resize, dtype, batch_size, group_from, on_error)
-    print(finished)
+    load = partial(_load, backbone, weights, input_size, layers, output_stride, preprocessing)
+    table, boxes = _index(images, group_from, on_error)
+    print(_finished_store(table, boxes, store, load, resize, dtype, batch_size, {}))
 
 
 @app.command()
@@ -215,15 +222,34 @@ def neurons(
 @app.command(name="localise")
 def localise_(store: Store, box_kind: BoxKind = None, seed: Seed = 0) -> None:
     """Score the boxes that the stored maps give, beside the baselines."""
-    from featlab.pipeline import analyse
+    from featlab import features, heads, localise, splits
+    from featlab.pipeline import class_weights, find_detectors
     from featlab.store import MapStore
 
     with MapStore(store) as opened:
-        results = analyse(opened, box_kind=box_kind, random_state=seed, progress=_quiet_bar)
-    if results.localisation is None:
+        labels = opened.images["label"]
+        split = splits.make_split(opened.images, random_state=seed)
+        X = features.feature_table(opened)
+        scores = heads.evaluate_heads(
+            X,
+            labels,
+            split,
+            groups=opened.images["group"],
+            heads=["logistic"],
+            random_state=seed,
+        )
+        found = localise.evaluate(
+            opened,
+            split,
+            neurons=find_detectors(X, labels, split),
+            weights=class_weights(scores),
+            box_kind=box_kind,
+            random_state=seed,
+            progress=_quiet_bar,
+        )
+    if found.table.empty:
         raise FeatlabError(f"{store} has no boxes on its test images, so nothing can be scored.")
-    table = results.localisation.table
-    print(table.to_string(index=False, float_format="{:.3f}".format))
+    print(found.table.to_string(index=False, float_format="{:.3f}".format))
 
 
 @app.command()
@@ -249,22 +275,24 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app(standalone_mode=True)
+        app()
     except (FeatlabError, OSError) as error:
         print(f"featlab: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print(
-            "\nfeatlab: interrupted. Finished parts are kept; run the same command again to go on.",
-            file=sys.stderr,
-        )
-        raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            print(
+                "\nfeatlab: interrupted. Finished parts are kept; run the same command again to "
+                "go on.",
+                file=sys.stderr,
+            )
+        raise
 
 
 def _run(
     images: Path,
     output: Path,
-    network: Backbone,
+    load: Callable[[], Backbone],
     *,
     seed: int,
     resize: str = "stretch",
@@ -274,13 +302,19 @@ def _run(
     group_from: str | None = None,
     on_error: str = "raise",
 ) -> None:
+    from featlab import localise, splits
     from featlab.pipeline import analyse, write_results
 
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    table, boxes = _index(images, group_from, on_error)
+    seconds["index"] = round(time.perf_counter() - start, 3)
+    # What the later stages would refuse is refused before the pass, not after it.
+    splits.make_split(table, random_state=seed)
+    localise.boxes_of_kind(boxes, box_kind)
     output.mkdir(parents=True, exist_ok=True)
-    store, seconds = _extract(
-        images, output / "maps.h5", network, resize, dtype, batch_size, group_from, on_error
-    )
-    with store:
+    path = output / "maps.h5"
+    with _finished_store(table, boxes, path, load, resize, dtype, batch_size, seconds) as store:
         results = analyse(
             store,
             box_kind=box_kind,
@@ -292,45 +326,51 @@ def _run(
         _tell(write_results(results, output), output)
 
 
-def _extract(
-    images: Path,
+def _index(
+    images: Path, group_from: str | None, on_error: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    from featlab.images import index_images
+
+    return index_images(
+        images, group_from=group_from, on_error=on_error, progress=partial(_bar, label="index")
+    )
+
+
+def _finished_store(
+    table: pd.DataFrame,
+    boxes: pd.DataFrame,
     path: Path,
-    network: Backbone,
+    load: Callable[[], Backbone],
     resize: str,
     dtype: str,
     batch_size: int,
-    group_from: str | None,
-    on_error: str,
-) -> tuple[MapStore, dict[str, float]]:
-    """The finished store, and the seconds of index and pass (0 when the store was there)."""
+    seconds: dict[str, float],
+) -> MapStore:
+    """The finished store; `seconds` gets those of the pass, 0 when the store was there."""
     from featlab.extract import extract_maps, find_store
-    from featlab.images import index_images
 
-    start = time.perf_counter()
-    table, boxes = index_images(
-        images,
-        group_from=group_from,
-        on_error=on_error,
-        progress=partial(_bar, label="index"),
-    )
-    indexed = time.perf_counter()
-    seconds = {"index": round(indexed - start, 3), "extract": 0.0}
-    store = find_store(table, network, path, boxes=boxes, resize=resize, dtype=dtype)
-    if store is None:
-        store = extract_maps(
-            table,
-            network,
-            path,
-            boxes=boxes,
-            batch_size=batch_size,
-            resize=resize,
-            dtype=dtype,
-            progress=_extract_bar,
-        )
-        seconds["extract"] = round(time.perf_counter() - indexed, 3)
-    else:
+    seconds["extract"] = 0.0
+    with _libraries_silenced():
+        network = load()
+        store = find_store(table, network, path, boxes=boxes, resize=resize, dtype=dtype)
+        if store is None:
+            network.probe()  # loads them
+    if store is not None:
         logging.getLogger(__name__).info("%s is finished already: no forward pass", path)
-    return store, seconds
+        return store
+    start = time.perf_counter()
+    store = extract_maps(
+        table,
+        network,
+        path,
+        boxes=boxes,
+        batch_size=batch_size,
+        resize=resize,
+        dtype=dtype,
+        progress=_extract_bar,
+    )
+    seconds["extract"] = round(time.perf_counter() - start, 3)
+    return store
 
 
 def _load(
@@ -353,16 +393,40 @@ def _load(
     )
 
 
+@contextmanager
+def _libraries_silenced() -> Iterator[None]:
+    """Leave out what TensorFlow's C++ libraries print while they load.
+
+    TensorFlow 2.21 tells of CUDA and oneDNN there whatever TF_CPP_MIN_LOG_LEVEL says. Everything
+    else written to standard error meanwhile appears at the end.
+    """
+    sys.stderr.flush()
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(own, 2)
+            os.close(own)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines(keepends=True):
+                if not _LIBRARY_CHATTER.match(line):
+                    sys.stderr.write(line)
+
+
 def _bar(items: Iterable[Any], *, label: str) -> Iterable[Any]:
     from tqdm import tqdm
 
     return tqdm(items, desc=label, unit="img")
 
 
-def _extract_bar(batches: Collection[range]) -> Iterator[range]:
+def _extract_bar(batches: Iterable[range]) -> Iterator[range]:
     """Rate and time left in images, though the pass goes batch by batch."""
     from tqdm import tqdm
 
+    batches = list(batches)
     with tqdm(total=sum(map(len, batches)), desc="extract", unit="img") as bar:
         for batch in batches:
             yield batch

@@ -41,8 +41,13 @@ _VERSIONS = ("tensorflow", "keras", "numpy", "h5py", "Pillow")
 class MapSource(Protocol):
     """What the pass needs of a network; :class:`featlab.backbones.Backbone` is one."""
 
-    input_size: tuple[int, int]
-    weights: str
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+
+    @property
+    def weights(self) -> str:
+        """Where the weights come from, in words."""
 
     def identity(self) -> dict[str, str]:
         """Everything that decides the maps; without a forward pass."""

@@ -15,7 +15,7 @@ from featlab import features, heads, images, localise, neurons, report, splits
 from featlab._errors import FeatlabError
 from featlab.store import MapStore
 
-_SAMPLES, _EXAMPLES, _SHOWN_DETECTORS = 12, 6, 4
+_SAMPLES, _EXAMPLES, _SHOWN_DETECTORS, _POINTING_DETECTORS = 12, 6, 4, 10
 
 Progress = Callable[[Any], Any]
 
@@ -69,7 +69,7 @@ def analyse(
         table = find_detectors(X, labels, split)
         frequent = neurons.softmax_top_k(X[split == "train"], labels[split == "train"])
     with _timed(seconds, "localise"):
-        weights = _class_weights(scores) if pooling == "mean" else None
+        weights = class_weights(scores) if pooling == "mean" else None
         where = localise.evaluate(
             store,
             split,
@@ -81,7 +81,9 @@ def analyse(
         )
         chosen = neurons.select_neurons(table, top=_SHOWN_DETECTORS)
         test_rows = np.flatnonzero(split == "test")
-        pointing = localise.neuron_pointing(store, chosen, test_rows, box_kind=box_kind)
+        pointing = localise.neuron_pointing(
+            store, table, test_rows, box_kind=box_kind, top=_POINTING_DETECTORS
+        )
     with _timed(seconds, "examples"):
         load = picture_loader(store)
         boxes = localise.select_boxes(store, box_kind)
@@ -91,7 +93,7 @@ def analyse(
             heads=scores,
             neurons=table,
             softmax_top_k=frequent,
-            localisation=where if len(where.table) else None,
+            localisation=where,
             pointing=pointing if len(pointing) else None,
             seconds=seconds,
             box_kind=box_kind or _only_kind(store.boxes),
@@ -134,7 +136,8 @@ def picture_loader(store: MapStore) -> Callable[[int], np.ndarray | None]:
     return load
 
 
-def _class_weights(scores: heads.HeadResults) -> dict[str, np.ndarray]:
+def class_weights(scores: heads.HeadResults) -> dict[str, np.ndarray]:
+    """Class → the logistic head's weights of the neurons, for class activation maps."""
     coefficients, _ = heads.linear_weights(scores.models["logistic"])
     return dict(zip(scores.classes, coefficients, strict=True))
 
@@ -180,7 +183,7 @@ def _detector_examples(
         pictures=[load(row) for row in rows],
         neurons=[(str(c), int(k)) for c, k in zip(shown["class"], shown["neuron"], strict=True)],
         heats=_on_pictures(
-            store, rows, localise.example_heats(store, rows, neurons=shown["neuron"])
+            store, rows, localise.example_heats(store, rows, neurons=shown["neuron"].to_numpy())
         ),
         true_boxes=[_truth(boxes, row) for row in rows],
         labels=[str(store.images["label"].iloc[row]) for row in rows],
@@ -222,7 +225,7 @@ def _localisation_examples(
         true_boxes=[_truth(boxes, row) for row in rows],
         labels=[str(store.images["label"].iloc[row]) for row in rows],
         predicted_boxes=list(predicted),
-        ious=[float(scored.loc[row, "iou"]) for row in rows],
+        ious=scored.loc[rows, "iou"].tolist(),
     )
 
 

@@ -142,7 +142,7 @@ def _assign(
     unit_codes = np.argsort(np.argsort(first))[unit_codes]
     counts = np.zeros((len(first), len(classes)), dtype=np.int64)
     np.add.at(counts, (unit_codes, label_codes), 1)
-    _check_enough_units(classes, counts, len(sides))
+    _check_enough_units(classes, counts, sides)
     chosen = _fill(counts, _quotas(counts.sum(axis=0), shares), rng)
     _check_all_sides(classes, counts, chosen, sides)
     return np.asarray(sides)[chosen][unit_codes]
@@ -180,14 +180,18 @@ def _fill(
     return chosen
 
 
-def _check_enough_units(classes: NDArray[np.str_], counts: NDArray[np.int64], n_sides: int) -> None:
+def _check_enough_units(
+    classes: NDArray[np.str_], counts: NDArray[np.int64], sides: Sequence[str]
+) -> None:
     for name, column in zip(classes, counts.T, strict=True):
         n_units = int((column > 0).sum())
-        if n_units < n_sides:
+        if n_units < len(sides):
+            n = int(column.sum())
+            held = "1 image" if n == 1 else f"{n} images in {n_units} independent units"
             raise FeatlabError(
-                f"Class {str(name)!r} has {int(column.sum())} images in {n_units} independent "
-                f"units (a group, or copies of one file, count once); splitting needs at least "
-                f"{n_sides}: add images or groups, or leave the class out."
+                f"class {str(name)!r} has {held}; splitting into {', '.join(sides)} "
+                f"needs at least {len(sides)} (a group, or copies of one file, count once): add "
+                "images or groups, or leave the class out."
             )
 
 

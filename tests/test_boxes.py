@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from statsmodels.stats.proportion import proportion_confint
 
 from featlab import FeatlabError
 from featlab import boxes as bx
@@ -177,43 +176,10 @@ def test_centre_heat_is_centred_and_symmetric():
     assert np.allclose(heat, heat[::-1, ::-1])
 
 
-# ----------------------------------------------------------------------------- intervals
+# ----------------------------------------------------------------------------- accuracy
 
 
 def test_box_accuracy_leaves_nan_out():
     assert bx.box_accuracy(np.array([0.5, 0.49, np.nan, 1.0])) == pytest.approx(2 / 3)
     assert bx.box_accuracy(np.array([0.5, 0.49]), delta=0.3) == 1
     assert np.isnan(bx.box_accuracy(np.array([np.nan])))
-
-
-@pytest.mark.parametrize(("k", "n"), [(0, 7), (7, 7), (3, 10), (71, 100)])
-def test_wilson_equals_statsmodels(k, n):
-    expected = proportion_confint(k, n, method="wilson")
-    assert bx.wilson_interval(k, n) == pytest.approx(expected, abs=1e-12)
-
-
-def test_bootstrap_agrees_with_the_normal_interval():
-    values = np.random.default_rng(0).random(400)
-    low, high = bx.bootstrap_interval(values)
-    half = 1.96 * values.std() / np.sqrt(400)
-    assert low == pytest.approx(values.mean() - half, abs=0.003)
-    assert high == pytest.approx(values.mean() + half, abs=0.003)
-
-
-def test_bootstrap_is_seeded_and_ignores_order_and_nan():
-    values = np.random.default_rng(0).random(50)
-    expected = bx.bootstrap_interval(values)
-    shuffled = np.append(np.random.default_rng(1).permutation(values), np.nan)
-    assert bx.bootstrap_interval(shuffled) == expected
-    assert bx.bootstrap_interval(values, random_state=1) != expected
-
-
-def test_bootstrap_at_the_border_is_never_a_point():
-    low, high = bx.bootstrap_interval(np.ones(20))
-    assert low < 0.9
-    assert high == 1
-    low, high = bx.bootstrap_interval(np.zeros(20))
-    assert low == 0
-    assert high > 0.1
-    assert np.isnan(bx.bootstrap_interval(np.array([]))).all()
-    assert np.isnan(bx.bootstrap_interval(np.array([0.4]))).all()

@@ -17,7 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 from featlab import FeatlabError
 from featlab.heads import HeadResults, evaluate_heads, linear_weights
 from featlab.heads._models import _C_GRID, Train, _folds, _tuned_c
-from featlab.heads._scores import _roc_auc, _weighted_auroc
+from featlab.heads._scores import _roc_auc, _weighted_auroc, bootstrap_weights, scores_of
 
 METRICS = ["accuracy", "balanced_accuracy", "roc_auc", "log_loss"]
 
@@ -271,3 +271,14 @@ class TestLinearWeights:
     def test_only_of_linear_heads(self, solved):
         with pytest.raises(FeatlabError, match="needs a logistic head, got MLPClassifier"):
             linear_weights(solved[3].models["mlp"])
+
+
+@pytest.mark.parametrize("sizes", [(40, 60), (5, 20, 30)])
+def test_perfect_scores_are_not_certain(sizes):
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    scores = scores_of(y, np.eye(len(sizes))[y], bootstrap_weights(len(y), 200, 0))
+    for name in ("accuracy", "balanced_accuracy", "roc_auc"):
+        assert scores[name] == scores[f"{name}_high"] == 1
+        assert 1 - 5 / min(sizes) < scores[f"{name}_low"] < 1 - 0.5 / sum(sizes), name
+    # Classes of few images make the mean recall less certain than the share of right answers.
+    assert scores["balanced_accuracy_low"] < scores["accuracy_low"]

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from featlab import FeatlabError, localise
 from featlab import boxes as bx
+from featlab.intervals import wilson_interval
 from featlab.localise.regions import largest_region_boxes
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
@@ -423,7 +424,7 @@ def test_pointing_finds_the_planted_neuron_and_not_the_noise(planted):
     assert found["pointing"].tolist()[3] == 1
     assert found["pointing"].tolist()[1] < 0.4
     assert found["pointing"].tolist()[2] == 0
-    low, high = bx.wilson_interval(10, 10)
+    low, high = wilson_interval(10, 10)
     assert found.loc[0, ["pointing_low", "pointing_high"]].tolist() == [low, high]
     assert set(found.attrs["picture_centre"]) == {"a", "b"}
 

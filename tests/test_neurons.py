@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from featlab import FeatlabError
+from featlab.intervals import auroc_score_interval
 from featlab.neurons import (
     COLUMNS,
     confirm_neurons,
@@ -20,7 +21,7 @@ from featlab.neurons import (
     select_neurons,
     softmax_top_k,
 )
-from featlab.neurons._auroc import auroc_interval, rank_statistics, score_interval
+from featlab.neurons._auroc import auroc_interval, rank_statistics
 
 CONTRACT = (
     "layer pooling class neuron n n_ref mean mean_ref pts pts_ref statistic p p_adjusted auroc "
@@ -128,7 +129,7 @@ class TestAgainstOtherImplementations:
             return abs(auroc - t) - z * np.sqrt(spread / (n * n_ref))
 
         for auroc in (0.5, 0.8, 1.0):
-            low, high = score_interval(np.array([auroc]), np.array([n]), np.array([n_ref]))
+            low, high = auroc_score_interval(np.array([auroc]), np.array([n]), np.array([n_ref]))
             root = brentq(excess, 1e-6, auroc - 1e-6, args=(auroc,))
             assert low[0] == pytest.approx(root, abs=1e-9)
             assert low[0] < auroc <= high[0] <= 1

@@ -127,7 +127,7 @@ def test_what_is_missing_is_said(bare):
         "There are no ground-truth boxes",
         "no samples are shown",
         "nothing to confirm",
-        "None is shown to",
+        "No neuron is shown to",
     ):
         assert words in page
     assert not (bare[1].parent / "localisation.csv").exists()

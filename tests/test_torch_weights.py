@@ -132,7 +132,9 @@ def test_a_view_outside_its_storage_is_refused(tmp_path, tensor):
 
 def test_a_storage_longer_than_the_file_is_refused_before_memory_is_taken(tmp_path):
     huge = 2**40
-    path = write_legacy(tmp_path / "w.pth", {"w": _tensor("0", huge, 0, (1,), (1,))}, {"0": []})
+    path = write_legacy(
+        tmp_path / "w.pth", {"w": _tensor("0", huge, 0, (1,), (1,))}, {"0": np.zeros(0, "f4")}
+    )
     data = path.read_bytes()
     path.write_bytes(data[:-8] + struct.pack("<q", huge))
     with pytest.raises(FeatlabError, match="truncated: storage 0"):

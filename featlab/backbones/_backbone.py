@@ -202,7 +202,7 @@ class Backbone:
         @tf.function(input_signature=signature, autograph=False)
         def compiled(pixels: tf.Tensor) -> list[tf.Tensor]:
             outputs = model(preprocess(tf.cast(pixels, tf.float32)), training=False)
-            return outputs if isinstance(outputs, (list, tuple)) else [outputs]
+            return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
         return compiled
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ SIZES = ((256, 256), (341, 256), (384, 256), (256, 341), (320, 320))
 TWO_OBJECTS = 0.15
 """Share of the scenes that hold two objects."""
 
-_Array = npt.NDArray[np.float32]
+_Array = npt.NDArray[np.floating[Any]]
 _Mask = npt.NDArray[np.bool_]
 _Rng = np.random.Generator
 _Texture = Callable[[_Rng, _Array, _Array], _Array]
@@ -159,7 +160,8 @@ def _colours(rng: _Rng) -> tuple[_Array, _Array]:
     dark = colorsys.hls_to_rgb(hue, rng.uniform(0.08, 0.32), rng.uniform(0.1, 0.7))
     hue = (hue + rng.normal(0, 0.15)) % 1
     light = colorsys.hls_to_rgb(hue, rng.uniform(0.55, 0.85), rng.uniform(0.1, 0.7))
-    return np.float32(dark)[:, None, None], np.float32(light)[:, None, None]
+    dark, light = np.array([dark, light], np.float32)[:, :, None, None]
+    return dark, light
 
 
 def _mix(low: _Array, high: _Array, share: npt.NDArray) -> _Array:
@@ -356,11 +358,11 @@ def _plain(rng: _Rng, u: _Array, v: _Array) -> _Array:
 
 
 def _blotched(rng: _Rng, u: _Array, v: _Array) -> _Array:
-    return _noise(rng, *u.shape, rng.uniform(20, 60))
+    return _noise(rng, u.shape[0], u.shape[1], rng.uniform(20, 60))
 
 
 def _speckled(rng: _Rng, u: _Array, v: _Array) -> _Array:
-    return _noise(rng, *u.shape, rng.uniform(3, 6))
+    return _noise(rng, u.shape[0], u.shape[1], rng.uniform(3, 6))
 
 
 TEXTURES: dict[str, _Texture] = {

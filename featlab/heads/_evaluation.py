@@ -105,10 +105,11 @@ def evaluate_heads(
     Notes
     -----
     The interval of the accuracy is Wilson's, which stays honest at 1.0, where a bootstrap gives
-    [1, 1]. The others are percentile intervals over resampled test images; at a perfect score
-    theirs has no width. ``balanced_accuracy`` (mean recall) and ``roc_auc`` (one-vs-rest, macro)
-    are means over the classes that have test images (for ``roc_auc`` also others to compare with);
-    a class without is left out and logged. The same rule holds within each resample.
+    [1, 1]. The others are percentile intervals over resampled test images; the lower limit of a
+    perfect balanced accuracy or AUROC comes from Wilson's and Newcombe's intervals instead.
+    ``balanced_accuracy`` (mean recall) and ``roc_auc`` (one-vs-rest, macro) are means over the
+    classes that have test images (for ``roc_auc`` also others to compare with); a class without
+    is left out and logged. The same rule holds within each resample.
 
     References
     ----------

@@ -134,7 +134,9 @@ def _fit_mlp(train: Train) -> tuple[Pipeline, str]:
     )
     model = Pipeline([("scale", StandardScaler()), ("model", network)])
     _fit_quietly(model, train.X.astype(np.float32), train.labels)
-    return model, f"hidden={_HIDDEN}, alpha=1, early stopping={'on' if stop else 'off'}"
+    return model, (
+        f"hidden={_HIDDEN}, alpha=1, {'early stopping, at most ' if stop else ''}{_EPOCHS} epochs"
+    )
 
 
 def _fit_dummy(train: Train) -> tuple[Pipeline, str]:
@@ -151,13 +153,14 @@ FITTERS: Mapping[str, Callable[[Train], tuple[Pipeline, str]]] = {
 
 
 def _fit_quietly(model: Any, X: NDArray[Any], y: NDArray[Any]) -> None:
-    """Fit; what scikit-learn has to say about convergence goes to the log."""
+    """Fit; a solver that did not converge is told in the log."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(X, y)
     last = model[-1] if isinstance(model, Pipeline) else model
-    if np.max(last.n_iter_) >= last.max_iter:
-        logger.info("%s stopped after %d iterations.", type(last).__name__, last.max_iter)
+    # A multilayer perceptron is trained for a fixed number of epochs on purpose.
+    if isinstance(last, LogisticRegression) and np.max(last.n_iter_) >= last.max_iter:
+        logger.warning("Logistic regression stopped after %d iterations.", last.max_iter)
 
 
 def _folds(train: Train) -> list[_Fold]:

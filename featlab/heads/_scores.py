@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from statsmodels.stats.proportion import proportion_confint
+
+from featlab.intervals import auroc_score_interval, wilson_interval
 
 Floats = NDArray[np.float64]
 
@@ -23,12 +24,14 @@ def bootstrap_weights(n: int, n_boot: int, random_state: int) -> Floats:
 def scores_of(y: NDArray[np.intp], probability: Floats, weights: Floats) -> dict[str, float]:
     """Every metric with its interval."""
     correct = probability.argmax(axis=1) == y
-    low, high = proportion_confint(int(correct.sum()), len(y), alpha=0.05, method="wilson")
+    low, high = wilson_interval(correct.sum(), len(y))
     scores = {
         "accuracy": float(correct.mean()),
         "accuracy_low": float(low),
         "accuracy_high": float(high),
     }
+    # Resampling a perfect score can only repeat it; there the interval is a closed form's.
+    closed_form = {"balanced_accuracy": _perfect_recall_low, "roc_auc": _perfect_auroc_low}
     resampled = {
         "balanced_accuracy": _balanced_accuracy(y, correct, probability.shape[1], weights),
         "roc_auc": _roc_auc(y, probability, weights),
@@ -37,8 +40,32 @@ def scores_of(y: NDArray[np.intp], probability: Floats, weights: Floats) -> dict
     for name, values in resampled.items():
         known = values[1:][~np.isnan(values[1:])]
         low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+        if name in closed_form and values[0] == low == high == 1.0:
+            low = closed_form[name](np.bincount(y))
         scores |= {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
     return scores
+
+
+def _perfect_recall_low(sizes: NDArray[np.intp]) -> float:
+    """Lower limit of the mean recall when every image is right, from independent Wilson limits.
+
+    References
+    ----------
+    Zou & Donner (2008). Construction of confidence limits about effect measures: a general
+    approach. Statistics in Medicine 27, 1693-1702.
+    """
+    short = [1 - wilson_interval(n, n)[0] for n in sizes[sizes > 0]]
+    return 1 - float(np.linalg.norm(short)) / len(short)
+
+
+def _perfect_auroc_low(sizes: NDArray[np.intp]) -> float:
+    """Lower limit of the macro AUROC when every one is 1: the mean of the classes' limits.
+
+    The classes share their images, so their limits may well fall together.
+    """
+    n = sizes[sizes > 0].astype(np.float64)
+    low, _ = auroc_score_interval(np.ones(len(n)), n, n.sum() - n)
+    return float(low.mean())
 
 
 def _balanced_accuracy(

@@ -7,7 +7,13 @@ baselines, :mod:`pointing` scores single detectors.
 
 from __future__ import annotations
 
-from featlab.localise.evaluation import Localisation, choose_threshold, evaluate, select_boxes
+from featlab.localise.evaluation import (
+    Localisation,
+    boxes_of_kind,
+    choose_threshold,
+    evaluate,
+    select_boxes,
+)
 from featlab.localise.heat import (
     cam_heat,
     detector_heat,
@@ -24,6 +30,7 @@ from featlab.localise.regions import THRESHOLDS, heat_boxes
 __all__ = [
     "THRESHOLDS",
     "Localisation",
+    "boxes_of_kind",
     "cam_heat",
     "choose_threshold",
     "detector_heat",

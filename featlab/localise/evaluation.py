@@ -11,6 +11,7 @@ import pandas as pd
 
 from featlab import boxes as bx
 from featlab._errors import FeatlabError
+from featlab.intervals import bootstrap_interval
 from featlab.localise.methods import (
     ClassWeights,
     Progress,
@@ -203,9 +204,22 @@ def select_boxes(store: MapStore, box_kind: str | None) -> pd.DataFrame:
     Raises
     ------
     FeatlabError
+        As for :func:`boxes_of_kind`.
+    """
+    table = boxes_of_kind(store.boxes, box_kind)
+    own = store.images["label"].to_numpy()[table["image"].to_numpy(np.int64)]
+    other = table["label"].isin(store.classes).to_numpy() & (table["label"].to_numpy() != own)
+    return table[~other].reset_index(drop=True)
+
+
+def boxes_of_kind(table: pd.DataFrame, box_kind: str | None) -> pd.DataFrame:
+    """The rows of a box table that are of one kind.
+
+    Raises
+    ------
+    FeatlabError
         There are several kinds and none was chosen, or the kind is unknown.
     """
-    table = store.boxes
     kinds = sorted(table["kind"].astype(str).unique())
     if box_kind is None and len(kinds) > 1:
         raise FeatlabError(
@@ -218,9 +232,7 @@ def select_boxes(store: MapStore, box_kind: str | None) -> pd.DataFrame:
                 f"box_kind must be one of {', '.join(kinds)}, got {box_kind!r}; see --box-kind."
             )
         table = table[table["kind"] == box_kind]
-    own = store.images["label"].to_numpy()[table["image"].to_numpy(np.int64)]
-    other = table["label"].isin(store.classes).to_numpy() & (table["label"].to_numpy() != own)
-    return table[~other].reset_index(drop=True)
+    return table
 
 
 def _truth(store: MapStore, split: np.ndarray, box_kind: str | None) -> _Truth:
@@ -278,7 +290,7 @@ def _score(
         ("mean_iou", iou),
         ("centre_in_box", centre),
     ):
-        low, high = bx.bootstrap_interval(values, random_state=random_state)
+        low, high = bootstrap_interval(values, random_state=random_state)
         scores |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
     scores |= {
         "box_accuracy_oracle": bx.box_accuracy(ious[test, best]),
@@ -331,5 +343,6 @@ def _localisation(
     methods = pd.DataFrame(table, columns=TABLE_COLUMNS)
     per_image = pd.concat(images, ignore_index=True) if images else pd.DataFrame()
     per_image = per_image.reindex(columns=IMAGE_COLUMNS)
-    methods.attrs, per_image.attrs = dict(attrs), dict(attrs)
+    methods.attrs.update(attrs)
+    per_image.attrs.update(attrs)
     return Localisation(methods, per_image)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import boxes as bx
+from featlab.intervals import wilson_interval
 from featlab.localise.evaluation import select_boxes
 from featlab.localise.methods import Progress, confirmed_detectors, picture_sizes
 
@@ -74,7 +75,7 @@ def neuron_pointing(
     for name, neuron, column in zip(detectors["class"], detectors["neuron"], columns, strict=True):
         own = hits[labels == name, column]
         share = float(own.mean()) if len(own) else float("nan")
-        scored.append([name, neuron, len(own), share, *bx.wilson_interval(own.sum(), len(own))])
+        scored.append([name, neuron, len(own), share, *wilson_interval(own.sum(), len(own))])
     result = pd.DataFrame(scored, columns=COLUMNS)
     whole = bx.whole_image_boxes(picture_sizes(store)[rows])
     middle = bx.centre_in_box(whole, rows, table)

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+from featlab.intervals import auroc_score_interval
+
 Floats = NDArray[np.float64]
 
 _Z95 = float(ndtri(0.975))
 _ELEMENTS_AT_ONCE = 400_000  # the temporaries of so many values stay in the processor's cache
-_BISECTIONS = 60
 
 
 @dataclass(frozen=True)
@@ -168,41 +169,5 @@ def auroc_interval(statistics: RankStatistics) -> tuple[Floats, Floats]:
     low, high = np.clip(auroc - margin, 0, 1), np.clip(auroc + margin, 0, 1)
     n, n_ref = (np.broadcast_to(size, auroc.shape) for size in (statistics.n, statistics.n_ref))
     bare = ~(statistics.variance > 0)
-    low[bare], high[bare] = score_interval(auroc[bare], n[bare], n_ref[bare])
+    low[bare], high[bare] = auroc_score_interval(auroc[bare], n[bare], n_ref[bare])
     return low, high
-
-
-def score_interval(auroc: Floats, n: Floats, n_ref: Floats) -> tuple[Floats, Floats]:
-    """95 % score interval of an AUROC from its value and the two sample sizes.
-
-    The limits t solve ``|auroc - t| = z sqrt(V(t))`` with the variance of exponential scores,
-    ``V(t) = t (1 - t) (1 + N (1 - t) / (2 - t) + N t / (1 + t)) / (n n_ref)``,
-    ``N = (n + n_ref) / 2 - 1``.
-
-    Parameters
-    ----------
-    auroc, n, n_ref : ndarrays of one shape
-
-    Returns
-    -------
-    low, high : ndarrays of that shape
-        Both limits lie in [0, 1], and only 0 and 1 themselves reach the border.
-
-    References
-    ----------
-    Newcombe (2006). Confidence intervals for an effect size measure based on the Mann-Whitney
-    statistic. Part 2: asymptotic methods and evaluation. Statistics in Medicine 25, 559-573
-    (method 5).
-    """
-    return _score_low(auroc, n, n_ref), 1 - _score_low(1 - auroc, n, n_ref)
-
-
-def _score_low(auroc: Floats, n: Floats, n_ref: Floats) -> Floats:
-    low, high = np.zeros_like(auroc), auroc.copy()
-    pairs, extra = n * n_ref, (n + n_ref) / 2 - 1
-    for _ in range(_BISECTIONS):
-        t = (low + high) / 2
-        spread = t * (1 - t) / pairs * (1 + extra * ((1 - t) / (2 - t) + t / (1 + t)))
-        too_low = auroc - t > _Z95 * np.sqrt(spread)
-        low, high = np.where(too_low, t, low), np.where(too_low, high, t)
-    return (low + high) / 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import unicodedata
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import matplotlib as mpl
 import seaborn as sns
@@ -93,7 +93,7 @@ def short_name(name: object, width: int = 22) -> str:
     return text.replace("$", r"\$")
 
 
-def short_names(names: Sequence[object], width: int = 22) -> list[str]:
+def short_names(names: Iterable[object], width: int = 22) -> list[str]:
     """:func:`short_name` of several names, told apart.
 
     A name that the font can hardly show becomes "class k", k being its place in `names`; a name
@@ -131,10 +131,13 @@ def encode(
     """
     figure = drawing if isinstance(drawing, Figure) else cast(Figure, drawing.figure)
     buffer = io.BytesIO()
-    extra = {"pil_kwargs": {"quality": quality, "optimize": True}} if kind == "jpg" else {}
-    dateless = {"metadata": {"Date": None}} if kind == "svg" else {}
+    options: dict[str, Any] = {}
+    if kind == "jpg":
+        options["pil_kwargs"] = {"quality": quality, "optimize": True}
+    if kind == "svg":
+        options["metadata"] = {"Date": None}
     with mpl.rc_context({"svg.hashsalt": "featlab", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format=kind, dpi=dpi, **extra, **dateless)
+        figure.savefig(buffer, format=kind, dpi=dpi, **options)
     return buffer.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -125,7 +126,7 @@ def selected_vs_confirmed(
         title += f", the first {len(shown):,} by rank drawn"
     return dress(
         ax,
-        title=f"{title}; bars: 95 % intervals; dashed: no loss",
+        title=title,
         xlabel="AUROC on the images it was chosen on (train)",
         ylabel="AUROC on unseen images (confirm)",
         grid="both",
@@ -254,7 +255,7 @@ def _cutoff_lines(
 ) -> None:
     alpha = table.attrs.get("alpha") if alpha is None else alpha
     min_auroc = table.attrs.get("min_auroc") if min_auroc is None else min_auroc
-    style = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
+    style: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
     if alpha is not None:
         ax.axhline(-np.log10(float(alpha)), **style)
     if min_auroc is not None:

@@ -99,7 +99,7 @@ def detector_maps(
                 _overlay(panel, picture, heats[i][j - 1], tops[j - 1])
             if true_boxes is not None:
                 _draw_boxes(panel, true_boxes[i], TRUE_BOX)
-            if predicted_boxes is not None and predicted_boxes[i] is not None:
+            if predicted_boxes is not None:
                 _draw_boxes(panel, predicted_boxes[i], PREDICTED_BOX)
         _mark(panels[i][0], labels[i], predicted)
     for panel, caption in zip(panels[0][1:], captions, strict=True):
@@ -147,8 +147,7 @@ def localisation_examples(
         heat = heat[0] if heat.ndim == 3 else heat
         _overlay(panels[i], picture, heat - heat.min(), float(np.ptp(heat)))
         _draw_boxes(panels[i], true_boxes[i], TRUE_BOX)
-        if predicted_boxes[i] is not None:
-            _draw_boxes(panels[i], predicted_boxes[i], PREDICTED_BOX)
+        _draw_boxes(panels[i], predicted_boxes[i], PREDICTED_BOX)
     return figure
 
 
@@ -207,7 +206,9 @@ def _overlay(ax: Axes, picture: np.ndarray, heat: np.ndarray, top: float) -> Non
     )  # fmt: skip
 
 
-def _draw_boxes(ax: Axes, boxes: np.ndarray, colour: str) -> None:
+def _draw_boxes(ax: Axes, boxes: np.ndarray | None, colour: str) -> None:
+    if boxes is None:
+        return
     for xmin, ymin, xmax, ymax in np.atleast_2d(np.asarray(boxes, dtype=float)).reshape(-1, 4):
         patch = Rectangle((xmin, ymin), xmax - xmin, ymax - ymin, fill=False)
         patch.set(edgecolor=colour, linewidth=1.6)

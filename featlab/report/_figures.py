@@ -128,9 +128,9 @@ def _confirmed(results: Results) -> Drawing | None:
     return _drawing(
         plots.selected_vs_confirmed(results.neurons),
         f"AUROC at selection against AUROC on unseen images for {len(chosen)} detectors.",
-        "What selecting flatters: a detector below the dashed line is weaker on unseen images than "
-        f"where it was chosen. Median loss {words.number(loss, 3)} AUROC "
-        f"({words.plural(len(chosen), 'detector')}).",
+        "What selecting flatters (bars: 95 % intervals): a detector below the dashed line is "
+        "weaker on unseen images than where it was chosen. Median loss "
+        f"{words.number(loss, 3)} AUROC ({words.plural(len(chosen), 'detector')}).",
     )
 
 

@@ -119,13 +119,11 @@ def _heads(table: pd.DataFrame) -> Grid | None:
             words.scored(row, "log_loss"),
             f"{int(row['n_train']):,}",
             f"{int(row['n']):,}",
-            str(row["parameters"]),
         ]
         for _, row in table.iterrows()
     ]
     columns = ["Head", "Accuracy", "Balanced accuracy", "ROC AUC", "Log loss", "n train", "n test"]
-    caption = "Heads on unseen test images, with 95 % intervals"
-    return _grid(caption, [*columns, "Settings"], rows, (0, 7), file="heads")
+    return _grid("Heads on unseen test images, with 95 % intervals", columns, rows, file="heads")
 
 
 def _detectors(results: Results) -> Grid | None:
@@ -137,7 +135,7 @@ def _detectors(results: Results) -> Grid | None:
     for _, row in shown.iterrows():
         where = f" ({row['layer']}, {row['pooling']})" if several else ""
         cells = [
-            f"neuron {row['neuron']}{where}",
+            f"neuron\u00a0{row['neuron']}{where}",
             words.name(row["class"]),
             words.interpretation(row),
             words.number(row["auroc"]),
@@ -165,7 +163,7 @@ def _softmax_top_k(results: Results) -> Grid | None:
     for _, row in table.groupby("class", sort=True).head(budget).iterrows():
         found = (str(row["class"]), int(row["neuron"])) in detectors
         cells = [
-            f"neuron {row['neuron']}",
+            f"neuron\u00a0{row['neuron']}",
             words.name(row["class"]),
             words.percent(row["share"]),
             words.percent(row["share_rest"]),

@@ -177,7 +177,7 @@ def confirmed_detectors(neurons: pd.DataFrame) -> pd.DataFrame:
 def best_method(table: pd.DataFrame, *, baseline: bool) -> pd.Series | None:
     """The row of the highest box accuracy among the baselines or the map methods."""
     rows = table[table["baseline"].astype(bool).eq(baseline) & table["box_accuracy"].notna()]
-    return None if rows.empty else rows.loc[rows["box_accuracy"].idxmax()]
+    return None if rows.empty else rows.iloc[rows["box_accuracy"].to_numpy().argmax()]
 
 
 def choose_sample_rows(images: pd.DataFrame, n: int = 12, random_state: int = 0) -> list[int]:

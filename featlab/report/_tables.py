@@ -6,6 +6,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def write_tables(results: Results, folder: str | os.PathLike[str]) -> list[Path]
         table.attrs = plain(dict(table.attrs))
         csv, parquet = folder / f"{name}.csv", folder / f"{name}.parquet"
         write_csv(table, csv)
-        replace(parquet, lambda path, table=table: table.to_parquet(path, index=False))
+        replace(parquet, partial(table.to_parquet, index=False))
         written += [csv, parquet]
     return written
 

@@ -141,7 +141,7 @@ def output_answer(results: Results, head: str) -> Markup:
     table = results.heads.table.set_index("head")
     if head not in table.index:
         return text + "No head was fitted on it."
-    row = table.loc[head]
+    row: Any = table.loc[head]
     text += (
         f"On that, {_HEADS.get(head, readable(head))} gets {percent(row['accuracy'])} of "
         f"{plural(int(row['n']), 'unseen image')} right "
@@ -177,9 +177,9 @@ def detectors_answer(results: Results) -> Markup:
     total = table[["layer", "neuron"]].drop_duplicates().shape[0]
     chosen = int(table["detector"].eq(True).sum())
     if detectors.empty:
-        return Markup("None is shown to: {} selected on the train images, none held up.").format(
-            plural(chosen, "detector was", "detectors were")
-        )
+        return Markup(
+            "No neuron is shown to: {} selected on the train images, none held up."
+        ).format(plural(chosen, "detector was", "detectors were"))
     neurons = detectors[["layer", "neuron"]].drop_duplicates().shape[0]
     best = detectors.loc[detectors.groupby("class")["rank"].idxmin()]
     leaders = [

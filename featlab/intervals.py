@@ -1,0 +1,119 @@
+"""Confidence intervals that stay honest where resampling or a variance of zero would not."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.special import ndtri
+
+Floats = NDArray[np.float64]
+
+_Z95 = float(ndtri(0.975))
+_BISECTIONS = 60
+_BOOTSTRAP_BLOCK = 2_000_000  # values drawn at once
+
+
+def bootstrap_interval(
+    values: np.ndarray, *, n_boot: int = 2000, level: float = 0.95, random_state: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over images.
+
+    Where all values are 0, or all are 1, resampling can only repeat them and the interval would
+    be a point; the Wilson interval is given instead. The order of the values does not matter.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,)
+        One per image, in [0, 1]; NaN is left out.
+    n_boot : int
+        Number of resamples.
+    level : float
+        Coverage.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    low, high : float
+        NaN if nothing is left, or a single value other than 0 or 1.
+    """
+    values = np.sort(np.asarray(values, dtype=float).ravel())
+    values = values[~np.isnan(values)]
+    n = len(values)
+    if n and values[0] == values[-1] and values[0] in (0, 1):
+        return wilson_interval(values.sum(), n, level=level)
+    if n < 2:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(random_state)
+    block = max(1, _BOOTSTRAP_BLOCK // n)
+    means = [
+        values[rng.integers(n, size=(min(block, n_boot - start), n))].mean(axis=1)
+        for start in range(0, n_boot, block)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def wilson_interval(successes: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion.
+
+    Parameters
+    ----------
+    successes : float
+    n : int
+    level : float
+        Coverage.
+
+    Returns
+    -------
+    low, high : float
+        NaN for `n` = 0.
+
+    References
+    ----------
+    Wilson (1927), Probable inference, the law of succession, and statistical inference, JASA 22.
+    """
+    if n == 0:
+        return float("nan"), float("nan")
+    z2 = stats.norm.ppf((1 + level) / 2) ** 2
+    share = successes / n
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def auroc_score_interval(auroc: Floats, n: Floats, n_ref: Floats) -> tuple[Floats, Floats]:
+    """95 % score interval of an AUROC from its value and the two sample sizes.
+
+    The limits t solve ``|auroc - t| = z sqrt(V(t))`` with the variance of exponential scores,
+    ``V(t) = t (1 - t) (1 + N (1 - t) / (2 - t) + N t / (1 + t)) / (n n_ref)``,
+    ``N = (n + n_ref) / 2 - 1``.
+
+    Parameters
+    ----------
+    auroc, n, n_ref : ndarrays of one shape
+
+    Returns
+    -------
+    low, high : ndarrays of that shape
+        Both limits lie in [0, 1], and only 0 and 1 themselves reach the border.
+
+    References
+    ----------
+    Newcombe (2006). Confidence intervals for an effect size measure based on the Mann-Whitney
+    statistic. Part 2: asymptotic methods and evaluation. Statistics in Medicine 25, 559-573
+    (method 5).
+    """
+    return _score_low(auroc, n, n_ref), 1 - _score_low(1 - auroc, n, n_ref)
+
+
+def _score_low(auroc: Floats, n: Floats, n_ref: Floats) -> Floats:
+    low, high = np.zeros_like(auroc), auroc.copy()
+    pairs, extra = n * n_ref, (n + n_ref) / 2 - 1
+    for _ in range(_BISECTIONS):
+        t = (low + high) / 2
+        spread = t * (1 - t) / pairs * (1 + extra * ((1 - t) / (2 - t) + t / (1 + t)))
+        too_low = auroc - t > _Z95 * np.sqrt(spread)
+        low, high = np.where(too_low, t, low), np.where(too_low, high, t)
+    return (low + high) / 2
