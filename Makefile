@@ -7,10 +7,10 @@ TESTS ?= tests
 demo: .venv/installed
 	$(PY) -m featlab demo -o reports/demo
 
-test: .venv/installed-test lint
+test: lint typecheck
 	$(PY) -m pytest -n 2 --dist loadfile $(TESTS)
 
-test-all: .venv/installed-test lint
+test-all: lint typecheck
 	$(PY) -m pytest -n 2 --dist loadfile -m ""
 
 lint: .venv/installed-test

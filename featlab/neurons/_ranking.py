@@ -187,14 +187,15 @@ def _compare(
 def _means(values: NDArray[Any], codes: NDArray[np.intp], n_classes: int) -> dict[str, Floats]:
     """Mean and share of firing images, in each class and in its rest; arrays (k, c)."""
     member = (np.arange(n_classes)[:, None] == codes).astype(np.float64)
-    inside = member / member.sum(axis=1, keepdims=True)
-    outside = (1 - member) / (1 - member).sum(axis=1, keepdims=True)
+    rest = 1 - member
+    n, n_ref = member.sum(axis=1, keepdims=True), rest.sum(axis=1, keepdims=True)
     activation, fires = values.astype(np.float64), (values > 0).astype(np.float64)
+    # Counts are exact, so that a share never exceeds 1.
     return {
-        "mean": inside @ activation,
-        "mean_ref": outside @ activation,
-        "pts": inside @ fires,
-        "pts_ref": outside @ fires,
+        "mean": member @ activation / n,
+        "mean_ref": rest @ activation / n_ref,
+        "pts": member @ fires / n,
+        "pts_ref": rest @ fires / n_ref,
     }
 
 

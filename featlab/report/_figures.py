@@ -196,7 +196,7 @@ def _localisation(results: Results) -> Drawing | None:
         plots.localisation_scores(table.assign(method=table["method"].map(words.method))),
         f"Box accuracy of each method on test images: {told}.",
         "Share of test images whose box is found (IoU ≥ 0.5), the class being known, with 95 % "
-        "intervals. Hollow: baselines that never look at the maps.",
+        "intervals. Hollow: baselines.",
     )
 
 
