@@ -280,7 +280,9 @@ class PartWriter:
         rows = slice(self._filled, self._filled + len(colour))
         for layer, values in maps.items():
             self._check_finite(layer, values)
-            self._maps(layer, values)[rows] = values
+            stored = self._maps(layer, values)
+            # NumPy rounds: HDF5 1.14.6 halves what it should round up to a power of two.
+            stored[rows] = values.astype(stored.dtype)
             flat = values.reshape(len(values), -1, values.shape[-1])
             self._plain(f"pooled/{layer}/mean", flat.mean(axis=1))[rows] = flat.mean(axis=1)
             self._plain(f"pooled/{layer}/max", flat.max(axis=1))[rows] = flat.max(axis=1)
@@ -461,7 +463,7 @@ def _join_maps(sources: Sequence[h5py.File], target: h5py.File, key: str, n_rows
                 joined.id.write_direct_chunk((start + row, *origin), chunk, mask)
         else:
             for row in range(part.shape[0]):
-                joined[start + row] = part[row]
+                joined[start + row] = part[row].astype(dtype)
         start += part.shape[0]
 
 

@@ -175,6 +175,22 @@ def test_verify_finds_a_changed_number_and_a_damaged_chunk(store_path, tmp_path)
         store.verify()
 
 
+def test_every_number_is_rounded_to_the_nearest_half(tmp_path):
+    # Just below powers of two the mantissa carries, which the HDF5 library's own conversion loses.
+    below = np.nextafter(2.0 ** np.arange(-14, 15), 0, dtype=np.float32)
+    rng = np.random.default_rng(0)
+    values = np.concatenate([below, -below, rng.normal(0, 3, 4096 - 2 * len(below))])
+    maps = values.astype(np.float32).reshape(1, 8, 8, 64)
+    part = tmp_path / "part.h5"
+    writer = PartWriter(part, 1)
+    writer.append({"layer": maps}, np.full((1, 64), 1 / 64), np.array([[0.0, 0.0, 1.0, 1.0]]))
+    writer.finish()
+    with h5py.File(part) as file:
+        stored = file["maps/layer"][:]
+    assert stored.dtype == np.float16
+    np.testing.assert_array_equal(stored, maps.astype(np.float16))
+
+
 def test_a_layer_that_overflows_half_precision_becomes_float32(tmp_path):
     writer = PartWriter(tmp_path / "part.h5", 3)
     small = np.full((2, 2, 2, 1), 3.25, np.float32)
