@@ -210,9 +210,10 @@ def neurons(
         X = features.feature_table(opened, pooling, layer=layer)
         table = find_detectors(X, opened.images["label"], split)
     chosen = room.select_neurons(table, top=top)
+    held = len(room.select_neurons(table))
     columns = ["class", "neuron", "auroc", "auroc_confirmed", "auroc_confirmed_low"]
     columns += ["auroc_confirmed_high", "p_confirmed"]
-    selected, held = int(table["detector"].sum()), int(table["replicated"].sum())
+    selected = len(room.select_neurons(table, replicated=False))
     print(f"{selected} detectors selected, {held} replicated on unseen images")
     print(chosen[columns].to_string(index=False, float_format="{:.3g}".format))
     if csv is not None:

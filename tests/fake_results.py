@@ -184,6 +184,7 @@ def make_neurons(store: FakeStore, split: pd.Series, *, detectors: bool = True) 
     table["effect"] = 2 * table["auroc"] - 1
     table["reject"] = table["p_adjusted"] <= 0.05
     table["detector"] = table["reject"] & (table["auroc"] >= 0.7) & detectors
+    table["direction"] = np.where(table["auroc"] < 0.5, "silent", "active")
     confirmed = [column for column in table if column.endswith(("_confirmed", "_low", "_high"))]
     confirmed = [column for column in confirmed if "confirmed" in column]
     table.loc[~table["detector"], confirmed] = np.nan

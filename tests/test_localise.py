@@ -227,7 +227,7 @@ def planted_store(n: int = 60, seed: int = 0) -> FakeStore:
 def neuron_table(*detectors: tuple[str, int, float]) -> pd.DataFrame:
     table = pd.DataFrame(list(detectors), columns=["class", "neuron", "auroc"])
     table = table.astype({"class": str, "neuron": int, "auroc": float})
-    return table.assign(layer="top", detector=True, replicated=True)
+    return table.assign(layer="top", detector=True, replicated=True, direction="active")
 
 
 def planted_split(n: int = 60) -> np.ndarray:

@@ -21,7 +21,7 @@ from featlab.neurons import (
     select_neurons,
     softmax_top_k,
 )
-from featlab.neurons._auroc import auroc_interval, rank_statistics
+from featlab.neurons._rank_statistics import auroc_interval, rank_statistics
 
 CONTRACT = (
     "layer pooling class neuron n n_ref mean mean_ref pts pts_ref statistic p p_adjusted auroc "
@@ -140,7 +140,8 @@ class TestTable:
     def test_columns_are_the_contracts(self):
         X, y = relu_data()
         table = rank_neurons(X, y)
-        assert table.columns.tolist() == CONTRACT.split() == COLUMNS
+        assert table.columns.tolist() == COLUMNS
+        assert COLUMNS[:20] == CONTRACT.split()
         assert len(table) == 3 * X.shape[1]
 
     def test_means_and_firing_shares(self):
@@ -230,13 +231,18 @@ class TestTable:
         assert table["p"].isna().all()
         assert table["auroc"].notna().all()
 
-    def test_silent_neuron_is_no_detector_of_its_class(self):
+    def test_a_silent_neuron_is_a_detector_too_and_says_so(self):
         X, y = planted(0)
         table = rank_neurons(-X, y)
-        assert of_class(table, "dog").loc[3, "auroc"] < 0.3
-        assert of_class(table, "dog").loc[3, "reject"]
-        assert not of_class(table, "dog").loc[3, "detector"]
-        assert of_class(table, "cat").loc[3, "detector"]
+        silent = of_class(table, "dog").loc[3]
+        assert silent["auroc"] < 0.3
+        assert silent["detector"]
+        assert silent["direction"] == "silent"
+        assert of_class(table, "cat").loc[3, "direction"] == "active"
+        assert select_neurons(table)["class"].unique().tolist() == ["cat"]
+        assert select_neurons(table, direction="silent")["class"].unique().tolist() == ["dog"]
+        both = select_neurons(table, direction="both")
+        assert len(both) == table["detector"].sum()
 
 
 class TestInvariances:
@@ -325,21 +331,29 @@ class TestConfirm:
             mannwhitneyu(
                 fresh[y_fresh == row["class"], row["neuron"]],
                 fresh[y_fresh != row["class"], row["neuron"]],
-                alternative="greater",
+                alternative="greater" if row["direction"] == "active" else "less",
                 method="asymptotic",
             )
             for _, row in rows.iterrows()
         ]
         np.testing.assert_allclose(rows["auroc_confirmed"], [r.statistic / 3600 for r in raw])
-        expected = multipletests([r.pvalue for r in raw], method="holm")[1]
-        np.testing.assert_allclose(rows["p_confirmed"], expected, rtol=1e-9)
+        # Active for the one class and silent for the other is one test, not two.
+        assert sorted(rows["direction"]) == ["active"] * 2 + ["silent"] * 2
+        one = rows.drop_duplicates("neuron").index
+        by_neuron = pd.Series([r.pvalue for r in raw], index=rows.index)[one]
+        holm = pd.Series(multipletests(by_neuron, method="holm")[1], index=rows["neuron"][one])
+        np.testing.assert_allclose(rows["p_confirmed"], rows["neuron"].map(holm), rtol=1e-9)
+        sign = np.where(rows["direction"] == "active", 1, -1)
+        np.testing.assert_allclose(
+            rows["shrinkage"], sign * (rows["auroc"] - rows["auroc_confirmed"])
+        )
         assert (rows["auroc_confirmed_low"] < rows["auroc_confirmed"]).all()
         assert (rows["auroc_confirmed"] < rows["auroc_confirmed_high"]).all()
         others = table[~table["detector"]]
         assert others.filter(like="_confirmed").isna().all(axis=None)
         assert not others["replicated"].any()
         assert table["replicated"].dtype == bool
-        assert table.attrs["n_confirm_tests"] == len(rows)
+        assert table.attrs["n_confirm_tests"] == len(one)
         json.dumps(table.attrs)
 
     def test_no_detectors(self):
@@ -446,7 +460,10 @@ class TestSoftmaxTopK:
         ({"correction": "none"}, "correction must be one of"),
         ({"alpha": 2.0}, "alpha must be from 0 to 1"),
         ({"min_auroc": 0.3}, "min_auroc must be from 0.5 to 1"),
-        ({"reference": "a"}, "reference must be one of"),
+        ({"reference": "z"}, "reference must be one of"),
+        ({"correction": "max_t", "test": "welch"}, "it goes with test 'mannwhitneyu'"),
+        ({"correction": "max_t", "reference": "pairs"}, "it goes with test"),
+        ({"correction": "local_fdr"}, "needs at least 100 tests"),
     ],
 )
 def test_parameters_out_of_range(arguments, words):

@@ -88,6 +88,7 @@ def test_volcano_draws_p_of_zero_above_every_other_point():
             "auroc": [0.99, 0.9, 0.5, np.nan],
             "p_adjusted": [0.0, 1e-30, 1.0, np.nan],
             "detector": [True, True, False, False],
+            "direction": "active",
         }
     )
     ax = plots.volcano(table)

@@ -21,7 +21,18 @@ import pandas as pd
 from PIL import Image
 
 from featlab._errors import FeatlabError
+from featlab.datasets._neurons import Neurons, make_neurons
 from featlab.datasets._scenes import TEXTURES, Scene, draw_scene
+
+__all__ = [
+    "CLASSES",
+    "Neurons",
+    "Scenes",
+    "iter_scenes",
+    "make_neurons",
+    "make_scenes",
+    "write_scenes",
+]
 
 CLASSES: tuple[str, ...] = tuple(TEXTURES)
 """The textures, in order; ``classes=k`` uses the first *k*."""

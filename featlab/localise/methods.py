@@ -204,13 +204,16 @@ def confirmed_detectors(
     """
     if top is not None and top < 1:
         raise FeatlabError(f"top must be at least 1, got {top}.")
-    missing = {"layer", "class", "neuron", "auroc", "detector", "replicated"} - set(neurons)
+    missing = {"layer", "class", "neuron", "auroc", "detector", "direction", "replicated"}
+    missing -= set(neurons)
     if missing:
         raise FeatlabError(
             f"the neuron table has no column {', '.join(sorted(missing))}; "
             "give the result of confirm_neurons."
         )
     kept = neurons["detector"].astype(bool) & neurons["replicated"].astype(bool)
+    # Only an active neuron's map shows where its class is.
+    kept &= neurons["direction"] == "active"
     chosen = neurons[kept & (neurons["layer"] == layer)]
     chosen = chosen.sort_values(["class", "auroc", "neuron"], ascending=[True, False, True])
     chosen = chosen.drop_duplicates(["class", "neuron"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,14 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from featlab._errors import FeatlabError
-from featlab.neurons._auroc import Floats, auroc_interval, mannwhitney_p, rank_statistics
-from featlab.neurons._inputs import Block, Features, blocks_by_key, check_correction, encode
-from featlab.neurons._ranking import adjust
+from featlab.intervals import wilson_interval
+from featlab.neurons._corrections import MULTIPLETESTS, adjust, check_correction
+from featlab.neurons._inputs import Block, Features, blocks_by_key, check_choice, encode
+from featlab.neurons._rank_statistics import Floats, auroc_interval, rank_statistics
+from featlab.neurons._ranking import REST
+from featlab.neurons._tests import mannwhitney_p
+
+DIRECTIONS = ("active", "silent", "both")
 
 
 def confirm_neurons(
@@ -25,9 +30,9 @@ def confirm_neurons(
 ) -> pd.DataFrame:
     """Judge the detectors of a neuron table on images that were not used to choose them.
 
-    The AUROC is measured anew and tested, one-sided (larger than 0.5), with the Mann-Whitney
-    test, whichever test chose the neuron. A detector that is constant on these images has an AUROC
-    of 0.5 and p = 1: it stays in the family and does not replicate.
+    The AUROC is measured anew and tested, one-sided (in the direction of the selection), with the
+    Mann-Whitney test, whichever test chose the neuron. A detector that is constant on these images
+    has an AUROC of 0.5 and p = 1: it stays in the family and does not replicate.
 
     Parameters
     ----------
@@ -38,49 +43,106 @@ def confirm_neurons(
     alpha : float
         Bound of the corrected p-value, in (0, 1).
     correction : str
-        A method of `statsmodels.stats.multitest.multipletests`, over the detectors only.
+        A method of `statsmodels.stats.multitest.multipletests`, over the detectors only. With two
+        classes, "active for one" and "silent for the other" are one test and count once.
 
     Returns
     -------
     DataFrame
         `table` and the columns ``auroc_confirmed``, ``auroc_confirmed_low``,
-        ``auroc_confirmed_high`` (95 %), ``p_confirmed`` (corrected) and ``replicated``
-        (``p_confirmed`` <= `alpha`); NaN and False in rows that are not detectors. ``attrs`` gains
-        ``confirm_correction``, ``confirm_alpha`` and ``n_confirm_tests``.
+        ``auroc_confirmed_high`` (95 %), ``p_confirmed`` (corrected), ``replicated``
+        (``p_confirmed`` <= `alpha`) and ``shrinkage``: how much of the selected effect was lost,
+        in AUROC towards 0.5 and beyond; NaN and False in rows that are not detectors. ``attrs``
+        gains ``confirm_correction``, ``confirm_alpha`` and ``n_confirm_tests``.
 
     Raises
     ------
     FeatlabError
         Labels, layers or neurons that differ from the table's, or bad values in `X`.
     """
-    check_correction(correction, alpha)
+    check_correction(correction, alpha, MULTIPLETESTS)
     codes, classes = encode(y)
-    known = sorted(set(table["class"]))
+    known = sorted(set(table["class"]) | set(table["reference"]) - {REST})
     if classes != known:
         raise FeatlabError(f"y must hold the table's classes {known}, got {classes}.")
     blocks = blocks_by_key(table, X, y)
     judged = pd.DataFrame(np.nan, index=table.index, columns=["auroc", "low", "high", "p"])
-    for (layer, pooling), rows in table[table["detector"]].groupby(["layer", "pooling"]):
+    compared = ["layer", "pooling", "reference"]
+    for (layer, pooling, reference), rows in table[table["detector"]].groupby(compared):
         block = blocks[str(layer), str(pooling)]
-        judged.loc[rows.index] = _judged(block, rows, codes, classes)
+        for part, use, inside, names in _contrasts(rows, reference, codes, classes):
+            judged.loc[part.index] = _judged(block, part, use, inside, names)
+    sign = np.where(table["direction"] == "silent", -1.0, 1.0)
     result = table.assign(
         auroc_confirmed=judged["auroc"],
         auroc_confirmed_low=judged["low"],
         auroc_confirmed_high=judged["high"],
-        p_confirmed=adjust(judged["p"].to_numpy(), correction, alpha),
     )
+    tested = _first_of_mirrored(result, len(classes))
+    p = judged["p"].to_numpy()
+    adjusted = adjust(
+        np.where(tested.to_numpy() == np.arange(len(p)), p, np.nan), correction, alpha
+    )
+    result["p_confirmed"] = adjusted[tested]
     result["replicated"] = result["p_confirmed"] <= alpha
+    result["shrinkage"] = sign * (table["auroc"] - result["auroc_confirmed"])
     result.attrs = {
         **table.attrs,
         "confirm_correction": correction,
         "confirm_alpha": float(alpha),
-        "n_confirm_tests": int(judged["p"].notna().sum()),
+        "n_confirm_tests": int((~np.isnan(adjusted)).sum()),
     }
     return result
 
 
+def replication(table: pd.DataFrame) -> pd.DataFrame:
+    """How many of the selected neurons held on other images, and what their effects lost.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `confirm_neurons`.
+
+    Returns
+    -------
+    DataFrame
+        class, direction, selected, replicated, rate, rate_low, rate_high (Wilson, 95 %, over the
+        neurons), median_selected, median_confirmed (AUROC) and median_shrinkage; one row per class
+        and direction that has any.
+
+    Raises
+    ------
+    FeatlabError
+        The table is not confirmed.
+    """
+    _check_confirmed(table)
+    rows = []
+    for (name, direction), part in table[table["detector"]].groupby(["class", "direction"]):
+        held = int(part["replicated"].sum())
+        rows.append(
+            {
+                "class": name,
+                "direction": direction,
+                "selected": len(part),
+                "replicated": held,
+                "rate": held / len(part),
+                **dict(
+                    zip(("rate_low", "rate_high"), wilson_interval(held, len(part)), strict=True)
+                ),
+                "median_selected": part["auroc"].median(),
+                "median_confirmed": part["auroc_confirmed"].median(),
+                "median_shrinkage": part["shrinkage"].median(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def select_neurons(
-    table: pd.DataFrame, *, replicated: bool | None = None, top: int | None = None
+    table: pd.DataFrame,
+    *,
+    replicated: bool | None = None,
+    direction: str = "active",
+    top: int | None = None,
 ) -> pd.DataFrame:
     """Detectors of a neuron table, the best of each class first.
 
@@ -90,13 +152,15 @@ def select_neurons(
         From `rank_neurons` or `confirm_neurons`.
     replicated : bool, optional
         Whether to keep only the replicated ones; default: if the table says which those are.
+    direction : {"active", "silent", "both"}
+        Which way the neurons tell the class.
     top : int, optional
         At most so many per class, over all layers and poolings.
 
     Returns
     -------
     DataFrame
-        Rows of `table`, sorted by class and by the AUROC they were chosen by (not the confirmed
+        Rows of `table`, sorted by class and by the effect they were chosen by (not the confirmed
         one, which stays an unbiased estimate because nothing is chosen by it), numbered anew.
 
     Raises
@@ -106,24 +170,61 @@ def select_neurons(
     """
     if top is not None and top < 1:
         raise FeatlabError(f"top must be at least 1, got {top}.")
+    check_choice("direction", direction, DIRECTIONS)
     if replicated is None:
         replicated = "replicated" in table
-    if replicated and "replicated" not in table:
-        raise FeatlabError("The neuron table has no 'replicated' column; run confirm_neurons.")
-    chosen = (
-        table[table["detector"] & table["replicated"]] if replicated else table[table["detector"]]
-    )
-    chosen = chosen.sort_values(
-        ["class", "auroc", "p", "layer", "pooling", "neuron"],
-        ascending=[True, False, True, True, True, True],
+    chosen = table[table["detector"]]
+    if replicated:
+        _check_confirmed(table)
+        chosen = chosen[chosen["replicated"]]
+    if direction != "both":
+        chosen = chosen[chosen["direction"] == direction]
+    chosen = chosen.assign(size=chosen["effect"].abs()).sort_values(
+        ["class", "size", "p", "layer", "pooling", "reference", "neuron"],
+        ascending=[True, False, True, True, True, True, True],
     )
     if top is not None:
         chosen = chosen.groupby("class", sort=False).head(top)
-    return chosen.reset_index(drop=True)
+    return chosen.drop(columns="size").reset_index(drop=True)
+
+
+def _check_confirmed(table: pd.DataFrame) -> None:
+    if "replicated" not in table:
+        raise FeatlabError("The neuron table has no 'replicated' column; run confirm_neurons.")
+
+
+def _first_of_mirrored(table: pd.DataFrame, n_classes: int) -> pd.Series:
+    """For each row the number of the row that stands for its test.
+
+    Of two classes, one's active neuron is the other's silent one: the same images, the same order.
+    """
+    place = pd.Series(np.arange(len(table)), index=table.index)
+    if n_classes == 2:
+        chosen = table[table["detector"]]
+        keys = [chosen[name] for name in ("layer", "pooling", "neuron")]
+        place[chosen.index] = place[chosen.index].groupby(keys).transform("min")
+    return place
+
+
+def _contrasts(
+    rows: pd.DataFrame, reference: Any, codes: NDArray[np.intp], classes: Sequence[Any]
+) -> Iterator[tuple[pd.DataFrame, slice | NDArray[np.bool_], NDArray[np.intp], Sequence[Any]]]:
+    """Rows of the table, the images they compare, those images' codes and what the codes mean."""
+    if reference == REST:
+        yield rows, slice(None), codes, classes
+        return
+    for name, part in rows.groupby("class"):
+        pair = [classes.index(name), [str(c) for c in classes].index(str(reference))]
+        use = np.isin(codes, pair)
+        yield part, use, (codes[use] == pair[1]).astype(np.intp), [name, reference]
 
 
 def _judged(
-    block: Block, rows: pd.DataFrame, codes: NDArray[np.intp], classes: Sequence[Any]
+    block: Block,
+    rows: pd.DataFrame,
+    use: slice | NDArray[np.bool_],
+    codes: NDArray[np.intp],
+    classes: Sequence[Any],
 ) -> Floats:
     """AUROC, low, high and one-sided p of the rows' neurons for the rows' classes; (rows, 4)."""
     places = pd.Index(block.neurons).get_indexer(rows["neuron"])
@@ -133,7 +234,19 @@ def _judged(
         )
     columns, place = np.unique(places, return_inverse=True)
     code = pd.Index(classes).get_indexer(rows["class"])
-    ranks = rank_statistics(block.activations[:, columns], codes, len(classes))
-    p = np.nan_to_num(mannwhitney_p(ranks, alternative="greater"), nan=1.0)
-    measured = np.stack([ranks.auroc, *auroc_interval(ranks), p], axis=-1)
-    return measured[code, place]
+    ranks = rank_statistics(block.activations[use][:, columns], codes, len(classes))
+    silent = (rows["direction"] == "silent").to_numpy()[:, None]
+    low, high = auroc_interval(ranks)
+    measured, opposite = (
+        np.stack(
+            [
+                ranks.auroc,
+                low,
+                high,
+                np.nan_to_num(mannwhitney_p(ranks, alternative=side), nan=1.0),
+            ],
+            axis=-1,
+        )[code, place]
+        for side in ("greater", "less")
+    )
+    return np.where(silent, opposite, measured)

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from statsmodels.stats.multitest import multitest_alias, multitest_methods_names
 
 from featlab._errors import FeatlabError
 
 Features = pd.DataFrame | ArrayLike | Sequence[pd.DataFrame]
-CORRECTIONS = tuple(multitest_alias) + tuple(multitest_methods_names)
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,13 @@ class Block:
     neurons: NDArray[Any]
     layer: str
     pooling: str
+
+    def column(self, neuron: Any) -> NDArray[Any]:
+        """The activations of one neuron, by its id."""
+        place = np.flatnonzero(self.neurons == neuron)
+        if not len(place):
+            raise FeatlabError(f"X has no neuron {neuron}, which the neuron table holds.")
+        return self.activations[:, place[0]]
 
 
 def blocks_of(X: Features, y: ArrayLike, layer: str, pooling: str) -> list[Block]:
@@ -75,6 +80,16 @@ def blocks_by_key(table: pd.DataFrame, X: Features, y: ArrayLike) -> dict[tuple[
     return blocks
 
 
+def group_names(groups: ArrayLike | None, n: int) -> NDArray[np.str_]:
+    """The group of every image, ``""`` for none."""
+    if groups is None:
+        return np.full(n, "", dtype=np.str_)
+    names = np.asarray(groups).astype(str)
+    if names.shape != (n,):
+        raise FeatlabError(f"groups must have one entry per image ({n}), got {names.shape}.")
+    return names
+
+
 def encode(y: ArrayLike) -> tuple[NDArray[np.intp], list[Any]]:
     """Class code of every label, and the sorted classes; at least two."""
     codes, classes = pd.factorize(np.asarray(y), sort=True)
@@ -85,16 +100,13 @@ def encode(y: ArrayLike) -> tuple[NDArray[np.intp], list[Any]]:
     return codes, classes.tolist()
 
 
-def check_correction(correction: str, alpha: float) -> None:
-    check_choice("correction", correction, CORRECTIONS)
-    check_range("alpha", alpha, 0.0, 1.0)
-
-
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Refuse a word that is not one of those allowed."""
     if value not in allowed:
         raise FeatlabError(f"{name} must be one of {list(allowed)}, got {value!r}.")
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside an interval."""
     if not low <= value <= high:
         raise FeatlabError(f"{name} must be from {low:g} to {high:g}, got {value!r}.")

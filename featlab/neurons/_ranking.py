@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import ttest_ind
-from statsmodels.stats.multitest import multipletests
+from scipy.special import gammaln
 
-from featlab.neurons._auroc import (
-    Floats,
-    auroc_interval,
-    mannwhitney_p,
-    rank_statistics,
-)
+from featlab._errors import FeatlabError
+from featlab.neurons._corrections import adjust, check_correction, max_t
 from featlab.neurons._inputs import (
     Block,
     Features,
     blocks_of,
     check_choice,
-    check_correction,
     check_range,
     encode,
 )
+from featlab.neurons._l1 import l1_coefficients
+from featlab.neurons._rank_statistics import (
+    Floats,
+    RankStatistics,
+    auroc_interval,
+    one_class,
+    rank_statistics,
+)
+from featlab.neurons._tests import TESTS, Moments, moments
 
-TESTS = ("mannwhitneyu", "welch")
 COLUMNS = [
     "layer",
     "pooling",
@@ -50,31 +52,48 @@ COLUMNS = [
     "rank",
     "reject",
     "detector",
+    "direction",
+    "reference",
+    "median",
+    "median_ref",
+    "sd",
+    "sd_ref",
+    "hedges_g",
+    "point_biserial",
+    "average_precision",
+    "log_fold_change",
 ]
+L1 = "l1_logistic"
+REST, PAIRS = "rest", "pairs"
+
+_TINY_MEAN = 1e-9  # scanpy's, so that a fold change over silence is finite
 
 
 def rank_neurons(
     X: Features,
     y: ArrayLike,
     *,
+    reference: str = REST,
     test: str = "mannwhitneyu",
     correction: str = "fdr_bh",
     alpha: float = 0.05,
     min_auroc: float = 0.7,
+    groups: ArrayLike | None = None,
+    n_permutations: int = 1000,
+    random_state: int = 0,
     layer: str = "",
     pooling: str = "",
-    reference: str = "rest",
 ) -> pd.DataFrame:
     """Compare every neuron's activations between each class and the rest.
 
     A detector is a neuron whose corrected p-value is at most `alpha` *and* whose AUROC for the
-    class is at least `min_auroc`. Both signs stand in the table: a neuron that is silent for a
-    class has an AUROC below 0.5 there and can only be a detector of the others. With two classes
-    each neuron is tested twice, with the same two-sided p; the family holds both rows.
+    class lies at least as far from 0.5 as `min_auroc`. Both directions count: ``direction`` is
+    "active" where the neuron is larger in the class, and "silent" where it is smaller. With two
+    classes each neuron is tested twice, with the same two-sided p, and a neuron active for one is
+    silent for the other; the family holds both rows.
 
-    A dead neuron (the same value in every image) has NaN for statistic, p, AUROC and effect, is
-    left out of the corrected family, ranks last and is never a detector. So does Welch's p, alone,
-    where a class has a single image.
+    A dead neuron (the same value in every image compared) has NaN for statistic, p and effects, is
+    left out of the corrected family, ranks last and is never a detector.
 
     Parameters
     ----------
@@ -83,59 +102,110 @@ def rank_neurons(
         (layers, poolings) of the same images are corrected as one family.
     y : array_like of shape (n,)
         Labels; row i is row i of `X`.
-    test : {"mannwhitneyu", "welch"}
-        Mann-Whitney U (normal approximation, corrected for ties and continuity) or Welch's t; both
-        two-sided.
+    reference : str
+        What a class is compared with: "rest", all images of the other classes; "pairs", each
+        other class by itself; or the name of one class.
+    test : str
+        Two-sided: "mannwhitneyu" (normal approximation, corrected for ties and continuity),
+        "welch", "brunner_munzel", "kolmogorov_smirnov" (asymptotic), "mutual_information" (in nats,
+        over 8 bins of equal numbers of images, with the likelihood-ratio test); or
+        "l1_logistic", whose statistic is the coefficient of an L1-penalised logistic regression on
+        standardised activations: it has no p, and "rejects" where the coefficient is not zero.
     correction : str
-        A method of `statsmodels.stats.multitest.multipletests`, over all rows of the table.
+        A method of `statsmodels.stats.multitest.multipletests` over all rows of the table;
+        "local_fdr" (Efron's, then ``p_adjusted`` is the chance that this very row is null); or
+        "max_t", permutation of the labels ("mannwhitneyu" against the rest only).
     alpha : float
         Bound of the corrected p-value, in (0, 1).
     min_auroc : float
-        Smallest AUROC of a detector, in [0.5, 1].
+        Smallest AUROC of an active detector, in [0.5, 1]; of a silent one, 1 minus the largest.
+    groups : array_like of shape (n,), optional
+        Groups of images that are not exchangeable, for "max_t": whole groups are permuted where
+        each has one class, else labels within groups. "" is no group.
+    n_permutations, random_state : int
+        For "max_t"; `random_state` also for the folds of "l1_logistic".
     layer, pooling : str
         Names for the table; default those in ``X.attrs``.
-    reference : {"rest"}
-        What a class is compared with: all images of the other classes.
 
     Returns
     -------
-    DataFrame, one row per (layer, pooling, class, neuron)
-        Columns `COLUMNS`, sorted by layer, pooling, class and rank. ``n`` and ``n_ref`` are images
-        in the class and in the rest, ``mean`` and ``mean_ref`` the mean activations, ``pts`` and
-        ``pts_ref`` the shares of images in which the neuron fires (> 0); ``auroc`` has a 95 %
-        interval, ``effect`` is Cliff's delta, 2 auroc - 1, in [-1, 1]; ``rank`` is 1 for the
-        highest AUROC of the layer, pooling and class (ties by p, then by neuron). ``attrs`` holds
-        the parameters and ``n_tests``, the size of the family.
+    DataFrame, one row per (layer, pooling, class, reference, neuron)
+        Columns `COLUMNS`, sorted by layer, pooling, class, reference and rank. ``n`` and ``n_ref``
+        are images in the class and in the reference; ``mean``, ``median`` and ``sd`` the
+        activations' (``_ref``: the reference's), ``pts`` and ``pts_ref`` the shares of images in
+        which the neuron fires (> 0); ``auroc`` has a 95 % interval [1]_; ``effect`` is Cliff's
+        delta, 2 auroc - 1; ``hedges_g`` the standardised mean difference with the correction for
+        small samples [3]_; ``point_biserial`` the correlation with membership;
+        ``average_precision`` is of the class among the images compared; ``log_fold_change`` is
+        log2 of the means' ratio (1e-9 added to both; NaN for negative means); ``rank`` is 1 for
+        the highest AUROC of the layer, pooling, class and reference (ties by p, then by neuron).
+        ``attrs`` holds the parameters and ``n_tests``, the size of the family.
 
     Raises
     ------
     FeatlabError
         NaN or infinite values in `X`, fewer than two classes, rows that do not match, an unknown
-        `test`, `correction` or `reference`, `alpha` or `min_auroc` out of range.
+        `test`, `correction` or `reference`, a correction that the test cannot have, `alpha` or
+        `min_auroc` out of range.
 
     Notes
     -----
     The interval is DeLong's [1]_, clipped to [0, 1]. Where its variance is zero (perfect
-    separation) or undefined (one image) it is the bounded score interval of [2]_, method 5.
+    separation) or undefined (one image) it is the bounded score interval of [2]_, method 5. Where
+    no side of a Welch or Brunner-Munzel comparison varies, p is the share of relabellings that
+    separate as well. A class or reference of one image has no p in these two tests.
 
     References
     ----------
     .. [1] DeLong, DeLong & Clarke-Pearson (1988). Biometrics 44, 837-845.
     .. [2] Newcombe (2006). Statistics in Medicine 25, 559-573.
+    .. [3] Hedges (1981). Journal of Educational Statistics 6, 107-128.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat(["cat", "dog"], 50)
+    >>> X = rng.normal(size=(100, 3)) + 2 * np.outer(y == "cat", [1, 0, 0])
+    >>> table = rank_neurons(X, y)
+    >>> table.loc[table["detector"], ["class", "neuron", "direction"]].values.tolist()
+    [['cat', 0, 'active'], ['dog', 0, 'silent']]
     """
-    check_choice("test", test, TESTS)
-    check_choice("reference", reference, ("rest",))
+    check_choice("test", test, (*TESTS, L1))
     check_correction(correction, alpha)
     check_range("min_auroc", min_auroc, 0.5, 1.0)
     blocks = blocks_of(X, y, layer, pooling)
     codes, classes = encode(y)
-    table = pd.concat([_compare(b, codes, classes, test) for b in blocks], ignore_index=True)
-    table["p_adjusted"] = adjust(table["p"].to_numpy(), correction, alpha)
+    check_choice("reference", reference, (REST, PAIRS, *map(str, classes)))
+    if correction == "max_t" and (test != "mannwhitneyu" or reference != REST):
+        raise FeatlabError(
+            "correction 'max_t' permutes the labels of rank sums against the rest: it goes with "
+            f"test 'mannwhitneyu' and reference 'rest', got {test!r} and {reference!r}."
+        )
+    parts = [_compare(block, codes, classes, test, reference, random_state) for block in blocks]
+    table = pd.concat(parts, ignore_index=True)
+    attrs: dict[str, Any] = {}
+    if correction == "max_t":
+        table["p_adjusted"], scheme = max_t(
+            blocks,
+            codes,
+            len(classes),
+            groups=groups,
+            n_permutations=n_permutations,
+            random_state=random_state,
+        )
+        attrs = {"permuted": scheme, "n_permutations": n_permutations}
+    else:
+        excess = table["auroc"].to_numpy() - 0.5
+        table["p_adjusted"] = adjust(table["p"].to_numpy(), correction, alpha, sign=excess)
     table["effect"] = 2 * table["auroc"] - 1
-    table["reject"] = table["p_adjusted"] <= alpha
-    table["detector"] = table["reject"] & (table["auroc"] >= min_auroc)
+    table["reject"] = table["statistic"].abs() > 0 if test == L1 else table["p_adjusted"] <= alpha
+    # Rounding must not decide at the border itself.
+    far = table["effect"].abs() >= 2 * min_auroc - 1 - 1e-12
+    table["detector"] = table["reject"] & far
+    table["direction"] = np.where(table["effect"] < 0, "silent", "active")
     table = _ranked(table)[COLUMNS]
-    table.attrs = {
+    attrs |= {
         "test": test,
         "correction": correction,
         "alpha": float(alpha),
@@ -143,81 +213,129 @@ def rank_neurons(
         "n_tests": int(table["p"].notna().sum()),
         "reference": reference,
     }
+    table.attrs.update(attrs)
     return table
 
 
-def adjust(p: Floats, correction: str, alpha: float) -> Floats:
-    """Corrected p-values; NaN stays NaN and is no part of the family."""
-    adjusted = np.full(len(p), np.nan)
-    family = ~np.isnan(p)
-    if family.any():
-        adjusted[family] = multipletests(p[family], alpha=alpha, method=correction)[1]
-    return adjusted
-
-
 def _compare(
-    block: Block, codes: NDArray[np.intp], classes: Sequence[Any], test: str
+    block: Block,
+    codes: NDArray[np.intp],
+    classes: Sequence[Any],
+    test: str,
+    reference: str,
+    random_state: int,
 ) -> pd.DataFrame:
     """Uncorrected, unsorted rows of the neuron table for one feature table."""
-    k, c = len(classes), block.activations.shape[1]
-    ranks = rank_statistics(block.activations, codes, k)
-    low, high = auroc_interval(ranks)
-    if test == "welch":
-        statistic, p = _welch(block.activations, codes, k)
-    else:
-        statistic, p = ranks.u, mannwhitney_p(ranks, alternative="two-sided")
-    measured = {"statistic": statistic, "p": p, "auroc": ranks.auroc}
-    measured |= {"auroc_low": low, "auroc_high": high}
-    alive = block.activations.min(axis=0) < block.activations.max(axis=0)
-    columns = {name: np.where(alive, values, np.nan) for name, values in measured.items()}
-    columns |= _means(block.activations, codes, k)
-    return pd.DataFrame(
-        {
+    parts = []
+    for names, against, rows, inside in _comparisons(codes, classes, reference):
+        values = block.activations if rows is None else block.activations[rows]
+        ranks = rank_statistics(values, inside, int(inside.max()) + 1)
+        sizes = moments(values, inside, int(inside.max()) + 1)
+        if len(names) < len(ranks.n):
+            ranks, sizes = one_class(ranks, 0), one_class(sizes, 0)
+        if test == L1:
+            statistic = l1_coefficients(values, inside, len(names), random_state)
+            p = np.full_like(statistic, np.nan)
+        else:
+            statistic, p = TESTS[test](ranks, sizes)
+        alive = values.min(axis=0) < values.max(axis=0)
+        columns: dict[str, Floats] = {
+            name: np.where(alive, array, np.nan)
+            for name, array in _measures(ranks, sizes, statistic, p).items()
+        } | _descriptions(ranks, sizes)
+        c = len(block.neurons)
+        cells: dict[Any, Any] = {
             "layer": block.layer,
             "pooling": block.pooling,
-            "class": np.repeat(np.asarray(classes, dtype=object), c),
-            "neuron": np.tile(block.neurons, k),
+            "class": np.repeat(np.asarray(names, dtype=object), c),
+            "neuron": np.tile(block.neurons, len(names)),
+            "reference": np.repeat(np.asarray(against, dtype=object), c),
             "n": np.repeat(ranks.n.astype(np.int64), c),
             "n_ref": np.repeat(ranks.n_ref.astype(np.int64), c),
-            **{name: values.ravel() for name, values in columns.items()},
         }
-    ).infer_objects()
+        cells.update({name: array.ravel() for name, array in columns.items()})
+        parts.append(pd.DataFrame(cells).infer_objects())
+    return pd.concat(parts, ignore_index=True)
 
 
-def _means(values: NDArray[Any], codes: NDArray[np.intp], n_classes: int) -> dict[str, Floats]:
-    """Mean and share of firing images, in each class and in its rest; arrays (k, c)."""
-    member = (np.arange(n_classes)[:, None] == codes).astype(np.float64)
-    rest = 1 - member
-    n, n_ref = member.sum(axis=1, keepdims=True), rest.sum(axis=1, keepdims=True)
-    activation, fires = values.astype(np.float64), (values > 0).astype(np.float64)
-    # Counts are exact, so that a share never exceeds 1.
+def _comparisons(
+    codes: NDArray[np.intp], classes: Sequence[Any], reference: str
+) -> Iterator[tuple[list[Any], list[str], NDArray[np.bool_] | None, NDArray[np.intp]]]:
+    """Classes, their references, the rows compared (None: all) and the codes of those rows.
+
+    Where there is one name fewer than codes, the last code is only the reference.
+    """
+    if reference == REST:
+        yield list(classes), [REST] * len(classes), None, codes
+        return
+    named = [str(name) for name in classes]
+    pairs = combinations(range(len(classes)), 2)
+    for a, b in pairs:
+        if reference == PAIRS:
+            first, second = a, b
+            names, against = [classes[a], classes[b]], [named[b], named[a]]
+        elif reference in (named[a], named[b]):
+            first, second = (a, b) if named[b] == reference else (b, a)
+            names, against = [classes[first]], [reference]
+        else:
+            continue
+        rows = (codes == first) | (codes == second)
+        yield names, against, rows, (codes[rows] == second).astype(np.intp)
+
+
+def _measures(
+    ranks: RankStatistics, sizes: Moments, statistic: Floats, p: Floats
+) -> dict[str, Floats]:
+    """Statistic, p and effects; not defined for a dead neuron."""
+    low, high = auroc_interval(ranks)
+    n, n_ref = sizes.n, sizes.n_ref
+    total = n + n_ref
+    difference = sizes.mean - sizes.mean_ref
+    within = sizes.squares + sizes.squares_ref
+    between = n * n_ref / total * difference**2
+    df = np.maximum(total - 2, 1)
+    # Hedges's exact factor, by logarithms of the gamma function.
+    factor = np.exp(gammaln(df / 2) - gammaln((df - 1) / 2)) / np.sqrt(df / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        g = np.where(within > 0, difference / np.sqrt(within / df) * factor, np.nan)
+        r = np.sign(difference) * np.sqrt(between / (within + between))
     return {
-        "mean": member @ activation / n,
-        "mean_ref": rest @ activation / n_ref,
-        "pts": member @ fires / n,
-        "pts_ref": rest @ fires / n_ref,
+        "statistic": statistic,
+        "p": p,
+        "auroc": ranks.auroc,
+        "auroc_low": low,
+        "auroc_high": high,
+        "hedges_g": np.where(total > 3, g, np.nan),
+        "point_biserial": r,
+        "average_precision": ranks.average_precision,
     }
 
 
-def _welch(values: NDArray[Any], codes: NDArray[np.intp], n_classes: int) -> tuple[Floats, Floats]:
-    activation = values.astype(np.float64)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # Constant columns and single images are ours to name (NaN); scipy would warn of each.
-        warnings.simplefilter("ignore")
-        results = [
-            ttest_ind(activation[codes == code], activation[codes != code], equal_var=False)
-            for code in range(n_classes)
-        ]
-    return np.stack([r.statistic for r in results]), np.stack([r.pvalue for r in results])
+def _descriptions(ranks: RankStatistics, sizes: Moments) -> dict[str, Floats]:
+    """What is known of dead neurons too."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = np.log2((sizes.mean + _TINY_MEAN) / (sizes.mean_ref + _TINY_MEAN))
+    return {
+        "mean": sizes.mean,
+        "mean_ref": sizes.mean_ref,
+        "pts": sizes.pts,
+        "pts_ref": sizes.pts_ref,
+        "median": ranks.median,
+        "median_ref": ranks.median_ref,
+        "sd": sizes.sd,
+        "sd_ref": sizes.sd_ref,
+        "log_fold_change": np.where((sizes.mean < 0) | (sizes.mean_ref < 0), np.nan, change),
+    }
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:
-    """Sorted by layer, pooling, class and rank; the rank is by AUROC, then p, then neuron."""
+    """Sorted by layer, pooling, class, reference and rank (by AUROC, then p, then neuron)."""
+    compared = ["layer", "pooling", "class", "reference"]
     table = table.sort_values(
-        ["layer", "pooling", "class", "auroc", "p", "neuron"],
-        ascending=[True, True, True, False, True, True],
+        [*compared, "auroc", "p", "neuron"],
+        ascending=[True] * len(compared) + [False, True, True],
         na_position="last",
         ignore_index=True,
     )
-    table["rank"] = table.groupby(["layer", "pooling", "class"]).cumcount() + 1
+    table["rank"] = table.groupby(compared).cumcount() + 1
     return table

@@ -42,7 +42,7 @@ def volcano(
     Parameters
     ----------
     table : DataFrame
-        Neuron table; ``class, auroc, p_adjusted, detector`` are read. Rows with NaN (dead neurons)
+        Neuron table; ``class, auroc, p_adjusted, detector, direction`` are read. Rows with NaN (dead neurons)
         are left out and counted in the title.
     alpha, min_auroc : float, optional
         Cut-offs drawn as lines; by default ``table.attrs["alpha"]`` and ``["min_auroc"]``, where
@@ -55,12 +55,18 @@ def volcano(
     live = table[table["auroc"].notna() & table["p_adjusted"].notna()]
     ax = new_axes(ax, 7, 4.6)
     height, at_top = _evidence(live["p_adjusted"].to_numpy(float))
-    chosen = live["detector"].eq(True).to_numpy(bool)
+    detector = live["detector"].eq(True).to_numpy(bool)
+    chosen = detector & live["direction"].eq("active").to_numpy(bool)
     effect, label = live["auroc"].to_numpy(float), live["class"].to_numpy(str)
-    ax.scatter(
-        effect[~chosen], height[~chosen], s=7, color=_CLOUD, linewidth=0, rasterized=True,
-        label=f"not a detector ({int((~chosen).sum()):,})",
-    )  # fmt: skip
+    for mask, colour, text in (
+        (~detector, _CLOUD, "not a detector"),
+        (detector & ~chosen, MUTED, "silent for its class"),
+    ):
+        if mask.any():
+            ax.scatter(
+                effect[mask], height[mask], s=7, color=colour, linewidth=0, rasterized=True,
+                label=f"{text} ({int(mask.sum()):,})",
+            )  # fmt: skip
     classes = sorted(set(table["class"].astype(str)))
     for name, mask, colour in _groups(classes, label, chosen):
         for marker, part in (("o", mask & ~at_top), ("^", mask & at_top)):

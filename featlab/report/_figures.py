@@ -11,7 +11,7 @@ import numpy as np
 
 from featlab import plots
 from featlab.report import _words as words
-from featlab.report._results import Examples, Results, confirmed_detectors
+from featlab.report._results import Examples, Results, confirmed_detectors, selected_detectors
 
 _MEDIA = {"svg": "image/svg+xml", "png": "image/png", "jpg": "image/jpeg"}
 _PICTURE_DPI = 110
@@ -120,13 +120,13 @@ def _volcano(results: Results) -> Drawing | None:
 
 
 def _confirmed(results: Results) -> Drawing | None:
-    chosen = results.neurons[results.neurons["detector"].eq(True)]
+    chosen = selected_detectors(results.neurons)
     chosen = chosen[chosen["auroc_confirmed"].notna()]
     if chosen.empty:
         return None
     loss = float((chosen["auroc"] - chosen["auroc_confirmed"]).median())
     return _drawing(
-        plots.selected_vs_confirmed(results.neurons),
+        plots.selected_vs_confirmed(chosen),
         f"AUROC at selection against AUROC on unseen images for {len(chosen)} detectors.",
         "What selecting flatters (bars: 95 % intervals): a detector below the dashed line is "
         "weaker on unseen images than where it was chosen. Median loss "

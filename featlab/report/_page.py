@@ -14,7 +14,7 @@ from featlab.report import _words as words
 from featlab.report._figures import drawings
 from featlab.report._grids import grids
 from featlab.report._methods import methods
-from featlab.report._results import Results, confirmed_detectors, main_head
+from featlab.report._results import Results, confirmed_detectors, main_head, selected_detectors
 from featlab.report._tables import replace, write_tables
 
 
@@ -102,7 +102,7 @@ def _facts(results: Results, head: str) -> dict[str, Any]:
         "description": results.backbone_description or str(provenance.get("description", "")),
         "sizes": _sizes(results),
         "n_detectors": len(confirmed_detectors(results.neurons)),
-        "n_selected": int(results.neurons["detector"].eq(True).sum()),
+        "n_selected": len(selected_detectors(results.neurons)),
         "box_kind": results.box_kind,
         "command": results.command,
         "measured": words.scores(results) is not None,

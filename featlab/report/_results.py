@@ -163,14 +163,20 @@ def main_head(table: pd.DataFrame) -> str:
     return "logistic" if "logistic" in fitted or not fitted else fitted[0]
 
 
+def selected_detectors(neurons: pd.DataFrame) -> pd.DataFrame:
+    """Detectors that are active for their class; the silent ones stand in the full table only."""
+    # `== True` on purpose: NaN (not a detector) is neither an error nor True.
+    return neurons[neurons["detector"].eq(True) & neurons["direction"].eq("active")]
+
+
 def confirmed_detectors(neurons: pd.DataFrame) -> pd.DataFrame:
     """Detectors that held on unseen images, by class and the rank they were selected with.
 
     The order is the selection's, not the confirmation's: picking the best of the confirmed values
     would flatter them again.
     """
-    # `== True` on purpose: NaN (not a detector) is neither an error nor True.
-    kept = neurons[neurons["detector"].eq(True) & neurons["replicated"].eq(True)]
+    chosen = selected_detectors(neurons)
+    kept = chosen[chosen["replicated"].eq(True)]
     return kept.sort_values(["class", "rank"], kind="stable").reset_index(drop=True)
 
 

@@ -9,7 +9,13 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from featlab.report._results import BASELINE_HEADS, Results, best_method, confirmed_detectors
+from featlab.report._results import (
+    BASELINE_HEADS,
+    Results,
+    best_method,
+    confirmed_detectors,
+    selected_detectors,
+)
 
 _LONGEST = 60
 _LISTED = 6
@@ -175,7 +181,7 @@ def detectors_answer(results: Results) -> Markup:
     """Which neurons detect the classes."""
     table, detectors = results.neurons, confirmed_detectors(results.neurons)
     total = table[["layer", "neuron"]].drop_duplicates().shape[0]
-    chosen = int(table["detector"].eq(True).sum())
+    chosen = len(selected_detectors(table))
     if detectors.empty:
         return Markup(
             "No neuron is shown to: {} selected on the train images, none held up."

@@ -1,0 +1,125 @@
+"""One test per neuron over all classes: does it differ between any of them?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import chdtrc, fdtrc
+
+from featlab.neurons._corrections import MULTIPLETESTS, adjust, check_correction
+from featlab.neurons._inputs import Features, blocks_of, check_choice, encode
+from featlab.neurons._rank_statistics import Floats, rank_statistics
+from featlab.neurons._tests import moments
+
+OMNIBUS_TESTS = ("kruskal", "welch_anova")
+
+
+def compare_classes(
+    X: Features,
+    y: ArrayLike,
+    *,
+    test: str = "kruskal",
+    correction: str = "fdr_bh",
+    alpha: float = 0.05,
+    layer: str = "",
+    pooling: str = "",
+) -> pd.DataFrame:
+    """Whether each neuron's activations differ between any of the classes.
+
+    Parameters
+    ----------
+    X, y, layer, pooling
+        As in `rank_neurons`.
+    test : {"kruskal", "welch_anova"}
+        Kruskal and Wallis's H on ranks, corrected for ties; or Welch's F, which allows the
+        classes their own variances [1]_.
+    correction : str
+        A method of `statsmodels.stats.multitest.multipletests`, over all rows.
+    alpha : float
+        Bound of the corrected p-value, in (0, 1).
+
+    Returns
+    -------
+    DataFrame, one row per (layer, pooling, neuron)
+        layer, pooling, neuron, n (images), classes (number), statistic, p, p_adjusted, effect
+        (the share of the ranks', or values', variance that lies between the classes: epsilon
+        squared for Kruskal-Wallis, eta squared for Welch), best_class (of the highest mean rank,
+        or mean), reject. NaN for a dead neuron, and for Welch where a class has one image or two
+        classes that do not vary. ``attrs`` holds the parameters and ``n_tests``.
+
+    Raises
+    ------
+    FeatlabError
+        As for `rank_neurons`.
+
+    References
+    ----------
+    .. [1] Welch (1951). On the comparison of several mean values: an alternative approach.
+       Biometrika 38, 330-336.
+    """
+    check_choice("test", test, OMNIBUS_TESTS)
+    check_correction(correction, alpha, MULTIPLETESTS)
+    codes, classes = encode(y)
+    k, parts = len(classes), []
+    for block in blocks_of(X, y, layer, pooling):
+        values = block.activations
+        compare = _kruskal if test == "kruskal" else _welch_anova
+        statistic, p, effect, place = compare(values, codes, k)
+        alive = values.min(axis=0) < values.max(axis=0)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "layer": block.layer,
+                    "pooling": block.pooling,
+                    "neuron": block.neurons,
+                    "n": len(values),
+                    "classes": k,
+                    "statistic": np.where(alive, statistic, np.nan),
+                    "p": np.where(alive, p, np.nan),
+                    "effect": np.where(alive, effect, np.nan),
+                    "best_class": np.asarray(classes, dtype=object)[place],
+                }
+            )
+        )
+    table = pd.concat(parts, ignore_index=True)
+    table.insert(7, "p_adjusted", adjust(table["p"].to_numpy(), correction, alpha))
+    table["reject"] = table["p_adjusted"] <= alpha
+    table = table.sort_values(["layer", "pooling", "p", "neuron"], ignore_index=True)
+    table.attrs = {
+        "test": test,
+        "correction": correction,
+        "alpha": float(alpha),
+        "n_tests": int(table["p"].notna().sum()),
+    }
+    return table
+
+
+def _kruskal(
+    values: NDArray, codes: NDArray[np.intp], k: int
+) -> tuple[Floats, Floats, Floats, NDArray[np.intp]]:
+    ranks = rank_statistics(values, codes, k)
+    n, total = ranks.n, len(values)
+    # A class's rank sum is its U and the ranks that it would have alone.
+    excess = (ranks.u - n * ranks.n_ref / 2) / n
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correction = 1 - ranks.ties[0] / (total**3 - total)
+        h = 12 / (total * (total + 1)) * (n * excess**2).sum(axis=0) / correction
+    return h, chdtrc(k - 1, h), h / (total - 1), excess.argmax(axis=0)
+
+
+def _welch_anova(
+    values: NDArray, codes: NDArray[np.intp], k: int
+) -> tuple[Floats, Floats, Floats, NDArray[np.intp]]:
+    m = moments(values, codes, k)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = m.n / m.sd**2
+        total = weight.sum(axis=0)
+        centre = (weight * m.mean).sum(axis=0) / total
+        spread = ((1 - weight / total) ** 2 / (m.n - 1)).sum(axis=0)
+        f = (weight * (m.mean - centre) ** 2).sum(axis=0) / (k - 1)
+        f /= 1 + 2 * (k - 2) / (k**2 - 1) * spread
+        df = (k**2 - 1) / (3 * spread)
+        within = m.squares.sum(axis=0)
+        between = (m.n * (m.mean - (m.n * m.mean).sum(axis=0) / len(values)) ** 2).sum(axis=0)
+        return f, fdtrc(k - 1, df, f), between / (between + within), m.mean.argmax(axis=0)

@@ -1,0 +1,183 @@
+"""Made-up neurons, nulls, redundancy, images of a neuron, AnnData."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from featlab import FeatlabError
+from featlab.datasets import make_neurons
+from featlab.extract import extract_maps
+from featlab.images import index_images
+from featlab.neurons import (
+    bottom_images,
+    cluster_detectors,
+    confirm_neurons,
+    null_selection,
+    rank_neurons,
+    select_neurons,
+    to_anndata,
+    top_images,
+)
+
+
+class TestMadeUpNeurons:
+    def test_truth_is_what_was_planted(self):
+        made = make_neurons(400, 200, 12, classes=3, effect=2.0, dead=0.1, random_state=1)
+        assert made.X.shape == (400, 200)
+        assert (made.X.to_numpy() >= 0).all()
+        assert made.truth["dead"].sum() == 20
+        assert (made.X.loc[:, made.truth["dead"].to_numpy()] == 0).all(axis=None)
+        planted = made.truth[made.truth["label"] != ""]
+        assert not planted["dead"].any()
+        assert planted["label"].value_counts().tolist() == [4, 4, 4]
+        for _, row in planted.iterrows():
+            means = made.X[row["neuron"]].groupby(made.y).mean()
+            assert means.idxmax() == row["label"]
+
+    def test_neurons_of_a_block_correlate(self):
+        made = make_neurons(2000, 40, 0, correlation=0.5, random_state=0)
+        r = np.corrcoef(made.X.to_numpy().T)
+        within, across = r[:20, :20][np.triu_indices(20, 1)], r[:20, 20:]
+        # The rectifier weakens a latent correlation of 0.5 to about 0.43.
+        assert within.mean() == pytest.approx(0.43, abs=0.03)
+        assert abs(across.mean()) < 0.02
+
+    def test_seeded(self):
+        a, b = make_neurons(random_state=5), make_neurons(random_state=5)
+        pd.testing.assert_frame_equal(a.X, b.X)
+        assert not a.X.equals(make_neurons(random_state=6).X)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [({"classes": 1}, "at least 2"), ({"n_detectors": 999}, "n_detectors must be from 0 to")],
+    )
+    def test_errors(self, arguments, words):
+        with pytest.raises(FeatlabError, match=words):
+            make_neurons(**arguments)
+
+
+@pytest.fixture
+def store(picture_folder, fake_backbone, tmp_path):
+    images, _ = index_images(picture_folder({"cat": 9, "dog": 8}))
+    with extract_maps(images, fake_backbone, tmp_path / "maps.h5") as opened:
+        yield opened
+
+
+def test_error_rates_hold_on_many_families():
+    """60 families of noise and of planted neurons; the bounds lie 3 simulation errors off."""
+    false_families, false_shares, power = 0, [], []
+    for seed in range(60):
+        noise = make_neurons(60, 120, 0, correlation=0.3, random_state=seed)
+        table = rank_neurons(noise.X, noise.y, correction="max_t", n_permutations=200)
+        false_families += bool(table["reject"].any())
+        made = make_neurons(60, 120, 12, effect=1.5, correlation=0.3, random_state=seed)
+        table = rank_neurons(made.X, made.y)
+        called = set(table.loc[table["reject"], "neuron"])
+        real = set(made.truth.loc[made.truth["label"] != "", "neuron"])
+        false_shares.append(len(called - real) / max(len(called), 1))
+        power.append(len(called & real) / len(real))
+    assert false_families / 60 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
+    assert false_families >= 1  # a test that never calls anything would pass the line above
+    assert np.mean(false_shares) <= 0.05 + 3 * np.std(false_shares) / np.sqrt(60)
+    assert np.mean(power) > 0.9
+
+
+def test_shuffled_labels_find_nothing_that_holds():
+    made = make_neurons(120, 300, 30, effect=2.0, random_state=0)
+    split = np.array(["train", "train", "confirm", "test"])[np.arange(120) // 2 % 4]
+    null = null_selection(made.X, made.y, split, n_repeats=10, min_auroc=0.6)
+    assert len(null) == 10
+    assert null["replicated"].sum() <= 1
+    # The best of 300 neurons looks good where it was chosen, and is chance elsewhere.
+    assert null["best_selected"].mean() > 0.15
+    assert abs(null["best_confirmed"].mean()) < 0.08
+    train = split == "train"
+    real = rank_neurons(made.X[train], made.y[train], min_auroc=0.6)
+    assert real["detector"].sum() > 40
+
+
+def test_clusters_are_the_planted_ones():
+    rng = np.random.default_rng(0)
+    y = np.repeat(["cat", "dog"], 100)
+    causes = rng.normal(size=(200, 3))
+    X = np.repeat(causes, 4, axis=1) + 0.3 * rng.normal(size=(200, 12))
+    X[y == "dog"] += 2
+    X = pd.DataFrame(X)
+    chosen = select_neurons(rank_neurons(X, y)).query("`class` == 'dog'")
+    found = cluster_detectors(chosen, X, y)
+    assert len(found) == 12
+    # Twelve neurons, three causes: each cluster is one cause's four neurons.
+    assert found.groupby(found["neuron"] // 4)["cluster"].nunique().tolist() == [1, 1, 1]
+    assert found["cluster"].nunique() == 3
+    assert (found["cluster_size"] == 4).all()
+    assert found["representative"].sum() == 3
+    assert (found["relative"] // 4 == found["neuron"] // 4).all()
+    assert (found["relative_correlation"] > 0.7).all()
+
+
+def test_a_class_mean_alone_makes_no_cluster():
+    rng = np.random.default_rng(0)
+    y = np.repeat(["cat", "dog"], 100)
+    X = pd.DataFrame(rng.normal(size=(200, 5)))
+    X[y == "dog"] += 4  # correlation over all images: about 0.8
+    chosen = select_neurons(rank_neurons(X, y)).query("`class` == 'dog'")
+    assert cluster_detectors(chosen, X, y)["cluster"].nunique() == 5
+    with pytest.raises(FeatlabError, match="no detector to cluster"):
+        cluster_detectors(chosen.iloc[:0], X, y)
+
+
+def test_top_and_bottom_images(store):
+    pooled = store.pooled("max")
+    top = top_images(store, 3, 5, pooling="max")
+    assert top["activation"].tolist() == sorted(pooled[:, 3], reverse=True)[:5]
+    assert (pooled[top["row"], 3] == top["activation"]).all()
+    assert top["path"].tolist() == store.images["path"].iloc[top["row"]].tolist()
+    bottom = bottom_images(store, 3, 5, pooling="max")
+    assert bottom["activation"].tolist() == sorted(pooled[:, 3])[:5]
+    among = top_images(store, 3, 99, rows=[4, 1])
+    assert sorted(among["row"]) == [1, 4]
+    with pytest.raises(FeatlabError, match="neuron must be from 0 to"):
+        top_images(store, 9999)
+
+
+class TestAnnData:
+    @pytest.fixture
+    def confirmed(self, store):
+        X = pd.DataFrame(store.pooled("mean"))
+        X.attrs = {"layer": store.layers[-1], "pooling": "mean"}
+        y = store.images["label"]
+        return confirm_neurons(rank_neurons(X, y, min_auroc=0.5), X, y)
+
+    def test_without_the_package_the_error_says_what_to_install(self, store, monkeypatch):
+        monkeypatch.setitem(__import__("sys").modules, "anndata", None)
+        with pytest.raises(FeatlabError, match=r"featlab\[anndata\]"):
+            to_anndata(store)
+
+    def test_scanpy_draws_it(self, store, confirmed, tmp_path):
+        pytest.importorskip("anndata", reason="anndata is not installed (extra: anndata)")
+        scanpy = pytest.importorskip("scanpy", reason="scanpy is not installed (extra: dev)")
+        data = to_anndata(store, confirmed)
+        assert data.shape == store.pooled("mean").shape
+        np.testing.assert_array_equal(data.X, store.pooled("mean"))
+        np.testing.assert_array_equal(data.layers["max"], store.pooled("max"))
+        label = store.classes[0]
+        best = confirmed[(confirmed["class"] == label) & (confirmed["rank"] == 1)].iloc[0]
+        ranking = scanpy.get.rank_genes_groups_df(data, label)
+        assert ranking.loc[0, "names"] == f"neuron_{best['neuron']}"
+        assert ranking.loc[0, "pvals_adj"] == pytest.approx(best["p_adjusted"])
+        assert ranking.loc[0, "logfoldchanges"] == pytest.approx(best["log_fold_change"], rel=1e-5)
+        scanpy.pl.rank_genes_groups(data, n_genes=3, show=False)
+        scanpy.pl.dotplot(data, list(data.var_names[:4]), groupby="label", show=False)
+        scanpy.pl.rank_genes_groups_dotplot(data, n_genes=2, show=False)
+        data.write_h5ad(tmp_path / "x.h5ad")
+        again = __import__("anndata").read_h5ad(tmp_path / "x.h5ad")
+        assert again.uns["provenance"]["backbone"] == store.provenance["backbone"]
+
+
+def test_attrs_can_be_exported():
+    made = make_neurons(40, 30, 3)
+    json.dumps(rank_neurons(made.X, made.y, correction="max_t", n_permutations=20).attrs)

@@ -1,0 +1,357 @@
+"""The tests, effects and corrections of the neuron table, against other implementations."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from scipy.special import comb
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, mutual_info_score
+from statsmodels.stats.oneway import anova_oneway
+
+from featlab import FeatlabError
+from featlab.neurons import compare_classes, confirm_neurons, rank_neurons, replication
+from featlab.neurons._corrections import adjust, permuted_codes
+from featlab.neurons._rank_statistics import rank_statistics
+from featlab.neurons._tests import mannwhitney_p
+
+
+def relu(seed=0, n=90, c=10, labels="abc"):
+    """Half of the values are zero, one column is full of ties, one has larger spread in a class."""
+    rng = np.random.default_rng(seed)
+    y = np.array([labels[i % len(labels)] for i in range(n)])
+    X = np.maximum(rng.normal(size=(n, c)), 0)
+    X[:, 1] = X[:, 1].round()
+    X[y == "a", 2] += 0.8
+    X[y == "b", 3] *= 3
+    return X.astype(np.float32), y
+
+
+def sides(X, y, row):
+    against = y != row["class"] if row["reference"] == "rest" else y == row["reference"]
+    x = X[:, row["neuron"]].astype(np.float64)
+    return x[y == row["class"]], x[against]
+
+
+OTHERS = {
+    "mannwhitneyu": lambda a, b: stats.mannwhitneyu(a, b, method="asymptotic"),
+    "welch": lambda a, b: stats.ttest_ind(a, b, equal_var=False),
+    "brunner_munzel": lambda a, b: stats.brunnermunzel(b, a),
+    "kolmogorov_smirnov": lambda a, b: stats.ks_2samp(a, b, method="asymp"),
+}
+
+
+@pytest.mark.parametrize("reference", ["rest", "pairs", "b"])
+@pytest.mark.parametrize("test", OTHERS)
+def test_statistic_and_p_are_scipys(test, reference):
+    X, y = relu()
+    table = rank_neurons(X, y, test=test, reference=reference)
+    expected = [OTHERS[test](*sides(X, y, row)) for _, row in table.iterrows()]
+    np.testing.assert_allclose(table["statistic"], [e.statistic for e in expected], rtol=1e-9)
+    np.testing.assert_allclose(table["p"], [e.pvalue for e in expected], rtol=1e-9)
+
+
+def test_references_are_the_ones_asked_for():
+    X, y = relu()
+    X = X[:, :2]
+    assert set(rank_neurons(X, y, reference="b")["class"]) == {"a", "c"}
+    pairs = rank_neurons(X, y, reference="pairs")
+    assert len(pairs) == 2 * 6
+    assert set(zip(pairs["class"], pairs["reference"], strict=True)) == {
+        (a, b) for a in "abc" for b in "abc" if a != b
+    }
+    assert (pairs["n"] == 30).all()
+    assert (pairs["n_ref"] == 30).all()
+    # The rank counts within one comparison.
+    assert (pairs.groupby(["class", "reference"])["rank"].max() == 2).all()
+
+
+@pytest.mark.parametrize("reference", ["rest", "pairs"])
+def test_effects_are_those_of_other_implementations(reference):
+    X, y = relu()
+    for _, row in rank_neurons(X, y, reference=reference).iterrows():
+        a, b = sides(X, y, row)
+        both, member = np.concatenate([a, b]), np.repeat([1, 0], [len(a), len(b)])
+        df = len(both) - 2
+        pooled = np.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / df)
+        # Hedges's own approximation of his factor; the exact one differs in the fifth digit.
+        g = (a.mean() - b.mean()) / pooled * (1 - 3 / (4 * df - 1))
+        assert row["hedges_g"] == pytest.approx(g, rel=1e-4)
+        assert row["point_biserial"] == pytest.approx(stats.pointbiserialr(member, both)[0])
+        assert row["average_precision"] == pytest.approx(average_precision_score(member, both))
+        assert row["effect"] == pytest.approx(
+            (np.sign(a[:, None] - b).sum()) / (len(a) * len(b)), abs=1e-12
+        )
+        assert row["median"] == np.median(a)
+        assert row["median_ref"] == np.median(b)
+        assert row["sd"] == pytest.approx(a.std(ddof=1))
+        assert row["sd_ref"] == pytest.approx(b.std(ddof=1))
+        assert row["log_fold_change"] == pytest.approx(np.log2(a.mean() / b.mean()), abs=1e-6)
+
+
+def test_mutual_information_is_that_of_its_bins():
+    X, y = relu()
+    table = rank_neurons(X, y, test="mutual_information")
+    for _, row in table.iterrows():
+        x, member = X[:, row["neuron"]], y == row["class"]
+        # Equal numbers of images per bin; a tie belongs to the bin that it starts in.
+        upper = np.sort(x)[np.arange(1, 8) * len(x) // 8 - 1]
+        bins = np.searchsorted(np.unique(upper), x, side="left")
+        assert row["statistic"] == pytest.approx(mutual_info_score(member, bins), abs=1e-12)
+        counts = pd.crosstab(member, bins).to_numpy()
+        g = stats.chi2_contingency(counts, correction=False, lambda_="log-likelihood")
+        total, (r, c) = counts.sum(), counts.shape
+        williams = 1 + (total * (1 / counts.sum(axis=1)).sum() - 1) * (
+            total * (1 / counts.sum(axis=0)).sum() - 1
+        ) / (6 * total * (r - 1) * (c - 1))
+        assert row["p"] == pytest.approx(stats.chi2.sf(g.statistic / williams, g.dof), rel=1e-9)
+
+
+def test_l1_logistic_finds_the_planted_neuron_and_has_no_p():
+    rng = np.random.default_rng(0)
+    y = np.repeat(["cat", "dog"], 60)
+    X = rng.normal(size=(120, 30))
+    X[y == "dog", 4] += 2
+    table = rank_neurons(X, y, test="l1_logistic")
+    assert table["p"].isna().all()
+    assert table["p_adjusted"].isna().all()
+    strongest = table[table["class"] == "dog"].nlargest(1, "statistic").iloc[0]
+    assert strongest["neuron"] == 4
+    assert table.loc[table["detector"], "neuron"].unique().tolist() == [4]
+    assert (table["reject"] == (table["statistic"].abs() > 0)).all()
+    cat, dog = (table[table["class"] == name].sort_values("neuron") for name in ("cat", "dog"))
+    np.testing.assert_allclose(cat["statistic"], -dog["statistic"].to_numpy())
+    strong = LogisticRegression().fit(X, y).coef_[0, 4]
+    assert strongest["statistic"] > 0
+    assert strong > 0
+
+
+@pytest.mark.parametrize("test", ["welch", "brunner_munzel"])
+def test_separation_without_spread_has_the_p_of_its_permutations(test):
+    X = np.array([[0.0], [0.0], [0.0], [1.0], [1.0]])
+    table = rank_neurons(X, list("aaabb"), test=test)
+    np.testing.assert_allclose(table["p"], 2 / comb(5, 2))
+
+
+@pytest.mark.parametrize("test", [*OTHERS, "mutual_information"])
+def test_two_images_a_class_and_constant_columns_are_defined(test):
+    X = np.array([[0.0, 1.0, 2.0], [1.0, 1.0, 2.0], [2.0, 1.0, 2.0], [3.0, 1.0, 5.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = rank_neurons(X, list("aabb"), test=test)
+    dead = table[table["neuron"] == 1]
+    assert dead[["statistic", "p", "p_adjusted", "auroc", "hedges_g"]].isna().all(axis=None)
+    assert not dead["detector"].any()
+    alive = table[table["neuron"] != 1]
+    assert alive["p"].between(0, 1).all()
+    assert alive["auroc_low"].lt(alive["auroc_high"]).all()
+
+
+# ------------------------------------------------------------------------------- all classes
+
+
+def test_kruskal_is_scipys():
+    X, y = relu()
+    X = X.astype(np.float64)  # scipy computes in the type it is given
+    table = compare_classes(X, y).set_index("neuron").sort_index()
+    expected = [stats.kruskal(*(X[y == k, j] for k in "abc")) for j in range(X.shape[1])]
+    np.testing.assert_allclose(table["statistic"], [e.statistic for e in expected], rtol=1e-9)
+    np.testing.assert_allclose(table["p"], [e.pvalue for e in expected], rtol=1e-9)
+    assert table.loc[2, "best_class"] == "a"
+    assert table.loc[2, "reject"]
+
+
+def test_welch_anova_is_statsmodels():
+    X, y = relu()
+    table = compare_classes(X, y, test="welch_anova").set_index("neuron").sort_index()
+    for j in range(X.shape[1]):
+        groups = [X[y == k, j].astype(float) for k in "abc"]
+        expected = anova_oneway(groups, use_var="unequal", welch_correction=True)
+        assert table.loc[j, "statistic"] == pytest.approx(expected.statistic)
+        assert table.loc[j, "p"] == pytest.approx(expected.pvalue)
+
+
+def test_the_omnibus_of_two_classes_is_welchs_t():
+    X, y = relu(labels="ab")
+    anova = compare_classes(X, y, test="welch_anova").set_index("neuron")["p"]
+    t = rank_neurons(X, y, test="welch").query("`class` == 'a'").set_index("neuron")["p"]
+    np.testing.assert_allclose(anova.sort_index(), t.sort_index(), rtol=1e-9)
+
+
+# ------------------------------------------------------------------------------- corrections
+
+
+def test_max_t_is_the_naive_permutation_test():
+    X, y = relu(n=24, c=6)
+    table = rank_neurons(X, y, correction="max_t", n_permutations=200, random_state=3)
+    codes = pd.factorize(y, sort=True)[0]
+    shuffles, scheme = permuted_codes(codes, None, 200, 3)
+    assert scheme == table.attrs["permuted"] == "images"
+    ranks = stats.rankdata(X, axis=0)
+
+    def z(labels):
+        values = []
+        for k in range(3):
+            inside = labels == k
+            n, n_ref = inside.sum(), (~inside).sum()
+            variance = n * n_ref / len(y) * ranks.var(axis=0, ddof=1)
+            values.append(
+                np.abs(ranks[inside].sum(axis=0) - n * ranks.mean(axis=0)) / variance**0.5
+            )
+        return np.stack(values)
+
+    largest = np.array([z(labels).max() for labels in shuffles])
+    observed = z(codes)
+    for _, row in table.iterrows():
+        score = observed["abc".index(row["class"]), row["neuron"]]
+        assert row["p_adjusted"] == (1 + (largest >= score - 1e-4).sum()) / 201
+
+
+def test_max_t_with_two_classes_and_a_dead_neuron():
+    X, y = relu(labels="ab")
+    X[:, 5] = 2
+    X[y == "a", 2] += 2
+    table = rank_neurons(X, y, correction="max_t", n_permutations=99)
+    assert table[table["neuron"] == 5]["p_adjusted"].isna().all()
+    assert (table[table["neuron"] == 2]["p_adjusted"] == 0.01).all()
+    p = table.pivot_table(index="neuron", columns="class", values="p_adjusted")
+    assert (p["a"] == p["b"]).all()
+
+
+def test_permutations_respect_groups():
+    codes = np.array([0, 0, 0, 1, 1, 1, 1, 0])
+    whole, scheme = permuted_codes(codes, [*"aaabbcd", ""], 200, 0)
+    assert scheme == "whole groups"
+    assert (whole[:, 0] == whole[:, 1]).all()
+    assert (whole[:, 3] == whole[:, 4]).all()
+    assert len(np.unique(whole, axis=0)) > 5
+    within, scheme = permuted_codes(codes, ["x"] * 4 + ["y"] * 4, 200, 0)
+    assert scheme == "images within groups"
+    assert (within[:, :4].sum(axis=1) == 1).all()
+    assert (within[:, 4:].sum(axis=1) == 3).all()
+    with pytest.raises(FeatlabError, match="groups must have one entry per image"):
+        permuted_codes(codes, ["x"], 10, 0)
+
+
+def test_whole_groups_are_the_unit_of_evidence():
+    """A neuron that knows the breed says little of the species when there are few breeds."""
+    rng = np.random.default_rng(0)
+    breeds = np.repeat(np.arange(8), 30)
+    y = np.where(breeds < 4, "cat", "dog")
+    X = rng.normal(size=(240, 40)) + rng.normal(size=(8, 40))[breeds]
+    alone = rank_neurons(X, y, correction="max_t", n_permutations=200)
+    grouped = rank_neurons(X, y, correction="max_t", n_permutations=200, groups=breeds)
+    assert alone["reject"].mean() > 0.3
+    assert grouped["reject"].mean() < 0.05
+    assert grouped.attrs["permuted"] == "whole groups"
+
+
+def test_local_fdr_is_high_for_noise_and_low_for_planted():
+    rng = np.random.default_rng(1)
+    y = np.repeat(["cat", "dog"], 100)
+    X = rng.normal(size=(200, 600))
+    X[y == "dog", :60] += 1
+    table = rank_neurons(X, y, correction="local_fdr")
+    planted = table["neuron"] < 60
+    assert table.loc[planted, "p_adjusted"].median() < 0.01
+    assert table.loc[~planted, "p_adjusted"].median() > 0.7
+    # Among those called, the average of the local rates estimates the share of false ones.
+    called = table[table["p_adjusted"] <= 0.2]
+    assert (called["neuron"] >= 60).mean() < 0.1
+
+
+def test_several_layers_enter_one_max_t_family():
+    X, y = relu(n=60, c=4)
+    first, second = pd.DataFrame(X), pd.DataFrame(X[:, ::-1].copy())
+    first.attrs = {"layer": "low", "pooling": "mean"}
+    second.attrs = {"layer": "high", "pooling": "mean"}
+    both = rank_neurons([first, second], y, correction="max_t", n_permutations=200)
+    one = rank_neurons(first, y, correction="max_t", n_permutations=200)
+    key = ["class", "neuron"]
+    p_both = both[both["layer"] == "low"].set_index(key)["p_adjusted"].sort_index()
+    p_one = one.set_index(key)["p_adjusted"].sort_index()
+    # The same columns twice add nothing to the maximum.
+    assert (p_both == p_one).all()
+
+
+# ------------------------------------------------------------------------------- invariances
+
+
+def test_adding_a_constant_column_changes_no_other_row():
+    X, y = relu()
+    wider = np.column_stack([X, np.full(len(X), 7, np.float32)])
+    a, b = rank_neurons(X, y), rank_neurons(wider, y)
+    b = b[b["neuron"] < X.shape[1]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(a, b, check_like=True)
+
+
+def test_replication_counts_and_shrinks():
+    rng = np.random.default_rng(0)
+    y = np.repeat(["cat", "dog"], 60)
+    X = rng.normal(size=(240, 80))
+    X[np.tile(y, 2) == "dog", :3] += 1.5
+    table = rank_neurons(X[:120], y, min_auroc=0.6)
+    confirmed = confirm_neurons(table, X[120:], y)
+    found = replication(confirmed).set_index(["class", "direction"])
+    dogs = found.loc[("dog", "active")]
+    assert (
+        dogs["selected"]
+        == confirmed.query("`class` == 'dog' and direction == 'active'")["detector"].sum()
+    )
+    assert dogs["replicated"] >= 3
+    assert 0 <= dogs["rate_low"] <= dogs["rate"] <= dogs["rate_high"] <= 1
+    with pytest.raises(FeatlabError, match="run confirm_neurons"):
+        replication(table)
+
+
+# ------------------------------------------------------------------------------- R
+
+
+@pytest.fixture(scope="module")
+def from_r():
+    folder = Path(__file__).parent / "reference"
+    activations = pd.read_csv(folder / "activations.csv")
+    return (
+        activations.drop(columns="label").to_numpy(),
+        activations["label"].to_numpy(),
+        pd.read_csv(folder / "neurons.csv"),
+    )
+
+
+def test_r_says_the_same_of_two_samples(from_r):
+    X, y, expected = from_r
+    cats = rank_neurons(X, np.where(y == "cat", "cat", "other")).query("`class` == 'cat'")
+    cats = cats.sort_values("neuron")
+    np.testing.assert_allclose(cats["statistic"], expected["u"])
+    np.testing.assert_allclose(cats["p"], expected["p"], rtol=1e-9)
+    for column in ("auroc", "auroc_low", "auroc_high"):
+        np.testing.assert_allclose(cats[column], expected[column], rtol=1e-9)
+    welch = rank_neurons(X, np.where(y == "cat", "cat", "other"), test="welch")
+    welch = welch.query("`class` == 'cat'").sort_values("neuron")
+    np.testing.assert_allclose(welch["statistic"], expected["t"], rtol=1e-9)
+    np.testing.assert_allclose(welch["p"], expected["p_welch"], rtol=1e-9)
+
+
+def test_r_says_the_same_of_three_classes(from_r):
+    X, y, expected = from_r
+    kruskal = compare_classes(X, y).sort_values("neuron")
+    np.testing.assert_allclose(kruskal["statistic"], expected["h"], rtol=1e-9)
+    np.testing.assert_allclose(kruskal["p"], expected["p_kruskal"], rtol=1e-9)
+    welch = compare_classes(X, y, test="welch_anova").sort_values("neuron")
+    np.testing.assert_allclose(welch["statistic"], expected["f"], rtol=1e-9)
+    np.testing.assert_allclose(welch["p"], expected["p_welch_anova"], rtol=1e-9)
+
+
+def test_r_corrects_and_tests_one_sided_the_same(from_r):
+    X, y, expected = from_r
+    p = expected["p"].to_numpy()
+    np.testing.assert_allclose(adjust(p, "fdr_bh", 0.05), expected["p_bh"], rtol=1e-9)
+    np.testing.assert_allclose(adjust(p, "holm", 0.05), expected["p_holm"], rtol=1e-9)
+    ranks = rank_statistics(X, (y != "cat").astype(np.intp), 2)
+    greater = mannwhitney_p(ranks, alternative="greater")[0]
+    np.testing.assert_allclose(greater, expected["p_greater"], rtol=1e-9)
