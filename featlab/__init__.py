@@ -30,6 +30,7 @@ from featlab._errors import FeatlabError
 
 if TYPE_CHECKING:
     from featlab import (
+        audit,
         backbones,
         boxes,
         cli,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _SUBMODULES = (
+    "audit",
     "backbones",
     "boxes",
     "cli",
@@ -70,6 +72,7 @@ _SUBMODULES = (
 __all__ = [
     "FeatlabError",
     "__version__",
+    "audit",
     "backbones",
     "boxes",
     "cli",

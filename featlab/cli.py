@@ -193,10 +193,41 @@ def verify(store: Store) -> None:
 @app.command()
 def neurons(
     store: Store,
-    pooling: Annotated[str, typer.Option(help="mean, max, softmax_mean or softmax_max.")] = "mean",
-    layer: Annotated[str | None, typer.Option(help="[default: the last stored]")] = None,
+    pooling: Annotated[
+        str, typer.Option(help="Comma-separated: mean, max, softmax_mean, softmax_max.")
+    ] = "mean",
+    layer: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated layers, or all. [default: the last stored]"),
+    ] = None,
+    test: Annotated[
+        str,
+        typer.Option(
+            help="mannwhitneyu, welch, brunner_munzel, kolmogorov_smirnov, mutual_information or "
+            "l1_logistic."
+        ),
+    ] = "mannwhitneyu",
+    correction: Annotated[
+        str,
+        typer.Option(
+            help="Any of statsmodels' multipletests, local_fdr, or max_t (permutes the labels, of "
+            "whole groups where there are any)."
+        ),
+    ] = "fdr_bh",
+    reference: Annotated[
+        str, typer.Option(help="What a class is compared with: rest, pairs, or a class.")
+    ] = "rest",
+    alpha: Annotated[float, typer.Option(help="Bound of the corrected p.")] = 0.05,
+    min_auroc: Annotated[float, typer.Option(help="Smallest AUROC of a detector.")] = 0.7,
+    direction: Annotated[str, typer.Option(help="active, silent or both.")] = "active",
+    shuffles: Annotated[
+        int, typer.Option(min=0, help="Also run the procedure on so many sets of shuffled labels.")
+    ] = 0,
     top: Annotated[int, typer.Option(min=1, help="Detectors shown per class.")] = 10,
-    csv: Annotated[Path | None, typer.Option(help="Also write the whole table here.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write the whole table here (.csv or .parquet)."),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Rank the neurons on train rows, confirm the detectors on others, show the best."""
@@ -206,18 +237,33 @@ def neurons(
     from featlab.store import MapStore
 
     with MapStore(store) as opened:
+        labels, groups = opened.images["label"], opened.images["group"]
         split = splits.make_split(opened.images, random_state=seed)
-        X = features.feature_table(opened, pooling, layer=layer)
-        table = find_detectors(X, opened.images["label"], split)
-    chosen = room.select_neurons(table, top=top)
-    held = len(room.select_neurons(table))
-    columns = ["class", "neuron", "auroc", "auroc_confirmed", "auroc_confirmed_low"]
-    columns += ["auroc_confirmed_high", "p_confirmed"]
-    selected = len(room.select_neurons(table, replicated=False))
-    print(f"{selected} detectors selected, {held} replicated on unseen images")
-    print(chosen[columns].to_string(index=False, float_format="{:.3g}".format))
-    if csv is not None:
-        report.write_csv(table, csv)
+        named = opened.layers if layer == "all" else (layer or opened.layers[-1]).split(",")
+        X = [features.feature_table(opened, p, layer=n) for n in named for p in pooling.split(",")]
+    chosen: dict[str, Any] = {
+        "test": test,
+        "correction": correction,
+        "reference": reference,
+        "alpha": alpha,
+        "min_auroc": min_auroc,
+    }
+    table = find_detectors(X, labels, split, groups, random_state=seed, **chosen)
+    best = room.select_neurons(table, direction=direction, top=top)
+    print(room.replication(table).to_string(index=False, float_format="{:.3g}".format))
+    columns = ["class", "direction", "layer", "pooling", "neuron", "auroc", "auroc_confirmed"]
+    columns += ["auroc_confirmed_low", "auroc_confirmed_high", "p_confirmed", "shrinkage"]
+    print(f"confirmed detectors, at most {top} per class:")
+    print(best[columns].to_string(index=False, float_format="{:.3g}".format))
+    print(", ".join(f"{key}: {value}" for key, value in table.attrs.items()))
+    if shuffles:
+        null = room.null_selection(
+            X, labels, split, groups=groups, n_repeats=shuffles, random_state=seed, **chosen
+        )
+        print(f"on {shuffles} sets of shuffled labels:")
+        print(null.describe().loc[["mean", "max"]].to_string(float_format="{:.3g}".format))
+    if output is not None:
+        report.write_table(table, output)
 
 
 @app.command(name="localise")
@@ -242,7 +288,7 @@ def localise_(store: Store, box_kind: BoxKind = None, seed: Seed = 0) -> None:
         found = localise.evaluate(
             opened,
             split,
-            neurons=find_detectors(X, labels, split),
+            neurons=find_detectors(X, labels, split, opened.images["group"], random_state=seed),
             weights=class_weights(scores),
             box_kind=box_kind,
             random_state=seed,

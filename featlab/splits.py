@@ -26,7 +26,7 @@ _GIVEN_NAMES = {"train": "train", "val": "confirm", "confirm": "confirm", "test"
 def make_split(
     images: pd.DataFrame,
     *,
-    fractions: Sequence[float] = (0.5, 0.2, 0.3),
+    fractions: Sequence[float] | None = None,
     random_state: int = 0,
 ) -> pd.Series:
     """Assign every image to ``train``, ``confirm`` or ``test``.
@@ -48,8 +48,9 @@ def make_split(
     images : DataFrame of shape (n, ...)
         Image table: ``path`` and ``label``; ``group``, ``split`` and ``sha256`` count as blank
         where a column is absent.
-    fractions : three floats
-        Shares of train, confirm and test; positive, summing to 1.
+    fractions : three floats, optional
+        Shares of train, confirm and test; positive, summing to 1. By default 0.5, 0.2, 0.3; with
+        groups 0.4, 0.3, 0.3, because what is confirmed there rests on the number of groups.
     random_state : int
         Seed of the shuffle.
 
@@ -65,8 +66,11 @@ def make_split(
         others by groups to be on every side; a ``split`` column that is partly filled, holds other
         words or no ``train``; wrong `fractions`.
     """
-    shares = _checked_fractions(fractions)
     _check_columns(images)
+    if fractions is None:
+        grouped = (_blank_column(images, "group") != "").any()
+        fractions = (0.4, 0.3, 0.3) if grouped else (0.5, 0.2, 0.3)
+    shares = _checked_fractions(fractions)
     table = images.assign(_row=np.arange(len(images))).sort_values("path", kind="stable")
     labels = _blank_column(table, "label")
     if len(np.unique(labels)) < 2:

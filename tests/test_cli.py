@@ -63,7 +63,9 @@ def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
     assert set(first["detectors"]) == set(first["classes"])
     assert first["seconds"]["extract"] > 0
     table = pd.read_parquet(out / "neurons.parquet")
-    assert len(table) == len(pd.read_csv(out / "neurons.csv")) == 2 * 10
+    assert (
+        len(table) == len(pd.read_csv(out / "neurons.csv")) == 2 * 2 * 10
+    )  # classes, poolings, neurons
     assert featlab("run", scenes, "-o", out) == 0
     assert fake_network[0].calls == 2
     assert (fake_network[1].calls, fake_network[1].probes) == (0, 0)
@@ -80,7 +82,12 @@ def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys):
     for command in ("info", "verify", "neurons", "localise"):
         assert featlab(command, store) == 0, command
     out = capsys.readouterr().out
-    for words in ("class striped: 30 images", "backbone: fake", "all is well", "replicated on"):
+    for words in (
+        "class striped: 30 images",
+        "backbone: fake",
+        "all is well",
+        "confirmed detectors",
+    ):
         assert words in out
     assert "centre_gaussian" in out
     assert featlab("report", store, "-o", tmp_path / "report") == 0

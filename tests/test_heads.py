@@ -16,8 +16,9 @@ from statsmodels.stats.proportion import proportion_confint
 
 from featlab import FeatlabError
 from featlab.heads import HeadResults, evaluate_heads, linear_weights
-from featlab.heads._models import _C_GRID, Train, _folds, _tuned_c
+from featlab.heads._logistic import C_GRID, tuned_c
 from featlab.heads._scores import _roc_auc, _weighted_auroc, bootstrap_weights, scores_of
+from featlab.heads._training import Train, folds_of
 
 METRICS = ["accuracy", "balanced_accuracy", "roc_auc", "log_loss"]
 
@@ -45,7 +46,7 @@ class TestScores:
         table = results.table
         names = ["head", "n_train", "n"]
         names += [f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")]
-        assert table.columns.tolist() == [*names, "parameters"]
+        assert table.columns.tolist() == [*names, "interval", "parameters"]
         assert table["head"].tolist() == ["dummy", "logistic", "mlp", "colour_histogram"]
         assert (table["n"] == (split == "test").sum()).all()
         assert (table["n_train"] == (split == "train").sum()).all()
@@ -157,17 +158,17 @@ class TestHonesty:
         )
         search = GridSearchCV(
             pipeline,
-            {"model__C": _C_GRID},
+            {"model__C": C_GRID},
             cv=StratifiedKFold(5, shuffle=True, random_state=0),
             scoring="neg_log_loss",
         ).fit(X, codes)
-        assert _tuned_c(train, _folds(train)) == search.best_params_["model__C"]
+        assert tuned_c(train, folds_of(train)) == search.best_params_["model__C"]
 
     def test_groups_stay_together_in_the_folds(self):
         rng = np.random.default_rng(0)
         groups = np.arange(60) // 4
         train = Train(rng.normal(size=(60, 3)), groups % 2, np.array(["a", "b"]), groups, True, 0)
-        folds = _folds(train)
+        folds = folds_of(train)
         assert len(folds) == 5
         for fit, held in folds:
             assert not set(groups[fit]) & set(groups[held])

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from featlab import FeatlabError
 from featlab.datasets import make_neurons
@@ -22,6 +23,8 @@ from featlab.neurons import (
     to_anndata,
     top_images,
 )
+from featlab.neurons._clusters import WHOLE, WITHIN, clustered_auroc, clustered_p, scheme_of
+from featlab.neurons._rank_statistics import rank_statistics
 
 
 class TestMadeUpNeurons:
@@ -181,3 +184,95 @@ class TestAnnData:
 def test_attrs_can_be_exported():
     made = make_neurons(40, 30, 3)
     json.dumps(rank_neurons(made.X, made.y, correction="max_t", n_permutations=20).attrs)
+
+
+class TestGroups:
+    """Images of one group are not independent evidence."""
+
+    def test_single_images_give_delongs_variance(self):
+        rng = np.random.default_rng(0)
+        values, inside = rng.normal(size=(60, 4)).round(1), rng.random(60) < 0.4
+        auroc, low, high = clustered_auroc(values, inside, np.arange(60))
+        ranks = rank_statistics(values, (~inside).astype(np.intp), 2)
+        np.testing.assert_allclose(auroc, ranks.auroc[0])
+        quantile = stats.t.ppf(0.975, 58)
+        np.testing.assert_allclose((high - low) / 2, quantile * np.sqrt(ranks.variance[0]))
+
+    def test_copies_of_an_image_in_its_group_add_nothing(self):
+        rng = np.random.default_rng(1)
+        values, inside = rng.normal(size=(30, 3)), np.arange(30) < 12
+        once = clustered_auroc(values, inside, np.arange(30))
+        thrice = clustered_auroc(
+            np.repeat(values, 3, axis=0), np.repeat(inside, 3), np.repeat(np.arange(30), 3)
+        )
+        np.testing.assert_allclose(once, thrice)
+
+    def test_the_interval_covers_the_truth(self):
+        rng = np.random.default_rng(2)
+        covered = []
+        inside = np.repeat(np.arange(20) < 10, 15)
+        for _ in range(40):
+            shift = rng.normal(size=(20, 10)) + (np.arange(20) < 10)[:, None]
+            values = np.repeat(shift, 15, axis=0) + rng.normal(size=(300, 10))
+            _, low, high = clustered_auroc(values, inside, np.repeat(np.arange(20), 15))
+            truth = stats.norm.cdf(1 / np.sqrt(4))
+            covered.append((low <= truth) & (truth <= high))
+        # 400 intervals at 95 %; those that ignore the groups cover about 40 %.
+        assert 0.91 <= np.mean(covered) <= 0.99
+
+    def test_whole_groups_are_compared_by_their_mean_ranks(self):
+        rng = np.random.default_rng(3)
+        values, names = rng.normal(size=(80, 3)), np.repeat(list("abcdefgh"), 10)
+        inside = np.isin(names, list("abc"))
+        ranks = pd.DataFrame(stats.rankdata(values, axis=0)).groupby(names).mean()
+        expected = stats.ttest_ind(ranks[:3], ranks[3:], alternative="greater").pvalue
+        np.testing.assert_allclose(clustered_p(values, inside, names, WHOLE), expected)
+        assert scheme_of(inside.astype(int), names) == WHOLE
+
+    def test_one_stratum_is_wilcoxons_test(self):
+        rng = np.random.default_rng(4)
+        values, inside = rng.normal(size=(50, 3)).round(1), rng.random(50) < 0.5
+        expected = stats.mannwhitneyu(
+            values[inside], values[~inside], alternative="greater", method="asymptotic",
+            use_continuity=False,
+        ).pvalue  # fmt: skip
+        found = clustered_p(values, inside, np.full(50, "one"), WITHIN)
+        np.testing.assert_allclose(found, expected)
+
+    def test_strata_take_out_the_group(self):
+        rng = np.random.default_rng(5)
+        names, inside = np.repeat(list("abcdef"), 20), np.tile([True, False], 60)
+        values = 5 * rng.normal(size=6)[np.repeat(np.arange(6), 20)] + rng.normal(size=120) + inside
+        p = clustered_p(values[:, None], inside, names, WITHIN)
+        plain = stats.mannwhitneyu(values[inside], values[~inside], alternative="greater").pvalue
+        assert p[0] < 1e-4 < plain
+
+    @pytest.mark.parametrize("groups_have_one_class", [True, False])
+    def test_what_only_groups_differ_in_is_not_confirmed(self, groups_have_one_class):
+        rng = np.random.default_rng(6)
+        false, blind = 0, 0
+        for _ in range(40):
+            breeds = np.repeat(np.arange(12), 20)
+            X = rng.normal(size=(12, 10))[breeds] + rng.normal(size=(240, 10))
+            labels = breeds % 2 == 0 if groups_have_one_class else np.arange(240) % 2 == 0
+            y = np.where(labels, "cat", "dog")
+            table = rank_neurons(X, y, min_auroc=0.5, correction="fdr_bh", alpha=0.5)
+            fresh = rng.normal(size=(12, 10))[breeds] + rng.normal(size=(240, 10))
+            false += confirm_neurons(table, fresh, y, groups=breeds)["replicated"].any()
+            blind += confirm_neurons(table, fresh, y)["replicated"].any()
+        assert false <= 6  # 5 % of 40 are 2; more than 6 has a chance of 0.3 %
+        if groups_have_one_class:
+            assert blind > 20
+
+    def test_what_holds_over_groups_is_confirmed(self):
+        rng = np.random.default_rng(7)
+        breeds = np.repeat(np.arange(12), 20)
+        y = np.where(breeds < 6, "cat", "dog")
+        X, fresh = (rng.normal(size=(240, 5)) for _ in range(2))
+        X[y == "cat", 0] += 3
+        fresh[y == "cat", 0] += 3
+        table = confirm_neurons(rank_neurons(X, y), fresh, y, groups=breeds)
+        found = table.query("neuron == 0 and `class` == 'cat'").iloc[0]
+        assert found["replicated"]
+        assert found["auroc_confirmed_low"] > 0.9
+        assert table.attrs["confirm_unit"] == WHOLE

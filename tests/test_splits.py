@@ -100,6 +100,8 @@ def test_grouped_shares_are_close():
     rng = np.random.default_rng(0)
     images = image_table({"a": 400, "b": 200}, group=[f"g{i}" for i in rng.integers(0, 100, 600)])
     shares = make_split(images).value_counts(normalize=True)
+    np.testing.assert_allclose(shares[SIDES], [0.4, 0.3, 0.3], atol=0.03)
+    shares = make_split(images, fractions=(0.5, 0.2, 0.3)).value_counts(normalize=True)
     np.testing.assert_allclose(shares[SIDES], [0.5, 0.2, 0.3], atol=0.03)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +12,22 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.pipeline import Pipeline
 
 from featlab._errors import FeatlabError
-from featlab.heads._models import FITTERS, Train
-from featlab.heads._scores import Floats, bootstrap_weights, scores_of
-
-logger = logging.getLogger(__name__)
-
-HEADS = ("logistic", "mlp")
+from featlab.heads._inputs import (
+    Floats,
+    Ints,
+    check_at_least,
+    check_choice,
+    check_classes,
+    check_lengths,
+    check_sides,
+    clusters_of,
+    encode,
+    group_codes,
+    matrix_of,
+)
+from featlab.heads._models import HEADS_DEFAULT, checked_heads, fit_head
+from featlab.heads._scores import bootstrap_weights, interval_name, scores_of, warn_of_few_groups
+from featlab.heads._training import Train
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,8 @@ class HeadResults:
     ----------
     table : DataFrame, one row per head
         ``head``, ``n_train``, ``n`` (test images), each metric with its ``_low`` and ``_high``
-        (95 %), and the ``parameters`` used, in words.
+        (95 %), ``interval`` (what the accuracy's is: "wilson" or "cluster bootstrap (k groups)"),
+        and the ``parameters`` used, in words.
     predictions : DataFrame, one row per head and test image
         ``head``, ``row`` (of the image table), ``label``, ``predicted``, ``correct``,
         ``probability`` (of the predicted class) and one column ``p:<class>`` per class.
@@ -37,21 +47,28 @@ class HeadResults:
         The fitted heads; steps ``scale`` and ``model``.
     classes : list of str
         Sorted; the order of the probabilities.
+    clusters : ndarray of shape (n,), optional
+        Group of every test image, codes from 0; None where no two test images share one.
     """
 
     table: pd.DataFrame
     predictions: pd.DataFrame
     models: Mapping[str, Pipeline]
     classes: list[str]
+    clusters: NDArray[np.intp] | None = None
 
     def confusion(self, head: str) -> pd.DataFrame:
         """Counts of test images, true class (rows) by predicted class (columns)."""
-        if head not in self.models:
-            raise FeatlabError(f"head must be one of {list(self.models)}, got {head!r}.")
-        rows = self.predictions[self.predictions["head"] == head]
+        rows = self.of(head)
         counts = pd.crosstab(rows["label"], rows["predicted"])
         counts = counts.reindex(index=self.classes, columns=self.classes, fill_value=0)
         return counts.rename_axis(index="label", columns="predicted")
+
+    def of(self, head: str) -> pd.DataFrame:
+        """One head's predictions, one row per test image."""
+        if head not in self.models:
+            raise FeatlabError(f"head must be one of {list(self.models)}, got {head!r}.")
+        return self.predictions[self.predictions["head"] == head]
 
 
 def evaluate_heads(
@@ -61,7 +78,8 @@ def evaluate_heads(
     *,
     colour: ArrayLike | None = None,
     groups: ArrayLike | None = None,
-    heads: Sequence[str] = HEADS,
+    heads: Sequence[str] = HEADS_DEFAULT,
+    class_weight: str | None = None,
     random_state: int = 0,
     n_boot: int = 1000,
 ) -> HeadResults:
@@ -82,11 +100,13 @@ def evaluate_heads(
     colour : array_like of shape (n, 64), optional
         Colour histograms.
     groups : array_like of shape (n,), optional
-        Images of one non-empty group stay together in the folds that tune C; ``""`` is no group.
-    heads : sequence of {"logistic", "mlp"}
-        ``logistic``: standardised, L2; C minimises the log-loss over folds of train (scaled inside
-        the fold). Where a class has a single image or group in train there is nothing to tune
-        with, and C is 0.01. ``mlp``: standardised, one hidden layer of 128.
+        Images of one non-empty group stay together in the folds that tune a head, and in the
+        resamples of the test images; ``""`` is no group.
+    heads : sequence of str
+        From :data:`HEADS`; see Notes.
+    class_weight : {"balanced"}, optional
+        Whether the classes count alike, however many images they have: in ``logistic``,
+        ``logistic_l1`` and ``linear_svm``, and in ``colour_histogram``. The others take no weights.
     random_state : int
         Seed of the folds, the network and the bootstrap.
     n_boot : int
@@ -99,14 +119,35 @@ def evaluate_heads(
     Raises
     ------
     FeatlabError
-        Shapes that do not match, NaN or infinite features, an unknown head or split, no test
-        rows, fewer than two classes, a class without train images.
+        Shapes that do not match, NaN or infinite features, an unknown head, split or class weight,
+        no test rows, fewer than two classes, a class without train images.
 
     Notes
     -----
+    All heads see features standardised on train, and tune over folds of train that are scaled
+    inside the fold. Where a class has a single image or group in train there is nothing to tune
+    with; then a fixed value is used, and ``parameters`` says so.
+
+    ``logistic``
+        Multinomial, L2; C minimises the log-loss.
+    ``logistic_l1``
+        One class against the rest, L1: uses few neurons. C minimises the log-loss.
+    ``mlp``
+        One hidden layer of 128; nothing is tuned.
+    ``linear_svm``
+        C maximises the accuracy; probabilities by Platt's sigmoid on held-out folds.
+    ``knn``
+        The number of neighbours minimises the Brier score. Its probabilities are shares of few
+        neighbours, so 0 occurs and its log-loss is large.
+    ``nearest_centroid``
+        Softmax of squared distances; their temperature minimises the log-loss.
+
     The interval of the accuracy is Wilson's, which stays honest at 1.0, where a bootstrap gives
     [1, 1]. The others are percentile intervals over resampled test images; the lower limit of a
     perfect balanced accuracy or AUROC comes from Wilson's and Newcombe's intervals instead.
+    Where test images share groups they are not independent: then whole groups are resampled, for
+    the accuracy too (its interval is never narrower than Wilson's), and perfect scores count groups
+    instead of images. With fewer than five groups the log warns that this is unreliable.
     ``balanced_accuracy`` (mean recall) and ``roc_auc`` (one-vs-rest, macro) are means over the
     classes that have test images (for ``roc_auc`` also others to compare with); a class without
     is left out and logged. The same rule holds within each resample.
@@ -114,51 +155,73 @@ def evaluate_heads(
     References
     ----------
     Wilson (1927). Journal of the American Statistical Association 22, 209-212.
+    Platt (1999). Probabilistic outputs for support vector machines. Advances in Large Margin
+    Classifiers, 61-74.
+    Field & Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical Society B
+    69, 369-390.
     """
-    names = _checked_heads(heads)
-    if n_boot < 1:
-        raise FeatlabError(f"n_boot must be at least 1, got {n_boot}.")
-    features = {name: _matrix(X, "X") for name in ("dummy", *names)}
-    if colour is not None:
-        features["colour_histogram"] = _matrix(colour, "colour")
-    codes, classes = pd.factorize(np.asarray(y), sort=True)
+    names = checked_heads(heads)
+    check_at_least("n_boot", n_boot, 1)
+    check_choice("class_weight", class_weight, (None, "balanced"))
+    features = features_of(names, X, colour)
+    codes, classes = encode(y)
     sides = np.asarray(split)
-    _check_rows(features, codes, sides)
+    lengths = {name: len(matrix) for name, matrix in features.items()}
+    check_lengths(lengths | {"y": len(codes), "split": len(sides)}, "Features, y and split")
+    check_sides(sides)
     train, test = np.flatnonzero(sides == "train"), np.flatnonzero(sides == "test")
-    _check_classes(classes, codes[train], codes[test])
-    group_codes, grouped = _group_codes(groups, len(codes))
-    weights = bootstrap_weights(len(test), n_boot, random_state)
+    check_classes(classes, codes[train], codes[test])
+    every_group, grouped = group_codes(groups, len(codes))
+    clusters = clusters_of(every_group[test])
+    warn_of_few_groups(clusters)
+    weights = bootstrap_weights(len(test), n_boot, random_state, clusters)
     rows, predictions, models = [], [], {}
     for name, matrix in features.items():
         part = Train(
-            matrix[train], codes[train], classes, group_codes[train], grouped, random_state
+            matrix[train], codes[train], classes, every_group[train], grouped, random_state,
+            class_weight,
+        )  # fmt: skip
+        models[name], parameters = fit_head(name, part)
+        probability = models[name].predict_proba(matrix[test])
+        correct = probability.argmax(axis=1) == codes[test]
+        rows.append(
+            {
+                "head": name,
+                "n_train": len(train),
+                "n": len(test),
+                **scores_of(codes[test], probability, weights, clusters),
+                "interval": interval_name(correct, clusters),
+                "parameters": parameters,
+            }
         )
-        model, parameters = FITTERS[name](part)
-        probability = model.predict_proba(matrix[test])
-        models[name] = model
-        scores = scores_of(codes[test], probability, weights)
-        counts = {"head": name, "n_train": len(train), "n": len(test)}
-        rows.append({**counts, **scores, "parameters": parameters})
-        predictions.append(_predictions(name, test, codes[test], probability, classes))
+        predictions.append(prediction_rows(name, test, codes[test], probability, classes))
     return HeadResults(
         table=pd.DataFrame(rows),
         predictions=pd.concat(predictions, ignore_index=True),
         models=models,
         classes=classes.tolist(),
+        clusters=clusters,
     )
 
 
-def _predictions(
-    head: str,
-    rows: NDArray[np.intp],
-    y: NDArray[np.intp],
-    probability: Floats,
-    classes: NDArray[Any],
+def features_of(names: Sequence[str], X: Any, colour: Any) -> dict[str, Floats]:
+    """What each head is fitted on, the baselines included."""
+    values = matrix_of(X, "X")
+    features = dict.fromkeys(("dummy", *names), values)
+    if colour is not None:
+        features["colour_histogram"] = matrix_of(colour, "colour")
+    return features
+
+
+def prediction_rows(
+    head: str, rows: Ints, y: Ints, probability: Floats, classes: NDArray[Any], **extra: Any
 ) -> pd.DataFrame:
+    """One row per scored image; `extra` columns stand after the head."""
     best = probability.argmax(axis=1)
     return pd.DataFrame(
         {
             "head": head,
+            **extra,
             "row": rows,
             "label": classes[y],
             "predicted": classes[best],
@@ -167,67 +230,3 @@ def _predictions(
             **{f"p:{name}": column for name, column in zip(classes, probability.T, strict=True)},
         }
     )
-
-
-def _checked_heads(heads: Sequence[str]) -> list[str]:
-    names = [heads] if isinstance(heads, str) else list(dict.fromkeys(heads))
-    unknown = [name for name in names if name not in HEADS]
-    if unknown:
-        raise FeatlabError(f"heads must be from {list(HEADS)}, got {unknown[0]!r}.")
-    return names
-
-
-def _matrix(X: Any, name: str) -> Floats:
-    # Double precision: in single, the solver's last steps drown in rounding.
-    values = np.asarray(X, dtype=np.float64)
-    if values.ndim != 2:
-        raise FeatlabError(f"{name} must be of shape (images, features), got {values.shape}.")
-    n_bad = int((~np.isfinite(values)).sum())
-    if n_bad:
-        raise FeatlabError(f"{name} holds {n_bad} NaN or infinite values; it must be finite.")
-    return values
-
-
-def _check_rows(
-    features: Mapping[str, Floats], codes: NDArray[np.intp], sides: NDArray[Any]
-) -> None:
-    lengths = {name: len(matrix) for name, matrix in features.items()}
-    lengths |= {"y": len(codes), "split": len(sides)}
-    if len(set(lengths.values())) > 1:
-        raise FeatlabError(f"Features, y and split must have one row per image, got {lengths}.")
-    unknown = sorted(set(map(str, sides)) - {"train", "confirm", "test"})
-    if unknown:
-        raise FeatlabError(f"split must be 'train', 'confirm' or 'test', got {unknown[0]!r}.")
-    if (codes < 0).any():
-        raise FeatlabError(f"y holds {int((codes < 0).sum())} missing labels; label every image.")
-
-
-def _check_classes(classes: NDArray[Any], train: NDArray[np.intp], test: NDArray[np.intp]) -> None:
-    if len(classes) < 2:
-        raise FeatlabError(f"y must hold at least two classes, got {classes.tolist()}.")
-    if not len(test):
-        raise FeatlabError("split has no 'test' row; there is nothing to score on.")
-    untrained = np.setdiff1d(np.arange(len(classes)), train)
-    if len(untrained):
-        raise FeatlabError(
-            f"Class {str(classes[untrained[0]])!r} has no image in train; no head can learn it: "
-            "leave the class out, or make another split."
-        )
-    unscored = np.setdiff1d(np.arange(len(classes)), test)
-    if len(unscored):
-        logger.warning(
-            "No test image of %s: left out of balanced_accuracy and roc_auc.",
-            ", ".join(repr(str(name)) for name in classes[unscored]),
-        )
-
-
-def _group_codes(groups: ArrayLike | None, n: int) -> tuple[NDArray[np.intp], bool]:
-    """Group code of every image, and whether there is any group at all."""
-    if groups is None:
-        return np.arange(n), False
-    names = np.asarray(groups).astype(str)
-    if len(names) != n:
-        raise FeatlabError(f"groups must have one entry per image ({n}), got {len(names)}.")
-    _, codes = np.unique(names, return_inverse=True)
-    codes[names == ""] = n + np.flatnonzero(names == "")
-    return codes, bool((names != "").any())

@@ -1,129 +1,62 @@
-"""The heads: how each is fitted, and how C is tuned inside train."""
+"""The heads: how each is fitted, and what it tunes inside train."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from featlab._errors import FeatlabError
-from featlab.heads._scores import Floats, losses_of
+from featlab.heads._estimators import CentroidClassifier
+from featlab.heads._inputs import Floats, Ints
+from featlab.heads._logistic import balanced_words, fit_logistic, fit_logistic_l1
+from featlab.heads._training import (
+    Fold,
+    Train,
+    brier_losses,
+    fit_quietly,
+    fold_words,
+    folds_of,
+    least_loss,
+    log_losses,
+    one_thread,
+    scaled,
+)
 
-logger = logging.getLogger(__name__)
+HEADS = ("logistic", "mlp", "logistic_l1", "linear_svm", "knn", "nearest_centroid")
+HEADS_DEFAULT = ("logistic", "mlp")
+BASELINES = ("dummy", "colour_histogram")
 
-_C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-_C_UNTUNED = 1e-2
-_FOLDS = 5
-_MAX_ITERATIONS = 1000
 _HIDDEN = 128
 _EPOCHS = 40
 _EARLY_STOPPING_ROWS = 400
-
-_Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
-
-
-@dataclass(frozen=True)
-class Train:
-    """What a head is fitted on; groups are codes, every image without a group has its own."""
-
-    X: Floats
-    y: NDArray[np.intp]
-    classes: NDArray[Any]
-    groups: NDArray[np.intp]
-    grouped: bool
-    random_state: int
-
-    @property
-    def labels(self) -> NDArray[Any]:
-        """Names of the classes, row by row."""
-        return self.classes[self.y]
+_SVM_GRID = (1e-5, 1e-4, 1e-3, 1e-2)
+_SVM_UNTUNED = 1e-3
+_NEIGHBOURS = (1, 3, 5, 9, 15, 25)
+# Variances per feature: those of standardised ones are near 1, but they are far from independent.
+_TEMPERATURES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0)
+_TEMPERATURE_UNTUNED = 0.1
 
 
-def linear_weights(model: Pipeline) -> tuple[Floats, Floats]:
-    """Weights of a logistic head for raw, unscaled features.
-
-    Parameters
-    ----------
-    model : Pipeline
-        ``HeadResults.models["logistic"]``.
-
-    Returns
-    -------
-    coef : ndarray of shape (k, c)
-        One row per class, in the order of the classes; with two classes row 0 is minus row 1.
-    intercept : ndarray of shape (k,)
-        ``X @ coef.T + intercept`` is the model's ``decision_function`` (row 1 with two classes).
-
-    Raises
-    ------
-    FeatlabError
-        If the model is not linear.
-    """
-    linear, scale = model[-1], model[0]
-    if not isinstance(linear, LogisticRegression) or not isinstance(scale, StandardScaler):
-        raise FeatlabError(
-            f"linear_weights needs a logistic head, got {type(linear).__name__}; "
-            "pass results.models['logistic']."
-        )
-    coef = linear.coef_ / scale.scale_
-    intercept = linear.intercept_ - coef @ scale.mean_
-    if len(coef) == 1:
-        return np.vstack([-coef, coef]), np.concatenate([-intercept, intercept])
-    return coef, intercept
-
-
-def _fit_logistic(train: Train) -> tuple[Pipeline, str]:
-    folds = _folds(train)
-    best = _tuned_c(train, folds) if folds else _C_UNTUNED
-    model = Pipeline([("scale", StandardScaler()), ("model", _logistic(best))])
-    _fit_quietly(model, train.X, train.labels)
-    if not folds:
-        return model, f"C={best:g} (a class has too few images or groups in train to tune)"
-    return model, f"C={best:g} ({len(folds)} {'grouped ' if train.grouped else ''}folds)"
-
-
-def _logistic(C: float, **parameters: Any) -> LogisticRegression:
-    return LogisticRegression(C=C, max_iter=_MAX_ITERATIONS, **parameters)
-
-
-def _tuned_c(train: Train, folds: list[_Fold]) -> float:
-    """C of the least log-loss over the folds, each scaled by its own training part."""
-    losses = np.zeros(len(_C_GRID))
-    for fit, held in folds:
-        scale = StandardScaler().fit(train.X[fit])
-        X_fit, X_held = _rotated(scale.transform(train.X[fit]), scale.transform(train.X[held]))
-        # Each fit starts where the one with the next smaller C ended.
-        model = _logistic(_C_GRID[0], warm_start=True)
-        for place, C in enumerate(_C_GRID):
-            _fit_quietly(model.set_params(C=C), X_fit, train.y[fit])
-            losses[place] += _held_losses(model, X_held, train.y[held]).sum()
-    return _C_GRID[int(losses.argmin())]
-
-
-def _rotated(X: Floats, other: Floats) -> tuple[Floats, Floats]:
-    """Both in the span of `X`'s rows, where the L2 solution lies: the same fit in fewer columns."""
-    if X.shape[1] <= len(X):
-        return X, other
-    left, size, right = np.linalg.svd(X, full_matrices=False)
-    return left * size, other @ right.T
+def checked_heads(heads: Sequence[str]) -> list[str]:
+    """Names of known heads, each once."""
+    names = [heads] if isinstance(heads, str) else list(dict.fromkeys(heads))
+    unknown = [name for name in names if name not in HEADS]
+    if unknown:
+        raise FeatlabError(f"heads must be from {list(HEADS)}, got {unknown[0]!r}.")
+    return names
 
 
 def _fit_mlp(train: Train) -> tuple[Pipeline, str]:
     # Early stopping holds out rows at random: not where there are groups, nor where rows are few.
-    smallest = int(np.bincount(train.y).min())
-    stop = not train.grouped and len(train.y) >= _EARLY_STOPPING_ROWS and smallest >= 10
+    counts = np.bincount(train.y)
+    stop = not train.grouped and len(train.y) >= _EARLY_STOPPING_ROWS and counts.min() >= 10
     network = MLPClassifier(
         (_HIDDEN,),
         alpha=1.0,
@@ -132,11 +65,73 @@ def _fit_mlp(train: Train) -> tuple[Pipeline, str]:
         max_iter=_EPOCHS,
         random_state=train.random_state,
     )
-    model = Pipeline([("scale", StandardScaler()), ("model", network)])
-    _fit_quietly(model, train.X.astype(np.float32), train.labels)
+    model = scaled(network)
+    fit_quietly(model, train.X.astype(np.float32), train.labels)
     return model, (
         f"hidden={_HIDDEN}, alpha=1, {'early stopping, at most ' if stop else ''}{_EPOCHS} epochs"
     )
+
+
+def _fit_linear_svm(train: Train) -> tuple[Pipeline, str]:
+    def svm(C: float) -> LinearSVC:
+        return LinearSVC(
+            C=C, class_weight=train.class_weight, dual="auto", random_state=train.random_state
+        )
+
+    folds = folds_of(train)
+    best = least_loss(train, folds, _SVM_GRID, svm, _errors, rotate=True) if folds else _SVM_UNTUNED
+    whole = _is_partition(train, folds)
+    rows = np.arange(len(train.y))
+    calibrated = CalibratedClassifierCV(
+        svm(best), method="sigmoid", cv=folds if whole else [(rows, rows)], ensemble=False
+    )
+    model = scaled(calibrated)
+    fit_quietly(model, train.X, train.labels)
+    how = "held-out folds" if whole else "train itself, so probabilities are too sure"
+    words = f"C={best:g} ({fold_words(train, folds)}), calibrated on {how}"
+    return model, words + balanced_words(train)
+
+
+def _errors(model: LinearSVC, X: Floats, y: Ints) -> Floats:
+    return (model.predict(X) != y).astype(np.float64)
+
+
+def _is_partition(train: Train, folds: Sequence[Fold]) -> bool:
+    """Whether every image is held out once, and every class is in every fold's training part."""
+    held = np.sort(np.concatenate([held for _, held in folds])) if folds else np.array([])
+    n_classes = len(np.unique(train.y))
+    return len(held) == len(train.y) and all(
+        len(np.unique(train.y[fit])) == n_classes for fit, _ in folds
+    )
+
+
+def _fit_knn(train: Train) -> tuple[Pipeline, str]:
+    folds = folds_of(train)
+    smallest = min((len(fit) for fit, _ in folds), default=len(train.y))
+    grid = [k for k in _NEIGHBOURS if k <= smallest]
+    best = int(least_loss(train, folds, grid, _neighbours, brier_losses)) if folds else 1
+    model = scaled(_neighbours(best))
+    fit_quietly(model, train.X, train.labels)
+    return model, f"k={best} ({fold_words(train, folds)})"
+
+
+def _neighbours(k: float) -> KNeighborsClassifier:
+    return KNeighborsClassifier(int(k), algorithm="brute")
+
+
+def _fit_nearest_centroid(train: Train) -> tuple[Pipeline, str]:
+    folds = folds_of(train)
+    width = train.X.shape[1]
+
+    def centroids(share: float) -> CentroidClassifier:
+        return CentroidClassifier(share * width)
+
+    best = _TEMPERATURE_UNTUNED
+    if folds:
+        best = least_loss(train, folds, _TEMPERATURES, centroids, log_losses)
+    model = scaled(centroids(best))
+    fit_quietly(model, train.X, train.labels)
+    return model, f"temperature={best:g} per neuron ({fold_words(train, folds)})"
 
 
 def _fit_dummy(train: Train) -> tuple[Pipeline, str]:
@@ -144,41 +139,19 @@ def _fit_dummy(train: Train) -> tuple[Pipeline, str]:
     return model.fit(train.X, train.labels), "class frequencies of train"
 
 
-FITTERS: Mapping[str, Callable[[Train], tuple[Pipeline, str]]] = {
+def fit_head(name: str, train: Train) -> tuple[Pipeline, str]:
+    """A fitted head, and its parameters in words."""
+    with one_thread(train.X):
+        return _FITTERS[name](train)
+
+
+_FITTERS: Mapping[str, Callable[[Train], tuple[Pipeline, str]]] = {
     "dummy": _fit_dummy,
-    "logistic": _fit_logistic,
+    "logistic": fit_logistic,
+    "logistic_l1": fit_logistic_l1,
     "mlp": _fit_mlp,
-    "colour_histogram": _fit_logistic,
+    "linear_svm": _fit_linear_svm,
+    "knn": _fit_knn,
+    "nearest_centroid": _fit_nearest_centroid,
+    "colour_histogram": fit_logistic,
 }
-
-
-def _fit_quietly(model: Any, X: NDArray[Any], y: NDArray[Any]) -> None:
-    """Fit; a solver that did not converge is told in the log."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(X, y)
-    last = model[-1] if isinstance(model, Pipeline) else model
-    # A multilayer perceptron is trained for a fixed number of epochs on purpose.
-    if isinstance(last, LogisticRegression) and np.max(last.n_iter_) >= last.max_iter:
-        logger.warning("Logistic regression stopped after %d iterations.", last.max_iter)
-
-
-def _folds(train: Train) -> list[_Fold]:
-    """Folds of train, each class in at least two of them; none if a class cannot be divided."""
-    pairs = np.unique(np.column_stack([train.y, train.groups]), axis=0)
-    n_folds = min(_FOLDS, int(np.bincount(pairs[:, 0]).min()))
-    if n_folds < 2:
-        return []
-    kind = StratifiedGroupKFold if train.grouped else StratifiedKFold
-    folds = kind(n_folds, shuffle=True, random_state=train.random_state)
-    groups = train.groups if train.grouped else None
-    divided = [(fit, held) for fit, held in folds.split(train.X, train.y, groups) if len(held)]
-    return [fold for fold in divided if len(np.unique(train.y[fold[0]])) > 1]
-
-
-def _held_losses(model: LogisticRegression, X: Floats, y: NDArray[np.intp]) -> Floats:
-    """Log-losses; a class that the training part of a grouped fold lacks has probability 0."""
-    seen = model.classes_
-    probability = np.zeros((len(y), max(int(seen.max()), int(y.max())) + 1))
-    probability[:, seen] = model.predict_proba(X)
-    return losses_of(y, probability)

@@ -2,51 +2,157 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
+from featlab.heads._inputs import Floats, Ints
 from featlab.intervals import auroc_score_interval, wilson_interval
 
-Floats = NDArray[np.float64]
+logger = logging.getLogger(__name__)
 
 METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss")
 
 _TINY = 1e-15  # a probability of 0 would make the log-loss infinite
+_FEW_GROUPS = 5
 
 
-def bootstrap_weights(n: int, n_boot: int, random_state: int) -> Floats:
-    """How often each image is in each resample; row 0 is the sample itself."""
+def bootstrap_weights(
+    n: int, n_boot: int, random_state: int, clusters: Ints | None = None
+) -> Floats:
+    """How often each image is in each resample; row 0 is the sample itself.
+
+    With `clusters`, codes 0 … k - 1 of shape (n,), whole clusters are drawn.
+
+    Returns
+    -------
+    ndarray of shape (n_boot + 1, n)
+
+    References
+    ----------
+    Field & Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical Society B
+    69, 369-390.
+    """
     rng = np.random.default_rng(random_state)
-    drawn = rng.multinomial(n, np.full(n, 1 / n), size=n_boot)
+    units = n if clusters is None else int(clusters.max()) + 1
+    drawn = rng.multinomial(units, np.full(units, 1 / units), size=n_boot)
+    if clusters is not None:
+        drawn = drawn[:, clusters]
     return np.vstack([np.ones(n), drawn])
 
 
-def scores_of(y: NDArray[np.intp], probability: Floats, weights: Floats) -> dict[str, float]:
-    """Every metric with its interval."""
+def interval_name(hits: NDArray[np.bool_], clusters: Ints | None) -> str:
+    """What :func:`share_interval` is, in words."""
+    if clusters is None or not len(hits):
+        return "wilson"
+    kind = "wilson" if hits.all() or not hits.any() else "cluster bootstrap"
+    return f"{kind} ({len(np.unique(clusters))} groups)"
+
+
+def warn_of_few_groups(clusters: Ints | None) -> None:
+    """Tell the log when there are too few groups for their resampling to mean much."""
+    if clusters is not None and clusters.max() + 1 < _FEW_GROUPS:
+        logger.warning(
+            "The test images come from %d groups only: resampling so few is unreliable, and the "
+            "intervals are likely too narrow.",
+            int(clusters.max()) + 1,
+        )
+
+
+def scores_of(
+    y: Ints, probability: Floats, weights: Floats, clusters: Ints | None = None
+) -> dict[str, float]:
+    """Every metric with its interval; `weights` are :func:`bootstrap_weights`."""
     correct = probability.argmax(axis=1) == y
-    low, high = wilson_interval(correct.sum(), len(y))
-    scores = {
-        "accuracy": float(correct.mean()),
-        "accuracy_low": float(low),
-        "accuracy_high": float(high),
-    }
-    # Resampling a perfect score can only repeat it; there the interval is a closed form's.
-    closed_form = {"balanced_accuracy": _perfect_recall_low, "roc_auc": _perfect_auroc_low}
+    totals = weights.sum(axis=1)
+    low, high = share_interval(correct, clusters, weights)
+    scores = {"accuracy": float(correct.mean()), "accuracy_low": low, "accuracy_high": high}
     resampled = {
         "balanced_accuracy": _balanced_accuracy(y, correct, probability.shape[1], weights),
         "roc_auc": _roc_auc(y, probability, weights),
-        "log_loss": weights @ losses_of(y, probability) / len(y),
+        "log_loss": weights @ losses_of(y, probability) / totals,
     }
     for name, values in resampled.items():
-        known = values[1:][~np.isnan(values[1:])]
-        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-        if name in closed_form and values[0] == low == high == 1.0:
-            low = closed_form[name](np.bincount(y))
-        scores |= {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
+        low, high = percentiles(values[1:])
+        # Resampling a perfect score can only repeat it; there the interval is a closed form's.
+        if name != "log_loss" and values[0] == low == high == 1.0:
+            low = perfect_low(name, _class_sizes(y, clusters))
+        scores |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}
     return scores
 
 
-def _perfect_recall_low(sizes: NDArray[np.intp]) -> float:
+def share_interval(
+    hits: NDArray[np.bool_],
+    clusters: Ints | None = None,
+    weights: Floats | None = None,
+    *,
+    n_boot: int = 1000,
+    random_state: int = 0,
+) -> tuple[float, float]:
+    """95 % interval of the share of hits: Wilson's, or the cluster bootstrap's.
+
+    Few clusters of like shares would give a spuriously narrow bootstrap, so it is widened to
+    Wilson's where that reaches further. Where all clustered images hit, or all miss, resampling can
+    only repeat that; then it is Wilson's interval of as many images as there are clusters.
+
+    Parameters
+    ----------
+    hits : ndarray of shape (n,)
+    clusters : ndarray of shape (n,), optional
+        Codes of the groups; need not be consecutive.
+    weights : ndarray of shape (n_boot + 1, n), optional
+        :func:`bootstrap_weights`; drawn here if not given.
+
+    Returns
+    -------
+    low, high : float
+        In [0, 1]; NaN without images.
+    """
+    n = len(hits)
+    if clusters is None or not n:
+        return wilson_interval(int(hits.sum()), n)
+    _, clusters = np.unique(clusters, return_inverse=True)
+    k = int(clusters.max()) + 1
+    if hits.all() or not hits.any():
+        return wilson_interval(k * int(hits[0]), k)
+    if weights is None:
+        weights = bootstrap_weights(n, n_boot, random_state, clusters)
+    totals = weights.sum(axis=1)
+    return hull(percentiles((weights @ hits / totals)[1:]), wilson_interval(int(hits.sum()), n))
+
+
+def hull(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """The least interval that holds both."""
+    return min(one[0], other[0]), max(one[1], other[1])
+
+
+def percentiles(values: Floats) -> tuple[float, float]:
+    """The 2.5 and the 97.5 % point without NaN; NaN where nothing is left."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def perfect_low(metric: str, sizes: Ints) -> float:
+    """Lower limit of a perfect score of a share; `sizes` are the images of each class."""
+    if metric == "balanced_accuracy":
+        return _perfect_recall_low(sizes)
+    if metric == "roc_auc":
+        return _perfect_auroc_low(sizes)
+    return wilson_interval(int(sizes.sum()), int(sizes.sum()))[0]
+
+
+def _class_sizes(y: Ints, clusters: Ints | None) -> Ints:
+    """Images of each class, or groups where there are any."""
+    if clusters is None:
+        return np.bincount(y)
+    return np.bincount(np.unique(np.column_stack([y, clusters]), axis=0)[:, 0])
+
+
+def _perfect_recall_low(sizes: Ints) -> float:
     """Lower limit of the mean recall when every image is right, from independent Wilson limits.
 
     References
@@ -58,7 +164,7 @@ def _perfect_recall_low(sizes: NDArray[np.intp]) -> float:
     return 1 - float(np.linalg.norm(short)) / len(short)
 
 
-def _perfect_auroc_low(sizes: NDArray[np.intp]) -> float:
+def _perfect_auroc_low(sizes: Ints) -> float:
     """Lower limit of the macro AUROC when every one is 1: the mean of the classes' limits.
 
     The classes share their images, so their limits may well fall together.
@@ -69,7 +175,7 @@ def _perfect_auroc_low(sizes: NDArray[np.intp]) -> float:
 
 
 def _balanced_accuracy(
-    y: NDArray[np.intp], correct: NDArray[np.bool_], n_classes: int, weights: Floats
+    y: Ints, correct: NDArray[np.bool_], n_classes: int, weights: Floats
 ) -> Floats:
     """Mean recall over the classes present, per row of weights."""
     member = (y[:, None] == np.arange(n_classes)).astype(np.float64)
@@ -78,7 +184,7 @@ def _balanced_accuracy(
     return _mean_of_known(recall)
 
 
-def _roc_auc(y: NDArray[np.intp], probability: Floats, weights: Floats) -> Floats:
+def _roc_auc(y: Ints, probability: Floats, weights: Floats) -> Floats:
     """One-vs-rest AUROC, averaged over the classes present, per row of weights."""
     n_classes = probability.shape[1]
     columns = range(1, 2) if n_classes == 2 else range(n_classes)
@@ -105,6 +211,6 @@ def _mean_of_known(values: Floats) -> Floats:
         return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
 
 
-def losses_of(y: NDArray[np.intp], probability: Floats) -> Floats:
+def losses_of(y: Ints, probability: Floats) -> Floats:
     """Log-loss of every image."""
     return -np.log(np.clip(probability[np.arange(len(y)), y], _TINY, 1.0))

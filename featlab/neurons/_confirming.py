@@ -11,8 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from featlab._errors import FeatlabError
 from featlab.intervals import wilson_interval
+from featlab.neurons._clusters import clustered_auroc, clustered_p, scheme_of, units_of
 from featlab.neurons._corrections import MULTIPLETESTS, adjust, check_correction
-from featlab.neurons._inputs import Block, Features, blocks_by_key, check_choice, encode
+from featlab.neurons._inputs import (
+    Block,
+    Features,
+    blocks_by_key,
+    check_choice,
+    encode,
+    group_names,
+)
 from featlab.neurons._rank_statistics import Floats, auroc_interval, rank_statistics
 from featlab.neurons._ranking import REST
 from featlab.neurons._tests import mannwhitney_p
@@ -25,6 +33,7 @@ def confirm_neurons(
     X: Features,
     y: ArrayLike,
     *,
+    groups: ArrayLike | None = None,
     alpha: float = 0.05,
     correction: str = "holm",
 ) -> pd.DataFrame:
@@ -40,6 +49,11 @@ def confirm_neurons(
         From `rank_neurons`.
     X, y
         As in `rank_neurons`, for other images of the same classes.
+    groups : array_like of shape (n,), optional
+        Groups of images that are not independent; "" is no group. Then the interval is that of
+        clustered data, and the test takes the group as its unit: Student's t on the groups' mean
+        ranks where each group has one class, van Elteren's stratified test where groups hold
+        several. With few groups little can be confirmed, and that is so.
     alpha : float
         Bound of the corrected p-value, in (0, 1).
     correction : str
@@ -53,7 +67,7 @@ def confirm_neurons(
         ``auroc_confirmed_high`` (95 %), ``p_confirmed`` (corrected), ``replicated``
         (``p_confirmed`` <= `alpha`) and ``shrinkage``: how much of the selected effect was lost,
         in AUROC towards 0.5 and beyond; NaN and False in rows that are not detectors. ``attrs``
-        gains ``confirm_correction``, ``confirm_alpha`` and ``n_confirm_tests``.
+        gains ``confirm_correction``, ``confirm_alpha``, ``confirm_unit`` and ``n_confirm_tests``.
 
     Raises
     ------
@@ -66,12 +80,15 @@ def confirm_neurons(
     if classes != known:
         raise FeatlabError(f"y must hold the table's classes {known}, got {classes}.")
     blocks = blocks_by_key(table, X, y)
+    names = group_names(groups, len(codes))
+    grouped = bool((names != "").any())
     judged = pd.DataFrame(np.nan, index=table.index, columns=["auroc", "low", "high", "p"])
     compared = ["layer", "pooling", "reference"]
     for (layer, pooling, reference), rows in table[table["detector"]].groupby(compared):
         block = blocks[str(layer), str(pooling)]
-        for part, use, inside, names in _contrasts(rows, reference, codes, classes):
-            judged.loc[part.index] = _judged(block, part, use, inside, names)
+        for part, use, inside, compared_classes in _contrasts(rows, reference, codes, classes):
+            judge = _judged_by_groups if grouped else _judged
+            judged.loc[part.index] = judge(block, part, use, inside, compared_classes, names[use])
     sign = np.where(table["direction"] == "silent", -1.0, 1.0)
     result = table.assign(
         auroc_confirmed=judged["auroc"],
@@ -90,6 +107,7 @@ def confirm_neurons(
         **table.attrs,
         "confirm_correction": correction,
         "confirm_alpha": float(alpha),
+        "confirm_unit": scheme_of(codes, names) if grouped else "images",
         "n_confirm_tests": int((~np.isnan(adjusted)).sum()),
     }
     return result
@@ -225,14 +243,10 @@ def _judged(
     use: slice | NDArray[np.bool_],
     codes: NDArray[np.intp],
     classes: Sequence[Any],
+    _: NDArray[np.str_],
 ) -> Floats:
     """AUROC, low, high and one-sided p of the rows' neurons for the rows' classes; (rows, 4)."""
-    places = pd.Index(block.neurons).get_indexer(rows["neuron"])
-    if (places < 0).any():
-        raise FeatlabError(
-            f"X has no neuron {rows['neuron'][places < 0].iloc[0]}, which the neuron table holds."
-        )
-    columns, place = np.unique(places, return_inverse=True)
+    columns, place = np.unique(_places(block, rows), return_inverse=True)
     code = pd.Index(classes).get_indexer(rows["class"])
     ranks = rank_statistics(block.activations[use][:, columns], codes, len(classes))
     silent = (rows["direction"] == "silent").to_numpy()[:, None]
@@ -250,3 +264,39 @@ def _judged(
         for side in ("greater", "less")
     )
     return np.where(silent, opposite, measured)
+
+
+def _judged_by_groups(
+    block: Block,
+    rows: pd.DataFrame,
+    use: slice | NDArray[np.bool_],
+    codes: NDArray[np.intp],
+    classes: Sequence[Any],
+    names: NDArray[np.str_],
+) -> Floats:
+    """As `_judged`, with the group as the unit of evidence."""
+    places, measured = _places(block, rows), np.empty((len(rows), 4))
+    for code, name in enumerate(classes):
+        for silent in (False, True):
+            mine = (
+                (rows["class"] == name) & ((rows["direction"] == "silent") == silent)
+            ).to_numpy()
+            if not mine.any():
+                continue
+            values = block.activations[use][:, places[mine]].astype(np.float64)
+            inside = codes == code
+            auroc, low, high = clustered_auroc(values, inside, units_of(names))
+            scheme = scheme_of(inside.astype(np.intp), names)
+            p = clustered_p(-values if silent else values, inside, names, scheme)
+            measured[mine] = np.stack([auroc, low, high, p], axis=-1)
+    return measured
+
+
+def _places(block: Block, rows: pd.DataFrame) -> NDArray[np.intp]:
+    """Columns of the block that hold the rows' neurons."""
+    places = pd.Index(block.neurons).get_indexer(rows["neuron"])
+    if (places < 0).any():
+        raise FeatlabError(
+            f"X has no neuron {rows['neuron'][places < 0].iloc[0]}, which the neuron table holds."
+        )
+    return places

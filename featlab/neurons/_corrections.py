@@ -16,6 +16,7 @@ from statsmodels.stats.multitest import (
 )
 
 from featlab._errors import FeatlabError
+from featlab.neurons._clusters import WHOLE, WITHIN, scheme_of, units_of
 from featlab.neurons._inputs import Block, check_choice, check_range, group_names
 from featlab.neurons._rank_statistics import Floats
 
@@ -157,19 +158,16 @@ def permuted_codes(
     names = group_names(groups, len(codes))
     if (names == "").all():
         return rng.permuted(np.tile(codes, (n_permutations, 1)), axis=1), "images"
-    unit = np.unique(names, return_inverse=True)[1]
-    free = names == ""
-    alone = unit.copy()
-    alone[free] = unit.max() + 1 + np.arange(free.sum())
-    _, first, place = np.unique(alone, return_index=True, return_inverse=True)
-    if (codes[first][place] == codes).all():
+    if scheme_of(codes, names) == WHOLE:
+        unit = units_of(names)
+        first = np.unique(unit, return_index=True)[1]
         swapped = rng.permuted(np.tile(codes[first], (n_permutations, 1)), axis=1)
-        return swapped[:, place], "whole groups"
+        return swapped[:, unit], WHOLE
     permuted = np.tile(codes, (n_permutations, 1))
-    for group in np.unique(unit):
-        rows = np.flatnonzero(unit == group)
+    for name in np.unique(names):
+        rows = np.flatnonzero(names == name)
         permuted[:, rows] = rng.permuted(permuted[:, rows], axis=1)
-    return permuted, "images within groups"
+    return permuted, WITHIN
 
 
 def _unit_ranks(values: NDArray) -> NDArray[np.float32]:

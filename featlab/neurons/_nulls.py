@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from featlab._errors import FeatlabError
 from featlab.neurons._confirming import confirm_neurons
 from featlab.neurons._corrections import permuted_codes
-from featlab.neurons._inputs import Features, encode
+from featlab.neurons._inputs import Features, encode, group_names
 from featlab.neurons._ranking import rank_neurons
 
 
@@ -27,8 +26,9 @@ def null_selection(
 ) -> pd.DataFrame:
     """Select and confirm on shuffled labels, over and over.
 
-    The labels are shuffled among all images (whole groups, or within groups, as in "max_t"), so
-    that selection and confirmation both run on labels that have nothing to do with the pictures.
+    The labels are shuffled on each side of the split by itself (whole groups, or within groups, as
+    in "max_t"), so that selection and confirmation both run on labels that have nothing to do with
+    the pictures, and every class keeps its number of images, or groups, on both.
 
     Parameters
     ----------
@@ -55,26 +55,24 @@ def null_selection(
     Raises
     ------
     FeatlabError
-        As for `rank_neurons`; a side of the split on which a shuffle leaves a class without image.
+        As for `rank_neurons`.
     """
     codes, classes = encode(y)
     sides = np.asarray(split).astype(str)
     tables = list(X) if isinstance(X, (list, tuple)) else [X]
     frames = [t if isinstance(t, pd.DataFrame) else pd.DataFrame(np.asarray(t)) for t in tables]
     train, confirm = np.flatnonzero(sides == "train"), np.flatnonzero(sides == "confirm")
-    shuffles, _ = permuted_codes(codes, groups, n_repeats, random_state)
+    names = group_names(groups, len(codes))
+    shuffles = np.tile(codes, (n_repeats, 1))
+    for place, side in enumerate((train, confirm)):
+        seed = random_state * 2 + place
+        shuffles[:, side], _ = permuted_codes(codes[side], names[side], n_repeats, seed)
     rows = []
     for repeat, shuffled in enumerate(shuffles):
         labels = np.asarray(classes, dtype=object)[shuffled]
-        for side in (train, confirm):
-            if len(set(labels[side])) < len(classes):
-                raise FeatlabError(
-                    "a shuffle leaves a class without an image on one side of the split; there "
-                    "are too few images or groups for this check."
-                )
         sides_of = [[frame.iloc[part] for frame in frames] for part in (train, confirm)]
-        table = rank_neurons(sides_of[0], labels[train], **parameters)
-        table = confirm_neurons(table, sides_of[1], labels[confirm])
+        table = rank_neurons(sides_of[0], labels[train], groups=names[train], **parameters)
+        table = confirm_neurons(table, sides_of[1], labels[confirm], groups=names[confirm])
         # The best neuron of all, whether or not it was selected, shows the regression to chance.
         place = int(np.nanargmax(table["effect"].abs()))
         strongest = table.assign(detector=np.arange(len(table)) == place)

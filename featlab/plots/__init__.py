@@ -9,6 +9,9 @@ Colours are the colour-blind safe ones of seaborn.
 from __future__ import annotations
 
 from featlab.plots._base import encode, short_name, short_names
+from featlab.plots.audit import confounds, flagged_images
+from featlab.plots.card import NeuronCard, neuron_card
+from featlab.plots.heads import ablation, backbones, calibration, learning_curve
 from featlab.plots.neurons import activation_distributions, selected_vs_confirmed, volcano
 from featlab.plots.pictures import detector_maps, localisation_examples, sample_images
 from featlab.plots.scores import (
@@ -19,14 +22,22 @@ from featlab.plots.scores import (
 )
 
 __all__ = [
+    "NeuronCard",
+    "ablation",
     "activation_distributions",
+    "backbones",
+    "calibration",
     "class_balance",
+    "confounds",
     "confusion_matrix",
     "detector_maps",
     "encode",
+    "flagged_images",
     "head_comparison",
+    "learning_curve",
     "localisation_examples",
     "localisation_scores",
+    "neuron_card",
     "sample_images",
     "selected_vs_confirmed",
     "short_name",

@@ -42,8 +42,8 @@ def volcano(
     Parameters
     ----------
     table : DataFrame
-        Neuron table; ``class, auroc, p_adjusted, detector, direction`` are read. Rows with NaN (dead neurons)
-        are left out and counted in the title.
+        Neuron table; ``class, auroc, p_adjusted, detector, direction`` are read. Rows with NaN
+        (dead neurons) are left out and counted in the title.
     alpha, min_auroc : float, optional
         Cut-offs drawn as lines; by default ``table.attrs["alpha"]`` and ``["min_auroc"]``, where
         they are there.
@@ -58,13 +58,13 @@ def volcano(
     detector = live["detector"].eq(True).to_numpy(bool)
     chosen = detector & live["direction"].eq("active").to_numpy(bool)
     effect, label = live["auroc"].to_numpy(float), live["class"].to_numpy(str)
-    for mask, colour, text in (
+    for mask, shade, text in (
         (~detector, _CLOUD, "not a detector"),
         (detector & ~chosen, MUTED, "silent for its class"),
     ):
         if mask.any():
             ax.scatter(
-                effect[mask], height[mask], s=7, color=colour, linewidth=0, rasterized=True,
+                effect[mask], height[mask], s=7, color=shade, linewidth=0, rasterized=True,
                 label=f"{text} ({int(mask.sum()):,})",
             )  # fmt: skip
     classes = sorted(set(table["class"].astype(str)))

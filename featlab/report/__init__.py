@@ -9,6 +9,7 @@ from __future__ import annotations
 from featlab.report._page import write_report
 from featlab.report._results import (
     Examples,
+    Laboratory,
     Results,
     Samples,
     best_method,
@@ -18,10 +19,11 @@ from featlab.report._results import (
     confirmed_detectors,
 )
 from featlab.report._summary import summary
-from featlab.report._tables import tables_for, write_csv, write_summary, write_tables
+from featlab.report._tables import tables_for, write_summary, write_table, write_tables
 
 __all__ = [
     "Examples",
+    "Laboratory",
     "Results",
     "Samples",
     "best_method",
@@ -31,8 +33,8 @@ __all__ = [
     "confirmed_detectors",
     "summary",
     "tables_for",
-    "write_csv",
     "write_report",
     "write_summary",
+    "write_table",
     "write_tables",
 ]

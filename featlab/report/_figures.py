@@ -39,6 +39,10 @@ def drawings(results: Results, head: str, max_examples: int, random_state: int) 
         "volcano": _volcano(results),
         "confirmed": _confirmed(results),
         "distributions": _distributions(results, random_state),
+        "ablation": _ablation(results, "ablate"),
+        "keep": _ablation(results, "keep"),
+        "confounds": _confounds(results),
+        "cards": _cards(results),
         "detector_maps": _detector_maps(results.detector_examples, max_examples, head),
         "localisation": _localisation(results),
         "localised": _localised(results.localisation_examples, max_examples),
@@ -132,6 +136,47 @@ def _confirmed(results: Results) -> Drawing | None:
         "weaker on unseen images than where it was chosen. Median loss "
         f"{words.number(loss, 3)} AUROC ({words.plural(len(chosen), 'detector')}).",
     )
+
+
+def _ablation(results: Results, mode: str) -> Drawing | None:
+    laboratory = results.laboratory
+    if laboratory is None or laboratory.ablation is None:
+        return None
+    table = laboratory.ablation[laboratory.ablation["mode"] == mode]
+    if table.empty:
+        return None
+    what = "set to their training mean" if mode == "ablate" else "kept, all others at their mean"
+    return _drawing(
+        plots.ablation(table),
+        f"Accuracy of the logistic head with k detectors {what}, beside random neurons.",
+        f"The logistic head on test images with its first k detectors {what}; orange: as many "
+        "neurons of like variance, drawn at random.",
+    )
+
+
+def _confounds(results: Results) -> Drawing | None:
+    if results.audit is None or results.audit.confounds.empty:
+        return None
+    return _drawing(
+        plots.confounds(results.audit.confounds),
+        "How well single properties of the pictures tell the classes, as AUROC with interval.",
+        "What tells the classes without any network: the strongest properties of the pictures, "
+        "each alone. 0.5 tells nothing; 0 and 1 tell everything.",
+    )
+
+
+def _cards(results: Results) -> list[Drawing]:
+    return [
+        _drawing(
+            plots.neuron_card(card),
+            f"{card.title}: the images with the largest and the smallest activation, and the "
+            "distribution over the classes.",
+            f"{card.title}. Images, histogram and relatives: images it was not chosen on. Above "
+            "each picture: class and activation; one scale of brightness for all.",
+            "jpg",
+        )
+        for card in results.cards
+    ]
 
 
 def _distributions(results: Results, random_state: int) -> Drawing | None:

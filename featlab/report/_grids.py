@@ -16,6 +16,7 @@ from featlab.report._results import Results
 from featlab.report._tables import tables_for
 
 MAX_ROWS = 40
+_FLAGGED = 5
 _SIDES = ("train", "confirm", "test")
 _PROVENANCE_FIRST = (
     "backbone",
@@ -50,6 +51,11 @@ def grids(results: Results) -> dict[str, Grid | None]:
         "essentials": _provenance(results, essentials=True),
         "heads": _heads(results.heads.table),
         "detectors": _detectors(results),
+        "per_class": _per_class(results),
+        "poolings": _poolings(results),
+        "replication": _replication(results),
+        "audit": _audit(results),
+        "flagged": _flagged(results),
         "softmax_top_k": _softmax_top_k(results),
         "localisation": _localisation(results),
         "provenance": _provenance(results, essentials=False),
@@ -124,6 +130,99 @@ def _heads(table: pd.DataFrame) -> Grid | None:
     ]
     columns = ["Head", "Accuracy", "Balanced accuracy", "ROC AUC", "Log loss", "n train", "n test"]
     return _grid("Heads on unseen test images, with 95 % intervals", columns, rows, file="heads")
+
+
+def _per_class(results: Results) -> Grid | None:
+    table = results.per_class
+    if table is None or len(table) < 3:
+        return None
+    rows = [
+        [
+            words.name(row["class"]),
+            f"{int(row['support']):,}",
+            words.scored(row, "recall"),
+            words.scored(row, "precision"),
+            words.number(row["f1"]),
+            f"{words.name(row['confused_with'])} ({int(row['confused'])})"
+            if row["confused_with"]
+            else "–",
+        ]
+        for _, row in table.iterrows()
+    ]
+    columns = ["Class", "n test", "Recall", "Precision", "F1", "Most often taken for"]
+    caption = "The logistic head on each class, with 95 % intervals"
+    return _grid(caption, columns, rows, (0, 5), file="per_class")
+
+
+def _poolings(results: Results) -> Grid | None:
+    if results.laboratory is None or len(results.laboratory.poolings) < 2:
+        return None
+    rows = [
+        [
+            f"{row['layer']}, {row['pooling']}",
+            f"{int(row['selected']):,}",
+            f"{int(row['replicated']):,}",
+            words.number(row["median_confirmed"]),
+            words.scored(row, "accuracy"),
+        ]
+        for _, row in results.laboratory.poolings.iterrows()
+    ]
+    columns = ["Layer, pooling", "Detectors selected", "confirmed", "Median AUROC on unseen"]
+    return _grid(
+        "Which layer and pooling tell the classes best (one corrected family)",
+        [*columns, "Accuracy of the logistic head"],
+        rows,
+    )
+
+
+def _replication(results: Results) -> Grid | None:
+    if results.laboratory is None:
+        return None
+    table = results.laboratory.replication
+    if results.store.classes and len(results.store.classes) == 2:
+        # Of two classes one's active neurons are the other's silent ones.
+        table = table[table["direction"].eq("active")] if len(table) else table
+    rows = [
+        [
+            words.name(row["class"]),
+            row["direction"],
+            f"{int(row['selected']):,}",
+            f"{int(row['replicated']):,}",
+            f"{words.percent(row['rate'])} "
+            f"({words.percent(row['rate_low'])} to {words.percent(row['rate_high'])})",
+            f"{words.number(row['median_selected'])} → {words.number(row['median_confirmed'])}",
+        ]
+        for _, row in table.iterrows()
+    ]
+    columns = ["Class", "Direction", "Selected", "Confirmed", "Share", "Median AUROC"]
+    return _grid("Do the detectors hold on other images?", columns, rows, (0, 1))
+
+
+def _audit(results: Results) -> Grid | None:
+    if results.audit is None:
+        return None
+    rows = [
+        [words.readable(row["check"]), row["verdict"], str(row["finding"])]
+        for _, row in results.audit.summary.iterrows()
+    ]
+    return _grid("Checks of the set", ["Check", "Verdict", "Finding"], rows, (0, 1, 2))
+
+
+def _flagged(results: Results) -> Grid | None:
+    """The images that a person should look at, a few of each kind."""
+    if results.audit is None:
+        return None
+    found, rows = results.audit, []
+    for _, row in found.duplicates.head(_FLAGGED).iterrows():
+        side = ", on two sides of the split" if row["across"] else ""
+        rows.append(
+            [words.name(row["path_a"]), f"{row['kind']} duplicate of {row['path_b']}{side}"]
+        )
+    for _, row in found.label_errors.head(_FLAGGED).iterrows():
+        rows.append([words.name(row["path"]), f"looks like {row['suggested']}, not {row['label']}"])
+    for _, row in found.outliers.head(_FLAGGED).iterrows():
+        rows.append([words.name(row["path"]), f"unlike the other images of {row['label']}"])
+    return _grid("Images to look at", ["Image", "Why"], rows, (0, 1), file="audit_images")
 
 
 def _detectors(results: Results) -> Grid | None:

@@ -9,15 +9,24 @@ from featlab.report._grids import shown_value
 from featlab.report._results import Results
 
 _TESTS = {
-    "mannwhitney": "the Mann-Whitney test",
-    "wilcoxon": "the Mann-Whitney test",
+    "mannwhitneyu": "the Mann-Whitney test",
     "welch": "Welch's t-test",
+    "brunner_munzel": "the Brunner-Munzel test",
+    "kolmogorov_smirnov": "the Kolmogorov-Smirnov test",
+    "mutual_information": "the likelihood-ratio test of binned activations",
 }
 _CORRECTIONS = {
     "fdr_bh": "Benjamini and Hochberg's false discovery rate",
     "fdr_by": "Benjamini and Yekutieli's false discovery rate",
     "bonferroni": "Bonferroni",
     "holm": "Holm",
+    "local_fdr": "Efron's local false discovery rate",
+    "max_t": "permutation of the labels (single-step max-T)",
+}
+_CONFIRMED_BY = {
+    "images": "a one-sided Mann-Whitney test",
+    "whole groups": "a one-sided t-test of the groups' mean ranks",
+    "images within groups": "a one-sided Wilcoxon test stratified by group",
 }
 
 
@@ -93,15 +102,22 @@ def _detectors(table: pd.DataFrame) -> str:
         f"corrected by {correction} over one family of {family:,} tests (all layers, poolings, "
         f"classes and neurons; {words.plural(dead, 'constant one', 'constant ones')} left out). "
         f"A neuron was selected as a detector with an adjusted p ≤ {known.get('alpha')} and an "
-        f"AUROC of at least {known.get('min_auroc')}."
+        f"AUROC of at least {known.get('min_auroc')} (or, as a silent one, at most 1 minus that)."
     )
     if "confirm_alpha" in known:
         again = _CORRECTIONS.get(known.get("confirm_correction", ""), "corrected")
+        unit = known.get("confirm_unit", "images")
         text += (
-            " Confirmed means: on images not used to select it, a one-sided Mann-Whitney test with "
+            f" Confirmed means: on images not used to select it, {_CONFIRMED_BY[unit]} with "
             f"{again} over {known.get('n_confirm_tests', 0):,} detectors gave p ≤ "
             f"{known['confirm_alpha']}."
         )
+        if unit != "images":
+            text += (
+                " Images of one group are not independent: the selection, which takes them for "
+                "independent, only screens; tests and intervals of the confirmation take the "
+                "group as their unit."
+            )
     return text
 
 

@@ -103,6 +103,8 @@ def _facts(results: Results, head: str) -> dict[str, Any]:
         "sizes": _sizes(results),
         "n_detectors": len(confirmed_detectors(results.neurons)),
         "n_selected": len(selected_detectors(results.neurons)),
+        "needed": words.needed(results),
+        "checks": words.checks(results),
         "box_kind": results.box_kind,
         "command": results.command,
         "measured": words.scores(results) is not None,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+
+from featlab.plots import NeuronCard
 
 BASELINE_HEADS = ("dummy", "colour_histogram")
 
@@ -48,6 +50,28 @@ class LocalisationLike(Protocol):
 
     @property
     def per_image(self) -> pd.DataFrame: ...
+
+
+class AuditLike(Protocol):
+    """The part of ``audit.Audit`` that a report reads."""
+
+    @property
+    def summary(self) -> pd.DataFrame: ...
+
+    @property
+    def confounds(self) -> pd.DataFrame: ...
+
+    @property
+    def adjusted(self) -> pd.DataFrame: ...
+
+    @property
+    def duplicates(self) -> pd.DataFrame: ...
+
+    @property
+    def label_errors(self) -> pd.DataFrame: ...
+
+    @property
+    def outliers(self) -> pd.DataFrame: ...
 
 
 @dataclass(frozen=True)
@@ -112,6 +136,35 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Laboratory:
+    """What is known of the detectors beyond their list.
+
+    Attributes
+    ----------
+    poolings : DataFrame
+        ``layer, pooling, neurons, selected, replicated, median_confirmed, n, accuracy,
+        accuracy_low, accuracy_high``, a row per layer and pooling.
+    replication : DataFrame
+        From ``neurons.replication``.
+    clusters : DataFrame or None
+        From ``neurons.cluster_detectors``.
+    nulls : DataFrame or None
+        From ``neurons.null_selection``.
+    ablation : DataFrame or None
+        From ``heads.ablation_curve``, both modes.
+    smallest : SmallestSet or None
+        From ``heads.smallest_set``.
+    """
+
+    poolings: pd.DataFrame
+    replication: pd.DataFrame
+    clusters: pd.DataFrame | None = None
+    nulls: pd.DataFrame | None = None
+    ablation: pd.DataFrame | None = None
+    smallest: Any | None = None
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything a report tells.
 
@@ -139,6 +192,13 @@ class Results:
     samples : Samples, optional
     detector_examples, localisation_examples : Examples, optional
         The latter ordered from the best to the worst IoU.
+    all_neurons : DataFrame, optional
+        The neuron table of every layer and pooling; `neurons` are its main rows.
+    laboratory : Laboratory, optional
+    audit : Audit, optional
+    per_class : DataFrame, optional
+        From ``heads.per_class``.
+    cards : sequence of NeuronCard
     """
 
     store: StoreLike
@@ -155,6 +215,11 @@ class Results:
     samples: Samples | None = None
     detector_examples: Examples | None = None
     localisation_examples: Examples | None = None
+    all_neurons: pd.DataFrame | None = None
+    laboratory: Laboratory | None = None
+    audit: AuditLike | None = None
+    per_class: pd.DataFrame | None = None
+    cards: Sequence[NeuronCard] = ()
 
 
 def main_head(table: pd.DataFrame) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from featlab.report._results import Results, confirmed_detectors
+from featlab._errors import FeatlabError
+from featlab.report._results import AuditLike, Results, confirmed_detectors
 from featlab.report._summary import plain, summary
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -29,9 +30,15 @@ def tables_for(results: Results) -> dict[str, pd.DataFrame]:
     """
     tables = {
         "heads": results.heads.table,
-        "neurons": results.neurons,
+        "neurons": results.neurons if results.all_neurons is None else results.all_neurons,
         "detectors": _with_pointing(confirmed_detectors(results.neurons), results.pointing),
     }
+    if results.per_class is not None:
+        tables["per_class"] = results.per_class
+    if results.audit is not None:
+        tables["audit"] = results.audit.summary
+        tables["audit_images"] = _flagged_images(results.audit)
+        tables["confounds"] = results.audit.confounds
     if results.localisation is not None:
         tables["localisation"] = results.localisation.table
     return tables
@@ -57,13 +64,57 @@ def write_tables(results: Results, folder: str | os.PathLike[str]) -> list[Path]
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, table in tables_for(results).items():
-        table = table.copy()
-        table.attrs = plain(dict(table.attrs))
-        csv, parquet = folder / f"{name}.csv", folder / f"{name}.parquet"
-        write_csv(table, csv)
-        replace(parquet, partial(table.to_parquet, index=False))
-        written += [csv, parquet]
+        for suffix in (".csv", ".parquet"):
+            written.append(folder / f"{name}{suffix}")
+            write_table(table, written[-1])
     return written
+
+
+def write_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write one table as CSV or Parquet, by the suffix of `path`, complete or not at all.
+
+    The parameters in ``table.attrs`` go with it: into the Parquet file, from which pandas reads
+    them back, and for CSV, which has no place for them, into ``<path>.json``.
+
+    Raises
+    ------
+    FeatlabError
+        Another suffix than ``.csv`` or ``.parquet``.
+    """
+    path, table = Path(path), table.copy()
+    table.attrs = plain(dict(table.attrs))
+    if path.suffix == ".csv":
+        write_csv(table, path)
+        if table.attrs:
+            text = json.dumps(table.attrs, indent=1, ensure_ascii=False)
+            parameters = path.with_name(path.name + ".json")
+            replace(parameters, lambda file: file.write_text(text, "utf-8"))
+    elif path.suffix == ".parquet":
+        replace(path, partial(table.to_parquet, index=False))
+    else:
+        raise FeatlabError(f"a table is written as .csv or .parquet, got {path.name}.")
+
+
+def _flagged_images(found: AuditLike) -> pd.DataFrame:
+    """Every image that a check names, with the reason."""
+    duplicates = pd.DataFrame(
+        {
+            "path": found.duplicates["path_a"],
+            "finding": found.duplicates["kind"].astype(str) + " duplicate",
+            "other": found.duplicates["path_b"],
+        }
+    )
+    errors = pd.DataFrame(
+        {
+            "path": found.label_errors["path"],
+            "finding": "label error?",
+            "other": found.label_errors["suggested"],
+        }
+    )
+    outliers = pd.DataFrame(
+        {"path": found.outliers["path"], "finding": "outlier", "other": found.outliers["label"]}
+    )
+    return pd.concat([duplicates, errors, outliers], ignore_index=True).astype(str)
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> None:

@@ -203,6 +203,46 @@ def detectors_answer(results: Results) -> Markup:
     return text
 
 
+def needed(results: Results) -> str:
+    """Whether the head needs its detectors, and how few do as well."""
+    laboratory = results.laboratory
+    if laboratory is None or laboratory.ablation is None or laboratory.smallest is None:
+        return ""
+    table = laboratory.ablation
+    last = table[table["mode"] == "ablate"]
+    last = last[last["k"] == last["k"].max()].set_index("kind")
+    few = laboratory.smallest
+    return (
+        f"Without its {int(last['k'].iloc[0])} best detectors the logistic head gets "
+        f"{percent(last.loc['detectors', 'accuracy'])} of the test images right, without as many "
+        f"random neurons of like variance {percent(last.loc['random', 'accuracy'])}. A logistic "
+        f"regression on {plural(len(few.neurons), 'detector')} does as well as on any number of "
+        f"them within one standard error: {percent(few.accuracy)} of the test images "
+        f"({percent(few.accuracy_low)} to {percent(few.accuracy_high)})."
+    )
+
+
+def checks(results: Results) -> str:
+    """What shuffled labels, groups and redundancy say of the detectors."""
+    laboratory = results.laboratory
+    if laboratory is None:
+        return ""
+    sentences = []
+    if laboratory.nulls is not None and len(laboratory.nulls):
+        n, found = len(laboratory.nulls), laboratory.nulls["replicated"]
+        most = "no neuron" if not found.max() else f"at most {plural(int(found.max()), 'neuron')}"
+        sentences.append(f"On {n} sets of shuffled labels the same procedure confirmed {most}.")
+    if laboratory.clusters is not None and len(laboratory.clusters):
+        clusters = laboratory.clusters
+        n = int(clusters.groupby("class")["cluster"].nunique().sum())
+        sentences.append(
+            f"Put together where they rise and fall from image to image of a class in the same "
+            f"way (rank correlation of 0.7 on average), the {len(clusters):,} confirmed detectors "
+            f"form {plural(n, 'cluster')}."
+        )
+    return " ".join(sentences)
+
+
 def scores(results: Results) -> pd.DataFrame | None:
     """The localisation table; None where no image could be scored."""
     if results.localisation is None or results.localisation.table.empty:

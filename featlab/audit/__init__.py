@@ -1,0 +1,29 @@
+"""Is this image set fit for the question?
+
+Duplicates and leaks, label errors, outliers, classes that colour or framing alone tells apart, and
+whether detector neurons survive when such things are held fixed. Every check ends in one line with
+pass, warn or fail; every finding names its images. The network is not run.
+"""
+
+from __future__ import annotations
+
+from featlab.audit._adjusted import adjusted_effects
+from featlab.audit._confounds import confounds
+from featlab.audit._duplicates import duplicates
+from featlab.audit._findings import balance, colour_alone
+from featlab.audit._labels import label_errors, outliers
+from featlab.audit._pictures import picture_statistics
+from featlab.audit._set import Audit, audit_set
+
+__all__ = [
+    "Audit",
+    "adjusted_effects",
+    "audit_set",
+    "balance",
+    "colour_alone",
+    "confounds",
+    "duplicates",
+    "label_errors",
+    "outliers",
+    "picture_statistics",
+]

@@ -1,0 +1,255 @@
+"""Images that the rest of the set would label otherwise, or that are unlike their class."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from featlab._errors import FeatlabError
+from featlab.audit._inputs import codes_of, matrix_of
+
+Floats = NDArray[np.float64]
+
+LABEL_COLUMNS = ["row", "label", "suggested", "self_confidence", "margin"]
+OUTLIER_COLUMNS = ["row", "label", "distance", "score", "outlier"]
+
+OUTLIER_SCORE = 3.5
+"""Modified z-score beyond which an image is an outlier of its class."""
+
+_FOLDS = 5
+_COMPONENTS = 100
+_C_GRID = (1e-3, 1e-2, 1e-1)
+_NEIGHBOURS = 5
+_LEAST_FOR_OUTLIERS = 10
+_NORMAL_MAD = 0.6745  # of the standard normal distribution
+
+
+def label_errors(
+    X: pd.DataFrame | ArrayLike,
+    labels: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Images whose label the others contradict, with confidence (confident learning).
+
+    Every image's class probabilities come from a logistic regression that did not see it: five
+    stratified folds, on 100 principal components of the standardised features (which no label goes
+    into), with the C of 0.001, 0.01, 0.1 that has the least log-loss over the folds. A class's
+    threshold is the mean probability of its own images for it; an image counts as confidently of
+    the most probable class whose threshold it reaches. Of the images labelled i, the share that is
+    confidently j is taken as candidates: those with the largest margin of j over i.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+        Features, finite.
+    labels : array_like of shape (n,)
+    groups : array_like of shape (n,), optional
+        Images of one non-empty group share a fold; ``""`` is no group.
+    random_state : int
+        Seed of the folds and of the components.
+
+    Returns
+    -------
+    DataFrame, one row per candidate, the worst first
+        ``row`` (number), ``label``, ``suggested``, ``self_confidence`` (probability of the given
+        label, 0-1), ``margin`` (probability of the suggested one minus that, 0-1). ``attrs`` holds
+        ``n``, ``accuracy`` (of the folds), ``folds`` and ``thresholds``.
+
+    Raises
+    ------
+    FeatlabError
+        NaN or infinite features, rows that do not match, fewer than two classes, a class with a
+        single image or group.
+
+    Notes
+    -----
+    This is confident learning with pruning by noise rate. A candidate is an image to look at. Hard
+    images are candidates too: trust the list less the lower ``attrs["accuracy"]`` is.
+
+    References
+    ----------
+    Northcutt, Jiang & Chuang (2021). Confident learning: estimating uncertainty in dataset labels.
+    Journal of Artificial Intelligence Research 70, 1373-1411.
+    """
+    values, _ = matrix_of(X)
+    codes, classes = codes_of(labels, len(values), "X")
+    folds = _folds(codes, classes, groups, random_state)
+    reduced = _components(values, _COMPONENTS, random_state)
+    probability = _held_out(reduced, codes, folds, len(classes))
+    own = probability[np.arange(len(codes)), codes]
+    thresholds = np.bincount(codes, own) / np.bincount(codes)
+    # Rounding must not keep an image below a threshold that all of its class share.
+    confident = np.where(probability >= thresholds - 1e-12, probability, -1.0)
+    rows, suggested = _pruned(probability, confident, codes)
+    names = np.asarray(classes)
+    table = pd.DataFrame(
+        {
+            "row": rows,
+            "label": names[codes[rows]],
+            "suggested": names[suggested],
+            "self_confidence": own[rows],
+            "margin": probability[rows, suggested] - own[rows],
+        }
+    )
+    table = table.sort_values(["margin", "row"], ascending=[False, True]).reset_index(drop=True)
+    table.attrs = {
+        "n": len(codes),
+        "accuracy": float((probability.argmax(axis=1) == codes).mean()),
+        "folds": len(folds),
+        "thresholds": dict(zip(map(str, classes), thresholds.tolist(), strict=True)),
+    }
+    return table
+
+
+def _pruned(
+    probability: Floats, confident: Floats, codes: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows of the candidates and the class suggested for each: pruned by noise rate.
+
+    Images labelled i that are confidently j are counted; scaled to all images labelled i, so many
+    of them are taken, those with the largest margin of j over i.
+    """
+    n_classes = probability.shape[1]
+    counted = confident.max(axis=1) >= 0
+    joint = np.zeros((n_classes, n_classes))
+    np.add.at(joint, (codes[counted], confident[counted].argmax(axis=1)), 1)
+    sizes = np.bincount(codes, minlength=n_classes)
+    wanted = joint / np.maximum(joint.sum(axis=1), 1)[:, None] * sizes[:, None]
+    margin = probability - probability[np.arange(len(codes)), codes][:, None]
+    best = margin.argmax(axis=1)
+    taken = []
+    for given, other in np.argwhere(wanted >= 0.5):
+        rows = np.flatnonzero((codes == given) & (best == other) & (given != other))
+        order = np.argsort(-margin[rows, other], kind="stable")
+        taken.append(rows[order[: round(wanted[given, other])]])
+    rows = np.sort(np.concatenate(taken))
+    return rows, best[rows]
+
+
+def outliers(X: pd.DataFrame | ArrayLike, labels: ArrayLike) -> pd.DataFrame:
+    """How far every image lies from its own class.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+        Features, finite.
+    labels : array_like of shape (n,)
+
+    Returns
+    -------
+    DataFrame of n rows, the farthest first
+        ``row`` (number), ``label``; ``distance``: mean distance to the 5 nearest images of the same
+        class, on up to 100 principal components of the standardised features; ``score``: modified
+        z-score of its logarithm within the class, ``0.6745 (x - median) / MAD``; ``outlier``: score
+        above 3.5. Classes of fewer than 10 images have NaN and no outliers.
+
+    Raises
+    ------
+    FeatlabError
+        NaN or infinite features, or rows that do not match.
+
+    References
+    ----------
+    Iglewicz & Hoaglin (1993). How to detect and handle outliers. ASQC (3.5). Ramaswamy, Rastogi &
+    Shim (2000). Efficient algorithms for mining outliers from large data sets. SIGMOD, 427-438.
+    """
+    values, _ = matrix_of(X)
+    codes, classes = codes_of(labels, len(values), "X", least=1)
+    reduced = _components(values, _COMPONENTS, 0)
+    distance, score = np.full((2, len(codes)), np.nan)
+    for code in range(len(classes)):
+        rows = np.flatnonzero(codes == code)
+        if len(rows) < _LEAST_FOR_OUTLIERS:
+            continue
+        near = NearestNeighbors(n_neighbors=_NEIGHBOURS).fit(reduced[rows]).kneighbors()[0]
+        distance[rows] = near.mean(axis=1)
+        score[rows] = _modified_z(np.log(np.maximum(distance[rows], 1e-12)))
+    table = pd.DataFrame(
+        {
+            "row": np.arange(len(codes)),
+            "label": np.asarray(classes)[codes],
+            "distance": distance,
+            "score": score,
+            "outlier": score > OUTLIER_SCORE,
+        }
+    )
+    table = table.sort_values(["score", "row"], ascending=[False, True], na_position="last")
+    return table.reset_index(drop=True)
+
+
+def _modified_z(values: Floats) -> Floats:
+    middle = np.median(values)
+    spread = np.median(np.abs(values - middle))
+    return _NORMAL_MAD * (values - middle) / spread if spread > 0 else np.zeros_like(values)
+
+
+def _components(values: Floats, most: int, random_state: int) -> Floats:
+    """Scores on the leading principal components of the standardised columns that vary."""
+    varying = values[:, values.std(axis=0) > 0]
+    scaled = StandardScaler().fit_transform(varying)
+    k = min(most, *scaled.shape)
+    if k in scaled.shape:
+        return scaled
+    solver = PCA(k, svd_solver="randomized", random_state=random_state)
+    return solver.fit_transform(scaled.astype(np.float32)).astype(np.float64)
+
+
+def _folds(
+    codes: NDArray[np.intp], classes: list, groups: ArrayLike | None, random_state: int
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    units = np.arange(len(codes))
+    is_grouped = False
+    if groups is not None:
+        names = np.asarray(groups).astype(str)
+        if len(names) != len(codes):
+            raise FeatlabError(
+                f"groups must have one entry per image ({len(codes)}), got {len(names)}."
+            )
+        is_grouped = bool((names != "").any())
+        found = np.unique(names, return_inverse=True)[1]
+        units = np.where(names == "", len(names) + units, found)
+    pairs = np.unique(np.column_stack([codes, units]), axis=0)[:, 0]
+    sizes = np.bincount(pairs)
+    if sizes.min() < 2:
+        what = "group" if is_grouped else "image"
+        raise FeatlabError(
+            f"Class {str(classes[sizes.argmin()])!r} has a single {what}; its label cannot be "
+            "checked against others: add some, or leave the class out."
+        )
+    n_folds = int(min(_FOLDS, sizes.min()))
+    kind = StratifiedGroupKFold if is_grouped else StratifiedKFold
+    splitter = kind(n_folds, shuffle=True, random_state=random_state)
+    folds = splitter.split(codes[:, None], codes, units if is_grouped else None)
+    return [fold for fold in folds if len(fold[1]) and len(np.unique(codes[fold[0]])) > 1]
+
+
+def _held_out(
+    X: Floats,
+    codes: NDArray[np.intp],
+    folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
+    n_classes: int,
+) -> Floats:
+    """Probabilities (n, k) of every image from a fit without it, for the best C."""
+    results = np.zeros((len(_C_GRID), len(codes), n_classes))
+    for fit, held in folds:
+        # Products this small are slower on several threads, and much slower on a busy machine.
+        model = LogisticRegression(max_iter=200, tol=1e-3, warm_start=True)
+        for place, C in enumerate(_C_GRID):
+            with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.set_params(C=C).fit(X[fit], codes[fit])
+            results[place][np.ix_(held, model.classes_)] = model.predict_proba(X[held])
+    own = results[:, np.arange(len(codes)), codes]
+    return results[np.log(np.clip(own, 1e-15, 1)).mean(axis=1).argmax()]

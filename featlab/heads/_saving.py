@@ -1,0 +1,290 @@
+"""Heads as plain arrays in a file: nothing in it can run when it is read."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, softmax
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from featlab._errors import FeatlabError
+from featlab.heads._estimators import CentroidClassifier
+from featlab.heads._inputs import Floats, matrix_of
+
+FORMAT = "featlab-head"
+VERSION = "1.0"
+
+_ACTIVATIONS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+    "logistic": expit,
+    "identity": lambda x: x,
+}
+_OUTPUTS = ("softmax", "sigmoid", "one_vs_rest")
+
+_Layers = list[tuple[Floats, Floats]]
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """A head of plain arrays that predicts like the one that was saved.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (k,)
+        The order of the probabilities.
+    mean, scale : ndarrays of shape (c,)
+        Features are standardised with them.
+    layers : tuple of (ndarray of shape (in, out), ndarray of shape (out,))
+        Weights and intercepts; a linear head has one layer.
+    activation : {"relu", "tanh", "logistic", "identity"}
+        Between the layers.
+    output : {"softmax", "sigmoid", "one_vs_rest"}
+        From the last layer to probabilities: over all classes, of the second of two classes, or
+        sigmoids of every class divided by their sum.
+    """
+
+    classes_: NDArray[Any]
+    mean: Floats
+    scale: Floats
+    layers: tuple[tuple[Floats, Floats], ...]
+    activation: str
+    output: str
+
+    def predict_proba(self, X: ArrayLike) -> Floats:
+        """Probability of every class.
+
+        Parameters
+        ----------
+        X : array_like of shape (n, c)
+            Raw features, as the head was fitted on.
+
+        Returns
+        -------
+        ndarray of shape (n, k)
+            In [0, 1]; rows sum to 1.
+
+        Raises
+        ------
+        FeatlabError
+            If X is not finite, or has another number of features.
+        """
+        values = matrix_of(X, "X")
+        if values.shape[1] != len(self.mean):
+            raise FeatlabError(
+                f"X must have the head's {len(self.mean)} features, got {values.shape[1]}."
+            )
+        values = (values - self.mean) / self.scale
+        for place, (weights, intercepts) in enumerate(self.layers):
+            values = values @ weights + intercepts
+            if place + 1 < len(self.layers):
+                values = _ACTIVATIONS[self.activation](values)
+        return _probabilities(values, self.output)
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The most probable class of every row, of shape (n,)."""
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+
+def save_head(model: Pipeline, path: str | os.PathLike[str]) -> Path:
+    """Write a fitted head as plain arrays (``.npz``); complete or not at all.
+
+    Parameters
+    ----------
+    model : Pipeline
+        From ``HeadResults.models``: any but ``knn`` and ``dummy``.
+    path : path-like
+        The file; ``.npz`` is appended if it has no such ending.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FeatlabError
+        A head that cannot be written as layers of weights, or classes that are neither text nor
+        numbers.
+    """
+    head = plain_head(model)
+    path = Path(path)
+    if path.suffix != ".npz":
+        path = path.with_name(path.name + ".npz")
+    arrays: dict[str, Any] = {
+        "format": np.array(FORMAT),
+        "version": np.array(VERSION),
+        "classes": head.classes_,
+        "mean": head.mean,
+        "scale": head.scale,
+        "n_layers": np.array(len(head.layers)),
+        "activation": np.array(head.activation),
+        "output": np.array(head.output),
+    }
+    for place, (weights, intercepts) in enumerate(head.layers):
+        arrays |= {f"coef_{place}": weights, f"intercept_{place}": intercepts}
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(part, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load_head(path: str | os.PathLike[str]) -> SavedHead:
+    """Read what :func:`save_head` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    SavedHead
+
+    Raises
+    ------
+    FeatlabError
+        No such file, another kind of file, an unknown version, missing or misshapen arrays.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise FeatlabError(f"No head at {path}.") from None
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+        raise FeatlabError(f"{path} is not a saved head: {error}") from error
+    if str(arrays.get("format")) != FORMAT:
+        raise FeatlabError(f"{path} is not a saved head: it does not say '{FORMAT}'.")
+    if str(arrays.get("version")) != VERSION:
+        raise FeatlabError(
+            f"{path} has version {str(arrays.get('version'))!r}, this featlab reads {VERSION!r}; "
+            "you may need to update."
+        )
+    try:
+        head = SavedHead(
+            classes_=arrays["classes"],
+            mean=arrays["mean"],
+            scale=arrays["scale"],
+            layers=tuple(
+                (arrays[f"coef_{place}"], arrays[f"intercept_{place}"])
+                for place in range(int(arrays["n_layers"]))
+            ),
+            activation=str(arrays["activation"]),
+            output=str(arrays["output"]),
+        )
+        _check_shapes(head)
+    except (KeyError, ValueError) as error:
+        raise FeatlabError(f"{path} is damaged: {error}") from error
+    return head
+
+
+def plain_head(model: Any) -> SavedHead:
+    """The arrays of a fitted head of this room."""
+    scale, last = (model[0], model[-1]) if isinstance(model, Pipeline) else (None, model)
+    known = _layers_of(last)
+    if known is None or not isinstance(scale, StandardScaler) or len(model) != 2:
+        raise FeatlabError(
+            f"A head of {type(last).__name__} cannot be saved as plain arrays; "
+            "linear heads and the multilayer perceptron can."
+        )
+    layers, activation, output = known
+    return SavedHead(
+        classes_=_plain_classes(last.classes_),
+        mean=scale.mean_.astype(np.float64),
+        scale=scale.scale_.astype(np.float64),
+        layers=tuple((w.astype(np.float64), b.astype(np.float64)) for w, b in layers),
+        activation=activation,
+        output=output,
+    )
+
+
+def _layers_of(model: Any) -> tuple[_Layers, str, str] | None:
+    """Layers, activation and output; None for what is not made of layers."""
+    if isinstance(model, LogisticRegression):
+        output = "sigmoid" if len(model.classes_) == 2 else "softmax"
+        return [(model.coef_.T, model.intercept_)], "identity", output
+    if isinstance(model, CentroidClassifier):
+        coef, intercept = model.linear()
+        return [(coef.T, intercept)], "identity", "softmax"
+    if isinstance(model, OneVsRestClassifier):
+        return _one_vs_rest(model)
+    if isinstance(model, CalibratedClassifierCV):
+        return _calibrated(model)
+    if isinstance(model, MLPClassifier):
+        output = "softmax" if model.out_activation_ == "softmax" else "sigmoid"
+        return list(zip(model.coefs_, model.intercepts_, strict=True)), model.activation, output
+    return None
+
+
+def _one_vs_rest(model: OneVsRestClassifier) -> tuple[_Layers, str, str] | None:
+    parts = model.estimators_
+    if not all(isinstance(part, LogisticRegression) for part in parts):
+        return None
+    coef = np.vstack([part.coef_ for part in parts])
+    intercept = np.concatenate([part.intercept_ for part in parts])
+    return [(coef.T, intercept)], "identity", "sigmoid" if len(parts) == 1 else "one_vs_rest"
+
+
+def _calibrated(model: CalibratedClassifierCV) -> tuple[_Layers, str, str] | None:
+    """Platt's sigmoid 1 / (1 + exp(a f + b)) of a linear f is a linear head again."""
+    if len(model.calibrated_classifiers_) != 1 or model.method != "sigmoid":
+        return None
+    (one,) = model.calibrated_classifiers_
+    if not isinstance(one.estimator, LinearSVC):
+        return None
+    slope = np.array([-part.a_ for part in one.calibrators])
+    offset = np.array([-part.b_ for part in one.calibrators])
+    coef = one.estimator.coef_ * slope[:, None]
+    intercept = one.estimator.intercept_ * slope + offset
+    output = "sigmoid" if len(model.classes_) == 2 else "one_vs_rest"
+    return [(coef.T, intercept)], "identity", output
+
+
+def _plain_classes(classes: NDArray[Any]) -> NDArray[Any]:
+    if classes.dtype.kind in "iufbU":
+        return classes
+    if all(isinstance(name, str) for name in classes):
+        return classes.astype(str)
+    raise FeatlabError(f"Classes must be text or numbers to be saved, got {classes.tolist()}.")
+
+
+def _probabilities(values: Floats, output: str) -> Floats:
+    if output == "softmax":
+        return softmax(values, axis=1)
+    share = expit(values)
+    if output == "sigmoid":
+        return np.hstack([1 - share, share])
+    total = share.sum(axis=1, keepdims=True)
+    # Where every class is refused, none is preferred: so does scikit-learn.
+    return np.where(total > 0, share / np.where(total > 0, total, 1), 1 / share.shape[1])
+
+
+def _check_shapes(head: SavedHead) -> None:
+    if head.activation not in _ACTIVATIONS or head.output not in _OUTPUTS:
+        raise ValueError(f"unknown activation {head.activation!r} or output {head.output!r}")
+    width = len(head.mean)
+    shapes = [head.scale.shape == head.mean.shape]
+    for weights, intercepts in head.layers:
+        shapes.append(weights.shape == (width, len(intercepts)))
+        width = len(intercepts)
+    outputs = 1 if head.output == "sigmoid" else len(head.classes_)
+    if not all(shapes) or width != outputs or not head.layers:
+        raise ValueError("its arrays do not fit together")

@@ -1,0 +1,299 @@
+"""Every stage after the pass, in the order of the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featlab import audit, features, heads, localise, neurons, report, splits
+from featlab.pipeline._card import neuron_card
+from featlab.pipeline._examples import (
+    SHOWN_DETECTORS,
+    detector_examples,
+    localisation_examples,
+    picture_loader,
+    samples,
+)
+from featlab.store import MapStore
+
+POOLINGS = ("mean", "max")
+_POINTING_DETECTORS = 10
+_SHUFFLES = 5
+_CARDS = 3
+_ABLATED = 50  # detectors per class that the ablation takes out, best first
+
+Progress = Callable[[Any], Any]
+
+
+def analyse(
+    store: MapStore,
+    *,
+    box_kind: str | None = None,
+    random_state: int = 0,
+    command: str = "",
+    seconds: dict[str, float] | None = None,
+    progress: Progress | None = None,
+) -> report.Results:
+    """Split, audit, heads, detectors, localisation and example pictures of a store.
+
+    Heads and detectors rest on the mean-pooled maps of the last layer; the other poolings and
+    layers stand in the neuron table, in one corrected family, and are compared with it.
+
+    Parameters
+    ----------
+    store : MapStore
+    box_kind : str, optional
+        Which kind of box is the truth, where the store has several.
+    random_state : int
+        Seed of the split, the heads, the bootstrap and the examples.
+    command : str
+        How the analysis was called, for the report.
+    seconds : dict of str to float, optional
+        Seconds of earlier stages; this function adds its own.
+    progress : callable, optional
+        Wraps the batches of maps that localisation reads.
+
+    Returns
+    -------
+    featlab.report.Results
+    """
+    seconds = {} if seconds is None else seconds
+    labels, groups = store.images["label"], store.images["group"]
+    split = splits.make_split(store.images, random_state=random_state)
+    tables = feature_tables(store)
+    X = tables[-len(POOLINGS)]
+    with _timed(seconds, "heads"):
+        scores = heads.evaluate_heads(
+            X,
+            labels,
+            split,
+            colour=store.colour_histogram,
+            groups=groups,
+            random_state=random_state,
+        )
+    with _timed(seconds, "neurons"):
+        all_neurons = find_detectors(tables, labels, split, groups, random_state=random_state)
+        table = main_rows(all_neurons, X)
+        frequent = neurons.softmax_top_k(X[split == "train"], labels[split == "train"])
+    with _timed(seconds, "laboratory"):
+        laboratory = _laboratory(store, split, tables, all_neurons, random_state)
+    with _timed(seconds, "audit"):
+        found = audit.audit_set(
+            store,
+            split,
+            head_table=scores.table,
+            neurons=table,
+            box_kind=box_kind,
+            random_state=random_state,
+        )
+    with _timed(seconds, "localise"):
+        weights = class_weights(scores)
+        where = localise.evaluate(
+            store,
+            split,
+            neurons=table,
+            weights=weights,
+            box_kind=box_kind,
+            random_state=random_state,
+            progress=progress,
+        )
+        chosen = neurons.select_neurons(table, top=SHOWN_DETECTORS)
+        test_rows = np.flatnonzero(split == "test")
+        pointing = localise.neuron_pointing(
+            store, table, test_rows, box_kind=box_kind, top=_POINTING_DETECTORS
+        )
+    with _timed(seconds, "examples"):
+        load = picture_loader(store)
+        boxes = localise.select_boxes(store, box_kind)
+        return report.Results(
+            store=store,
+            split=split,
+            heads=scores,
+            per_class=heads.per_class(scores, "logistic"),
+            neurons=table,
+            all_neurons=all_neurons,
+            laboratory=laboratory,
+            audit=found,
+            softmax_top_k=frequent,
+            localisation=where,
+            pointing=pointing if len(pointing) else None,
+            seconds=seconds,
+            box_kind=box_kind or _only_kind(store.boxes),
+            command=command,
+            backbone_description=str(store.provenance.get("description", "")),
+            samples=samples(store, load, boxes, random_state),
+            detector_examples=detector_examples(store, load, boxes, scores, chosen, random_state),
+            localisation_examples=localisation_examples(
+                store, load, boxes, split, where, table, weights, random_state
+            ),
+            cards=_cards(store, table, chosen, split),
+        )
+
+
+def feature_tables(store: MapStore) -> list[pd.DataFrame]:
+    """The pooled activations of every layer, the last stored one last."""
+    return [
+        features.feature_table(store, pooling, layer=layer)
+        for layer in store.layers
+        for pooling in POOLINGS
+    ]
+
+
+def find_detectors(
+    X: pd.DataFrame | Sequence[pd.DataFrame],
+    labels: pd.Series,
+    split: pd.Series,
+    groups: pd.Series,
+    **parameters: Any,
+) -> pd.DataFrame:
+    """The neuron table: ranked on the train rows, confirmed on the confirm rows.
+
+    `parameters` are those of `neurons.rank_neurons`. Where images have groups, the ranking (unless
+    by "max_t") only screens, since it takes every image for independent evidence; the confirmation
+    takes the group as its unit.
+    """
+    tables = [X] if isinstance(X, pd.DataFrame) else list(X)
+    train, confirm = split == "train", split == "confirm"
+    ranked = neurons.rank_neurons(
+        [x[train] for x in tables],
+        labels[train],
+        groups=groups[train],
+        **parameters,
+    )
+    return neurons.confirm_neurons(
+        ranked, [x[confirm] for x in tables], labels[confirm], groups=groups[confirm]
+    )
+
+
+def main_rows(table: pd.DataFrame, X: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a neuron table that are about one feature table; p-values stay the family's."""
+    chosen = (table["layer"] == X.attrs["layer"]) & (table["pooling"] == X.attrs["pooling"])
+    rows = table[chosen].reset_index(drop=True)
+    rows.attrs.update(table.attrs)
+    return rows
+
+
+def _laboratory(
+    store: MapStore,
+    split: pd.Series,
+    tables: list[pd.DataFrame],
+    all_neurons: pd.DataFrame,
+    random_state: int,
+) -> report.Laboratory:
+    """Which layer and pooling, does it replicate, is it needed, is it redundant."""
+    labels, groups = store.images["label"], store.images["group"]
+    X = tables[-len(POOLINGS)]
+    table = main_rows(all_neurons, X)
+    detectors = neurons.select_neurons(table)
+    confirm = split == "confirm"
+    order = _in_turn(neurons.select_neurons(table, top=_ABLATED), X[split == "train"])
+    needed, smallest = None, None
+    if order:
+        parts = [
+            heads.ablation_curve(
+                X, labels, split, order, mode=mode, groups=groups, random_state=random_state
+            )
+            for mode in ("ablate", "keep")
+        ]
+        needed = pd.concat(parts, ignore_index=True)
+        smallest = heads.smallest_set(
+            X, labels, split, order, groups=groups, random_state=random_state
+        )
+    return report.Laboratory(
+        poolings=_poolings(tables, labels, split, groups, all_neurons, random_state),
+        replication=neurons.replication(table),
+        clusters=neurons.cluster_detectors(detectors, X[confirm], labels[confirm])
+        if len(detectors)
+        else None,
+        nulls=neurons.null_selection(
+            X, labels, split, groups=groups, n_repeats=_SHUFFLES, random_state=random_state
+        ),
+        ablation=needed,
+        smallest=smallest,
+    )
+
+
+def _in_turn(detectors: pd.DataFrame, X: pd.DataFrame) -> list[int]:
+    """The best of each class first, then the second best; at most half of the living neurons.
+
+    The other half is what they are compared with.
+    """
+    turns = detectors.assign(turn=detectors.groupby("class").cumcount())
+    order = list(dict.fromkeys(turns.sort_values(["turn", "class"])["neuron"].tolist()))
+    return order[: int((np.ptp(X.to_numpy(), axis=0) > 0).sum()) // 2]
+
+
+def _poolings(
+    tables: list[pd.DataFrame],
+    labels: pd.Series,
+    split: pd.Series,
+    groups: pd.Series,
+    all_neurons: pd.DataFrame,
+    random_state: int,
+) -> pd.DataFrame:
+    """Detectors and head accuracy of every layer and pooling."""
+    rows = []
+    for X in tables:
+        found = main_rows(all_neurons, X)
+        active = found[found["detector"] & (found["direction"] == "active")]
+        head = heads.evaluate_heads(
+            X, labels, split, groups=groups, heads=["logistic"], random_state=random_state
+        ).table.set_index("head")
+        scored = ["n", "accuracy", "accuracy_low", "accuracy_high"]
+        rows.append(
+            {
+                "layer": X.attrs["layer"],
+                "pooling": X.attrs["pooling"],
+                "neurons": X.shape[1],
+                "selected": len(active),
+                "replicated": int(active["replicated"].sum()),
+                "median_confirmed": active["auroc_confirmed"].median(),
+                **head.loc["logistic", scored],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _cards(
+    store: MapStore, table: pd.DataFrame, chosen: pd.DataFrame, split: pd.Series
+) -> list[Any]:
+    """A card of the lead detector of the first classes, on images it was not chosen on."""
+    unseen = np.flatnonzero(split != "train")
+    leaders = chosen.drop_duplicates("class").head(_CARDS)
+    return [
+        neuron_card(store, int(row["neuron"]), table, label=row["class"], rows=unseen)
+        for _, row in leaders.iterrows()
+    ]
+
+
+def write_results(results: report.Results, folder: Path) -> dict[str, Any]:
+    """Report, tables and summary; returns the summary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _timed(results.seconds, "report"):  # type: ignore[arg-type]
+        report.write_tables(results, folder)
+        report.write_report(results, folder / "report.html")
+    return report.write_summary(results, folder / "summary.json")
+
+
+def class_weights(scores: heads.HeadResults) -> dict[str, np.ndarray]:
+    """Class → the logistic head's weights of the neurons, for class activation maps."""
+    coefficients, _ = heads.linear_weights(scores.models["logistic"])
+    return dict(zip(scores.classes, coefficients, strict=True))
+
+
+def _only_kind(boxes: pd.DataFrame) -> str | None:
+    kinds = boxes["kind"].unique()
+    return str(kinds[0]) if len(kinds) == 1 else None
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - start, 3)

@@ -1,0 +1,120 @@
+"""The pictures that a report shows, with the heat that the stored maps give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featlab import heads, images, localise, report
+from featlab._errors import FeatlabError
+from featlab.store import MapStore
+
+SAMPLES, EXAMPLES, SHOWN_DETECTORS = 12, 6, 4
+
+
+def picture_loader(store: MapStore) -> Callable[[int], np.ndarray | None]:
+    """A function from row number to the picture, None where it is not to be had any more."""
+    root = Path(store.images.attrs["root"])
+
+    def load(row: int) -> np.ndarray | None:
+        try:
+            return images.decode_image((root / store.images["path"].iloc[row]).read_bytes())
+        except (OSError, FeatlabError):
+            return None
+
+    return load
+
+
+def _truth(boxes: pd.DataFrame, row: int) -> np.ndarray:
+    corners = boxes.loc[boxes["image"] == row, ["xmin", "ymin", "xmax", "ymax"]]
+    return corners.to_numpy(float)
+
+
+def samples(
+    store: MapStore, load: Callable[[int], Any], boxes: pd.DataFrame, random_state: int
+) -> report.Samples:
+    rows = report.choose_sample_rows(store.images, SAMPLES, random_state)
+    return report.Samples(
+        pictures=[load(row) for row in rows],
+        labels=[str(store.images["label"].iloc[row]) for row in rows],
+        boxes=[_truth(boxes, row) for row in rows],
+    )
+
+
+def detector_examples(
+    store: MapStore,
+    load: Callable[[int], Any],
+    boxes: pd.DataFrame,
+    scores: heads.HeadResults,
+    chosen: pd.DataFrame,
+    random_state: int,
+) -> report.Examples | None:
+    rows = report.choose_detector_rows(scores, EXAMPLES, random_state)
+    # The best of each class in turn, so that every class is seen before one is seen twice.
+    shown = chosen.assign(turn=chosen.groupby("class").cumcount())
+    shown = shown.sort_values(["turn", "class"]).head(SHOWN_DETECTORS)
+    if shown.empty or not rows:
+        return None
+    logistic = scores.predictions[scores.predictions["head"] == "logistic"].set_index("row")
+    return report.Examples(
+        rows=rows,
+        pictures=[load(row) for row in rows],
+        neurons=[(str(c), int(k)) for c, k in zip(shown["class"], shown["neuron"], strict=True)],
+        heats=_on_pictures(
+            store, rows, localise.example_heats(store, rows, neurons=shown["neuron"].to_numpy())
+        ),
+        true_boxes=[_truth(boxes, row) for row in rows],
+        labels=[str(store.images["label"].iloc[row]) for row in rows],
+        predicted_labels=[str(logistic.loc[row, "predicted"]) for row in rows],
+    )
+
+
+def localisation_examples(
+    store: MapStore,
+    load: Callable[[int], Any],
+    boxes: pd.DataFrame,
+    split: pd.Series,
+    where: localise.Localisation,
+    table: pd.DataFrame,
+    weights: dict[str, np.ndarray] | None,
+    random_state: int,
+) -> report.Examples | None:
+    best = report.best_method(where.table, baseline=False)
+    if best is None:
+        return None
+    method = str(best["method"])
+    rows = report.choose_localisation_rows(where, EXAMPLES, method)
+    scored = where.per_image[where.per_image["method"] == method].set_index("row")
+    heats, predicted = localise.heats_for(
+        store,
+        rows,
+        method,
+        split=split,
+        threshold=float(best["threshold"]),
+        neurons=table,
+        weights=weights,
+        random_state=random_state,
+    )
+    return report.Examples(
+        rows=rows,
+        pictures=[load(row) for row in rows],
+        neurons=[(method, -1)],
+        heats=_on_pictures(store, rows, heats[:, np.newaxis]),
+        true_boxes=[_truth(boxes, row) for row in rows],
+        labels=[str(store.images["label"].iloc[row]) for row in rows],
+        predicted_boxes=list(predicted),
+        ious=scored.loc[rows, "iou"].tolist(),
+    )
+
+
+def _on_pictures(store: MapStore, rows: list[int], heats: np.ndarray) -> list[np.ndarray]:
+    """Heat maps ``(k, m, h, w)`` over the network's input, each brought onto its picture."""
+    frames, sizes = store.frames, store.images[["width", "height"]].to_numpy()
+    return [
+        np.stack([localise.heat_on_picture(heat, frames[row], *sizes[row]) for heat in several])
+        for row, several in zip(rows, heats, strict=True)
+    ]

@@ -1,0 +1,108 @@
+"""One page on one neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from featlab.plots._base import BLUE, INK, MUTED, bare, class_colours, dress, legend, short_name
+from featlab.plots.pictures import _overlay, _picture
+
+_BINS = 24
+
+
+@dataclass(frozen=True)
+class NeuronCard:
+    """What :func:`neuron_card` draws; entry *i* of every list of pictures belongs to one image.
+
+    Attributes
+    ----------
+    title : str
+    facts : list of str
+        Effect, interval and the like, a line each.
+    best, worst : DataFrame
+        row, path, label, activation: the images on which the neuron is most and least active.
+    pictures : list of ndarray of shape (height, width, 3), uint8, or None
+        Of `best`, then of `worst`; None where a picture could not be read.
+    heats : list of ndarray of shape (h, w)
+        The neuron's maps over the same pictures, not normalised.
+    activations, labels : ndarray of shape (n,)
+        Pooled activations and classes of the images of the histogram.
+    unit : str
+        What the activations are.
+    """
+
+    title: str
+    facts: list[str]
+    best: pd.DataFrame
+    worst: pd.DataFrame
+    pictures: list[np.ndarray | None]
+    heats: list[np.ndarray]
+    activations: np.ndarray
+    labels: np.ndarray
+    unit: str
+
+
+def neuron_card(card: NeuronCard) -> Figure:
+    """The images that drive a neuron, those that do not, and how it is distributed.
+
+    Parameters
+    ----------
+    card : NeuronCard
+    """
+    columns = max(len(card.best), len(card.worst), 1)
+    figure = Figure(figsize=(8.2, 6.4), layout="constrained")
+    upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=(3.5, 2.4)))
+    figure.suptitle(card.title, fontsize=11, color=INK, x=0.01, ha="left")
+    panels = upper.subplots(2, columns, squeeze=False)
+    # One scale for all pictures, so that a dark map means a silent neuron.
+    top = max((float(heat.max(initial=0)) for heat in card.heats), default=0.0)
+    rows = (("most active", card.best, 0), ("least active", card.worst, len(card.best)))
+    for line, (name, table, first) in enumerate(rows):
+        for column, panel in enumerate(panels[line]):
+            if column >= len(table):
+                panel.set_axis_off()
+                continue
+            picture = card.pictures[first + column]
+            _picture(panel, picture)
+            if picture is not None:
+                _overlay(panel, picture, card.heats[first + column], top)
+            entry = table.iloc[column]
+            caption = f"{short_name(entry['label'], 16)}, {entry['activation']:.2f}"
+            panel.set_title(caption, fontsize=8, color=INK, pad=3)
+        panels[line][0].set_ylabel(name, fontsize=8.5, color=MUTED, labelpad=6)
+    histogram, text = lower.subplots(1, 2, width_ratios=(3, 2))
+    _histogram(histogram, card)
+    bare(text)
+    text.text(0, 1, "\n".join(card.facts), fontsize=8.5, color=INK, va="top", linespacing=1.5)
+    return figure
+
+
+def _histogram(ax: Axes, card: NeuronCard) -> None:
+    classes: Sequence[str] = sorted(set(card.labels.tolist()))
+    colours = class_colours(classes)
+    most = max(float(card.activations.max()), 1e-6)
+    edges = np.linspace(float(card.activations.min()), most, _BINS + 1).tolist()
+    several = len(set(colours.values())) > 1
+    for name in classes if several else ():
+        ax.hist(
+            card.activations[card.labels == name], edges, histtype="stepfilled", alpha=0.45,
+            color=colours[name], label=f"{short_name(name, 18)} ({(card.labels == name).sum()})",
+        )  # fmt: skip
+    if several:
+        legend(ax)
+    else:
+        ax.hist(card.activations, edges, color=BLUE, alpha=0.7)
+    dress(
+        ax,
+        title=f"n = {len(card.activations):,} images",
+        xlabel=card.unit,
+        ylabel="images (count)",
+        grid="y",
+    )

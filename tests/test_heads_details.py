@@ -1,0 +1,188 @@
+"""Per-class scores, calibration, and intervals of grouped images."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import brier_score_loss, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix as sklearn_confusion
+from statsmodels.stats.proportion import proportion_confint
+from test_heads import problem
+
+from featlab import FeatlabError
+from featlab.heads import (
+    HeadResults,
+    calibration_table,
+    evaluate_heads,
+    per_class,
+)
+from featlab.heads._scores import bootstrap_weights, share_interval
+
+
+def results_of(label, probabilities, *, clusters=None):
+    """HeadResults with given probabilities per head."""
+    classes = sorted(set(label))
+    rows = []
+    for head, p in probabilities.items():
+        p = np.asarray(p, dtype=float)
+        predicted = np.array(classes)[p.argmax(axis=1)]
+        rows.append(
+            pd.DataFrame(
+                {
+                    "head": head,
+                    "row": np.arange(len(p)),
+                    "label": label,
+                    "predicted": predicted,
+                    "correct": predicted == label,
+                    "probability": p.max(axis=1),
+                    **{f"p:{name}": column for name, column in zip(classes, p.T, strict=True)},
+                }
+            )
+        )
+    models = dict.fromkeys(probabilities)
+    return HeadResults(pd.DataFrame(), pd.concat(rows), models, classes, clusters)
+
+
+class TestDetails:
+    def test_per_class_is_scikit_learns(self):
+        X, y, split = problem(k=4, sep=0.5)
+        results = evaluate_heads(X, y, split, heads=["logistic"], n_boot=1)
+        table, rows = per_class(results, "logistic"), results.of("logistic")
+        precision, recall, f1, support = precision_recall_fscore_support(
+            rows["label"], rows["predicted"], labels=results.classes
+        )
+        np.testing.assert_allclose(table["precision"], precision)
+        np.testing.assert_allclose(table["recall"], recall)
+        np.testing.assert_allclose(table["f1"], f1)
+        np.testing.assert_array_equal(table["support"], support)
+        wrong = sklearn_confusion(rows["label"], rows["predicted"])
+        np.fill_diagonal(wrong, 0)
+        assert table["confused"].tolist() == wrong.max(axis=1).tolist()
+        assert table["confused_with"].iloc[0] == results.classes[wrong[0].argmax()]
+        low, high = proportion_confint(table["recall"] * support, support, method="wilson")
+        np.testing.assert_allclose(table["recall_low"], low)
+        np.testing.assert_allclose(table["recall_high"], high, atol=1e-12)
+
+    def test_what_never_occurs_is_nan(self):
+        results = results_of(np.array(["a", "b", "b"]), {"h": [[1, 0], [1, 0], [1, 0]]})
+        table = per_class(results, "h").set_index("class")
+        assert np.isnan(table.loc["b", "precision"]) and table.loc["b", "recall"] == 0
+        assert table.loc["b", ["confused_with", "confused"]].tolist() == ["a", 2]
+        assert table.loc["a", ["confused_with", "confused"]].tolist() == ["", 0]
+
+    def test_groups_widen_the_recall(self):
+        label = np.array(["a"] * 40 + ["b"] * 40)
+        p = np.repeat([[1, 0], [0, 1], [0, 1]], [30, 10, 40], axis=0)
+        groups = np.arange(80) // 10
+        single = per_class(results_of(label, {"h": p}), "h").iloc[0]
+        grouped = per_class(results_of(label, {"h": p}, clusters=groups), "h").iloc[0]
+        assert grouped["recall_low"] < single["recall_low"]
+        assert grouped["interval"] == "cluster bootstrap (4 groups)"
+
+    def test_calibration_of_true_probabilities(self):
+        rng = np.random.default_rng(0)
+        p = rng.random(4000)
+        label = np.where(rng.random(4000) < p, "b", "a")
+        results = results_of(label, {"h": np.column_stack([1 - p, p])})
+        table = calibration_table(results, "h")
+        assert table["n"].sum() == 4000 and table["bin_low"].min() == 0.5
+        assert table["confidence"].between(table["accuracy_low"], table["accuracy_high"]).all()
+        assert table.attrs["ece"] < table.attrs["ece_chance_high"] < 0.05
+        brier = 2 * brier_score_loss(label == "b", p)
+        assert table.attrs["brier"] == pytest.approx(brier)
+        assert table.attrs["brier_low"] < brier < table.attrs["brier_high"]
+
+    def test_calibration_error_by_hand(self):
+        p = np.array([0.95, 0.95, 0.65, 0.65])
+        results = results_of(np.array(["b", "a", "b", "a"]), {"h": np.column_stack([1 - p, p])})
+        table = calibration_table(results, "h")
+        assert table["accuracy"].tolist() == [0.5, 0.5]
+        assert table.attrs["ece"] == pytest.approx((0.45 + 0.15) / 2)
+
+    def test_overconfidence_is_found(self):
+        rng = np.random.default_rng(0)
+        right = rng.random(400) < 0.7
+        p = np.where(right, 0.99, 0.01)
+        p = np.where(np.repeat([True, False], 200), p, 1 - p)
+        results = results_of(np.repeat(["a", "b"], 200), {"h": np.column_stack([p, 1 - p])})
+        attrs = calibration_table(results, "h").attrs
+        assert attrs["ece"] == pytest.approx(0.99 - right.mean())
+        assert attrs["ece"] > 5 * attrs["ece_chance_high"]
+
+    def test_one_bin_at_least(self):
+        with pytest.raises(FeatlabError, match="n_bins must be at least 1"):
+            calibration_table(results_of(np.array(["a", "b"]), {"h": np.eye(2)}), "h", 0)
+
+
+class TestGroupedIntervals:
+    def grouped_problem(self, size=8, n_groups=30, seed=0):
+        # Every group is right or wrong as a whole: its images are copies of one.
+        rng = np.random.default_rng(seed)
+        X = np.repeat(rng.normal(size=(n_groups, 3)), size, axis=0)
+        codes = (X[:, 0] + np.repeat(rng.normal(size=n_groups), size) > 0).astype(int)
+        groups = np.repeat([f"g{i}" for i in range(n_groups)], size)
+        split = np.repeat(np.where(np.arange(n_groups) % 2, "train", "test"), size)
+        return X, np.array(["a", "b"])[codes], split, groups
+
+    def test_copies_do_not_narrow_the_interval(self):
+        X, y, split, groups = self.grouped_problem()
+        args = {"heads": ["logistic"], "n_boot": 400}
+        many = evaluate_heads(X, y, split, groups=groups, **args)
+        one = evaluate_heads(X[::8], y[::8], split[::8], **args)
+        bare = evaluate_heads(X, y, split, **args)
+        widths = [
+            r.table["accuracy_high"].iloc[1] - r.table["accuracy_low"].iloc[1]
+            for r in (many, one, bare)
+        ]
+        assert widths[0] == pytest.approx(widths[1], rel=0.25)
+        assert widths[2] < 0.6 * widths[0]
+        assert many.table["interval"].iloc[1] == "cluster bootstrap (15 groups)"
+        assert bare.table["interval"].tolist() == ["wilson", "wilson"]
+        for metric in ("balanced_accuracy", "log_loss"):
+            spread = many.table[f"{metric}_high"] - many.table[f"{metric}_low"]
+            plain = bare.table[f"{metric}_high"] - bare.table[f"{metric}_low"]
+            assert spread.iloc[1] > 1.5 * plain.iloc[1]
+
+    def test_groups_of_one_are_images(self):
+        X, y, split = problem(n=90)
+        groups = [f"g{i}" for i in range(90)]
+        results = evaluate_heads(X, y, split, groups=groups, heads=["logistic"], n_boot=20)
+        assert results.clusters is None
+        assert results.table["interval"].eq("wilson").all()
+
+    def test_few_groups_are_told(self, caplog):
+        X, y, split, groups = self.grouped_problem(n_groups=8)
+        with caplog.at_level(logging.WARNING):
+            evaluate_heads(X, y, split, groups=groups, heads=["logistic"], n_boot=20)
+        assert "The test images come from 4 groups only" in caplog.text
+
+    def test_whole_clusters_are_drawn(self):
+        clusters = np.array([0, 0, 1, 2, 2, 2])
+        weights = bootstrap_weights(6, 50, 0, clusters)
+        assert (weights[0] == 1).all()
+        for code in range(3):
+            assert (np.ptp(weights[:, clusters == code], axis=1) == 0).all()
+        firsts = weights[1:, [0, 2, 3]]
+        assert (firsts.sum(axis=1) == 3).all()
+
+    def test_perfect_groups_count_as_groups(self):
+        hits = np.ones(40, dtype=bool)
+        low, high = share_interval(hits, np.arange(40) // 10)
+        assert (low, high) == pytest.approx(proportion_confint(4, 4, method="wilson"))
+
+    def test_equal_groups_are_not_certain(self):
+        hits = np.tile([True, True, True, False], 3)
+        low, high = share_interval(hits, np.arange(12) // 4)
+        assert (low, high) == pytest.approx(proportion_confint(9, 12, method="wilson"))
+
+    def test_coverage_of_the_cluster_bootstrap(self):
+        rng, covered = np.random.default_rng(1), 0
+        for _ in range(200):
+            rates = rng.beta(7, 3, 25)
+            hits = rng.random((25, 6)) < rates[:, None]
+            low, high = share_interval(hits.ravel(), np.repeat(np.arange(25), 6), n_boot=300)
+            covered += low <= 0.7 <= high
+        assert 0.88 < covered / 200 <= 1
