@@ -147,7 +147,7 @@ def test_writing_twice_gives_the_same_page_and_no_litter(two, tmp_path):
     names = {file.name for file in tmp_path.iterdir()}
     # The parameters of a table, which CSV has no place for.
     assert {name for name in names if name.endswith(".json")} == {
-        "detectors.csv.json", "localisation.csv.json", "neurons.csv.json",
+        "detectors.csv.json", "heads.csv.json", "neurons.csv.json",
     }  # fmt: skip
     assert sorted(name for name in names if not name.endswith(".json")) == sorted(
         ["report.html"]
