@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -267,36 +267,54 @@ def neurons(
 
 
 @app.command(name="localise")
-def localise_(store: Store, box_kind: BoxKind = None, seed: Seed = 0) -> None:
+def localise_(
+    store: Store,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated methods, or all. [default: those of the report]"),
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="[default: the last stored]")] = None,
+    box_kind: BoxKind = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write the whole table here (.csv or .parquet)."),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
     """Score the boxes that the stored maps give, beside the baselines."""
-    from featlab import features, heads, localise, splits
-    from featlab.pipeline import class_weights, find_detectors
+    from featlab import features, heads, localise, report, splits
+    from featlab.pipeline import LOCALISERS, class_weights, find_detectors, predicted_classes
     from featlab.store import MapStore
 
     with MapStore(store) as opened:
-        labels = opened.images["label"]
+        labels, groups = opened.images["label"], opened.images["group"]
         split = splits.make_split(opened.images, random_state=seed)
-        X = features.feature_table(opened)
-        scores = heads.evaluate_heads(
-            X,
-            labels,
-            split,
-            groups=opened.images["group"],
-            heads=["logistic"],
-            random_state=seed,
-        )
+        X = features.feature_table(opened, layer=layer)
+        scores = heads.evaluate_heads(X, labels, split, groups=groups, random_state=seed)
         found = localise.evaluate(
             opened,
             split,
-            neurons=find_detectors(X, labels, split, opened.images["group"], random_state=seed),
+            methods=_named_methods(methods, LOCALISERS),
+            neurons=find_detectors(X, labels, split, groups, random_state=seed),
             weights=class_weights(scores),
+            network=scores.models["mlp"],
+            predicted=predicted_classes(scores, labels),
+            layer=layer,
             box_kind=box_kind,
             random_state=seed,
             progress=_quiet_bar,
         )
     if found.table.empty:
         raise FeatlabError(f"{store} has no boxes on its test images, so nothing can be scored.")
-    print(found.table.to_string(index=False, float_format="{:.3f}".format))
+    print(found.table.set_index("method").T.to_string(float_format="{:.3f}".format))
+    if output is not None:
+        report.write_table(found.table, output)
+
+
+def _named_methods(asked: str | None, usual: Sequence[str]) -> Sequence[str] | None:
+    if asked is None:
+        return usual
+    return None if asked == "all" else asked.split(",")
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -15,17 +17,25 @@ _BOOTSTRAP_BLOCK = 2_000_000  # values drawn at once
 
 
 def bootstrap_interval(
-    values: np.ndarray, *, n_boot: int = 2000, level: float = 0.95, random_state: int = 0
+    values: np.ndarray,
+    *,
+    groups: Sequence[str] | np.ndarray | None = None,
+    n_boot: int = 2000,
+    level: float = 0.95,
+    random_state: int = 0,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean over images.
 
     Where all values are 0, or all are 1, resampling can only repeat them and the interval would
-    be a point; the Wilson interval is given instead. The order of the values does not matter.
+    be a point; the Wilson interval is given instead (with groups, that of as many images as there
+    are groups). Without groups the order of the values does not matter.
 
     Parameters
     ----------
     values : array-like of shape (n,)
         One per image, in [0, 1]; NaN is left out.
+    groups : array-like of str of shape (n,), optional
+        Images of one group are drawn together; a nameless image ("") is its own group.
     n_boot : int
         Number of resamples.
     level : float
@@ -38,8 +48,19 @@ def bootstrap_interval(
     low, high : float
         NaN if nothing is left, or a single value other than 0 or 1.
     """
-    values = np.sort(np.asarray(values, dtype=float).ravel())
-    values = values[~np.isnan(values)]
+    values = np.asarray(values, dtype=float).ravel()
+    known = ~np.isnan(values)
+    if groups is not None:
+        values, groups = values[known], np.asarray(groups)[known]
+        draws = bootstrap_draws(
+            lambda w: w @ values / w.sum(axis=1),
+            len(values),
+            groups=groups,
+            n_boot=n_boot,
+            random_state=random_state,
+        )
+        return draws_interval(draws, len(np.unique(_unit_codes(groups))), level=level)
+    values = np.sort(values[known])
     n = len(values)
     if n and values[0] == values[-1] and values[0] in (0, 1):
         return wilson_interval(values.sum(), n, level=level)
@@ -53,6 +74,96 @@ def bootstrap_interval(
     ]
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def bootstrap_draws(
+    statistic: Callable[[Floats], np.ndarray],
+    n: int,
+    *,
+    groups: Sequence[str] | np.ndarray | None = None,
+    n_boot: int = 1000,
+    random_state: int = 0,
+) -> np.ndarray:
+    """A statistic on resamples of the images, drawn with replacement.
+
+    Calls with the same `n`, `groups` and seed draw the same images: the difference of two results
+    is the paired bootstrap of the difference.
+
+    Parameters
+    ----------
+    statistic : callable
+        Takes weights of shape (b, n), how often each image is in each of `b` resamples, and
+        returns an array of shape (b, ...).
+    n : int
+        Number of images.
+    groups : array-like of str of shape (n,), optional
+        Whole groups are drawn, as many as there are; a nameless image ("") is its own group.
+    n_boot : int
+        Number of resamples.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    ndarray of shape (n_boot, ...)
+
+    References
+    ----------
+    Field & Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical Society B
+    69, 369-390.
+    """
+    codes = np.arange(n) if groups is None else _unit_codes(groups)
+    units = int(codes.max()) + 1 if n else 0
+    rng = np.random.default_rng(random_state)
+    block = max(1, _BOOTSTRAP_BLOCK // max(n, 1))
+    parts = []
+    for start in range(0, n_boot, block):
+        b = min(block, n_boot - start)
+        drawn = rng.integers(units, size=(b, units)) if n else np.zeros((b, 0), dtype=np.int64)
+        counts = np.bincount((drawn + np.arange(b)[:, None] * units).ravel(), minlength=b * units)
+        parts.append(np.asarray(statistic(counts.reshape(b, units)[:, codes].astype(float))))
+    return np.concatenate(parts)
+
+
+def draws_interval(draws: np.ndarray, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of :func:`bootstrap_draws` of a score in [0, 1].
+
+    Parameters
+    ----------
+    draws : array-like of shape (b,)
+        NaN is left out.
+    n : int
+        Number of images, or of groups, that were resampled: where all draws are 0 or all are 1,
+        the Wilson interval of so many images is given.
+    level : float
+        Coverage.
+
+    Returns
+    -------
+    low, high : float
+        NaN if nothing is left, or a single image was resampled.
+    """
+    draws = np.asarray(draws, dtype=float)
+    draws = draws[~np.isnan(draws)]
+    if not len(draws):
+        return float("nan"), float("nan")
+    if draws.min() == draws.max() and draws[0] in (0, 1):
+        return wilson_interval(draws[0] * n, n, level=level)
+    if n < 2:
+        return float("nan"), float("nan")
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _unit_codes(groups: Sequence[str] | np.ndarray) -> NDArray[np.int64]:
+    """Codes 0 … k - 1 of the groups, each nameless image a group of its own."""
+    names = np.asarray(groups).astype(str)
+    named, codes = np.unique(names, return_inverse=True)
+    alone = names == ""
+    if alone.any():
+        codes = np.where(alone, len(named) + np.cumsum(alone), codes)
+        codes = np.unique(codes, return_inverse=True)[1]
+    return codes.astype(np.int64)
 
 
 def wilson_interval(successes: float, n: int, *, level: float = 0.95) -> tuple[float, float]:

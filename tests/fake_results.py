@@ -106,6 +106,15 @@ class FakeLocalisation:
     table: pd.DataFrame
     per_image: pd.DataFrame
 
+    @property
+    def success(self) -> pd.DataFrame:
+        deltas = np.linspace(0, 1, 21)
+        parts = [
+            pd.DataFrame({"method": method, "delta": deltas, "accuracy": 1 - deltas})
+            for method in self.table["method"]
+        ]
+        return pd.concat(parts, ignore_index=True)
+
 
 def make_split(n: int, n_classes: int = 2) -> pd.Series:
     """Labels take turns, so every round of ten images of a class has the same sides."""
@@ -217,6 +226,7 @@ def make_localisation(
     table, per_image = [], []
     for method, (value, baseline) in scores.items():
         row = {"method": method, "baseline": baseline, "n": len(rows)}
+        row["supervision"] = "none" if baseline else "image labels"
         row["threshold"] = np.nan if method in ("whole_image", "mean_box") else 0.32
         for score in ("box_accuracy", "mean_iou", "centre_in_box"):
             row |= {score: value, f"{score}_low": value - 0.05, f"{score}_high": value + 0.05}

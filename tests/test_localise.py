@@ -103,11 +103,18 @@ def test_detector_scale_is_the_percentile_or_the_maximum():
 # ----------------------------------------------------------------------------- regions
 
 
+def enclosed_area(region: np.ndarray) -> float:
+    """A square of four pixels counts 1, of three 1/2."""
+    squares = np.lib.stride_tricks.sliding_window_view(region, (2, 2)).sum(axis=(2, 3))
+    return (squares == 4).sum() + (squares == 3).sum() / 2
+
+
 def reference_box(hot: np.ndarray) -> list[float]:
     labels, n = ndimage.label(hot, np.ones((3, 3)))
     if not n:
         return [0, 0, 0, 0]
-    biggest = np.bincount(labels.ravel())[1:].argmax()
+    sizes = [enclosed_area(np.pad(labels == k, 1)) for k in range(1, n + 1)]
+    biggest = max(range(n), key=lambda k: (sizes[k], k))
     rows, columns = ndimage.find_objects(labels)[biggest]
     return [columns.start, rows.start, columns.stop, rows.stop]
 
@@ -234,6 +241,7 @@ def planted_split(n: int = 60) -> np.ndarray:
     return np.array(["train", "train", "confirm", "confirm", "test", "test"])[np.arange(n) % 6]
 
 
+FEW = ["detectors", "best_detector", "sum", "random_neuron"]
 PLANTED = neuron_table(("a", TARGET, 0.99), ("b", 4, 0.98))
 
 
@@ -257,7 +265,8 @@ def test_planted_detectors_find_the_box_and_baselines_do_not(result):
         assert table.loc[method, "centre_in_box_low"] < 0.95  # Not [1, 1].
     for method in localise.evaluation.BASELINES:
         assert table.loc[method, "box_accuracy"] < 0.5
-    assert table["baseline"].tolist() == [False] * 4 + [True] * 4
+    assert table["baseline"].tolist() == sorted(table["baseline"])
+    assert set(table.index[table["baseline"]]) == set(localise.evaluation.BASELINES)
     assert (table["n"] == 20).all()
 
 
@@ -287,32 +296,34 @@ def test_the_threshold_never_sees_the_test_boxes(result, planted):
     test = planted_split()[moved["image"]] == "test"
     moved.loc[test, bx.CORNERS] = [0.0, 0.0, 5.0, 5.0]
     other = FakeStore(planted.images, moved, planted.array, planted.frames)
-    again = localise.evaluate(other, planted_split(), neurons=PLANTED)
-    first = result.table.set_index("method").drop("cam")
+    again = localise.evaluate(other, planted_split(), methods=FEW, neurons=PLANTED)
     second = again.table.set_index("method")
+    first = result.table.set_index("method").loc[second.index]
     assert first["threshold"].equals(second["threshold"])
     assert second.loc["detectors", "box_accuracy"] == 0
 
 
-def test_the_order_of_the_images_does_not_matter(result, planted):
+def test_the_order_of_the_images_does_not_matter(planted):
     order = np.random.default_rng(3).permutation(60)
     boxes = planted.boxes.assign(image=np.argsort(order)[planted.boxes["image"]])
     images = planted.images.iloc[order].reset_index(drop=True)
     store = FakeStore(images, boxes, planted.array[order], planted.frames)
-    weights = {"a": np.eye(8)[TARGET], "b": np.eye(8)[4]}
-    again = localise.evaluate(store, planted_split()[order], neurons=PLANTED, weights=weights)
-    pd.testing.assert_frame_equal(again.table, result.table)
+    split = planted_split()
+    first = localise.evaluate(planted, split, methods=FEW, neurons=PLANTED).table
+    again = localise.evaluate(store, split[order], methods=FEW, neurons=PLANTED).table
+    seconds = "seconds_per_1000"
+    pd.testing.assert_frame_equal(again.drop(columns=seconds), first.drop(columns=seconds))
 
 
 def test_the_maps_are_read_once_and_only_where_needed(planted):
     store = FakeStore(planted.images, planted.boxes, planted.array, planted.frames)
-    localise.evaluate(store, planted_split(), neurons=PLANTED)
+    localise.evaluate(store, planted_split(), methods=FEW, neurons=PLANTED)
     assert sorted(store.rows_read) == np.flatnonzero(planted_split() != "train").tolist()
 
 
 def test_a_class_without_detectors_gets_the_empty_box(planted):
     only_a = neuron_table(("a", TARGET, 0.99))
-    found = localise.evaluate(planted, planted_split(), neurons=only_a)
+    found = localise.evaluate(planted, planted_split(), methods=FEW, neurons=only_a)
     assert found.table.attrs["classes_without_detectors"] == ["b"]
     rows = found.per_image.query("method == 'detectors'")
     assert not rows.loc[rows["label"] == "b", [*bx.CORNERS, "iou"]].to_numpy().any()
@@ -322,15 +333,15 @@ def test_a_class_without_detectors_gets_the_empty_box(planted):
 def test_only_replicated_detectors_count_and_the_best_comes_first(planted):
     table = neuron_table(("a", NOISE, 0.999), ("a", TARGET, 0.9), ("a", 5, 0.8), ("b", 4, 0.9))
     table.loc[0, "replicated"] = False
-    found = localise.evaluate(planted, planted_split(), neurons=table, top=1)
-    assert found.table.set_index("method").loc["detectors", "box_accuracy"] > 0.9
+    found = localise.evaluate(planted, planted_split(), methods=["best_detector"], neurons=table)
+    assert found.table.set_index("method").loc["best_detector", "box_accuracy"] > 0.9
 
 
 def test_a_random_neuron_is_alive_and_seeded(planted):
     first, again, other = (
-        localise.evaluate(planted, planted_split(), random_state=seed).per_image.query(
-            "method == 'random_neuron'"
-        )
+        localise.evaluate(
+            planted, planted_split(), methods=["random_neuron"], random_state=seed
+        ).per_image.query("method == 'random_neuron'")
         for seed in (0, 0, 5)
     )
     pd.testing.assert_frame_equal(first, again)
@@ -340,7 +351,7 @@ def test_a_random_neuron_is_alive_and_seeded(planted):
 
 def test_no_boxes_gives_empty_tables(planted):
     store = FakeStore(planted.images, planted.boxes.iloc[:0], planted.array, planted.frames)
-    found = localise.evaluate(store, planted_split(), neurons=PLANTED)
+    found = localise.evaluate(store, planted_split(), methods=FEW, neurons=PLANTED)
     assert found.table.empty
     assert list(found.table) == localise.evaluation.TABLE_COLUMNS
     assert found.per_image.empty
@@ -352,12 +363,12 @@ def test_images_without_boxes_are_skipped_and_few_confirm_boxes_said(planted):
     kept = (planted_split() != "confirm") | (np.arange(60) < 6)
     boxes = planted.boxes[kept[planted.boxes["image"]] & (planted.boxes["image"] != 4)]
     store = FakeStore(planted.images, boxes, planted.array, planted.frames)
-    found = localise.evaluate(store, planted_split(), neurons=PLANTED)
+    found = localise.evaluate(store, planted_split(), methods=FEW, neurons=PLANTED)
     assert found.table.attrs["threshold_from"] == "train + confirm"
     assert (found.table["n"] == 19).all()
     only_test = boxes[planted_split()[boxes["image"]] == "test"]
     store = FakeStore(planted.images, only_test, planted.array, planted.frames)
-    found = localise.evaluate(store, planted_split())
+    found = localise.evaluate(store, planted_split(), methods=["sum"])
     assert found.table.attrs["threshold_from"] == "fixed at 0.2"
     assert "mean_box" not in set(found.table["method"])
 
@@ -367,10 +378,10 @@ def test_box_kinds(planted):
     both = pd.concat([planted.boxes, heads], ignore_index=True)
     store = FakeStore(planted.images, both, planted.array, planted.frames)
     with pytest.raises(FeatlabError, match=r"body, head.*--box-kind"):
-        localise.evaluate(store, planted_split())
+        localise.evaluate(store, planted_split(), methods=["sum"])
     with pytest.raises(FeatlabError, match="one of body, head, got 'tail'"):
         localise.evaluate(store, planted_split(), box_kind="tail")
-    found = localise.evaluate(store, planted_split(), box_kind="head")
+    found = localise.evaluate(store, planted_split(), methods=["sum"], box_kind="head")
     assert found.table.attrs["box_kind"] == "head"
     assert found.table["n"].iloc[0] == 20
 
@@ -381,7 +392,7 @@ def test_a_box_of_another_class_is_no_truth(planted):
     extra["label"] = np.where(extra["label"] == "a", "b", "a")
     both = pd.concat([planted.boxes, extra], ignore_index=True)
     store = FakeStore(planted.images, both, planted.array, planted.frames)
-    table = localise.evaluate(store, planted_split()).table.set_index("method")
+    table = localise.evaluate(store, planted_split(), methods=["sum"]).table.set_index("method")
     assert table.loc["whole_image", "box_accuracy"] == 0
 
 
@@ -408,6 +419,144 @@ def test_choose_threshold():
         localise.choose_threshold(ious[2:], [0.1, 0.2, 0.3])
     with pytest.raises(FeatlabError, match="one column per threshold"):
         localise.choose_threshold(ious, [0.1])
+
+
+# ----------------------------------------------------------------------------- the field's scores
+
+
+def test_oracles_bound_what_was_chosen_elsewhere(result):
+    table = result.table.set_index("method")
+    assert table["max_box_acc"].equals(table["box_accuracy_oracle"])
+    assert (table["box_acc_v2_at_val"] <= table["max_box_acc_v2"]).all()
+    assert table.loc["detectors", "max_box_acc_v2"] > 0.95
+    assert table.loc["detectors", "pointing"] == 1
+    assert table.loc["detectors", "heat_in_box"] > 0.8
+    assert table["top1_loc"].isna().all()
+    for score in localise.SCORES:
+        known = table[table[score].notna()]
+        assert (known[f"{score}_low"] <= known[f"{score}_high"]).all()
+        assert known[[score, f"{score}_low", f"{score}_high"]].to_numpy().min(initial=0) >= 0
+    assert (table["seconds_per_1000"] > 0).all()
+
+
+def test_table_scores_are_those_of_boxes():
+    rng = np.random.default_rng(0)
+    found = localise.HeatScores(
+        boxes=np.zeros((30, 100, 4)),
+        iou=rng.random((30, 100)),
+        iou_any=rng.random((30, 100)),
+        pointing=rng.random(30),
+        heat_in_box=rng.random(30),
+        histograms=rng.random((30, 2, 101)),
+    )
+    one = localise.scoring.score_method(
+        found,
+        scored=np.arange(20),
+        tuning=np.arange(20, 30),
+        centre_in_box=lambda boxes: np.ones(len(boxes)),
+    )
+    weights = rng.integers(0, 3, (7, 20)).astype(float)
+    iou, iou_any = found.iou[:20], found.iou_any[:20]
+    expected = {
+        "box_accuracy": bx.mean_score(iou[:, one.column] >= 0.5, weights),
+        "mean_iou": bx.mean_score(iou[:, one.column], weights),
+        "max_box_acc": bx.max_box_acc(iou, weights=weights),
+        "max_box_acc_v2": bx.max_box_acc_v2(iou_any, weights=weights),
+        "box_acc_v2_at_val": bx.box_acc_at(iou_any, one.columns_v2, weights=weights),
+        "heat_in_box": bx.mean_score(found.heat_in_box[:20], weights),
+        "pxap": bx.pxap(found.histograms[:20], weights),
+    }
+    got = dict(zip(localise.SCORES, one.resampled(weights).T, strict=True))
+    for name, values in expected.items():
+        assert got[name] == pytest.approx(values), name
+    assert np.isnan(got["top1_loc"]).all()
+    chosen = [
+        localise.choose_threshold(found.iou_any[20:], localise.THRESHOLDS, d) for d in bx.DELTAS
+    ]
+    assert localise.THRESHOLDS[one.columns_v2].tolist() == chosen
+
+
+def test_curves_and_success_agree_with_the_table(result):
+    table = result.table.set_index("method")
+    half = result.curves.query("delta == 0.5")
+    best = half.groupby("method")[["accuracy", "accuracy_any"]].max()
+    assert best["accuracy"].to_dict() == pytest.approx(table["max_box_acc"].to_dict())
+    per_delta = result.curves.groupby(["method", "delta"])["accuracy_any"].max()
+    v2 = per_delta.groupby("method").mean()
+    assert v2.to_dict() == pytest.approx(table["max_box_acc_v2"].to_dict())
+    at_half = result.success.query("delta == 0.5").set_index("method")
+    assert at_half["accuracy"].to_dict() == pytest.approx(table["box_accuracy"].to_dict())
+    assert (result.success["accuracy"] <= result.success["accuracy_oracle"]).all()
+
+
+def test_top1_needs_the_right_class(planted):
+    split, labels = planted_split(), planted.images["label"].to_numpy()
+    wrong = np.where(np.arange(60) % 12 == 4, "nothing", labels)
+    found = localise.evaluate(
+        planted, split, methods=["detectors"], neurons=PLANTED, predicted=wrong
+    )
+    row = found.table.set_index("method").loc["detectors"]
+    assert row["box_accuracy"] == 1
+    assert row["top1_loc"] == (wrong == labels)[split == "test"].mean() < 1
+    assert found.per_image.query("top1 == 0 and method == 'detectors'")["row"].isin([4, 16]).any()
+    with pytest.raises(FeatlabError, match="one class for each of the 60 images"):
+        localise.evaluate(planted, split, methods=["sum"], predicted=labels[:3])
+
+
+def test_masks_give_the_average_precision_of_pixels(planted):
+    asked = []
+
+    def masks(row):
+        asked.append(row)
+        box = planted.boxes.loc[row, bx.CORNERS].to_numpy(float)
+        width, height = planted.images.loc[row, ["width", "height"]]
+        unit = bx.unit_boxes(box[None], [[width, height]])
+        return bx.box_masks(unit, [0], 1, (height, width))[0].astype(int)
+
+    found = localise.evaluate(
+        planted, planted_split(), methods=["best_detector"], neurons=PLANTED, masks=masks
+    )
+    assert sorted(asked) == np.flatnonzero(planted_split() == "test").tolist()
+    scores = found.table.set_index("method")["pxap"]
+    assert scores["best_detector"] > 0.95
+    covered = np.mean([masks(row).mean() for row in asked[:20]])
+    assert scores["whole_image"] == pytest.approx(covered, abs=0.01)
+    assert (found.table["pxap_low"] < found.table["pxap_high"]).all()
+
+
+def test_whole_groups_are_resampled(planted, result):
+    groups = np.where(
+        planted_split() == "test", np.char.add("g", (np.arange(60) // 20).astype(str)), ""
+    )
+    found = localise.evaluate(planted, planted_split(), methods=["sum"], groups=groups)
+    assert found.table.attrs["n_groups"] == 3
+    assert result.table.attrs["n_groups"] == 20
+    few, many = (x.table.set_index("method").loc["sum"] for x in (found, result))
+    assert few["mean_iou"] == many["mean_iou"]
+    assert few["mean_iou_low"] != many["mean_iou_low"]
+    with pytest.raises(FeatlabError, match="one entry for each of the 60"):
+        localise.evaluate(planted, planted_split(), methods=["sum"], groups=groups[:5])
+
+
+def test_methods_are_compared_on_the_same_images(result):
+    compared = localise.compare_methods(result)
+    assert not compared["score"].eq("top1_loc").any()
+    table = result.table.set_index("method")
+    for _, row in compared.iterrows():
+        expected = table.loc[row["method"], row["score"]] - table.loc[row["against"], row["score"]]
+        assert row["difference"] == pytest.approx(expected)
+        assert table.loc[row["against"], "baseline"]
+    ours = compared.query("method == 'detectors' and score == 'max_box_acc_v2'").iloc[0]
+    assert ours["difference_low"] > 0
+    # cam and the detectors have the same maps: the paired difference is exactly nothing.
+    same = localise.compare_methods(result, against="cam", scores=["mean_iou"])
+    twin = same.set_index("method").loc["best_detector"]
+    assert abs(twin["difference"]) < 1e-9
+    assert twin["difference_high"] - twin["difference_low"] < 1e-9
+    with pytest.raises(FeatlabError, match="got .*'nothing'"):
+        localise.compare_methods(result, against="nothing")
+    with pytest.raises(FeatlabError, match="scores must be from box_accuracy"):
+        localise.compare_methods(result, scores=["beauty"])
 
 
 # ----------------------------------------------------------------------------- neurons, drawing
@@ -456,13 +605,13 @@ def test_pointing_without_detectors_or_boxes(planted):
 def test_heats_for_draws_what_was_scored(planted, result):
     threshold = result.table.set_index("method").loc["detectors", "threshold"]
     heats, boxes = localise.heats_for(
-        planted, [10, 4], "detectors", split=planted_split(), threshold=threshold, neurons=PLANTED
+        planted, [10, 4], "detectors", result.fitted, threshold=threshold
     )
     scored = result.per_image.query("method == 'detectors'").set_index("row")
     assert boxes == pytest.approx(scored.loc[[10, 4], bx.CORNERS].to_numpy())
     assert heats.shape == (2, 14, 14)
-    with pytest.raises(FeatlabError, match=r"sum, random_neuron.*got 'cam'"):
-        localise.heats_for(planted, [4], "cam", split=planted_split(), threshold=0.5)
+    with pytest.raises(FeatlabError, match=r"one of .*sum.*got 'nothing'"):
+        localise.heats_for(planted, [4], "nothing", result.fitted, threshold=0.5)
 
 
 def test_example_heats_are_the_stored_maps(planted):

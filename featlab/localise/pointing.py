@@ -10,6 +10,7 @@ import pandas as pd
 
 from featlab import boxes as bx
 from featlab.intervals import wilson_interval
+from featlab.localise.context import cells_in_boxes
 from featlab.localise.evaluation import select_boxes
 from featlab.localise.methods import Progress, confirmed_detectors, picture_sizes
 
@@ -101,26 +102,7 @@ def _hits(
         k, h, w, _ = maps.shape
         values = maps[..., ids].reshape(k, h * w, len(ids))
         peak = values == values.max(axis=1, keepdims=True)
-        inside = _cells_in_boxes(store, chunk, (h, w), table)
+        inside = cells_in_boxes(store, chunk, (h, w), table)
         share = (peak & inside[..., None]).sum(axis=1) / peak.sum(axis=1)
         hits.append(np.where(peak.all(axis=1), 0.0, share))
     return np.concatenate(hits)
-
-
-def _cells_in_boxes(
-    store: MapStore, rows: np.ndarray, shape: tuple[int, int], table: pd.DataFrame
-) -> np.ndarray:
-    """Whether the centre of each cell lies in a box of its image, ``(k, h * w)``."""
-    truth = table[table["image"].isin(rows)]
-    image = truth["image"].to_numpy(np.int64)
-    corners = bx.picture_to_frame(
-        truth[bx.CORNERS].to_numpy(float),
-        np.asarray(store.frames)[image],
-        picture_sizes(store)[image],
-    )[:, None]
-    y, x = np.divmod(np.arange(shape[0] * shape[1]), shape[1])
-    centre = np.stack([(x + 0.5) / shape[1], (y + 0.5) / shape[0]], axis=-1)
-    inside = ((corners[..., :2] <= centre) & (centre <= corners[..., 2:])).all(axis=-1)
-    cells = np.zeros((len(rows), len(centre)), dtype=bool)
-    np.logical_or.at(cells, np.searchsorted(rows, image), inside)
-    return cells

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from featlab.pipeline._analysis import (
+    LOCALISERS,
     analyse,
     class_weights,
     find_detectors,
+    predicted_classes,
     write_results,
 )
 from featlab.pipeline._card import neuron_card
 from featlab.pipeline._examples import picture_loader
 
 __all__ = [
+    "LOCALISERS",
     "analyse",
     "class_weights",
     "find_detectors",
     "neuron_card",
     "picture_loader",
+    "predicted_classes",
     "write_results",
 ]

@@ -19,10 +19,22 @@ from featlab.pipeline._examples import (
     localisation_examples,
     picture_loader,
     samples,
+    strips,
 )
 from featlab.store import MapStore
 
 POOLINGS = ("mean", "max")
+LOCALISERS = (
+    "detectors",
+    "best_detector",
+    "cam",
+    "cam_positive",
+    "sum",
+    "ddt",
+    "fusion",
+    "cell_boxes",
+    "random_neuron",
+)
 _POINTING_DETECTORS = 10
 _SHUFFLES = 5
 _CARDS = 3
@@ -93,18 +105,27 @@ def analyse(
             random_state=random_state,
         )
     with _timed(seconds, "localise"):
-        weights = class_weights(scores)
         where = localise.evaluate(
             store,
             split,
             neurons=table,
-            weights=weights,
+            weights=class_weights(scores),
+            network=scores.models["mlp"],
+            predicted=predicted_classes(scores, labels),
+            methods=LOCALISERS,
             box_kind=box_kind,
             random_state=random_state,
             progress=progress,
         )
         chosen = neurons.select_neurons(table, top=SHOWN_DETECTORS)
         test_rows = np.flatnonzero(split == "test")
+        units = localise.unit_localisation(
+            store,
+            table,
+            np.flatnonzero(split != "train"),
+            box_kind=box_kind,
+            random_state=random_state,
+        )
         pointing = localise.neuron_pointing(
             store, table, test_rows, box_kind=box_kind, top=_POINTING_DETECTORS
         )
@@ -123,16 +144,16 @@ def analyse(
             softmax_top_k=frequent,
             localisation=where,
             pointing=pointing if len(pointing) else None,
+            units=units if len(units) else None,
             seconds=seconds,
             box_kind=box_kind or _only_kind(store.boxes),
             command=command,
             backbone_description=str(store.provenance.get("description", "")),
             samples=samples(store, load, boxes, random_state),
             detector_examples=detector_examples(store, load, boxes, scores, chosen, random_state),
-            localisation_examples=localisation_examples(
-                store, load, boxes, split, where, table, weights, random_state
-            ),
+            localisation_examples=localisation_examples(store, load, boxes, where),
             cards=_cards(store, table, chosen, split),
+            strips=strips(store, load, boxes, where),
         )
 
 
@@ -276,7 +297,6 @@ def write_results(results: report.Results, folder: Path) -> dict[str, Any]:
     """Report, tables and summary; returns the summary."""
     folder.mkdir(parents=True, exist_ok=True)
     with _timed(results.seconds, "report"):  # type: ignore[arg-type]
-        report.write_tables(results, folder)
         report.write_report(results, folder / "report.html")
     return report.write_summary(results, folder / "summary.json")
 
@@ -285,6 +305,14 @@ def class_weights(scores: heads.HeadResults) -> dict[str, np.ndarray]:
     """Class → the logistic head's weights of the neurons, for class activation maps."""
     coefficients, _ = heads.linear_weights(scores.models["logistic"])
     return dict(zip(scores.classes, coefficients, strict=True))
+
+
+def predicted_classes(scores: heads.HeadResults, labels: pd.Series) -> np.ndarray:
+    """The logistic head's class of every test image; the label itself for the others."""
+    predicted = labels.to_numpy(object).copy()
+    rows = scores.of("logistic")
+    predicted[rows["row"].to_numpy()] = rows["predicted"]
+    return predicted.astype(str)
 
 
 def _only_kind(boxes: pd.DataFrame) -> str | None:

@@ -13,7 +13,8 @@ from featlab import heads, images, localise, report
 from featlab._errors import FeatlabError
 from featlab.store import MapStore
 
-SAMPLES, EXAMPLES, SHOWN_DETECTORS = 12, 6, 4
+SAMPLES, EXAMPLES, SHOWN_DETECTORS, STRIPS = 12, 6, 4, 5
+STRIP_METHODS = ("detectors", "cam_positive", "sum", "ddt", "cell_boxes")
 
 
 def picture_loader(store: MapStore) -> Callable[[int], np.ndarray | None]:
@@ -77,27 +78,16 @@ def localisation_examples(
     store: MapStore,
     load: Callable[[int], Any],
     boxes: pd.DataFrame,
-    split: pd.Series,
     where: localise.Localisation,
-    table: pd.DataFrame,
-    weights: dict[str, np.ndarray] | None,
-    random_state: int,
 ) -> report.Examples | None:
-    best = report.best_method(where.table, baseline=False)
+    best = report.best_method(where.table, baseline=False, supervision="image labels")
     if best is None:
         return None
     method = str(best["method"])
     rows = report.choose_localisation_rows(where, EXAMPLES, method)
     scored = where.per_image[where.per_image["method"] == method].set_index("row")
     heats, predicted = localise.heats_for(
-        store,
-        rows,
-        method,
-        split=split,
-        threshold=float(best["threshold"]),
-        neurons=table,
-        weights=weights,
-        random_state=random_state,
+        store, rows, method, where.fitted, threshold=float(best["threshold"])
     )
     return report.Examples(
         rows=rows,
@@ -108,6 +98,34 @@ def localisation_examples(
         labels=[str(store.images["label"].iloc[row]) for row in rows],
         predicted_boxes=list(predicted),
         ious=scored.loc[rows, "iou"].tolist(),
+    )
+
+
+def strips(
+    store: MapStore,
+    load: Callable[[int], Any],
+    boxes: pd.DataFrame,
+    where: localise.Localisation,
+) -> report.Strips | None:
+    """A good, a middling and a bad image, seen by several methods."""
+    best = report.best_method(where.table, baseline=False, supervision="image labels")
+    if best is None:
+        return None
+    rows = report.choose_localisation_rows(where, STRIPS, str(best["method"]))
+    thresholds = where.table.set_index("method")["threshold"].to_dict()
+    heats, predicted = {}, {}
+    for method in (name for name in STRIP_METHODS if name in thresholds):
+        found, corners = localise.heats_for(
+            store, rows, method, where.fitted, threshold=thresholds[method]
+        )
+        heats[method] = [heat[0] for heat in _on_pictures(store, rows, found[:, np.newaxis])]
+        predicted[method] = list(corners)
+    return report.Strips(
+        pictures=[load(row) for row in rows],
+        labels=[str(store.images["label"].iloc[row]) for row in rows],
+        true_boxes=[_truth(boxes, row) for row in rows],
+        heats=heats,
+        predicted_boxes=predicted,
     )
 
 

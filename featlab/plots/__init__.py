@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from featlab.plots._base import encode, short_name, short_names
 from featlab.plots.audit import confounds, flagged_images
+from featlab.plots.boxheads import box_eda, box_heads
 from featlab.plots.card import NeuronCard, neuron_card
 from featlab.plots.heads import ablation, backbones, calibration, learning_curve
+from featlab.plots.localisation import method_strips, success_curves
 from featlab.plots.neurons import activation_distributions, selected_vs_confirmed, volcano
 from featlab.plots.pictures import detector_maps, localisation_examples, sample_images
 from featlab.plots.scores import (
@@ -26,6 +28,8 @@ __all__ = [
     "ablation",
     "activation_distributions",
     "backbones",
+    "box_eda",
+    "box_heads",
     "calibration",
     "class_balance",
     "confounds",
@@ -37,10 +41,12 @@ __all__ = [
     "learning_curve",
     "localisation_examples",
     "localisation_scores",
+    "method_strips",
     "neuron_card",
     "sample_images",
     "selected_vs_confirmed",
     "short_name",
     "short_names",
+    "success_curves",
     "volcano",
 ]

@@ -11,7 +11,13 @@ import numpy as np
 
 from featlab import plots
 from featlab.report import _words as words
-from featlab.report._results import Examples, Results, confirmed_detectors, selected_detectors
+from featlab.report._results import (
+    Examples,
+    Results,
+    best_method,
+    confirmed_detectors,
+    selected_detectors,
+)
 
 _MEDIA = {"svg": "image/svg+xml", "png": "image/png", "jpg": "image/jpeg"}
 _PICTURE_DPI = 110
@@ -43,6 +49,8 @@ def drawings(results: Results, head: str, max_examples: int, random_state: int) 
         "keep": _ablation(results, "keep"),
         "confounds": _confounds(results),
         "cards": _cards(results),
+        "strips": _strips(results),
+        "success": _success(results),
         "detector_maps": _detector_maps(results.detector_examples, max_examples, head),
         "localisation": _localisation(results),
         "localised": _localised(results.localisation_examples, max_examples),
@@ -162,6 +170,46 @@ def _confounds(results: Results) -> Drawing | None:
         "How well single properties of the pictures tell the classes, as AUROC with interval.",
         "What tells the classes without any network: the strongest properties of the pictures, "
         "each alone. 0.5 tells nothing; 0 and 1 tell everything.",
+    )
+
+
+def _strips(results: Results) -> Drawing | None:
+    strips = results.strips
+    if strips is None or not strips.pictures or not strips.heats:
+        return None
+    titles = {method: words.method(method) for method in strips.heats}
+    return _drawing(
+        plots.method_strips(
+            strips.pictures,
+            {titles[method]: heats for method, heats in strips.heats.items()},
+            labels=strips.labels,
+            true_boxes=strips.true_boxes,
+            predicted_boxes={titles[m]: boxes for m, boxes in strips.predicted_boxes.items()},
+        ),
+        "The same test images seen by several methods, with true and predicted boxes.",
+        "The same test images, from well to badly localised, seen by several methods. White: true "
+        "boxes; blue: predicted, at the method's threshold; glow: the heat map, on its own scale.",
+        "jpg",
+    )
+
+
+def _success(results: Results) -> Drawing | None:
+    if words.scores(results) is None or results.localisation is None:
+        return None
+    table = results.localisation.success
+    if table.empty:
+        return None
+    scored = results.localisation.table
+    ours = scored[~scored["baseline"].astype(bool)].nlargest(5, "box_accuracy")["method"]
+    titles = {str(name): words.method(name) for name in ours}
+    rival = best_method(scored, baseline=True)
+    if rival is not None:
+        titles[str(rival["method"])] = f"({words.method(rival['method'])})"
+    return _drawing(
+        plots.success_curves(table, titles),
+        "Share of test images whose box reaches an IoU, for every IoU from 0 to 1.",
+        "How strict may one be? Share of test images whose box overlaps the truth by at least so "
+        "much; dashed: the best baseline.",
     )
 
 

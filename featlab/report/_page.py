@@ -104,6 +104,7 @@ def _facts(results: Results, head: str) -> dict[str, Any]:
         "n_detectors": len(confirmed_detectors(results.neurons)),
         "n_selected": len(selected_detectors(results.neurons)),
         "needed": words.needed(results),
+        "units_answer": words.units_answer(results),
         "checks": words.checks(results),
         "box_kind": results.box_kind,
         "command": results.command,

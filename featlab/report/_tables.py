@@ -31,8 +31,12 @@ def tables_for(results: Results) -> dict[str, pd.DataFrame]:
     tables = {
         "heads": results.heads.table,
         "neurons": results.neurons if results.all_neurons is None else results.all_neurons,
-        "detectors": _with_pointing(confirmed_detectors(results.neurons), results.pointing),
+        "detectors": _with_units(
+            _with_pointing(confirmed_detectors(results.neurons), results.pointing), results.units
+        ),
     }
+    if results.units is not None:
+        tables["units"] = results.units
     if results.per_class is not None:
         tables["per_class"] = results.per_class
     if results.audit is not None:
@@ -93,6 +97,17 @@ def write_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         replace(path, partial(table.to_parquet, index=False))
     else:
         raise FeatlabError(f"a table is written as .csv or .parquet, got {path.name}.")
+
+
+def _with_units(detectors: pd.DataFrame, units: pd.DataFrame | None) -> pd.DataFrame:
+    if units is None or units.empty:
+        return detectors
+    told = units[["class", "neuron", "auroc_inside", "verdict"]].rename(
+        columns={"verdict": "fires"}
+    )
+    merged = detectors.merge(told, on=["class", "neuron"], how="left")
+    merged.attrs = dict(detectors.attrs)
+    return merged
 
 
 def _flagged_images(found: AuditLike) -> pd.DataFrame:

@@ -28,8 +28,18 @@ _HEADS = {
 _METHODS = {
     "detectors": "detectors combined",
     "best_detector": "best detector alone",
+    "signed_detectors": "active minus silent detectors",
+    "contrast": "detectors, class against others",
     "cam": "class activation map (CAM)",
+    "cam_positive": "CAM, positive weights",
+    "mlp_cam": "CAM of the MLP",
+    "cell_head": "head at every cell",
     "sum": "sum of all maps",
+    "eigen_cam": "first component per picture",
+    "ddt": "first component of the class",
+    "parts": "part shared over the set",
+    "fusion": "detectors, CAM and sum fused",
+    "cell_boxes": "cells learnt from boxes",
     "random_neuron": "a random neuron",
     "centre_gaussian": "a blob at the picture's centre",
     "whole_image": "the whole picture",
@@ -255,22 +265,70 @@ def localisation_answer(results: Results) -> tuple[str, str]:
     table = scores(results)
     if table is None:
         return "No boxes, so not measured", "Without boxes on test images nothing can be said."
-    ours, rival = best_method(table, baseline=False), best_method(table, baseline=True)
+    ours = best_method(table, baseline=False, supervision="image labels")
+    rival = best_method(table, baseline=True)
     if ours is None or rival is None:
         return NOT_BETTER, "There is no map method and baseline to compare."
-    count = int((~table["baseline"].astype(bool)).sum())
-    figures = (
-        f"The best of {plural(count, 'map method')}, “{method(ours['method'])}”, finds the box "
-        f"(IoU ≥ 0.5) in {percent(ours['box_accuracy'])} of {plural(int(ours['n']), 'test image')} "
-        f"({percent(ours['box_accuracy_low'])} to {percent(ours['box_accuracy_high'])}); the best "
-        f"baseline, “{method(rival['method'])}”, in {percent(rival['box_accuracy'])} "
-        f"({percent(rival['box_accuracy_low'])} to {percent(rival['box_accuracy_high'])})."
+    text = (
+        f"From image labels alone, “{method(ours['method'])}”, the best of the map methods "
+        f"{_picked_on(table)}, {_finds(ours)} of {plural(int(ours['n']), 'test image')}; the best "
+        f"baseline, “{method(rival['method'])}”, {_finds(rival)}."
     )
+    taught = best_method(table, baseline=False, supervision="boxes")
+    if taught is not None:
+        text += (
+            f" Where boxes of train images are there to learn from, “{method(taught['method'])}” "
+            f"{_finds(taught)}."
+        )
     if ours["box_accuracy_low"] > rival["box_accuracy_high"]:
-        return BETTER, figures
+        return BETTER, text
     if ours["box_accuracy"] > rival["box_accuracy"]:
-        return f"{NOT_BETTER} than the best baseline", f"{figures} The intervals overlap."
-    return f"{NOT_BETTER} than the best baseline", f"{figures} It is not even ahead."
+        return (
+            f"{NOT_BETTER} than the best baseline",
+            f"{text} The intervals of labels alone and baseline overlap.",
+        )
+    return f"{NOT_BETTER} than the best baseline", f"{text} Labels alone are not even ahead."
+
+
+def _finds(row: pd.Series) -> str:
+    return (
+        f"finds the box (IoU ≥ 0.5) in {percent(row['box_accuracy'])} "
+        f"({percent(row['box_accuracy_low'])} to {percent(row['box_accuracy_high'])})"
+    )
+
+
+def _picked_on(table: pd.DataFrame) -> str:
+    known = table.get("box_accuracy_confirm")
+    if known is not None and known.notna().any():
+        return "on the images that set the thresholds"
+    return "on the test images themselves, which flatters it"
+
+
+def units_answer(results: Results) -> Markup:
+    """Whether single detectors fire on the object: *does this neuron's map allow localisation?*"""
+    units = results.units
+    if units is None or units.empty:
+        return Markup("")
+    counts = units["verdict"].value_counts()
+    text = Markup(
+        "Does a detector's own map allow localisation? Of {} judged on images they were not chosen "
+        "on, {} fire on the object (cells inside the boxes are more active than cells outside, and "
+        "they overlap the boxes more than other images' boxes), for {} this is not shown, and {} "
+        "fire beside it"
+    ).format(
+        plural(len(units), "detector"),
+        counts.get("on the object", 0),
+        counts.get("not shown", 0),
+        counts.get("beside the object", 0),
+    )
+    beside = units[units["verdict"] == "beside the object"].nsmallest(3, "auroc_inside")
+    if beside.empty:
+        return text + "."
+    named = [
+        Markup("neuron {} for {}").format(row["neuron"], name(row["class"]))
+        for _, row in beside.iterrows()
+    ]
+    return text + Markup(": probable shortcuts, first of all {}.").format(Markup(", ").join(named))
 
 
 def interpretation(row: pd.Series) -> Markup:
@@ -285,6 +343,8 @@ def interpretation(row: pd.Series) -> Markup:
         )
         centre = row.get("pointing_picture_centre", math.nan)
         text += f"; the picture's centre: {percent(centre)})" if math.isfinite(centre) else ")"
+    if row.get("fires") == "beside the object":
+        text += "; it fires beside the object: a probable shortcut"
     return text
 
 

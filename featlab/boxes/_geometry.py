@@ -1,4 +1,4 @@
-"""Box geometry and the localisation scores.
+"""Box geometry: overlap, coordinates, baselines.
 
 A box is ``xmin, ymin, xmax, ymax`` in continuous coordinates: its width is ``xmax - xmin``, without
 the "+1" of pixel-counting code. Three systems of coordinates occur: pixels of the original picture,
@@ -42,11 +42,11 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     >>> float(iou([0, 0, 2, 2], [1, 0, 3, 2]))
     0.3333333333333333
     """
-    a, b = _checked(a), _checked(b)
+    a, b = checked_boxes(a), checked_boxes(b)
     low = np.maximum(a[..., :2], b[..., :2])
     high = np.minimum(a[..., 2:], b[..., 2:])
     shared = np.clip(high - low, 0, None).prod(axis=-1)
-    area_a, area_b = _area(a), _area(b)
+    area_a, area_b = box_areas(a), box_areas(b)
     solid = (area_a > 0) & (area_b > 0)
     union = np.where(solid, area_a + area_b - shared, 1)
     return np.where(solid, shared / union, 0.0)
@@ -65,7 +65,7 @@ def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     ndarray of shape (n, m)
         See :func:`iou`.
     """
-    return iou(_checked(a)[:, None], _checked(b)[None])
+    return iou(checked_boxes(a)[:, None], checked_boxes(b)[None])
 
 
 def best_iou(
@@ -87,10 +87,10 @@ def best_iou(
     ndarray of shape (k,) or (k, t)
         NaN for an image without boxes.
     """
-    predicted = _checked(predicted)
-    pair, truth, has_box = _pairs(rows, box_table)
+    predicted = checked_boxes(predicted)
+    pair, truth, has_box = truth_pairs(rows, box_table)
     truth = truth.reshape(len(pair), *(1,) * (predicted.ndim - 2), 4)
-    return _best_of_pairs(iou(predicted[pair], truth), pair, has_box)
+    return _best_oftruth_pairs(iou(predicted[pair], truth), pair, has_box)
 
 
 def centre_in_box(
@@ -108,14 +108,14 @@ def centre_in_box(
     ndarray of shape (k,) or (k, t)
         1, or 0 (an empty prediction has no centre: 0); NaN for an image without boxes.
     """
-    predicted = _checked(predicted)
-    pair, truth, has_box = _pairs(rows, box_table)
+    predicted = checked_boxes(predicted)
+    pair, truth, has_box = truth_pairs(rows, box_table)
     truth = truth.reshape(len(pair), *(1,) * (predicted.ndim - 2), 4)
     boxes = predicted[pair]
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
     inside = ((truth[..., :2] <= centre) & (centre <= truth[..., 2:])).all(axis=-1)
-    inside &= _area(boxes) > 0
-    return _best_of_pairs(inside.astype(float), pair, has_box)
+    inside &= box_areas(boxes) > 0
+    return _best_oftruth_pairs(inside.astype(float), pair, has_box)
 
 
 def unit_boxes(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -131,12 +131,12 @@ def unit_boxes(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     -------
     ndarray of shape (n, 4)
     """
-    return _checked(boxes) / _corner_sizes(sizes)
+    return checked_boxes(boxes) / _corner_sizes(sizes)
 
 
 def pixel_boxes(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Unit coordinates of the picture → pixels; the inverse of :func:`unit_boxes`."""
-    return _checked(boxes) * _corner_sizes(sizes)
+    return checked_boxes(boxes) * _corner_sizes(sizes)
 
 
 def frame_to_picture(boxes: np.ndarray, frames: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -156,9 +156,9 @@ def frame_to_picture(boxes: np.ndarray, frames: np.ndarray, sizes: np.ndarray) -
     ndarray of shape (n, 4)
         Clipped to the picture; a box that lies in the padding becomes empty.
     """
-    frames = _checked(frames)
+    frames = checked_boxes(frames)
     origin, extent = _frame_parts(frames)
-    inside = np.clip((_checked(boxes) - origin) / extent, 0, 1)
+    inside = np.clip((checked_boxes(boxes) - origin) / extent, 0, 1)
     return inside * _corner_sizes(sizes)
 
 
@@ -174,7 +174,7 @@ def picture_to_frame(boxes: np.ndarray, frames: np.ndarray, sizes: np.ndarray) -
     -------
     ndarray of shape (n, 4)
     """
-    origin, extent = _frame_parts(_checked(frames))
+    origin, extent = _frame_parts(checked_boxes(frames))
     return unit_boxes(boxes, sizes) * extent + origin
 
 
@@ -251,26 +251,8 @@ def centre_heat(shape: tuple[int, int]) -> np.ndarray:
     return np.outer(rows, columns).astype(np.float32)
 
 
-def box_accuracy(ious: np.ndarray, delta: float = 0.5) -> float:
-    """Share of the images whose IoU is at least `delta`; NaN (no boxes) is left out.
-
-    Parameters
-    ----------
-    ious : array-like of shape (n,)
-    delta : float
-        In (0, 1].
-
-    Returns
-    -------
-    float
-        NaN if there is nothing to score.
-    """
-    ious = np.asarray(ious, dtype=float)
-    ious = ious[~np.isnan(ious)]
-    return float((ious >= delta).mean()) if len(ious) else float("nan")
-
-
-def _checked(boxes: np.ndarray) -> np.ndarray:
+def checked_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Boxes as floats; a FeatlabError unless they are finite and have 4 columns."""
     boxes = np.asarray(boxes, dtype=float)
     if boxes.ndim == 0 or boxes.shape[-1] != 4:
         raise FeatlabError(
@@ -281,7 +263,8 @@ def _checked(boxes: np.ndarray) -> np.ndarray:
     return boxes
 
 
-def _area(boxes: np.ndarray) -> np.ndarray:
+def box_areas(boxes: np.ndarray) -> np.ndarray:
+    """Width times height; 0 for an empty or inverted box."""
     return np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(axis=-1)
 
 
@@ -299,7 +282,7 @@ def _frame_parts(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([frames[..., :2]] * 2, axis=-1), np.concatenate([extent] * 2, axis=-1)
 
 
-def _pairs(
+def truth_pairs(
     rows: Sequence[int] | np.ndarray, box_table: pd.DataFrame
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every (prediction, ground-truth box of its image), ordered by prediction.
@@ -315,10 +298,10 @@ def _pairs(
     pair = np.repeat(np.arange(len(rows)), counts)
     nth = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen = order[np.repeat(first, counts) + nth]
-    return pair, _checked(box_table[CORNERS].to_numpy(float)[chosen]), counts > 0
+    return pair, checked_boxes(box_table[CORNERS].to_numpy(float)[chosen]), counts > 0
 
 
-def _best_of_pairs(scores: np.ndarray, pair: np.ndarray, has_box: np.ndarray) -> np.ndarray:
+def _best_oftruth_pairs(scores: np.ndarray, pair: np.ndarray, has_box: np.ndarray) -> np.ndarray:
     best = np.full((len(has_box), *scores.shape[1:]), np.nan)
     if len(pair):
         starts = np.flatnonzero(np.diff(pair, prepend=-1))

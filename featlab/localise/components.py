@@ -1,0 +1,213 @@
+"""All connected regions of a picture at all thresholds at once, from one decomposition.
+
+Raising the threshold only ever shrinks and splits regions. So the picture is divided once into
+*basins* (the pixels from which climbing ends on the same peak), the statistics of every basin above
+every level are counted once, and basins are merged in the order of the passes between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+_UNREACHED = np.iinfo(np.int32).max
+_INDEX_BITS = 32
+_NONE = np.zeros(0, dtype=np.intp)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The 8-connected regions of ``pixels > cut`` for several cuts.
+
+    Ordered by cut, for one cut by their first pixel (uppermost, then leftmost).
+
+    Attributes
+    ----------
+    cut : ndarray of shape (c,), int
+        Position in the cuts given.
+    boxes : ndarray of shape (c, 4), int32
+        xmin, ymin, xmax, ymax in pixels, the last two exclusive.
+    area : ndarray of shape (c,), int32
+        Number of pixels.
+    enclosed : ndarray of shape (c,), float
+        Area of the polygon through the centres of the border pixels, less that of holes: 0 for a
+        line of pixels. What OpenCV's ``contourArea`` is for a region without holes.
+    """
+
+    cut: np.ndarray
+    boxes: np.ndarray
+    area: np.ndarray
+    enclosed: np.ndarray
+
+    def largest(self, n_cuts: int) -> np.ndarray:
+        """The box of the largest region of each cut ``(n_cuts, 4)``; zeros where there is none.
+
+        Largest is that which encloses most; among equals the last, as OpenCV lists them.
+        """
+        boxes = np.zeros((n_cuts, 4))
+        order = np.lexsort((self.enclosed, self.cut))
+        last = np.flatnonzero(np.diff(self.cut[order], append=-1))
+        boxes[self.cut[order[last]]] = self.boxes[order[last]]
+        return boxes
+
+
+def all_regions(
+    pixels: np.ndarray, cuts: np.ndarray, *, height: np.ndarray | None = None
+) -> Regions:
+    """All regions (8 neighbours) of ``pixels > cut``, for each cut.
+
+    Parameters
+    ----------
+    pixels : ndarray of shape (h, w), uint8
+    cuts : ndarray of shape (t,), uint8
+        In any order.
+    height : ndarray of shape (h, w), float32, optional
+        Not negative, and never falling where `pixels` rise (``pixels`` before rounding). It changes
+        nothing in the result and saves time: less is flat.
+
+    Returns
+    -------
+    Regions
+
+    Notes
+    -----
+    Exact. Climbing never leaves ``pixels > cut``, so a pixel is connected with its peak; and two
+    basins are connected at a cut exactly if a chain of passes above the cut joins them.
+    """
+    levels, position = np.unique(cuts, return_inverse=True)
+    level = np.searchsorted(levels, np.arange(256)).astype(np.int16).take(pixels)
+    basin, n_basins = _basins(level, pixels if height is None else height)
+    if not n_basins:
+        none = np.zeros(0, np.int32)
+        return Regions(none, np.zeros((0, 4), np.int32), none, none.astype(float))
+    outline, area = _statistics(basin, level, n_basins, len(levels))
+    for one, other, top in _passes(basin, level, n_basins):
+        outline[:, one, :top] = np.minimum(outline[:, one, :top], outline[:, other, :top])
+        area[:, one, :top] += area[:, other, :top]
+        area[:, other, :top] = 0
+    # Back from the distinct cuts to those given.
+    outline, area = outline[:, :, position], area[:, :, position]
+    region, cut = np.nonzero(area[0])
+    xmin, first, xmax, ymax = outline[:, region, cut]
+    order = np.lexsort((first, cut))
+    boxes = np.stack([xmin, first // pixels.shape[1], 1 - xmax, 1 - ymax], axis=1)
+    pixels_in, twice = area[:, region, cut][:, order]
+    return Regions(cut[order], boxes[order], pixels_in, twice / 2)
+
+
+def _basins(level: np.ndarray, height: np.ndarray) -> tuple[np.ndarray, int]:
+    """Number of the basin of each pixel (0 for cold ones), and how many there are."""
+    shape, n = level.shape, level.size
+    # The position breaks ties: a plateau has one direction, and every pixel one way up.
+    bits = height.astype(np.float32).view(np.int32).astype(np.int64)
+    bits <<= _INDEX_BITS
+    key = np.bitwise_or(bits, _positions(*shape)[0].reshape(shape), out=bits)
+    best = key.copy()
+    np.maximum(best[:, 1:], key[:, :-1], out=best[:, 1:])
+    np.maximum(best[:, :-1], key[:, 1:], out=best[:, :-1])
+    row = best.copy()
+    np.maximum(best[1:], row[:-1], out=best[1:])
+    np.maximum(best[:-1], row[1:], out=best[:-1])
+    up: np.ndarray = (best.ravel() & ((1 << _INDEX_BITS) - 1)).astype(np.intp)
+    while True:
+        further = up.take(up)
+        if np.array_equal(further, up):
+            break
+        up = further
+    hot = level.ravel() > 0
+    peaks = np.flatnonzero(hot & (up == _positions(*shape)[0]))
+    number = np.zeros(n, dtype=np.int32)
+    number[peaks] = np.arange(len(peaks))
+    return np.where(hot, number.take(up), 0).reshape(shape), len(peaks)
+
+
+def _statistics(
+    basin: np.ndarray, level: np.ndarray, n_basins: int, n_levels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Outline ``(4, basins, levels)`` and area ``(2, basins, levels)`` of basins above each cut.
+
+    The outline is xmin, first pixel, -xmax, -ymax, so that all four are minima; the area is the
+    number of pixels, and twice the enclosed area.
+    """
+    (height, width), size = basin.shape, n_basins * (n_levels + 1)
+    key = basin * np.int32(n_levels + 1) + level
+    across, down = key.ravel(), key.T.ravel()
+    index, minus_row, column = _positions(height, width)
+    outline = np.full((4, size), _UNREACHED, dtype=np.int32)
+    # Of repeated positions the last assignment stays: the extreme, as they come in order.
+    outline[0, down[::-1]] = column[::-1]
+    outline[1, across[::-1]] = index[::-1]
+    outline[2, down] = -column
+    outline[3, across] = minus_row
+    area = np.stack(
+        [np.bincount(across, minlength=size), _twice_enclosed(basin, level, n_levels, size)]
+    )
+    outline = outline.reshape(4, n_basins, -1)[:, :, :0:-1]
+    area = area.reshape(2, n_basins, -1)[:, :, :0:-1]
+    return (
+        np.minimum.accumulate(outline, axis=2)[:, :, ::-1],
+        np.cumsum(area, axis=2, dtype=np.int32)[:, :, ::-1],
+    )
+
+
+def _twice_enclosed(basin: np.ndarray, level: np.ndarray, n_levels: int, size: int) -> np.ndarray:
+    """Counts by basin and level whose sum above a cut is twice the enclosed area.
+
+    Of four pixels in a square, four hot ones enclose 1 and three 1/2. They touch, so they are of
+    one region: that of the first or, should just this one be cold, of the second.
+    """
+    first, second = level[:-1, :-1], level[:-1, 1:]
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    third, fourth = level[1:, :-1], level[1:, 1:]
+    low_next, high_next = np.minimum(third, fourth), np.maximum(third, fourth)
+    four = np.minimum(low, low_next)
+    three = np.minimum(np.maximum(low, low_next), np.minimum(high, high_next))
+    owner = np.where(first >= three, basin[:-1, :-1], basin[:-1, 1:])
+    keys = [(owner * np.int32(n_levels + 1) + count).ravel() for count in (three, four)]
+    return np.bincount(keys[0], minlength=size) + np.bincount(keys[1], minlength=size)
+
+
+@lru_cache(maxsize=4)
+def _positions(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Index and -row of each pixel row by row, and its column, column by column."""
+    index = np.arange(height * width, dtype=np.int32)
+    return index, -(index // width), np.repeat(np.arange(width, dtype=np.int32), height)
+
+
+def _passes(basin: np.ndarray, level: np.ndarray, n_basins: int) -> list[tuple[int, int, int]]:
+    """Merges (kept basin, merged basin, number of cuts below the pass), the highest pass first."""
+    width, flat, height = basin.shape[1], basin.ravel(), level.ravel()
+    found = []
+    for step, across in ((1, 1), (width, 0), (width + 1, 1), (width - 1, -1)):
+        here = np.flatnonzero(flat[:-step] != flat[step:]) if 0 < step < len(flat) else _NONE
+        top = np.minimum(height[here], height[here + step])
+        # The last column is no neighbour of the next row's first.
+        column = here % width + across
+        here = here[(top > 0) & (column >= 0) & (column < width)]
+        found.append(here * len(flat) + here + step)
+    here, there = np.divmod(np.concatenate(found), len(flat))
+    a, b, top = flat[here], flat[there], np.minimum(height[here], height[there])
+    low, high = np.minimum(a, b).astype(np.int64), np.maximum(a, b)
+    code = np.sort((low * n_basins + high) << 16 | top)
+    pair, top = code >> 16, code & 0xFFFF
+    last = np.flatnonzero(np.diff(pair, append=-1))  # Of each pair the highest pass.
+    pair, top = pair[last], top[last]
+    order = np.argsort(-top, kind="stable")
+    parent = list(range(n_basins))
+    merges = []
+    for a, b, s in zip(
+        (pair[order] // n_basins).tolist(),
+        (pair[order] % n_basins).tolist(),
+        top[order].tolist(),
+        strict=True,
+    ):
+        while parent[a] != a:
+            parent[a] = a = parent[parent[a]]
+        while parent[b] != b:
+            parent[b] = b = parent[parent[b]]
+        if a != b:
+            parent[b] = a
+            merges.append((a, b, s))
+    return merges

@@ -1,0 +1,293 @@
+"""Every heat-map method, by name; adding one takes a function and a decorator.
+
+::
+
+    from featlab.localise import register
+
+    @register("cubed", "detectors, cubed")
+    def cubed(maps, context):
+        return (maps / context.scale.clip(1e-6) ** 3).sum(axis=-1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.decomposition import PCA, MiniBatchNMF
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from featlab._errors import FeatlabError
+from featlab.localise.context import Cells, Context, scaled
+from featlab.localise.heat import cam_heat, detector_weights
+
+Heat = Callable[[np.ndarray, Context], np.ndarray]
+Fit = Callable[[Cells, Context], Any]
+
+TOP = 150
+_PARTS = 8
+_COMPONENTS = 256
+_CELLS_PER_CLASS = 5_000
+_POWER_STEPS = 12
+_UPDATES = 30
+
+
+@dataclass(frozen=True)
+class HeatMethod:
+    """A way to make heat maps from stored maps.
+
+    Attributes
+    ----------
+    name, title : str
+    heat : callable
+        ``(maps (n, h, w, c), Context) -> (n, h, w)``.
+    fit : callable, optional
+        ``(Cells, Context) -> anything``; the result is ``context.fitted[name]``.
+    needs : tuple of str
+        Of "neurons", "weights", "network", "classes" (more than one); without them it is left out.
+    supervision : str
+        "image labels", or "boxes" where boxes of train images are learnt from.
+    """
+
+    name: str
+    title: str
+    heat: Heat
+    fit: Fit | None = None
+    needs: tuple[str, ...] = ()
+    supervision: str = "image labels"
+
+
+METHODS: dict[str, HeatMethod] = {}
+
+
+def register(
+    name: str,
+    title: str,
+    *,
+    fit: Fit | None = None,
+    needs: Sequence[str] = (),
+    supervision: str = "image labels",
+) -> Callable[[Heat], Heat]:
+    """Add a method to the registry.
+
+    Parameters
+    ----------
+    name : str
+        What tables call it; an earlier method of the name is replaced.
+    title : str
+        What figures call it.
+    fit : callable, optional
+        Learns from cells of the train rows.
+    needs : sequence of str
+        What the method cannot do without: "neurons", "weights", "network".
+    supervision : {"image labels", "boxes"}
+        What it learns from.
+
+    Returns
+    -------
+    callable
+        A decorator for the function ``(maps, context) -> heat``.
+
+    Raises
+    ------
+    FeatlabError
+        Another kind of supervision.
+    """
+    if supervision not in ("image labels", "boxes"):
+        raise FeatlabError(f"supervision must be 'image labels' or 'boxes', got {supervision!r}.")
+
+    def keep(heat: Heat) -> Heat:
+        METHODS[name] = HeatMethod(name, title, heat, fit, tuple(needs), supervision)
+        return heat
+
+    return keep
+
+
+def _detectors(context: Context, direction: str, top: int) -> np.ndarray:
+    """Weights ``(classes, c)`` of the mean of a class's best detectors; 0 where it has none."""
+    assert context.neurons is not None
+    chosen = context.neurons[context.neurons["direction"] == direction]
+    ids = [
+        chosen.loc[chosen["class"] == name, "neuron"].to_numpy()[:top] for name in context.classes
+    ]
+    return np.stack([detector_weights(some, context.scale) for some in ids])
+
+
+@register("detectors", "detectors combined", needs=["neurons"])
+def _mean_of_detectors(maps: np.ndarray, context: Context) -> np.ndarray:
+    return cam_heat(maps, context.asked(_detectors(context, "active", TOP)))
+
+
+@register("best_detector", "best detector alone", needs=["neurons"])
+def _best_detector(maps: np.ndarray, context: Context) -> np.ndarray:
+    return cam_heat(maps, context.asked(_detectors(context, "active", 1)))
+
+
+@register("signed_detectors", "active minus silent detectors", needs=["neurons"])
+def _signed_detectors(maps: np.ndarray, context: Context) -> np.ndarray:
+    active, silent = (_detectors(context, way, TOP) for way in ("active", "silent"))
+    return cam_heat(maps, context.asked(active - silent))
+
+
+@register("contrast", "detectors of the class minus those of others", needs=["neurons"])
+def _contrast(maps: np.ndarray, context: Context) -> np.ndarray:
+    own = _detectors(context, "active", TOP)
+    others = (own.sum(axis=0) - own) / max(len(own) - 1, 1)
+    return cam_heat(maps, context.asked(own - others))
+
+
+@register("cam", "class activation map (CAM)", needs=["weights"])
+def _cam(maps: np.ndarray, context: Context) -> np.ndarray:
+    return cam_heat(maps, context.asked(_weights(context)))
+
+
+@register("cam_positive", "CAM, positive weights only", needs=["weights"])
+def _cam_positive(maps: np.ndarray, context: Context) -> np.ndarray:
+    return cam_heat(maps, context.asked(np.maximum(_weights(context), 0)))
+
+
+@register("cell_head", "the head applied at every cell", needs=["weights"])
+def _cell_head(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Probability of the class that the linear head gives each cell by itself."""
+    n, h, w, c = maps.shape
+    scores = maps.reshape(-1, c) @ _weights(context).T
+    scores -= scores.max(axis=1, keepdims=True)
+    share = np.exp(scores)
+    share = (share / share.sum(axis=1, keepdims=True)).reshape(n, h, w, -1)
+    return np.take_along_axis(share, context.codes[:, None, None, None], axis=3)[..., 0]
+
+
+@register("mlp_cam", "CAM of the MLP, by its gradient", needs=["network"])
+def _mlp_cam(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Maps weighted by the gradient of the class's output at the image's own mean activations."""
+    assert context.network is not None
+    scale, network = context.network[0], context.network[-1]
+    active = (maps.mean(axis=(1, 2)) - scale.mean_) / scale.scale_
+    signals = []
+    for weights, bias in zip(network.coefs_[:-1], network.intercepts_[:-1], strict=True):
+        active = np.maximum(active @ weights + bias, 0)
+        signals.append(active > 0)
+    last = network.coefs_[-1]
+    outputs = np.column_stack([-last, last]) if last.shape[1] == 1 else last
+    gradient = outputs.T[context.codes]
+    for weights, signal in zip(network.coefs_[-2::-1], signals[::-1], strict=True):
+        gradient = (gradient * signal) @ weights.T
+    return cam_heat(maps, gradient / scale.scale_)
+
+
+@register("sum", "sum of all maps")
+def _sum(maps: np.ndarray, _: Context) -> np.ndarray:
+    """Selective convolutional descriptor aggregation: Wei et al. (2017), IEEE TIP 26."""
+    return maps.sum(axis=-1)
+
+
+@register("eigen_cam", "first component of each picture")
+def _eigen_cam(maps: np.ndarray, context: Context) -> np.ndarray:
+    """The first left singular vector of cells × neurons: Muhammad & Yeasin (2020), IJCNN."""
+    n, h, w, c = maps.shape
+    flat = maps.reshape(n, h * w, c).astype(np.float32)
+    # Power iteration from the cells' sums; a full decomposition costs a hundred times more.
+    first = flat.sum(axis=2)
+    for _ in range(_POWER_STEPS):
+        first = np.einsum("nkc,nc->nk", flat, np.einsum("nkc,nk->nc", flat, first))
+        first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-12)
+    sign = np.where(np.einsum("nk,nkc->n", first, flat) < 0, -1, 1)
+    return (first * sign[:, None]).reshape(n, h, w)
+
+
+def _fit_ddt(cells: Cells, context: Context) -> tuple[np.ndarray, np.ndarray]:
+    means, directions = [], []
+    for code in range(len(context.classes)):
+        own = cells.values[cells.codes == code][:_CELLS_PER_CLASS].astype(np.float64)
+        model = PCA(1, svd_solver="randomized", random_state=context.random_state).fit(own)
+        direction = model.components_[0]
+        # The sign of a component means nothing; an object is where neurons fire.
+        towards = np.corrcoef(own @ direction, own.sum(axis=1))[0, 1]
+        means.append(model.mean_)
+        directions.append(direction * (-1 if towards < 0 else 1))
+    return np.stack(means), np.stack(directions)
+
+
+@register("ddt", "first component of the class", fit=_fit_ddt)
+def _ddt(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Deep descriptor transforming: Wei et al. (2019), Pattern Recognition 88."""
+    means, directions = (context.asked(part) for part in context.fitted["ddt"])
+    offset = np.einsum("nc,nc->n", means, directions)
+    return np.maximum(cam_heat(maps, directions) - offset[:, None, None], 0)
+
+
+def _fit_parts(cells: Cells, context: Context) -> tuple[np.ndarray, np.ndarray]:
+    model = MiniBatchNMF(_PARTS, random_state=context.random_state, init="nndsvda", max_iter=60)
+    shares = model.fit_transform(np.maximum(scaled(cells.values, context.scale), 0))
+    k = len(context.classes)
+    # The part of a class is the one that tells it best: the largest gap of the mean shares.
+    means = np.stack([shares[cells.codes == code].mean(axis=0) for code in range(k)])
+    rest = (means.sum(axis=0) - means) / max(k - 1, 1)
+    return model.components_.astype(np.float32), (means - rest).argmax(axis=1)
+
+
+@register("parts", "part shared over the set (NMF)", fit=_fit_parts)
+def _parts(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Collins, Achanta & Süsstrunk (2018), Deep feature factorization, ECCV."""
+    components, part = context.fitted["parts"]
+    n, h, w, c = maps.shape
+    seen = np.maximum(scaled(maps, context.scale), 0).reshape(-1, c) @ components.T
+    # Shares of fixed parts by Lee and Seung's updates; only the small Gram matrix takes part.
+    gram = components @ components.T
+    shares = np.full_like(seen, seen.mean() / max(float(gram.mean()), 1e-12))
+    for _ in range(_UPDATES):
+        shares *= seen / np.maximum(shares @ gram, 1e-12)
+    shares = shares.reshape(n, h, w, -1)
+    return np.take_along_axis(shares, part[context.codes][:, None, None, None], axis=3)[..., 0]
+
+
+@register("fusion", "detectors, CAM and sum together", needs=["neurons", "weights"])
+def _fusion(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Mean of three heat maps, each scaled by its own range in the picture."""
+    several = (_mean_of_detectors, _cam_positive, _sum)
+    return np.mean([_unit(one(maps, context)) for one in several], axis=0)
+
+
+def _fit_cells(cells: Cells, context: Context) -> tuple[np.ndarray, float] | None:
+    use = cells.boxed
+    if not (cells.inside[use].any() and (~cells.inside[use]).any()):
+        return None
+    values = _compressed(cells.values[use], context.scale)
+    k = min(_COMPONENTS, *values.shape)
+    pca = PCA(k, svd_solver="randomized", random_state=context.random_state).fit(values)
+    # Whitened components of little variance are noise: they stay at their own size.
+    norm = StandardScaler().fit(pca.transform(values))
+    model = LogisticRegression(C=1e-3, max_iter=300)
+    model.fit(norm.transform(pca.transform(values)), cells.inside[use])
+    weights = (model.coef_[0] / norm.scale_) @ pca.components_
+    offset = model.intercept_[0] - (model.coef_[0] / norm.scale_) @ norm.mean_
+    return weights.astype(np.float32), float(offset - weights @ pca.mean_)
+
+
+@register("cell_boxes", "cells learnt from train boxes", fit=_fit_cells, supervision="boxes")
+def _cell_boxes(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Probability that a cell lies in a box, by a logistic regression on cells of train images."""
+    fitted = context.fitted["cell_boxes"]
+    if fitted is None:
+        return np.zeros(maps.shape[:3], dtype=np.float32)
+    weights, offset = fitted
+    scores = _compressed(maps, context.scale) @ weights + offset
+    return 1 / (1 + np.exp(-scores))
+
+
+def _compressed(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return np.log1p(np.maximum(scaled(values, scale), 0)).astype(np.float32)
+
+
+def _unit(heat: np.ndarray) -> np.ndarray:
+    low = heat.min(axis=(1, 2), keepdims=True)
+    size = heat.max(axis=(1, 2), keepdims=True) - low
+    return np.divide(heat - low, size, out=np.zeros_like(heat), where=size > 0)
+
+
+def _weights(context: Context) -> np.ndarray:
+    assert context.weights is not None
+    return context.weights

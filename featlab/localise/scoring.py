@@ -1,0 +1,259 @@
+"""From the matches of boxes and heat maps to the scores of methods, resampled together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from featlab import boxes as bx
+from featlab._errors import FeatlabError
+from featlab.intervals import bootstrap_draws, draws_interval
+from featlab.localise.regions import THRESHOLDS, HeatScores
+
+# Each is a column of the table, with _low and _high.
+SCORES = (
+    "box_accuracy",
+    "mean_iou",
+    "centre_in_box",
+    "max_box_acc",
+    "max_box_acc_v2",
+    "box_acc_v2_at_val",
+    "top1_loc",
+    "pointing",
+    "heat_in_box",
+    "pxap",
+)
+FIXED_THRESHOLD = 0.2
+SUCCESS_DELTAS = np.arange(21) / 20
+CURVE_COLUMNS = ["method", "delta", "threshold", "accuracy", "accuracy_any"]
+SUCCESS_COLUMNS = ["method", "delta", "accuracy", "accuracy_oracle"]
+
+
+@dataclass(frozen=True)
+class MethodScores:
+    """One method on the scored images, its thresholds chosen.
+
+    Attributes
+    ----------
+    found : HeatScores
+        Of the scored images only.
+    per_image : ndarray of shape (n, 6)
+        Per image: hit, IoU, centre in box, Top-1 hit, pointing, heat in box.
+    threshold, threshold_oracle : float
+        Of the largest region at IoU 0.5, chosen on the tuning and on the scored images; NaN for
+        methods without threshold.
+    column : int
+        Of `threshold`.
+    columns_v2 : list of int
+        For each of ``boxes.DELTAS`` the column of the threshold chosen for all regions.
+    tuned : float
+        Box accuracy on the images that the threshold was chosen on; NaN without such images.
+    """
+
+    found: HeatScores
+    per_image: np.ndarray
+    threshold: float
+    threshold_oracle: float
+    column: int
+    columns_v2: list[int]
+    tuned: float
+
+    @cached_property
+    def _columns(self) -> np.ndarray:
+        """All that is averaged over images, side by side: one matrix product for a resample."""
+        parts = [self.per_image, self.found.iou >= 0.5]
+        parts += [self.found.iou_any >= delta for delta in bx.DELTAS]
+        return np.concatenate(parts, axis=1, dtype=float)
+
+    def resampled(self, weights: np.ndarray) -> np.ndarray:
+        """:data:`SCORES` for weights ``(n,)`` or ``(b, n)``; oracles choose anew each time."""
+        means = bx.mean_score(self._columns, weights)
+        hit, iou, centre, top1, pointing, heat = np.moveaxis(means[..., :6], -1, 0)
+        # As boxes.max_box_acc, max_box_acc_v2 and box_acc_at.
+        per_delta = means[..., 6:].reshape(*means.shape[:-1], 1 + len(bx.DELTAS), -1)
+        best = per_delta.max(axis=-1)
+        fixed = per_delta[..., 1 + np.arange(len(bx.DELTAS)), self.columns_v2]
+        pixels = np.full(best.shape[:-1], np.nan)
+        if self.found.histograms.any():
+            pixels = bx.pxap(self.found.histograms, weights)
+        oracle, oracle_v2 = best[..., 0], best[..., 1:].mean(axis=-1)
+        scores = [hit, iou, centre, oracle, oracle_v2, fixed.mean(axis=-1)]
+        return np.stack([*scores, top1, pointing, heat, pixels], axis=-1)
+
+
+def choose_threshold(
+    ious: np.ndarray, thresholds: Sequence[float] | np.ndarray, delta: float = 0.5
+) -> float:
+    """The threshold with the highest box accuracy; among equals, with the highest mean IoU.
+
+    Parameters
+    ----------
+    ious : array-like of shape (n, t)
+        IoU of each image at each threshold; images without boxes are NaN and left out.
+    thresholds : array-like of shape (t,)
+    delta : float
+        IoU from which a box counts.
+
+    Returns
+    -------
+    float
+        The lowest of those that are equal in both.
+
+    Raises
+    ------
+    FeatlabError
+        No image has a box, or the shapes disagree.
+    """
+    ious, thresholds = np.asarray(ious, dtype=float), np.asarray(thresholds, dtype=float)
+    if ious.ndim != 2 or ious.shape[1:] != thresholds.shape:
+        raise FeatlabError(
+            f"ious must have one column per threshold ({len(thresholds)}), got {ious.shape}."
+        )
+    ious = ious[~np.isnan(ious).any(axis=1)]
+    if not len(ious):
+        raise FeatlabError("no image has a box to choose a threshold on; give images with boxes.")
+    accuracy, mean = (ious >= delta).mean(axis=0), ious.mean(axis=0)
+    return float(thresholds[np.lexsort((thresholds, -mean, -accuracy))[0]])
+
+
+def score_method(
+    found: HeatScores,
+    *,
+    scored: np.ndarray,
+    tuning: np.ndarray,
+    centre_in_box: Callable[[np.ndarray], np.ndarray],
+    right_class: np.ndarray | None = None,
+) -> MethodScores:
+    """Choose the thresholds on some images and score the others.
+
+    Parameters
+    ----------
+    found : HeatScores
+    scored, tuning : ndarray of int
+        Places in `found`.
+    centre_in_box : callable
+        Of the boxes ``(n, 4)`` of the scored images.
+    right_class : ndarray of shape (n,), bool, optional
+        Whether a head gives the scored images their class; without it Top-1 Loc is NaN.
+
+    Returns
+    -------
+    MethodScores
+    """
+    n_thresholds = found.iou.shape[1]
+    column, columns_v2 = 0, [0] * len(bx.DELTAS)
+    threshold = oracle = float("nan")
+    own = HeatScores(**{name: values[scored] for name, values in vars(found).items()})
+    if n_thresholds > 1:
+        column = _chosen(found.iou[tuning], 0.5)
+        columns_v2 = [_chosen(found.iou_any[tuning], delta) for delta in bx.DELTAS]
+        threshold = float(THRESHOLDS[column])
+        oracle = choose_threshold(own.iou, THRESHOLDS)
+    iou, boxes = own.iou[:, column], own.boxes[:, column]
+    hit = (iou >= 0.5).astype(float)
+    top1 = np.full(len(iou), np.nan) if right_class is None else hit * right_class
+    values = [hit, iou, centre_in_box(boxes), top1, own.pointing, own.heat_in_box]
+    tuned = float((found.iou[tuning, column] >= 0.5).mean()) if len(tuning) else float("nan")
+    return MethodScores(own, np.stack(values, axis=1), threshold, oracle, column, columns_v2, tuned)
+
+
+def score_draws(
+    methods: Mapping[str, MethodScores],
+    *,
+    order: np.ndarray,
+    groups: np.ndarray | None = None,
+    n_boot: int = 1000,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Every score of every method on the same resamples of the images.
+
+    Parameters
+    ----------
+    methods : mapping of str to MethodScores
+        All of the same `n` images.
+    order : ndarray of shape (n,)
+        The order in which images are drawn; it makes the result independent of the rows'.
+    groups : ndarray of str of shape (n,), optional
+        Whole groups are drawn.
+    n_boot, random_state
+        As for :func:`featlab.intervals.bootstrap_draws`.
+
+    Returns
+    -------
+    DataFrame of shape (n_boot, methods x scores)
+        Columns (method, score).
+    """
+    ordered = {name: _in_order(one, order) for name, one in methods.items()}
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        return np.concatenate([one.resampled(weights) for one in ordered.values()], axis=1)
+
+    draws = bootstrap_draws(
+        statistic,
+        len(order),
+        groups=None if groups is None else groups[order],
+        n_boot=n_boot,
+        random_state=random_state,
+    )
+    columns = pd.MultiIndex.from_product([methods, SCORES], names=["method", "score"])
+    return pd.DataFrame(draws, columns=columns)
+
+
+def score_columns(
+    scores: MethodScores, draws: pd.DataFrame, n_units: int
+) -> dict[str, float | int]:
+    """One method's columns of the table, from its draws (columns: scores)."""
+    point = scores.resampled(np.ones(len(scores.per_image)))
+    columns: dict[str, float | int] = {
+        "threshold": scores.threshold,
+        "n": len(scores.per_image),
+        "box_accuracy_oracle": float(point[SCORES.index("max_box_acc")]),
+        "threshold_oracle": scores.threshold_oracle,
+    }
+    for name, value in zip(SCORES, point, strict=True):
+        low, high = draws_interval(draws[name].to_numpy(), n_units)
+        columns |= {name: float(value), f"{name}_low": low, f"{name}_high": high}
+    return columns
+
+
+def curves(scores: MethodScores) -> pd.DataFrame:
+    """Accuracy over thresholds, of the largest and of any region, for each of ``boxes.DELTAS``."""
+    several = len(scores.found.iou[0]) > 1
+    parts = [
+        pd.DataFrame(
+            {
+                "delta": delta,
+                "threshold": THRESHOLDS if several else [float("nan")],
+                "accuracy": bx.success_curve(scores.found.iou, [delta])[0],
+                "accuracy_any": bx.success_curve(scores.found.iou_any, [delta])[0],
+            }
+        )
+        for delta in bx.DELTAS
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def success(scores: MethodScores) -> pd.DataFrame:
+    """Accuracy over the IoU asked for, at the chosen threshold and at the best for each."""
+    all_thresholds = bx.success_curve(scores.found.iou, SUCCESS_DELTAS)
+    return pd.DataFrame(
+        {
+            "delta": SUCCESS_DELTAS,
+            "accuracy": all_thresholds[:, scores.column],
+            "accuracy_oracle": all_thresholds.max(axis=1),
+        }
+    )
+
+
+def _chosen(ious: np.ndarray, delta: float) -> int:
+    threshold = choose_threshold(ious, THRESHOLDS, delta) if len(ious) else FIXED_THRESHOLD
+    return int(np.searchsorted(THRESHOLDS, threshold))
+
+
+def _in_order(scores: MethodScores, order: np.ndarray) -> MethodScores:
+    found = HeatScores(**{name: values[order] for name, values in vars(scores.found).items()})
+    return replace(scores, found=found, per_image=scores.per_image[order])

@@ -1,0 +1,421 @@
+"""Localisation metrics against hand-made cases, brute force and the reference evaluator's rules."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from featlab import FeatlabError, localise
+from featlab import boxes as bx
+from featlab.intervals import bootstrap_draws, bootstrap_interval, draws_interval, wilson_interval
+from featlab.localise.components import all_regions
+
+EIGHT = np.ones((3, 3))
+WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
+
+
+def random_truth(n: int, rng: np.random.Generator, sizes: np.ndarray) -> pd.DataFrame:
+    """None to three boxes per image, some of them on the border."""
+    owner = np.repeat(np.arange(n), rng.integers(0, 4, n))
+    corners = np.sort(rng.random((len(owner), 2, 2)), axis=1).reshape(-1, 4)
+    corners = np.where(rng.random(corners.shape) < 0.2, corners.round(), corners)
+    boxes = pd.DataFrame(corners * np.tile(sizes, 2)[owner], columns=bx.CORNERS)
+    return boxes.assign(image=owner)
+
+
+def scores_of(heat: np.ndarray, truth: pd.DataFrame, sizes: np.ndarray, **more):
+    return localise.score_heats(
+        heat,
+        truth[bx.CORNERS].to_numpy(),
+        truth["image"].to_numpy(),
+        frames=np.tile(WHOLE, (len(heat), 1)),
+        sizes=sizes,
+        **more,
+    )
+
+
+# ----------------------------------------------------------------------------- regions
+
+
+@pytest.mark.parametrize("density", [0, 0.05, 0.3, 0.41, 0.5, 0.7, 1])
+def test_all_regions_equal_scipy_label(density):
+    rng = np.random.default_rng(int(density * 100))
+    for shape in [(1, 1), (1, 9), (9, 1), (2, 2), (13, 17), (32, 32)]:
+        pixels = (rng.random(shape) < density) * rng.integers(1, 256, shape)
+        pixels = pixels.astype(np.uint8)
+        cuts = np.array([0, 3, 90, 200, 254, 90, *range(0, 250, 10)], dtype=np.uint8)
+        found = all_regions(pixels, cuts)
+        expected = []
+        for k, cut in enumerate(cuts):
+            labels, _ = ndimage.label(pixels > cut, EIGHT)
+            sizes = np.bincount(labels.ravel())[1:]
+            for (y, x), area in zip(ndimage.find_objects(labels), sizes, strict=True):
+                expected.append([k, x.start, y.start, x.stop, y.stop, area])
+        got = np.column_stack([found.cut, found.boxes, found.area])
+        assert got.tolist() == expected
+
+
+def test_plateaus_and_rounding_do_not_matter():
+    rng = np.random.default_rng(0)
+    heat = localise.normalise(localise.upsample(np.maximum(rng.normal(size=(9, 7)), 0), 96))
+    pixels = (heat * np.float32(255)).astype(np.uint8)
+    cuts = np.arange(0, 255, 5, dtype=np.uint8)
+    for one, other in zip(
+        vars(all_regions(pixels, cuts)).values(),
+        vars(all_regions(pixels, cuts, height=heat)).values(),
+        strict=True,
+    ):
+        assert np.array_equal(one, other)
+
+
+def published(heat: list[list[float]]) -> list[list[float]]:
+    """Boxes as the reference evaluator's own tests print them: clipped to the last pixel."""
+    pixels = (np.array(heat) * 255).astype(np.uint8)
+    cuts = np.array([int(tau * pixels.max()) for tau in np.arange(0, 1, 0.2)], dtype=np.uint8)
+    height, width = pixels.shape
+    limits = [width - 1, height - 1, width - 1, height - 1]
+    return np.minimum(all_regions(pixels, cuts).largest(5), limits).tolist()
+
+
+def test_the_reference_evaluators_cases():
+    one_blob = [[0, 0, 0, 0, 0], [0, 0.4, 0.4, 0.4, 0.6], [0, 0.4, 1, 0.8, 0.6]]
+    one_blob.append([0, 0.4, 0.4, 0.4, 0.6])
+    assert published(one_blob) == [
+        [1, 1, 4, 3], [1, 1, 4, 3], [2, 1, 4, 3], [2, 2, 4, 3], [2, 2, 3, 3],
+    ]  # fmt: skip
+    blobs = [[0.4, 0, 0.2, 0.2, 0.2], [0.4, 0.4, 0, 0.4, 0], [0, 0, 0, 0.4, 0]]
+    blobs.append([1, 0.6, 0.8, 0.2, 0.2])
+    assert published(blobs) == [
+        [0, 0, 4, 3], [0, 0, 2, 2], [0, 3, 3, 3], [2, 3, 3, 3], [0, 3, 1, 3],
+    ]  # fmt: skip
+    assert published([[0.0] * 3] * 3) == [[0, 0, 0, 0]] * 5
+
+
+def test_regions_equal_opencv_contours():
+    cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+    rng = np.random.default_rng(0)
+    heats = ndimage.gaussian_filter(rng.random((6, 14, 14)), (0, 1, 1)).astype(np.float32)
+    for heat in heats:
+        pixels = (localise.normalise(localise.upsample(heat, 224)) * 255).astype(np.uint8)
+        cuts = np.floor(localise.THRESHOLDS * pixels.max()).astype(np.uint8)
+        found = all_regions(pixels, cuts)
+        largest = found.largest(len(cuts))
+        for k, cut in enumerate(cuts):
+            hot = (pixels > cut).astype(np.uint8)
+            contours = cv2.findContours(hot, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+            rectangles = [cv2.boundingRect(contour) for contour in contours]
+            boxes = sorted([x, y, x + w, y + h] for x, y, w, h in rectangles)
+            assert sorted(found.boxes[found.cut == k].tolist()) == boxes
+            x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea))
+            assert largest[k].tolist() == [x, y, x + w, y + h]
+
+
+# ----------------------------------------------------------------------------- MaxBoxAcc
+
+
+def brute_force(heat, truth, sizes, thresholds, grid):
+    """The protocol one image and one threshold at a time, every box by counting labels."""
+    largest = np.full((len(heat), len(thresholds)), np.nan)
+    best = largest.copy()
+    for i, own in truth.groupby("image"):
+        fine = localise.upsample(heat[i], grid)
+        fine = (fine - fine.min()) / (fine.max() - fine.min())
+        pixels = (fine * np.float32(255)).astype(np.uint8)
+        true = own[bx.CORNERS].to_numpy() / np.tile(sizes[i], 2) * grid
+        for k, tau in enumerate(thresholds):
+            labels, n = ndimage.label(pixels > int(tau * pixels.max()), EIGHT)
+            parts = ndimage.find_objects(labels)
+            ious = [
+                max(float(bx.iou([x.start, y.start, x.stop, y.stop], box)) for box in true)
+                for y, x in parts
+            ]
+            sizes_of = []
+            for label in range(1, n + 1):
+                windows = np.lib.stride_tricks.sliding_window_view(labels == label, (2, 2))
+                sizes_of.append(np.clip(windows.sum(axis=(2, 3)) - 2, 0, 2).sum())
+            best[i, k] = max(ious, default=0)
+            largest[i, k] = ious[n - 1 - int(np.argmax(sizes_of[::-1]))] if n else 0
+    return largest, best
+
+
+def test_scores_equal_brute_force():
+    rng = np.random.default_rng(3)
+    heat = rng.random((12, 6, 5)).astype(np.float32)
+    sizes = rng.integers(40, 300, (12, 2)).astype(float)
+    truth = random_truth(12, rng, sizes)
+    thresholds = np.arange(0, 100, 9) / 100
+    found = scores_of(heat, truth, sizes, thresholds=thresholds, grid=56)
+    largest, best = brute_force(heat, truth, sizes, thresholds, 56)
+    assert found.iou == pytest.approx(largest, nan_ok=True)
+    assert found.iou_any == pytest.approx(best, nan_ok=True)
+    assert np.isnan(found.iou).all(axis=1).sum() == 12 - truth["image"].nunique() > 0
+    known = ~np.isnan(largest[:, 0])
+    per_delta = [(largest[known] >= delta).mean(axis=0).max() for delta in bx.DELTAS]
+    assert bx.max_box_acc(found.iou) == pytest.approx(per_delta[1])
+    any_delta = [(best[known] >= delta).mean(axis=0).max() for delta in bx.DELTAS]
+    assert bx.max_box_acc_v2(found.iou_any) == pytest.approx(np.mean(any_delta))
+    assert bx.best_iou(found.boxes, np.arange(12), truth) == pytest.approx(largest, nan_ok=True)
+    assert (found.iou_any[known] >= found.iou[known]).all()
+
+
+def test_max_box_acc_has_one_threshold_for_all_images():
+    ious = np.array([[0.6, 0.2], [0.2, 0.6], [0.2, 0.71], [np.nan, np.nan]])
+    assert bx.max_box_acc(ious) == pytest.approx(2 / 3)  # Each its own would give 1.
+    assert bx.max_box_acc(ious, delta=0.7) == pytest.approx(1 / 3)
+    assert bx.max_box_acc_v2(ious) == pytest.approx((2 / 3 + 2 / 3 + 1 / 3) / 3)
+    assert bx.box_acc_at(ious, [0, 0, 1]) == pytest.approx((1 / 3 + 1 / 3 + 1 / 3) / 3)
+    assert np.isnan(bx.max_box_acc(ious[3:]))
+    with pytest.raises(FeatlabError, match="a column per threshold"):
+        bx.max_box_acc(ious[:, 0])
+
+
+def test_two_blobs_the_largest_misses_and_any_hits():
+    heat = np.zeros((1, 16, 16), dtype=np.float32)
+    heat[0, 1:4, 1:4] = 1
+    heat[0, 8:15, 8:15] = 0.9
+    truth = pd.DataFrame([[0, 1.0, 1.0, 4.0, 4.0]], columns=["image", *bx.CORNERS])
+    found = scores_of(heat, truth, np.array([[16.0, 16.0]]), thresholds=[0.5, 0.95])
+    assert found.iou[0, 0] == 0
+    assert found.iou_any[0, 0] > 0.7
+    assert found.iou[0, 1] == found.iou_any[0, 1] > 0.3  # Only the small one is left.
+    assert found.pointing.tolist() == [1]
+
+
+def test_flat_maps_and_nan():
+    truth = pd.DataFrame([[0, 1.0, 1.0, 4.0, 4.0]], columns=["image", *bx.CORNERS])
+    flat = np.ones((1, 7, 7), dtype=np.float32)
+    found = scores_of(flat, truth, np.array([[8.0, 8.0]]))
+    assert not found.boxes.any()
+    assert not found.iou.any()
+    assert not found.iou_any.any()
+    assert found.pointing.tolist() == found.heat_in_box.tolist() == [0]
+    flat[0, 0, 0] = np.nan
+    with pytest.raises(FeatlabError, match="NaN"):
+        scores_of(flat, truth, np.array([[8.0, 8.0]]))
+
+
+def test_border_boxes_are_whole_and_degenerate_ones_count_nothing():
+    heat = np.zeros((2, 8, 8), dtype=np.float32)
+    heat[:, :4, :] = 1
+    truth = pd.DataFrame(
+        [[0, 0.0, 0.0, 80.0, 40.0], [1, 5.0, 5.0, 5.0, 9.0]], columns=["image", *bx.CORNERS]
+    )
+    found = scores_of(heat, truth, np.full((2, 2), 80.0), thresholds=[0.5])
+    assert found.iou[0, 0] == pytest.approx(1, abs=0.02)
+    assert found.iou[1, 0] == found.iou_any[1, 0] == 0
+
+
+def test_given_boxes_are_scored_like_even_heat():
+    sizes = np.array([[100.0, 50.0]] * 3)
+    truth = pd.DataFrame(
+        [[0, 0.0, 0.0, 50.0, 50.0], [1, 0.0, 0.0, 25.0, 25.0], [1, 75.0, 25.0, 100.0, 50.0]],
+        columns=["image", *bx.CORNERS],
+    )
+    boxes = bx.whole_image_boxes(sizes)
+    found = localise.score_boxes(boxes, truth[bx.CORNERS], truth["image"], sizes=sizes)
+    assert found.iou[:2, 0].tolist() == found.iou_any[:2, 0].tolist() == [0.5, 0.125]
+    assert found.heat_in_box[:2] == pytest.approx([0.5, 0.25])
+    assert found.pointing[:2].tolist() == [1, 0]  # The middle is on the edge of the first box.
+    for values in (found.iou, found.pointing, found.heat_in_box):
+        assert np.isnan(values[2]).all()
+
+
+def test_top1_needs_box_and_class():
+    hits = bx.top1_hits([0.6, 0.6, 0.4, np.nan], ["a", "b", "a", "a"], ["a", "a", "a", "a"])
+    assert hits[:3].tolist() == [1, 0, 0]
+    assert np.isnan(hits[3])
+    with pytest.raises(FeatlabError, match="one class for each of the 2 images"):
+        bx.top1_hits([0.6, 0.6], ["a"], ["a"])
+
+
+def test_success_curve_falls_from_one():
+    ious = np.random.default_rng(0).random((50, 3))
+    curve = bx.success_curve(ious, [0, 0.5, 1])
+    assert curve.shape == (3, 3)
+    assert (curve[0] == 1).all()
+    assert curve[1] == pytest.approx((ious >= 0.5).mean(axis=0))
+    assert not curve[2].any()
+
+
+# ----------------------------------------------------------------------------- pixels
+
+
+def brute_force_pxap(heat, masks, thresholds):
+    on, beside = heat[masks == 1], heat[masks == 0]
+    area, before = 0.0, 0.0
+    for tau in [1.0, *thresholds[::-1]]:
+        true, false = (on >= tau).sum(), (beside >= tau).sum()
+        if true + false:
+            area += true / (true + false) * (true / len(on) - before)
+            before = true / len(on)
+    return area
+
+
+def test_pxap_equals_brute_force_and_leaves_ignored_pixels_out():
+    rng = np.random.default_rng(0)
+    heat = rng.random((5, 20, 30))
+    heat[0, 0, :3] = 0, 0.5, 1
+    masks = rng.choice([0, 1, bx.IGNORE], heat.shape)
+    thresholds = np.arange(100) / 100
+    histograms = bx.pixel_histograms(heat, masks)
+    assert histograms.shape == (5, 2, 101)
+    assert histograms.sum() == (masks != bx.IGNORE).sum()
+    expected = brute_force_pxap(heat, masks, thresholds)
+    assert bx.pxap(histograms) == pytest.approx(expected)
+    heat[masks == bx.IGNORE] = rng.random((masks == bx.IGNORE).sum())
+    assert bx.pxap(bx.pixel_histograms(heat, masks)) == pytest.approx(expected)
+    weights = np.array([[1.0] * 5, [2, 0, 0, 3, 0]])
+    again = np.concatenate([heat[[0, 0, 3, 3, 3]]]), np.concatenate([masks[[0, 0, 3, 3, 3]]])
+    assert bx.pxap(histograms, weights)[1] == pytest.approx(bx.pxap(bx.pixel_histograms(*again)))
+
+
+def test_masks_are_taken_to_the_grid():
+    heat = np.zeros((2, 8, 8), dtype=np.float32)
+    heat[:, :, 4:] = 1
+    mask = np.zeros((4, 6), dtype=int)
+    mask[:, 3:] = 1
+    mask[:, 2:4] = bx.IGNORE
+    truth = pd.DataFrame([[0, 1.0, 1.0, 4.0, 4.0]], columns=["image", *bx.CORNERS])
+    found = scores_of(heat, truth, np.array([[6.0, 4.0]] * 2), masks=[mask, None])
+    assert found.histograms[0].sum(axis=1) == pytest.approx([224 * 224 / 3] * 2, rel=0.02)
+    assert not found.histograms[1].any()
+    assert bx.pxap(found.histograms) == 1
+    boxes = localise.score_boxes(
+        [[3.0, 0.0, 6.0, 4.0]] * 2,
+        truth[bx.CORNERS],
+        truth["image"],
+        sizes=[[6.0, 4.0]] * 2,
+        masks=[mask, None],
+    )
+    assert bx.pxap(boxes.histograms) == 1
+    with pytest.raises(FeatlabError, match="of 0, 1 and 255"):
+        scores_of(heat, truth, np.array([[6.0, 4.0]] * 2), masks=[mask + 2, None])
+
+
+def test_pxap_of_perfect_constant_and_empty():
+    masks = np.zeros((1, 10, 10), dtype=int)
+    masks[0, :3] = 1
+    masks[0, 3] = bx.IGNORE
+    perfect = (masks == 1).astype(float)
+    assert bx.pxap(bx.pixel_histograms(perfect, masks)) == 1
+    for value in (0.0, 0.5, 1.0):
+        constant = np.full(masks.shape, value)
+        assert bx.pxap(bx.pixel_histograms(constant, masks)) == pytest.approx(30 / 90)
+    assert np.isnan(bx.pxap(bx.pixel_histograms(perfect, np.zeros_like(masks))))
+    with pytest.raises(FeatlabError, match=r"in \[0, 1\] without NaN"):
+        bx.pixel_histograms(np.full(masks.shape, np.nan), masks)
+    with pytest.raises(FeatlabError, match="one shape"):
+        bx.pixel_histograms(perfect[0], masks)
+    with pytest.raises(FeatlabError, match="increase from 0"):
+        bx.pixel_histograms(perfect, masks, [0.5, 0.2])
+
+
+def test_pointing_and_heat_share():
+    heat = np.zeros((3, 4, 4))
+    heat[0, 1, 1] = 1
+    heat[1, 0, 0] = heat[1, 3, 3] = 1
+    masks = np.zeros((3, 4, 4), dtype=bool)
+    masks[:, :2, :2] = True
+    assert bx.pointing_hits(heat, masks).tolist() == [1, 0.5, 0]
+    assert bx.heat_in_mask(heat, masks).tolist() == [1, 0.5, 0]
+    ignored = masks.astype(int)
+    ignored[1, 3, 3] = bx.IGNORE
+    assert bx.heat_in_mask(heat, ignored)[1] == 1
+
+
+def test_box_masks_hold_cell_centres():
+    boxes = [[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0.26, 0.26, 0.3, 0.3]]
+    masks = bx.box_masks(boxes, [0, 0, 2], 3, (4, 4))
+    assert masks[0].sum() == 8
+    assert not masks[1].any()
+    assert not masks[2].any()
+
+
+# ----------------------------------------------------------------------------- intervals
+
+
+def test_bootstrap_of_an_oracle_equals_resampling_by_hand():
+    rng = np.random.default_rng(0)
+    ious = rng.random((30, 5))
+    chosen: list[np.ndarray] = []
+
+    def statistic(weights):
+        chosen.extend(weights)
+        return bx.max_box_acc_v2(ious, weights=weights)
+
+    draws = bootstrap_draws(statistic, 30, n_boot=50)
+    for weights, value in zip(chosen, draws, strict=True):
+        resample = ious[np.repeat(np.arange(30), weights.astype(int))]
+        assert len(resample) == 30
+        assert value == pytest.approx(bx.max_box_acc_v2(resample))
+    low, high = draws_interval(draws, 30)
+    assert low < bx.max_box_acc_v2(ious) <= high
+
+
+def test_the_same_seed_pairs_differences():
+    rng = np.random.default_rng(0)
+    a = rng.random(200)
+    b = a - 0.1
+    first, second = (
+        bootstrap_draws(lambda w, v=v: bx.mean_score(v, w), 200, n_boot=20) for v in (a, b)
+    )
+    assert first - second == pytest.approx(np.full(20, 0.1))
+
+
+def test_groups_are_drawn_whole_and_widen_the_interval():
+    values = np.repeat(np.random.default_rng(0).random(12), 20)
+    groups = np.repeat([f"g{i}" for i in range(12)], 20)
+    bootstrap_draws(
+        lambda w: (
+            np.testing.assert_array_equal(np.ptp(w.reshape(-1, 12, 20), axis=2), 0) or w[:, 0]
+        ),
+        240,
+        groups=groups,
+        n_boot=9,
+    )
+    alone, together = bootstrap_interval(values), bootstrap_interval(values, groups=groups)
+    assert together[1] - together[0] > 3 * (alone[1] - alone[0])
+    nameless = bootstrap_interval(values, groups=[""] * 240)
+    assert nameless == pytest.approx(alone, abs=0.01)
+    assert bootstrap_interval(np.ones(240), groups=groups) == wilson_interval(12, 12)
+
+
+def test_draws_interval_of_nothing_and_of_certainty():
+    assert np.isnan(draws_interval(np.full(9, np.nan), 5)).all()
+    assert draws_interval(np.zeros(9), 5) == wilson_interval(0, 5)
+    assert np.isnan(draws_interval(np.full(9, 0.3), 1)).all()
+
+
+# ----------------------------------------------------------------------------- legacy
+
+
+def test_plus_one_is_the_reference_evaluators_iou():
+    assert bx.legacy_iou_plus_one([1, 2, 5, 6], [3, 1, 4, 5]) == pytest.approx(8 / 27)
+    # The same pixels in continuous coordinates: the last pixel's far edge.
+    assert bx.iou([1, 2, 6, 7], [3, 1, 5, 6]) == pytest.approx(8 / 27)
+    assert bx.legacy_iou_plus_one([0, 0, 0, 0], [0, 0, 0, 0]) == 1
+    assert bx.iou([0, 0, 0, 0], [0, 0, 0, 0]) == 0
+    with pytest.raises(FeatlabError, match=r"in pixels .* boxes.iou"):
+        bx.legacy_iou_plus_one([0, 0, 0.82, 1], [0, 0, 1, 1])
+    with pytest.raises(FeatlabError, match="xmin <= xmax"):
+        bx.legacy_iou_plus_one([5, 5, 1, 1], [0, 0, 9, 9])
+
+
+def test_batch_iou_forgets_misses_and_weighs_by_size():
+    true = np.array([[0, 0, 10, 10], [0, 0, 1, 1], [50, 50, 60, 60]])
+    predicted = np.array([[0, 0, 10, 8], [0.5, 0, 1, 1], [0, 0, 10, 10]])
+    assert bx.iou(true, predicted).mean() == pytest.approx((0.8 + 0.5 + 0) / 3)
+    assert bx.legacy_batch_iou(true, predicted) == pytest.approx(80.5 / 101)
+    assert np.isnan(bx.legacy_batch_iou(true[2:], predicted[2:]))
+
+
+def test_corners_read_as_width_flatter():
+    a, b = [[100, 100, 120, 120]], [[121, 100, 141, 120]]
+    assert bx.iou(a, b)[0] == 0
+    wrong = bx.legacy_corners_as_width(a)
+    assert wrong.tolist() == [[100, 100, 220, 220]]
+    expected = float(bx.iou(wrong, bx.legacy_corners_as_width(b))[0])
+    assert bx.legacy_batch_iou(a, b, corners_as_width=True) == pytest.approx(expected)
+    assert expected > 0.6

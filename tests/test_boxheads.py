@@ -1,0 +1,443 @@
+"""Box heads: planted truth, nothing to learn, geometry, policies, and the joint head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from featlab import FeatlabError, boxheads, plots
+from featlab import boxes as bx
+from featlab.boxheads import _linear, _maps, _targets
+
+LINEAR = ("ridge_pca", "pls")
+
+
+@dataclass
+class FakeStore:
+    """What the room reads of a store."""
+
+    images: pd.DataFrame
+    boxes: pd.DataFrame
+    stored: np.ndarray
+    frames: np.ndarray
+    layers: list[str] = field(default_factory=lambda: ["last"])
+
+    def __len__(self):
+        return len(self.images)
+
+    def layer_name(self, layer=None):
+        if layer not in (None, *self.layers):
+            raise FeatlabError(f"layer must be one of {self.layers}")
+        return layer or self.layers[-1]
+
+    def map_shape(self, layer=None):
+        return self.stored.shape[1:]
+
+    def maps(self, rows=None, layer=None):
+        return self.stored if rows is None else self.stored[rows]
+
+    def iter_maps(self, batch=64, rows=None, layer=None):
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
+        for start in range(0, len(rows), batch):
+            yield rows[start : start + batch], self.stored[rows[start : start + batch]]
+
+
+def scene_store(
+    n=120, side=7, channels=12, *, pad=False, seed=0, spare=0, distractors=False, groups=False
+):
+    """Maps in which some channels cover the box, in others there is noise."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(80, 200, size=(n, 2))
+    centre, half = rng.uniform(0.35, 0.65, (n, 2)), rng.uniform(0.12, 0.3, (n, 2))
+    unit = np.hstack([centre - half, centre + half])
+    boxes = bx.pixel_boxes(unit, sizes)
+    frames = np.tile([0.0, 0.0, 1.0, 1.0], (n, 1))
+    if pad:
+        extent = sizes / sizes.max(axis=1, keepdims=True)
+        frames = np.hstack([(1 - extent) / 2, (1 + extent) / 2])
+    target = bx.picture_to_frame(boxes, frames, sizes)
+    cover = coverage(target, side)
+    values = rng.normal(0, 0.05, (n, side, side, channels)).astype(np.float32)
+    values[..., : channels // 2] += cover[..., None] * rng.uniform(0.5, 1.5, channels // 2)
+    images = pd.DataFrame(
+        {
+            "path": [f"cat/Long_Hair_{k}.jpg" for k in range(n)],
+            "label": np.where(np.arange(n) % 2, "dog", "cat"),
+            "split": "",
+            "group": [f"g{k // 3}" for k in range(n)] if groups else "",
+            "width": sizes[:, 0],
+            "height": sizes[:, 1],
+            "sha256": [f"{k:064x}" for k in range(n)],
+        }
+    )
+    table = pd.DataFrame(boxes, columns=bx.CORNERS).assign(
+        image=np.arange(n), kind="object", label=images["label"]
+    )
+    table = table[table["image"] >= spare]
+    if distractors:  # A small box in a corner of every image.
+        corner = pd.DataFrame(bx.pixel_boxes(np.tile([0, 0, 0.1, 0.1], (n, 1)), sizes))
+        corner.columns = bx.CORNERS
+        corner = corner.assign(image=np.arange(n), kind="object", label=images["label"])
+        table = pd.concat([corner, table], ignore_index=True)
+    return FakeStore(images, table.reset_index(drop=True), values, frames)
+
+
+def coverage(boxes, side):
+    edge = np.arange(side) / side
+    x = np.clip(np.minimum(boxes[:, 2:3], edge + 1 / side) - np.maximum(boxes[:, :1], edge), 0, 1)
+    y = np.clip(np.minimum(boxes[:, 3:], edge + 1 / side) - np.maximum(boxes[:, 1:2], edge), 0, 1)
+    return (y[:, :, None] * x[:, None, :] * side**2).astype(np.float32)
+
+
+def sides_of(n, group=1):
+    return np.array(["train", "train", "confirm", "test"])[np.arange(n) // group % 4]
+
+
+def evaluate(store, **options):
+    options = {"n_boot": 100, "heads": LINEAR} | options
+    return boxheads.evaluate_box_heads(store, sides_of(len(store), 3), **options)
+
+
+def iou_of(results):
+    return results.table.set_index("head")["mean_iou"]
+
+
+# ----------------------------------------------------------------------------- planted truth
+
+
+@pytest.fixture(scope="module")
+def all_heads():
+    store = scene_store()
+    return store, evaluate(store, heads=boxheads.HEADS)
+
+
+def test_every_head_finds_the_planted_boxes(all_heads):
+    _, results = all_heads
+    iou = iou_of(results)
+    assert list(iou.index) == [*boxheads.HEADS, *boxheads.BASELINES]
+    assert iou["cascade"] > 0.8 and iou["ridge_pca"] > 0.75 and iou["pls"] > 0.75
+    assert iou["mlp"] > 0.6 and iou["gradient_boosting"] > 0.65
+    assert iou[list(boxheads.HEADS)].min() > iou[list(boxheads.BASELINES)].max() + 0.05
+
+
+def test_the_table_and_the_images_agree(all_heads):
+    store, results = all_heads
+    table, per_image = results.table, results.per_image
+    test = np.flatnonzero(sides_of(len(store), 3) == "test")
+    assert (table["n"] == len(test)).all() and (table["n_fit"] == len(store) - len(test)).all()
+    for head, rows in per_image.groupby("head"):
+        row = table.set_index("head").loc[head]
+        assert rows["row"].tolist() == test.tolist()
+        assert rows["iou"].mean() == pytest.approx(row["mean_iou"])
+        assert rows["hit"].mean() == pytest.approx(row["box_accuracy"])
+        assert (rows["iou"] >= 0.7).mean() == pytest.approx(row["box_accuracy_70"])
+        assert rows["centre_in_box"].mean() == pytest.approx(row["centre_in_box"])
+        for score in ("mean_iou", "box_accuracy", "box_accuracy_70", "centre_in_box"):
+            assert row[f"{score}_low"] <= row[score] + 1e-12
+            assert row[score] <= row[f"{score}_high"] + 1e-12
+        assert np.allclose(
+            bx.best_iou(rows[bx.CORNERS].to_numpy(), rows["row"], store.boxes), rows["iou"]
+        )
+    sizes = store.images[["width", "height"]].to_numpy(float)[per_image["row"]]
+    boxes = per_image[bx.CORNERS].to_numpy()
+    assert (boxes[:, :2] < boxes[:, 2:]).all() and (boxes >= 0).all()
+    assert (boxes[:, 2:] <= sizes + 1e-9).all()
+    assert table.attrs["fitted_on"] == "train + confirm" and table.attrs["policy"] == "largest"
+
+
+def test_boxes_that_the_maps_do_not_show_are_not_found():
+    store = scene_store()
+    store.stored = store.stored[np.random.default_rng(1).permutation(len(store))]
+    iou = iou_of(evaluate(store, heads=("ridge_pca", "pls", "cascade")))
+    assert iou[["ridge_pca", "pls", "cascade"]].max() < iou["mean_box"] + 0.03
+
+
+def test_test_rows_do_not_influence_what_is_fitted():
+    store, other = scene_store(), scene_store()
+    test = np.flatnonzero(sides_of(len(store), 3) == "test")
+    one, rest = test[0], test[1:]
+    other.stored[rest] = np.random.default_rng(3).normal(size=other.stored[rest].shape)
+    moved = other.boxes["image"].isin(rest)
+    other.boxes.loc[moved, bx.CORNERS] = [1.0, 2.0, 5.0, 9.0]
+    a, b = (
+        evaluate(s, heads=("cascade",)).per_image.set_index(["head", "row"]) for s in (store, other)
+    )
+    assert np.allclose(
+        a.loc[("cascade", one), bx.CORNERS].to_numpy(float),
+        b.loc[("cascade", one), bx.CORNERS].to_numpy(float),
+    )
+
+
+def test_the_same_seed_gives_the_same_result():
+    store = scene_store(48)
+    results = [evaluate(store, heads=("cascade", "mlp")) for _ in range(2)]
+    pd.testing.assert_frame_equal(results[0].per_image, results[1].per_image)
+    tables = [result.table.drop(columns="seconds") for result in results]
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+
+
+# ----------------------------------------------------------------------------- geometry
+
+
+@pytest.mark.parametrize("target", boxheads.TARGETS)
+@pytest.mark.parametrize("pad", [False, True])
+def test_stretched_and_padded_pictures(target, pad):
+    results = evaluate(scene_store(pad=pad), heads=("ridge_pca", "cascade"), target=target)
+    assert iou_of(results)["cascade"] > 0.75
+    assert iou_of(results)["ridge_pca"] > 0.7
+
+
+def test_encoding_is_undone_and_tidied():
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 0.5, (50, 2))
+    boxes = np.hstack([low, low + rng.uniform(0.05, 0.5, (50, 2))])
+    for target in boxheads.TARGETS:
+        again = _targets.decode_boxes(_targets.encode_boxes(boxes, target), target)
+        assert np.allclose(again, boxes)
+    assert np.allclose(_targets.mirrored(_targets.mirrored(boxes)), boxes)
+    frame = np.array([[0.0, 0.25, 1.0, 0.75]])
+    wild = np.array([[0.9, 0.7, 0.1, 0.3], [-3, -3, -2, -2], [0.5, 0.9, 0.6, 0.95], [1, 1, 1, 1]])
+    tidy = _targets.tidy(wild, np.repeat(frame, 4, axis=0))
+    assert tidy[0].tolist() == pytest.approx([0.1, 0.3, 0.9, 0.7])
+    assert (tidy[:, :2] < tidy[:, 2:]).all()
+    assert (tidy >= frame[:, [0, 1, 0, 1]] - 1e-12).all()
+    assert (tidy <= frame[:, [2, 3, 2, 3]] + 1e-12).all()
+
+
+def test_regions_are_sampled_bilinearly():
+    side = 9
+    y, x = np.meshgrid(*[(np.arange(side) + 0.5) / side] * 2, indexing="ij")
+    maps = np.stack([x, y], axis=-1)[None].astype(np.float32)
+    region = _maps.sample_regions(maps, np.array([[0.2, 0.3, 0.6, 0.9]]), 4, 1.0).reshape(4, 4, 2)
+    assert np.allclose(region[0, :, 0], 0.2 + 0.4 * (np.arange(4) + 0.5) / 4, atol=1e-6)
+    assert np.allclose(region[:, 0, 1], 0.3 + 0.6 * (np.arange(4) + 0.5) / 4, atol=1e-6)
+
+
+def test_reduced_maps_keep_a_narrow_map_whole():
+    store = scene_store(20)
+    maps, total = _maps.reduced_maps(store, np.arange(20), np.arange(20) < 12)
+    cells = store.stored.reshape(-1, 12)
+    distance = np.linalg.norm(cells[0] - cells[9])
+    reduced = maps.reshape(-1, 12)
+    assert np.linalg.norm(reduced[0] - reduced[9]) == pytest.approx(distance, rel=1e-4)
+    assert np.allclose(total, store.stored.sum(axis=-1), atol=1e-4)
+
+
+def test_pls_on_the_components_is_pls_on_the_flattened_maps():
+    from sklearn.cross_decomposition import PLSRegression
+
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(30, 3, 3, 4)).astype(np.float32)
+    components = _linear.Components(maps, 0)
+    Y = rng.normal(size=(60, 4))
+    (model,) = _linear._pls(components.scores, Y, [3])
+    flat = np.concatenate([maps, maps[:, :, ::-1]]).reshape(60, -1).astype(float)
+    expected = PLSRegression(3, scale=False, max_iter=200).fit(flat, Y).predict(flat)
+    assert np.allclose(model(components.scores), expected, atol=1e-3)
+
+
+def test_many_images_are_decomposed_by_a_randomised_method(monkeypatch):
+    exact = iou_of(evaluate(scene_store(), heads=("ridge_pca",)))
+    monkeypatch.setattr(_linear, "_GRAM_ROWS", 10)
+    assert iou_of(evaluate(scene_store(), heads=("ridge_pca",)))["ridge_pca"] == pytest.approx(
+        exact["ridge_pca"], abs=0.02
+    )
+
+
+# ----------------------------------------------------------------------------- several boxes, none
+
+
+def test_the_largest_box_is_learned_whatever_the_order():
+    iou = iou_of(evaluate(scene_store(distractors=True)))
+    assert iou["ridge_pca"] > 0.75
+
+
+def test_best_match_scores_any_box():
+    store = scene_store(distractors=True)
+    largest, best = (evaluate(store, policy=p) for p in boxheads.POLICIES)
+    assert (iou_of(best) >= iou_of(largest) - 0.05).all()
+    # Another box as large as the first: only best_match lets it count.
+    twin = store.boxes[store.boxes["image"] % 2 == 0].copy()
+    store.boxes = twin.drop_duplicates("image", keep="last")
+    with_twin = store.boxes.assign(xmin=0.0, ymin=0.0)
+    with_twin["xmax"] = store.images["width"].to_numpy()[with_twin["image"]]
+    with_twin["ymax"] = 0.75 * store.images["height"].to_numpy()[with_twin["image"]]
+    store.boxes = pd.concat([store.boxes, with_twin], ignore_index=True)
+    largest, best = (iou_of(evaluate(store, policy=p)) for p in boxheads.POLICIES)
+    assert best["whole_image"] >= largest["whole_image"] - 1e-12
+
+
+def test_images_without_boxes_are_neither_fitted_nor_scored():
+    store = scene_store(spare=30)
+    results = evaluate(store)
+    assert results.per_image["row"].min() >= 30
+    sides = sides_of(120, 3)[30:]
+    assert results.table["n"].iloc[0] == (sides == "test").sum()
+    assert results.table["n_fit"].iloc[0] == (sides != "test").sum()
+
+
+def test_groups_stay_together_in_folds_and_resamples():
+    store = scene_store(groups=True)
+    table = evaluate(store).table
+    assert table["interval"].str.fullmatch(r"bootstrap of 10 groups").all()
+    assert (evaluate(scene_store()).table["interval"] == "bootstrap").all()
+    from featlab.boxheads._inputs import folds_of
+
+    groups = store.images["group"].to_numpy(str)
+    folds = pd.DataFrame({"group": groups, "fold": folds_of(groups, 0)})
+    assert folds.groupby("group")["fold"].nunique().max() == 1
+    assert folds["fold"].nunique() == 5
+
+
+def test_a_single_group_leaves_nothing_to_tune_with():
+    store = scene_store(80)
+    store.images["group"] = np.where(sides_of(80, 3) == "test", "", "one")
+    results = evaluate(store, heads=boxheads.HEADS)
+    assert results.table.attrs["n_folds"] == 0
+    assert iou_of(results)["ridge_pca"] > iou_of(results)["mean_box"] + 0.05
+
+
+# ----------------------------------------------------------------------------- errors
+
+
+def test_errors_say_what_was_wrong():
+    store, sides = scene_store(40), sides_of(40, 3)
+    for options, words in (
+        ({"heads": ("ridge", "pls")}, "heads must be from .* got 'ridge'"),
+        ({"target": "edges"}, "target must be one of"),
+        ({"policy": "any"}, "policy must be one of"),
+        ({"n_boot": 0}, "n_boot must be at least 1"),
+        ({"layer": "first"}, "layer must be one of"),
+        ({"box_kind": "head"}, "box_kind must be one of object, got 'head'"),
+    ):
+        with pytest.raises(FeatlabError, match=words):
+            boxheads.evaluate_box_heads(store, sides, **options)
+    with pytest.raises(FeatlabError, match="one entry per image"):
+        boxheads.evaluate_box_heads(store, sides[:-1])
+    with pytest.raises(FeatlabError, match="'train', 'confirm' or 'test', got 'val'"):
+        boxheads.evaluate_box_heads(store, np.where(sides == "test", "val", sides))
+    with pytest.raises(FeatlabError, match="no 'test' image has a box"):
+        boxheads.evaluate_box_heads(store, np.full(40, "train"))
+    with pytest.raises(FeatlabError, match="at least 10 train and confirm images"):
+        boxheads.evaluate_box_heads(store, np.where(np.arange(40) < 9, "train", "test"))
+    flat = scene_store(40)
+    flat.stored[:] = 1
+    with pytest.raises(FeatlabError, match="all images fitted on are equal"):
+        boxheads.evaluate_box_heads(flat, sides)
+    several = scene_store(40)
+    several.boxes.loc[::2, "kind"] = "head"
+    with pytest.raises(FeatlabError, match="several kinds"):
+        boxheads.evaluate_box_heads(several, sides)
+    several.boxes = several.boxes.iloc[:0]
+    with pytest.raises(FeatlabError, match="no boxes"):
+        boxheads.evaluate_box_heads(several, sides)
+
+
+# ----------------------------------------------------------------------------- statistics, plots
+
+
+def test_box_statistics_are_exact():
+    store = scene_store(3)
+    store.images[["width", "height"]] = [[100, 50], [200, 100], [80, 80]]
+    store.boxes = pd.DataFrame(
+        [
+            [0, "object", "cat", 10, 10, 30, 40],
+            [0, "object", "cat", 0, 0, 100, 50],
+            [1, "object", "cat", 0, 0, 20, 20],
+            [2, "object", "cat", 20, 20, 20, 40],
+            [2, "object", "cat", 20, 20, 40, 60],
+        ],
+        columns=["image", "kind", "label", *bx.CORNERS],
+    )
+    stats = boxheads.box_statistics(store)
+    assert stats["image"].tolist() == [0, 0, 2]  # Another class's box, and an empty one, are out.
+    first = stats.iloc[0]
+    assert [first[k] for k in ("x", "y", "width", "height", "area")] == pytest.approx(
+        [0.2, 0.5, 0.2, 0.6, 0.12]
+    )
+    assert first["aspect"] == pytest.approx(2 / 3)
+    assert stats["on_border"].tolist() == [False, True, False]
+    assert stats["boxes_in_image"].tolist() == [2, 2, 1]
+    assert stats["largest"].tolist() == [False, True, True]
+    assert stats.attrs["n_left_out"] == 2 and stats.attrs["n_images_with_boxes"] == 2
+
+
+def test_plots_draw_results_and_nothing_else(all_heads):
+    store, results = all_heads
+    stats = boxheads.box_statistics(store)
+    figure = plots.box_eda(stats)
+    assert isinstance(figure, Figure) and len(figure.axes) == 7
+    assert figure.axes[0].get_title(loc="left") == "n = 120 boxes"
+    axes = plots.box_heads(results.table)
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert set(names) == {name.replace("_", " ") for name in results.table["head"]}
+    assert len(plots.encode(axes, "png")) > 1000 and len(plots.encode(figure, "png")) > 1000
+
+
+# ----------------------------------------------------------------------------- protocol, joint head
+
+
+def test_breeds_are_read_from_file_names():
+    paths = ["cat/Maine_Coon_12.jpg", "dog/pug_3.jpg", "plain.png"]
+    assert boxheads.breed_names(paths) == ["Maine_Coon", "pug", "plain"]
+
+
+def test_the_honest_split_keeps_duplicates_and_groups_together():
+    images = scene_store(60).images
+    pairs = pd.DataFrame({"row_a": [0, 1, 2, 3], "row_b": [10, 2, 13, 30]})
+    sides = boxheads.honest_split(images, images["label"], pairs)
+    assert sides[0] == sides[10] and sides[1] == sides[2] == sides[13] and sides[3] == sides[30]
+    assert set(sides) == {"train", "confirm", "test"}
+    shares = pd.crosstab(images["label"], sides, normalize="index")
+    assert np.allclose(shares["test"], 0.3, atol=0.07)
+    images["group"] = [f"g{k // 4}" for k in range(60)]
+    sides = boxheads.honest_split(images, images["label"], pairs)
+    grouped = pd.Series(sides).groupby(images["group"].to_numpy()).nunique()
+    assert (grouped == 1).all() and sides[0] == sides[10]
+    with pytest.raises(FeatlabError, match="rows 0 … 59"):
+        boxheads.honest_split(images, images["label"], pairs + 60)
+
+
+def test_joint_head_refuses_what_does_not_fit():
+    maps, labels = np.zeros((6, 2, 2, 3), np.float32), ["a", "b"] * 3
+    boxes, sides = np.tile([0.1, 0.1, 0.5, 0.5], (6, 1)), ["train"] * 4 + ["test"] * 2
+    for options, words in (
+        ({"head": "deep"}, "head must be one of"),
+        ({"loss": "l2"}, "loss must be one of"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+    ):
+        with pytest.raises(FeatlabError, match=words):
+            boxheads.train_joint_head(maps, labels, boxes, sides, **options)
+    with pytest.raises(FeatlabError, match="one row per image"):
+        boxheads.train_joint_head(maps, labels, boxes[:5], sides)
+    with pytest.raises(FeatlabError, match="got 4 train and confirm and 0 test"):
+        boxheads.train_joint_head(maps, labels, np.vstack([boxes[:4], boxes[:2] * np.nan]), sides)
+
+
+@pytest.mark.slow
+def test_joint_heads_learn_class_and_box():
+    store = scene_store(160)
+    # The class is a channel that covers the picture.
+    store.stored[..., -1] += 3 * (store.images["label"] == "dog").to_numpy()[:, None, None]
+    truth = bx.picture_to_frame(
+        store.boxes[bx.CORNERS].to_numpy(),
+        store.frames,
+        store.images[["width", "height"]].to_numpy(),
+    )
+    sides = sides_of(160, 3)
+    arguments = (store, store.images["label"], truth, sides)
+    spatial = boxheads.train_joint_head(*arguments, head="spatial", epochs=25, learning_rate=5e-3)
+    assert spatial.accuracy > 0.9 and spatial.mean_iou > 0.55
+    assert spatial.n == (sides == "test").sum() and len(spatial.history) == 25
+    assert (spatial.predictions["iou"].between(0, 1)).all()
+    a, b = (boxheads.train_joint_head(*arguments, epochs=1) for _ in range(2))
+    assert np.allclose(a.predictions["iou"], b.predictions["iou"], atol=1e-4)
+    table = boxheads.published_protocol(store, epochs=2, joint_heads=("flatten",), heads=LINEAR)
+    assert table["protocol"].tolist() == ["as published"] + ["honest"] * 4
+    assert table["leak"].tolist() == [True] + [False] * 4
+    assert (table["legacy_iou"] > table["mean_iou"]).all()
+    assert table["head"].tolist() == ["flatten", "flatten", "ridge_pca", "pls", "mean_box"]

@@ -1,0 +1,254 @@
+"""The heat-map methods of the registry on maps whose object is known, and the units judged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from featlab import FeatlabError, localise
+from featlab import boxes as bx
+from featlab.localise.context import cells_in_boxes
+from featlab.localise.registry import METHODS
+from featlab.localise.units import unit_localisation
+
+CLASSES, SIDE, NEURONS = ["cat", "dog"], 7, 8
+# Neurons 0 and 1 fire on the object of cat and of dog, 2 on both, 3 beside a cat (a shortcut),
+# 4 is silent where there is a cat, the others are noise.
+
+
+class Store:
+    """The part of a MapStore that localisation reads, with planted objects."""
+
+    def __init__(self, n: int = 60, seed: int = 0) -> None:
+        self.layers, self.classes = ["top"], CLASSES
+        rng = np.random.default_rng(seed)
+        codes = np.arange(n) % 2
+        maps = rng.gamma(1.0, 0.05, size=(n, SIDE, SIDE, NEURONS)).astype(np.float32)
+        rows = []
+        for i, code in enumerate(codes):
+            y, x = rng.integers(0, SIDE - 3, 2)
+            maps[i, y : y + 3, x : x + 3, code] += 2
+            maps[i, y : y + 3, x : x + 3, 2] += 2
+            rows.append([i, "object", CLASSES[code], *(np.array([x, y, x + 3, y + 3]) * 10.0)])
+            if code == 0:
+                away = (y + 3) % SIDE if y + 3 < SIDE else y - 1
+                maps[i, away, :, 3] += 2
+            else:
+                maps[i, :, :, 4] += 1
+        self._maps = maps
+        self.boxes = pd.DataFrame(rows, columns=["image", "kind", "label", *bx.CORNERS])
+        size = SIDE * 10
+        self.images = pd.DataFrame(
+            {"label": [CLASSES[c] for c in codes], "width": size, "height": size, "group": ""}
+        )
+        self.frames = np.tile([0.0, 0.0, 1.0, 1.0], (n, 1))
+        self.split = np.array(["train", "train", "confirm", "test"])[np.arange(n) // 2 % 4]
+
+    def maps(self, rows, layer=None):
+        return self._maps[np.asarray(rows)]
+
+    def iter_maps(self, batch=16, *, rows=None, layer=None):
+        rows = np.arange(len(self._maps)) if rows is None else np.asarray(rows)
+        for start in range(0, len(rows), batch):
+            yield rows[start : start + batch], self._maps[rows[start : start + batch]]
+
+    def pooled(self, how="mean", layer=None):
+        return getattr(self._maps, how)(axis=(1, 2))
+
+
+TABLE = pd.DataFrame(
+    [
+        ("cat", 0, 0.99, "active"),
+        ("cat", 3, 0.9, "active"),
+        ("cat", 4, 0.05, "silent"),
+        ("dog", 1, 0.99, "active"),
+        ("dog", 4, 0.95, "active"),
+    ],
+    columns=["class", "neuron", "auroc", "direction"],
+).assign(layer="top", detector=True, replicated=True)
+WEIGHTS = {"cat": np.eye(NEURONS)[0] - np.eye(NEURONS)[1], "dog": np.eye(NEURONS)[1]}
+
+
+@pytest.fixture(scope="module")
+def store():
+    return Store()
+
+
+@pytest.fixture(scope="module")
+def network(store):
+    train = store.split == "train"
+    X, y = store.pooled("mean")[train], store.images["label"][train]
+    model = MLPClassifier((16,), max_iter=400, random_state=0)
+    return Pipeline([("scale", StandardScaler()), ("model", model)]).fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def fitted(store, network):
+    return localise.fit_methods(
+        store, train=store.split == "train", truth=store.boxes, neurons=TABLE, weights=WEIGHTS,
+        network=network,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def heats(store, fitted):
+    rows = np.flatnonzero(store.split == "test")
+    return rows, localise.method_heats(store, rows, fitted)
+
+
+def test_every_method_gives_one_finite_map_an_image(heats):
+    rows, found = heats
+    assert set(found) == {*METHODS, "random_neuron"}
+    for name, heat in found.items():
+        assert heat.shape == (len(rows), SIDE, SIDE), name
+        assert heat.dtype == np.float32
+        assert np.isfinite(heat).all(), name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "best_detector",
+        "cam",
+        "cam_positive",
+        "cell_head",
+        "fusion",
+        "parts",
+        "cell_boxes",
+    ],
+)
+def test_methods_that_know_the_class_are_hot_on_the_object(name, heats, store):
+    rows, found = heats
+    inside = cells_in_boxes(store, rows, (SIDE, SIDE), store.boxes)
+    heat = found[name].reshape(len(rows), -1)
+    hot = np.mean([inside[i, heat[i].argmax()] for i in range(len(rows))])
+    assert hot > 0.9, hot
+
+
+@pytest.mark.parametrize("name", ["sum", "eigen_cam", "ddt", "detectors"])
+def test_methods_without_it_still_prefer_the_object(name, heats, store):
+    rows, found = heats
+    inside = cells_in_boxes(store, rows, (SIDE, SIDE), store.boxes)
+    heat = found[name].reshape(len(rows), -1)
+    on = np.mean([heat[i][inside[i]].mean() > heat[i][~inside[i]].mean() for i in range(len(rows))])
+    assert on > 0.8, on
+
+
+def test_the_class_asked_for_decides(store, fitted):
+    rows = np.flatnonzero(store.split == "test")
+    codes = np.searchsorted(CLASSES, store.images["label"].to_numpy(str))[rows]
+    own = localise.method_heats(store, rows, fitted)["best_detector"]
+    other = localise.method_heats(store, rows, fitted, codes=1 - codes)["best_detector"]
+    assert (own.max(axis=(1, 2)) > 0.5).all()
+    assert (other.max(axis=(1, 2)) < 0.5).all()
+
+
+def test_mlp_cam_is_the_numerical_gradient(store, network, fitted):
+    maps = store.maps([0, 1])
+    context = fitted.context.of(np.array([0, 1]))
+    heat = METHODS["mlp_cam"].heat(maps, context)
+    X = maps.mean(axis=(1, 2)).astype(np.float64)
+
+    def logit(x, code):
+        p = network.predict_proba(x[None])[0]
+        return np.log(p[code] / p[1 - code])
+
+    for i, code in enumerate((0, 1)):
+        gradient = [
+            (logit(X[i] + step, code) - logit(X[i] - step, code)) / 2e-5
+            for step in np.eye(NEURONS) * 1e-5
+        ]
+        np.testing.assert_allclose(heat[i], maps[i] @ np.array(gradient), rtol=1e-3, atol=1e-4)
+
+
+def test_eigen_cam_is_the_first_singular_vector(store, fitted):
+    maps = store.maps([0, 1, 2])
+    heat = METHODS["eigen_cam"].heat(maps, fitted.context.of(np.zeros(3, int)))
+    for one, h in zip(maps, heat, strict=True):
+        first = np.linalg.svd(one.reshape(-1, NEURONS))[0][:, 0]
+        assert abs(np.corrcoef(first, h.ravel())[0, 1]) > 0.9999
+        assert np.corrcoef(h.ravel(), one.sum(axis=-1).ravel())[0, 1] > 0
+
+
+def test_boxes_of_other_rows_are_not_learnt_from(store, fitted):
+    moved = store.boxes.copy()
+    unseen = store.split[moved["image"]] != "train"
+    moved.loc[unseen, bx.CORNERS] = [0.0, 0.0, 1.0, 1.0]
+    again = localise.fit_methods(
+        store, ["cell_boxes"], train=store.split == "train", truth=moved
+    ).context.fitted["cell_boxes"]
+    np.testing.assert_array_equal(again[0], fitted.context.fitted["cell_boxes"][0])
+    assert METHODS["cell_boxes"].supervision == "boxes"
+
+
+def test_without_boxes_the_method_that_needs_them_is_flat(store):
+    none = store.boxes.iloc[:0]
+    bare = localise.fit_methods(store, ["cell_boxes"], train=store.split == "train", truth=none)
+    assert not localise.method_heats(store, np.arange(4), bare)["cell_boxes"].any()
+
+
+def test_a_users_method_takes_five_lines(store):
+    @localise.register("cubed", "maps, cubed")
+    def cubed(maps, context):
+        return (maps**3).sum(axis=-1)
+
+    try:
+        found = localise.evaluate(store, store.split, methods=["cubed", "sum"])
+        assert {"cubed", "sum"} <= set(found.table["method"])
+        assert "detectors" not in set(found.table["method"])
+    finally:
+        del METHODS["cubed"]
+
+
+def test_errors_name_what_is_missing(store):
+    train = store.split == "train"
+    with pytest.raises(FeatlabError, match="methods must be from"):
+        localise.fit_methods(store, ["magic"], train=train, truth=store.boxes)
+    with pytest.raises(FeatlabError, match="'cam' needs weights"):
+        localise.fit_methods(store, ["cam"], train=train, truth=store.boxes)
+    with pytest.raises(FeatlabError, match="supervision must be"):
+        localise.register("x", "x", supervision="magic")
+
+
+class TestUnits:
+    def test_the_shortcut_is_called_out(self, store):
+        rows = np.flatnonzero(store.split != "train")
+        found = unit_localisation(store, TABLE, rows, n_permutations=200)
+        verdict = found.set_index(["class", "neuron"])["verdict"]
+        assert verdict["cat", 0] == verdict["dog", 1] == "on the object"
+        assert verdict["cat", 3] == "beside the object"
+        assert verdict["dog", 4] == "not shown"  # fires everywhere alike
+        assert ("cat", 4) not in verdict  # silent
+        on = found.set_index(["class", "neuron"]).loc[("cat", 0)]
+        assert on["auroc_inside"] > 0.99
+        assert on["iou"] > 5 * on["iou_chance"] / 2
+        assert on["p"] == pytest.approx(1 / 201)
+
+    def test_a_saturated_neuron_has_active_cells(self):
+        store = Store()
+        store._maps = np.minimum(store._maps, 0.5)  # a ceiling, as of ReLU6
+        rows = np.flatnonzero(store.split != "train")
+        found = unit_localisation(store, TABLE, rows, n_permutations=50)
+        assert found.set_index(["class", "neuron"]).loc[("cat", 0), "iou"] > 0.5
+
+    def test_iou_is_the_plain_count(self, store):
+        rows = np.flatnonzero(store.split == "test")
+        found = unit_localisation(store, TABLE, rows, n_permutations=10).set_index(
+            ["class", "neuron"]
+        )
+        maps = store.maps(rows)[..., 1].reshape(len(rows), -1)
+        own = (store.images["label"] == "dog").to_numpy()[rows]
+        active = (maps >= np.quantile(maps, 0.95))[own]
+        inside = cells_in_boxes(store, rows, (SIDE, SIDE), store.boxes)[own]
+        assert found.loc[("dog", 1), "iou"] == pytest.approx(
+            (active & inside).sum() / (active | inside).sum()
+        )
+
+    def test_nothing_to_judge(self, store):
+        assert unit_localisation(store, TABLE.iloc[:0], [1, 2]).empty
+        with pytest.raises(FeatlabError, match="quantile must lie"):
+            unit_localisation(store, TABLE, [1], quantile=1)
