@@ -422,7 +422,7 @@ def test_joint_head_refuses_what_does_not_fit():
 def test_joint_heads_learn_class_and_box():
     store = scene_store(160)
     # The class is a channel that covers the picture.
-    store.stored[..., -1] += 3 * (store.images["label"] == "dog").to_numpy()[:, None, None]
+    store.stored[..., -1] += (store.images["label"] == "dog").to_numpy()[:, None, None]
     truth = bx.picture_to_frame(
         store.boxes[bx.CORNERS].to_numpy(),
         store.frames,
@@ -430,9 +430,9 @@ def test_joint_heads_learn_class_and_box():
     )
     sides = sides_of(160, 3)
     arguments = (store, store.images["label"], truth, sides)
-    spatial = boxheads.train_joint_head(*arguments, head="spatial", epochs=25, learning_rate=5e-3)
-    assert spatial.accuracy > 0.9 and spatial.mean_iou > 0.55
-    assert spatial.n == (sides == "test").sum() and len(spatial.history) == 25
+    spatial = boxheads.train_joint_head(*arguments, head="spatial", learning_rate=2e-3)
+    assert spatial.accuracy > 0.9 and spatial.mean_iou > 0.6
+    assert spatial.n == (sides == "test").sum() and len(spatial.history) == 60
     assert (spatial.predictions["iou"].between(0, 1)).all()
     a, b = (boxheads.train_joint_head(*arguments, epochs=1) for _ in range(2))
     assert np.allclose(a.predictions["iou"], b.predictions["iou"], atol=1e-4)

@@ -11,6 +11,7 @@ LOSSES = ("mse", "smooth_l1", "giou")
 
 _CHANNELS, _LOOKS, _HIDDEN = 128, 16, 128
 _DROPOUT = 0.3
+_PULL = 10.0
 _BEND = 0.05  # where smooth L1 turns from a parabola into a line, shares of the input's side
 
 
@@ -96,8 +97,8 @@ def _loss(loss: str, scale: float) -> Any:
         return ops.mean(bent, axis=-1)
 
     def giou(truth: Any, box: Any) -> Any:
-        # A little smooth L1 moves boxes that do not overlap, or have no area yet.
-        return 1 - _giou(truth, box, scale) + smooth_l1(truth, box)
+        # Smooth L1 moves boxes where GIoU is flat: disjoint, without area, or the whole input.
+        return 1 - _giou(truth, box, scale) + _PULL * smooth_l1(truth, box)
 
     return {"smooth_l1": smooth_l1, "giou": giou}[loss]
 
