@@ -12,6 +12,8 @@ from scipy.stats import kstwo
 
 from featlab.neurons._rank_statistics import Floats, RankStatistics
 
+_ELEMENTS_AT_ONCE = 4_000_000  # copies in double precision: 32 MB
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -55,11 +57,16 @@ def moments(values: NDArray, codes: NDArray[np.intp], n_classes: int) -> Moments
     """
     n = np.bincount(codes, minlength=n_classes).astype(np.float64)[:, None]
     mean, squares, fires = (np.empty((n_classes, values.shape[1])) for _ in range(3))
-    for code in range(n_classes):
-        part = values[codes == code].astype(np.float64)
-        mean[code] = part.mean(axis=0)
-        squares[code] = ((part - mean[code]) ** 2).sum(axis=0)
-        fires[code] = (part > 0).sum(axis=0)
+    members = [np.flatnonzero(codes == code) for code in range(n_classes)]
+    width = max(1, _ELEMENTS_AT_ONCE // len(values))
+    for first in range(0, values.shape[1], width):
+        columns = slice(first, first + width)
+        block = values[:, columns].astype(np.float64)
+        for code, rows in enumerate(members):
+            part = block[rows]
+            mean[code, columns] = part.mean(axis=0)
+            squares[code, columns] = ((part - mean[code, columns]) ** 2).sum(axis=0)
+            fires[code, columns] = (part > 0).sum(axis=0)
     other = 1 - np.eye(n_classes)
     n_ref = other @ n
     mean_ref = other @ (n * mean) / n_ref
