@@ -183,7 +183,9 @@ class TestAnnData:
 
 def test_attrs_can_be_exported():
     made = make_neurons(40, 30, 3)
-    json.dumps(rank_neurons(made.X, made.y, correction="max_t", n_permutations=20).attrs)
+    attrs = rank_neurons(made.X, made.y, correction="max_t", n_permutations=20).attrs
+    assert json.loads(json.dumps(attrs)) == attrs
+    assert attrs["permuted"] == "images"
 
 
 class TestGroups:

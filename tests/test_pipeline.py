@@ -86,6 +86,7 @@ def test_the_page_tells_all_of_it_and_the_tables_lie_beside_it(results, tmp_path
         "active for red",
     ):
         assert words in page, words
+    assert "&lt;bdi" not in page and "&lt;b" not in page
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page))
     for name in ("audit", "audit_images", "confounds", "heads", "neurons", "detectors"):
         assert (tmp_path / f"{name}.csv").exists(), name

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_results import HOSTILE, make_localisation, make_results
+from markupsafe import Markup
 
 from featlab import report
 from featlab._errors import FeatlabError
+from featlab.report._grids import grids
 from featlab.report._words import localisation_answer
 
 
@@ -244,3 +246,16 @@ def test_localisation_rows_run_from_best_to_worst(two):
     assert list(ious[rows]) == sorted(ious[rows], reverse=True)
     assert (ious[rows[0]], ious[rows[-1]]) == (ious.max(), ious.min())
     assert np.searchsorted(np.sort(ious), ious[rows[2]]) / len(ious) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_confused_class_is_shown_as_its_name():
+    results = make_results(["cat", "dog", "owl"])
+    table = pd.DataFrame({"class": ["cat", "dog", "owl"], "support": 9, "f1": 0.9, "confused": 2})
+    for score in ("recall", "precision"):
+        table[[score, f"{score}_low", f"{score}_high"]] = [0.9, 0.8, 1.0]
+    grid = grids(dataclasses.replace(results, per_class=table.assign(confused_with="<dog>")))[
+        "per_class"
+    ]
+    cell = grid.rows[0][-1]
+    assert isinstance(cell, Markup)
+    assert "&lt;dog&gt;" in cell and "(2)" in cell

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,7 +107,7 @@ def fit_methods(
             random_state=random_state,
         )
         fitted = {name: fit(cells, context) for name, fit in fits.items()}
-        context = Context(**{**vars(context), "fitted": fitted})
+        context = replace(context, fitted=fitted)
     return FittedMethods(chosen, context)
 
 

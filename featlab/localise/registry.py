@@ -4,9 +4,9 @@
 
     from featlab.localise import register
 
-    @register("cubed", "detectors, cubed")
+    @register("cubed", "all maps, cubed")
     def cubed(maps, context):
-        return (maps / context.scale.clip(1e-6) ** 3).sum(axis=-1)
+        return (maps**3).sum(axis=-1)
 """
 
 from __future__ import annotations
@@ -258,7 +258,6 @@ def _fit_cells(cells: Cells, context: Context) -> tuple[np.ndarray, float] | Non
     values = _compressed(cells.values[use], context.scale)
     k = min(_COMPONENTS, *values.shape)
     pca = PCA(k, svd_solver="randomized", random_state=context.random_state).fit(values)
-    # Whitened components of little variance are noise: they stay at their own size.
     norm = StandardScaler().fit(pca.transform(values))
     model = LogisticRegression(C=1e-3, max_iter=300)
     model.fit(norm.transform(pca.transform(values)), cells.inside[use])

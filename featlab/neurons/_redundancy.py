@@ -58,7 +58,9 @@ def cluster_detectors(
         ]
         similar = _correlation(np.column_stack(columns), labels)
         parts.append(_clustered(rows, similar, correlation))
-    return pd.concat(parts).sort_index()
+    clusters = pd.concat(parts).sort_index()
+    clusters.attrs["correlation"] = correlation
+    return clusters
 
 
 def _correlation(values: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -38,6 +38,7 @@ def _truth(boxes: pd.DataFrame, row: int) -> np.ndarray:
 def samples(
     store: MapStore, load: Callable[[int], Any], boxes: pd.DataFrame, random_state: int
 ) -> report.Samples:
+    """Pictures of the set, drawn at random, the classes in turn."""
     rows = report.choose_sample_rows(store.images, SAMPLES, random_state)
     return report.Samples(
         pictures=[load(row) for row in rows],
@@ -54,6 +55,7 @@ def detector_examples(
     chosen: pd.DataFrame,
     random_state: int,
 ) -> report.Examples | None:
+    """Test images, right and wrong ones, under the maps of the leading detectors."""
     rows = report.choose_detector_rows(scores, EXAMPLES, random_state)
     # The best of each class in turn, so that every class is seen before one is seen twice.
     shown = chosen.assign(turn=chosen.groupby("class").cumcount())
@@ -80,6 +82,7 @@ def localisation_examples(
     boxes: pd.DataFrame,
     where: localise.Localisation,
 ) -> report.Examples | None:
+    """The best, middling and worst boxes of the best method that learns from labels alone."""
     best = report.best_method(where.table, baseline=False, supervision="image labels")
     if best is None:
         return None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from featlab.report import _words as words
 from featlab.report._results import Results
@@ -143,7 +144,7 @@ def _per_class(results: Results) -> Grid | None:
             words.scored(row, "recall"),
             words.scored(row, "precision"),
             words.number(row["f1"]),
-            f"{words.name(row['confused_with'])} ({int(row['confused'])})"
+            Markup("{} ({})").format(words.name(row["confused_with"]), int(row["confused"]))
             if row["confused_with"]
             else "–",
         ]

@@ -247,7 +247,8 @@ def checks(results: Results) -> str:
         n = int(clusters.groupby("class")["cluster"].nunique().sum())
         sentences.append(
             f"Put together where they rise and fall from image to image of a class in the same "
-            f"way (rank correlation of 0.7 on average), the {len(clusters):,} confirmed detectors "
+            f"way (rank correlation of {clusters.attrs['correlation']:g} on average), the "
+            f"{len(clusters):,} confirmed detectors "
             f"form {plural(n, 'cluster')}."
         )
     return " ".join(sentences)
