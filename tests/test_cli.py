@@ -23,7 +23,7 @@ def fake_network(monkeypatch):
         networks.append(FakeBackbone())
         return networks[-1]
 
-    monkeypatch.setattr(cli, "_load", load)
+    monkeypatch.setattr(cli._network, "load", load)
     return networks
 
 
@@ -112,7 +112,7 @@ def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys):
 def test_a_mistake_is_told_without_a_traceback(
     arguments, code, words, tmp_path, picture_folder, monkeypatch, capsys
 ):
-    monkeypatch.setattr(cli, "_load", lambda *a, **k: FakeBackbone())
+    monkeypatch.setattr(cli._network, "load", lambda *a, **k: FakeBackbone())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.h5").write_text("text")
     picture_folder({"a": 5, "b": 5})
@@ -138,7 +138,7 @@ def test_skipped_files_are_counted(picture_folder, tmp_path, fake_network):
 
 def test_ctrl_c_says_how_to_go_on(scenes, tmp_path, monkeypatch, capsys):
     broken = FakeBackbone(fail_at=1, error=KeyboardInterrupt())
-    monkeypatch.setattr(cli, "_load", lambda *a, **k: broken)
+    monkeypatch.setattr(cli._network, "load", lambda *a, **k: broken)
     assert featlab("run", scenes, "-o", tmp_path / "out") == 130
     assert "run the same command again to go on" in capsys.readouterr().err
 

@@ -1,0 +1,63 @@
+"""The command line: the same pipeline from a shell.
+
+Everything heavy is imported inside the commands, so that ``featlab --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from featlab import __version__
+from featlab._errors import FeatlabError
+from featlab.cli._laboratory import localise, neurons
+from featlab.cli._pass import demo, extract, run
+from featlab.cli._stores import info, report, verify
+
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+app = typer.Typer(
+    name="featlab",
+    help="What a frozen, pretrained network already knows about your images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, run, extract, info, verify, neurons, localise, report):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    logging.basicConfig(format="featlab: %(message)s", level=logging.INFO, stream=sys.stderr)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if version:
+        print(f"featlab {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 1, never a traceback."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app()
+    except (FeatlabError, OSError) as error:
+        print(f"featlab: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            print(
+                "\nfeatlab: interrupted. Finished parts are kept; run the same command again to "
+                "go on.",
+                file=sys.stderr,
+            )
+        raise

@@ -1,0 +1,190 @@
+"""Commands that run the network, once: demo, run, extract."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featlab.cli import _network
+from featlab.cli._options import (
+    BackboneName,
+    BatchSize,
+    BoxKind,
+    Dtype,
+    GroupFrom,
+    Images,
+    InputSize,
+    Layers,
+    OnError,
+    Output,
+    OutputStride,
+    Preprocessing,
+    Resize,
+    Seed,
+    Weights,
+)
+from featlab.cli._progress import bar, extract_bar, quiet_bar
+from featlab.cli._summary import command_line, tell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from featlab.backbones import Backbone
+    from featlab.store import MapStore
+
+
+def demo(
+    output: Output = Path("featlab-demo"),
+    n: Annotated[int, typer.Option("-n", min=40, help="Number of scenes.")] = 240,
+    seed: Seed = 0,
+) -> None:
+    """Run everything on built-in scenes with the built-in network; needs no download."""
+    from featlab import datasets
+
+    scenes = datasets.write_scenes(
+        output / "scenes", n, random_state=seed, progress=partial(bar, label="scenes")
+    )
+    _run(scenes, output, partial(_network.load, "efficientnet_lite0"), seed=seed)
+
+
+def run(
+    images: Images,
+    output: Output,
+    backbone: BackboneName = "efficientnet_lite0",
+    weights: Weights = "imagenet",
+    input_size: InputSize = None,
+    output_stride: OutputStride = None,
+    layers: Layers = None,
+    preprocessing: Preprocessing = None,
+    resize: Resize = "stretch",
+    dtype: Dtype = "float16",
+    batch_size: BatchSize = 32,
+    box_kind: BoxKind = None,
+    group_from: GroupFrom = None,
+    on_error: OnError = "raise",
+    seed: Seed = 0,
+) -> None:
+    """From an image folder to a report: index, extract, heads, neurons, localisation."""
+    _run(
+        images,
+        output,
+        partial(_network.load, backbone, weights, input_size, layers, output_stride, preprocessing),
+        resize=resize,
+        dtype=dtype,
+        batch_size=batch_size,
+        box_kind=box_kind,
+        group_from=group_from,
+        on_error=on_error,
+        seed=seed,
+    )
+
+
+def extract(
+    images: Images,
+    store: Annotated[Path, typer.Option("-o", "--output", help="The store to write (.h5).")],
+    backbone: BackboneName = "efficientnet_lite0",
+    weights: Weights = "imagenet",
+    input_size: InputSize = None,
+    output_stride: OutputStride = None,
+    layers: Layers = None,
+    preprocessing: Preprocessing = None,
+    resize: Resize = "stretch",
+    dtype: Dtype = "float16",
+    batch_size: BatchSize = 32,
+    group_from: GroupFrom = None,
+    on_error: OnError = "raise",
+) -> None:
+    """Run the network once and keep its feature maps; goes on where it was interrupted."""
+    load = partial(
+        _network.load, backbone, weights, input_size, layers, output_stride, preprocessing
+    )
+    table, boxes = index(images, group_from, on_error)
+    print(finished_store(table, boxes, store, load, resize, dtype, batch_size, {}))
+
+
+def _run(
+    images: Path,
+    output: Path,
+    load: Callable[[], Backbone],
+    *,
+    seed: int,
+    resize: str = "stretch",
+    dtype: str = "float16",
+    batch_size: int = 32,
+    box_kind: str | None = None,
+    group_from: str | None = None,
+    on_error: str = "raise",
+) -> None:
+    from featlab import localise, splits
+    from featlab.pipeline import analyse, write_results
+
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    table, boxes = index(images, group_from, on_error)
+    seconds["index"] = round(time.perf_counter() - start, 3)
+    # What the later stages would refuse is refused before the pass, not after it.
+    splits.make_split(table, random_state=seed)
+    localise.boxes_of_kind(boxes, box_kind)
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "maps.h5"
+    with finished_store(table, boxes, path, load, resize, dtype, batch_size, seconds) as store:
+        results = analyse(
+            store,
+            box_kind=box_kind,
+            random_state=seed,
+            command=command_line(),
+            seconds=seconds,
+            progress=quiet_bar,
+        )
+        tell(write_results(results, output), output)
+
+
+def index(images: Path, group_from: str | None, on_error: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    from featlab.images import index_images
+
+    return index_images(
+        images, group_from=group_from, on_error=on_error, progress=partial(bar, label="index")
+    )
+
+
+def finished_store(
+    table: pd.DataFrame,
+    boxes: pd.DataFrame,
+    path: Path,
+    load: Callable[[], Backbone],
+    resize: str,
+    dtype: str,
+    batch_size: int,
+    seconds: dict[str, float],
+) -> MapStore:
+    """The finished store; `seconds` gets those of the pass, 0 when the store was there."""
+    from featlab.extract import extract_maps, find_store
+
+    seconds["extract"] = 0.0
+    with _network.libraries_silenced():
+        network = load()
+        store = find_store(table, network, path, boxes=boxes, resize=resize, dtype=dtype)
+        if store is None:
+            network.probe()  # loads them
+    if store is not None:
+        logging.getLogger(__name__).info("%s is finished already: no forward pass", path)
+        return store
+    start = time.perf_counter()
+    store = extract_maps(
+        table,
+        network,
+        path,
+        boxes=boxes,
+        batch_size=batch_size,
+        resize=resize,
+        dtype=dtype,
+        progress=extract_bar,
+    )
+    seconds["extract"] = round(time.perf_counter() - start, 3)
+    return store

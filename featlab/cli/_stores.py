@@ -1,0 +1,49 @@
+"""Commands about a finished store as a whole: info, verify, report."""
+
+from __future__ import annotations
+
+from featlab.cli._options import BoxKind, Output, Seed, Store
+from featlab.cli._progress import quiet_bar
+from featlab.cli._summary import command_line, tell
+
+
+def info(store: Store) -> None:
+    """Say what a store holds."""
+    from featlab.store import MapStore
+
+    with MapStore(store) as opened:
+        print(opened)
+        for label, count in opened.images["label"].value_counts().sort_index().items():
+            print(f"  class {label}: {count} images")
+        for kind, count in opened.boxes["kind"].value_counts().sort_index().items():
+            print(f"  boxes {kind or '(no kind)'}: {count}")
+        print(f"  skipped files: {len(opened.images.attrs['skipped'])}")
+        for key, value in sorted(opened.provenance.items()):
+            if not key.startswith("probe_"):
+                print(f"  {key}: {value}")
+
+
+def verify(store: Store) -> None:
+    """Read a store once and check it against itself."""
+    from featlab.store import MapStore
+
+    with MapStore(store) as opened:
+        opened.verify()
+        print(f"{store}: {len(opened)} images, layers {', '.join(opened.layers)}: all is well")
+
+
+def report(store: Store, output: Output, box_kind: BoxKind = None, seed: Seed = 0) -> None:
+    """Write report, tables and summary of a finished store."""
+    from featlab.pipeline import analyse, write_results
+    from featlab.store import MapStore
+
+    with MapStore(store) as opened:
+        results = analyse(
+            opened,
+            box_kind=box_kind,
+            random_state=seed,
+            command=command_line(),
+            seconds={"extract": 0.0},
+            progress=quiet_bar,
+        )
+        tell(write_results(results, output), output)
