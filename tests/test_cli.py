@@ -95,6 +95,65 @@ def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys):
     assert fake_network[0].calls == calls
 
 
+@pytest.fixture(scope="module")
+def stores(scenes, tmp_path_factory):
+    """Two stores of the same scenes, the second with other weights."""
+    folder = tmp_path_factory.mktemp("stores")
+    for i in range(2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cli._network, "load", lambda *a, i=i, **k: FakeBackbone(gain=1 + i))
+            assert featlab("extract", scenes, "-o", folder / f"net{i}.h5") == 0
+    return folder / "net0.h5", folder / "net1.h5"
+
+
+def written(folder):
+    return {file.name for file in folder.iterdir()}
+
+
+def test_heads_of_one_store_and_of_two(stores, tmp_path, capsys):
+    assert featlab("heads", stores[0], "--heads", "logistic,knn", "--curve", "-o", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "pairs of heads, on the same test images" in out
+    assert "McNemar" in out
+    assert "on fewer images per class" in out
+    assert written(tmp_path) >= {
+        "heads.csv", "head_pairs.parquet", "calibration.svg", "learning_curve.png",
+    }  # fmt: skip
+    assert set(pd.read_csv(tmp_path / "heads.csv")["head"]) >= {"logistic", "knn", "dummy"}
+    assert featlab("heads", *stores, "--heads", "logistic", "-o", tmp_path / "two") == 0
+    table = pd.read_csv(tmp_path / "two" / "backbones.csv", keep_default_na=False)
+    assert set(table["backbone"]) == {"", "net0", "net1"}
+    assert (tmp_path / "two" / "backbones.svg").stat().st_size > 1000
+    assert featlab("heads", stores[0], "--heads", "logistic", "--folds", "3") == 0
+    assert "corrected resampled t" in capsys.readouterr().out
+
+
+def test_audit_says_pass_warn_or_fail(stores, tmp_path, capsys):
+    assert featlab("audit", stores[0], "-o", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    verdicts = [line.split()[0] for line in lines if ":" in line and not line.startswith("tables")]
+    assert set(verdicts) <= {"pass", "warn", "fail", "not"}
+    assert len(verdicts) >= 10
+    assert written(tmp_path) >= {"audit.csv", "confounds.png", "duplicates.parquet"}
+
+
+def test_boxheads_of_scenes(stores, tmp_path, capsys):
+    assert featlab("boxheads", stores[0], "--heads", "ridge_pca", "-o", tmp_path) == 0
+    assert "mean_box" in capsys.readouterr().out
+    assert written(tmp_path) >= {"box_heads.csv", "boxes.parquet", "boxes.png"}
+    assert featlab("boxheads", stores[0], "--classes", "breed") == 1
+    assert "--classes must be label or group, got 'breed'" in capsys.readouterr().err
+
+
+def test_neurons_that_are_needed(stores, capsys):
+    assert featlab("neurons", stores[0], "--needed", "--min-auroc", "0.5") == 0
+    out = capsys.readouterr().out
+    assert "confirmed detectors" in out
+    if "nothing to take out" not in out:
+        assert "set to their training mean" in out
+        assert "as good within one standard error" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

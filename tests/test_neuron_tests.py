@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from featlab.neurons import compare_classes, confirm_neurons, rank_neurons, repl
 from featlab.neurons._corrections import adjust, permuted_codes
 from featlab.neurons._rank_statistics import rank_statistics
 from featlab.neurons._tests import mannwhitney_p
+from featlab.neurons._weighted import one_sided_p, weighted_statistics
 
 
 def relu(seed=0, n=90, c=10, labels="abc"):
@@ -331,6 +333,8 @@ def test_r_says_the_same_of_two_samples(from_r):
     np.testing.assert_allclose(cats["p"], expected["p"], rtol=1e-9)
     for column in ("auroc", "auroc_low", "auroc_high"):
         np.testing.assert_allclose(cats[column], expected[column], rtol=1e-9)
+    np.testing.assert_allclose(cats["effect"], expected["cliffs_delta"], atol=1e-12)
+    np.testing.assert_allclose(cats["hedges_g"], expected["hedges_g"], rtol=1e-9)
     welch = rank_neurons(X, np.where(y == "cat", "cat", "other"), test="welch")
     welch = welch.query("`class` == 'cat'").sort_values("neuron")
     np.testing.assert_allclose(welch["statistic"], expected["t"], rtol=1e-9)
@@ -355,3 +359,84 @@ def test_r_corrects_and_tests_one_sided_the_same(from_r):
     ranks = rank_statistics(X, (y != "cat").astype(np.intp), 2)
     greater = mannwhitney_p(ranks, alternative="greater")[0]
     np.testing.assert_allclose(greater, expected["p_greater"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("test", ["brunner_munzel", "welch"])
+@pytest.mark.parametrize("reference", ["rest", "pairs", "b"])
+def test_equal_weights_change_nothing(test, reference):
+    X, y = relu(3, n=80)
+    plain = rank_neurons(X, y, test=test, reference=reference)
+    equal = rank_neurons(X, y, test=test, reference=reference, weights=np.full(80, 2.5))
+    key = ["class", "reference", "neuron"]
+    pd.testing.assert_frame_equal(
+        plain.sort_values(key, ignore_index=True).drop(columns="rank"),
+        equal.sort_values(key, ignore_index=True).drop(columns="rank"),
+        check_exact=False,
+        atol=1e-9,
+    )
+
+
+def test_whole_weights_are_repeated_images_in_every_effect():
+    X, y = relu(4, n=60)
+    weights = np.random.default_rng(4).integers(1, 4, 60)
+    repeated = rank_neurons(np.repeat(X, weights, axis=0), np.repeat(y, weights), test="welch")
+    weighted = rank_neurons(X, y, test="welch", weights=weights)
+    key = ["class", "neuron"]
+    same = ["mean", "mean_ref", "median", "median_ref", "pts", "pts_ref", "auroc"]
+    same += ["effect", "average_precision", "log_fold_change"]
+    np.testing.assert_allclose(
+        weighted.sort_values(key)[same], repeated.sort_values(key)[same], atol=1e-9
+    )
+    # But not in the evidence: the images are as many as they were.
+    assert (weighted["n"] + weighted["n_ref"] == 60).all()
+    assert weighted["p"].min() > repeated["p"].min()
+
+
+@pytest.mark.parametrize("test", ["brunner_munzel", "welch"])
+def test_weighted_p_of_noise_is_even(test):
+    rng = np.random.default_rng(5)
+    y = np.repeat(["a", "b"], [60, 90])
+    weights = rng.choice([1.0, 4.0], 150)
+    p = rank_neurons(rng.normal(size=(150, 4000)), y, test=test, weights=weights)
+    p = p.loc[p["class"] == "a", "p"]
+    # Welch with Kish's number is a little off by design; 2 in 100 at 5 is not.
+    assert 0.04 < (p < 0.05).mean() < 0.065
+    confirmed = one_sided_p(
+        weighted_statistics(rng.normal(size=(150, 4000)), (y == "b") * 1, 2, weights)[0]
+    )
+    for side in confirmed:
+        assert 0.04 < (side[0] < 0.05).mean() < 0.062
+
+
+def test_weights_choose_and_confirm_what_the_small_breed_shows():
+    # Nine in ten cats are of a breed that does not fire; the tenth does.
+    rng = np.random.default_rng(6)
+    breed = np.repeat(["big", "small", "dog"], [180, 20, 200])
+    y = np.where(breed == "dog", "dog", "cat")
+    X = pd.DataFrame(rng.normal(size=(400, 3)) + np.outer(breed == "small", [3, 0, 0]))
+    weights = 1 / pd.Series(breed).map(pd.Series(breed).value_counts()).to_numpy()
+    find = partial(rank_neurons, X, y, test="brunner_munzel", min_auroc=0.7)
+    assert not find()["detector"].any()
+    table = find(weights=weights)
+    assert table.loc[table["detector"], ["class", "neuron"]].to_numpy().tolist() == [
+        ["cat", 0],
+        ["dog", 0],
+    ]
+    again = confirm_neurons(table, X.iloc[::-1], y[::-1], weights=weights[::-1])
+    np.testing.assert_allclose(
+        again["auroc_confirmed"].dropna(), table.loc[table["detector"], "auroc"], atol=1e-12
+    )
+    assert again.loc[again["detector"], "replicated"].all()
+
+
+def test_weights_that_mean_nothing_are_refused():
+    X, y = relu(7, n=30, c=4, labels="ab")
+    find = partial(rank_neurons, X, y, test="welch")
+    with pytest.raises(FeatlabError, match="one entry per image"):
+        find(weights=np.ones(29))
+    with pytest.raises(FeatlabError, match="positive and finite"):
+        find(weights=np.zeros(30))
+    with pytest.raises(FeatlabError, match="weights go with the tests"):
+        rank_neurons(X, y, weights=np.ones(30))
+    with pytest.raises(FeatlabError, match="weights or groups, not both"):
+        confirm_neurons(find(), X, y, weights=np.ones(30), groups=np.repeat(["a", "b", "c"], 10))

@@ -180,6 +180,7 @@ class TestTable:
             "min_auroc": 0.7,
             "n_tests": 36,
             "reference": "rest",
+            "weighted": False,
         }
         assert set(table["layer"]) == {"top"}
         assert set(table["pooling"]) == {"max"}

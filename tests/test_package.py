@@ -30,6 +30,7 @@ ALLOWED = {
     "neurons": {"features", "intervals"},
     "pipeline": {
         "audit",
+        "boxheads",
         "features",
         "heads",
         "images",

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import HOSTILE, make_localisation, make_results
+from fake_results import HOSTILE, make_box_laboratory, make_localisation, make_results
 from markupsafe import Markup
 
 from featlab import report
@@ -67,16 +67,28 @@ def test_four_answers_come_first(two):
 )
 def test_the_verdict_is_honest(two, best, rival, verdict):
     scores = make_localisation(two[0].store, two[0].split, best=best, rival=rival)
-    said = " ".join(localisation_answer(dataclasses.replace(two[0], localisation=scores)))
+    results = dataclasses.replace(two[0], localisation=scores, box_laboratory=None)
+    said = " ".join(localisation_answer(results))
     assert verdict in said
     assert ("Yes, clearly" in said) is verdict.startswith("Yes")
+
+
+@pytest.mark.parametrize(("ahead", "clear"), [(0.01, True), (-0.01, False)])
+def test_the_paired_difference_decides_where_it_is_known(two, ahead, clear):
+    scores = make_localisation(two[0].store, two[0].split, best=0.6)
+    boxes = make_box_laboratory(scores, ahead=ahead)
+    results = dataclasses.replace(two[0], localisation=scores, box_laboratory=boxes)
+    verdict, figures = localisation_answer(results)
+    assert verdict.startswith("Yes, clearly") is clear
+    low = "1" if clear else "−1"
+    assert f"labels alone are 9 percentage points ahead ({low} to {24 + 2 * clear})" in figures
 
 
 def test_sections_figures_and_methods_are_there(two):
     page = text_of(two[2])
     for anchor in re.findall(r'href="#([a-z]+)"', page):
         assert f'id="{anchor}"' in page
-    assert page.count("<figure") == 11
+    assert page.count("<figure") == 15
     for words in (
         "frequency is not selectivity",
         "Mann-Whitney",
@@ -84,6 +96,13 @@ def test_sections_figures_and_methods_are_there(two):
         "falls inside the box in 71\N{NO-BREAK SPACE}%",
         "the picture's centre: 86\N{NO-BREAK SPACE}%".replace("'", "&#39;"),
         "MaxBoxAcc (oracle)",
+        "logistic less dummy",
+        "+0.43 [0.30,\N{NO-BREAK SPACE}0.50]",
+        "44 / 1",
+        "drawn 5 times",
+        "Boxes by regression",
+        "cascade: ridge, then corrections",
+        "less that of the best baseline, “a blob at the picture&#39;s centre”",
         "truncated file",
         "featlab run pictures --out out",
         "keras 3.9.0",
@@ -149,13 +168,16 @@ def test_writing_twice_gives_the_same_page_and_no_litter(two, tmp_path):
     names = {file.name for file in tmp_path.iterdir()}
     # The parameters of a table, which CSV has no place for.
     assert {name for name in names if name.endswith(".json")} == {
-        "detectors.csv.json", "heads.csv.json", "neurons.csv.json",
+        "boxes.csv.json", "detectors.csv.json", "heads.csv.json", "neurons.csv.json",
     }  # fmt: skip
     assert sorted(name for name in names if not name.endswith(".json")) == sorted(
         ["report.html"]
         + [
             f"{name}.{kind}"
-            for name in ("heads", "neurons", "detectors", "localisation")
+            for name in (
+                *("heads", "neurons", "detectors", "localisation", "head_pairs", "calibration"),
+                *("learning_curve", "boxes", "box_heads", "localisation_pairs"),
+            )
             for kind in ("csv", "parquet")
         ]
     )

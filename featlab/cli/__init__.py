@@ -17,6 +17,7 @@ from featlab import __version__
 from featlab._errors import FeatlabError
 from featlab.cli._laboratory import localise, neurons
 from featlab.cli._pass import demo, extract, run
+from featlab.cli._questions import audit, boxheads, heads
 from featlab.cli._stores import info, report, verify
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -29,7 +30,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, run, extract, info, verify, neurons, localise, report):
+for command in (
+    demo,
+    run,
+    extract,
+    info,
+    verify,
+    audit,
+    heads,
+    neurons,
+    localise,
+    boxheads,
+    report,
+):
     app.command()(command)
 
 

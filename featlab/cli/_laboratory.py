@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featlab._errors import FeatlabError
 from featlab.cli._options import BoxKind, Seed, Store
 from featlab.cli._progress import quiet_bar
+from featlab.cli._summary import show
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def neurons(
@@ -45,6 +49,10 @@ def neurons(
     shuffles: Annotated[
         int, typer.Option(min=0, help="Also run the procedure on so many sets of shuffled labels.")
     ] = 0,
+    needed: Annotated[
+        bool,
+        typer.Option("--needed", help="Also: does a head need them, and how few do as well?"),
+    ] = False,
     top: Annotated[int, typer.Option(min=1, help="Detectors shown per class.")] = 10,
     output: Annotated[
         Path | None,
@@ -84,8 +92,47 @@ def neurons(
         )
         print(f"on {shuffles} sets of shuffled labels:")
         print(null.describe().loc[["mean", "max"]].to_string(float_format="{:.3g}".format))
+    if needed:
+        _tell_needed(X[0], labels, split, groups, room.select_neurons(table), seed)
     if output is not None:
         report.write_table(table, output)
+
+
+def _tell_needed(
+    X: pd.DataFrame,
+    labels: pd.Series,
+    split: pd.Series,
+    groups: pd.Series,
+    detectors: pd.DataFrame,
+    seed: int,
+) -> None:
+    """Clusters, ablation and the smallest set, for the detectors of the first table."""
+    from featlab import heads
+    from featlab import neurons as room
+    from featlab.pipeline import ablation_order
+
+    named = (X.attrs["layer"], X.attrs["pooling"])
+    own = detectors[(detectors["layer"] == named[0]) & (detectors["pooling"] == named[1])]
+    order = ablation_order(own, X[split == "train"])
+    if not order:
+        print("no detector was confirmed, so there is nothing to take out")
+        return
+    confirm = split == "confirm"
+    clusters = room.cluster_detectors(own, X[confirm], labels[confirm])
+    print(f"clusters of detectors that rise and fall together, of {len(own)}:")
+    show(clusters.groupby("class")["cluster"].nunique().rename("clusters").reset_index())
+    for mode, meaning in (("ablate", "set to their training mean"), ("keep", "kept alone")):
+        curve = heads.ablation_curve(
+            X, labels, split, order, mode=mode, groups=groups, random_state=seed
+        )
+        print(f"the logistic head with the first k detectors {meaning}, beside random neurons:")
+        show(curve, ["kind", "k", "n", "accuracy", "low", "high"])
+    few = heads.smallest_set(X, labels, split, order, groups=groups, random_state=seed)
+    print(
+        f"as good within one standard error: {len(few.neurons)} detectors, accuracy "
+        f"{few.accuracy:.3f} [{few.accuracy_low:.3f}, {few.accuracy_high:.3f}]: "
+        f"{', '.join(map(str, few.neurons))}"
+    )
 
 
 def localise(

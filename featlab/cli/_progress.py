@@ -23,7 +23,10 @@ def extract_bar(batches: Iterable[range]) -> Iterator[range]:
             bar.update(len(batch))
 
 
-def quiet_bar(items: Iterable[Any]) -> Iterable[Any]:
+def quiet_bar(
+    items: Iterable[Any], *, label: str = "localise", unit: str = "batch"
+) -> Iterable[Any]:
+    """A bar that leaves no line behind."""
     from tqdm import tqdm
 
-    return tqdm(items, desc="localise", unit="batch", leave=False)
+    return tqdm(items, desc=label, unit=unit, leave=False)

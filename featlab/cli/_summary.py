@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def tell(summary: dict[str, Any], output: Path) -> None:
@@ -39,3 +43,9 @@ def tell(summary: dict[str, Any], output: Path) -> None:
 def command_line() -> str:
     """What the user typed."""
     return shlex.join(["featlab", *sys.argv[1:]])
+
+
+def show(table: pd.DataFrame, columns: Sequence[str] | None = None) -> None:
+    """A table, or some of its columns, as text."""
+    shown = table if columns is None else table[list(columns)]
+    print(shown.to_string(index=False, float_format="{:.3g}".format))

@@ -24,6 +24,7 @@ from featlab.neurons._inputs import (
 from featlab.neurons._rank_statistics import Floats, auroc_interval, rank_statistics
 from featlab.neurons._ranking import REST
 from featlab.neurons._tests import mannwhitney_p
+from featlab.neurons._weighted import checked_weights, one_sided_p, weighted_statistics
 
 DIRECTIONS = ("active", "silent", "both")
 
@@ -33,6 +34,7 @@ def confirm_neurons(
     X: Features,
     y: ArrayLike,
     *,
+    weights: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     alpha: float = 0.05,
     correction: str = "holm",
@@ -49,6 +51,9 @@ def confirm_neurons(
         From `rank_neurons`.
     X, y
         As in `rank_neurons`, for other images of the same classes.
+    weights : array_like of shape (n,), optional
+        As in `rank_neurons`; then the test is Brunner and Munzel's of the weighted sides. Not
+        together with groups.
     groups : array_like of shape (n,), optional
         Groups of images that are not independent; "" is no group. Then the interval is that of
         clustered data, and the test takes the group as its unit: Student's t on the groups' mean
@@ -72,7 +77,8 @@ def confirm_neurons(
     Raises
     ------
     FeatlabError
-        Labels, layers or neurons that differ from the table's, or bad values in `X`.
+        Labels, layers or neurons that differ from the table's, bad values in `X`, or weights
+        together with groups.
     """
     check_correction(correction, alpha, MULTIPLETESTS)
     codes, classes = encode(y)
@@ -82,13 +88,20 @@ def confirm_neurons(
     blocks = blocks_by_key(table, X, y)
     names = group_names(groups, len(codes))
     grouped = bool((names != "").any())
+    counted = None if weights is None else checked_weights(weights, codes)
+    if grouped and counted is not None:
+        raise FeatlabError("give weights or groups, not both: a group is weighted as one already.")
     judged = pd.DataFrame(np.nan, index=table.index, columns=["auroc", "low", "high", "p"])
     compared = ["layer", "pooling", "reference"]
     for (layer, pooling, reference), rows in table[table["detector"]].groupby(compared):
         block = blocks[str(layer), str(pooling)]
         for part, use, inside, compared_classes in _contrasts(rows, reference, codes, classes):
-            judge = _judged_by_groups if grouped else _judged
-            judged.loc[part.index] = judge(block, part, use, inside, compared_classes, names[use])
+            if grouped:
+                found = _judged_by_groups(block, part, use, inside, compared_classes, names[use])
+            else:
+                used = None if counted is None else counted[use]
+                found = _judged(block, part, use, inside, compared_classes, used)
+            judged.loc[part.index] = found
     sign = np.where(table["direction"] == "silent", -1.0, 1.0)
     result = table.assign(
         auroc_confirmed=judged["auroc"],
@@ -243,25 +256,25 @@ def _judged(
     use: slice | NDArray[np.bool_],
     codes: NDArray[np.intp],
     classes: Sequence[Any],
-    _: NDArray[np.str_],
+    weights: Floats | None,
 ) -> Floats:
     """AUROC, low, high and one-sided p of the rows' neurons for the rows' classes; (rows, 4)."""
     columns, place = np.unique(_places(block, rows), return_inverse=True)
     code = pd.Index(classes).get_indexer(rows["class"])
-    ranks = rank_statistics(block.activations[use][:, columns], codes, len(classes))
+    values = block.activations[use][:, columns]
+    if weights is None:
+        ranks = rank_statistics(values, codes, len(classes))
+        p, p_less = (
+            np.nan_to_num(mannwhitney_p(ranks, alternative=side), nan=1.0)
+            for side in ("greater", "less")
+        )
+    else:
+        ranks, _ = weighted_statistics(values, codes, len(classes), weights)
+        p, p_less = one_sided_p(ranks)
     silent = (rows["direction"] == "silent").to_numpy()[:, None]
     low, high = auroc_interval(ranks)
     measured, opposite = (
-        np.stack(
-            [
-                ranks.auroc,
-                low,
-                high,
-                np.nan_to_num(mannwhitney_p(ranks, alternative=side), nan=1.0),
-            ],
-            axis=-1,
-        )[code, place]
-        for side in ("greater", "less")
+        np.stack([ranks.auroc, low, high, sided], axis=-1)[code, place] for sided in (p, p_less)
     )
     return np.where(silent, opposite, measured)
 

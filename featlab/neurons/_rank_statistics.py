@@ -106,7 +106,7 @@ def _rank_part(values: NDArray, codes: NDArray[np.intp], n_classes: int) -> list
     columns = np.ascontiguousarray(values.T)
     order = np.argsort(columns, axis=1)
     ordered = np.take_along_axis(columns, order, axis=1)
-    start, end = _tie_bounds(ordered)
+    start, end = tie_bounds(ordered)
     members = codes[order]
     total = len(values)
     # Images that lie lower, ties counting half: the midrank less one half.
@@ -154,7 +154,7 @@ def _rank_part(values: NDArray, codes: NDArray[np.intp], n_classes: int) -> list
             bins[None], shares[None], ties[None]]  # fmt: skip
 
 
-def _tie_bounds(ordered: NDArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def tie_bounds(ordered: NDArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """First position of each value's group of equals in its sorted row, and the one after it."""
     n = ordered.shape[1]
     change = ordered[:, 1:] != ordered[:, :-1]

@@ -30,6 +30,7 @@ from featlab.neurons._rank_statistics import (
     rank_statistics,
 )
 from featlab.neurons._tests import TESTS, Moments, moments
+from featlab.neurons._weighted import WEIGHTED_TESTS, checked_weights, weighted_statistics
 
 COLUMNS = [
     "layer",
@@ -78,6 +79,7 @@ def rank_neurons(
     correction: str = "fdr_bh",
     alpha: float = 0.05,
     min_auroc: float = 0.7,
+    weights: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     n_permutations: int = 1000,
     random_state: int = 0,
@@ -119,6 +121,10 @@ def rank_neurons(
         Bound of the corrected p-value, in (0, 1).
     min_auroc : float
         Smallest AUROC of an active detector, in [0.5, 1]; of a silent one, 1 minus the largest.
+    weights : array_like of shape (n,), optional
+        How much each image counts, positive: one over the size of its breed, say, so that every
+        breed counts the same. Means, effects and tests are then those of the weighted sides, with
+        Kish's effective numbers of images [4]_; for the tests "brunner_munzel" and "welch".
     groups : array_like of shape (n,), optional
         Groups of images that are not exchangeable, for "max_t": whole groups are permuted where
         each has one class, else labels within groups. "" is no group.
@@ -145,8 +151,8 @@ def rank_neurons(
     ------
     FeatlabError
         NaN or infinite values in `X`, fewer than two classes, rows that do not match, an unknown
-        `test`, `correction` or `reference`, a correction that the test cannot have, `alpha` or
-        `min_auroc` out of range.
+        `test`, `correction` or `reference`, a correction that the test cannot have, weights that
+        are not positive or that the test cannot have, `alpha` or `min_auroc` out of range.
 
     Notes
     -----
@@ -160,6 +166,7 @@ def rank_neurons(
     .. [1] DeLong, DeLong & Clarke-Pearson (1988). Biometrics 44, 837-845.
     .. [2] Newcombe (2006). Statistics in Medicine 25, 559-573.
     .. [3] Hedges (1981). Journal of Educational Statistics 6, 107-128.
+    .. [4] Kish (1965). Survey Sampling, section 8.2.
 
     Examples
     --------
@@ -182,7 +189,12 @@ def rank_neurons(
             "correction 'max_t' permutes the labels of rank sums against the rest: it goes with "
             f"test 'mannwhitneyu' and reference 'rest', got {test!r} and {reference!r}."
         )
-    parts = [_compare(block, codes, classes, test, reference, random_state) for block in blocks]
+    counted = None if weights is None else checked_weights(weights, codes)
+    if counted is not None and test not in WEIGHTED_TESTS:
+        raise FeatlabError(f"weights go with the tests {list(WEIGHTED_TESTS)}, got {test!r}.")
+    parts = [
+        _compare(block, codes, classes, test, reference, counted, random_state) for block in blocks
+    ]
     table = pd.concat(parts, ignore_index=True)
     attrs: dict[str, Any] = {}
     if correction == "max_t":
@@ -206,6 +218,7 @@ def rank_neurons(
     table["direction"] = np.where(table["effect"] < 0, "silent", "active")
     table = _ranked(table)[COLUMNS]
     attrs |= {
+        "weighted": counted is not None,
         "test": test,
         "correction": correction,
         "alpha": float(alpha),
@@ -223,14 +236,19 @@ def _compare(
     classes: Sequence[Any],
     test: str,
     reference: str,
+    weights: Floats | None,
     random_state: int,
 ) -> pd.DataFrame:
     """Uncorrected, unsorted rows of the neuron table for one feature table."""
     parts = []
     for names, against, rows, inside in _comparisons(codes, classes, reference):
         values = block.activations if rows is None else block.activations[rows]
-        ranks = rank_statistics(values, inside, int(inside.max()) + 1)
-        sizes = moments(values, inside, int(inside.max()) + 1)
+        k, counts = int(inside.max()) + 1, np.bincount(inside)
+        if weights is None:
+            ranks, sizes = rank_statistics(values, inside, k), moments(values, inside, k)
+        else:
+            used = weights if rows is None else weights[rows]
+            ranks, sizes = weighted_statistics(values, inside, k, used)
         if len(names) < len(ranks.n):
             ranks, sizes = one_class(ranks, 0), one_class(sizes, 0)
         if test == L1:
@@ -250,8 +268,8 @@ def _compare(
             "class": np.repeat(np.asarray(names, dtype=object), c),
             "neuron": np.tile(block.neurons, len(names)),
             "reference": np.repeat(np.asarray(against, dtype=object), c),
-            "n": np.repeat(ranks.n.astype(np.int64), c),
-            "n_ref": np.repeat(ranks.n_ref.astype(np.int64), c),
+            "n": np.repeat(counts[: len(names)], c),
+            "n_ref": np.repeat(counts.sum() - counts[: len(names)], c),
         }
         cells.update({name: array.ravel() for name, array in columns.items()})
         parts.append(pd.DataFrame(cells).infer_objects())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from featlab.pipeline._analysis import (
     LOCALISERS,
+    ablation_order,
     analyse,
     class_weights,
     find_detectors,
@@ -15,6 +16,7 @@ from featlab.pipeline._examples import picture_loader
 
 __all__ = [
     "LOCALISERS",
+    "ablation_order",
     "analyse",
     "class_weights",
     "find_detectors",

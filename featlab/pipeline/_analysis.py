@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab import audit, features, heads, localise, neurons, report, splits
+from featlab import audit, boxheads, features, heads, localise, neurons, report, splits
 from featlab.pipeline._card import neuron_card
 from featlab.pipeline._examples import (
     SHOWN_DETECTORS,
@@ -38,6 +38,9 @@ LOCALISERS = (
 _POINTING_DETECTORS = 10
 _SHUFFLES = 5
 _CARDS = 3
+_REPEATS = 5  # draws of train images for each size of the learning curve
+_FEWEST_BOXED = 30
+BOX_HEADS = ("cascade", "ridge_pca", "pls", "gradient_boosting")
 _ABLATED = 50  # detectors per class that the ablation takes out, best first
 
 Progress = Callable[[Any], Any]
@@ -89,6 +92,7 @@ def analyse(
             groups=groups,
             random_state=random_state,
         )
+        details = _head_details(X, labels, split, groups, scores, random_state)
     with _timed(seconds, "neurons"):
         all_neurons = find_detectors(tables, labels, split, groups, random_state=random_state)
         table = main_rows(all_neurons, X)
@@ -129,14 +133,18 @@ def analyse(
         pointing = localise.neuron_pointing(
             store, table, test_rows, box_kind=box_kind, top=_POINTING_DETECTORS
         )
+    with _timed(seconds, "box heads"):
+        regressed = _box_laboratory(store, split, where, box_kind, random_state)
     with _timed(seconds, "examples"):
         load = picture_loader(store)
-        boxes = localise.select_boxes(store, box_kind)
+        truth = localise.select_boxes(store, box_kind)
         return report.Results(
             store=store,
             split=split,
             heads=scores,
             per_class=heads.per_class(scores, "logistic"),
+            head_details=details,
+            box_laboratory=regressed,
             neurons=table,
             all_neurons=all_neurons,
             laboratory=laboratory,
@@ -149,11 +157,11 @@ def analyse(
             box_kind=box_kind or _only_kind(store.boxes),
             command=command,
             backbone_description=str(store.provenance.get("description", "")),
-            samples=samples(store, load, boxes, random_state),
-            detector_examples=detector_examples(store, load, boxes, scores, chosen, random_state),
-            localisation_examples=localisation_examples(store, load, boxes, where),
+            samples=samples(store, load, truth, random_state),
+            detector_examples=detector_examples(store, load, truth, scores, chosen, random_state),
+            localisation_examples=localisation_examples(store, load, truth, where),
             cards=_cards(store, table, chosen, split),
-            strips=strips(store, load, boxes, where),
+            strips=strips(store, load, truth, where),
         )
 
 
@@ -200,6 +208,45 @@ def main_rows(table: pd.DataFrame, X: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
+def _head_details(
+    X: pd.DataFrame,
+    labels: pd.Series,
+    split: pd.Series,
+    groups: pd.Series,
+    scores: heads.HeadResults,
+    random_state: int,
+) -> report.HeadDetails:
+    return report.HeadDetails(
+        head="logistic",
+        pairs=heads.compare_all(scores, random_state=random_state),
+        calibration=heads.calibration_table(scores, "logistic"),
+        learning=heads.learning_curve(
+            X, labels, split, groups=groups, n_repeats=_REPEATS, random_state=random_state
+        ),
+    )
+
+
+def _box_laboratory(
+    store: MapStore,
+    split: pd.Series,
+    where: localise.Localisation,
+    box_kind: str | None,
+    random_state: int,
+) -> report.BoxLaboratory | None:
+    """The boxes, and boxes by regression where enough images have one."""
+    if where.table.empty:
+        return None
+    statistics = boxheads.box_statistics(store, box_kind)
+    learnt = np.isin(statistics["image"].unique(), np.flatnonzero(split != "test"))
+    found = None
+    if learnt.sum() >= _FEWEST_BOXED:
+        found = boxheads.evaluate_box_heads(
+            store, split, box_kind=box_kind, heads=BOX_HEADS, random_state=random_state
+        ).table
+    pairs = localise.compare_methods(where, scores=["box_accuracy"])
+    return report.BoxLaboratory(statistics, found, pairs)
+
+
 def _laboratory(
     store: MapStore,
     split: pd.Series,
@@ -213,7 +260,7 @@ def _laboratory(
     table = main_rows(all_neurons, X)
     detectors = neurons.select_neurons(table)
     confirm = split == "confirm"
-    order = _in_turn(neurons.select_neurons(table, top=_ABLATED), X[split == "train"])
+    order = ablation_order(detectors, X[split == "train"])
     needed, smallest = None, None
     if order:
         parts = [
@@ -240,12 +287,13 @@ def _laboratory(
     )
 
 
-def _in_turn(detectors: pd.DataFrame, X: pd.DataFrame) -> list[int]:
+def ablation_order(detectors: pd.DataFrame, X: pd.DataFrame) -> list[int]:
     """The best of each class first, then the second best; at most half of the living neurons.
 
-    The other half is what they are compared with.
+    The other half is what they are compared with. `detectors` are best first.
     """
     turns = detectors.assign(turn=detectors.groupby("class").cumcount())
+    turns = turns[turns["turn"] < _ABLATED]
     order = list(dict.fromkeys(turns.sort_values(["turn", "class"])["neuron"].tolist()))
     return order[: int((np.ptp(X.to_numpy(), axis=0) > 0).sum()) // 2]
 

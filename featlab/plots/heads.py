@@ -118,7 +118,7 @@ def ablation(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     dress(
         ax,
         title=f"n = {plural(int(table['n'].max()), 'test image')}",
-        xlabel=f"neurons {'kept, all others' if keep else ''} set to their mean over train "
+        xlabel=f"neurons {'kept, all others ' if keep else ''}set to their mean over train "
         "(count, logarithmic)",
         ylabel="accuracy on unseen test images (share, 0-1)",
         grid="both",

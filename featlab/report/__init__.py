@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from featlab.report._page import write_report
 from featlab.report._results import (
+    BoxLaboratory,
     Examples,
+    HeadDetails,
     Laboratory,
     Results,
     Samples,
@@ -23,7 +25,9 @@ from featlab.report._summary import summary
 from featlab.report._tables import tables_for, write_summary, write_table, write_tables
 
 __all__ = [
+    "BoxLaboratory",
     "Examples",
+    "HeadDetails",
     "Laboratory",
     "Results",
     "Samples",

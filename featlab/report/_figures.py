@@ -42,6 +42,8 @@ def drawings(results: Results, head: str, max_examples: int, random_state: int) 
         "balance": _balance(results),
         "heads": _heads(results),
         "confusion": _confusion(results, head),
+        "calibration": _calibration(results),
+        "learning": _learning(results),
         "volcano": _volcano(results),
         "confirmed": _confirmed(results),
         "distributions": _distributions(results, random_state),
@@ -51,6 +53,8 @@ def drawings(results: Results, head: str, max_examples: int, random_state: int) 
         "cards": _cards(results),
         "strips": _strips(results),
         "success": _success(results),
+        "box_eda": _box_eda(results),
+        "box_heads": _box_heads(results),
         "detector_maps": _detector_maps(results.detector_examples, max_examples, head),
         "localisation": _localisation(results),
         "localised": _localised(results.localisation_examples, max_examples),
@@ -115,6 +119,61 @@ def _confusion(results: Results, head: str) -> Drawing | None:
         f"Confusion matrix: {right} of {len(scored)} test images on the diagonal.",
         f"Confusions of the {words.readable(head)} head on test images, as counts; "
         "colour: share of the true class.",
+    )
+
+
+def _calibration(results: Results) -> Drawing | None:
+    details = results.head_details
+    if details is None or details.calibration.empty:
+        return None
+    return _drawing(
+        plots.calibration(details.calibration),
+        f"Accuracy of the {words.readable(details.head)} head against its own probability.",
+        f"Does the {words.readable(details.head)} head know when it is wrong? How often it is "
+        "right where it is so sure.",
+    )
+
+
+def _learning(results: Results) -> Drawing | None:
+    details = results.head_details
+    if details is None or len(details.learning) < 2:
+        return None
+    rows = details.learning
+    return _drawing(
+        plots.learning_curve(rows),
+        f"Accuracy of the {words.readable(details.head)} head on "
+        f"{int(rows['size'].min())} to {int(rows['size'].max())} train images per class.",
+        "How many images does it take? The same head on fewer train images per class, drawn "
+        f"{words.plural(int(rows['n_repeats'].max()), 'time')}; the test images stay the same.",
+    )
+
+
+def _box_eda(results: Results) -> Drawing | None:
+    boxes = results.box_laboratory
+    if boxes is None or boxes.statistics.empty:
+        return None
+    mean = float(boxes.statistics["area"].median())
+    return _drawing(
+        plots.box_eda(boxes.statistics),
+        f"Size, shape and place of {len(boxes.statistics)} boxes; half cover less than "
+        f"{words.percent(mean)} of their picture.",
+        "The ground-truth boxes: size, shape, number and place, in units of the picture.",
+    )
+
+
+def _box_heads(results: Results) -> Drawing | None:
+    boxes = results.box_laboratory
+    if boxes is None or boxes.heads is None:
+        return None
+    told = "; ".join(
+        f"{words.box_head(r['head'])} {words.scored(r, 'mean_iou')}"
+        for _, r in boxes.heads.iterrows()
+    )
+    return _drawing(
+        plots.box_heads(boxes.heads.assign(head=boxes.heads["head"].map(words.box_head))),
+        f"Mean IoU of boxes by regression on test images: {told}.",
+        "Boxes by regression on the stored maps, learnt from train and confirm images with boxes, "
+        "on test images, with 95 % intervals. Hollow: baselines.",
     )
 
 

@@ -53,12 +53,15 @@ def grids(results: Results) -> dict[str, Grid | None]:
         "heads": _heads(results.heads.table),
         "detectors": _detectors(results),
         "per_class": _per_class(results),
+        "head_pairs": _head_pairs(results),
         "poolings": _poolings(results),
         "replication": _replication(results),
         "audit": _audit(results),
         "flagged": _flagged(results),
         "softmax_top_k": _softmax_top_k(results),
         "localisation": _localisation(results),
+        "localisation_pairs": _localisation_pairs(results),
+        "box_heads": _box_heads(results),
         "provenance": _provenance(results, essentials=False),
         "seconds": _seconds(results),
     }
@@ -153,6 +156,76 @@ def _per_class(results: Results) -> Grid | None:
     columns = ["Class", "n test", "Recall", "Precision", "F1", "Most often taken for"]
     caption = "The logistic head on each class, with 95 % intervals"
     return _grid(caption, columns, rows, (0, 5), file="per_class")
+
+
+def _head_pairs(results: Results) -> Grid | None:
+    if results.head_details is None:
+        return None
+    rows = []
+    for _, row in results.head_details.pairs.iterrows():
+        better, other, sign = ("a", "b", 1) if row["difference"] >= 0 else ("b", "a", -1)
+        ends = sorted(sign * row[f"difference_{end}"] for end in ("low", "high"))
+        rows.append(
+            [
+                f"{words.readable(row[better])} less {words.readable(row[other])}",
+                f"{words.signed(abs(row['difference']))} {words.interval(*ends)}",
+                f"{int(row[f'only_{better}']):,} / {int(row[f'only_{other}']):,}",
+                str(row["test"]),
+                words.p_value(row["p_adjusted"]),
+            ]
+        )
+    columns = ["Heads", "Difference in accuracy", "Only one right", "Test", "Adjusted p"]
+    caption = "Heads against each other on the same test images (Holm over all pairs)"
+    return _grid(caption, columns, rows, (0, 3), file="head_pairs")
+
+
+def _localisation_pairs(results: Results) -> Grid | None:
+    if results.box_laboratory is None:
+        return None
+    table = results.box_laboratory.pairs.sort_values("difference", ascending=False)
+    rows = [
+        [
+            words.method(row["method"]),
+            words.number(row["value"]),
+            f"{words.signed(row['difference'])} "
+            f"{words.interval(row['difference_low'], row['difference_high'])}",
+        ]
+        for _, row in table.iterrows()
+    ]
+    if not rows:
+        return None
+    against = words.method(table["against"].iloc[0])
+    return _grid(
+        f"Box accuracy less that of the best baseline, “{against}”, image by image",
+        ["Method", "Box accuracy", "Difference, 95 % interval"],
+        rows,
+        file="localisation_pairs",
+    )
+
+
+def _box_heads(results: Results) -> Grid | None:
+    if results.box_laboratory is None or results.box_laboratory.heads is None:
+        return None
+    rows = [
+        [
+            words.box_head(row["head"]),
+            words.scored(row, "mean_iou"),
+            words.scored(row, "box_accuracy"),
+            words.scored(row, "box_accuracy_70"),
+            words.scored(row, "centre_in_box"),
+            f"{int(row['n_fit']):,}",
+            f"{int(row['n']):,}",
+            words.number(row["seconds"], 1),
+        ]
+        for _, row in results.box_laboratory.heads.iterrows()
+    ]
+    columns = ["Box head", "Mean IoU", "IoU ≥ 0.5", "IoU ≥ 0.7", "Centre in box", "n learnt from"]
+    return _grid(
+        "Boxes by regression on test images, with 95 % intervals",
+        [*columns, "n test", "Seconds"],
+        rows,
+        file="box_heads",
+    )
 
 
 def _poolings(results: Results) -> Grid | None:

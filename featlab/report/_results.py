@@ -188,6 +188,46 @@ class Laboratory:
 
 
 @dataclass(frozen=True)
+class HeadDetails:
+    """What is known of the main head beyond its score.
+
+    Attributes
+    ----------
+    head : str
+    pairs : DataFrame
+        From ``heads.compare_all``: every two heads on the same test images.
+    calibration : DataFrame
+        From ``heads.calibration_table``.
+    learning : DataFrame
+        From ``heads.learning_curve``.
+    """
+
+    head: str
+    pairs: pd.DataFrame
+    calibration: pd.DataFrame
+    learning: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class BoxLaboratory:
+    """The boxes themselves, and what regression from the stored maps makes of them.
+
+    Attributes
+    ----------
+    statistics : DataFrame
+        From ``boxheads.box_statistics``.
+    heads : DataFrame or None
+        ``BoxHeadResults.table``; None where too few images have a box.
+    pairs : DataFrame
+        From ``localise.compare_methods``, of the box accuracy.
+    """
+
+    statistics: pd.DataFrame
+    heads: pd.DataFrame | None
+    pairs: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything a report tells.
 
@@ -223,6 +263,8 @@ class Results:
     audit : Audit, optional
     per_class : DataFrame, optional
         From ``heads.per_class``.
+    head_details : HeadDetails, optional
+    box_laboratory : BoxLaboratory, optional
     cards : sequence of NeuronCard
     strips : Strips, optional
     """
@@ -246,6 +288,8 @@ class Results:
     laboratory: Laboratory | None = None
     audit: AuditLike | None = None
     per_class: pd.DataFrame | None = None
+    head_details: HeadDetails | None = None
+    box_laboratory: BoxLaboratory | None = None
     cards: Sequence[NeuronCard] = ()
     strips: Strips | None = None
 

@@ -39,6 +39,15 @@ def tables_for(results: Results) -> dict[str, pd.DataFrame]:
         tables["units"] = results.units
     if results.per_class is not None:
         tables["per_class"] = results.per_class
+    if results.head_details is not None:
+        tables["head_pairs"] = results.head_details.pairs
+        tables["calibration"] = results.head_details.calibration
+        tables["learning_curve"] = results.head_details.learning
+    if results.box_laboratory is not None:
+        tables["boxes"] = results.box_laboratory.statistics
+        tables["localisation_pairs"] = results.box_laboratory.pairs
+        if results.box_laboratory.heads is not None:
+            tables["box_heads"] = results.box_laboratory.heads
     if results.audit is not None:
         tables["audit"] = results.audit.summary
         tables["audit_images"] = _flagged_images(results.audit)

@@ -45,6 +45,16 @@ _METHODS = {
     "whole_image": "the whole picture",
     "mean_box": "the mean training box",
 }
+_BOX_HEADS = {
+    "cascade": "cascade: ridge, then corrections",
+    "ridge_pca": "ridge on principal components",
+    "pls": "partial least squares",
+    "mlp": "small neural network (MLP)",
+    "gradient_boosting": "boosted trees on heat-map statistics",
+    "mean_box": "the mean training box",
+    "whole_image": "the whole picture",
+    "centre": "a box at the picture's centre",
+}
 NOT_BETTER = "Not shown to be better"
 BETTER = "Yes, clearly better than the best baseline"
 
@@ -54,6 +64,11 @@ def number(value: Any, digits: int = 2) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def signed(value: Any, digits: int = 2) -> str:
+    """A number with its sign."""
+    return f"+{number(value, digits)}" if value > 0 else number(value, digits)
 
 
 def percent(value: Any) -> str:
@@ -121,6 +136,11 @@ def readable(identifier: object) -> str:
 def method(identifier: object) -> str:
     """A localisation method in words."""
     return _METHODS.get(str(identifier), readable(identifier))
+
+
+def box_head(identifier: object) -> str:
+    """A box head in words."""
+    return _BOX_HEADS.get(str(identifier), readable(identifier))
 
 
 def data_answer(results: Results) -> Markup:
@@ -281,14 +301,29 @@ def localisation_answer(results: Results) -> tuple[str, str]:
             f" Where boxes of train images are there to learn from, “{method(taught['method'])}” "
             f"{_finds(taught)}."
         )
-    if ours["box_accuracy_low"] > rival["box_accuracy_high"]:
-        return BETTER, text
-    if ours["box_accuracy"] > rival["box_accuracy"]:
-        return (
-            f"{NOT_BETTER} than the best baseline",
-            f"{text} The intervals of labels alone and baseline overlap.",
-        )
-    return f"{NOT_BETTER} than the best baseline", f"{text} Labels alone are not even ahead."
+    clear, difference = _ahead(results, ours, rival)
+    if clear:
+        return BETTER, f"{text} {difference}".rstrip()
+    return f"{NOT_BETTER} than the best baseline", f"{text} {difference}".rstrip()
+
+
+def _ahead(results: Results, ours: pd.Series, rival: pd.Series) -> tuple[bool, str]:
+    """Whether one method is clearly ahead of another, and by how much: image by image if known."""
+    boxes = results.box_laboratory
+    pairs = boxes.pairs if boxes is not None else pd.DataFrame(columns=["method", "against"])
+    pair = pairs[pairs["method"].eq(ours["method"]) & pairs["against"].eq(rival["method"])]
+    if pair.empty:
+        if ours["box_accuracy_low"] > rival["box_accuracy_high"]:
+            return True, ""
+        if ours["box_accuracy"] > rival["box_accuracy"]:
+            return False, "The intervals of labels alone and baseline overlap."
+        return False, "Labels alone are not even ahead."
+    row = pair.iloc[0]
+    points = [100 * row[f"difference{end}"] for end in ("", "_low", "_high")]
+    told = "Image by image, labels alone are {} percentage points ahead ({} to {}).".format(
+        *(number(value, 0) for value in points)
+    )
+    return bool(row["difference_low"] > 0), told
 
 
 def _finds(row: pd.Series) -> str:

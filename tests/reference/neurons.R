@@ -1,7 +1,7 @@
 # Writes neurons.csv: what R says of the columns of activations.csv. Run in this folder:
 #   Rscript neurons.R
-# R 4.2.2 with pROC 1.18.0 wrote the files that are here.
-suppressMessages(library(pROC))
+# R 4.2.2 with pROC 1.18.0 and effectsize 0.8.3 wrote the files that are here.
+suppressMessages({library(pROC); library(effectsize)})
 
 activations <- read.csv("activations.csv")
 label <- activations$label
@@ -22,6 +22,7 @@ for (column in setdiff(names(activations), "label")) {
     t = unname(t$statistic), p_welch = t$p.value,
     auroc_low = auc[1], auroc = auc[2], auroc_high = auc[3],
     h = unname(kruskal$statistic), p_kruskal = kruskal$p.value,
+    hedges_g = hedges_g(a, b, pooled_sd = TRUE)$Hedges_g, cliffs_delta = cliffs_delta(a, b)$r_rank_biserial,
     f = unname(welch$statistic), p_welch_anova = welch$p.value
   )
 }
