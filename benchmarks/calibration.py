@@ -22,7 +22,11 @@ from featlab.neurons._corrections import adjust
 REPEATS = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
 ALPHA = 0.05
 TESTS = ("mannwhitneyu", "welch", "brunner_munzel", "kolmogorov_smirnov", "mutual_information")
-CORRECTIONS = ("bonferroni", "holm", "fdr_bh", "fdr_by", "local_fdr")
+# Every method of statsmodels' multipletests, by its first name, and our own.
+CORRECTIONS = (
+    *("bonferroni", "sidak", "holm-sidak", "holm", "simes-hochberg", "hommel"),
+    *("fdr_bh", "fdr_by", "fdr_tsbh", "fdr_tsbky", "fdr_gbs", "local_fdr"),
+)
 
 
 def calls(table: pd.DataFrame, truth: pd.DataFrame) -> tuple[int, int]:

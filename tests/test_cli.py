@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import FakeBackbone
+from PIL import Image
 
 from featlab import cli, datasets
 from featlab.store import MapStore
@@ -118,6 +120,7 @@ def test_heads_of_one_store_and_of_two(stores, tmp_path, capsys):
     assert "on fewer images per class" in out
     assert written(tmp_path) >= {
         "heads.csv", "head_pairs.parquet", "calibration.svg", "learning_curve.png",
+        "logistic.npz",
     }  # fmt: skip
     assert set(pd.read_csv(tmp_path / "heads.csv")["head"]) >= {"logistic", "knn", "dummy"}
     assert featlab("heads", *stores, "--heads", "logistic", "-o", tmp_path / "two") == 0
@@ -145,13 +148,37 @@ def test_boxheads_of_scenes(stores, tmp_path, capsys):
     assert "--classes must be label or group, got 'breed'" in capsys.readouterr().err
 
 
-def test_neurons_that_are_needed(stores, capsys):
-    assert featlab("neurons", stores[0], "--needed", "--min-auroc", "0.5") == 0
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    """A store of red and blue pictures, which the fake network tells apart."""
+    folder, rng = tmp_path_factory.mktemp("coloured"), np.random.default_rng(0)
+    for label, channel in (("blue", 2), ("red", 0)):
+        (folder / "pictures" / label).mkdir(parents=True)
+        for i in range(40):
+            pixels = rng.integers(0, 150, (30, 30, 3), dtype=np.uint8)
+            pixels[..., channel] += 80
+            Image.fromarray(pixels).save(folder / "pictures" / label / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli._network, "load", lambda *a, **k: FakeBackbone())
+        assert featlab("extract", folder / "pictures", "-o", folder / "maps.h5") == 0
+    return folder / "maps.h5"
+
+
+def test_neurons_that_are_needed(coloured, tmp_path, capsys):
+    options = ("--needed", "--cards", tmp_path / "cards", "--top", "1")
+    assert featlab("neurons", coloured, *options, "-o", tmp_path / "n.parquet") == 0
+    shown = pd.read_parquet(tmp_path / "n.parquet")
+    kept = shown[shown["replicated"] & (shown["direction"] == "active")]
+    assert len(written(tmp_path / "cards")) == kept["class"].nunique() > 0
     out = capsys.readouterr().out
     assert "confirmed detectors" in out
-    if "nothing to take out" not in out:
-        assert "set to their training mean" in out
-        assert "as good within one standard error" in out
+    assert "set to their training mean" in out
+    assert "as good within one standard error" in out
+
+
+def test_neurons_of_which_none_is_needed(stores, capsys):
+    assert featlab("neurons", stores[0], "--needed", "--min-auroc", "1") == 0
+    assert "nothing to take out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import typer
 
 from featlab import __version__
 from featlab._errors import FeatlabError
-from featlab.cli._laboratory import localise, neurons
+from featlab.cli._localise import localise
+from featlab.cli._neurons import neurons
 from featlab.cli._pass import demo, extract, run
 from featlab.cli._questions import audit, boxheads, heads
 from featlab.cli._stores import info, report, verify

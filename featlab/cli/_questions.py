@@ -17,6 +17,7 @@ from featlab.cli._summary import show
 if TYPE_CHECKING:
     import pandas as pd
 
+    from featlab.heads import HeadResults
     from featlab.store import MapStore
 
 _SCORES = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "roc_auc", "log_loss"]
@@ -24,7 +25,7 @@ _PAIRS = ["difference", "difference_low", "difference_high", "p_adjusted", "test
 
 Folder = Annotated[
     Path | None,
-    typer.Option("-o", "--output", help="Folder for the tables (.csv, .parquet) and figures."),
+    typer.Option("-o", "--output", help="Folder for the tables, figures and fitted heads."),
 ]
 
 
@@ -78,9 +79,21 @@ def heads(
         _draw(output, {"backbones": plots.backbones(found.table)})
         return
     with MapStore(stores[0]) as store:
-        tables, figures = _one_store(store, pooling, layer, folds, curve, common)
+        tables, figures = _one_store(store, pooling, layer, folds, curve, common, output)
     _write(output, tables)
     _draw(output, figures)
+
+
+def _save_heads(scores: HeadResults, folder: Path | None) -> None:
+    """The fitted heads as plain arrays; the two that are no layers of weights are left out."""
+    from featlab.heads import save_head
+
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, model in scores.models.items():
+        if name not in ("dummy", "knn"):
+            save_head(model, folder / f"{name}.npz")
 
 
 def _one_store(
@@ -90,6 +103,7 @@ def _one_store(
     folds: int,
     curve: bool,
     common: dict[str, Any],
+    output: Path | None,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """Print the heads of one store; its tables and figures."""
     from featlab import features, plots, splits
@@ -107,6 +121,7 @@ def _one_store(
         return {"heads": summary, "head_folds": crossed.table, "head_pairs": pairs}, {}
     split = splits.make_split(store.images, random_state=common["random_state"])
     scores = room.evaluate_heads(X, labels, split, **everything)
+    _save_heads(scores, output)
     first = common["heads"][0]
     tables = {
         "heads": scores.table,

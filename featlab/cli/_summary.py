@@ -47,5 +47,8 @@ def command_line() -> str:
 
 def show(table: pd.DataFrame, columns: Sequence[str] | None = None) -> None:
     """A table, or some of its columns, as text."""
+    if table.empty:
+        print("  none")
+        return
     shown = table if columns is None else table[list(columns)]
     print(shown.to_string(index=False, float_format="{:.3g}".format))

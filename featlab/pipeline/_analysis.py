@@ -284,6 +284,9 @@ def _laboratory(
         ),
         ablation=needed,
         smallest=smallest,
+        omnibus=neurons.compare_classes(X[confirm], labels[confirm])
+        if len(store.classes) > 2
+        else None,
     )
 
 

@@ -106,6 +106,7 @@ def _facts(results: Results, head: str) -> dict[str, Any]:
         "needed": words.needed(results),
         "units_answer": words.units_answer(results),
         "checks": words.checks(results),
+        "poolings": words.poolings(results),
         "box_kind": results.box_kind,
         "command": results.command,
         "measured": words.scores(results) is not None,

@@ -177,6 +177,8 @@ class Laboratory:
         From ``heads.ablation_curve``, both modes.
     smallest : SmallestSet or None
         From ``heads.smallest_set``.
+    omnibus : DataFrame or None
+        From ``neurons.compare_classes``, where there are more than two classes.
     """
 
     poolings: pd.DataFrame
@@ -185,6 +187,7 @@ class Laboratory:
     nulls: pd.DataFrame | None = None
     ablation: pd.DataFrame | None = None
     smallest: Any | None = None
+    omnibus: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ def tables_for(results: Results) -> dict[str, pd.DataFrame]:
         tables["localisation_pairs"] = results.box_laboratory.pairs
         if results.box_laboratory.heads is not None:
             tables["box_heads"] = results.box_laboratory.heads
+    if results.laboratory is not None and results.laboratory.omnibus is not None:
+        tables["omnibus"] = results.laboratory.omnibus
     if results.audit is not None:
         tables["audit"] = results.audit.summary
         tables["audit_images"] = _flagged_images(results.audit)

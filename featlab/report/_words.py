@@ -271,7 +271,36 @@ def checks(results: Results) -> str:
             f"{len(clusters):,} confirmed detectors "
             f"form {plural(n, 'cluster')}."
         )
+    if laboratory.omnibus is not None:
+        omnibus = laboratory.omnibus
+        sentences.append(
+            f"Whichever the class, {int(omnibus['reject'].sum()):,} of "
+            f"{plural(int(omnibus['p'].notna().sum()), 'neuron')} that fire differ between the "
+            "classes on the confirm images (Kruskal-Wallis, corrected)."
+        )
     return " ".join(sentences)
+
+
+def poolings(results: Results) -> str:
+    """Which layer and pooling tell the classes best, by what was confirmed."""
+    laboratory = results.laboratory
+    if (
+        laboratory is None
+        or len(laboratory.poolings) < 2
+        or not laboratory.poolings["replicated"].any()
+    ):
+        return ""
+    table = laboratory.poolings.sort_values("replicated", ascending=False, kind="stable")
+    best, other = table.iloc[0], table.iloc[-1]
+    layers = table["layer"].nunique()
+    where = f" of layer {best['layer']}" if layers > 1 else ""
+    lowest = f" of layer {other['layer']}" if layers > 1 else ""
+    return (
+        f"Most detectors were confirmed with {best['pooling']} pooling{where}: "
+        f"{int(best['replicated']):,}, with a median AUROC of {number(best['median_confirmed'])} "
+        f"on unseen images; fewest with {other['pooling']} pooling{lowest}: "
+        f"{int(other['replicated']):,}."
+    )
 
 
 def scores(results: Results) -> pd.DataFrame | None:

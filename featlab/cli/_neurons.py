@@ -1,20 +1,21 @@
-"""Commands that ask one question of a finished store: neurons, localise."""
+"""The command about neurons: which detect which class, and does it hold."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featlab._errors import FeatlabError
-from featlab.cli._options import BoxKind, Seed, Store
-from featlab.cli._progress import quiet_bar
+from featlab.cli._options import Seed, Store
 from featlab.cli._summary import show
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+
+    from featlab.store import MapStore
 
 
 def neurons(
@@ -54,13 +55,21 @@ def neurons(
         typer.Option("--needed", help="Also: does a head need them, and how few do as well?"),
     ] = False,
     top: Annotated[int, typer.Option(min=1, help="Detectors shown per class.")] = 10,
+    cards: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a card of each detector shown: its best and worst images."),
+    ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Write the whole table here (.csv or .parquet)."),
+        typer.Option(
+            "-o", "--output", help="Write the whole table here (.csv, .parquet, or .h5ad: AnnData)."
+        ),
     ] = None,
     seed: Seed = 0,
 ) -> None:
     """Rank the neurons on train rows, confirm the detectors on others, show the best."""
+    import numpy as np
+
     from featlab import features, report, splits
     from featlab import neurons as room
     from featlab.pipeline import find_detectors
@@ -80,11 +89,11 @@ def neurons(
     }
     table = find_detectors(X, labels, split, groups, random_state=seed, **chosen)
     best = room.select_neurons(table, direction=direction, top=top)
-    print(room.replication(table).to_string(index=False, float_format="{:.3g}".format))
+    show(room.replication(table))
     columns = ["class", "direction", "layer", "pooling", "neuron", "auroc", "auroc_confirmed"]
     columns += ["auroc_confirmed_low", "auroc_confirmed_high", "p_confirmed", "shrinkage"]
     print(f"confirmed detectors, at most {top} per class:")
-    print(best[columns].to_string(index=False, float_format="{:.3g}".format))
+    show(best, columns)
     print(", ".join(f"{key}: {value}" for key, value in table.attrs.items()))
     if shuffles:
         null = room.null_selection(
@@ -94,8 +103,47 @@ def neurons(
         print(null.describe().loc[["mean", "max"]].to_string(float_format="{:.3g}".format))
     if needed:
         _tell_needed(X[0], labels, split, groups, room.select_neurons(table), seed)
-    if output is not None:
-        report.write_table(table, output)
+    if len(set(labels)) > 2:
+        omnibus = room.compare_classes(
+            [x[split == "confirm"] for x in X], labels[split == "confirm"]
+        )
+        print(
+            f"on the confirm images {omnibus['reject'].sum()} of {len(omnibus)} neurons differ "
+            "between any of the classes (Kruskal-Wallis, corrected)"
+        )
+    with MapStore(store) as opened:
+        if cards is not None:
+            _write_cards(opened, table, best, np.flatnonzero(split != "train"), cards)
+        if output is not None and output.suffix == ".h5ad":
+            room.to_anndata(opened, table).write_h5ad(output)
+        elif output is not None:
+            report.write_table(table, output)
+
+
+def _write_cards(
+    store: MapStore, table: pd.DataFrame, chosen: pd.DataFrame, rows: np.ndarray, folder: Path
+) -> None:
+    """One picture for each detector, on images it was not chosen on."""
+    from featlab import plots
+    from featlab.pipeline import neuron_card
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for _, row in chosen.iterrows():
+        if row["pooling"] not in ("mean", "max"):
+            continue
+        card = neuron_card(
+            store,
+            int(row["neuron"]),
+            table,
+            label=row["class"],
+            pooling=row["pooling"],
+            layer=row["layer"],
+            rows=rows,
+        )
+        name = f"{row['layer']}_{row['pooling']}_{row['neuron']}_{row['class']}"
+        file = folder / (re.sub(r"[^\w.-]", "_", name)[:120] + ".png")
+        file.write_bytes(plots.encode(plots.neuron_card(card), "png"))
+    print(f"cards: {folder}")
 
 
 def _tell_needed(
@@ -133,54 +181,3 @@ def _tell_needed(
         f"{few.accuracy:.3f} [{few.accuracy_low:.3f}, {few.accuracy_high:.3f}]: "
         f"{', '.join(map(str, few.neurons))}"
     )
-
-
-def localise(
-    store: Store,
-    methods: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated methods, or all. [default: those of the report]"),
-    ] = None,
-    layer: Annotated[str | None, typer.Option(help="[default: the last stored]")] = None,
-    box_kind: BoxKind = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Write the whole table here (.csv or .parquet)."),
-    ] = None,
-    seed: Seed = 0,
-) -> None:
-    """Score the boxes that the stored maps give, beside the baselines."""
-    from featlab import features, heads, report, splits
-    from featlab import localise as room
-    from featlab.pipeline import LOCALISERS, class_weights, find_detectors, predicted_classes
-    from featlab.store import MapStore
-
-    with MapStore(store) as opened:
-        labels, groups = opened.images["label"], opened.images["group"]
-        split = splits.make_split(opened.images, random_state=seed)
-        X = features.feature_table(opened, layer=layer)
-        scores = heads.evaluate_heads(X, labels, split, groups=groups, random_state=seed)
-        found = room.evaluate(
-            opened,
-            split,
-            methods=named_methods(methods, LOCALISERS),
-            neurons=find_detectors(X, labels, split, groups, random_state=seed),
-            weights=class_weights(scores),
-            network=scores.models["mlp"],
-            predicted=predicted_classes(scores, labels),
-            layer=layer,
-            box_kind=box_kind,
-            random_state=seed,
-            progress=quiet_bar,
-        )
-    if found.table.empty:
-        raise FeatlabError(f"{store} has no boxes on its test images, so nothing can be scored.")
-    print(found.table.set_index("method").T.to_string(float_format="{:.3f}".format))
-    if output is not None:
-        report.write_table(found.table, output)
-
-
-def named_methods(asked: str | None, usual: Sequence[str]) -> Sequence[str] | None:
-    if asked is None:
-        return usual
-    return None if asked == "all" else asked.split(",")

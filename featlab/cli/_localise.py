@@ -1,0 +1,64 @@
+"""The command about places: boxes from stored maps, beside the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featlab._errors import FeatlabError
+from featlab.cli._options import BoxKind, Seed, Store
+from featlab.cli._progress import quiet_bar
+
+
+def localise(
+    store: Store,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated methods, or all. [default: those of the report]"),
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="[default: the last stored]")] = None,
+    box_kind: BoxKind = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write the whole table here (.csv or .parquet)."),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Score the boxes that the stored maps give, beside the baselines."""
+    from featlab import features, heads, report, splits
+    from featlab import localise as room
+    from featlab.pipeline import LOCALISERS, class_weights, find_detectors, predicted_classes
+    from featlab.store import MapStore
+
+    with MapStore(store) as opened:
+        labels, groups = opened.images["label"], opened.images["group"]
+        split = splits.make_split(opened.images, random_state=seed)
+        X = features.feature_table(opened, layer=layer)
+        scores = heads.evaluate_heads(X, labels, split, groups=groups, random_state=seed)
+        found = room.evaluate(
+            opened,
+            split,
+            methods=named_methods(methods, LOCALISERS),
+            neurons=find_detectors(X, labels, split, groups, random_state=seed),
+            weights=class_weights(scores),
+            network=scores.models["mlp"],
+            predicted=predicted_classes(scores, labels),
+            layer=layer,
+            box_kind=box_kind,
+            random_state=seed,
+            progress=quiet_bar,
+        )
+    if found.table.empty:
+        raise FeatlabError(f"{store} has no boxes on its test images, so nothing can be scored.")
+    print(found.table.set_index("method").T.to_string(float_format="{:.3f}".format))
+    if output is not None:
+        report.write_table(found.table, output)
+
+
+def named_methods(asked: str | None, usual: Sequence[str]) -> Sequence[str] | None:
+    if asked is None:
+        return usual
+    return None if asked == "all" else asked.split(",")
