@@ -115,6 +115,18 @@ class FakeLocalisation:
         ]
         return pd.concat(parts, ignore_index=True)
 
+    @property
+    def curves(self) -> pd.DataFrame:
+        thresholds = np.arange(100) / 100
+        parts = [
+            pd.DataFrame(
+                {"method": method, "delta": delta, "threshold": thresholds, "accuracy": 0.5}
+            )
+            for method in self.table["method"]
+            for delta in (0.3, 0.5, 0.7)
+        ]
+        return pd.concat(parts, ignore_index=True)
+
 
 def make_split(n: int, n_classes: int = 2) -> pd.Series:
     """Labels take turns, so every round of ten images of a class has the same sides."""
@@ -297,6 +309,14 @@ def make_box_laboratory(found: FakeLocalisation, *, ahead: float = 0.02) -> BoxL
     return BoxLaboratory(statistics, heads, pairs)
 
 
+def make_units(detectors: pd.DataFrame) -> pd.DataFrame:
+    verdicts = np.resize(["on the object", "not shown", "beside the object"], len(detectors))
+    return detectors[["class", "neuron"]].assign(
+        n=60, auroc_inside=0.8, auroc_inside_low=0.75, auroc_inside_high=0.85, iou=0.3,
+        iou_chance=0.2, p=0.001, p_adjusted=0.01, verdict=verdicts,
+    )  # fmt: skip
+
+
 def make_picture(seed: int = 0, width: int = 120, height: int = 90) -> np.ndarray:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
@@ -365,4 +385,6 @@ def make_results(
         samples=samples if pictures else None,
         detector_examples=examples if pictures else None,
         localisation_examples=spots if pictures and boxes else None,
+        failures=spots if pictures and boxes else None,
+        units=make_units(chosen) if boxes else None,
     )

@@ -88,7 +88,7 @@ def test_sections_figures_and_methods_are_there(two):
     page = text_of(two[2])
     for anchor in re.findall(r'href="#([a-z]+)"', page):
         assert f'id="{anchor}"' in page
-    assert page.count("<figure") == 15
+    assert page.count("<figure") == 17
     for words in (
         "frequency is not selectivity",
         "Mann-Whitney",
@@ -101,6 +101,9 @@ def test_sections_figures_and_methods_are_there(two):
         "44 / 1",
         "drawn 5 times",
         "Boxes by regression",
+        "Does this neuron’s map allow localisation of the object?",
+        "no: beside it",
+        "Look for what the heat map follows",
         "cascade: ridge, then corrections",
         "less that of the best baseline, “a blob at the picture&#39;s centre”",
         "truncated file",
@@ -169,6 +172,7 @@ def test_writing_twice_gives_the_same_page_and_no_litter(two, tmp_path):
     # The parameters of a table, which CSV has no place for.
     assert {name for name in names if name.endswith(".json")} == {
         "boxes.csv.json", "detectors.csv.json", "heads.csv.json", "neurons.csv.json",
+        "units.csv.json",
     }  # fmt: skip
     assert sorted(name for name in names if not name.endswith(".json")) == sorted(
         ["report.html"]
@@ -176,7 +180,7 @@ def test_writing_twice_gives_the_same_page_and_no_litter(two, tmp_path):
             f"{name}.{kind}"
             for name in (
                 *("heads", "neurons", "detectors", "localisation", "head_pairs", "calibration"),
-                *("learning_curve", "boxes", "box_heads", "localisation_pairs"),
+                *("learning_curve", "boxes", "box_heads", "localisation_pairs", "units"),
             )
             for kind in ("csv", "parquet")
         ]

@@ -160,6 +160,7 @@ def analyse(
             samples=samples(store, load, truth, random_state),
             detector_examples=detector_examples(store, load, truth, scores, chosen, random_state),
             localisation_examples=localisation_examples(store, load, truth, where),
+            failures=localisation_examples(store, load, truth, where, worst=True),
             cards=_cards(store, table, chosen, split),
             strips=strips(store, load, truth, where),
         )

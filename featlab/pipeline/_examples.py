@@ -13,7 +13,7 @@ from featlab import heads, images, localise, report
 from featlab._errors import FeatlabError
 from featlab.store import MapStore
 
-SAMPLES, EXAMPLES, SHOWN_DETECTORS, STRIPS = 12, 6, 4, 5
+SAMPLES, EXAMPLES, FAILURES, SHOWN_DETECTORS, STRIPS = 12, 6, 9, 4, 5
 STRIP_METHODS = ("detectors", "cam_positive", "sum", "ddt", "cell_boxes")
 
 
@@ -81,13 +81,20 @@ def localisation_examples(
     load: Callable[[int], Any],
     boxes: pd.DataFrame,
     where: localise.Localisation,
+    *,
+    worst: bool = False,
 ) -> report.Examples | None:
-    """The best, middling and worst boxes of the best method that learns from labels alone."""
+    """The best, middling and worst boxes of the best method that learns from labels alone.
+
+    Or the worst only, the very worst first.
+    """
     best = report.best_method(where.table, baseline=False, supervision="image labels")
     if best is None:
         return None
     method = str(best["method"])
     rows = report.choose_localisation_rows(where, EXAMPLES, method)
+    if worst:
+        rows = report.rows_by_iou(where, method)[: -FAILURES - 1 : -1]
     scored = where.per_image[where.per_image["method"] == method].set_index("row")
     heats, predicted = localise.heats_for(
         store, rows, method, where.fitted, threshold=float(best["threshold"])

@@ -13,7 +13,7 @@ from featlab.plots.audit import confounds, flagged_images
 from featlab.plots.boxheads import box_eda, box_heads
 from featlab.plots.card import NeuronCard, neuron_card
 from featlab.plots.heads import ablation, backbones, calibration, learning_curve
-from featlab.plots.localisation import method_strips, success_curves
+from featlab.plots.localisation import method_strips, success_curves, threshold_curves
 from featlab.plots.neurons import activation_distributions, selected_vs_confirmed, volcano
 from featlab.plots.pictures import detector_maps, localisation_examples, sample_images
 from featlab.plots.scores import (
@@ -48,5 +48,6 @@ __all__ = [
     "short_name",
     "short_names",
     "success_curves",
+    "threshold_curves",
     "volcano",
 ]

@@ -100,6 +100,49 @@ def success_curves(table: pd.DataFrame, titles: Mapping[str, str], ax: Axes | No
     return ax
 
 
+def threshold_curves(
+    table: pd.DataFrame,
+    titles: Mapping[str, str],
+    chosen: Mapping[str, float],
+    ax: Axes | None = None,
+) -> Axes:
+    """Share of test images whose box is found (IoU at least 0.5), against the threshold.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``Localisation.curves``: method, delta, threshold, accuracy.
+    titles : mapping of str to str
+        Method → legend; only these are drawn, baselines (of a title in brackets) dashed.
+    chosen : mapping of str to float
+        The threshold of each method; a dot marks it.
+    """
+    ax = new_axes(ax, 6.4, 3.8)
+    colours = class_colours(list(titles)[:_COLOURED])
+    half = table[np.isclose(table["delta"], 0.5)]
+    for name, title in titles.items():
+        rows = half[half["method"] == name].sort_values("threshold")
+        plain = title.startswith("(")
+        colour = MUTED if plain else colours.get(name, MUTED)
+        ax.plot(
+            rows["threshold"], rows["accuracy"], label=title.strip("()"), linewidth=1.6,
+            color=colour, linestyle="--" if plain else "-",
+        )  # fmt: skip
+        at = rows[np.isclose(rows["threshold"], chosen.get(name, np.nan))]
+        ax.plot(at["threshold"], at["accuracy"], "o", markersize=7, color=colour)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, 1.02)
+    dress(
+        ax,
+        title="dots: the thresholds, chosen on other images",
+        xlabel="threshold (share of the heat map's range)",
+        ylabel="share of test images with IoU ≥ 0.5",
+        grid="both",
+    )
+    legend(ax, outside=True)
+    return ax
+
+
 def _folded(name: str) -> list[str]:
     """A title on two lines at most."""
     words, lines = short_name(name, 34).split(), [""]

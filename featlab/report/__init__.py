@@ -20,6 +20,7 @@ from featlab.report._results import (
     choose_localisation_rows,
     choose_sample_rows,
     confirmed_detectors,
+    rows_by_iou,
 )
 from featlab.report._summary import summary
 from featlab.report._tables import tables_for, write_summary, write_table, write_tables
@@ -37,6 +38,7 @@ __all__ = [
     "choose_localisation_rows",
     "choose_sample_rows",
     "confirmed_detectors",
+    "rows_by_iou",
     "summary",
     "tables_for",
     "write_report",

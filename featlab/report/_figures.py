@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from featlab import plots
 from featlab.report import _words as words
@@ -53,6 +54,8 @@ def drawings(results: Results, head: str, max_examples: int, random_state: int) 
         "cards": _cards(results),
         "strips": _strips(results),
         "success": _success(results),
+        "thresholds": _thresholds(results),
+        "failures": _failures(results.failures, max_examples),
         "box_eda": _box_eda(results),
         "box_heads": _box_heads(results),
         "detector_maps": _detector_maps(results.detector_examples, max_examples, head),
@@ -258,17 +261,36 @@ def _success(results: Results) -> Drawing | None:
     table = results.localisation.success
     if table.empty:
         return None
-    scored = results.localisation.table
-    ours = scored[~scored["baseline"].astype(bool)].nlargest(5, "box_accuracy")["method"]
-    titles = {str(name): words.method(name) for name in ours}
-    rival = best_method(scored, baseline=True)
-    if rival is not None:
-        titles[str(rival["method"])] = f"({words.method(rival['method'])})"
     return _drawing(
-        plots.success_curves(table, titles),
+        plots.success_curves(table, _curve_titles(results.localisation.table)),
         "Share of test images whose box reaches an IoU, for every IoU from 0 to 1.",
         "How strict may one be? Share of test images whose box overlaps the truth by at least so "
         "much; dashed: the best baseline.",
+    )
+
+
+def _curve_titles(table: pd.DataFrame) -> dict[str, str]:
+    """The five best methods and the best baseline, which stands in brackets."""
+    ours = table[~table["baseline"].astype(bool)].nlargest(5, "box_accuracy")["method"]
+    titles = {str(name): words.method(name) for name in ours}
+    rival = best_method(table, baseline=True)
+    if rival is not None:
+        titles[str(rival["method"])] = f"({words.method(rival['method'])})"
+    return titles
+
+
+def _thresholds(results: Results) -> Drawing | None:
+    if words.scores(results) is None or results.localisation is None:
+        return None
+    table = results.localisation.table
+    if results.localisation.curves.empty:
+        return None
+    chosen = dict(zip(table["method"].astype(str), table["threshold"], strict=True))
+    return _drawing(
+        plots.threshold_curves(results.localisation.curves, _curve_titles(table), chosen),
+        "Share of test images whose box is found, for every threshold from 0 to 0.99.",
+        "How much hangs on the threshold? The best point of a curve is what the literature prints "
+        "(MaxBoxAcc); the dot is what one gets without looking at the test images.",
     )
 
 
@@ -368,6 +390,25 @@ def _localised(examples: Examples | None, n: int) -> Drawing | None:
         f"{', '.join(words.number(value) for value in ious)}.",
         f"Best, median and worst boxes of “{method}”. White: true boxes; blue: predicted; glow: "
         "the heat map, each on its own scale.",
+        "jpg",
+    )
+
+
+def _failures(examples: Examples | None, n: int) -> Drawing | None:
+    if examples is None or not examples.pictures or n < 1 or examples.ious is None:
+        return None
+    shown = examples.first(max(n, 9))
+    assert shown.ious is not None
+    method = words.method(shown.neurons[0][0])
+    boxes = shown.predicted_boxes if shown.predicted_boxes is not None else [None] * len(shown.ious)
+    return _drawing(
+        plots.localisation_examples(
+            shown.pictures, shown.heats, shown.true_boxes, boxes, shown.ious, labels=shown.labels
+        ),
+        f"The {len(shown.ious)} test images with the worst boxes; IoU "
+        f"{', '.join(words.number(value) for value in shown.ious)}.",
+        f"Where “{method}” fails: its worst boxes. Look for what the heat map follows instead of "
+        "the object.",
         "jpg",
     )
 

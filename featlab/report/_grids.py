@@ -62,6 +62,7 @@ def grids(results: Results) -> dict[str, Grid | None]:
         "localisation": _localisation(results),
         "localisation_pairs": _localisation_pairs(results),
         "box_heads": _box_heads(results),
+        "units": _units(results),
         "provenance": _provenance(results, essentials=False),
         "seconds": _seconds(results),
     }
@@ -200,6 +201,38 @@ def _localisation_pairs(results: Results) -> Grid | None:
         ["Method", "Box accuracy", "Difference, 95 % interval"],
         rows,
         file="localisation_pairs",
+    )
+
+
+def _units(results: Results) -> Grid | None:
+    """Detector by detector, best first: does its own map allow localisation?"""
+    units = results.units
+    if units is None or units.empty:
+        return None
+    budget = per_class_budget(len(results.store.classes))
+    shown = units.groupby("class", sort=True).head(budget)
+    rows = [
+        [
+            f"neuron\u00a0{row['neuron']}",
+            words.name(row["class"]),
+            {"on the object": "yes", "beside the object": "no: beside it"}.get(
+                row["verdict"], "not shown"
+            ),
+            words.scored(row, "auroc_inside"),
+            words.number(row["iou"]),
+            words.number(row["iou_chance"]),
+            words.p_value(row["p_adjusted"]),
+        ]
+        for _, row in shown.iterrows()
+    ]
+    columns = ["Neuron", "Class", "Its map finds the object", "AUROC inside against outside"]
+    return _grid(
+        "Does this neuron’s map allow localisation of the object?",
+        [*columns, "IoU with the boxes", "with other images’ boxes", "Adjusted p"],
+        rows,
+        (0, 1, 2),
+        total=len(units),
+        file="units",
     )
 
 

@@ -54,6 +54,9 @@ class LocalisationLike(Protocol):
     @property
     def success(self) -> pd.DataFrame: ...
 
+    @property
+    def curves(self) -> pd.DataFrame: ...
+
 
 class AuditLike(Protocol):
     """The part of ``audit.Audit`` that a report reads."""
@@ -260,6 +263,8 @@ class Results:
     samples : Samples, optional
     detector_examples, localisation_examples : Examples, optional
         The latter ordered from the best to the worst IoU.
+    failures : Examples, optional
+        The worst boxes of the same method, the worst first.
     all_neurons : DataFrame, optional
         The neuron table of every layer and pooling; `neurons` are its main rows.
     laboratory : Laboratory, optional
@@ -287,6 +292,7 @@ class Results:
     samples: Samples | None = None
     detector_examples: Examples | None = None
     localisation_examples: Examples | None = None
+    failures: Examples | None = None
     all_neurons: pd.DataFrame | None = None
     laboratory: Laboratory | None = None
     audit: AuditLike | None = None
@@ -390,15 +396,20 @@ def choose_localisation_rows(
         if best is None:
             return []
         method = str(best["method"])
-    scored = localisation.per_image
-    scored = scored[(scored["method"] == method) & scored["iou"].notna()]
-    scored = scored.sort_values(["iou", "row"], ascending=[False, True])
-    rows = [int(row) for row in scored["row"]]
+    rows = rows_by_iou(localisation, method)
     if len(rows) <= n:
         return rows
     third, middle = max(1, n // 3), len(rows) // 2
     centre = range(middle - third // 2, middle - third // 2 + n - 2 * third)
     return rows[:third] + [rows[i] for i in centre] + rows[-third:]
+
+
+def rows_by_iou(localisation: LocalisationLike, method: str) -> list[int]:
+    """Scored rows of the image table, from a method's best box to its worst."""
+    scored = localisation.per_image
+    scored = scored[(scored["method"] == method) & scored["iou"].notna()]
+    scored = scored.sort_values(["iou", "row"], ascending=[False, True])
+    return [int(row) for row in scored["row"]]
 
 
 def _in_turn(labels: np.ndarray, rows: np.ndarray, n: int, random_state: int) -> list[int]:
