@@ -95,7 +95,7 @@ def test_sections_figures_and_methods_are_there(two):
         "false discovery rate",
         "falls inside the box in 71\N{NO-BREAK SPACE}%",
         "the picture's centre: 86\N{NO-BREAK SPACE}%".replace("'", "&#39;"),
-        "MaxBoxAcc (oracle)",
+        "* Oracle columns",
         "logistic less dummy",
         "+0.43 [0.30,\N{NO-BREAK SPACE}0.50]",
         "44 / 1",

@@ -83,7 +83,7 @@ def success_curves(table: pd.DataFrame, titles: Mapping[str, str], ax: Axes | No
         rows = table[table["method"] == name].sort_values("delta")
         plain = title.startswith("(")
         ax.plot(
-            rows["delta"], rows["accuracy"], label=title.strip("()"), linewidth=1.6,
+            rows["delta"], rows["accuracy"], label=title[1:-1] if plain else title, linewidth=1.6,
             color=MUTED if plain else colours.get(name, MUTED), linestyle="--" if plain else "-",
         )  # fmt: skip
     ax.axvline(0.5, color="#b6bec8", linewidth=1)
@@ -125,7 +125,7 @@ def threshold_curves(
         plain = title.startswith("(")
         colour = MUTED if plain else colours.get(name, MUTED)
         ax.plot(
-            rows["threshold"], rows["accuracy"], label=title.strip("()"), linewidth=1.6,
+            rows["threshold"], rows["accuracy"], label=title[1:-1] if plain else title, linewidth=1.6,
             color=colour, linestyle="--" if plain else "-",
         )  # fmt: skip
         at = rows[np.isclose(rows["threshold"], chosen.get(name, np.nan))]

@@ -133,7 +133,10 @@ def _dots(
     baseline: np.ndarray,
 ) -> Axes:
     """A dot and an interval per row; hollow and grey where `baseline`."""
-    ax = new_axes(ax, 7, 1.3 + 0.32 * len(table))
+    names = short_names(names, 40)
+    # Long names take room from the axes, over which title and legend share a line.
+    width = 7 + 0.07 * max(0, max(map(len, names), default=0) - 20)
+    ax = new_axes(ax, width, 1.3 + 0.32 * len(table))
     y = np.arange(len(table))
     for mask, colour, fill, label in (
         (~baseline, BLUE, BLUE, "from the maps, 95 % interval"),
@@ -151,7 +154,7 @@ def _dots(
                 f"{value:.2f}", (1.0, place), (6, 0), xycoords=("axes fraction", "data"),
                 textcoords="offset points", va="center", fontsize=8.5, color=INK,
             )  # fmt: skip
-    ax.set_yticks(y, short_names(names, 40))
+    ax.set_yticks(y, names)
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.set_xlim(0, 1.02)
     ax.legend(

@@ -411,7 +411,7 @@ def _localisation(results: Results) -> Grid | None:
     columns = ["Method", "Learns from", "Box accuracy", "Mean IoU", "Centre in box", "Threshold"]
     return _grid(
         "Localisation on test images, with 95 % intervals; thresholds fixed on other images",
-        [*columns, "MaxBoxAcc (oracle)", "MaxBox-AccV2 (oracle)"],
+        [*columns, "MaxBox-Acc*", "V2*"],
         rows,
         (0, 1),
         file="localisation",
