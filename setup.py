@@ -45,11 +45,20 @@ setup(
         ],
         "anndata": ["anndata>=0.11"],
         # Checks against scanpy, which takes no pandas 3: in an environment of its own.
-        "dev": ["anndata>=0.11", "scanpy>=1.11", "pytest>=8.3", "hypothesis>=6.115"],
+        "dev": [
+            "anndata>=0.11",
+            "scanpy>=1.11",
+            "opencv-python-headless>=4.10",
+            "pytest>=8.3",
+            "hypothesis>=6.115",
+        ],
         "test": [
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "hypothesis>=6.115",
+            # The report in a real browser, which the system brings: chromium and chromium-driver.
+            "selenium>=4.27",
+            "axe-core-python==0.1.0",
             "ruff>=0.17",
             "mypy>=2.0",
             "pandas-stubs>=2.2.3",

@@ -387,7 +387,8 @@ def _version(package: str) -> str:
 def _agree_on_plan(parts: Path, plan: _Plan) -> _Plan:
     """The plan of an earlier, interrupted pass if there is one; its parts are kept."""
     file = parts / "plan.json"
-    if file.exists():
+    # Without a finished part there is nothing to go on with, and nothing to lose.
+    if file.exists() and any(parts.glob("part-*.h5")):
         earlier = json.loads(file.read_text("utf-8"))
         for name, value in plan.key.items():
             if earlier["key"].get(name) != value:

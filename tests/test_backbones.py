@@ -252,3 +252,32 @@ def test_every_classification_network_of_keras_is_known():
     names = available_backbones()
     assert names[:3] == ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
     assert {"ResNet50", "MobileNetV2", "EfficientNetV2S", "ConvNeXtTiny", "VGG19"} <= set(names)
+
+
+def test_a_network_inside_a_network_gives_its_maps(tmp_path):
+    import keras
+
+    base = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Conv2D(5, 3, strides=4, activation="relu"),
+        ],
+        name="base",
+    )
+    layers = [base, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    whole = keras.Sequential([keras.Input((32, 32, 3)), *layers])
+    whole.save(tmp_path / "nested.keras")
+    backbone = load_backbone(tmp_path / "nested.keras")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    found = backbone.forward(pixels)
+    assert list(found) == ["base"]
+    np.testing.assert_allclose(found["base"], np.asarray(base(pixels.astype("float32"))), atol=1e-3)
+    with pytest.raises(FeatlabError, match="layers must name layers of .* got 'nothing'"):
+        _ = load_backbone(tmp_path / "nested.keras", layers="nothing").model
+
+
+def test_the_smallest_input_leaves_one_cell():
+    maps = load_backbone("efficientnet_lite0", weights=None, input_size=32).forward(
+        np.zeros((1, 32, 32, 3), np.uint8)
+    )
+    assert maps["head_relu"].shape == (1, 1, 1, 1280)

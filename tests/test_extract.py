@@ -149,12 +149,22 @@ def test_an_interrupted_pass_goes_on_from_its_parts(images, tmp_path, monkeypatc
     assert_same_store(path, tmp_path / "whole.h5")
 
 
-def test_parts_of_another_pass_are_refused(images, tmp_path):
+def test_parts_of_another_pass_are_refused(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(extract, "_BATCHES_PER_PART", 2)
+    broken = FakeBackbone(fail_at=4, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        extract_maps(images, broken, tmp_path / "maps.h5", batch_size=4)
+    with pytest.raises(FeatlabError, match=r"maps.h5.parts holds parts .* another weights sha256"):
+        extract_maps(images, FakeBackbone(gain=3), tmp_path / "maps.h5")
+
+
+def test_a_pass_that_finished_nothing_refuses_nothing(images, tmp_path):
     broken = FakeBackbone(fail_at=1, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         extract_maps(images, broken, tmp_path / "maps.h5")
-    with pytest.raises(FeatlabError, match=r"maps.h5.parts holds parts .* another weights sha256"):
-        extract_maps(images, FakeBackbone(gain=3), tmp_path / "maps.h5")
+    extract_maps(images, FakeBackbone(gain=3), tmp_path / "maps.h5", batch_size=16).close()
+    extract_maps(images, FakeBackbone(gain=3), tmp_path / "whole.h5", batch_size=16).close()
+    assert_same_store(tmp_path / "maps.h5", tmp_path / "whole.h5")
 
 
 def test_a_half_written_part_is_written_again(images, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,7 +106,8 @@ def test_every_method_gives_one_finite_map_an_image(heats):
     rows, found = heats
     assert set(found) == {*METHODS, "random_neuron"}
     for name, heat in found.items():
-        assert heat.shape == (len(rows), SIDE, SIDE), name
+        draws = (10,) if name == "random_neuron" else ()
+        assert heat.shape == (len(rows), *draws, SIDE, SIDE), name
         assert heat.dtype == np.float32
         assert np.isfinite(heat).all(), name
 
@@ -147,9 +150,25 @@ def test_the_class_asked_for_decides(store, fitted):
     assert (other.max(axis=(1, 2)) < 0.5).all()
 
 
+def test_cell_head_is_the_log_odds_of_every_cell_and_does_not_saturate(store, fitted):
+    weights = np.random.default_rng(0).normal(size=(3, NEURONS)).astype(np.float32)
+    maps, codes = store.maps([0, 1, 2]), np.array([2, 0, 1])
+    context = replace(fitted.contexts["top"].of(codes), weights=weights)
+    heat = METHODS["cell_head"].heat(maps, context)
+    for i, y, x in np.ndindex(3, SIDE, SIDE):
+        shares = np.exp(maps[i, y, x].astype(float) @ weights.T)
+        share = shares[codes[i]] / shares.sum()
+        expected = max(np.log(share / (1 - share)), 0)
+        assert heat[i, y, x] == pytest.approx(expected, abs=1e-4)
+    # Ten times the activation is ten times the heat; a probability would be 1 everywhere.
+    two = replace(context, weights=weights[:2], codes=np.array([1, 0, 1]))
+    once, tenfold = (METHODS["cell_head"].heat(x, two) for x in (maps, maps * 10))
+    np.testing.assert_allclose(tenfold, once * 10, rtol=1e-4, atol=1e-4)
+
+
 def test_mlp_cam_is_the_numerical_gradient(store, network, fitted):
     maps = store.maps([0, 1])
-    context = fitted.context.of(np.array([0, 1]))
+    context = fitted.contexts["top"].of(np.array([0, 1]))
     heat = METHODS["mlp_cam"].heat(maps, context)
     X = maps.mean(axis=(1, 2)).astype(np.float64)
 
@@ -167,7 +186,7 @@ def test_mlp_cam_is_the_numerical_gradient(store, network, fitted):
 
 def test_eigen_cam_is_the_first_singular_vector(store, fitted):
     maps = store.maps([0, 1, 2])
-    heat = METHODS["eigen_cam"].heat(maps, fitted.context.of(np.zeros(3, int)))
+    heat = METHODS["eigen_cam"].heat(maps, fitted.contexts["top"].of(np.zeros(3, int)))
     for one, h in zip(maps, heat, strict=True):
         first = np.linalg.svd(one.reshape(-1, NEURONS))[0][:, 0]
         assert abs(np.corrcoef(first, h.ravel())[0, 1]) > 0.9999
@@ -178,10 +197,12 @@ def test_boxes_of_other_rows_are_not_learnt_from(store, fitted):
     moved = store.boxes.copy()
     unseen = store.split[moved["image"]] != "train"
     moved.loc[unseen, bx.CORNERS] = [0.0, 0.0, 1.0, 1.0]
-    again = localise.fit_methods(
-        store, ["cell_boxes"], train=store.split == "train", truth=moved
-    ).context.fitted["cell_boxes"]
-    np.testing.assert_array_equal(again[0], fitted.context.fitted["cell_boxes"][0])
+    again = (
+        localise.fit_methods(store, ["cell_boxes"], train=store.split == "train", truth=moved)
+        .contexts["top"]
+        .fitted["cell_boxes"]
+    )
+    np.testing.assert_array_equal(again[0], fitted.contexts["top"].fitted["cell_boxes"][0])
     assert METHODS["cell_boxes"].supervision == "boxes"
 
 

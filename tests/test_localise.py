@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -193,16 +194,20 @@ class FakeStore:
     frames: np.ndarray
     layers: list[str] = field(default_factory=lambda: ["top"])
     rows_read: list[int] = field(default_factory=list)
+    others: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def classes(self) -> list[str]:
         return sorted(self.images["label"].unique())
 
     def pooled(self, how: str, layer: str | None = None) -> np.ndarray:
-        return getattr(self.array, how)(axis=(1, 2))
+        return getattr(self.of(layer), how)(axis=(1, 2))
+
+    def of(self, layer: str | None) -> np.ndarray:
+        return self.array if layer is None else self.others.get(layer, self.array)
 
     def maps(self, rows: np.ndarray, layer: str | None = None) -> np.ndarray:
-        return self.array[rows]
+        return self.of(layer)[rows]
 
     def iter_maps(
         self, batch: int = 16, rows: np.ndarray | None = None, layer: str | None = None
@@ -211,7 +216,7 @@ class FakeStore:
         for start in range(0, len(rows), batch):
             chunk = rows[start : start + batch]
             self.rows_read += chunk.tolist()
-            yield chunk, self.array[chunk]
+            yield chunk, self.of(layer)[chunk]
 
 
 def planted_store(n: int = 60, seed: int = 0) -> FakeStore:
@@ -241,6 +246,7 @@ def planted_split(n: int = 60) -> np.ndarray:
     return np.array(["train", "train", "confirm", "confirm", "test", "test"])[np.arange(n) % 6]
 
 
+SECONDS = ["seconds_per_1000"]
 FEW = ["detectors", "best_detector", "sum", "random_neuron"]
 PLANTED = neuron_table(("a", TARGET, 0.99), ("b", 4, 0.98))
 
@@ -263,16 +269,16 @@ def test_planted_detectors_find_the_box_and_baselines_do_not(result):
         assert table.loc[method, "mean_iou"] > 0.8
         assert table.loc[method, "centre_in_box"] == 1
         assert table.loc[method, "centre_in_box_low"] < 0.95  # Not [1, 1].
-    for method in localise.evaluation.BASELINES:
+    for method in localise.results.BASELINES:
         assert table.loc[method, "box_accuracy"] < 0.5
     assert table["baseline"].tolist() == sorted(table["baseline"])
-    assert set(table.index[table["baseline"]]) == set(localise.evaluation.BASELINES)
+    assert set(table.index[table["baseline"]]) == set(localise.results.BASELINES)
     assert (table["n"] == 20).all()
 
 
 def test_table_columns_order_and_oracle(result):
-    assert list(result.table) == localise.evaluation.TABLE_COLUMNS
-    assert list(result.per_image) == localise.evaluation.IMAGE_COLUMNS
+    assert list(result.table) == localise.results.TABLE_COLUMNS
+    assert list(result.per_image) == localise.results.IMAGE_COLUMNS
     assert (result.table["box_accuracy_oracle"] >= result.table["box_accuracy"]).all()
     assert (result.table["box_accuracy_low"] <= result.table["box_accuracy"]).all()
     fixed = result.table["method"].isin(["whole_image", "mean_box"])
@@ -285,6 +291,9 @@ def test_per_image_agrees_with_the_table_and_with_boxes(result, planted):
     for method, rows in result.per_image.groupby("method"):
         scores = result.table.set_index("method").loc[method]
         assert rows["hit"].mean() == pytest.approx(scores["box_accuracy"])
+        if method == "random_neuron":  # Means of several draws: no box.
+            assert rows[bx.CORNERS].isna().all(axis=None)
+            continue
         ious = bx.best_iou(rows[bx.CORNERS].to_numpy(), rows["row"].to_numpy(), planted.boxes)
         assert rows["iou"].to_numpy() == pytest.approx(ious)
         assert (rows["label"].to_numpy() == planted.images["label"].to_numpy()[rows["row"]]).all()
@@ -311,8 +320,7 @@ def test_the_order_of_the_images_does_not_matter(planted):
     split = planted_split()
     first = localise.evaluate(planted, split, methods=FEW, neurons=PLANTED).table
     again = localise.evaluate(store, split[order], methods=FEW, neurons=PLANTED).table
-    seconds = "seconds_per_1000"
-    pd.testing.assert_frame_equal(again.drop(columns=seconds), first.drop(columns=seconds))
+    pd.testing.assert_frame_equal(again.drop(columns=SECONDS), first.drop(columns=SECONDS))
 
 
 def test_the_maps_are_read_once_and_only_where_needed(planted):
@@ -337,25 +345,70 @@ def test_only_replicated_detectors_count_and_the_best_comes_first(planted):
     assert found.table.set_index("method").loc["best_detector", "box_accuracy"] > 0.9
 
 
-def test_a_random_neuron_is_alive_and_seeded(planted):
-    first, again, other = (
-        localise.evaluate(
-            planted, planted_split(), methods=["random_neuron"], random_state=seed
-        ).per_image.query("method == 'random_neuron'")
-        for seed in (0, 0, 5)
-    )
-    pd.testing.assert_frame_equal(first, again)
-    assert not np.array_equal(first["iou"], other["iou"])
-    assert (first["xmax"] > 0).any()
+def test_random_neurons_are_alive_different_and_seeded(planted):
+    def heats(seed):
+        fitted = localise.fit_methods(
+            planted,
+            ["random_neuron"],
+            train=planted_split() == "train",
+            truth=planted.boxes,
+            random_state=seed,
+        )
+        return localise.method_heats(planted, np.arange(60), fitted)["random_neuron"]
+
+    first, again, other = heats(0), heats(0), heats(5)
+    assert first.shape == (60, 10, 14, 14)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert (np.ptp(first, axis=(0, 2, 3)) > 0).all()
+    assert all(len(np.unique(one.reshape(10, -1), axis=0)) > 2 for one in first)
+
+
+def test_several_draws_are_scored_one_by_one_and_averaged(planted):
+    """One draw finds every box and one finds none: half, and anything between in the interval."""
+    heats = planted_heats(planted)
+
+    @localise.register("chance", "chance", supervision="boxes")
+    def chance(maps, context):
+        own = np.where(context.codes == 0, TARGET, 4)
+        hot = maps[np.arange(len(maps)), :, :, own]
+        return np.stack([np.zeros_like(hot), hot], axis=1)
+
+    try:
+        found = localise.evaluate(
+            planted, planted_split(), methods=["chance"], given={"alone": heats}
+        )
+    finally:
+        del localise.METHODS["chance"]
+    table = found.table.set_index("method")
+    for score in ("box_accuracy", "box_accuracy_confirm", "centre_in_box", "max_box_acc"):
+        assert table.loc["chance", score] == table.loc["alone", score] / 2, score
+    # The draws are matched on half the grid: a pixel's difference.
+    for score in ("mean_iou", "max_box_acc_v2", "heat_in_box"):
+        half = table.loc["alone", score] / 2
+        assert table.loc["chance", score] == pytest.approx(half, abs=0.01)
+    low, high = table.loc["chance", ["box_accuracy_low", "box_accuracy_high"]]
+    assert (low, high) == (0, 1)
+    assert table.loc["chance", "threshold"] <= table.loc["alone", "threshold"]
+    images = found.per_image.query("method == 'chance'")
+    assert (images["hit"] == 0.5).all()
+    at_half = found.success.query("method == 'chance' and delta == 0.5")
+    assert at_half["accuracy"].item() == 0.5
+
+
+def test_a_method_of_several_draws_shows_its_first(planted):
+    found = localise.evaluate(planted, planted_split(), methods=["random_neuron"])
+    heats, boxes = localise.heats_for(planted, [4, 5], "random_neuron", found.fitted, threshold=0.2)
+    assert (heats.shape, boxes.shape) == ((2, 14, 14), (2, 4))
 
 
 def test_no_boxes_gives_empty_tables(planted):
     store = FakeStore(planted.images, planted.boxes.iloc[:0], planted.array, planted.frames)
     found = localise.evaluate(store, planted_split(), methods=FEW, neurons=PLANTED)
     assert found.table.empty
-    assert list(found.table) == localise.evaluation.TABLE_COLUMNS
+    assert list(found.table) == localise.results.TABLE_COLUMNS
     assert found.per_image.empty
-    assert list(found.per_image) == localise.evaluation.IMAGE_COLUMNS
+    assert list(found.per_image) == localise.results.IMAGE_COLUMNS
     assert not store.rows_read
 
 
@@ -421,6 +474,30 @@ def test_choose_threshold():
         localise.choose_threshold(ious, [0.1])
 
 
+def test_stable_threshold_is_not_lured_by_a_lucky_one():
+    # Twenty images are right between 0.3 and 0.5; one more, by luck, at 0.8 alone.
+    ious = np.zeros((40, 100))
+    ious[:20, 30:51] = 0.7
+    ious[:21, 80] = 0.7
+    assert localise.choose_threshold(ious, localise.THRESHOLDS) == 0.8
+    assert localise.stable_threshold(ious, localise.THRESHOLDS) == pytest.approx(0.4)
+
+
+def test_stable_threshold_equals_its_formula_done_by_hand():
+    ious = np.random.default_rng(0).random((30, 50))
+    thresholds = np.arange(50) / 50
+    soft = (1 / (1 + np.exp(-(ious - 0.7) / 0.05))).mean(axis=0)
+    padded = np.concatenate([np.full(16, soft[0]), soft, np.full(16, soft[-1])])
+    kernel = np.exp(-(np.arange(-16, 17) ** 2) / (2 * 4**2))
+    smooth = np.convolve(padded, kernel / kernel.sum(), mode="valid")
+    expected = thresholds[smooth.argmax()]
+    assert localise.stable_threshold(ious, thresholds, 0.7) == expected
+    without = np.concatenate([ious, np.full((3, 50), np.nan)])
+    assert localise.stable_threshold(without, thresholds, 0.7) == expected
+    with pytest.raises(FeatlabError, match="no image has a box"):
+        localise.stable_threshold(without[30:], thresholds)
+
+
 # ----------------------------------------------------------------------------- the field's scores
 
 
@@ -471,7 +548,7 @@ def test_table_scores_are_those_of_boxes():
         assert got[name] == pytest.approx(values), name
     assert np.isnan(got["top1_loc"]).all()
     chosen = [
-        localise.choose_threshold(found.iou_any[20:], localise.THRESHOLDS, d) for d in bx.DELTAS
+        localise.stable_threshold(found.iou_any[20:], localise.THRESHOLDS, d) for d in bx.DELTAS
     ]
     assert localise.THRESHOLDS[one.columns_v2].tolist() == chosen
 
@@ -479,11 +556,12 @@ def test_table_scores_are_those_of_boxes():
 def test_curves_and_success_agree_with_the_table(result):
     table = result.table.set_index("method")
     half = result.curves.query("delta == 0.5")
-    best = half.groupby("method")[["accuracy", "accuracy_any"]].max()
-    assert best["accuracy"].to_dict() == pytest.approx(table["max_box_acc"].to_dict())
+    best = half.groupby("method")[["accuracy", "accuracy_any"]].max().drop("random_neuron")
+    one = table.drop("random_neuron")  # Its best is the mean of its draws' best.
+    assert best["accuracy"].to_dict() == pytest.approx(one["max_box_acc"].to_dict())
     per_delta = result.curves.groupby(["method", "delta"])["accuracy_any"].max()
-    v2 = per_delta.groupby("method").mean()
-    assert v2.to_dict() == pytest.approx(table["max_box_acc_v2"].to_dict())
+    v2 = per_delta.groupby("method").mean().drop("random_neuron")
+    assert v2.to_dict() == pytest.approx(one["max_box_acc_v2"].to_dict())
     at_half = result.success.query("delta == 0.5").set_index("method")
     assert at_half["accuracy"].to_dict() == pytest.approx(table["box_accuracy"].to_dict())
     assert (result.success["accuracy"] <= result.success["accuracy_oracle"]).all()
@@ -557,6 +635,220 @@ def test_methods_are_compared_on_the_same_images(result):
         localise.compare_methods(result, against="nothing")
     with pytest.raises(FeatlabError, match="scores must be from box_accuracy"):
         localise.compare_methods(result, scores=["beauty"])
+
+
+# ----------------------------------------------------------------------------- given, rows, target
+
+
+def planted_heats(store: FakeStore) -> np.ndarray:
+    own = np.where(store.images["label"] == "a", TARGET, 4)
+    return store.array[np.arange(len(own)), :, :, own]
+
+
+def test_given_heats_and_boxes_are_scored_like_the_methods_own(planted):
+    true = planted.boxes[bx.CORNERS].to_numpy()
+    given = {"heats": planted_heats(planted), "boxes": true}
+    found = localise.evaluate(
+        planted, planted_split(), methods=["best_detector"], neurons=PLANTED, given=given
+    )
+    table = found.table.set_index("method")
+    scores = [name for name in table if name not in ("supervision", "class_asked", *SECONDS)]
+    # The detector's heat is the same map, divided by a constant.
+    own, same = table.loc["best_detector", scores], table.loc["heats", scores]
+    np.testing.assert_allclose(own.astype(float), same.astype(float))
+    assert table.loc["boxes", "mean_iou"] == pytest.approx(1)
+    assert np.isnan(table.loc["boxes", "threshold"])
+    assert table.loc["heats", "supervision"] == table.loc["boxes", "supervision"] == "network"
+    assert table.loc["heats", "class_asked"] == "as given"
+    assert not table.loc["heats", "baseline"]
+    assert "given methods the match alone" in found.table.attrs["seconds"]
+    assert set(localise.compare_methods(found)["method"]) >= {"heats", "boxes"}
+    assert list(found.table["method"])[:3] == ["best_detector", "heats", "boxes"]
+
+
+def test_images_without_a_given_heat_are_left_out_for_every_method(planted):
+    heats, split = planted_heats(planted).copy(), planted_split()
+    test, confirm = (np.flatnonzero(split == part) for part in ("test", "confirm"))
+    without = [*test[:3], *confirm[:2]]
+    heats[without] = heats[split == "train"] = np.nan
+    boxes = planted.boxes[bx.CORNERS].to_numpy().copy()
+    boxes[test[3]] = np.nan
+    found = localise.evaluate(
+        planted, split, methods=["sum"], given={"heats": heats, "boxes": boxes}
+    )
+    assert (found.table["n"] == 16).all()
+    assert found.table.attrs["n_without_given"] == 6
+    assert found.table.attrs["n_threshold_images"] == 18
+    for _, rows in found.per_image.groupby("method"):
+        assert rows["row"].tolist() == test[4:].tolist()
+    # The same as if only the others had been asked for.
+    rest = np.setdiff1d(np.arange(60), [*without, test[3]])
+    again = localise.evaluate(planted, split, methods=["sum"], rows=rest)
+    assert again.table.attrs["n_without_given"] == 0
+    left = found.table[~found.table["method"].isin(["heats", "boxes"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(left.drop(columns=SECONDS), again.table.drop(columns=SECONDS))
+
+
+def test_only_the_rows_asked_for_are_tuned_on_and_scored(planted):
+    split = planted_split()
+    mask = np.arange(60) % 12 < 6
+    store = FakeStore(planted.images, planted.boxes, planted.array, planted.frames)
+    found = localise.evaluate(store, split, methods=FEW, neurons=PLANTED, rows=mask)
+    assert sorted(store.rows_read) == np.flatnonzero(mask & (split != "train")).tolist()
+    numbers = localise.evaluate(
+        planted, split, methods=FEW, neurons=PLANTED, rows=np.flatnonzero(mask)[::-1]
+    )
+    same = found.table.drop(columns=SECONDS)
+    pd.testing.assert_frame_equal(same, numbers.table.drop(columns=SECONDS))
+    assert (found.table["n"] == 10).all()
+    assert localise.evaluate(planted, split, methods=["sum"], rows=[]).table.empty
+
+
+def test_wrong_given_and_rows_are_explained(planted):
+    def asked(**parameters):
+        return localise.evaluate(planted, planted_split(), methods=["sum"], **parameters)
+
+    heats = planted_heats(planted)
+    for name in ("cam", "mean_box", "random_neuron"):
+        with pytest.raises(FeatlabError, match=f"name of a method of featlab, got '{name}'"):
+            asked(given={name: heats})
+    for wrong in (heats[:59], heats[0], heats[:, 0, :5], heats[:, :0], heats.astype(str)):
+        with pytest.raises(FeatlabError, match=r"given\['x'\] must have a heat map \(n, h, w\)"):
+            asked(given={"x": wrong})
+    partly = heats.copy()
+    partly[7, 0, 0] = np.nan
+    with pytest.raises(FeatlabError, match="row 7 is partly NaN or infinite"):
+        asked(given={"x": partly})
+    partly[7] = np.inf
+    with pytest.raises(FeatlabError, match="row 7 is partly"):
+        asked(given={"x": partly})
+    for rows in ([60], [-1], [0.5], np.ones(59, bool), [[1, 2]]):
+        with pytest.raises(FeatlabError, match="rows must be row numbers from 0 to 59"):
+            asked(rows=rows)
+
+
+def test_heat_maps_of_the_predicted_class(planted):
+    split, labels = planted_split(), planted.images["label"].to_numpy(str)
+    test = np.flatnonzero(split == "test")
+    wrong = labels.copy()
+    wrong[test[:4]] = np.where(labels[test[:4]] == "a", "b", "a")
+
+    def asked(**parameters):
+        return localise.evaluate(
+            planted, split, methods=["best_detector"], neurons=PLANTED, **parameters
+        )
+
+    known, guessed = asked(predicted=wrong), asked(predicted=wrong, target="predicted")
+    first, second = (x.table.set_index("method").loc["best_detector"] for x in (known, guessed))
+    assert (first["box_accuracy"], second["box_accuracy"]) == (1, 0.8)
+    # Where the class is right both boxes are the same one.
+    assert first["top1_loc"] == second["top1_loc"] == 0.8
+    assert (first["class_asked"], second["class_asked"]) == ("label", "predicted")
+    assert guessed.table.attrs["target"] == "predicted"
+    assert "predicted" in guessed.table.attrs["class_asked_for"]
+    assert guessed.table.set_index("method").loc["whole_image", "class_asked"] == "none"
+    with pytest.raises(FeatlabError, match="give predicted="):
+        asked(target="predicted")
+    with pytest.raises(FeatlabError, match="target must be 'label' or 'predicted', got 'best'"):
+        asked(target="best", predicted=wrong)
+    with pytest.raises(FeatlabError, match=r"from the classes a, b .*got \['cow'\]"):
+        asked(target="predicted", predicted=np.where(labels == "a", "cow", "b"))
+
+
+def test_seconds_are_each_methods_own(planted):
+    @localise.register("slow", "slow")
+    def slow(maps, context):
+        time.sleep(0.2)
+        return maps.sum(axis=-1)
+
+    seconds: dict[str, float] = {}
+    try:
+        fitted = localise.fit_methods(
+            planted, ["slow", "sum"], train=planted_split() == "train", truth=planted.boxes
+        )
+        localise.method_heats(planted, np.arange(40), fitted, seconds=seconds)
+    finally:
+        del localise.METHODS["slow"]
+    assert seconds["slow"] >= 0.6  # Three batches of 16 rows.
+    assert 0 < seconds["sum"] < 0.3
+
+
+# ----------------------------------------------------------------------------- several layers
+
+
+def test_fused_heats_are_the_geometric_mean_on_the_finest_grid():
+    rng = np.random.default_rng(0)
+    coarse, fine = rng.random((3, 4, 4)), rng.random((3, 8, 8))
+    fused = localise.fuse_heats([coarse, fine])
+    expected = localise.normalise(localise.upsample(coarse, 8)) * localise.normalise(fine)
+    np.testing.assert_allclose(fused, np.sqrt(expected), atol=1e-6)
+    assert fused.dtype == np.float32
+    # Each layer counts by its own range: its units do not matter.
+    np.testing.assert_allclose(localise.fuse_heats([coarse * 100 - 7, fine]), fused, atol=1e-4)
+    assert localise.fuse_heats([coarse]) is coarse
+    draws = localise.fuse_heats([np.stack([coarse, coarse], 1), np.stack([fine, fine], 1)])
+    assert np.array_equal(draws[:, 1], fused)
+
+
+def test_a_flat_layer_says_nothing():
+    heat = np.random.default_rng(0).random((2, 5, 5)).astype(np.float32)
+    flat = np.full((2, 3, 3), 7.0)
+    np.testing.assert_allclose(
+        localise.fuse_heats([heat, flat]), localise.normalise(heat), atol=1e-6
+    )
+    assert not localise.fuse_heats([flat, flat]).any()
+    with pytest.raises(FeatlabError, match="NaN"):
+        localise.fuse_heats([heat, np.full((2, 5, 5), np.nan)])
+
+
+@pytest.fixture(scope="module")
+def two_layers(planted: FakeStore) -> FakeStore:
+    """The top layer, and one of 7 x 7 with a neuron fewer."""
+    coarse = planted.array.reshape(60, 7, 2, 7, 2, 8).mean(axis=(2, 4))[..., :7]
+    return FakeStore(
+        planted.images, planted.boxes, planted.array, planted.frames, ["mid", "top"], [],
+        {"mid": coarse},
+    )  # fmt: skip
+
+
+def test_heat_maps_of_several_layers_are_fused(two_layers):
+    neurons = pd.concat([PLANTED, PLANTED.assign(layer="mid")], ignore_index=True)
+    weights = {
+        "mid": (np.eye(7)[[TARGET, 4]], ["a", "b"]),
+        "top": (np.eye(8)[[TARGET, 4]], ["a", "b"]),
+    }
+    found = localise.evaluate(
+        two_layers,
+        planted_split(),
+        methods=["detectors", "cam", "sum", "cell_boxes", "random_neuron"],
+        neurons=neurons,
+        weights=weights,
+        layer=["mid", "top"],
+    )
+    assert found.table.attrs["layer"] == "mid, top"
+    assert found.table.set_index("method").loc["detectors", "box_accuracy"] > 0.95
+    rows = np.flatnonzero(planted_split() == "test")
+    fused = localise.method_heats(two_layers, rows, found.fitted)
+    assert fused["random_neuron"].shape == (20, 10, 14, 14)
+    own = np.where(two_layers.images["label"] == "a", TARGET, 4)[rows]
+    each = [two_layers.of(x)[rows, :, :, own] for x in ("mid", "top")]
+    np.testing.assert_allclose(fused["cam"], localise.fuse_heats(each), atol=1e-5)
+    threshold = found.table.set_index("method").loc["cam", "threshold"]
+    _, boxes = localise.heats_for(two_layers, rows, "cam", found.fitted, threshold=threshold)
+    scored = found.per_image.query("method == 'cam'")[bx.CORNERS]
+    assert boxes == pytest.approx(scored.to_numpy())
+
+
+def test_one_layer_with_detectors_is_enough_and_each_needs_its_weights(two_layers):
+    split = planted_split()
+    found = localise.evaluate(
+        two_layers, split, methods=["detectors"], neurons=PLANTED, layer=["mid", "top"]
+    )
+    assert found.table.attrs["classes_without_detectors"] == []
+    assert found.table.set_index("method").loc["detectors", "box_accuracy"] > 0.95
+    for wrong in ((np.eye(8)[:2], ["a", "b"]), {"top": (np.eye(8)[:2], ["a", "b"])}):
+        with pytest.raises(FeatlabError, match="weights must be a dict .* got none for 'mid'"):
+            localise.evaluate(two_layers, split, weights=wrong, layer=["mid", "top"])
 
 
 # ----------------------------------------------------------------------------- neurons, drawing

@@ -21,8 +21,11 @@ ALLOWED = {
     "boxes": set(),
     "boxheads": {"boxes", "features", "heads", "intervals", "splits"},
     "datasets": set(),
+    "embed": set(),
     "extract": {"images", "backbones", "store", "features", "__version__"},
     "features": set(),
+    "finetune": {"backbones", "heads", "images"},
+    "gradients": {"backbones", "boxes", "intervals"},
     "heads": {"features", "intervals", "neurons"},
     "images": set(),
     "intervals": set(),
@@ -30,8 +33,14 @@ ALLOWED = {
     "neurons": {"features", "intervals"},
     "pipeline": {
         "audit",
+        "backbones",
+        "boxes",
         "boxheads",
+        "embed",
+        "extract",
         "features",
+        "finetune",
+        "gradients",
         "heads",
         "images",
         "localise",
@@ -100,6 +109,10 @@ def test_there_are_no_relative_imports():
             ["tensorflow", "keras", "matplotlib"],
         ),
         ("import featlab.backbones, featlab.extract, featlab.images", ["tensorflow", "keras"]),
+        (
+            "import featlab.embed, featlab.finetune, featlab.gradients",
+            ["tensorflow", "keras", "matplotlib"],
+        ),
     ],
 )
 def test_a_fresh_process_loads_nothing_heavy(code, absent):

@@ -11,7 +11,7 @@ import pytest
 from conftest import FakeBackbone
 from PIL import Image
 
-from featlab import FeatlabError, neurons, plots
+from featlab import FeatlabError, localise, neurons, plots
 from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.pipeline import analyse, neuron_card, write_results
@@ -119,3 +119,29 @@ def test_groups_are_the_unit_of_confirmation(tmp_path):
     assert "Images of one group are not independent" in (tmp_path / "report.html").read_text(
         "utf-8"
     )
+
+
+def test_the_gallery_has_the_boxes_that_were_scored(results, store):
+    gallery, scored = results.gallery, results.localisation
+    assert set(gallery.rows) <= set(np.flatnonzero(results.split == "test"))
+    labels = store.images["label"].iloc[gallery.rows]
+    assert labels.tolist() == gallery.labels
+    assert set(labels.value_counts()) == {len(labels) // 2}
+    assert set(gallery.thresholds) == set(gallery.heats) <= set(scored.fitted.methods)
+    assert "random_neuron" not in gallery.heats
+    sizes = store.images[["width", "height"]].to_numpy()[gallery.rows]
+    for method, threshold in gallery.thresholds.items():
+        boxes = localise.heat_boxes(
+            gallery.heats[method], [threshold], frames=gallery.frames, sizes=sizes
+        )[:, 0]
+        told = scored.per_image.query("method == @method").set_index("row").loc[gallery.rows]
+        np.testing.assert_allclose(boxes, told[["xmin", "ymin", "xmax", "ymax"]])
+    row = gallery.rows[0]
+    truth = store.boxes.loc[store.boxes["image"] == row, ["xmin", "ymin", "xmax", "ymax"]]
+    np.testing.assert_allclose(gallery.true_boxes[0], truth)
+    maps = store.maps(np.asarray(gallery.rows))
+    for k, (_, neuron) in enumerate(gallery.neurons):
+        np.testing.assert_array_equal(gallery.neuron_heats[:, k], maps[..., neuron])
+    assert [f"Neuron {neuron} of" for _, neuron in results.card_neurons] == [
+        " ".join(card.title.split()[:3]) for card in results.cards
+    ]

@@ -16,7 +16,7 @@ import numpy as np
 
 from featlab._errors import FeatlabError
 from featlab.backbones import _catalogue, efficientnet_lite
-from featlab.backbones._surgery import remove_last_stride, spatial_layers
+from featlab.backbones._surgery import output_of, remove_last_stride, spatial_layers
 
 if TYPE_CHECKING:
     import keras
@@ -86,6 +86,11 @@ class Backbone:
         self.name, self.weights = source.name, source.weights
         self.preprocessing, self.output_stride = source.preprocessing, output_stride
 
+    @property
+    def preprocess(self) -> Callable[[Any], Any]:
+        """From pixels 0 to 255, as floats, to what the network takes."""
+        return self._source.preprocess
+
     def __repr__(self) -> str:
         return f"<Backbone {self.name}, {self.weights} weights>"
 
@@ -120,15 +125,7 @@ class Backbone:
         """Keras model from scaled pixels ``(b, H, W, 3)`` to the list of the layers' maps."""
         import keras
 
-        known = spatial_layers(self.network)
-        for layer in self.layers:
-            if layer not in known:
-                last = ", ".join(list(known)[-8:])
-                raise FeatlabError(
-                    f"layers must name layers of {self.name} that give maps, got {layer!r}. The "
-                    f"last of its {len(known)}: {last}."
-                )
-        outputs = [self.network.get_layer(layer).output for layer in self.layers]
+        outputs = [output_of(self.network, layer) for layer in self.layers]
         return keras.Model(self.network.inputs, outputs, name=f"{self.name}_maps")
 
     @cached_property
@@ -196,7 +193,7 @@ class Backbone:
         # times as fast for small networks (benchmarks/extract.py).
         import tensorflow as tf
 
-        model, preprocess = self.model, self._source.preprocess
+        model, preprocess = self.model, self.preprocess
         signature = [tf.TensorSpec((None, *self.input_size, 3), tf.uint8)]
 
         @tf.function(input_signature=signature, autograph=False)

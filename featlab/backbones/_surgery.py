@@ -27,6 +27,31 @@ def spatial_layers(model: keras.Model) -> dict[str, tuple[int, int, int]]:
     return wide or shapes
 
 
+def output_of(model: keras.Model, layer: str) -> Any:
+    """The output tensor of a layer of maps within the network's graph.
+
+    Raises
+    ------
+    FeatlabError
+        No such layer, one that is called several times, or one that gives no maps.
+    """
+    # Not layer.output: of a nested model that is a tensor of its own graph. A Sequential keeps its
+    # graph in a model of its own.
+    graph = getattr(model, "_functional", None) or model
+    nodes = [node for some in graph._nodes_by_depth.values() for node in some]
+    calls = [node for node in nodes if node.operation.name == layer and not node.is_input]
+    if len(calls) != 1:
+        last = ", ".join(list(spatial_layers(model))[-8:])
+        raise FeatlabError(
+            f"layers must name layers of {model.name} that are called once, got {layer!r}. The "
+            f"last ones with maps: {last}."
+        )
+    output = calls[0].output_tensors[0]
+    if len(output.shape) != 4:
+        raise FeatlabError(f"layer {layer!r} of {model.name} gives no maps (b, h, w, c).")
+    return output
+
+
 def remove_last_stride(model: keras.Model, output_stride: int) -> keras.Model:
     """A copy whose last stage keeps its resolution: stride removed, later kernels dilated by 2.
 

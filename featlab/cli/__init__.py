@@ -15,11 +15,13 @@ import typer
 
 from featlab import __version__
 from featlab._errors import FeatlabError
+from featlab.cli._gradients import gradients
 from featlab.cli._localise import localise
 from featlab.cli._neurons import neurons
 from featlab.cli._pass import demo, extract, run
 from featlab.cli._questions import audit, boxheads, heads
 from featlab.cli._stores import info, report, verify
+from featlab.cli._transfer import embed, finetune
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -42,6 +44,9 @@ for command in (
     neurons,
     localise,
     boxheads,
+    gradients,
+    embed,
+    finetune,
     report,
 ):
     app.command()(command)

@@ -17,9 +17,19 @@ def localise(
     store: Store,
     methods: Annotated[
         str | None,
-        typer.Option(help="Comma-separated methods, or all. [default: those of the report]"),
+        typer.Option(help="Comma-separated methods, or all. (default: those of the report)"),
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="[default: the last stored]")] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(help="Of several, comma-separated, the maps are fused. (default: the last)"),
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="Class asked for: label (the image's own) or predicted.")
+    ] = "label",
+    refine: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated methods whose boxes train boxes also correct."),
+    ] = None,
     box_kind: BoxKind = None,
     output: Annotated[
         Path | None,
@@ -36,17 +46,24 @@ def localise(
     with MapStore(store) as opened:
         labels, groups = opened.images["label"], opened.images["group"]
         split = splits.make_split(opened.images, random_state=seed)
-        X = features.feature_table(opened, layer=layer)
-        scores = heads.evaluate_heads(X, labels, split, groups=groups, random_state=seed)
+        names = layer.split(",") if layer else opened.layers[-1:]
+        X = {name: features.feature_table(opened, layer=name) for name in names}
+        scores = {
+            name: heads.evaluate_heads(x, labels, split, groups=groups, random_state=seed)
+            for name, x in X.items()
+        }
+        last = names[-1]
         found = room.evaluate(
             opened,
             split,
             methods=named_methods(methods, LOCALISERS),
-            neurons=find_detectors(X, labels, split, groups, random_state=seed),
-            weights=class_weights(scores),
-            network=scores.models["mlp"],
-            predicted=predicted_classes(scores, labels),
-            layer=layer,
+            refine=refine.split(",") if refine else (),
+            neurons=find_detectors(list(X.values()), labels, split, groups, random_state=seed),
+            weights={name: class_weights(scores[name]) for name in names},
+            network={name: scores[name].models["mlp"] for name in names},
+            predicted=predicted_classes(scores[last], X[last]),
+            target=target,
+            layer=names,
             box_kind=box_kind,
             random_state=seed,
             progress=quiet_bar,

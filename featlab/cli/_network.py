@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from featlab.backbones import Backbone
 
-_LIBRARY_CHATTER = re.compile(r"[IW]\d{4} .*\.cc:\d+\]|WARNING: All log messages before absl")
+_LIBRARY_CHATTER = re.compile(
+    r"[IW]\d{4} .*\.cc:\d+\]|E\d{4} .*(cuda|oneDNN)|WARNING: All log messages before absl"
+)
 
 
 def load(

@@ -25,7 +25,7 @@ def neurons(
     ] = "mean",
     layer: Annotated[
         str | None,
-        typer.Option(help="Comma-separated layers, or all. [default: the last stored]"),
+        typer.Option(help="Comma-separated layers, or all. (default: the last stored)"),
     ] = None,
     test: Annotated[
         str,

@@ -22,16 +22,16 @@ Weights = Annotated[
     str, typer.Option(help="imagenet, none (random), or a weights file without the classifier.")
 ]
 InputSize = Annotated[
-    int | None, typer.Option(help="Side of the network's input in pixels. [default: its own]")
+    int | None, typer.Option(help="Side of the network's input in pixels. (default: its own)")
 ]
 OutputStride = Annotated[
-    int | None, typer.Option(help="16 for maps twice as fine. [default: the network's own]")
+    int | None, typer.Option(help="16 for maps twice as fine. (default: the network's own)")
 ]
 Layers = Annotated[
-    str | None, typer.Option(help="Comma-separated layer names. [default: the last feature map]")
+    str | None, typer.Option(help="Comma-separated layer names. (default: the last feature map)")
 ]
 Preprocessing = Annotated[
-    str | None, typer.Option(help="For a .keras file: none, tf, torch or caffe. [default: none]")
+    str | None, typer.Option(help="For a .keras file: none, tf, torch or caffe. (default: none)")
 ]
 Resize = Annotated[str, typer.Option(help="stretch, or pad to keep the aspect ratio.")]
 Dtype = Annotated[str, typer.Option(help="float16 or float32 for the stored maps.")]

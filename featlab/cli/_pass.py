@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featlab._errors import FeatlabError
 from featlab.cli import _network
 from featlab.cli._options import (
     BackboneName,
@@ -30,6 +31,7 @@ from featlab.cli._options import (
     Weights,
 )
 from featlab.cli._progress import bar, extract_bar, quiet_bar
+from featlab.cli._stores import found_earlier
 from featlab.cli._summary import command_line, tell
 
 if TYPE_CHECKING:
@@ -39,18 +41,68 @@ if TYPE_CHECKING:
     from featlab.store import MapStore
 
 
+_N_SCENES = 240
+
+
 def demo(
     output: Output = Path("featlab-demo"),
-    n: Annotated[int, typer.Option("-n", min=40, help="Number of scenes.")] = 240,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="scenes (built in); or, downloaded once: oxford-pets, oxford-pets-species, "
+            "cub-200-2011."
+        ),
+    ] = "scenes",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for downloads; ~/.cache/featlab by default.")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=40, help=f"Number of scenes; {_N_SCENES} by default.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Run everything on built-in scenes with the built-in network; needs no download."""
+    """Run everything on built-in scenes, or a public set, with the built-in network."""
+    load = partial(_network.load, "efficientnet_lite0")
+    if dataset != "scenes":
+        if n is not None:
+            raise FeatlabError("-n is the number of built-in scenes; leave it out with --dataset.")
+        images, box_kind = _fetched(dataset, data or Path.home() / ".cache" / "featlab")
+        # A public set is as it is: a file or box in it that cannot be used is nobody's to mend.
+        _run(images, output, load, box_kind=box_kind, on_error="skip", seed=seed)
+        return
     from featlab import datasets
 
     scenes = datasets.write_scenes(
-        output / "scenes", n, random_state=seed, progress=partial(bar, label="scenes")
+        output / "scenes", n or _N_SCENES, random_state=seed, progress=partial(bar, label="scenes")
     )
-    _run(scenes, output, partial(_network.load, "efficientnet_lite0"), seed=seed)
+    _run(scenes, output, load, seed=seed)
+
+
+def _fetched(dataset: str, data: Path) -> tuple[Path, str]:
+    """The index of a public set, and the kind of its boxes that every test picture has."""
+    from featlab import datasets
+
+    if dataset in ("oxford-pets", "oxford-pets-species"):
+        label = "species" if dataset.endswith("-species") else "breed"
+        return datasets.fetch_oxford_pets(data, label=label, progress=_download_bar), "body"
+    if dataset == "cub-200-2011":
+        return datasets.fetch_cub_200_2011(data, progress=_download_bar), "object"
+    raise FeatlabError(
+        "--dataset must be scenes, oxford-pets, oxford-pets-species or cub-200-2011, got "
+        f"{dataset!r}."
+    )
+
+
+def _download_bar(blocks: Iterable[range]) -> Iterator[range]:
+    """Rate and time left in bytes; a download that is gone on with begins where it was."""
+    from tqdm import tqdm
+
+    blocks = list(blocks)
+    start, stop = blocks[0].start, blocks[-1].stop
+    with tqdm(desc="download", total=stop, initial=start, unit="B", unit_scale=True) as shown:
+        for block in blocks:
+            yield block
+            shown.update(len(block))
 
 
 def run(
@@ -141,6 +193,7 @@ def _run(
             command=command_line(),
             seconds=seconds,
             progress=quiet_bar,
+            **found_earlier(output),
         )
         tell(write_results(results, output), output)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featlab._errors import FeatlabError
+from featlab.cli._network import libraries_silenced
 from featlab.cli._options import BoxKind, Seed, Store
 from featlab.cli._progress import quiet_bar
 from featlab.cli._summary import show
@@ -44,9 +45,9 @@ def heads(
     pooling: Annotated[
         str, typer.Option(help="mean, max, softmax_mean, softmax_max or flat.")
     ] = "mean",
-    layer: Annotated[str | None, typer.Option(help="[default: the last stored]")] = None,
+    layer: Annotated[str | None, typer.Option(help="(default: the last stored)")] = None,
     class_weight: Annotated[
-        str | None, typer.Option(help="balanced: every class counts the same. [default: no]")
+        str | None, typer.Option(help="balanced: every class counts the same. (default: no)")
     ] = None,
     folds: Annotated[
         int, typer.Option(min=0, help="Score by nested cross-validation over so many folds.")
@@ -196,7 +197,7 @@ def boxheads(
     policy: Annotated[
         str, typer.Option(help="Of several boxes in an image: largest, or best_match.")
     ] = "largest",
-    layer: Annotated[str | None, typer.Option(help="[default: the last stored]")] = None,
+    layer: Annotated[str | None, typer.Option(help="(default: the last stored)")] = None,
     published: Annotated[
         bool,
         typer.Option(
@@ -205,7 +206,8 @@ def boxheads(
         ),
     ] = False,
     classes: Annotated[
-        str, typer.Option(help="The classes of that recipe: label, or group (--group-from).")
+        str,
+        typer.Option(help="The classes of that recipe: label, group, or breed (of breed_12.jpg)."),
     ] = "label",
     box_kind: BoxKind = None,
     output: Folder = None,
@@ -217,8 +219,8 @@ def boxheads(
     from featlab.audit import duplicates
     from featlab.store import MapStore
 
-    if classes not in ("label", "group"):
-        raise FeatlabError(f"--classes must be label or group, got {classes!r}.")
+    if classes not in ("label", "group", "breed"):
+        raise FeatlabError(f"--classes must be label, group or breed, got {classes!r}.")
     with MapStore(store) as opened:
         statistics = room.box_statistics(opened, box_kind)
         found = room.evaluate_box_heads(
@@ -237,10 +239,14 @@ def boxheads(
         show(found.table, columns)
         tables = {"box_heads": found.table, "box_heads_images": found.per_image}
         if published:
+            with libraries_silenced():
+                import tensorflow  # noqa: F401  # tells of itself once, while it loads
             both = room.published_protocol(
                 opened,
                 box_kind=box_kind,
-                classes=opened.images[classes].to_numpy(),
+                classes=room.breed_names(opened.images["path"])
+                if classes == "breed"
+                else opened.images[classes].to_numpy(),
                 duplicates=duplicates(opened.images, features.feature_table(opened)),
                 layer=layer,
                 random_state=seed,

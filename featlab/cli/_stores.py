@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from featlab.cli._options import BoxKind, Output, Seed, Store
 from featlab.cli._progress import quiet_bar
 from featlab.cli._summary import command_line, tell
@@ -45,5 +48,19 @@ def report(store: Store, output: Output, box_kind: BoxKind = None, seed: Seed = 
             command=command_line(),
             seconds={"extract": 0.0},
             progress=quiet_bar,
+            **found_earlier(output),
         )
         tell(write_results(results, output), output)
+
+
+def found_earlier(folder: Path) -> dict[str, Any]:
+    """What `featlab gradients` and `featlab finetune` left in a folder, for the same page."""
+    from featlab.finetune import load_transfer
+    from featlab.pipeline import load_gradients
+
+    found: dict[str, Any] = {}
+    if (folder / "gradient_examples.npz").is_file():
+        found["gradients"] = load_gradients(folder)
+    if (folder / "transfer.json").is_file():
+        found["transfer"] = load_transfer(folder)
+    return found

@@ -1,8 +1,9 @@
-"""The built-in scenes: textured things in cluttered pictures, drawn on demand, with known truth.
+"""The built-in scenes, with known truth, and public sets of pictures, fetched on demand.
 
-The class of a scene is the texture of its object and nothing else. Colours, places, sizes, shapes
-and backgrounds are drawn from the same distributions for every class, and every texture inks half
-of its object, so a classifier that only sees colour stands near chance.
+The scenes are textured things in cluttered pictures. The class of a scene is the texture of its
+object and nothing else. Colours, places, sizes, shapes and backgrounds are drawn from the same
+distributions for every class, and every texture inks half of its object, so a classifier that only
+sees colour stands near chance.
 """
 
 from __future__ import annotations
@@ -21,16 +22,23 @@ import pandas as pd
 from PIL import Image
 
 from featlab._errors import FeatlabError
+from featlab.datasets._birds import CUB_200_2011_URL, fetch_cub_200_2011
 from featlab.datasets._neurons import Neurons, make_neurons
+from featlab.datasets._pets import OXFORD_PETS_URL, fetch_oxford_pets, pet_masks
 from featlab.datasets._scenes import TEXTURES, Scene, draw_scene
 
 __all__ = [
     "CLASSES",
+    "CUB_200_2011_URL",
+    "OXFORD_PETS_URL",
     "Neurons",
     "Scenes",
+    "fetch_cub_200_2011",
+    "fetch_oxford_pets",
     "iter_scenes",
     "make_neurons",
     "make_scenes",
+    "pet_masks",
     "write_scenes",
 ]
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from featlab._errors import FeatlabError
 from featlab.intervals import draws_interval
-from featlab.localise.evaluation import Localisation
+from featlab.localise.results import Localisation
 from featlab.localise.scoring import SCORES
 
 COMPARISON_COLUMNS = [

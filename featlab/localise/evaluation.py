@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,100 +10,37 @@ import pandas as pd
 
 from featlab import boxes as bx
 from featlab._errors import FeatlabError
-from featlab.localise.methods import (
+from featlab.localise.checks import (
+    Given,
+    asked_codes,
+    checked_given,
+    checked_names,
+    checked_split,
+    chosen_rows,
+    known_to_all,
+    picture_sizes,
+    resampling_units,
+)
+from featlab.localise.fitting import (
     ClassWeights,
     FittedMethods,
-    Progress,
-    checked_split,
     classes_without_detectors,
     fit_methods,
-    method_heats,
-    picture_sizes,
 )
-from featlab.localise.regions import GRID, THRESHOLDS, HeatScores, score_boxes, score_heats
-from featlab.localise.scoring import (
-    CURVE_COLUMNS,
-    SCORES,
-    SUCCESS_COLUMNS,
-    MethodScores,
-    curves,
-    score_columns,
-    score_draws,
-    score_method,
-    success,
-)
-from featlab.localise.truth import Truth, boxes_of_kind, find_truth, select_boxes
+from featlab.localise.matching import match_methods, match_refined
+from featlab.localise.methods import Progress
+from featlab.localise.refine import SUFFIX
+from featlab.localise.regions import THRESHOLDS
+from featlab.localise.registry import METHODS
+from featlab.localise.results import BASELINES, Localisation, localisation
+from featlab.localise.scoring import per_image, score_columns, score_draws, score_method
+from featlab.localise.truth import Truth, find_truth
 
 if TYPE_CHECKING:
     from featlab.store import MapStore
 
-__all__ = ["Localisation", "boxes_of_kind", "evaluate", "select_boxes"]
-
-BASELINES = ("random_neuron", "centre_gaussian", "whole_image", "mean_box")
-TABLE_COLUMNS = [
-    "method",
-    "baseline",
-    "supervision",
-    "box_accuracy_confirm",
-    "threshold",
-    "n",
-    *(f"{score}{end}" for score in SCORES[:3] for end in ("", "_low", "_high")),
-    "box_accuracy_oracle",
-    "threshold_oracle",
-    *(f"{score}{end}" for score in SCORES[3:] for end in ("", "_low", "_high")),
-    "seconds_per_1000",
-]
-IMAGE_COLUMNS = [
-    *("method", "row", "label", "iou", *bx.CORNERS, "centre_in_box", "hit"),
-    *("iou_any", "top1", "pointing", "heat_in_box"),
-]
+_ASKED = {"label": "the image's own (GT-known)", "predicted": "the predicted one"}
 _N_BOOT = 1000
-
-
-@dataclass(frozen=True)
-class Localisation:
-    """Scores of :func:`evaluate`.
-
-    Attributes
-    ----------
-    table : DataFrame
-        One row per method, baselines last: method, baseline, supervision, threshold (NaN where
-        there is none), n (images scored). At that threshold, chosen on other images, for the box
-        around the largest region: box_accuracy (GT-known Loc: IoU >= 0.5 with the best true box),
-        mean_iou, centre_in_box, top1_loc (NaN without predicted classes).
-        Oracles, which choose the threshold *on the scored images* (what the literature prints):
-        max_box_acc (also box_accuracy_oracle, at threshold_oracle) and max_box_acc_v2 (any region,
-        mean over IoU 0.3, 0.5, 0.7, each with its own threshold); box_acc_v2_at_val is the latter
-        with the three thresholds chosen on other images. pointing (the peak lies in a true box) and
-        heat_in_box (share of the heat) need no threshold, nor has pxap (average precision of the
-        pixels against masks, if given). Scores have _low and _high (95 %, bootstrap over images,
-        over whole groups where there are any; oracles choose anew in each resample, which shifts
-        their intervals upwards a little). seconds_per_1000: heat maps (the pass over the maps in
-        equal parts) and their match with the true boxes at all thresholds.
-        ``attrs`` says how it was made.
-    per_image : DataFrame
-        One row per method and scored image: method, row (of the image table), label, iou,
-        xmin, ymin, xmax, ymax (predicted, pixels of the original), centre_in_box, hit, iou_any
-        (of any region, at its own threshold), top1, pointing, heat_in_box.
-    fitted : FittedMethods
-        What was learnt on the train rows, for heat maps of other images.
-    curves : DataFrame
-        method, delta, threshold, accuracy (largest region), accuracy_any (any region), on the
-        scored images.
-    success : DataFrame
-        method, delta (0, 0.05, … 1), accuracy (at `threshold`), accuracy_oracle (at the threshold
-        best for this delta); largest region.
-    draws : DataFrame
-        Every score (second level of the columns) of every method (first level) on the same
-        resamples of the images; for ``compare_methods``.
-    """
-
-    table: pd.DataFrame
-    per_image: pd.DataFrame
-    fitted: FittedMethods
-    curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CURVE_COLUMNS))
-    success: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SUCCESS_COLUMNS))
-    draws: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def evaluate(
@@ -114,13 +49,17 @@ def evaluate(
     *,
     methods: Sequence[str] | None = None,
     neurons: pd.DataFrame | None = None,
-    weights: ClassWeights | None = None,
+    weights: ClassWeights | Mapping[str, ClassWeights] | None = None,
     network: Any | None = None,
+    refine: Sequence[str] = (),
+    given: Given | None = None,
     predicted: Sequence[str] | np.ndarray | pd.Series | None = None,
+    target: str = "label",
+    rows: Sequence[int] | np.ndarray | None = None,
     groups: Sequence[str] | np.ndarray | pd.Series | None = None,
     masks: Callable[[int], np.ndarray | None] | None = None,
     box_kind: str | None = None,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     random_state: int = 0,
     progress: Progress | None = None,
 ) -> Localisation:
@@ -129,9 +68,9 @@ def evaluate(
     Methods: those of the registry (``METHODS``; :func:`register` adds more), some of which need
     `neurons`, `weights` or `network`. Those that learn from boxes of train images say so in the
     column ``supervision``.
-    Baselines: ``random_neuron`` (a live neuron drawn for each class), ``centre_gaussian``,
-    ``whole_image``, ``mean_box`` (of the train rows). Heat maps are those of the image's true
-    class (GT-known). Each method has one threshold, chosen on the confirm rows.
+    Baselines: ``random_neuron`` (a live neuron drawn for each class; the mean of ten such draws),
+    ``centre_gaussian``, ``whole_image``, ``mean_box`` (of the train rows). Each method has one
+    threshold, chosen on the confirm rows (:func:`stable_threshold`).
 
     Parameters
     ----------
@@ -146,8 +85,21 @@ def evaluate(
         Weights of a linear head on raw mean-pooled features; without them there is no ``cam``.
     network : Pipeline, optional
         A fitted scaling and scikit-learn MLP on mean-pooled features, for ``mlp_cam``.
+    refine : sequence of str, optional
+        Methods whose boxes are also corrected by a ridge regression on the boxes of the train rows
+        (:func:`fit_correction`): further rows ``<method>_refined``, of supervision "boxes" and
+        without a threshold to choose. Without boxes of train rows there are none.
+    given : mapping of str to ndarray, optional
+        Further methods, computed elsewhere: name → heat maps ``(n, h, w)`` over the network's input
+        or boxes ``(n, 4)`` in pixels of the originals, for all images of the store. A row that was
+        not computed is NaN throughout; such an image is left out for *every* method, so that all
+        are scored on the same images (``table.attrs["n_without_given"]`` counts them).
     predicted : array-like of str of shape (n,), optional
-        A head's class for each image, for Top-1 Loc; only that of scored images is looked at.
+        A head's class for each image, for Top-1 Loc and `target`.
+    target : {"label", "predicted"}
+        The class that heat maps are made for: the image's own (GT-known Loc), or the predicted one.
+    rows : sequence of int, or mask of shape (n,), optional
+        Only these images are scored, and tuned on; all train rows are learnt from. All by default.
     groups : array-like of str of shape (n,), optional
         Images that are resampled together; by default the store's, "" is no group.
     masks : callable, optional
@@ -155,8 +107,10 @@ def evaluate(
         it, ``boxes.IGNORE`` where nobody knows; or None. Called for the scored images, for PxAP.
     box_kind : str, optional
         Which kind of boxes is the truth; needed where the box table has several.
-    layer : str, optional
-        The last stored layer by default.
+    layer : str or sequence of str, optional
+        The last stored layer by default. Of several layers the heat maps of each method are fused
+        (:func:`fuse_heats`); `neurons` then holds the detectors of all of them, and `weights` and
+        `network` map each layer to its own.
     random_state : int
         Seed of the random neurons and of the intervals.
     progress : callable, optional
@@ -173,14 +127,22 @@ def evaluate(
     Raises
     ------
     FeatlabError
-        `box_kind` is missing or unknown, or split, neurons or weights do not fit the store.
+        `box_kind` is missing or unknown; split, neurons, weights, given, predicted or rows do not
+        fit the store; a given name is taken; `target` is another word; `refine` names a method
+        that is not scored.
 
     Notes
     -----
     A box that bears the name of *another* class of the store is no truth for the image's class and
     is left out.
     """
-    truth = find_truth(store, checked_split(split, len(store.images)), box_kind)
+    n = len(store.images)
+    taken = {*METHODS, *BASELINES}
+    given = checked_given(given, n, taken | {name + SUFFIX for name in taken})
+    use, known = chosen_rows(rows, n), known_to_all(given, n)
+    truth = find_truth(store, checked_split(split, n), box_kind, use=use, known=known)
+    names = None if predicted is None else checked_names(store, predicted)
+    asked = asked_codes(store, names, target)
     fitted = fit_methods(
         store,
         methods,
@@ -192,23 +154,46 @@ def evaluate(
         layer=layer,
         random_state=random_state,
     )
-    attrs = _attrs(store, truth, fitted, box_kind=box_kind, layer=layer)
+    for name in refine:
+        if name not in fitted.methods or name in BASELINES:
+            allowed = ", ".join(known for known in fitted.methods if known not in BASELINES)
+            raise FeatlabError(f"refine must be from {allowed} (those scored), got {name!r}.")
+    attrs = _attrs(truth, fitted, box_kind)
+    attrs["target"], attrs["class_asked_for"] = target, _ASKED[target]
     if not len(truth.scored):
-        return _localisation([], [], attrs, fitted)
-    rows = np.unique(np.concatenate([truth.scored, truth.tuning]))
-    found, seconds = _matches(store, rows, truth, fitted, layer, masks, progress)
-    right = None if predicted is None else _right_class(store, predicted)[truth.scored]
+        return localisation([], [], attrs, fitted)
+    both = np.unique(np.concatenate([truth.scored, truth.tuning]))
+    scored_ones = set(truth.scored.tolist())
+    pictured = [masks(row) if masks and row in scored_ones else None for row in both.tolist()]
+    found, seconds = match_methods(
+        store,
+        both,
+        truth,
+        fitted,
+        codes=asked[both],
+        given=given,
+        masks=pictured,
+        progress=progress,
+    )
+    corrected, further = match_refined(store, both, truth, fitted, found, refine, pictured)
+    found |= corrected
+    seconds |= {name: spent + seconds[_base(name)] for name, spent in further.items()}
+    labels = store.images["label"].to_numpy(str)
+    right = None if names is None else (names == labels)[truth.scored]
     scored = {
-        name: score_method(
-            found[name],
-            scored=np.searchsorted(rows, truth.scored),
-            tuning=np.searchsorted(rows, truth.tuning),
-            centre_in_box=lambda boxes: bx.centre_in_box(boxes, truth.scored, truth.boxes),
-            right_class=right,
-        )
-        for name in _ordered(found)
+        name: [
+            score_method(
+                one,
+                scored=np.searchsorted(both, truth.scored),
+                tuning=np.searchsorted(both, truth.tuning),
+                centre_in_box=lambda boxes: bx.centre_in_box(boxes, truth.scored, truth.boxes),
+                right_class=right,
+            )
+            for one in found[name]
+        ]
+        for name in sorted(found, key=_place)
     }
-    units = _units(store, groups)[truth.scored]
+    units = resampling_units(store, groups)[truth.scored]
     attrs["n_groups"] = len(np.unique(units))
     draws = score_draws(
         scored,
@@ -219,108 +204,40 @@ def evaluate(
     )
     table, images = [], []
     for method, scores in scored.items():
-        known = fitted.methods.get(method)
         table.append(
             {
                 "method": method,
                 "baseline": method in BASELINES,
-                "supervision": known.supervision if known else "none",
-                "box_accuracy_confirm": scores.tuned,
+                **_origin(method, fitted, given, target),
                 **score_columns(scores, pd.DataFrame(draws[method]), attrs["n_groups"]),
-                "seconds_per_1000": seconds[method] / len(rows) * 1000,
+                "seconds_per_1000": seconds[method] / len(scores) / len(both) * 1000,
             }
         )
-        images.append(_per_image(scores, store, truth).assign(method=method))
-    return _localisation(table, images, attrs, fitted, scored, draws)
-
-
-def _matches(
-    store: MapStore,
-    rows: np.ndarray,
-    truth: Truth,
-    fitted: FittedMethods,
-    layer: str | None,
-    masks: Callable[[int], np.ndarray | None] | None,
-    progress: Progress | None,
-) -> tuple[dict[str, HeatScores], dict[str, float]]:
-    """How every method's heat maps match the true boxes of `rows`, and the seconds it took."""
-    sizes, frames = picture_sizes(store), np.asarray(store.frames)[rows]
-    own = truth.boxes[truth.boxes["image"].isin(rows)]
-    true, owner = own[bx.CORNERS].to_numpy(float), np.searchsorted(rows, own["image"])
-    scored = np.isin(rows, truth.scored)
-    known = [masks(int(r)) if masks and s else None for r, s in zip(rows, scored, strict=True)]
-    more: dict[str, Any] = {"sizes": sizes[rows], "masks": known}
-    found: dict[str, HeatScores] = {}
-    seconds: dict[str, float] = {}
-    start = time.perf_counter()
-    heats = method_heats(store, rows, fitted, layer=layer, progress=progress)
-    shared = (time.perf_counter() - start) / max(len(heats), 1)
-    for method, heat in heats.items():
-        start = time.perf_counter()
-        found[method] = score_heats(heat, true, owner, frames=frames, **more)
-        seconds[method] = time.perf_counter() - start + shared
-    start = time.perf_counter()
-    centre = np.broadcast_to(bx.centre_heat((GRID, GRID)), (len(rows), GRID, GRID))
-    whole = np.tile([0.0, 0.0, 1.0, 1.0], (len(rows), 1))
-    found["centre_gaussian"] = score_heats(centre, true, owner, frames=whole, **more)
-    seconds["centre_gaussian"] = time.perf_counter() - start
-    for method, boxes in _fixed_boxes(store, rows, truth).items():
-        start = time.perf_counter()
-        found[method] = score_boxes(boxes, true, owner, **more)
-        seconds[method] = time.perf_counter() - start
-    return found, seconds
-
-
-def _fixed_boxes(store: MapStore, rows: np.ndarray, truth: Truth) -> dict[str, np.ndarray]:
-    """Boxes ``(k, 4)`` of the baselines that have no threshold."""
-    sizes, train = picture_sizes(store), np.flatnonzero(truth.train)
-    boxes = {"whole_image": bx.whole_image_boxes(sizes[rows])}
-    if truth.boxes["image"].isin(train).any():
-        mean = bx.mean_box(truth.boxes, sizes, train)
-        boxes["mean_box"] = bx.pixel_boxes(mean[None], sizes[rows])
-    return boxes
-
-
-def _per_image(scores: MethodScores, store: MapStore, truth: Truth) -> pd.DataFrame:
-    hit, iou, centre, top1, pointing, heat = scores.per_image.T
-    boxes = scores.found.boxes[:, scores.column]
-    return pd.DataFrame(boxes, columns=bx.CORNERS).assign(
-        row=truth.scored,
-        label=store.images["label"].to_numpy()[truth.scored],
-        iou=iou,
-        centre_in_box=centre.astype(bool),
-        hit=hit.astype(bool),
-        iou_any=scores.found.iou_any[:, scores.columns_v2[bx.DELTAS.index(0.5)]],
-        top1=top1,
-        pointing=pointing,
-        heat_in_box=heat,
-    )
-
-
-def _right_class(store: MapStore, predicted: Sequence[str] | np.ndarray | pd.Series) -> np.ndarray:
-    labels = store.images["label"].to_numpy(str)
-    names = np.asarray(predicted).astype(str)
-    if names.shape != labels.shape:
-        raise FeatlabError(
-            f"predicted must have one class for each of the {len(labels)} images, "
-            f"got shape {names.shape}."
+        images.append(
+            per_image(scores).assign(method=method, row=truth.scored, label=labels[truth.scored])
         )
-    return names == labels
+    return localisation(table, images, attrs, fitted, scored, draws)
 
 
-def _units(store: MapStore, groups: Sequence[str] | np.ndarray | pd.Series | None) -> np.ndarray:
-    """A name per image, shared by those that are resampled together."""
-    n = len(store.images)
-    if groups is None:
-        groups = store.images["group"] if "group" in store.images else [""] * n
-    names = np.asarray(groups).astype(str)
-    if names.shape != (n,):
-        raise FeatlabError(
-            f"groups must have one entry for each of the {n} images, got shape {names.shape}."
-        )
-    alone = names == ""
-    single = np.char.add("\0", np.arange(n).astype(str))
-    return np.where(alone, single, names)
+def _origin(method: str, fitted: FittedMethods, given: Given, target: str) -> dict[str, str]:
+    """What a method learnt from, and the class its heat maps are of."""
+    if method in given:
+        return {"supervision": "network", "class_asked": "as given"}
+    if method not in fitted.methods and _base(method) in fitted.methods:
+        return {"supervision": "boxes", "class_asked": target}
+    if method in fitted.methods:
+        return {"supervision": fitted.methods[method].supervision, "class_asked": target}
+    return {"supervision": "none", "class_asked": "none"}
+
+
+def _base(method: str) -> str:
+    """The method whose boxes were refined, or the method itself."""
+    return method.removesuffix(SUFFIX)
+
+
+def _place(method: str) -> int:
+    """Baselines come last, in their own order."""
+    return BASELINES.index(method) if method in BASELINES else -1
 
 
 def _order_by_truth(store: MapStore, truth: Truth) -> np.ndarray:
@@ -329,52 +246,18 @@ def _order_by_truth(store: MapStore, truth: Truth) -> np.ndarray:
     return np.lexsort([*sums.to_numpy().T, *picture_sizes(store)[truth.scored].T])
 
 
-def _ordered(found: dict[str, HeatScores]) -> list[str]:
-    methods = [name for name in found if name not in BASELINES]
-    return methods + [name for name in BASELINES if name in found]
-
-
-def _attrs(
-    store: MapStore,
-    truth: Truth,
-    fitted: FittedMethods,
-    *,
-    box_kind: str | None,
-    layer: str | None,
-) -> dict[str, Any]:
+def _attrs(truth: Truth, fitted: FittedMethods, box_kind: str | None) -> dict[str, Any]:
     kinds = truth.boxes["kind"].unique()
     return {
-        "class_asked_for": "the image's own (GT-known)",
         "box_kind": box_kind if box_kind is not None else "".join(kinds),
-        "layer": layer or store.layers[-1],
+        "layer": ", ".join(fitted.contexts),
         "delta": 0.5,
         "n_thresholds": len(THRESHOLDS),
         "threshold_from": truth.tuned_on,
         "n_boot": _N_BOOT,
         "n_threshold_images": len(truth.tuning),
+        "n_without_given": truth.n_without_given,
+        "seconds": "heat maps, an equal part of reading the maps, and the match with the boxes; "
+        "of given methods the match alone",
         "classes_without_detectors": classes_without_detectors(fitted),
     }
-
-
-def _localisation(
-    table: list[dict[str, Any]],
-    images: list[pd.DataFrame],
-    attrs: dict[str, Any],
-    fitted: FittedMethods,
-    scores: dict[str, MethodScores] | None = None,
-    draws: pd.DataFrame | None = None,
-) -> Localisation:
-    methods = pd.DataFrame(table, columns=TABLE_COLUMNS)
-    per_image = pd.concat(images, ignore_index=True) if images else pd.DataFrame()
-    per_image = per_image.reindex(columns=IMAGE_COLUMNS)
-    methods.attrs.update(attrs)
-    per_image.attrs.update(attrs)
-    if scores is None or draws is None:
-        return Localisation(methods, per_image, fitted)
-    over = [
-        pd.concat([part(one).assign(method=name) for name, one in scores.items()])
-        .reindex(columns=columns)
-        .reset_index(drop=True)
-        for part, columns in ((curves, CURVE_COLUMNS), (success, SUCCESS_COLUMNS))
-    ]
-    return Localisation(methods, per_image, fitted, over[0], over[1], draws)

@@ -158,6 +158,39 @@ def normalise(heat: np.ndarray) -> np.ndarray:
     return np.where(flat, np.float32(0), (heat - low) / np.where(flat, np.float32(1), extent))
 
 
+def fuse_heats(heats: Sequence[np.ndarray]) -> np.ndarray:
+    """Heat maps of several layers as one: their geometric mean on the finest grid.
+
+    Each map is up-sampled (bilinearly) to the largest height and width and scaled to [0, 1] by its
+    own range. What is hot in the result is hot in every layer: a fine early layer gives the
+    outline, a late one says which of the things in the picture is meant. A flat map says nothing
+    and is left out.
+
+    Parameters
+    ----------
+    heats : sequence of ndarray of shape (..., h, w)
+        One for each layer, of the same leading axes; `h` and `w` may differ. One alone is returned
+        as it is.
+
+    Returns
+    -------
+    ndarray of shape (..., h, w), float32
+
+    Raises
+    ------
+    FeatlabError
+        A value is NaN or infinite.
+    """
+    if len(heats) == 1:
+        return heats[0]
+    size = max(heat.shape[-2] for heat in heats), max(heat.shape[-1] for heat in heats)
+    fine = np.stack([normalise(upsample(heat, size)) for heat in heats])
+    flat = fine.max(axis=(-2, -1), keepdims=True) == 0
+    layers = np.maximum((~flat).sum(axis=0), 1)
+    product = np.where(flat, np.float32(1), fine).prod(axis=0) ** (1 / layers).astype(np.float32)
+    return np.where(flat.all(axis=0), np.float32(0), product)
+
+
 def upsample(heat: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Bilinear interpolation to a larger grid: half-pixel centres, edges repeated.
 

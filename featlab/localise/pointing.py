@@ -10,9 +10,11 @@ import pandas as pd
 
 from featlab import boxes as bx
 from featlab.intervals import wilson_interval
+from featlab.localise.checks import picture_sizes
 from featlab.localise.context import cells_in_boxes
-from featlab.localise.evaluation import select_boxes
-from featlab.localise.methods import Progress, confirmed_detectors, picture_sizes
+from featlab.localise.fitting import confirmed_detectors
+from featlab.localise.methods import Progress
+from featlab.localise.truth import select_boxes
 
 if TYPE_CHECKING:
     from featlab.store import MapStore

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 from sklearn.decomposition import PCA, MiniBatchNMF
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -43,7 +44,8 @@ class HeatMethod:
     ----------
     name, title : str
     heat : callable
-        ``(maps (n, h, w, c), Context) -> (n, h, w)``.
+        ``(maps (n, h, w, c), Context) -> (n, h, w)``; or ``(n, k, h, w)`` for `k` draws of a method
+        that depends on chance: each is scored by itself, and the scores are averaged.
     fit : callable, optional
         ``(Cells, Context) -> anything``; the result is ``context.fitted[name]``.
     needs : tuple of str
@@ -151,13 +153,15 @@ def _cam_positive(maps: np.ndarray, context: Context) -> np.ndarray:
 
 @register("cell_head", "the head applied at every cell", needs=["weights"])
 def _cell_head(maps: np.ndarray, context: Context) -> np.ndarray:
-    """Probability of the class that the linear head gives each cell by itself."""
-    n, h, w, c = maps.shape
-    scores = maps.reshape(-1, c) @ _weights(context).T
-    scores -= scores.max(axis=1, keepdims=True)
-    share = np.exp(scores)
-    share = (share / share.sum(axis=1, keepdims=True)).reshape(n, h, w, -1)
-    return np.take_along_axis(share, context.codes[:, None, None, None], axis=3)[..., 0]
+    """Log odds of the class that the head gives each cell by itself, where they are positive.
+
+    The probability itself is 1 in most cells: a head made for means sees peaks.
+    """
+    scores = maps @ _weights(context).T
+    own = context.codes[:, None, None, None]
+    of_class = np.take_along_axis(scores, own, axis=3)[..., 0]
+    np.put_along_axis(scores, own, -np.inf, axis=3)
+    return np.maximum(of_class - logsumexp(scores, axis=3), 0)
 
 
 @register("mlp_cam", "CAM of the MLP, by its gradient", needs=["network"])

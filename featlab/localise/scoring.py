@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from featlab import boxes as bx
-from featlab._errors import FeatlabError
 from featlab.intervals import bootstrap_draws, draws_interval
 from featlab.localise.regions import THRESHOLDS, HeatScores
+from featlab.localise.thresholds import FIXED_THRESHOLD, choose_threshold, stable_threshold
 
 # Each is a column of the table, with _low and _high.
 SCORES = (
@@ -27,7 +27,6 @@ SCORES = (
     "heat_in_box",
     "pxap",
 )
-FIXED_THRESHOLD = 0.2
 SUCCESS_DELTAS = np.arange(21) / 20
 CURVE_COLUMNS = ["method", "delta", "threshold", "accuracy", "accuracy_any"]
 SUCCESS_COLUMNS = ["method", "delta", "accuracy", "accuracy_oracle"]
@@ -85,41 +84,6 @@ class MethodScores:
         return np.stack([*scores, top1, pointing, heat, pixels], axis=-1)
 
 
-def choose_threshold(
-    ious: np.ndarray, thresholds: Sequence[float] | np.ndarray, delta: float = 0.5
-) -> float:
-    """The threshold with the highest box accuracy; among equals, with the highest mean IoU.
-
-    Parameters
-    ----------
-    ious : array-like of shape (n, t)
-        IoU of each image at each threshold; images without boxes are NaN and left out.
-    thresholds : array-like of shape (t,)
-    delta : float
-        IoU from which a box counts.
-
-    Returns
-    -------
-    float
-        The lowest of those that are equal in both.
-
-    Raises
-    ------
-    FeatlabError
-        No image has a box, or the shapes disagree.
-    """
-    ious, thresholds = np.asarray(ious, dtype=float), np.asarray(thresholds, dtype=float)
-    if ious.ndim != 2 or ious.shape[1:] != thresholds.shape:
-        raise FeatlabError(
-            f"ious must have one column per threshold ({len(thresholds)}), got {ious.shape}."
-        )
-    ious = ious[~np.isnan(ious).any(axis=1)]
-    if not len(ious):
-        raise FeatlabError("no image has a box to choose a threshold on; give images with boxes.")
-    accuracy, mean = (ious >= delta).mean(axis=0), ious.mean(axis=0)
-    return float(thresholds[np.lexsort((thresholds, -mean, -accuracy))[0]])
-
-
 def score_method(
     found: HeatScores,
     *,
@@ -162,7 +126,7 @@ def score_method(
 
 
 def score_draws(
-    methods: Mapping[str, MethodScores],
+    methods: Mapping[str, Sequence[MethodScores]],
     *,
     order: np.ndarray,
     groups: np.ndarray | None = None,
@@ -173,8 +137,9 @@ def score_draws(
 
     Parameters
     ----------
-    methods : mapping of str to MethodScores
-        All of the same `n` images.
+    methods : mapping of str to sequence of MethodScores
+        All of the same `n` images. Of a method with several draws these are resampled too, and the
+        scores averaged.
     order : ndarray of shape (n,)
         The order in which images are drawn; it makes the result independent of the rows'.
     groups : ndarray of str of shape (n,), optional
@@ -187,10 +152,16 @@ def score_draws(
     DataFrame of shape (n_boot, methods x scores)
         Columns (method, score).
     """
-    ordered = {name: _in_order(one, order) for name, one in methods.items()}
+    ordered = [[_in_order(one, order) for one in several] for several in methods.values()]
+    rng = np.random.default_rng(random_state)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        return np.concatenate([one.resampled(weights) for one in ordered.values()], axis=1)
+        parts = []
+        for several in ordered:
+            scores = np.stack([one.resampled(weights) for one in several], axis=1)
+            drawn = rng.integers(len(several), size=scores.shape[:2])
+            parts.append(np.take_along_axis(scores, drawn[..., None], axis=1).mean(axis=1))
+        return np.concatenate(parts, axis=1)
 
     draws = bootstrap_draws(
         statistic,
@@ -204,20 +175,31 @@ def score_draws(
 
 
 def score_columns(
-    scores: MethodScores, draws: pd.DataFrame, n_units: int
+    scores: Sequence[MethodScores], resampled: pd.DataFrame, n_units: int
 ) -> dict[str, float | int]:
-    """One method's columns of the table, from its draws (columns: scores)."""
-    point = scores.resampled(np.ones(len(scores.per_image)))
+    """One method's columns of the table: means over its draws, intervals from the resamples."""
+    n = len(scores[0].per_image)
+    point = np.mean([one.resampled(np.ones(n)) for one in scores], axis=0)
     columns: dict[str, float | int] = {
-        "threshold": scores.threshold,
-        "n": len(scores.per_image),
+        "box_accuracy_confirm": float(np.mean([one.tuned for one in scores])),
+        "threshold": float(np.mean([one.threshold for one in scores])),
+        "n": n,
         "box_accuracy_oracle": float(point[SCORES.index("max_box_acc")]),
-        "threshold_oracle": scores.threshold_oracle,
+        "threshold_oracle": float(np.mean([one.threshold_oracle for one in scores])),
     }
     for name, value in zip(SCORES, point, strict=True):
-        low, high = draws_interval(draws[name].to_numpy(), n_units)
+        low, high = draws_interval(resampled[name].to_numpy(), n_units)
         columns |= {name: float(value), f"{name}_low": low, f"{name}_high": high}
     return columns
+
+
+def mean_table(
+    part: Callable[[MethodScores], pd.DataFrame], scores: Sequence[MethodScores]
+) -> pd.DataFrame:
+    """:func:`curves` or :func:`success`, averaged over a method's draws."""
+    tables = [part(one) for one in scores]
+    mean = np.mean([table.to_numpy(float) for table in tables], axis=0)
+    return pd.DataFrame(mean, columns=tables[0].columns)
 
 
 def curves(scores: MethodScores) -> pd.DataFrame:
@@ -249,8 +231,20 @@ def success(scores: MethodScores) -> pd.DataFrame:
     )
 
 
+def per_image(scores: Sequence[MethodScores]) -> pd.DataFrame:
+    """What each image got; means over the draws, where there are several, and then no box."""
+    columns = ["hit", "iou", "centre_in_box", "top1", "pointing", "heat_in_box"]
+    table = pd.DataFrame(np.mean([one.per_image for one in scores], axis=0), columns=columns)
+    half = bx.DELTAS.index(0.5)
+    table["iou_any"] = np.mean([s.found.iou_any[:, s.columns_v2[half]] for s in scores], axis=0)
+    table[bx.CORNERS] = np.nan
+    if len(scores) == 1:
+        table[bx.CORNERS] = scores[0].found.boxes[:, scores[0].column]
+    return table
+
+
 def _chosen(ious: np.ndarray, delta: float) -> int:
-    threshold = choose_threshold(ious, THRESHOLDS, delta) if len(ious) else FIXED_THRESHOLD
+    threshold = stable_threshold(ious, THRESHOLDS, delta) if len(ious) else FIXED_THRESHOLD
     return int(np.searchsorted(THRESHOLDS, threshold))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from featlab._errors import FeatlabError
-from featlab.localise.scoring import FIXED_THRESHOLD
+from featlab.localise.thresholds import FIXED_THRESHOLD
 
 if TYPE_CHECKING:
     from featlab.store import MapStore
@@ -19,13 +19,17 @@ _FEWEST_TUNING_ROWS = 10
 
 @dataclass(frozen=True)
 class Truth:
-    """The rows scored, the rows thresholds are chosen on, and the boxes of both."""
+    """The rows scored, the rows thresholds are chosen on, and the boxes of all.
+
+    `n_without_given` counts the confirm and test images that a given method does not know.
+    """
 
     boxes: pd.DataFrame
     scored: np.ndarray
     tuning: np.ndarray
     tuned_on: str
     train: np.ndarray
+    n_without_given: int
 
 
 def select_boxes(store: MapStore, box_kind: str | None) -> pd.DataFrame:
@@ -65,8 +69,18 @@ def boxes_of_kind(table: pd.DataFrame, box_kind: str | None) -> pd.DataFrame:
     return table
 
 
-def find_truth(store: MapStore, split: np.ndarray, box_kind: str | None) -> Truth:
+def find_truth(
+    store: MapStore,
+    split: np.ndarray,
+    box_kind: str | None,
+    *,
+    use: np.ndarray,
+    known: np.ndarray,
+) -> Truth:
     """The images with boxes, by their part of the split; thresholds need ten of them.
+
+    Only images in `use` and `known` ``(n,)`` bool, which every given method knows, are scored and
+    tuned on; all of train is learnt from.
 
     Raises
     ------
@@ -76,10 +90,13 @@ def find_truth(store: MapStore, split: np.ndarray, box_kind: str | None) -> Trut
     table = select_boxes(store, box_kind)
     with_boxes = np.zeros(len(split), dtype=bool)
     with_boxes[table["image"].to_numpy(np.int64)] = True
+    with_boxes &= use
+    unknown = int((with_boxes & ~known & (split != "train")).sum())
+    with_boxes &= known
     tuning, tuned_on = np.flatnonzero(with_boxes & (split == "confirm")), "confirm"
     if len(tuning) < _FEWEST_TUNING_ROWS:
         tuning, tuned_on = np.flatnonzero(with_boxes & (split != "test")), "train + confirm"
     if not len(tuning):
         tuned_on = f"fixed at {FIXED_THRESHOLD}"
     scored = np.flatnonzero(with_boxes & (split == "test"))
-    return Truth(table, scored, tuning, tuned_on, split == "train")
+    return Truth(table, scored, tuning, tuned_on, split == "train", unknown)

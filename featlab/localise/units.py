@@ -13,8 +13,9 @@ from statsmodels.stats.multitest import multipletests
 from featlab._errors import FeatlabError
 from featlab.intervals import bootstrap_interval
 from featlab.localise.context import cells_in_boxes
-from featlab.localise.evaluation import select_boxes
-from featlab.localise.methods import Progress, confirmed_detectors
+from featlab.localise.fitting import confirmed_detectors
+from featlab.localise.methods import Progress
+from featlab.localise.truth import select_boxes
 
 if TYPE_CHECKING:
     from featlab.store import MapStore

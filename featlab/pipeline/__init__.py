@@ -1,4 +1,7 @@
-"""From a finished store to everything a report tells; the network is never run here."""
+"""From a finished store to everything a report tells.
+
+Only :func:`analyse_gradients` and :func:`transfer_study` run the network again.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,25 @@ from featlab.pipeline._analysis import (
 )
 from featlab.pipeline._card import neuron_card
 from featlab.pipeline._examples import picture_loader
+from featlab.pipeline._gradient_results import GradientResults, load_gradients, save_gradients
+from featlab.pipeline._gradients import analyse_gradients
+from featlab.pipeline._transfer import overview, small_images_table, transfer_study
 
 __all__ = [
     "LOCALISERS",
+    "GradientResults",
     "ablation_order",
     "analyse",
+    "analyse_gradients",
     "class_weights",
     "find_detectors",
+    "load_gradients",
     "neuron_card",
+    "overview",
     "picture_loader",
     "predicted_classes",
+    "save_gradients",
+    "small_images_table",
+    "transfer_study",
     "write_results",
 ]

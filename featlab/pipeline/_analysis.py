@@ -6,22 +6,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from featlab import audit, boxheads, features, heads, localise, neurons, report, splits
+from featlab import audit, boxheads, embed, features, heads, localise, neurons, report, splits
 from featlab.pipeline._card import neuron_card
 from featlab.pipeline._examples import (
+    GALLERY_DETECTORS,
     SHOWN_DETECTORS,
     detector_examples,
+    gallery,
     localisation_examples,
     picture_loader,
     samples,
     strips,
+    thumbnails,
 )
+from featlab.plots import NeuronCard
 from featlab.store import MapStore
+
+if TYPE_CHECKING:
+    from featlab.finetune import Transfer
+    from featlab.pipeline._gradient_results import GradientResults
 
 POOLINGS = ("mean", "max")
 LOCALISERS = (
@@ -35,11 +43,13 @@ LOCALISERS = (
     "cell_boxes",
     "random_neuron",
 )
+REFINED = ("cell_boxes",)
 _POINTING_DETECTORS = 10
 _SHUFFLES = 5
 _CARDS = 3
 _REPEATS = 5  # draws of train images for each size of the learning curve
 _FEWEST_BOXED = 30
+_FEWEST_ON_A_PLANE = 5
 BOX_HEADS = ("cascade", "ridge_pca", "pls", "gradient_boosting")
 _ABLATED = 50  # detectors per class that the ablation takes out, best first
 
@@ -54,11 +64,14 @@ def analyse(
     command: str = "",
     seconds: dict[str, float] | None = None,
     progress: Progress | None = None,
+    gradients: GradientResults | None = None,
+    transfer: Transfer | None = None,
 ) -> report.Results:
     """Split, audit, heads, detectors, localisation and example pictures of a store.
 
     Heads and detectors rest on the mean-pooled maps of the last layer; the other poolings and
-    layers stand in the neuron table, in one corrected family, and are compared with it.
+    layers stand in the neuron table, in one corrected family, and are compared with it. Heat maps
+    of several layers are fused.
 
     Parameters
     ----------
@@ -73,6 +86,9 @@ def analyse(
         Seconds of earlier stages; this function adds its own.
     progress : callable, optional
         Wraps the batches of maps that localisation reads.
+    gradients, transfer : optional
+        From `load_gradients` and `load_transfer`: what runs of the network found earlier, to be
+        shown on the same page.
 
     Returns
     -------
@@ -112,11 +128,12 @@ def analyse(
         where = localise.evaluate(
             store,
             split,
-            neurons=table,
-            weights=class_weights(scores),
-            network=scores.models["mlp"],
-            predicted=predicted_classes(scores, labels),
+            neurons=all_neurons[all_neurons["pooling"] == X.attrs["pooling"]],
+            weights=_weights_of_layers(store, tables, split, scores, random_state),
+            layer=store.layers,
+            predicted=predicted_classes(scores, X),
             methods=LOCALISERS,
+            refine=REFINED,
             box_kind=box_kind,
             random_state=random_state,
             progress=progress,
@@ -135,15 +152,22 @@ def analyse(
         )
     with _timed(seconds, "box heads"):
         regressed = _box_laboratory(store, split, where, box_kind, random_state)
+    load = picture_loader(store)
+    with _timed(seconds, "glance"):
+        glance = _glance(store, X, scores, load, random_state)
     with _timed(seconds, "examples"):
-        load = picture_loader(store)
         truth = localise.select_boxes(store, box_kind)
+        leaders = neurons.select_neurons(table, top=GALLERY_DETECTORS)
+        cards = _cards(store, table, chosen, split)
         return report.Results(
             store=store,
             split=split,
             heads=scores,
             per_class=heads.per_class(scores, "logistic"),
             head_details=details,
+            glance=glance,
+            gradients=gradients,
+            transfer=transfer,
             box_laboratory=regressed,
             neurons=table,
             all_neurons=all_neurons,
@@ -161,8 +185,10 @@ def analyse(
             detector_examples=detector_examples(store, load, truth, scores, chosen, random_state),
             localisation_examples=localisation_examples(store, load, truth, where),
             failures=localisation_examples(store, load, truth, where, worst=True),
-            cards=_cards(store, table, chosen, split),
+            cards=[card for _, card in cards],
+            card_neurons=[pair for pair, _ in cards],
             strips=strips(store, load, truth, where),
+            gallery=gallery(store, load, truth, split, where, leaders, random_state),
         )
 
 
@@ -246,6 +272,48 @@ def _box_laboratory(
         ).table
     pairs = localise.compare_methods(where, scores=["box_accuracy"])
     return report.BoxLaboratory(statistics, found, pairs)
+
+
+def _weights_of_layers(
+    store: MapStore,
+    tables: Sequence[pd.DataFrame],
+    split: pd.Series,
+    scores: heads.HeadResults,
+    random_state: int,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Layer → the weights of the logistic head on it; the last layer's head is there already."""
+    found = {store.layers[-1]: class_weights(scores)}
+    for X in tables[: -len(POOLINGS)]:
+        if X.attrs["pooling"] == POOLINGS[0]:
+            one = heads.evaluate_heads(
+                X,
+                store.images["label"],
+                split,
+                groups=store.images["group"],
+                heads=["logistic"],
+                random_state=random_state,
+            )
+            found[X.attrs["layer"]] = class_weights(one)
+    return found
+
+
+def _glance(
+    store: MapStore,
+    X: pd.DataFrame,
+    scores: heads.HeadResults,
+    load: Callable[[int], np.ndarray | None],
+    random_state: int,
+) -> report.Glance | None:
+    """The images on a plane, where there are enough of them to lie on one."""
+    if len(store) < _FEWEST_ON_A_PLANE:
+        return None
+    found = embed.overview(
+        X, store.images["label"], scores.of("logistic"), random_state=random_state
+    )
+    first = [*found.embedding.thumbnails["row"]]
+    if found.misclassified is not None:
+        first += [*found.misclassified["row"]]
+    return report.Glance(found, thumbnails(store, load, first, random_state))
 
 
 def _laboratory(
@@ -335,12 +403,15 @@ def _poolings(
 
 def _cards(
     store: MapStore, table: pd.DataFrame, chosen: pd.DataFrame, split: pd.Series
-) -> list[Any]:
+) -> list[tuple[tuple[str, int], NeuronCard]]:
     """A card of the lead detector of the first classes, on images it was not chosen on."""
     unseen = np.flatnonzero(split != "train")
     leaders = chosen.drop_duplicates("class").head(_CARDS)
     return [
-        neuron_card(store, int(row["neuron"]), table, label=row["class"], rows=unseen)
+        (
+            (str(row["class"]), int(row["neuron"])),
+            neuron_card(store, int(row["neuron"]), table, label=row["class"], rows=unseen),
+        )
         for _, row in leaders.iterrows()
     ]
 
@@ -359,12 +430,9 @@ def class_weights(scores: heads.HeadResults) -> dict[str, np.ndarray]:
     return dict(zip(scores.classes, coefficients, strict=True))
 
 
-def predicted_classes(scores: heads.HeadResults, labels: pd.Series) -> np.ndarray:
-    """The logistic head's class of every test image; the label itself for the others."""
-    predicted = labels.to_numpy(object).copy()
-    rows = scores.of("logistic")
-    predicted[rows["row"].to_numpy()] = rows["predicted"]
-    return predicted.astype(str)
+def predicted_classes(scores: heads.HeadResults, X: pd.DataFrame) -> np.ndarray:
+    """The logistic head's class of every image; it saw those of train."""
+    return np.asarray(scores.models["logistic"].predict(X.to_numpy())).astype(str)
 
 
 def _only_kind(boxes: pd.DataFrame) -> str | None:

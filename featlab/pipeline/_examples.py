@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from featlab._errors import FeatlabError
 from featlab.store import MapStore
 
 SAMPLES, EXAMPLES, FAILURES, SHOWN_DETECTORS, STRIPS = 12, 6, 9, 4, 5
+GALLERY, GALLERY_DETECTORS = 24, 8
+_THUMBNAILS, _THUMBNAIL_SIDE, _GALLERY_SIDE = 600, 160, 256
+_THUMBNAIL_PIXELS = 200_000_000  # decoded in a few seconds
 STRIP_METHODS = ("detectors", "cam_positive", "sum", "ddt", "cell_boxes")
 
 
@@ -33,6 +36,31 @@ def picture_loader(store: MapStore) -> Callable[[int], np.ndarray | None]:
 def _truth(boxes: pd.DataFrame, row: int) -> np.ndarray:
     corners = boxes.loc[boxes["image"] == row, ["xmin", "ymin", "xmax", "ymax"]]
     return corners.to_numpy(float)
+
+
+def thumbnails(
+    store: MapStore, load: Callable[[int], Any], first: Sequence[int], random_state: int
+) -> dict[int, np.ndarray | None]:
+    """Row → small picture: those of `first`, then others at random while it takes seconds."""
+    others = np.random.default_rng(random_state).permutation(len(store))
+    rows = list(dict.fromkeys([*map(int, first), *others.tolist()]))
+    sizes = store.images[["width", "height"]].to_numpy(np.int64).prod(axis=1)[rows]
+    affordable = int((np.cumsum(sizes) <= _THUMBNAIL_PIXELS).sum())
+    count = max(len(set(first)), min(affordable, _THUMBNAILS))
+    return {row: _shrunk(load(row), _THUMBNAIL_SIDE) for row in rows[:count]}
+
+
+def _size(picture: np.ndarray | None, otherwise: np.ndarray) -> np.ndarray:
+    """Width and height of a picture."""
+    return otherwise if picture is None else np.array(picture.shape[1::-1], dtype=float)
+
+
+def _shrunk(picture: np.ndarray | None, side: int) -> np.ndarray | None:
+    """The picture with at most `side` pixels on its longer side."""
+    if picture is None or max(picture.shape[:2]) <= side:
+        return picture
+    height, width = (max(1, round(n * side / max(picture.shape[:2]))) for n in picture.shape[:2])
+    return images.resize_image(picture, (height, width))
 
 
 def samples(
@@ -57,9 +85,7 @@ def detector_examples(
 ) -> report.Examples | None:
     """Test images, right and wrong ones, under the maps of the leading detectors."""
     rows = report.choose_detector_rows(scores, EXAMPLES, random_state)
-    # The best of each class in turn, so that every class is seen before one is seen twice.
-    shown = chosen.assign(turn=chosen.groupby("class").cumcount())
-    shown = shown.sort_values(["turn", "class"]).head(SHOWN_DETECTORS)
+    shown = _in_turn(chosen, SHOWN_DETECTORS)
     if shown.empty or not rows:
         return None
     logistic = scores.predictions[scores.predictions["head"] == "logistic"].set_index("row")
@@ -137,6 +163,59 @@ def strips(
         heats=heats,
         predicted_boxes=predicted,
     )
+
+
+def gallery(
+    store: MapStore,
+    load: Callable[[int], Any],
+    boxes: pd.DataFrame,
+    split: pd.Series,
+    where: localise.Localisation,
+    detectors: pd.DataFrame,
+    random_state: int,
+) -> report.Gallery | None:
+    """Test images with the coarse maps of all methods and of the leading detectors.
+
+    Methods that had a threshold chosen come in the order of what they scored on the images that
+    thresholds were chosen on. Detectors have the threshold that was chosen for the best one alone.
+    """
+    rows = report.choose_gallery_rows(
+        store.images, split, boxes["image"].tolist(), GALLERY, random_state
+    )
+    if not rows:
+        return None
+    # Refined and given boxes have no heat map that a threshold would turn into them.
+    own = where.table["method"].isin(list(where.fitted.methods)) & where.table["threshold"].notna()
+    tuned = where.table[own & ~where.table["baseline"].astype(bool)]
+    tuned = tuned.sort_values("box_accuracy_confirm", ascending=False, kind="stable")
+    thresholds = dict(zip(tuned["method"].astype(str), tuned["threshold"].tolist(), strict=True))
+    shown = _in_turn(detectors, GALLERY_DETECTORS)
+    pictures = [_shrunk(load(row), _GALLERY_SIDE) for row in rows]
+    sizes = store.images[["width", "height"]].to_numpy(float)[rows]
+    return report.Gallery(
+        rows=rows,
+        pictures=pictures,
+        labels=[str(store.images["label"].iloc[row]) for row in rows],
+        true_boxes=[
+            _truth(boxes, row) * np.tile(_size(picture, size) / size, 2)
+            for row, picture, size in zip(rows, pictures, sizes, strict=True)
+        ],
+        frames=np.asarray(store.frames)[rows],
+        heats={
+            method: localise.heats_for(store, rows, method, where.fitted, threshold=threshold)[0]
+            for method, threshold in thresholds.items()
+        },
+        thresholds=thresholds,
+        neurons=[(str(c), int(k)) for c, k in zip(shown["class"], shown["neuron"], strict=True)],
+        neuron_heats=localise.example_heats(store, rows, neurons=shown["neuron"].to_numpy()),
+        neuron_threshold=thresholds.get("best_detector"),
+    )
+
+
+def _in_turn(detectors: pd.DataFrame, n: int) -> pd.DataFrame:
+    """The best of each class in turn, so that every class is seen before one is seen twice."""
+    turns = detectors.assign(turn=detectors.groupby("class").cumcount())
+    return turns.sort_values(["turn", "class"]).head(n)
 
 
 def _on_pictures(store: MapStore, rows: list[int], heats: np.ndarray) -> list[np.ndarray]:

@@ -12,6 +12,14 @@ from featlab.plots._base import encode, short_name, short_names
 from featlab.plots.audit import confounds, flagged_images
 from featlab.plots.boxheads import box_eda, box_heads
 from featlab.plots.card import NeuronCard, neuron_card
+from featlab.plots.embed import embedding_scatter, embedding_thumbnails
+from featlab.plots.gradients import (
+    GRADIENT_METHOD_NAMES,
+    dam_steps,
+    faithfulness_scores,
+    gradient_maps,
+    randomisation_curves,
+)
 from featlab.plots.heads import ablation, backbones, calibration, learning_curve
 from featlab.plots.localisation import method_strips, success_curves, threshold_curves
 from featlab.plots.neurons import activation_distributions, selected_vs_confirmed, volcano
@@ -22,8 +30,15 @@ from featlab.plots.scores import (
     head_comparison,
     localisation_scores,
 )
+from featlab.plots.transfer import (
+    detector_changes,
+    small_images,
+    transfer_comparison,
+    transfer_curves,
+)
 
 __all__ = [
+    "GRADIENT_METHOD_NAMES",
     "NeuronCard",
     "ablation",
     "activation_distributions",
@@ -34,20 +49,30 @@ __all__ = [
     "class_balance",
     "confounds",
     "confusion_matrix",
+    "dam_steps",
+    "detector_changes",
     "detector_maps",
+    "embedding_scatter",
+    "embedding_thumbnails",
     "encode",
+    "faithfulness_scores",
     "flagged_images",
+    "gradient_maps",
     "head_comparison",
     "learning_curve",
     "localisation_examples",
     "localisation_scores",
     "method_strips",
     "neuron_card",
+    "randomisation_curves",
     "sample_images",
     "selected_vs_confirmed",
     "short_name",
     "short_names",
+    "small_images",
     "success_curves",
     "threshold_curves",
+    "transfer_comparison",
+    "transfer_curves",
     "volcano",
 ]

@@ -125,8 +125,8 @@ def threshold_curves(
         plain = title.startswith("(")
         colour = MUTED if plain else colours.get(name, MUTED)
         ax.plot(
-            rows["threshold"], rows["accuracy"], label=title[1:-1] if plain else title, linewidth=1.6,
-            color=colour, linestyle="--" if plain else "-",
+            rows["threshold"], rows["accuracy"], label=title[1:-1] if plain else title,
+            linewidth=1.6, color=colour, linestyle="--" if plain else "-",
         )  # fmt: skip
         at = rows[np.isclose(rows["threshold"], chosen.get(name, np.nan))]
         ax.plot(at["threshold"], at["accuracy"], "o", markersize=7, color=colour)

@@ -1,7 +1,7 @@
 """Results → one self-contained HTML page, and the tables beside it.
 
-The page needs no network and no script. :class:`Results` says what the caller fills in; the
-``choose_…_rows`` functions say which pictures to load for the examples.
+The page needs no network, and is complete without its script. :class:`Results` says what the
+caller fills in; the ``choose_…_rows`` functions say which pictures to load for the examples.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from featlab.report._page import write_report
 from featlab.report._results import (
     BoxLaboratory,
     Examples,
+    Gallery,
+    Glance,
     HeadDetails,
     Laboratory,
     Results,
@@ -17,6 +19,7 @@ from featlab.report._results import (
     Strips,
     best_method,
     choose_detector_rows,
+    choose_gallery_rows,
     choose_localisation_rows,
     choose_sample_rows,
     confirmed_detectors,
@@ -28,6 +31,8 @@ from featlab.report._tables import tables_for, write_summary, write_table, write
 __all__ = [
     "BoxLaboratory",
     "Examples",
+    "Gallery",
+    "Glance",
     "HeadDetails",
     "Laboratory",
     "Results",
@@ -35,6 +40,7 @@ __all__ = [
     "Strips",
     "best_method",
     "choose_detector_rows",
+    "choose_gallery_rows",
     "choose_localisation_rows",
     "choose_sample_rows",
     "confirmed_detectors",

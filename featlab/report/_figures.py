@@ -64,7 +64,8 @@ def drawings(results: Results, head: str, max_examples: int, random_state: int) 
     }
 
 
-def _drawing(figure: Any, alt: str, caption: str, kind: str = "svg") -> Drawing:
+def drawing(figure: Any, alt: str, caption: str, kind: str = "svg") -> Drawing:
+    """A figure, encoded; `kind` is "jpg" where it is made of pictures."""
     pictures = kind == "jpg"
     data = plots.encode(figure, kind, dpi=_PICTURE_DPI if pictures else 150)
     uri = f"data:{_MEDIA[kind]};base64,{base64.b64encode(data).decode('ascii')}"
@@ -77,7 +78,7 @@ def _samples(results: Results) -> Drawing | None:
     if samples is None or not samples.pictures:
         return None
     boxed = sum(len(boxes) > 0 for boxes in samples.boxes)
-    return _drawing(
+    return drawing(
         plots.sample_images(samples.pictures, samples.labels, samples.boxes),
         f"{len(samples.pictures)} pictures of the data set with their labels.",
         "Pictures of the data set, drawn at random, the classes in turn"
@@ -88,7 +89,7 @@ def _samples(results: Results) -> Drawing | None:
 
 def _balance(results: Results) -> Drawing:
     images = results.store.images
-    return _drawing(
+    return drawing(
         plots.class_balance(images, results.split),
         f"Stacked bars: images per class and split, {len(images)} in all.",
         "Images per class. Heads and detectors are chosen on train, detectors and thresholds "
@@ -103,7 +104,7 @@ def _heads(results: Results) -> Drawing | None:
     told = "; ".join(
         f"{words.readable(r['head'])} {words.scored(r, 'accuracy')}" for _, r in table.iterrows()
     )
-    return _drawing(
+    return drawing(
         plots.head_comparison(table),
         f"Accuracy of each head on unseen test images: {told}.",
         "Accuracy on unseen test images, with 95 % intervals. Hollow: what one gets without the "
@@ -117,7 +118,7 @@ def _confusion(results: Results, head: str) -> Drawing | None:
     if scored.empty:
         return None
     right = int(scored["correct"].sum())
-    return _drawing(
+    return drawing(
         plots.confusion_matrix(results.heads.confusion(head)),
         f"Confusion matrix: {right} of {len(scored)} test images on the diagonal.",
         f"Confusions of the {words.readable(head)} head on test images, as counts; "
@@ -129,7 +130,7 @@ def _calibration(results: Results) -> Drawing | None:
     details = results.head_details
     if details is None or details.calibration.empty:
         return None
-    return _drawing(
+    return drawing(
         plots.calibration(details.calibration),
         f"Accuracy of the {words.readable(details.head)} head against its own probability.",
         f"Does the {words.readable(details.head)} head know when it is wrong? How often it is "
@@ -142,7 +143,7 @@ def _learning(results: Results) -> Drawing | None:
     if details is None or len(details.learning) < 2:
         return None
     rows = details.learning
-    return _drawing(
+    return drawing(
         plots.learning_curve(rows),
         f"Accuracy of the {words.readable(details.head)} head on "
         f"{int(rows['size'].min())} to {int(rows['size'].max())} train images per class.",
@@ -156,7 +157,7 @@ def _box_eda(results: Results) -> Drawing | None:
     if boxes is None or boxes.statistics.empty:
         return None
     mean = float(boxes.statistics["area"].median())
-    return _drawing(
+    return drawing(
         plots.box_eda(boxes.statistics),
         f"Size, shape and place of {len(boxes.statistics)} boxes; half cover less than "
         f"{words.percent(mean)} of their picture.",
@@ -172,7 +173,7 @@ def _box_heads(results: Results) -> Drawing | None:
         f"{words.box_head(r['head'])} {words.scored(r, 'mean_iou')}"
         for _, r in boxes.heads.iterrows()
     )
-    return _drawing(
+    return drawing(
         plots.box_heads(boxes.heads.assign(head=boxes.heads["head"].map(words.box_head))),
         f"Mean IoU of boxes by regression on test images: {told}.",
         "Boxes by regression on the stored maps, learnt from train and confirm images with boxes, "
@@ -184,7 +185,7 @@ def _volcano(results: Results) -> Drawing | None:
     table = results.neurons
     if table["auroc"].notna().sum() == 0:
         return None
-    return _drawing(
+    return drawing(
         plots.volcano(table),
         f"Volcano plot of {len(table)} pairs of class and neuron; "
         f"{int(table['detector'].eq(True).sum())} are selected as detectors.",
@@ -199,7 +200,7 @@ def _confirmed(results: Results) -> Drawing | None:
     if chosen.empty:
         return None
     loss = float((chosen["auroc"] - chosen["auroc_confirmed"]).median())
-    return _drawing(
+    return drawing(
         plots.selected_vs_confirmed(chosen),
         f"AUROC at selection against AUROC on unseen images for {len(chosen)} detectors.",
         "What selecting flatters (bars: 95 % intervals): a detector below the dashed line is "
@@ -216,7 +217,7 @@ def _ablation(results: Results, mode: str) -> Drawing | None:
     if table.empty:
         return None
     what = "set to their training mean" if mode == "ablate" else "kept, all others at their mean"
-    return _drawing(
+    return drawing(
         plots.ablation(table),
         f"Accuracy of the logistic head with k detectors {what}, beside random neurons.",
         f"The logistic head on test images with its first k detectors {what}; orange: as many "
@@ -227,7 +228,7 @@ def _ablation(results: Results, mode: str) -> Drawing | None:
 def _confounds(results: Results) -> Drawing | None:
     if results.audit is None or results.audit.confounds.empty:
         return None
-    return _drawing(
+    return drawing(
         plots.confounds(results.audit.confounds),
         "How well single properties of the pictures tell the classes, as AUROC with interval.",
         "What tells the classes without any network: the strongest properties of the pictures, "
@@ -240,7 +241,7 @@ def _strips(results: Results) -> Drawing | None:
     if strips is None or not strips.pictures or not strips.heats:
         return None
     titles = {method: words.method(method) for method in strips.heats}
-    return _drawing(
+    return drawing(
         plots.method_strips(
             strips.pictures,
             {titles[method]: heats for method, heats in strips.heats.items()},
@@ -261,7 +262,7 @@ def _success(results: Results) -> Drawing | None:
     table = results.localisation.success
     if table.empty:
         return None
-    return _drawing(
+    return drawing(
         plots.success_curves(table, _curve_titles(results.localisation.table)),
         "Share of test images whose box reaches an IoU, for every IoU from 0 to 1.",
         "How strict may one be? Share of test images whose box overlaps the truth by at least so "
@@ -286,7 +287,7 @@ def _thresholds(results: Results) -> Drawing | None:
     if results.localisation.curves.empty:
         return None
     chosen = dict(zip(table["method"].astype(str), table["threshold"], strict=True))
-    return _drawing(
+    return drawing(
         plots.threshold_curves(results.localisation.curves, _curve_titles(table), chosen),
         "Share of test images whose box is found, for every threshold from 0 to 0.99.",
         "How much hangs on the threshold? The best point of a curve is what the literature prints "
@@ -296,7 +297,7 @@ def _thresholds(results: Results) -> Drawing | None:
 
 def _cards(results: Results) -> list[Drawing]:
     return [
-        _drawing(
+        drawing(
             plots.neuron_card(card),
             f"{card.title}: the images with the largest and the smallest activation, and the "
             "distribution over the classes.",
@@ -319,7 +320,7 @@ def _distributions(results: Results, random_state: int) -> Drawing | None:
     unseen = np.asarray(results.split, dtype=str) == "confirm"
     pooled = results.store.pooled(pooling, layer or None)[unseen]
     labels = results.store.images["label"].to_numpy(str)[unseen]
-    return _drawing(
+    return drawing(
         plots.activation_distributions(pooled, labels, detectors, random_state=random_state),
         f"Box plots of the {pooling} activation of the leading detectors, by class.",
         f"The leading detectors' {pooling} activation on {words.plural(len(labels), 'image')} not "
@@ -347,7 +348,7 @@ def _detector_maps(examples: Examples | None, n: int, head: str) -> Drawing | No
         predicted not in (None, label)
         for predicted, label in zip(shown.predicted_labels or [], shown.labels, strict=False)
     )
-    return _drawing(
+    return drawing(
         figure,
         f"Maps of {len(captions)} detectors over {len(shown.pictures)} test images, of which the "
         f"{words.readable(head)} head gets {wrong} wrong.",
@@ -366,7 +367,7 @@ def _localisation(results: Results) -> Drawing | None:
         f"{words.method(r['method'])} {words.scored(r, 'box_accuracy')}"
         for _, r in table.iterrows()
     )
-    return _drawing(
+    return drawing(
         plots.localisation_scores(table.assign(method=table["method"].map(words.method))),
         f"Box accuracy of each method on test images: {told}.",
         "Share of test images whose box is found (IoU ≥ 0.5), the class being known, with 95 % "
@@ -384,7 +385,7 @@ def _localised(examples: Examples | None, n: int) -> Drawing | None:
     figure = plots.localisation_examples(
         shown.pictures, shown.heats, shown.true_boxes, boxes, ious, labels=shown.labels
     )
-    return _drawing(
+    return drawing(
         figure,
         f"{len(ious)} test images with true and predicted boxes; IoU "
         f"{', '.join(words.number(value) for value in ious)}.",
@@ -401,7 +402,7 @@ def _failures(examples: Examples | None, n: int) -> Drawing | None:
     assert shown.ious is not None
     method = words.method(shown.neurons[0][0])
     boxes = shown.predicted_boxes if shown.predicted_boxes is not None else [None] * len(shown.ious)
-    return _drawing(
+    return drawing(
         plots.localisation_examples(
             shown.pictures, shown.heats, shown.true_boxes, boxes, shown.ious, labels=shown.labels
         ),

@@ -74,7 +74,7 @@ def per_class_budget(n_classes: int) -> int:
     return max(1, min(most, MAX_ROWS // max(n_classes, 1)))
 
 
-def _grid(
+def grid(
     caption: str,
     columns: Sequence[str],
     rows: Sequence[Sequence[Any]],
@@ -83,6 +83,7 @@ def _grid(
     total: int | None = None,
     file: str = "",
 ) -> Grid | None:
+    """The first rows as a table; None without rows. `total` counts rows already left out."""
     if not rows:
         return None
     total = len(rows) if total is None else total
@@ -98,7 +99,7 @@ def _classes(results: Results) -> Grid | None:
         [words.name(label), *(f"{row[side]:,}" for side in sides), f"{row.sum():,}"]
         for label, row in counts.iterrows()
     ]
-    return _grid("Images per class and split", ["Class", *sides, "All"], rows)
+    return grid("Images per class and split", ["Class", *sides, "All"], rows)
 
 
 def _boxes(results: Results) -> Grid | None:
@@ -111,13 +112,13 @@ def _boxes(results: Results) -> Grid | None:
         ]
         for kind, part in boxes.groupby("kind", sort=True)
     ]
-    return _grid("Ground-truth boxes", ["Kind", "Boxes", "Images with at least one"], rows)
+    return grid("Ground-truth boxes", ["Kind", "Boxes", "Images with at least one"], rows)
 
 
 def _skipped(results: Results) -> Grid | None:
     skipped = results.store.images.attrs.get("skipped", [])
     rows = [[words.name(item["path"]), words.name(item["reason"])] for item in skipped]
-    return _grid("Files that were skipped", ["File", "Reason"], rows, (0, 1))
+    return grid("Files that were skipped", ["File", "Reason"], rows, (0, 1))
 
 
 def _heads(table: pd.DataFrame) -> Grid | None:
@@ -134,7 +135,7 @@ def _heads(table: pd.DataFrame) -> Grid | None:
         for _, row in table.iterrows()
     ]
     columns = ["Head", "Accuracy", "Balanced accuracy", "ROC AUC", "Log loss", "n train", "n test"]
-    return _grid("Heads on unseen test images, with 95 % intervals", columns, rows, file="heads")
+    return grid("Heads on unseen test images, with 95 % intervals", columns, rows, file="heads")
 
 
 def _per_class(results: Results) -> Grid | None:
@@ -156,7 +157,7 @@ def _per_class(results: Results) -> Grid | None:
     ]
     columns = ["Class", "n test", "Recall", "Precision", "F1", "Most often taken for"]
     caption = "The logistic head on each class, with 95 % intervals"
-    return _grid(caption, columns, rows, (0, 5), file="per_class")
+    return grid(caption, columns, rows, (0, 5), file="per_class")
 
 
 def _head_pairs(results: Results) -> Grid | None:
@@ -177,7 +178,7 @@ def _head_pairs(results: Results) -> Grid | None:
         )
     columns = ["Heads", "Difference in accuracy", "Only one right", "Test", "Adjusted p"]
     caption = "Heads against each other on the same test images (Holm over all pairs)"
-    return _grid(caption, columns, rows, (0, 3), file="head_pairs")
+    return grid(caption, columns, rows, (0, 3), file="head_pairs")
 
 
 def _localisation_pairs(results: Results) -> Grid | None:
@@ -196,7 +197,7 @@ def _localisation_pairs(results: Results) -> Grid | None:
     if not rows:
         return None
     against = words.method(table["against"].iloc[0])
-    return _grid(
+    return grid(
         f"Box accuracy less that of the best baseline, “{against}”, image by image",
         ["Method", "Box accuracy", "Difference, 95 % interval"],
         rows,
@@ -226,7 +227,7 @@ def _units(results: Results) -> Grid | None:
         for _, row in shown.iterrows()
     ]
     columns = ["Neuron", "Class", "Its map finds the object", "AUROC inside against outside"]
-    return _grid(
+    return grid(
         "Does this neuron’s map allow localisation of the object?",
         [*columns, "IoU with the boxes", "with other images’ boxes", "Adjusted p"],
         rows,
@@ -253,7 +254,7 @@ def _box_heads(results: Results) -> Grid | None:
         for _, row in results.box_laboratory.heads.iterrows()
     ]
     columns = ["Box head", "Mean IoU", "IoU ≥ 0.5", "IoU ≥ 0.7", "Centre in box", "n learnt from"]
-    return _grid(
+    return grid(
         "Boxes by regression on test images, with 95 % intervals",
         [*columns, "n test", "Seconds"],
         rows,
@@ -275,7 +276,7 @@ def _poolings(results: Results) -> Grid | None:
         for _, row in results.laboratory.poolings.iterrows()
     ]
     columns = ["Layer, pooling", "Detectors selected", "confirmed", "Median AUROC on unseen"]
-    return _grid(
+    return grid(
         "Which layer and pooling tell the classes best (one corrected family)",
         [*columns, "Accuracy of the logistic head"],
         rows,
@@ -302,7 +303,7 @@ def _replication(results: Results) -> Grid | None:
         for _, row in table.iterrows()
     ]
     columns = ["Class", "Direction", "Selected", "Confirmed", "Share", "Median AUROC"]
-    return _grid("Do the detectors hold on other images?", columns, rows, (0, 1))
+    return grid("Do the detectors hold on other images?", columns, rows, (0, 1))
 
 
 def _audit(results: Results) -> Grid | None:
@@ -312,7 +313,7 @@ def _audit(results: Results) -> Grid | None:
         [words.readable(row["check"]), row["verdict"], str(row["finding"])]
         for _, row in results.audit.summary.iterrows()
     ]
-    return _grid("Checks of the set", ["Check", "Verdict", "Finding"], rows, (0, 1, 2))
+    return grid("Checks of the set", ["Check", "Verdict", "Finding"], rows, (0, 1, 2))
 
 
 def _flagged(results: Results) -> Grid | None:
@@ -329,7 +330,7 @@ def _flagged(results: Results) -> Grid | None:
         rows.append([words.name(row["path"]), f"looks like {row['suggested']}, not {row['label']}"])
     for _, row in found.outliers.head(_FLAGGED).iterrows():
         rows.append([words.name(row["path"]), f"unlike the other images of {row['label']}"])
-    return _grid("Images to look at", ["Image", "Why"], rows, (0, 1), file="audit_images")
+    return grid("Images to look at", ["Image", "Why"], rows, (0, 1), file="audit_images")
 
 
 def _detectors(results: Results) -> Grid | None:
@@ -349,7 +350,7 @@ def _detectors(results: Results) -> Grid | None:
         ]
         rows.append(cells)
     columns = ["Neuron", "Class", "What it does", "AUROC when chosen"]
-    return _grid(
+    return grid(
         f"Confirmed detectors, at most {budget} per class, in the order of selection",
         [*columns, "Adjusted p on unseen"],
         rows,
@@ -377,7 +378,7 @@ def _softmax_top_k(results: Results) -> Grid | None:
             "yes" if found else "no",
         ]
         rows.append(cells)
-    return _grid(
+    return grid(
         "Neurons most often among an image's largest (softmax top k)",
         ["Neuron", "Class", "Of the class", "Of the rest", "Difference (points)", "Detector?"],
         rows,
@@ -409,7 +410,7 @@ def _localisation(results: Results) -> Grid | None:
         for _, row in table.iterrows()
     ]
     columns = ["Method", "Learns from", "Box accuracy", "Mean IoU", "Centre in box", "Threshold"]
-    return _grid(
+    return grid(
         "Localisation on test images, with 95 % intervals; thresholds fixed on other images",
         [*columns, "MaxBox-Acc*", "V2*"],
         rows,
@@ -428,7 +429,7 @@ def _provenance(results: Results, *, essentials: bool) -> Grid | None:
     rest = [] if essentials else sorted(set(known) - set(first))
     rows = [[words.readable(key), known[key]] for key in first + rest]
     caption = "The network and its input" if essentials else "Provenance of the stored maps"
-    return _grid(caption, ["What", "Value"], rows, (0, 1))
+    return grid(caption, ["What", "Value"], rows, (0, 1))
 
 
 def shown_value(value: Any) -> str:
@@ -444,4 +445,4 @@ def shown_value(value: Any) -> str:
 
 def _seconds(results: Results) -> Grid | None:
     rows = [[words.readable(k), words.number(v, 1)] for k, v in results.seconds.items()]
-    return _grid("Time taken", ["Stage", "Seconds"], rows)
+    return grid("Time taken", ["Stage", "Seconds"], rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from pathlib import Path, PurePath
 from typing import Any
@@ -11,11 +13,20 @@ from markupsafe import Markup
 
 from featlab._errors import FeatlabError
 from featlab.report import _words as words
+from featlab.report._again import again_figures, again_tables, again_words
 from featlab.report._figures import drawings
 from featlab.report._grids import grids
+from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._methods import methods
 from featlab.report._results import Results, confirmed_detectors, main_head, selected_detectors
 from featlab.report._tables import replace, write_tables
+
+_STYLES = ("style.css", "interactive.css")
+_SCRIPTS = (
+    *("tables.js", "plot.js", "volcano.js", "explorer.js", "heat.js", "gallery.js"),
+    *("embedding.js", "report.js"),
+)
+_DATA = '<script type="application/json" id="featlab-data">'
 
 
 def write_report(
@@ -27,9 +38,10 @@ def write_report(
 ) -> Path:
     """Write the results as one self-contained HTML page, and their tables beside it.
 
-    The page opens offline, runs no script and asks for nothing from outside; it appears under its
-    name when it is complete. The tables (``heads``, ``neurons``, ``detectors``, ``localisation``,
-    each ``.csv`` and ``.parquet``) go to the same folder.
+    The page opens offline and asks for nothing from outside. It is complete without its script,
+    which adds sorting, the neuron explorer and the gallery; it appears under its name when it is
+    whole, and keeps within 10 MB. The tables (``heads``, ``neurons``, ``detectors``,
+    ``localisation``, each ``.csv`` and ``.parquet``) go to the same folder.
 
     Parameters
     ----------
@@ -70,15 +82,28 @@ def _render(results: Results, max_examples: int, random_state: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = environment.get_template("style.css").render()
+    script = f'"use strict";\n(() => {{\n{_source(environment, _SCRIPTS)}}})();\n'
     head = main_head(results.heads.table)
-    return environment.get_template("report.html").render(
-        style=Markup(style),
-        figures=drawings(results, head, max_examples, random_state),
-        tables=grids(results),
+    page = environment.get_template("report.html").render(
+        style=Markup(_source(environment, _STYLES)),
+        script=Markup(script),
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        figures=drawings(results, head, max_examples, random_state) | again_figures(results),
+        tables=grids(results) | again_tables(results),
         methods=methods(results),
         **_facts(results, head),
+        **again_words(results),
     )
+    # Names are escaped, so that none can look like this; the data gets the bytes that are left.
+    before, place, after = page.rpartition(_DATA)
+    free = PAGE_BYTES - len(page.encode("utf-8", "replace"))
+    return f"{before}{place}{interactive(results, free)}{after}"
+
+
+def _source(environment: jinja2.Environment, names: tuple[str, ...]) -> str:
+    """The text of some templates, one after the other, not rendered."""
+    assert environment.loader is not None
+    return "\n".join(environment.loader.get_source(environment, name)[0] for name in names)
 
 
 def _facts(results: Results, head: str) -> dict[str, Any]:
@@ -110,6 +135,8 @@ def _facts(results: Results, head: str) -> dict[str, Any]:
         "box_kind": results.box_kind,
         "command": results.command,
         "measured": words.scores(results) is not None,
+        "explored": words.explored(results),
+        "has_gallery": results.gallery is not None,
     }
 
 

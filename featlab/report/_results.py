@@ -162,6 +162,43 @@ class Strips:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Test pictures under coarse heat maps, for the reader to threshold.
+
+    Attributes
+    ----------
+    rows : list of n int
+        Row numbers in the image table.
+    pictures : list of n ndarrays of shape (height, width, 3), uint8, or None
+    labels : list of n str
+    true_boxes : list of n ndarrays of shape (k, 4)
+        ``xmin, ymin, xmax, ymax`` in pixels of `pictures` as they are here; k may be 0.
+    frames : ndarray of shape (n, 4)
+        Where each picture lies in its heat maps: left, top, right, bottom in units of the map.
+    heats : dict of str to ndarray of shape (n, h, w)
+        Method → maps over the network's input, not normalised; the best method first.
+    thresholds : dict of str to float
+        Method → its own threshold.
+    neurons : list of m (class, neuron)
+    neuron_heats : ndarray of shape (n, m, h, w)
+        The maps of these detectors.
+    neuron_threshold : float or None
+        The threshold of single detectors.
+    """
+
+    rows: list[int]
+    pictures: list[np.ndarray | None]
+    labels: list[str]
+    true_boxes: list[np.ndarray]
+    frames: np.ndarray
+    heats: dict[str, np.ndarray]
+    thresholds: dict[str, float]
+    neurons: list[tuple[str, int]]
+    neuron_heats: np.ndarray
+    neuron_threshold: float | None = None
+
+
+@dataclass(frozen=True)
 class Laboratory:
     """What is known of the detectors beyond their list.
 
@@ -234,6 +271,21 @@ class BoxLaboratory:
 
 
 @dataclass(frozen=True)
+class Glance:
+    """The set at a glance.
+
+    Attributes
+    ----------
+    overview : embed.Overview
+    pictures : mapping of int to ndarray of shape (height, width, 3), uint8, or None
+        Row → picture, for the rows of ``overview.embedding.thumbnails``.
+    """
+
+    overview: Any
+    pictures: Mapping[int, np.ndarray | None]
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything a report tells.
 
@@ -273,8 +325,14 @@ class Results:
         From ``heads.per_class``.
     head_details : HeadDetails, optional
     box_laboratory : BoxLaboratory, optional
+    glance : Glance, optional
+    gradients : pipeline.GradientResults, optional
+    transfer : finetune.Transfer, optional
     cards : sequence of NeuronCard
+    card_neurons : sequence of (class, neuron)
+        What each card is about.
     strips : Strips, optional
+    gallery : Gallery, optional
     """
 
     store: StoreLike
@@ -299,8 +357,13 @@ class Results:
     per_class: pd.DataFrame | None = None
     head_details: HeadDetails | None = None
     box_laboratory: BoxLaboratory | None = None
+    glance: Glance | None = None
+    gradients: Any | None = None
+    transfer: Any | None = None
     cards: Sequence[NeuronCard] = ()
+    card_neurons: Sequence[tuple[str, int]] = ()
     strips: Strips | None = None
+    gallery: Gallery | None = None
 
 
 def main_head(table: pd.DataFrame) -> str:
@@ -348,6 +411,28 @@ def best_method(
 def choose_sample_rows(images: pd.DataFrame, n: int = 12, random_state: int = 0) -> list[int]:
     """Rows of the image table to show as samples: at random, the classes in turn."""
     return _in_turn(images["label"].to_numpy(str), np.arange(len(images)), n, random_state)
+
+
+def choose_gallery_rows(
+    images: pd.DataFrame, split: pd.Series, boxed: Sequence[int], n: int = 24, random_state: int = 0
+) -> list[int]:
+    """Test rows to show in the gallery: at random, the classes in turn; with a box if any has one.
+
+    Parameters
+    ----------
+    images : DataFrame
+        Image table.
+    split : Series of str
+    boxed : sequence of int
+        Rows with a true box.
+    n : int
+    random_state : int
+        Seed of the choice.
+    """
+    test = np.flatnonzero(np.asarray(split, dtype=str) == "test")
+    known = test[np.isin(test, np.asarray(boxed, dtype=int))]
+    rows = known if len(known) else test
+    return _in_turn(images["label"].to_numpy(str)[rows], rows, n, random_state)
 
 
 def choose_detector_rows(

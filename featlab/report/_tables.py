@@ -50,6 +50,16 @@ def tables_for(results: Results) -> dict[str, pd.DataFrame]:
             tables["box_heads"] = results.box_laboratory.heads
     if results.laboratory is not None and results.laboratory.omnibus is not None:
         tables["omnibus"] = results.laboratory.omnibus
+    if results.transfer is not None:
+        tables |= {f"transfer_{name}": t for name, t in results.transfer.tables().items()}
+    if results.glance is not None:
+        found = results.glance.overview
+        tables["embedding"] = results.store.images[["path", "label"]].join(
+            found.embedding.coordinates
+        )
+        tables["separation"] = found.separation
+        if found.misclassified is not None:
+            tables["misclassified"] = found.misclassified
     if results.audit is not None:
         tables["audit"] = results.audit.summary
         tables["audit_images"] = _flagged_images(results.audit)

@@ -40,6 +40,12 @@ _METHODS = {
     "parts": "part shared over the set",
     "fusion": "detectors, CAM and sum fused",
     "cell_boxes": "cells learnt from boxes",
+    "dam_original": "DAM, original",
+    "dam_variant": "DAM, variant",
+    "grad_cam": "Grad-CAM",
+    "grad_cam_plus_plus": "Grad-CAM++",
+    "hires_cam": "HiResCAM",
+    "layer_cam": "LayerCAM",
     "random_neuron": "a random neuron",
     "centre_gaussian": "a blob at the picture's centre",
     "whole_image": "the whole picture",
@@ -63,7 +69,10 @@ def number(value: Any, digits: int = 2) -> str:
     """A number with `digits` decimals; a dash for what is not a number."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:,.{digits}f}".replace("-", "−")
+    text = f"{value:,.{digits}f}"
+    if not float(text.replace(",", "")):
+        text = text.removeprefix("-")
+    return text.replace("-", "−")
 
 
 def signed(value: Any, digits: int = 2) -> str:
@@ -135,6 +144,9 @@ def readable(identifier: object) -> str:
 
 def method(identifier: object) -> str:
     """A localisation method in words."""
+    base = str(identifier).removesuffix("_refined")
+    if base != str(identifier):
+        return f"{method(base)}, corrected"
     return _METHODS.get(str(identifier), readable(identifier))
 
 
@@ -231,6 +243,14 @@ def detectors_answer(results: Results) -> Markup:
     if without:
         text += Markup(" No detector for {}.").format(listed(without))
     return text
+
+
+def explored(results: Results) -> str:
+    """What the neuron explorer is about."""
+    table = results.neurons
+    rows = table[["layer", "pooling"]].drop_duplicates()
+    where = [f"layer {row['layer']}, {row['pooling']} pooling" for _, row in rows.iterrows()]
+    return f"Every neuron against every class ({'; '.join(where)})."
 
 
 def needed(results: Results) -> str:

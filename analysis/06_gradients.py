@@ -1,0 +1,32 @@
+"""6. Through the network again: DAM, the Grad-CAM family, guided maps, and whether they mean it.
+
+python analysis/06_gradients.py [STORE] [BOX_KIND]
+"""
+
+import sys
+from pathlib import Path
+
+from featlab import plots
+from featlab.backbones import load_backbone
+from featlab.pipeline import analyse_gradients, save_gradients
+from featlab.store import MapStore
+
+path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
+kind = sys.argv[2] if len(sys.argv) > 2 else None
+folder = path.with_name("gradients")
+
+with MapStore(path) as store:
+    backbone = load_backbone(store.provenance["backbone"])
+    results = analyse_gradients(store, backbone, box_kind=kind, n_images=30)
+
+columns = ["box_accuracy", "mean_iou", "centre_in_box", "picture_centre_in_box"]
+table = results.localisation.set_index("method")
+print(table[[*columns, "seconds_per_image"]].round(3).to_string())
+print("rank correlation with the trained network's gradients, weights shuffled from the top:")
+print(results.sanity.pivot_table(index="stage", columns="rule", values="spearman").round(2))
+
+save_gradients(results, folder)
+for k, example in enumerate(results.dam):
+    figure = plots.dam_steps(example.trace, example.true_boxes)
+    figure.savefig(folder / f"dam_{example.preset}_{k}.png", dpi=120)
+print(folder)

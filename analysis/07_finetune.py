@@ -1,0 +1,36 @@
+"""7. Does training the network itself gain anything over heads on its stored maps?
+
+python analysis/07_finetune.py [STORE] [FOLDER]
+"""
+
+import sys
+from pathlib import Path
+
+from featlab import backbones, extract, finetune, pipeline, plots, splits
+from featlab.store import MapStore
+
+path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
+folder = Path(sys.argv[2]) if len(sys.argv) > 2 else path.parent / "transfer"
+
+backbone = backbones.load_backbone("efficientnet_lite0")
+with MapStore(path) as store:
+    images = store.images
+    split = splits.make_split(images, random_state=0)
+    fits = {
+        name: finetune.fit(images, split, backbone, blocks=blocks, folder=folder / name)
+        for name, blocks in (("frozen", 0), ("thawed", 2))
+    }
+    file = folder / "thawed.keras"
+    if not file.exists():
+        fits["thawed"].save(file)
+    tuned = backbones.load_backbone(file)
+    with extract.extract_maps(images, tuned, folder / "maps_thawed.h5", boxes=store.boxes) as after:
+        found = pipeline.transfer_study(store, split, fits, after)
+
+finetune.save_transfer(found, folder)
+shown = ["name", "n", "accuracy", "accuracy_low", "accuracy_high", "difference", "p", "seconds"]
+print(found.comparison[shown].round(3).to_string())
+print(found.detectors.round(3).to_string())
+plots.transfer_curves(found.curves).savefig(folder / "curves.svg")
+plots.detector_changes(found.neurons).figure.savefig(folder / "detectors.svg")
+print(folder)

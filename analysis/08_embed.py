@@ -1,0 +1,33 @@
+"""8. How does the set lie: which images are alike, and where are the misclassified ones?
+
+python analysis/08_embed.py [STORE]
+"""
+
+import sys
+from pathlib import Path
+
+from featlab import embed, features, heads, pipeline, plots, splits
+from featlab.store import MapStore
+
+path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
+
+with MapStore(path) as store:
+    labels, groups = store.images["label"], store.images["group"]
+    split = splits.make_split(store.images, random_state=0)
+    X = features.feature_table(store, "mean")
+    load = pipeline.picture_loader(store)
+
+scores = heads.evaluate_heads(X, labels, split, groups=groups, heads=["logistic"])
+seen = embed.overview(X, labels, scores.of("logistic"))
+plane, wrong = seen.embedding, seen.misclassified
+print(f"perplexity {plane.perplexity:.3g}, trustworthiness {plane.trustworthiness}")
+print(seen.separation.round(3).to_string())
+print(wrong.to_string())
+print(embed.nearest_neighbours(X, 0, 5, labels=labels).round(3).to_string())
+
+scatter = plots.embedding_scatter(plane, labels, misclassified=wrong["row"])
+scatter.figure.savefig(path.with_name("embedding.svg"))
+pictures = {row: load(row) for row in plane.thumbnails["row"]}
+thumbnails = plots.embedding_thumbnails(plane, pictures, labels)
+thumbnails.figure.savefig(path.with_name("thumbnails.png"), dpi=150)
+print(path.with_name("thumbnails.png"))

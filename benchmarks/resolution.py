@@ -1,0 +1,108 @@
+"""What finer maps buy, and what they cost.
+
+    python benchmarks/resolution.py STORE.h5 [STORE.h5 ...] [--box-kind KIND]
+
+For each finished store: seconds of the pass per picture (the fastest of a few batches of 8,
+measured here), MB on disk per 1,000 pictures, and how well boxes are found on the test rows, with
+thresholds from the confirm rows. A store of several layers has a block for each layer, and one for
+all of them fused; time and disk are those of the whole store. Seconds come from one run on one
+machine; read them as ratios.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pandas as pd
+
+from featlab import backbones, features, heads, localise, pipeline, splits
+from featlab.store import MapStore
+
+METHODS = ["detectors", "cam", "sum", "ddt", "cell_boxes"]
+REFINED = ["ddt", "cell_boxes"]
+COLUMNS = {
+    "max_box_acc_v2": "V2",
+    "max_box_acc": "MaxBoxAcc",
+    "box_accuracy": "@val",
+    "mean_iou": "mean IoU",
+}
+BATCH, REPEATS = 8, 5
+
+
+def seconds_of_pass(store: MapStore) -> float:
+    """The forward pass alone, per picture; the fastest of a few batches."""
+    made = store.provenance
+    size = int(str(made["input_size"]).split(" x ")[0])
+    stride = str(made.get("output_stride", ""))
+    backbone = backbones.load_backbone(
+        str(made["backbone"]),
+        weights=None,  # Random weights cost the same time.
+        input_size=size,
+        output_stride=int(stride) if stride.isdigit() else None,
+        layers=store.layers,
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, size, size, 3), dtype=np.uint8)
+    backbone.forward(pixels)
+    spent = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        backbone.forward(pixels)
+        spent.append(time.perf_counter() - start)
+    return min(spent) / BATCH
+
+
+def blocks(store: MapStore, box_kind: str | None) -> list[pd.DataFrame]:
+    """The scores of every layer alone and, where there are several, of all fused."""
+    labels, groups = store.images["label"], store.images["group"]
+    split = splits.make_split(store.images, random_state=0)
+    tables = [features.feature_table(store, "mean", layer=layer) for layer in store.layers]
+    neurons = pipeline.find_detectors(tables, labels, split, groups, random_state=0)
+    weights = {}
+    for X in tables:
+        scores = heads.evaluate_heads(X, labels, split, groups=groups, heads=["logistic"])
+        weights[X.attrs["layer"]] = pipeline.class_weights(scores)
+    layers = [[layer] for layer in store.layers]
+    layers += [store.layers] if len(store.layers) > 1 else []
+    found = []
+    for some in layers:
+        start = time.perf_counter()
+        result = localise.evaluate(
+            store,
+            split,
+            methods=METHODS,
+            neurons=neurons,
+            weights=weights,  # Of one layer in a list, too, they are taken by the layer's name.
+            refine=REFINED,
+            box_kind=box_kind,
+            layer=some,
+        )
+        table = result.table[~result.table["baseline"]]
+        maps = " + ".join("{} x {} x {}".format(*store.map_shape(layer)) for layer in some)
+        print(f"  {', '.join(some)}: {time.perf_counter() - start:.0f} s", flush=True)
+        found.append(table.assign(maps=maps))
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stores", nargs="+", type=Path)
+    parser.add_argument("--box-kind")
+    given = parser.parse_args()
+    rows = []
+    for path in given.stores:
+        with MapStore(path) as store:
+            cost = {
+                "input": str(store.provenance["input_size"]).split(" x ")[0],
+                "s/image": seconds_of_pass(store),
+                "MB/1000": path.stat().st_size / len(store) / 1000,
+            }
+            print(f"{path}: {len(store)} images, {cost['s/image']:.3f} s an image", flush=True)
+            rows += [part.assign(**cost) for part in blocks(store, given.box_kind)]
+    table = pd.concat(rows).rename(columns=COLUMNS)
+    shown = ["input", "maps", "s/image", "MB/1000", "method", "n", *COLUMNS.values()]
+    print(f"\ntest rows, {given.box_kind or 'all'} boxes")
+    print(table[shown].round(3).to_string(index=False))

@@ -1,0 +1,236 @@
+"""Oxford-IIIT Pet: 37 breeds of cats and dogs, with boxes of heads and masks of bodies."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from featlab._errors import FeatlabError
+from featlab.datasets._fetch import Archive, Progress, fetch_archives
+from featlab.datasets._files import one_line, sole_writer, write_whole
+from featlab.datasets._index import BOX_COLUMNS, csv_bytes, mend, read_table
+
+_log = logging.getLogger(__name__)
+
+OXFORD_PETS_URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
+
+_ARCHIVES = (
+    Archive("images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c", 791_918_971, "images"),
+    Archive("annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f", 19_173_078, "annotations"),
+)
+_LABELS = ("breed", "species")
+_SPLITS = {"trainval": "train", "test": "test"}
+_SPECIES = {"1": "cat", "2": "dog"}
+_OBJECT, _BACKGROUND, _BORDER = 1, 2, 3
+_IGNORE = 255  # boxes.IGNORE
+
+
+def fetch_oxford_pets(
+    cache_dir: str | os.PathLike[str],
+    *,
+    label: str = "breed",
+    base_url: str = OXFORD_PETS_URL,
+    progress: Progress | None = None,
+) -> Path:
+    """Download the Oxford-IIIT Pet set, once, and write tables that ``index_images`` takes.
+
+    7,349 pictures: 3,680 to train on and 3,669 to test on, the official split. Boxes are of two
+    kinds. "head": as drawn, for nearly all pictures of the training part and none of the test part.
+    "body": the smallest box around the animals and their border in the trimap, for all pictures;
+    it is derived here and not part of the official set.
+
+    The folder ``<cache_dir>/oxford-pets`` then holds the two archives (811 MB; they may be
+    deleted), ``images`` and ``annotations`` as they come, and ``breed.csv``, ``species.csv``,
+    ``boxes.csv``. A call that was interrupted is completed by the same call; where all is there,
+    nothing is asked for. Processes that want the same folder wait for each other.
+
+    Parameters
+    ----------
+    cache_dir : path-like
+        Made where it is missing.
+    label : {"breed", "species"}
+        What the classes are: 37 breeds, or cat and dog.
+    base_url : str
+        Where ``images.tar.gz`` and ``annotations.tar.gz`` lie, http or https. Both are known by
+        their MD5 sums. They may also be put into the folder by hand.
+    progress : callable, optional
+        Wraps the list of byte ranges of each download, as ``tqdm`` does.
+
+    Returns
+    -------
+    Path
+        ``breed.csv`` or ``species.csv``, for :func:`featlab.images.index_images`.
+
+    Raises
+    ------
+    FeatlabError
+        An archive cannot be had or is not the official one, the disk cannot be written, or `label`
+        is another word.
+
+    References
+    ----------
+    Parkhi, Vedaldi, Zisserman and Jawahar, "Cats and dogs", CVPR 2012.
+    """
+    if label not in _LABELS:
+        raise FeatlabError(f"label must be 'breed' or 'species', got {label!r}.")
+    root = Path(cache_dir) / "oxford-pets"
+    index = root / f"{label}.csv"
+    if not _is_finished(root):
+        with sole_writer(root):
+            if not _is_finished(root):
+                fetch_archives(root, _ARCHIVES, base_url, progress)
+                _write_tables(root)
+    return index
+
+
+def pet_masks(
+    folder: str | os.PathLike[str], images: pd.DataFrame
+) -> Callable[[int], npt.NDArray[np.uint8] | None]:
+    """Masks of the pets for ``localise.evaluate(..., masks=)``, read from the trimaps as needed.
+
+    Parameters
+    ----------
+    folder : path-like
+        What :func:`fetch_oxford_pets` returned, or the folder it lies in.
+    images : DataFrame
+        The image table whose rows are meant (``store.images``): path, width, height.
+
+    Returns
+    -------
+    callable
+        For a row number the mask ``(height, width)``: 1 on the animal, 0 beside it, 255
+        (``boxes.IGNORE``) on the border between them. None where there is no trimap of the
+        picture's size.
+
+    Raises
+    ------
+    FeatlabError
+        The folder has no trimaps, or, when called, a trimap cannot be read.
+    """
+    root = Path(folder)
+    trimaps = (root.parent if root.suffix == ".csv" else root) / "annotations" / "trimaps"
+    if not trimaps.is_dir():
+        raise FeatlabError(
+            f"there is no folder {trimaps}; give the path that fetch_oxford_pets returned."
+        )
+    stems = [Path(path).stem for path in images["path"]]
+    shapes = list(zip(images["height"].tolist(), images["width"].tolist(), strict=True))
+
+    def mask(row: int) -> npt.NDArray[np.uint8] | None:
+        file = trimaps / f"{stems[row]}.png"
+        trimap = _read_trimap(file) if file.is_file() else None
+        if trimap is None or trimap.shape != shapes[row]:
+            return None
+        known = np.isin(trimap, (_OBJECT, _BACKGROUND))
+        return np.where(known, trimap == _OBJECT, _IGNORE).astype(np.uint8)
+
+    return mask
+
+
+def _is_finished(root: Path) -> bool:
+    tables = ["boxes.csv", *(f"{label}.csv" for label in _LABELS)]
+    return all((root / name).exists() for name in [a.folder for a in _ARCHIVES] + tables)
+
+
+def _write_tables(root: Path) -> None:
+    """The boxes first: with the last table the set is finished."""
+    pets = _listed(root / "annotations")
+    paths = [f"images/{name}.jpg" for name in pets["name"]]
+    missing = [path for path in paths if not (root / path).is_file()]
+    if missing:
+        raise FeatlabError(
+            f"{root} lacks {len(missing):,} of {len(paths):,} pictures, the first is {missing[0]}; "
+            f"{mend(root / 'images')}"
+        )
+    _log.info("taking the boxes of %s pictures from XML files and trimaps", f"{len(paths):,}")
+    breeds = dict(zip(pets["name"], pets["breed"], strict=True))
+    rows = [
+        (f"images/{name}.jpg", breeds[name], kind, *size, *corners)
+        for name, kind, size, corners in _boxes(root / "annotations", list(breeds))
+    ]
+    write_whole(root / "boxes.csv", csv_bytes(rows, BOX_COLUMNS))
+    for label in _LABELS:
+        table = pd.DataFrame({"path": paths, "label": pets[label], "split": pets["split"]})
+        write_whole(root / f"{label}.csv", table.to_csv(index=False).encode())
+
+
+def _listed(annotations: Path) -> pd.DataFrame:
+    """The pictures of both official lists, sorted: name, breed, species, split."""
+    rows = []
+    for part, split in _SPLITS.items():
+        for name, _, species, _ in read_table(annotations / f"{part}.txt", 4):
+            rows.append((name, name.rpartition("_")[0], _SPECIES.get(species, ""), split))
+    table = pd.DataFrame(rows, columns=["name", "breed", "species", "split"])
+    twice = table["name"][table["name"].duplicated()]
+    unclear = table["name"][(table["breed"] == "") | (table["species"] == "")]
+    if len(twice) or len(unclear):
+        raise FeatlabError(
+            f"{annotations} is not as expected: {(*twice, *unclear)[0]!r} is listed twice, or has "
+            f"no breed or species; {mend(annotations)}"
+        )
+    return table.sort_values("name", ignore_index=True)
+
+
+_Corners = tuple[float, float, float, float]
+_Size = tuple[int | str, int | str]
+
+
+def _boxes(annotations: Path, names: list[str]) -> Iterator[tuple[str, str, _Size, _Corners]]:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        bodies = threads.map(lambda name: _body(annotations / "trimaps" / f"{name}.png"), names)
+        for name, body in zip(names, bodies, strict=True):
+            for size, corners in _heads(annotations / "xmls" / f"{name}.xml"):
+                yield name, "head", size, corners
+            if body is not None:
+                yield name, "body", *body
+
+
+def _heads(file: Path) -> Iterator[tuple[_Size, _Corners]]:
+    if not file.is_file():
+        return
+    try:
+        root = ElementTree.parse(file).getroot()
+        size = int(root.findtext("size/width", "0")), int(root.findtext("size/height", "0"))
+        for item in root.iterfind("object/bndbox"):
+            xmin, ymin, xmax, ymax = (
+                float(item.findtext(corner, "")) for corner in ("xmin", "ymin", "xmax", "ymax")
+            )
+            yield size if min(size) > 0 else ("", ""), (xmin, ymin, xmax, ymax)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise FeatlabError(_unreadable(file, error)) from error
+
+
+def _body(file: Path) -> tuple[_Size, _Corners] | None:
+    """The smallest box around the animals and their border."""
+    if not file.is_file():
+        return None
+    body = np.isin(_read_trimap(file), (_OBJECT, _BORDER))
+    rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
+    if not len(rows):
+        return None
+    corners = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+    return (body.shape[1], body.shape[0]), corners
+
+
+def _read_trimap(file: Path) -> npt.NDArray[np.uint8]:
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            trimap = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise FeatlabError(_unreadable(file, error)) from error
+    if trimap.ndim != 2:
+        raise FeatlabError(_unreadable(file, ValueError("it has colours")))
+    return trimap.astype(np.uint8, copy=False)
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    return f"{file} cannot be read ({one_line(error)}); {mend(file.parents[1])}"

@@ -1,0 +1,237 @@
+"""Who is most like whom, by the cosine of the features in the original space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from featlab._errors import FeatlabError
+from featlab.embed._planes import Floats, checked_features
+
+_BLOCK = 512  # rows whose distances to all others are held at once
+_DECIMALS = 12  # distances that agree so far are equal; then the earlier row comes first
+
+
+def nearest_neighbours(
+    X: pd.DataFrame | ArrayLike,
+    rows: int | Sequence[int] | NDArray[np.integer],
+    k: int = 10,
+    *,
+    labels: ArrayLike | None = None,
+) -> pd.DataFrame:
+    """The images most like some images.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+        Features.
+    rows : int or sequence of int
+        Row numbers of the images asked about.
+    k : int
+        Neighbours of each, from 1 to n - 1.
+    labels : array_like of shape (n,), optional
+
+    Returns
+    -------
+    DataFrame, k rows per image
+        ``row``, ``rank`` (from 1), ``neighbour`` (row number), ``distance`` (1 - cosine: 0 to 1
+        for activations that are never negative, up to 2 otherwise); with labels also ``label``,
+        ``neighbour_label`` and ``same_label``. Equal distances are in the order of the rows.
+
+    Raises
+    ------
+    FeatlabError
+        Rows or k out of range, NaN features, labels of another length.
+
+    Notes
+    -----
+    An image is not its own neighbour; a copy of it is, at distance 0. A vector of zeros is at
+    distance 1 from everything.
+    """
+    unit = _unit_vectors(checked_features(X))
+    asked = _checked_rows(rows, len(unit))
+    _check_k(k, len(unit))
+    found, distance = _nearest(unit, asked, k)
+    table = pd.DataFrame(
+        {
+            "row": np.repeat(asked, k),
+            "rank": np.tile(np.arange(1, k + 1), len(asked)),
+            "neighbour": found.ravel(),
+            "distance": distance.ravel(),
+        }
+    )
+    if labels is None:
+        return table
+    names = _checked_labels(labels, len(unit))
+    own, other = names[table["row"]], names[table["neighbour"]]
+    return table.assign(label=own, neighbour_label=other, same_label=own == other)
+
+
+def misclassified(
+    X: pd.DataFrame | ArrayLike, labels: ArrayLike, predictions: pd.DataFrame, k: int = 10
+) -> pd.DataFrame:
+    """Where the images lie that a head gets wrong: what their nearest neighbours are.
+
+    An image among its own class was near the border or is odd in another way; one deep in the
+    class that it was taken for may carry a wrong label.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+        Features of all images.
+    labels : array_like of shape (n,)
+    predictions : DataFrame
+        ``row, label, predicted`` of one head (:meth:`featlab.heads.HeadResults.of`), and perhaps
+        ``probability``.
+    k : int
+        Neighbours looked at, from 1 to n - 1.
+
+    Returns
+    -------
+    DataFrame, one row per misclassified image
+        ``row, label, predicted``, ``probability`` where given, ``k``, ``share_true`` and
+        ``share_predicted`` (of the k neighbours, those of either class, 0 to 1), ``nearest`` (row
+        number) and ``nearest_label``; those deepest in the predicted class first. ``attrs`` holds
+        ``share_true_correct``, the mean share of the true class around the images that are right
+        (NaN where none is), and ``n``, the images predicted.
+
+    Raises
+    ------
+    FeatlabError
+        As :func:`nearest_neighbours`.
+    """
+    values = checked_features(X)
+    names = _checked_labels(labels, len(values))
+    found = nearest_neighbours(values, predictions["row"].to_numpy(), k, labels=names)
+    near = found["neighbour_label"].to_numpy(str).reshape(-1, k)
+    true, predicted = (predictions[c].to_numpy(str) for c in ("label", "predicted"))
+    shown = ["row", "label", "predicted"]
+    shown += ["probability"] if "probability" in predictions else []
+    share_true = (near == true[:, None]).mean(axis=1)
+    table = predictions[shown].assign(
+        k=k,
+        share_true=share_true,
+        share_predicted=(near == predicted[:, None]).mean(axis=1),
+        nearest=found["neighbour"].to_numpy().reshape(-1, k)[:, 0],
+        nearest_label=near[:, 0],
+    )
+    right = true == predicted
+    table = table[~right].sort_values(
+        ["share_predicted", "share_true", "row"], ascending=[False, True, True]
+    )
+    table = table.reset_index(drop=True)
+    table.attrs.update(
+        share_true_correct=float(share_true[right].mean()) if right.any() else float("nan"),
+        n=len(right),
+    )
+    return table
+
+
+def class_separation(X: pd.DataFrame | ArrayLike, labels: ArrayLike, k: int = 10) -> pd.DataFrame:
+    """How far the classes lie apart in the original space; descriptive.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+    labels : array_like of shape (n,)
+        At least two classes.
+    k : int
+        Neighbours looked at, from 1 to n - 1.
+
+    Returns
+    -------
+    DataFrame, one row per class
+        ``class``, ``n``; ``silhouette``: mean over the images of (b - a) / max(a, b), -1 to 1, a
+        being the mean cosine distance to the own class and b to the nearest other (0 for a class
+        of one image); ``neighbour_agreement``: mean share of the k nearest that are of the class;
+        ``chance``: what that share would be if neighbours were drawn at random. ``attrs`` holds
+        ``silhouette`` and ``neighbour_agreement`` of all images, ``k`` and ``n``.
+
+    Raises
+    ------
+    FeatlabError
+        Fewer than two classes, and as :func:`nearest_neighbours`.
+
+    Notes
+    -----
+    These numbers describe this set, copies and groups of like images included; they are no test,
+    have no interval, and are not comparable between layers or networks of other widths. Whether the
+    classes can be told apart on unseen images is what the heads answer.
+
+    References
+    ----------
+    Rousseeuw (1987). Silhouettes: a graphical aid to the interpretation and validation of cluster
+    analysis. Journal of Computational and Applied Mathematics 20, 53-65.
+    """
+    values = checked_features(X)
+    names = _checked_labels(labels, len(values))
+    classes, counts = np.unique(names, return_counts=True)
+    if len(classes) < 2:
+        raise FeatlabError(f"labels must hold at least two classes, got {classes.tolist()}.")
+    found = nearest_neighbours(values, np.arange(len(values)), k, labels=names)
+    per_image = pd.DataFrame(
+        {
+            "class": names,
+            "silhouette": _silhouettes(values, names),
+            "neighbour_agreement": found["same_label"].to_numpy().reshape(-1, k).mean(axis=1),
+        }
+    )
+    table = per_image.groupby("class", sort=True).mean().reset_index()
+    table.insert(1, "n", counts)
+    table["chance"] = (counts - 1) / (len(names) - 1)
+    for column in ("silhouette", "neighbour_agreement"):
+        table.attrs[column] = float(per_image[column].mean())
+    table.attrs.update(k=k, n=len(names))
+    return table
+
+
+def _silhouettes(values: Floats, names: NDArray[np.str_]) -> Floats:
+    from sklearn.metrics import silhouette_samples
+
+    if len(np.unique(names)) == len(names):  # each image its own class: 0, as for any such class
+        return np.zeros(len(names))
+    # On unit vectors half the squared distance is the cosine distance, zeros included.
+    return np.asarray(silhouette_samples(_unit_vectors(values), names, metric="cosine"))
+
+
+def _unit_vectors(values: Floats) -> Floats:
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.divide(values, length, out=np.zeros_like(values), where=length > 0)
+
+
+def _nearest(unit: Floats, rows: NDArray[np.intp], k: int) -> tuple[NDArray[np.intp], Floats]:
+    """Row numbers and distances of the k nearest, ``(len(rows), k)`` each."""
+    places = np.empty((len(rows), k), dtype=np.intp)
+    distances = np.empty((len(rows), k))
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        distance = np.round(np.clip(1 - unit[block] @ unit.T, 0, 2), _DECIMALS)
+        distance[np.arange(len(block)), block] = np.inf
+        order = np.argsort(distance, axis=1, kind="stable")[:, :k]
+        places[start : start + _BLOCK] = order
+        distances[start : start + _BLOCK] = np.take_along_axis(distance, order, axis=1)
+    return places, distances
+
+
+def _checked_rows(rows: int | Sequence[int] | NDArray[np.integer], n: int) -> NDArray[np.intp]:
+    asked = np.atleast_1d(np.asarray(rows))
+    if not np.issubdtype(asked.dtype, np.integer) and asked.size:
+        raise FeatlabError(f"rows must be row numbers, got {asked.dtype} values.")
+    if asked.size and not (asked.min() >= 0 and asked.max() < n):
+        raise FeatlabError(f"rows must lie in 0 … {n - 1}, got {asked.min()} … {asked.max()}.")
+    return asked.astype(np.intp)
+
+
+def _check_k(k: int, n: int) -> None:
+    if not 1 <= k < n:
+        raise FeatlabError(f"k must be from 1 to {n - 1}, the other images of the set, got {k}.")
+
+
+def _checked_labels(labels: ArrayLike, n: int) -> NDArray[np.str_]:
+    names = np.asarray(labels).astype(str)
+    if len(names) != n:
+        raise FeatlabError(f"labels must have one entry per image ({n}), got {len(names)}.")
+    return names

@@ -1,0 +1,224 @@
+"""The images on a plane: by principal components, and by t-SNE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from featlab._errors import FeatlabError
+
+Floats = NDArray[np.float64]
+
+LEAST_IMAGES = 5
+_COMPONENTS = 50
+_USUAL_PERPLEXITY = 30.0
+_TRUST_NEIGHBOURS = 10
+_TRUST_IMAGES = 3000
+_FULL_SVD = 2000  # rows or columns up to which the exact decomposition takes seconds
+_CELLS = (4, 14)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The images on two planes.
+
+    Attributes
+    ----------
+    coordinates : DataFrame of shape (n, 4)
+        ``pc1, pc2`` (in units of the features) and ``tsne_1, tsne_2`` (without a unit); row i is
+        row i of the features.
+    explained_variance : ndarray of shape (k,)
+        Share of the features' whole variance that each of the k components kept has.
+    perplexity : float
+        Of the t-SNE.
+    trustworthiness : dict of str to float
+        ``"tsne"`` and ``"pca"``: how far the neighbours on that plane are neighbours in the
+        original space too; 1 is perfect, about 0.5 is chance.
+    n_neighbors : int
+        Neighbours that the trustworthiness looks at.
+    thumbnails : DataFrame
+        ``row, x, y``: images to show as thumbnails on the t-SNE plane, one per cell of a square
+        grid, and the centres of their cells; ``attrs["side"]`` is the side of a cell.
+    parameters : dict of str to object
+        What made the embedding.
+    """
+
+    coordinates: pd.DataFrame
+    explained_variance: Floats
+    perplexity: float
+    trustworthiness: dict[str, float]
+    n_neighbors: int
+    thumbnails: pd.DataFrame
+    parameters: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.coordinates)
+
+
+def embed_images(
+    X: pd.DataFrame | ArrayLike, *, perplexity: float | None = None, random_state: int = 0
+) -> Embedding:
+    """Lay the images on a plane by PCA, and by t-SNE of their principal components.
+
+    The features are centred but not standardised: pooled activations share a unit, and dividing
+    each neuron by its spread would blow up the hundreds that nearly never fire until they drown
+    the rest. t-SNE sees at most 50 principal components, starts from the first two, and has
+    scikit-learn's automatic learning rate.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+        Features, finite; at least five images. Constant features do no harm.
+    perplexity : float, optional
+        Effective number of neighbours of an image, at least 1 and below n. By default 30, and
+        with less than 91 images (n - 1) / 3: t-SNE looks at three times as many neighbours, and
+        there are no more.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    Embedding
+
+    Raises
+    ------
+    FeatlabError
+        Fewer than five images, NaN or infinite features, images that are all alike, a perplexity
+        out of range.
+
+    Notes
+    -----
+    Distances between far groups, and sizes of groups, mean nothing on a t-SNE plane; who lies
+    beside whom does, as far as the trustworthiness goes. It is measured in the original space, over
+    10 neighbours (fewer with less than 21 images), on at most 3,000 images drawn at random.
+
+    References
+    ----------
+    van der Maaten & Hinton (2008). Visualizing data using t-SNE. Journal of Machine Learning
+    Research 9, 2579-2605.
+    Kobak & Berens (2019). The art of using t-SNE for single-cell transcriptomics. Nature
+    Communications 10, 5416 (PCA first, and as the start).
+    Venna & Kaski (2001). Neighborhood preservation in nonlinear projection methods. ICANN 2001,
+    485-491 (trustworthiness).
+    """
+    values = checked_features(X)
+    n = len(values)
+    if n < LEAST_IMAGES:
+        raise FeatlabError(f"X must hold at least {LEAST_IMAGES} images to embed, got {n}.")
+    if (np.ptp(values, axis=0) == 0).all():
+        raise FeatlabError(f"The {n} images of X are all alike; there is nothing to lay out.")
+    chosen = _perplexity(n, perplexity)
+    scores, shares = _principal_components(values, random_state)
+    plane = _tsne(scores, chosen, random_state)
+    k = min(_TRUST_NEIGHBOURS, (n - 1) // 2)
+    rows = _sample(n, random_state)
+    coordinates = pd.DataFrame(
+        np.hstack([scores[:, :2], plane]), columns=["pc1", "pc2", "tsne_1", "tsne_2"]
+    )
+    return Embedding(
+        coordinates=coordinates,
+        explained_variance=shares,
+        perplexity=chosen,
+        trustworthiness={
+            "tsne": _trustworthiness(values[rows], plane[rows], k),
+            "pca": _trustworthiness(values[rows], scores[rows, :2], k),
+        },
+        n_neighbors=k,
+        thumbnails=_thumbnails(plane),
+        parameters={
+            "n": n,
+            "features": values.shape[1],
+            "components": len(shares),
+            "standardised": False,
+            "perplexity": chosen,
+            "init": "pca",
+            "learning_rate": "auto",
+            "trustworthiness_images": len(rows),
+            "random_state": random_state,
+        },
+    )
+
+
+def checked_features(X: Any) -> Floats:
+    """`X` as a finite matrix (images, features) of double precision."""
+    values = np.asarray(X, dtype=np.float64)
+    if values.ndim != 2 or not values.shape[1]:
+        raise FeatlabError(f"X must be of shape (images, features), got {values.shape}.")
+    n_bad = int((~np.isfinite(values)).sum())
+    if n_bad:
+        raise FeatlabError(f"X holds {n_bad} NaN or infinite values; it must be finite.")
+    return values
+
+
+def _perplexity(n: int, asked: float | None) -> float:
+    if asked is None:
+        return min(_USUAL_PERPLEXITY, (n - 1) / 3)
+    if not 1 <= asked < n:
+        raise FeatlabError(
+            f"perplexity must be at least 1 and below the {n} images, got {asked!r}."
+        )
+    return float(asked)
+
+
+def _principal_components(values: Floats, random_state: int) -> tuple[Floats, Floats]:
+    """Scores ``(n, max(k, 2))`` and the k components' shares of the variance."""
+    from sklearn.decomposition import PCA
+
+    k = min(_COMPONENTS, len(values) - 1, values.shape[1])
+    solver = "full" if min(values.shape) <= _FULL_SVD else "randomized"
+    model = PCA(k, svd_solver=solver, random_state=random_state)
+    scores = model.fit_transform(values)
+    # Of a single feature there is no second component; its plane is a line.
+    scores = np.pad(scores, ((0, 0), (0, max(0, 2 - k))))
+    return scores, np.asarray(model.explained_variance_ratio_)
+
+
+def _tsne(scores: Floats, perplexity: float, random_state: int) -> Floats:
+    from sklearn.manifold import TSNE
+
+    model = TSNE(
+        2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=random_state
+    )
+    return np.asarray(model.fit_transform(scores), dtype=np.float64)
+
+
+def _sample(n: int, random_state: int) -> NDArray[np.intp]:
+    """Rows that the trustworthiness is measured on; it takes n x n distances."""
+    if n <= _TRUST_IMAGES:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(random_state).choice(n, _TRUST_IMAGES, replace=False))
+
+
+def _trustworthiness(values: Floats, plane: Floats, k: int) -> float:
+    from sklearn.manifold import trustworthiness
+
+    return float(trustworthiness(values, plane, n_neighbors=k))
+
+
+def _thumbnails(plane: Floats) -> pd.DataFrame:
+    """One image per cell of a grid over the plane: the one nearest to the cell's centre."""
+    low, span = plane.min(axis=0), np.ptp(plane, axis=0)
+    cells = int(np.clip(round(1.2 * np.sqrt(len(plane))), *_CELLS))
+    side = float(span.max()) / cells if span.max() > 0 else 1.0
+    # The narrower direction has fewer cells, laid around its middle.
+    counts = np.maximum(np.ceil(span / side - 1e-9), 1).astype(np.int64)
+    start = low + (span - counts * side) / 2
+    place = np.clip(((plane - start) // side).astype(np.int64), 0, counts - 1)
+    centre = start + (place + 0.5) * side
+    table = pd.DataFrame(
+        {
+            "row": np.arange(len(plane)),
+            "x": centre[:, 0],
+            "y": centre[:, 1],
+            "cell": place[:, 0] * counts[1] + place[:, 1],
+            "off": np.hypot(*(plane - centre).T),
+        }
+    )
+    nearest = table.sort_values(["off", "row"]).drop_duplicates("cell").sort_values("row")
+    result = nearest[["row", "x", "y"]].reset_index(drop=True)
+    result.attrs["side"] = side
+    return result

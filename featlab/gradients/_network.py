@@ -1,0 +1,235 @@
+"""A network with the user's head on its last maps, and its gradients, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featlab._errors import FeatlabError
+from featlab.backbones import output_of
+from featlab.gradients._head import LinearHead
+from featlab.gradients._rectifiers import Guided, guided, keras_model
+
+if TYPE_CHECKING:
+    import keras
+
+    from featlab.backbones import Backbone
+
+BATCH_SIZE = 16
+
+Compiled = Callable[..., Any]
+
+
+class HeadedNetwork:
+    """A frozen network, the head on its mean-pooled maps, and compiled gradients of both.
+
+    Made by :func:`attach_head`.
+
+    Attributes
+    ----------
+    head : LinearHead
+    input_size : (int, int)
+        Height and width in pixels.
+    layer : str
+        The layer that the head stands on.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        head: LinearHead,
+        preprocess: Callable[[Any], Any],
+        *,
+        layer: str,
+        others: str,
+    ) -> None:
+        self.model, self.head, self.preprocess = model, head, preprocess
+        self.layer, self.others = layer, others
+        _, height, width, _ = model.inputs[0].shape
+        self.input_size: tuple[int, int] = (height, width)
+        self._compiled: dict[tuple[str, ...], Compiled] = {}
+
+    def __repr__(self) -> str:
+        classes = ", ".join(self.head.classes[:6]) + (", …" if self.head.classes[6:] else "")
+        return f"<HeadedNetwork {self.model.name}, {self.layer} → {classes}>"
+
+    @cached_property
+    def guided(self) -> Guided:
+        """The copy for guided back-propagation, made when it is first needed."""
+        return guided(self.model, others=self.others)
+
+    def maps(
+        self, pixels: np.ndarray, *, layer: str | None = None, batch_size: int = BATCH_SIZE
+    ) -> np.ndarray:
+        """Maps of a layer, by default the head's, ``(b, h, w, c)`` float32."""
+        forward = self.compiled("maps", "plain", layer)
+        return in_batches(forward, batch_size, checked_pixels(pixels, self.input_size))
+
+    def pooled(self, pixels: np.ndarray, *, batch_size: int = BATCH_SIZE) -> np.ndarray:
+        """What the head is given: mean-pooled maps ``(b, c)``."""
+        forward = self.compiled("pooled", "plain", self.layer)
+        return in_batches(forward, batch_size, checked_pixels(pixels, self.input_size))
+
+    def compiled(self, what: str, rule: str, layer: str | None) -> Compiled:
+        """A compiled function of one fixed signature; each is traced once."""
+        key = (what, rule, layer or self.layer)
+        if key not in self._compiled:
+            self._compiled[key] = _compile(self, *key)
+        return self._compiled[key]
+
+    def outputs(self, rule: str, *layers: str) -> keras.Model:
+        """Keras model from scaled pixels to the maps of some layers."""
+        import keras
+
+        model = self.guided.model if rule == "guided" else self.model
+        return keras.Model(model.inputs[0], [output_of(model, layer) for layer in layers])
+
+
+def attach_head(
+    network: Backbone | keras.Model,
+    classes: Sequence[str],
+    coef: np.ndarray,
+    intercept: np.ndarray,
+    *,
+    others: str = "refuse",
+) -> HeadedNetwork:
+    """Put a logistic head of the user's own classes onto a network's mean-pooled maps.
+
+    Parameters
+    ----------
+    network : Backbone or keras.Model
+        Of a backbone the head stands on the last of its layers, as in the store; of a Keras model,
+        which takes pixels 0 … 255, on its output.
+    classes : sequence of k str
+    coef : array-like of shape (k, c)
+        Weights for raw mean-pooled maps, from :func:`featlab.heads.linear_weights`.
+    intercept : array-like of shape (k,)
+    others : {"refuse", "keep"}
+        As for :func:`guided`, when guided gradients are first asked for.
+
+    Returns
+    -------
+    HeadedNetwork
+
+    Raises
+    ------
+    FeatlabError
+        The head does not have one weight per neuron of the layer, or the network does not end in
+        maps.
+    """
+    import keras
+
+    head = LinearHead(
+        tuple(str(name) for name in classes),
+        np.asarray(coef, dtype=np.float32),
+        np.asarray(intercept, dtype=np.float32),
+    )
+    model = keras_model(network)
+    model = keras.Model(model.inputs, model.outputs, name=model.name)
+    shape = model.outputs[-1].shape
+    if len(shape) != 4 or shape[-1] != head.coef.shape[1]:
+        raise FeatlabError(
+            f"a head on mean-pooled maps needs one weight per neuron: the network ends in shape "
+            f"{tuple(shape)}, the head has {head.coef.shape[1]} weights per class."
+        )
+    preprocess: Callable[[Any], Any] = _as_they_are
+    if isinstance(network, keras.Model):
+        layer = model.outputs[-1]._keras_history.operation.name
+    else:
+        layer, preprocess = network.layers[-1], network.preprocess
+    return HeadedNetwork(model, head, preprocess, layer=layer, others=others)
+
+
+def in_batches(function: Compiled, batch_size: int, *arrays: np.ndarray) -> Any:
+    """A function of equally long arrays, a batch at a time; its outputs joined."""
+    if batch_size < 1:
+        raise FeatlabError(f"batch_size must be at least 1, got {batch_size}.")
+    parts = [
+        function(*(array[start : start + batch_size] for array in arrays))
+        for start in range(0, len(arrays[0]), batch_size)
+    ]
+    if isinstance(parts[0], (tuple, list)):
+        return tuple(
+            np.concatenate([np.asarray(p) for p in some]) for some in zip(*parts, strict=True)
+        )
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def checked_pixels(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pictures of the network's input size, uint8; a FeatlabError otherwise."""
+    pixels = np.asarray(pixels)
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != (*size, 3) or not len(pixels):
+        raise FeatlabError(
+            f"pixels must be uint8 of shape (b, {size[0]}, {size[1]}, 3) with at least one "
+            f"picture, got {pixels.dtype} of shape {pixels.shape}."
+        )
+    return pixels
+
+
+def _compile(network: HeadedNetwork, what: str, rule: str, layer: str) -> Compiled:
+    import tensorflow as tf
+
+    layers = [layer, network.layer] if what == "layer_gradient" else [layer]
+    model, preprocess = network.outputs(rule, *layers), network.preprocess
+    pictures = tf.TensorSpec((None, *network.input_size, 3), tf.uint8)
+    numbers, cells = tf.TensorSpec((None, None), tf.float32), tf.TensorSpec((None, 3), tf.int32)
+
+    def scaled(pixels: Any) -> Any:
+        return preprocess(tf.cast(pixels, tf.float32))
+
+    def run(x: Any) -> list[Any]:
+        outputs = model(x, training=False)
+        return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+    def input_gradient(pixels: Any, score: Callable[[Any], Any]) -> Any:
+        x = scaled(pixels)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            scores = score(run(x)[0])
+        gradient = tape.gradient(scores, x)
+        return gradient * x if rule == "input" else gradient
+
+    def maps(pixels: Any) -> Any:
+        return run(scaled(pixels))[0]
+
+    def pooled(pixels: Any) -> Any:
+        return tf.reduce_mean(maps(pixels), axis=(1, 2))
+
+    def pooled_gradient(pixels: Any, weights: Any) -> Any:
+        return input_gradient(
+            pixels, lambda a: tf.reduce_sum(tf.reduce_mean(a, axis=(1, 2)) * weights, axis=1)
+        )
+
+    def unit_gradient(pixels: Any, units: Any) -> Any:
+        return input_gradient(pixels, lambda a: tf.gather_nd(a, units, batch_dims=1))
+
+    def layer_gradient(pixels: Any, weights: Any) -> Any:
+        x = scaled(pixels)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            own, last = run(x)
+            scores = tf.reduce_sum(tf.reduce_mean(last, axis=(1, 2)) * weights, axis=1)
+        gradient = tape.gradient(scores, own)
+        if gradient is None:
+            raise FeatlabError(
+                f"layer {layer!r} does not lead to the head's layer {network.layer!r}; name one "
+                "before it."
+            )
+        return own, gradient
+
+    functions: dict[str, tuple[Compiled, list[Any]]] = {
+        "maps": (maps, [pictures]),
+        "pooled": (pooled, [pictures]),
+        "pooled_gradient": (pooled_gradient, [pictures, numbers]),
+        "unit_gradient": (unit_gradient, [pictures, cells]),
+        "layer_gradient": (layer_gradient, [pictures, numbers]),
+    }
+    function, signature = functions[what]
+    return tf.function(function, input_signature=signature, autograph=False)
+
+
+def _as_they_are(pixels: Any) -> Any:
+    return pixels

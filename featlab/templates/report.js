@@ -1,0 +1,95 @@
+// What all parts of the page share: elements, numbers as text, data, colours, the theme.
+// The page is complete without any of this; every part shows its controls when it is ready.
+
+const MISSING = 65535;
+const byId = (id) => document.getElementById(id);
+
+/** An element with attributes and children. Strings become text, never markup. */
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+/** A name of the user's, in its own direction of writing; long ones shortened, whole as tool tip. */
+const named = (name) => make("bdi", { class: "name", title: name }, shortened(name));
+
+function shortened(name, most = 60) {
+  const signs = [...name];
+  if (signs.length <= most) return name;
+  return `${signs.slice(0, most - 13).join("")}…${signs.slice(-12).join("")}`;
+}
+
+/** Little-endian numbers from base64. */
+function unpacked(text, Type) {
+  const raw = atob(text);
+  const bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i += 1) bytes[i] = raw.charCodeAt(i);
+  return new Type(bytes.buffer);
+}
+
+const counted = (n) => n.toLocaleString("en");
+const decimal = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
+const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
+
+/** As the page prints them: 0.013, 3 × 10⁻⁹. */
+function pText(p) {
+  if (p === null) return "–";
+  if (p === 0) return "< 10⁻³⁰⁰";
+  if (p >= 0.001) return p.toFixed(3);
+  const [mantissa, exponent] = p.toExponential(0).split("e");
+  const raised = exponent.replace(/[-\d]/g, (sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]);
+  return `${mantissa}\u00a0×\u00a010${raised}`;
+}
+
+/** The value of a colour of the style sheet, as it is now. */
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const repaints = [];
+
+/** Calls `paint` whenever the page's colours change. */
+const onTheme = (paint) => repaints.push(paint);
+const repaint = () => repaints.forEach((paint) => paint());
+
+function startTheme() {
+  const button = byId("theme");
+  const root = document.documentElement;
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
+  const tell = () => {
+    button.textContent = isDark() ? "Light page" : "Dark page";
+    repaint();
+  };
+  button.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    tell();
+  });
+  dark.addEventListener("change", tell);
+  tell();
+  button.hidden = false;
+}
+
+/** After the page stands; a part that fails leaves the others, and the page, as they are. */
+function start() {
+  const data = JSON.parse(byId("featlab-data").textContent);
+  const pictures = data.pictures.map((jpeg) => `data:image/jpeg;base64,${jpeg}`);
+  const parts = [
+    startTheme,
+    startTables,
+    data.neurons && (() => startExplorer(data.neurons)),
+    data.gallery && (() => startGallery(data.gallery, pictures)),
+    data.embedding && (() => startEmbedding(data.embedding, pictures)),
+  ];
+  for (const part of parts.filter(Boolean)) {
+    try {
+      part();
+    } catch (error) {
+      console.error(error);
+    }
+  }
+  document.documentElement.dataset.ready = "yes";
+}
+
+if (document.readyState === "complete") start();
+else addEventListener("load", () => setTimeout(start), { once: true });

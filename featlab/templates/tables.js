@@ -1,0 +1,64 @@
+// Tables that sort by a click on a header: upwards, downwards, as printed.
+
+const DIGITS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+const collator = new Intl.Collator("en", { numeric: true });
+
+/** The number that a cell begins with, null for a dash or none: "0.93 [0.88, 0.97]", "−3 %". */
+function cellNumber(text) {
+  const plain = text.replace(/−/g, "-").replace(/\s+/g, " ").trim();
+  const power = plain.match(/^<? ?(?:([\d.]+) × )?10(⁻?)([⁰¹²³⁴⁵⁶⁷⁸⁹]+)/);
+  if (power) {
+    const exponent = [...power[3]].reduce((sum, digit) => 10 * sum + DIGITS.indexOf(digit), 0);
+    return Number(`${power[1] ?? 1}e${power[2] ? "-" : ""}${exponent}`);
+  }
+  const found = plain.match(/^(?:neuron )?[<≤≥]? ?([-+]?\d[\d,]*(?:\.\d+)?)/);
+  return found ? Number(found[1].replace(/,/g, "")) : null;
+}
+
+const isEmpty = (text) => ["", "–"].includes(text.trim());
+
+/** Rows ordered by `keys`; what is missing comes last whichever way, ties stay as they were. */
+function ordered(rows, keys, compare, down) {
+  const known = rows.filter((row) => keys.get(row) !== null);
+  known.sort((a, b) => (down ? -1 : 1) * compare(keys.get(a), keys.get(b)));
+  return [...known, ...rows.filter((row) => keys.get(row) === null)];
+}
+
+/** Makes a button of a header; `sort(way)` is called with "ascending", "descending" or null. */
+function sortable(header, sort) {
+  const button = make("button", { type: "button", class: "sort" });
+  button.append(...header.childNodes);
+  header.append(button);
+  button.addEventListener("click", () => {
+    const before = header.getAttribute("aria-sort");
+    const way = { ascending: "descending", descending: null }[before];
+    const next = before === null ? "ascending" : way;
+    for (const other of header.parentElement.children) other.removeAttribute("aria-sort");
+    if (next) header.setAttribute("aria-sort", next);
+    sort(next);
+  });
+}
+
+function startTables() {
+  for (const table of document.querySelectorAll("main table:not([data-own])")) {
+    const body = table.tBodies[0];
+    const printed = [...body.rows];
+    if (printed.length < 2) continue;
+    [...table.tHead.rows[0].cells].forEach((header, column) => {
+      const texts = new Map(printed.map((row) => [row, row.cells[column].textContent]));
+      const full = [...texts.values()].filter((text) => !isEmpty(text));
+      const numeric = full.length > 0 && full.every((text) => cellNumber(text) !== null);
+      const keys = new Map(
+        printed.map((row) => {
+          const text = texts.get(row);
+          if (isEmpty(text)) return [row, null];
+          return [row, numeric ? cellNumber(text) : text];
+        }),
+      );
+      const compare = numeric ? (a, b) => a - b : collator.compare;
+      sortable(header, (way) => {
+        body.append(...(way ? ordered(printed, keys, compare, way === "descending") : printed));
+      });
+    });
+  }
+}

@@ -1,0 +1,256 @@
+"""From a store and its network to tables, files and figures, on a small network of one's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from featlab import FeatlabError, boxes, plots
+from featlab.backbones import load_backbone
+from featlab.cli import app
+from featlab.cli._gradients import figures, rebuilt
+from featlab.extract import extract_maps
+from featlab.finetune import Transfer, save_transfer
+from featlab.images import index_images
+from featlab.pipeline import analyse_gradients, load_gradients, save_gradients
+from featlab.store import MapStore
+
+keras = pytest.importorskip("keras")
+
+SIZE, N = 48, 30
+
+
+def network(path, activation: str = "relu"):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Rescaling(1 / 128, offset=-1)(inputs)
+    x = keras.layers.Conv2D(8, 3, activation=activation, padding="same", name="first")(x)
+    x = keras.layers.MaxPooling2D(4, name="pool")(x)
+    x = keras.layers.Conv2D(12, 3, padding="same", name="second")(x)
+    keras.Model(inputs, keras.layers.ReLU(6.0, name="last")(x)).save(path)
+    return load_backbone(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store of grey pictures, wider than high, with a red or a blue rectangle; its network."""
+    folder = tmp_path_factory.mktemp("gradients")
+    rng = np.random.default_rng(0)
+    corners = {}
+    for label, channel in (("red", 0), ("blue", 2)):
+        (folder / "pictures" / label).mkdir(parents=True)
+        for i in range(N):
+            xmin, ymin = rng.integers(0, 40), rng.integers(0, 20)
+            xmax, ymax = xmin + rng.integers(25, 40), ymin + rng.integers(20, 30)
+            pixels = rng.integers(110, 140, (60, 90, 3)).astype(np.uint8)
+            pixels[ymin:ymax, xmin:xmax, channel] = 250
+            Image.fromarray(pixels).save(folder / "pictures" / label / f"{i:02d}.png")
+            corners[f"{label}/{i:02d}.png"] = (xmin, ymin, min(xmax, 90), min(ymax, 60))
+    images, _ = index_images(folder / "pictures")
+    truth = pd.DataFrame([corners[path] for path in images["path"]], columns=boxes.CORNERS)
+    truth = truth.assign(image=range(len(images)), kind="patch", label=images["label"])
+    backbone = network(folder / "mine.keras")
+    store = extract_maps(images, backbone, folder / "maps.h5", boxes=truth, resize="pad")
+    return store, backbone, folder
+
+
+@pytest.fixture(scope="module")
+def results(made):
+    store, backbone, _ = made
+    return analyse_gradients(store, backbone, n_images=8)
+
+
+def test_all_methods_are_scored_on_the_same_images(results):
+    table = results.localisation.set_index("method")
+    assert {"dam_original", "dam_variant", "grad_cam", "layer_cam", "cam", "mean_box"} <= {
+        *table.index
+    }
+    assert (table["n"] == 8).all()
+    whole = table.loc["whole_image", "centre_in_box"]
+    assert (table["picture_centre_in_box"] == whole).all()
+    # HiResCAM of a linear head on the last maps is CAM: the same boxes, the same scores.
+    scores = ["threshold", "box_accuracy", "mean_iou", "centre_in_box", "max_box_acc_v2"]
+    for score in scores:
+        assert table.loc["hires_cam", score] == pytest.approx(table.loc["cam", score], abs=0.02)
+    assert table.loc[["dam_original", "dam_variant"], "box_accuracy_confirm"].isna().all()
+    assert (table["seconds_per_image"] > 0).all()
+
+
+def test_what_the_facts_say(results):
+    facts = results.facts
+    assert facts["n_patched"] == 2 and facts["guided_refused"] == ""
+    assert (facts["n_scored"], facts["n_tuning"]) == (8, 5)
+    assert facts["dam_layers"] == {"original": "last", "variant": "last"}
+    assert facts["head_accuracy"] > 0.8
+    assert set(results.faithfulness["method"]) >= {"grad_cam", "detectors", "guided_gradient"}
+    assert results.sanity["rule"].unique().tolist() == ["plain", "guided"]
+
+
+def test_a_picture_is_seen_where_the_store_says_it_lies(results):
+    example = results.dam[0]
+    assert example.trace.pixels.shape == (SIZE, SIZE, 3)
+    # The pictures are padded above and below: 48 x 32 pixels of the input.
+    assert (example.trace.pixels[:8] == 127).all() and (example.trace.pixels[-8:] == 127).all()
+    (xmin, ymin, xmax, ymax), *_ = example.true_boxes
+    channel = 0 if example.label == "red" else 2
+    inside = example.trace.pixels[round(ymin) + 1 : round(ymax) - 1, round(xmin) + 1 : round(xmax)]
+    assert inside[..., channel].mean() > 200
+
+
+def test_results_come_back_from_disk_and_are_drawn_without_the_network(results, tmp_path):
+    written = save_gradients(results, tmp_path)
+    assert all(path.is_file() for path in written) and len(written) == 9
+    back = load_gradients(tmp_path)
+    for name in ("localisation", "sanity", "faithfulness", "faithfulness_curves"):
+        pd.testing.assert_frame_equal(getattr(back, name), getattr(results, name))
+    assert back.facts == results.facts
+    for old, new in zip(results.dam, back.dam, strict=True):
+        for field in dataclasses.fields(old.trace):
+            a, b = getattr(old.trace, field.name), getattr(new.trace, field.name)
+            if field.name == "gradients":
+                a, b = a / np.abs(a).max(), b.astype(np.float32)
+                np.testing.assert_allclose(a, b, atol=1e-3)
+            elif isinstance(a, np.ndarray):
+                np.testing.assert_array_equal(a, b)
+            else:
+                assert a == b
+    drawn = figures(back)
+    assert len(drawn) == 8
+    for name, figure in drawn.items():
+        assert len(plots.encode(figure, "png")) > 5_000, name
+
+
+def test_half_written_results_are_told(tmp_path):
+    with pytest.raises(FeatlabError, match="no finished results of `featlab gradients`"):
+        load_gradients(tmp_path)
+
+
+def test_another_network_is_refused_with_both_values(made, tmp_path):
+    store, _, _ = made
+    keras.utils.set_random_seed(5)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(12, 3, activation="relu", padding="same", name="last")(inputs)
+    keras.Model(inputs, x).save(tmp_path / "mine.keras")
+    other = load_backbone(tmp_path / "mine.keras")
+    with pytest.raises(FeatlabError, match="another network: its weights sha256 is .*, that of"):
+        analyse_gradients(store, other)
+
+
+def test_a_changed_or_missing_picture_is_told(made, tmp_path):
+    store, backbone, _ = made
+    moved = MapStore(store.path)
+    moved.images.attrs["root"] = str(tmp_path)
+    with pytest.raises(FeatlabError, match="could not be read"):
+        analyse_gradients(moved, backbone, n_images=2)
+    for path in moved.images["path"]:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"another")
+    with pytest.raises(FeatlabError, match="has changed since the store was made"):
+        analyse_gradients(moved, backbone, n_images=2)
+
+
+def test_the_network_is_rebuilt_from_what_the_store_says():
+    provenance = {
+        "backbone": "efficientnet_lite0",
+        "weights": "ImageNet",
+        "input_size": "160 x 192",
+        "layers": '["block10_add", "head_relu"]',
+        "output_stride": "16",
+        "preprocessing": "pixels scaled to (x − 127) / 128",
+    }
+    backbone = rebuilt(provenance, None, None)
+    identity = backbone.identity()
+    for key in ("backbone", "input_size", "layers", "output_stride", "preprocessing"):
+        assert identity[key] == provenance[key]
+    with pytest.raises(FeatlabError, match=r"came from a file \(mine.keras\); give it with"):
+        rebuilt(provenance | {"backbone": "mine", "weights": "mine.keras"}, None, None)
+    with pytest.raises(FeatlabError, match=r"weights of its own \(mine.h5\); give them with"):
+        rebuilt(provenance | {"weights": "mine.h5"}, None, None)
+
+
+def test_the_command_writes_what_a_network_that_cannot_be_guided_still_gives(made, tmp_path):
+    store, _, _ = made
+    backbone = network(tmp_path / "smooth.keras", "gelu")
+    images, path = store.images.assign(split=""), tmp_path / "maps.h5"
+    images.attrs["root"] = store.images.attrs["root"]
+    extract_maps(images, backbone, path, boxes=store.boxes).close()
+    call = ["gradients", str(path), "-o", str(tmp_path / "out"), "--images", "4"]
+    refused = CliRunner().invoke(app, call)
+    assert isinstance(refused.exception, FeatlabError)
+    assert "give it with --backbone" in str(refused.exception)
+    done = CliRunner().invoke(app, [*call, "--backbone", str(tmp_path / "smooth.keras")])
+    assert done.exit_code == 0, done.output
+    assert "no guided back-propagation and no DAM" in done.output and "first (gelu)" in done.output
+    assert "layer_cam" in done.output and "dam_original" not in done.output
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"gradients_localisation.csv", "gradient_examples.npz", "gradient_maps.png"} <= names
+    assert {"randomisation.png", "faithfulness.png", "grad_cam_family.png"} <= names
+    assert load_gradients(tmp_path / "out").dam == []
+
+
+def made_up_transfer() -> Transfer:
+    names = ["logistic", "mlp", "frozen", "thawed"]
+    comparison = pd.DataFrame({"name": names, "trained_on": ["stored maps"] * 2 + ["network"] * 2})
+    comparison = comparison.assign(
+        n=24, accuracy=0.9, accuracy_low=0.8, accuracy_high=0.97, interval="wilson",
+        difference=[np.nan, 0, 0, 0.05], difference_low=[np.nan, -0.1, -0.1, 0.01],
+        difference_high=[np.nan, 0.1, 0.1, 0.09], p=[np.nan, 1, 1, 0.04], test="McNemar, exact",
+        seconds=[1.0, 2.0, 3.0, 40.0], trainable_parameters=[10, 20, 30, 4000],
+    )  # fmt: skip
+    curves = pd.DataFrame({"name": np.repeat(["frozen", "thawed"], 3), "epoch": [1, 2, 3] * 2})
+    curves = curves.assign(
+        phase=["head", "head", "head", "head", "thawed", "thawed"], loss=0.5, accuracy=0.8,
+        val_loss=0.6, val_accuracy=0.7,
+    )  # fmt: skip
+    neurons = pd.DataFrame({"class": ["blue", "red"] * 6, "neuron": np.repeat(np.arange(6), 2)})
+    detectors = pd.DataFrame({"class": ["blue", "red"]})
+    for when in ("before", "after"):
+        neurons = neurons.assign(**{f"auroc_{when}": 0.7})
+        for what in ("selected", "replicated"):
+            neurons[f"{what}_{when}"] = True
+            detectors[f"{what}_{when}"] = 3
+        detectors[f"median_{when}"] = detectors[f"spread_{when}"] = 0.8
+    detectors = detectors.assign(replicated_both=2, neurons=12, spearman=0.97)
+    small = pd.DataFrame({"pictures": ["32 px copies", "original"], "network": "at 48 px"}).assign(
+        picture_size=[32, np.nan], input_size=48, layer="last", cells="12 × 12", neurons=12, n=24,
+        accuracy=[0.7, 0.9], accuracy_low=[0.6, 0.8], accuracy_high=[0.8, 0.97],
+        difference=[-0.2, np.nan], difference_low=[-0.3, np.nan], difference_high=[-0.1, np.nan],
+        p=[0.02, np.nan],
+    )  # fmt: skip
+    return Transfer(comparison, curves, pd.DataFrame(), detectors, neurons, small, {})
+
+
+def test_the_page_shows_what_runs_of_the_network_found_earlier(made, results, tmp_path):
+    _, _, folder = made
+    plain = CliRunner().invoke(app, ["report", str(folder / "maps.h5"), "-o", str(tmp_path)])
+    assert plain.exit_code == 0, plain.exception
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert 'id="glance"' in page
+    assert 'id="gradients"' not in page
+    assert 'id="transfer"' not in page
+    save_gradients(results, tmp_path)
+    save_transfer(made_up_transfer(), tmp_path)
+    found = CliRunner().invoke(app, ["report", str(folder / "maps.h5"), "-o", str(tmp_path)])
+    assert found.exit_code == 0, found.exception
+    page = (tmp_path / "report.html").read_text("utf-8")
+    for words in (
+        "Through the network again",
+        "rectifiers of a copy",
+        "Model-randomisation check: the guided gradient&#39;s rank correlation",
+        "DAM, preset “original”",
+        "Are the heat maps faithful",
+        "option 2: last blocks thawed",
+        "a difference (+0.050 [0.010,",
+        "3 → 3",
+        "Small pictures, with and without up-sampling",
+    ):
+        assert words in page
+    # The tables that the page points to lie beside it.
+    for name in set(re.findall(r'href="([\w]+\.(?:csv|parquet))"', page)):
+        assert (tmp_path / name).is_file(), name

@@ -1,0 +1,683 @@
+"""The page in a real browser: it asks for nothing, and every control does what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import io
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_results import HOSTILE, make_picture, make_results
+
+from featlab import embed, report
+from featlab.localise import heat_boxes
+from featlab.plots import NeuronCard
+
+webdriver = pytest.importorskip(
+    "selenium.webdriver", reason="selenium is not installed: pip install -e '.[test]'"
+)
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+TEMPLATES = Path(report.__file__).parents[1] / "templates"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-device-scale-factor=1",
+)
+GRID = 224
+
+
+@pytest.fixture(scope="module")
+def browser():
+    binary = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("no Chromium with chromedriver here: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    opened.set_script_timeout(60)
+    yield opened
+    opened.quit()
+
+
+def make_gallery(store, n=6):
+    """Smooth maps of three methods and two detectors; the second picture is not readable."""
+    rng = np.random.default_rng(4)
+    frames = np.tile([0.0, 0.0, 1.0, 1.0], (n, 1))
+    frames[2] = [0, 0.125, 1, 0.875]
+    y, x = np.mgrid[0:7, 0:7]
+
+    def heats():
+        centres = rng.uniform(1, 5, (n, 2, 2))
+        return sum(
+            np.exp(-((x - c[:, :1, None]) ** 2 + (y - c[:, 1:, None]) ** 2) / 3)
+            for c in np.moveaxis(centres, 1, 0)
+        ) + 0.05 * rng.random((n, 7, 7))
+
+    names = ["sum", "cam_positive", "detectors"]
+    return report.Gallery(
+        rows=list(range(n)),
+        pictures=[None if i == 1 else make_picture(i) for i in range(n)],
+        labels=[store.classes[i % len(store.classes)] for i in range(n)],
+        true_boxes=[
+            np.array([[40.0, 30.0, 80.0, 60.0], [10.0, 10.0, 60.0, 80.0]])[: 1 + i % 2]
+            if i != 5
+            else np.zeros((0, 4))
+            for i in range(n)
+        ],
+        frames=frames,
+        heats={name: heats() for name in names},
+        thresholds=dict(zip(names, [0.2, 0.35, 0.5], strict=True)),
+        neurons=[(store.classes[0], 3), (store.classes[1], 7)],
+        neuron_heats=np.stack([heats(), heats()], axis=1),
+        neuron_threshold=0.4,
+    )
+
+
+def make_glance(store):
+    X = pd.DataFrame(store.activations)
+    labels = store.images["label"]
+    told = pd.DataFrame({"row": [2, 8], "label": labels.iloc[[2, 8]].to_numpy()})
+    found = embed.overview(X, labels, told.assign(predicted=store.classes[1]))
+    rows = {*range(4), *found.embedding.thumbnails["row"]}
+    return report.Glance(found, {row: make_picture(row) for row in sorted(rows)})
+
+
+def make_card(store, neuron):
+    labels, activations = store.images["label"].to_numpy(str), store.activations[:, neuron]
+    four = pd.DataFrame({"row": range(4), "path": "a.jpg", "label": labels[:4], "activation": 1.0})
+    return NeuronCard(
+        title=f"Neuron {neuron}",
+        facts=["a fact"],
+        best=four,
+        worst=four,
+        pictures=[make_picture(i) for i in range(8)],
+        heats=[np.ones((7, 7))] * 8,
+        activations=activations,
+        labels=labels,
+        unit="mean activation",
+    )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    results = make_results(c=200)
+    table = results.neurons
+    # Silent detectors, and a p-value that no number can hold.
+    table.loc[table["auroc"] < 0.2, "detector"] = True
+    table.loc[table["auroc"].idxmax(), "p_adjusted"] = 0.0
+    leader = report.confirmed_detectors(table).iloc[0]
+    results = dataclasses.replace(
+        results,
+        cards=[make_card(results.store, int(leader["neuron"]))],
+        gallery=make_gallery(results.store),
+        glance=make_glance(results.store),
+        card_neurons=[(str(leader["class"]), int(leader["neuron"]))],
+    )
+    return results, report.write_report(results, tmp_path_factory.mktemp("two") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    results = make_results([*HOSTILE, "</script><!--\u2028"], n=240, c=24, pictures=False)
+    results = dataclasses.replace(results, gallery=make_gallery(results.store))
+    return results, report.write_report(results, tmp_path_factory.mktemp("odd") / "report.html")
+
+
+def show(browser, path, *, width=1280, height=1000, dark=False, media=""):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    features = [
+        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+        # No smooth scrolling, under which a click misses.
+        {"name": "prefers-reduced-motion", "value": "reduce"},
+    ]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+    browser.get(path.as_uri())
+    WebDriverWait(browser, 30).until(
+        lambda b: b.execute_script("return document.documentElement.dataset.ready")
+    )
+
+
+def by_id(browser, name):
+    return browser.find_element(By.ID, name)
+
+
+def slide(browser, name, value):
+    browser.execute_script(
+        "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+        "e.dispatchEvent(new Event('input', {bubbles: true}))",
+        name,
+        str(value),
+    )
+
+
+def severe(browser):
+    return [entry for entry in browser.get_log("browser") if entry["level"] != "DEBUG"]
+
+
+def requested(browser):
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+
+
+def test_the_page_starts_without_error_and_asks_for_nothing(browser, two, hostile):
+    for _, path in (two, hostile):
+        show(browser, path)
+        browser.get_log("performance"), browser.get_log("browser")
+        browser.refresh()
+        WebDriverWait(browser, 30).until(
+            lambda b: b.execute_script("return document.documentElement.dataset.ready")
+        )
+        slide(browser, "gallery-threshold", 0.3)
+        by_id(browser, "theme").click()
+        urls = requested(browser)
+        assert path.as_uri() in urls
+        assert {url.split(":")[0] for url in urls if url != path.as_uri()} <= {"data", "blob"}
+        assert severe(browser) == []
+        assert by_id(browser, "explorer").is_displayed()
+        assert by_id(browser, "gallery").is_displayed()
+
+
+def test_the_policy_stops_every_other_script(browser, two):
+    show(browser, two[1])
+    browser.get_log("browser")
+    browser.execute_script(
+        "const s = document.createElement('script'); s.textContent = 'window.intruder = 1';"
+        "document.body.append(s);"
+        "const i = document.createElement('img'); i.setAttribute('onerror', 'window.intruder = 2');"
+        "i.src = 'data:,'; document.body.append(i)"
+    )
+    time.sleep(0.2)
+    assert browser.execute_script("return window.intruder") is None
+    assert "Content Security Policy" in str(severe(browser))
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("0.93 [0.88,\u00a00.97]", 0.93),
+        ("4 × 10⁻¹¹", 4e-11),
+        ("< 10⁻³⁰⁰", 1e-300),
+        ("97\u00a0%", 97),
+        ("−0.02", -0.02),
+        ("+0.43 [0.30, 0.50]", 0.43),
+        ("1,234", 1234),
+        ("neuron\u00a012 (top, mean)", 12),
+        ("44 / 1", 44),
+        ("–", None),
+        ("kangaroo", None),
+        ("", None),
+    ],
+)
+def test_cells_sort_by_what_they_mean(browser, cell, value):
+    code = (TEMPLATES / "tables.js").read_text("utf-8")
+    found = browser.execute_script(f"{code}\nreturn cellNumber(arguments[0])", cell)
+    assert found == (value if value is None else pytest.approx(value, rel=1e-12))
+
+
+def column(table, place):
+    return [row.find_elements(By.CSS_SELECTOR, "th, td")[place].text for row in rows_of(table)]
+
+
+def rows_of(table):
+    return table.find_elements(By.CSS_SELECTOR, "tbody tr")
+
+
+def test_tables_sort_by_their_headers_and_back(browser, two):
+    results, path = two
+    show(browser, path)
+    table = browser.find_element(By.XPATH, "//table[caption[starts-with(., 'Heads on unseen')]]")
+    head = table.find_elements(By.CSS_SELECTOR, "thead th")[4]
+    assert head.text.startswith("Log loss") and head.get_attribute("aria-sort") is None
+    printed = column(table, 0)
+    seen = {}
+    for way in ("ascending", "descending", None):
+        head.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+        assert head.get_attribute("aria-sort") == way
+        seen[way] = column(table, 4)
+    known = sorted(results.heads.table["log_loss"].dropna())
+    assert [float(text[:4]) for text in seen["ascending"][:-1]] == pytest.approx(known)
+    assert [float(text[:4]) for text in seen["descending"][:-1]] == pytest.approx(known[::-1])
+    # What is missing comes last whichever way.
+    assert seen["ascending"][-1] == seen["descending"][-1] == "–"
+    assert column(table, 0) == printed
+    everywhere = browser.find_elements(By.CSS_SELECTOR, "main .scroll table")
+    for other in (table for table in everywhere if len(rows_of(table)) > 1):
+        heads = other.find_elements(By.CSS_SELECTOR, "thead th")
+        assert len(other.find_elements(By.CSS_SELECTOR, "thead button.sort")) == len(heads)
+
+
+def filtered(results, **wanted):
+    table = results.neurons[results.neurons["auroc"].notna()]
+    return (
+        table.query(" and ".join(f"`{k}` == @wanted['{k}']" for k in wanted)) if wanted else table
+    )
+
+
+def place_of(browser):
+    return by_id(browser, "explorer-place").text
+
+
+def test_the_explorer_filters_sorts_and_pages(browser, two):
+    results, path = two
+    show(browser, path)
+    live = results.neurons[results.neurons["auroc"].notna()]
+    assert f"all {len(live):,} pairs" in by_id(browser, "explorer-held").text
+    assert place_of(browser) == f"1 to 50 of {len(live):,}"
+    by_id(browser, "explorer-after").click()
+    assert place_of(browser) == f"51 to 100 of {len(live):,}"
+    Select(by_id(browser, "explorer-class")).select_by_visible_text("raccoon")
+    assert place_of(browser) == f"1 to 50 of {(live['class'] == 'raccoon').sum():,}"
+    slide(browser, "explorer-effect", 0.4)
+    strong = live[(live["class"] == "raccoon") & (live["effect"].abs() >= 0.4)]
+    assert place_of(browser).endswith(f" of {len(strong)}")
+    Select(by_id(browser, "explorer-direction")).select_by_visible_text("silent")
+    silent = strong[strong["direction"] == "silent"]
+    assert place_of(browser).endswith(f" of {len(silent)}") and len(silent) < len(strong)
+    by_id(browser, "explorer-reset").click()
+    for state, mask in (
+        ("2", live["detector"] & live["replicated"]),
+        ("1", live["detector"] & ~live["replicated"]),
+        ("0", ~live["detector"]),
+    ):
+        Select(by_id(browser, "explorer-state")).select_by_value(state)
+        assert mask.sum() > 0 and place_of(browser).endswith(f" of {mask.sum():,}")
+    by_id(browser, "explorer-reset").click()
+    by_id(browser, "explorer-search").send_keys("17")
+    assert place_of(browser) == "1 to 2 of 2"
+    assert {row.text.split()[1] for row in rows_of(by_id(browser, "explorer"))} == {"17"}
+    by_id(browser, "explorer-search").clear()
+    slide(browser, "explorer-search", "")
+    head = browser.find_element(
+        By.CSS_SELECTOR, '#explorer-head [data-key="auroc_confirmed"] button'
+    )
+    head.click(), head.click()
+    best = results.neurons["auroc_confirmed"].max()
+    assert column(by_id(browser, "explorer"), 6)[0].startswith(f"{best:.2f} [")
+    slide(browser, "explorer-search", "4711")
+    assert place_of(browser) == "No pair fits these filters."
+    assert not by_id(browser, "explorer-download").is_enabled()
+
+
+def download(browser, folder):
+    browser.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)}
+    )
+    by_id(browser, "explorer-download").click()
+    file = folder / "neurons_shown.csv"
+    for _ in range(100):
+        if file.exists() and file.stat().st_size:
+            return file.read_text("utf-8")
+        time.sleep(0.05)
+    raise AssertionError("nothing was downloaded")
+
+
+def test_the_download_holds_the_filtered_rows(browser, two, tmp_path):
+    results, path = two
+    show(browser, path)
+    Select(by_id(browser, "explorer-class")).select_by_visible_text("kangaroo")
+    slide(browser, "explorer-effect", 0.3)
+    found = pd.read_csv(io.StringIO(download(browser, tmp_path))).set_index("neuron")
+    live = results.neurons[results.neurons["auroc"].notna()]
+    wanted = live[(live["class"] == "kangaroo") & (live["effect"].abs() >= 0.3)]
+    wanted = wanted.set_index("neuron")
+    assert set(found.index) == set(wanted.index) and len(found) == len(wanted)
+    wanted = wanted.loc[found.index]
+    for name in ("auroc", "auroc_low", "auroc_high", "auroc_confirmed", "pts"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=5.1e-5)
+    np.testing.assert_allclose(found["p_adjusted"], wanted["p_adjusted"], rtol=0.012)
+    assert (found["p_adjusted"] == 0).sum() == (wanted["p_adjusted"] == 0).sum()
+    np.testing.assert_array_equal(found["selected"], wanted["detector"])
+    np.testing.assert_array_equal(found["direction"], wanted["direction"])
+
+
+def test_the_download_runs_no_formula(browser, hostile, tmp_path):
+    results, path = hostile
+    show(browser, path)
+    text = download(browser, tmp_path)
+    classes = set(pd.read_csv(io.StringIO(text))["class"])
+    assert "'=HYPERLINK(1)" in classes and "\"quoted\" & 'single'" in classes
+    assert len(classes) == len(results.store.classes)
+
+
+def test_points_open_their_details_and_the_card(browser, two):
+    results, path = two
+    show(browser, path)
+    canvas = by_id(browser, "explorer-plot")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    canvas.send_keys(Keys.ARROW_RIGHT)
+    order = results.neurons.assign(size=(results.neurons["auroc"] - 0.5).abs())
+    order = order[order["detector"] & order["replicated"]]
+    first = order.sort_values("size", ascending=False, kind="stable").iloc[0]
+    details = by_id(browser, "explorer-details")
+    assert details.text.startswith(f"Neuron {first['neuron']} and {first['class']}")
+    assert "is a confirmed detector" in details.text and f"{first['auroc']:.2f} [" in details.text
+    canvas.send_keys(Keys.ARROW_RIGHT, Keys.ENTER)
+    assert not details.text.startswith(f"Neuron {first['neuron']} and {first['class']}")
+    pinned = details.text
+    # Hovering shows another point; leaving goes back to the one that was kept.
+    width, height = canvas.size["width"], canvas.size["height"]
+    for down in range(height // 3, -height // 2, -7):
+        ActionChains(browser, duration=0).move_to_element_with_offset(
+            canvas, width // 2 - 40, down
+        ).perform()
+        if details.text != pinned:
+            break
+    assert details.text != pinned
+    ActionChains(browser).move_to_element(by_id(browser, "explorer-reset")).perform()
+    assert details.text == pinned
+    canvas.send_keys(Keys.ESCAPE)
+    assert not details.find_elements(By.TAG_NAME, "img")
+    name, neuron = results.card_neurons[0]
+    slide(browser, "explorer-search", neuron)
+    Select(by_id(browser, "explorer-class")).select_by_visible_text(name)
+    browser.find_element(By.CSS_SELECTOR, "#explorer-rows button").click()
+    shown = details.find_element(By.TAG_NAME, "img").get_attribute("src")
+    assert shown == browser.find_element(By.CSS_SELECTOR, "#card-0 img").get_attribute("src")
+    canvas.send_keys(Keys.ESCAPE)
+    assert details.text.startswith("Choose a point")
+
+
+def expected(results, image, heat, threshold):
+    """Box in units of the picture and IoU, from the unrounded map."""
+    gallery = results.gallery
+    maps = [*gallery.heats.values(), *np.moveaxis(gallery.neuron_heats, 1, 0)][heat]
+    box = heat_boxes(
+        maps[image][None], [threshold], frames=gallery.frames[image][None], sizes=[[1, 1]]
+    )[0, 0]
+    height, width = gallery.pictures[image].shape[:2]
+    truth = gallery.true_boxes[image] / [width, height, width, height]
+    low, high = np.maximum(box[:2], truth[:, :2]), np.minimum(box[2:], truth[:, 2:])
+    inside = np.clip(high - low, 0, None).prod(axis=1)
+    areas = (truth[:, 2:] - truth[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod() - inside
+    return box, (inside / areas).max() if len(truth) else None
+
+
+def test_the_sliders_move_the_box_as_python_does(browser, two):
+    results, path = two
+    show(browser, path)
+    readable = [i for i, picture in enumerate(results.gallery.pictures) if picture is not None]
+    buttons = browser.find_elements(By.CSS_SELECTOR, "#gallery-images button")
+    assert len(buttons) == len(readable)
+    heats = Select(by_id(browser, "gallery-heat"))
+    assert [option.text for option in heats.options][:2] == [
+        "sum of all maps",
+        "CAM, positive weights",
+    ]
+    canvas, ious = by_id(browser, "gallery-canvas"), set()
+    for k, (button, image) in enumerate(zip(buttons, readable, strict=True), start=1):
+        button.click()
+        WebDriverWait(browser, 5).until(
+            lambda b, k=k: f"({k} of {len(readable)})" in by_id(b, "gallery-name").text
+        )
+        for heat in (0, 4):
+            heats.select_by_value(str(heat))
+            own = [0.2, 0.35, 0.5, 0.4, 0.4][heat]
+            for threshold in (own, 0.05, 0.75):
+                if threshold != own:
+                    slide(browser, "gallery-threshold", threshold)
+                box, iou = expected(results, image, heat, threshold)
+                found = [float(v) for v in canvas.get_attribute("data-box").split()]
+                np.testing.assert_allclose(found, box, atol=1.01 / GRID)
+                said = by_id(browser, "gallery-verdict").text
+                if iou is None:
+                    assert "no true box" in said
+                    continue
+                assert float(canvas.get_attribute("data-iou")) == pytest.approx(iou, abs=0.02)
+                assert f"{float(canvas.get_attribute('data-iou')):.2f}" in said
+                assert ("not found" in said) == (float(canvas.get_attribute("data-iou")) < 0.5)
+                ious.add(round(iou, 2))
+    assert len(ious) > 10
+    by_id(browser, "gallery-own").click()
+    assert by_id(browser, "gallery-threshold").get_attribute("value") == "0.4"
+    assert not by_id(browser, "gallery-own").is_enabled()
+
+
+def test_the_heat_map_covers_the_picture_as_far_as_the_opacity_says(browser, two):
+    show(browser, two[1])
+    pixels = []
+    for opacity in (0, 100):
+        slide(browser, "gallery-opacity", opacity)
+        pixels.append(
+            browser.execute_script(
+                "const c = document.getElementById('gallery-canvas');"
+                "return [...c.getContext('2d').getImageData(5, 5, 1, 1).data]"
+            )
+        )
+    # The corner of the picture is as painted; that of the map is dark.
+    np.testing.assert_allclose(pixels[0][:3], [1, 1, 90], atol=12)
+    assert sum(pixels[1][:3]) < sum(pixels[0][:3]) + 60 and pixels[0] != pixels[1]
+
+
+def test_the_plane_lists_what_is_near(browser, two):
+    results, path = two
+    show(browser, path)
+    canvas = by_id(browser, "embedding-plot")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    browser.execute_script("arguments[0].focus()", canvas)
+    near = by_id(browser, "embedding-near").find_elements(By.TAG_NAME, "li")
+    assert len(near) == 8
+    before = by_id(browser, "embedding-near").text
+    canvas.send_keys(*[Keys.SHIFT + Keys.ARROW_LEFT] * 3)
+    assert by_id(browser, "embedding-near").text != before
+    # Walk from image to image until a misclassified one is named.
+    listed = browser.execute_script(
+        "return JSON.parse(document.getElementById('featlab-data').textContent).embedding"
+    )
+    assert listed["misclassified"] == [2, 8]
+    points = results.glance.overview.embedding.coordinates[["tsne_1", "tsne_2"]].to_numpy()
+    scaled = (points - points.min(axis=0)) / np.ptp(points, axis=0).max() * 10_000
+    np.testing.assert_allclose(np.c_[listed["x"], listed["y"]], scaled, atol=0.51)
+    first = by_id(browser, "embedding-near").find_element(By.TAG_NAME, "button")
+    name = first.find_element(By.CSS_SELECTOR, ".file").text
+    first.send_keys(Keys.ENTER)
+    near = by_id(browser, "embedding-near").find_elements(By.CSS_SELECTOR, ".file")
+    assert near[0].text == name
+    assert browser.find_elements(By.CSS_SELECTOR, "#embedding-near img")
+    # The picture of the marked point stands beside it; its blue is 90 all over.
+    blue = (
+        "const c = document.getElementById('embedding-plot'), n = [c.width, c.height];"
+        "const p = c.getContext('2d', {willReadFrequently: true}).getImageData(0, 0, ...n).data;"
+        "let k = 0; for (let i = 2; i < p.length; i += 4) k += Math.abs(p[i] - 90) < 12;"
+        "return k"
+    )
+    browser.find_element(By.CSS_SELECTOR, "#embedding-near button:has(img)").send_keys(Keys.ENTER)
+    WebDriverWait(browser, 5).until(lambda b: b.execute_script(blue) > 3000)
+
+
+def test_pictures_are_embedded_once(two):
+    page = two[1].read_text("utf-8")
+    data = json.loads(page.split('id="featlab-data">')[1].split("</script>")[0])
+    assert len(set(data["pictures"])) == len(data["pictures"])
+    shown = {image["picture"] for image in data["gallery"]["images"]}
+    shared = shown & set(data["embedding"]["thumbnail"])
+    readable = {row for row in two[0].glance.pictures if row in (0, 2, 3, 4, 5)}
+    assert len(shared) == len(readable) >= 3
+
+
+def test_the_keyboard_reaches_every_control(browser, two):
+    show(browser, two[1])
+    # The plane fills its list anew when it gets the focus.
+    browser.execute_script("document.getElementById('embedding-plot').focus()")
+    wanted = browser.execute_script(
+        "let k = 0; return [...document.querySelectorAll("
+        "'a[href], button, select, input, [tabindex=\"0\"]')].filter(e => e.checkVisibility() &&"
+        "!e.disabled).map(e => (e.dataset.place = k++))"
+    )
+    browser.execute_script(
+        "document.activeElement.blur(); window.reached = [];"
+        "addEventListener('focusin', (e) => reached.push(e.target.dataset.place))"
+    )
+    ActionChains(browser, duration=0).send_keys(Keys.TAB * (len(wanted) + 10)).perform()
+    assert len(wanted) > 40
+    missing = {str(place) for place in wanted} - set(browser.execute_script("return reached"))
+    assert not missing, browser.execute_script(
+        "return [...document.querySelectorAll('[data-place]')].filter(e =>"
+        "arguments[0].includes(e.dataset.place)).map(e => e.outerHTML.slice(0, 90))",
+        sorted(missing),
+    )
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+@pytest.mark.parametrize("which", ["two", "hostile"])
+def test_nothing_sticks_out(browser, which, width, request):
+    show(browser, request.getfixturevalue(which)[1], width=width)
+    browser.execute_script("document.querySelector('#explorer-rows button').click()")
+    assert browser.execute_script(
+        "return document.documentElement.scrollWidth <= innerWidth && "
+        "document.body.scrollWidth <= innerWidth"
+    )
+
+
+def test_the_theme_follows_the_system_and_the_button(browser, two):
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    show(browser, two[1], dark=True)
+    assert browser.execute_script(paper) == "rgb(20, 24, 29)"
+    by_id(browser, "theme").click()
+    assert browser.execute_script(paper) == "rgb(255, 255, 255)"
+    show(browser, two[1])
+    assert browser.execute_script(paper) == "rgb(255, 255, 255)"
+    by_id(browser, "theme").click()
+    assert browser.execute_script(paper) == "rgb(20, 24, 29)"
+    assert by_id(browser, "theme").text == "Light page"
+    # On paper it is light whatever was chosen, and without controls.
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    assert browser.execute_script(paper) == "rgb(255, 255, 255)"
+    for name in ("explorer", "gallery", "embedding", "theme"):
+        assert not by_id(browser, name).is_displayed()
+
+
+def test_without_script_the_page_is_whole(browser, two):
+    show(browser, two[1])
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.get(two[1].as_uri())
+        for name in ("explorer", "gallery", "embedding", "theme"):
+            assert not by_id(browser, name).is_displayed()
+        assert not browser.find_elements(By.CSS_SELECTOR, "button.sort")
+        assert browser.find_element(By.ID, "answers").is_displayed()
+        assert len(browser.find_elements(By.CSS_SELECTOR, "figure img")) > 10
+        assert len(browser.find_elements(By.CSS_SELECTOR, "main table")) > 8
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_hostile_names_stay_text(browser, hostile):
+    results, path = hostile
+    page = path.read_text("utf-8")
+    assert page.count("<script") == page.count("</script>") == 2 and "<!--" not in page
+    show(browser, path)
+    names = [option.text for option in Select(by_id(browser, "explorer-class")).options][1:]
+    short = [name for name in sorted(results.store.classes) if len(name) <= 60]
+    assert set(map(str.strip, short)) - {"</script><!--\u2028"} <= set(names)
+    assert max(map(len, names)) <= 60
+    for name in ("<script>alert(1)</script>", "</script><!--\u2028"):
+        place = results.store.classes.index(name)
+        Select(by_id(browser, "explorer-class")).select_by_value(str(place))
+        cell = rows_of(by_id(browser, "explorer"))[0].find_elements(By.TAG_NAME, "td")[0]
+        assert cell.get_attribute("textContent") == name
+        browser.execute_script("document.querySelector('#explorer-rows button').click()")
+        assert name.strip() in by_id(browser, "explorer-details").get_attribute("textContent")
+    assert browser.execute_script("return document.querySelectorAll('script').length") == 2
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing_serious(browser, two, dark):
+    found = importlib.util.find_spec("axe_core_python")
+    if found is None or found.origin is None:
+        pytest.skip("axe-core-python is not installed: pip install -e '.[test]'")
+    show(browser, two[1], dark=dark)
+    browser.execute_script("document.querySelector('#explorer-rows button').click()")
+    browser.execute_script(Path(found.origin).with_name("axe.min.js").read_text("utf-8"))
+    result = browser.execute_async_script(
+        "axe.run(document, {resultTypes: ['violations']}).then(arguments[0])"
+    )
+    assert len(result["violations"]) < 20
+    bad = [v for v in result["violations"] if v["impact"] in ("serious", "critical")]
+    assert not bad, [(v["id"], [n["html"][:120] for n in v["nodes"][:3]]) for v in bad]
+
+
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory):
+    """10,000 images, 2,048 neurons, 37 classes, pictures that hardly compress."""
+    names = [f"breed_{i:02}" for i in range(37)]
+    results = make_results(names, n=10_000, c=8, pictures=False)
+    rng = np.random.default_rng(0)
+    n = 37 * 2048
+    auroc = rng.normal(0.5, 0.12, n).clip(0, 1)
+    table = pd.DataFrame(
+        {
+            "layer": "top", "pooling": "mean", "class": np.repeat(names, 2048),
+            "neuron": np.tile(np.arange(2048), 37), "auroc": auroc, "effect": 2 * auroc - 1,
+            "auroc_low": auroc - 0.02, "auroc_high": auroc + 0.02, "n": 100, "n_ref": 3600,
+            "mean": rng.random(n), "mean_ref": rng.random(n), "statistic": 0.0,
+            "p_adjusted": 10 ** -(400 * (auroc - 0.5) ** 2), "pts": rng.random(n),
+            "pts_ref": rng.random(n), "direction": np.where(auroc < 0.5, "silent", "active"),
+        }
+    )  # fmt: skip
+    table["p"] = table["p_adjusted"] / 10
+    table["detector"] = table["reject"] = (auroc - 0.5).__abs__() > 0.2
+    table["replicated"] = table["detector"] & (rng.random(n) < 0.9)
+    for end in ("", "_low", "_high"):
+        table[f"auroc_confirmed{end}"] = np.where(table["detector"], table[f"auroc{end}"], np.nan)
+    table["p_confirmed"] = np.where(table["detector"], table["p"], np.nan)
+    table["rank"] = table.groupby("class")["auroc"].rank(ascending=False, method="first")
+    table.attrs = results.neurons.attrs
+    results.store.activations = np.broadcast_to(results.store.activations[:, :1], (10_000, 2048))
+    gallery = make_gallery(results.store, 24)
+    noisy = [rng.integers(0, 256, (600, 800, 3), dtype=np.uint8) for _ in range(24)]
+    gallery = dataclasses.replace(gallery, pictures=noisy)
+    # The plane of a few images, with the points of all.
+    few = make_glance(make_results(names, n=74, c=16, pictures=False).store).overview
+    points = pd.DataFrame(rng.normal(size=(10_000, 2)), columns=["tsne_1", "tsne_2"])
+    few = dataclasses.replace(few, embedding=dataclasses.replace(few.embedding, coordinates=points))
+    pictures = {i: noisy[i % 24][: 128 + i // 24, :160] for i in range(600)}
+    results = dataclasses.replace(
+        results, neurons=table, gallery=gallery, glance=report.Glance(few, pictures)
+    )
+    return results, report.write_report(results, tmp_path_factory.mktemp("huge") / "report.html")
+
+
+def test_a_huge_set_keeps_the_budget_and_opens_at_once(browser, huge):
+    results, path = huge
+    assert path.stat().st_size <= 10e6
+    browser.get_log("browser")
+    show(browser, path)
+    held = by_id(browser, "explorer-held").text
+    assert f"{len(results.neurons):,} pairs of class and neuron" in held
+    assert severe(browser) == []
+    painted = browser.execute_script(
+        "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+    )
+    assert painted is not None and painted < 2000
+    start = time.perf_counter()
+    Select(by_id(browser, "explorer-class")).select_by_value("5")
+    assert place_of(browser) == "1 to 50 of 2,048"
+    assert time.perf_counter() - start < 2
