@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_results import HOSTILE, make_picture, make_results
+from matplotlib import colormaps
 
 from featlab import embed, report
-from featlab.localise import heat_boxes
+from featlab.localise import heat_boxes, normalise, upsample
 from featlab.plots import NeuronCard
 
 webdriver = pytest.importorskip(
@@ -67,12 +68,13 @@ def make_gallery(store, n=6):
     frames[2] = [0, 0.125, 1, 0.875]
     y, x = np.mgrid[0:7, 0:7]
 
+    def hill(low, high, width):
+        centre = rng.uniform(low, high, (n, 2))[..., None, None]
+        return np.exp(-((x - centre[:, 0]) ** 2 + (y - centre[:, 1]) ** 2) / width)
+
     def heats():
-        centres = rng.uniform(1, 5, (n, 2, 2))
-        return sum(
-            np.exp(-((x - c[:, :1, None]) ** 2 + (y - c[:, 1:, None]) ** 2) / 3)
-            for c in np.moveaxis(centres, 1, 0)
-        ) + 0.05 * rng.random((n, 7, 7))
+        # A wide and a narrow hill: at high thresholds two regions, of which the wide one counts.
+        return hill(0, 2, 3) + 0.95 * hill(4, 6, 1) + 0.05 * rng.random((n, 7, 7))
 
     names = ["sum", "cam_positive", "detectors"]
     return report.Gallery(
@@ -401,6 +403,10 @@ def test_points_open_their_details_and_the_card(browser, two):
     browser.find_element(By.CSS_SELECTOR, "#explorer-rows button").click()
     shown = details.find_element(By.TAG_NAME, "img").get_attribute("src")
     assert shown == browser.find_element(By.CSS_SELECTOR, "#card-0 img").get_attribute("src")
+    row = browser.find_element(By.CSS_SELECTOR, "#explorer-rows tr")
+    row.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+    assert "pinned" in row.get_attribute("class")
+    assert browser.switch_to.active_element.text == f"neuron {neuron}"
     canvas.send_keys(Keys.ESCAPE)
     assert details.text.startswith("Choose a point")
 
@@ -461,19 +467,26 @@ def test_the_sliders_move_the_box_as_python_does(browser, two):
 
 
 def test_the_heat_map_covers_the_picture_as_far_as_the_opacity_says(browser, two):
-    show(browser, two[1])
-    pixels = []
-    for opacity in (0, 100):
+    results, path = two
+    show(browser, path)
+    heat = normalise(upsample(next(iter(results.gallery.heats.values()))[0], GRID))
+    picture = results.gallery.pictures[0]
+    seen = {}
+    for opacity in (0, 50, 100):
         slide(browser, "gallery-opacity", opacity)
-        pixels.append(
-            browser.execute_script(
-                "const c = document.getElementById('gallery-canvas');"
-                "return [...c.getContext('2d').getImageData(5, 5, 1, 1).data]"
-            )
+        # The canvas is 800 pixels wide; places away from the boxes' outlines.
+        seen[opacity] = browser.execute_script(
+            "const c = document.getElementById('gallery-canvas').getContext('2d');"
+            "return arguments[0].map(([x, y]) => [...c.getImageData(x, y, 1, 1).data].slice(0, 3))",
+            [[30, 30], [720, 60], [760, 560]],
         )
-    # The corner of the picture is as painted; that of the map is dark.
-    np.testing.assert_allclose(pixels[0][:3], [1, 1, 90], atol=12)
-    assert sum(pixels[1][:3]) < sum(pixels[0][:3]) + 60 and pixels[0] != pixels[1]
+    for k, (left, top) in enumerate([[30, 30], [720, 60], [760, 560]]):
+        value = heat[round(top / 600 * GRID), round(left / 800 * GRID)]
+        glow = np.array(colormaps["inferno"](value)[:3]) * 255
+        plain = picture[round(top / 600 * 90), round(left / 800 * 120)].astype(float)
+        for opacity, colours in seen.items():
+            wanted = plain + opacity / 100 * (glow - plain)
+            np.testing.assert_allclose(colours[k], wanted, atol=16)
 
 
 def test_the_plane_lists_what_is_near(browser, two):
@@ -598,6 +611,14 @@ def test_hostile_names_stay_text(browser, hostile):
     short = [name for name in sorted(results.store.classes) if len(name) <= 60]
     assert set(map(str.strip, short)) - {"</script><!--\u2028"} <= set(names)
     assert max(map(len, names)) <= 60
+    Select(by_id(browser, "explorer-class")).select_by_value(
+        str(results.store.classes.index("n" * 300))
+    )
+    cell = rows_of(by_id(browser, "explorer"))[0].find_elements(By.TAG_NAME, "td")[0]
+    assert (
+        len(cell.text) == 60
+        and cell.find_element(By.TAG_NAME, "bdi").get_attribute("title") == "n" * 300
+    )
     for name in ("<script>alert(1)</script>", "</script><!--\u2028"):
         place = results.store.classes.index(name)
         Select(by_id(browser, "explorer-class")).select_by_value(str(place))

@@ -198,8 +198,9 @@ def _held(shown: int, total: int, dead: int) -> str:
         held = f"{shown:,} of {pairs}, detectors and large effects first, to keep the page small"
     else:
         held = f"all {pairs}"
-    left_out = f"; {words.plural(dead, 'pair')} of neurons that never fire left out" if dead else ""
-    return f"{held}{left_out}. The full table lies beside this page."
+    if dead:
+        held += f"; {words.plural(dead, 'pair')} of neurons that never fire are left out"
+    return f"{held}. The full table lies beside this page."
 
 
 def _p_codes(p: pd.Series) -> np.ndarray:

@@ -1,6 +1,6 @@
 // The t-SNE plane: what lies beside what, with thumbnails.
 
-// A colour for each of eight classes; the ninth has the first colour and another shape.
+// A colour for each of eight classes; the ninth has the first colour and another shape, and so on.
 const PALETTE = ["#0173b2", "#de8f05", "#029e73", "#cc78bc", "#d55e00", "#56b4e9", "#ca9161", "#fbafe4"];
 const NEAREST = 8;
 const BADGE = 96;
@@ -114,7 +114,7 @@ function startEmbedding(data, pictures) {
     },
   });
   byId("embedding-wrong").textContent = wrong.size
-    ? `Ringed: ${counted(wrong.size)} that a head gets wrong.`
+    ? `Ringed: the ${counted(wrong.size)} misclassified.`
     : "";
   aim(
     plot.size().map((side) => side / 2),

@@ -138,7 +138,8 @@ function startExplorer(data) {
       make("td", {}, STATES[value.state(i)]),
       ...cells.map((text) => make("td", { class: "num" }, text)),
     );
-    if (i === pinned) line.classList.add("pinned");
+    line.dataset.pair = i;
+    line.classList.toggle("pinned", i === pinned);
     return line;
   }
 
@@ -146,7 +147,9 @@ function startExplorer(data) {
     pinned = i;
     plot.mark(i);
     describe(byId("explorer-details"), table, i, true);
-    list();
+    for (const line of byId("explorer-rows").rows) {
+      line.classList.toggle("pinned", Number(line.dataset.pair) === i);
+    }
   }
 
   /** While the pointer is over a point, that one; else the pinned one. */

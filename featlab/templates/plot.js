@@ -116,7 +116,7 @@ function scatter(canvas, { x, y, domain, margin, equal, paint, visible, met, cho
   };
 }
 
-const SHAPES = "●■▲◆";
+const SHAPES = "●■▲◆▼";
 
 /** One point's shape, centred on `left`, `top`; `k` as in `SHAPES`. */
 function shape(context, k, left, top, r) {
@@ -124,8 +124,9 @@ function shape(context, k, left, top, r) {
   if (k === 0) context.arc(left, top, r, 0, 2 * Math.PI);
   else if (k === 1) context.rect(left - r * 0.9, top - r * 0.9, r * 1.8, r * 1.8);
   else {
-    const low = k === 2 ? top + r * 0.9 : top;
-    context.moveTo(left, top - r * 1.2);
+    const up = k === 4 ? -1 : 1;
+    const low = k === 3 ? top : top + up * r * 0.9;
+    context.moveTo(left, top - up * r * 1.2);
     context.lineTo(left + r * 1.1, low);
     if (k === 3) context.lineTo(left, top + r * 1.2);
     context.lineTo(left - r * 1.1, low);
