@@ -29,6 +29,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LEGEND_ROWS = 20
 _GAP = 0.06  # between thumbnails, as a share of a cell
 _THUMBNAIL_SIDE = 128  # pixels
+_MOST_VECTORS = 2000  # more points are drawn as pixels, in vector files too
 _NUMBER_GAP = 0.035  # least distance of two class numbers, as a share of the plane
 _PUSHES = 50
 
@@ -88,7 +89,7 @@ def embedding_scatter(
         colour, marker = styles[name]
         ax.scatter(
             points[mine, 0], points[mine, 1], s=size, color=colour, marker=marker, alpha=0.75,
-            linewidth=0,
+            linewidth=0, rasterized=len(points) > _MOST_VECTORS,
         )  # fmt: skip
         label = f"{number}  {text}" if is_many else f"{text} (n = {int(mine.sum()):,})"
         handles.append(_handle(label, marker=marker, color=colour, markersize=6))

@@ -6,6 +6,15 @@ caller fills in; the ``choose_…_rows`` functions say which pictures to load fo
 
 from __future__ import annotations
 
+from featlab.report._choices import (
+    best_method,
+    choose_detector_rows,
+    choose_gallery_rows,
+    choose_localisation_rows,
+    choose_sample_rows,
+    confirmed_detectors,
+    rows_by_iou,
+)
 from featlab.report._page import write_report
 from featlab.report._results import (
     BoxLaboratory,
@@ -17,13 +26,6 @@ from featlab.report._results import (
     Results,
     Samples,
     Strips,
-    best_method,
-    choose_detector_rows,
-    choose_gallery_rows,
-    choose_localisation_rows,
-    choose_sample_rows,
-    confirmed_detectors,
-    rows_by_iou,
 )
 from featlab.report._summary import summary
 from featlab.report._tables import tables_for, write_summary, write_table, write_tables

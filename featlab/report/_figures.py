@@ -12,13 +12,8 @@ import pandas as pd
 
 from featlab import plots
 from featlab.report import _words as words
-from featlab.report._results import (
-    Examples,
-    Results,
-    best_method,
-    confirmed_detectors,
-    selected_detectors,
-)
+from featlab.report._choices import best_method, confirmed_detectors, selected_detectors
+from featlab.report._results import Examples, Results
 
 _MEDIA = {"svg": "image/svg+xml", "png": "image/png", "jpg": "image/jpeg"}
 _PICTURE_DPI = 110

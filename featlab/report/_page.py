@@ -14,11 +14,12 @@ from markupsafe import Markup
 from featlab._errors import FeatlabError
 from featlab.report import _words as words
 from featlab.report._again import again_figures, again_tables, again_words
+from featlab.report._choices import confirmed_detectors, main_head, selected_detectors
 from featlab.report._figures import drawings
 from featlab.report._grids import grids
 from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._methods import methods
-from featlab.report._results import Results, confirmed_detectors, main_head, selected_detectors
+from featlab.report._results import Results
 from featlab.report._tables import replace, write_tables
 
 _STYLES = ("style.css", "interactive.css")

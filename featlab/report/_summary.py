@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab.report._results import Results, confirmed_detectors
+from featlab.report._choices import confirmed_detectors
+from featlab.report._results import Results
 
 
 def summary(results: Results) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from featlab._errors import FeatlabError
-from featlab.report._results import AuditLike, Results, confirmed_detectors
+from featlab.report._choices import confirmed_detectors
+from featlab.report._results import AuditLike, Results
 from featlab.report._summary import plain, summary
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from featlab.report._results import (
+from featlab.report._choices import (
     BASELINE_HEADS,
-    Results,
     best_method,
     confirmed_detectors,
     selected_detectors,
 )
+from featlab.report._results import Results
 
 _LONGEST = 60
 _LISTED = 6
