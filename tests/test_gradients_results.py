@@ -251,6 +251,12 @@ def test_the_page_shows_what_runs_of_the_network_found_earlier(made, results, tm
         "Small pictures, with and without up-sampling",
     ):
         assert words in page
+    # Nor is anything wrong where no small pictures were tried and no detectors compared.
+    bare = dataclasses.replace(made_up_transfer(), detectors=None, neurons=None, small_images=None)
+    save_transfer(bare, tmp_path / "bare")
+    again = ["report", str(folder / "maps.h5"), "-o", str(tmp_path / "bare")]
+    assert CliRunner().invoke(app, again).exit_code == 0
+    assert 'id="transfer"' in (tmp_path / "bare" / "report.html").read_text("utf-8")
     # The tables that the page points to lie beside it.
     for name in set(re.findall(r'href="([\w]+\.(?:csv|parquet))"', page)):
         assert (tmp_path / name).is_file(), name

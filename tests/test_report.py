@@ -14,7 +14,7 @@ import pytest
 from fake_results import HOSTILE, make_box_laboratory, make_localisation, make_results
 from markupsafe import Markup
 
-from featlab import report
+from featlab import embed, report
 from featlab._errors import FeatlabError
 from featlab.report._grids import grids
 from featlab.report._words import localisation_answer
@@ -167,6 +167,19 @@ def test_what_is_missing_is_said(bare):
     ):
         assert words in page
     assert not (bare[1].parent / "localisation.csv").exists()
+
+
+def test_pictures_that_are_gone_take_only_the_thumbnails_with_them(bare, tmp_path):
+    results = bare[0]
+    found = embed.overview(pd.DataFrame(results.store.activations), results.store.images["label"])
+    glance = report.Glance(found, dict.fromkeys(found.embedding.thumbnails["row"].tolist()))
+    path = report.write_report(
+        dataclasses.replace(results, glance=glance), tmp_path / "report.html"
+    )
+    page = text_of(path.read_text("utf-8"))
+    assert "The set at a glance" in page
+    assert "t-SNE plane" in page
+    assert "Thumbnails of images" not in page
 
 
 def test_the_page_keeps_its_budget(two, many):

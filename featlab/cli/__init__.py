@@ -15,13 +15,16 @@ import typer
 
 from featlab import __version__
 from featlab._errors import FeatlabError
+from featlab.cli._audit import audit
+from featlab.cli._boxheads import boxheads
+from featlab.cli._embed import embed
+from featlab.cli._finetune import finetune
 from featlab.cli._gradients import gradients
+from featlab.cli._heads import heads
 from featlab.cli._localise import localise
 from featlab.cli._neurons import neurons
 from featlab.cli._pass import demo, extract, run
-from featlab.cli._questions import audit, boxheads, heads
 from featlab.cli._stores import info, report, verify
-from featlab.cli._transfer import embed, finetune
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 

@@ -107,22 +107,15 @@ def figures(results: GradientResults) -> dict[str, Any]:
     """Every figure, by the name of its file; works from loaded results too."""
     from featlab import plots
 
-    names = plots.GRADIENT_METHOD_NAMES
     drawn: dict[str, Any] = {
         f"dam_{example.preset}_{k}": plots.dam_steps(example.trace, example.true_boxes)
         for k, example in enumerate(results.dam)
     }
-    examples, cams = results.examples, results.cams
+    examples = results.examples
     drawn["gradient_maps"] = plots.gradient_maps(
         examples.pictures, examples.maps, labels=examples.labels
     )
-    drawn["grad_cam_family"] = plots.method_strips(
-        list(cams.pictures),
-        {names[name]: list(heats) for name, heats in cams.heats.items()},
-        labels=cams.labels,
-        true_boxes=cams.true_boxes,
-        predicted_boxes={names[name]: list(found) for name, found in cams.boxes.items()},
-    )
+    drawn["grad_cam_family"] = plots.cam_strips(results.cams)
     drawn["randomisation"] = plots.randomisation_curves(results.sanity).figure
     drawn["faithfulness"] = plots.faithfulness_scores(results.faithfulness)
     return drawn

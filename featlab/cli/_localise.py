@@ -56,7 +56,7 @@ def localise(
         found = room.evaluate(
             opened,
             split,
-            methods=named_methods(methods, LOCALISERS),
+            methods=_named_methods(methods, LOCALISERS),
             refine=refine.split(",") if refine else (),
             neurons=find_detectors(list(X.values()), labels, split, groups, random_state=seed),
             weights={name: class_weights(scores[name]) for name in names},
@@ -75,7 +75,7 @@ def localise(
         report.write_table(found.table, output)
 
 
-def named_methods(asked: str | None, usual: Sequence[str]) -> Sequence[str] | None:
+def _named_methods(asked: str | None, usual: Sequence[str]) -> Sequence[str] | None:
     if asked is None:
         return usual
     return None if asked == "all" else asked.split(",")

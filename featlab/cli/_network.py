@@ -26,6 +26,7 @@ def load(
     output_stride: int | None = None,
     preprocessing: str | None = None,
 ) -> Backbone:
+    """The network that the options name; "none" is no weights, layers are separated by commas."""
     from featlab.backbones import load_backbone
 
     return load_backbone(

@@ -199,6 +199,7 @@ def _run(
 
 
 def index(images: Path, group_from: str | None, on_error: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The image table and the box table, with a bar."""
     from featlab.images import index_images
 
     return index_images(

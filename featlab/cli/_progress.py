@@ -7,6 +7,7 @@ from typing import Any
 
 
 def bar(items: Iterable[Any], *, label: str) -> Iterable[Any]:
+    """A bar that counts images."""
     from tqdm import tqdm
 
     return tqdm(items, desc=label, unit="img")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from featlab.embed._neighbours import class_separation, misclassified, nearest_neighbours
 from featlab.embed._overview import Overview, overview
-from featlab.embed._planes import Embedding, embed_images
+from featlab.embed._planes import LEAST_IMAGES, Embedding, embed_images
 
 __all__ = [
+    "LEAST_IMAGES",
     "Embedding",
     "Overview",
     "class_separation",

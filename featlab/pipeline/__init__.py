@@ -18,7 +18,7 @@ from featlab.pipeline._card import neuron_card
 from featlab.pipeline._examples import picture_loader
 from featlab.pipeline._gradient_results import GradientResults, load_gradients, save_gradients
 from featlab.pipeline._gradients import analyse_gradients
-from featlab.pipeline._transfer import overview, small_images_table, transfer_study
+from featlab.pipeline._transfer import small_images_table, transfer_study
 
 __all__ = [
     "LOCALISERS",
@@ -30,7 +30,6 @@ __all__ = [
     "find_detectors",
     "load_gradients",
     "neuron_card",
-    "overview",
     "picture_loader",
     "predicted_classes",
     "save_gradients",

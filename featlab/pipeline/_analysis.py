@@ -49,7 +49,6 @@ _SHUFFLES = 5
 _CARDS = 3
 _REPEATS = 5  # draws of train images for each size of the learning curve
 _FEWEST_BOXED = 30
-_FEWEST_ON_A_PLANE = 5
 BOX_HEADS = ("cascade", "ridge_pca", "pls", "gradient_boosting")
 _ABLATED = 50  # detectors per class that the ablation takes out, best first
 
@@ -305,7 +304,7 @@ def _glance(
     random_state: int,
 ) -> report.Glance | None:
     """The images on a plane, where there are enough of them to lie on one."""
-    if len(store) < _FEWEST_ON_A_PLANE:
+    if len(store) < embed.LEAST_IMAGES:
         return None
     found = embed.overview(
         X, store.images["label"], scores.of("logistic"), random_state=random_state

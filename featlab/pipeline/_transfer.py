@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from featlab import embed, extract, features, finetune, heads, images, neurons
+from featlab import extract, features, finetune, heads, images, neurons
 from featlab.backbones import Backbone, load_backbone
 from featlab.pipeline._analysis import find_detectors, main_rows
 from featlab.store import MapStore
@@ -253,34 +253,3 @@ def _small_copies(table: pd.DataFrame, folder: Path, side: int) -> pd.DataFrame:
     copies = table.assign(path=paths, sha256=digests, width=side, height=side)
     copies.attrs = {**table.attrs, "root": str(folder)}
     return copies
-
-
-def overview(
-    store: MapStore,
-    scores: heads.HeadResults | None = None,
-    *,
-    head: str = "logistic",
-    layer: str | None = None,
-    random_state: int = 0,
-) -> embed.Overview:
-    """The set at a glance, from the mean-pooled maps of a store.
-
-    Parameters
-    ----------
-    store : MapStore
-    scores : featlab.heads.HeadResults, optional
-        Whose misclassified images are looked at.
-    head : str
-        One of its heads.
-    layer : str, optional
-        The last stored one by default.
-    random_state : int
-        Seed.
-
-    Returns
-    -------
-    featlab.embed.Overview
-    """
-    X = features.feature_table(store, layer=layer)
-    predictions = None if scores is None else scores.of(head)
-    return embed.overview(X, store.images["label"], predictions, random_state=random_state)

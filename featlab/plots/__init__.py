@@ -15,6 +15,7 @@ from featlab.plots.card import NeuronCard, neuron_card
 from featlab.plots.embed import embedding_scatter, embedding_thumbnails
 from featlab.plots.gradients import (
     GRADIENT_METHOD_NAMES,
+    cam_strips,
     dam_steps,
     faithfulness_scores,
     gradient_maps,
@@ -46,6 +47,7 @@ __all__ = [
     "box_eda",
     "box_heads",
     "calibration",
+    "cam_strips",
     "class_balance",
     "confounds",
     "confusion_matrix",

@@ -24,10 +24,12 @@ from featlab.plots._base import (
     plural,
     short_name,
 )
+from featlab.plots.localisation import method_strips
 from featlab.plots.pictures import _check, _draw_boxes
 
 if TYPE_CHECKING:
     from featlab.gradients import DamTrace
+    from featlab.pipeline._gradient_results import CamExamples
 
 RULE_NAMES = {
     "plain": "gradient",
@@ -165,6 +167,25 @@ def gradient_maps(
                     rotation=0, ha="right", va="center",
                 )  # fmt: skip
     return figure
+
+
+def cam_strips(cams: CamExamples) -> Figure:
+    """Pictures in rows; the heat map and box of each method of the Grad-CAM family in columns.
+
+    Parameters
+    ----------
+    cams : CamExamples
+        ``pictures``, ``labels``, ``true_boxes``, ``heats`` and ``boxes`` of
+        ``GradientResults.cams``.
+    """
+    names = GRADIENT_METHOD_NAMES
+    return method_strips(
+        list(cams.pictures),
+        {names[name]: list(heats) for name, heats in cams.heats.items()},
+        labels=cams.labels,
+        true_boxes=cams.true_boxes,
+        predicted_boxes={names[name]: list(boxes) for name, boxes in cams.boxes.items()},
+    )
 
 
 def randomisation_curves(

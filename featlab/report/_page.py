@@ -12,8 +12,8 @@ import jinja2
 from markupsafe import Markup
 
 from featlab._errors import FeatlabError
+from featlab.report import _glance, _gradients, _transfer
 from featlab.report import _words as words
-from featlab.report._again import again_figures, again_tables, again_words
 from featlab.report._choices import confirmed_detectors, main_head, selected_detectors
 from featlab.report._figures import drawings
 from featlab.report._grids import grids
@@ -85,15 +85,21 @@ def _render(results: Results, max_examples: int, random_state: int) -> str:
     )
     script = f'"use strict";\n(() => {{\n{_source(environment, _SCRIPTS)}}})();\n'
     head = main_head(results.heads.table)
+    figures, tables = drawings(results, head, max_examples, random_state), grids(results)
+    sentences: dict[str, str] = {}
+    for section in (_glance, _gradients, _transfer):
+        figures |= section.figures(results)
+        tables |= section.tables(results)
+        sentences |= section.sentences(results)
     page = environment.get_template("report.html").render(
         style=Markup(_source(environment, _STYLES)),
         script=Markup(script),
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        figures=drawings(results, head, max_examples, random_state) | again_figures(results),
-        tables=grids(results) | again_tables(results),
+        figures=figures,
+        tables=tables,
         methods=methods(results),
         **_facts(results, head),
-        **again_words(results),
+        **sentences,
     )
     # Names are escaped, so that none can look like this; the data gets the bytes that are left.
     before, place, after = page.rpartition(_DATA)

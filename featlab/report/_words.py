@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from featlab import plots
 from featlab.report._choices import (
     BASELINE_HEADS,
     best_method,
@@ -40,12 +41,6 @@ _METHODS = {
     "parts": "part shared over the set",
     "fusion": "detectors, CAM and sum fused",
     "cell_boxes": "cells learnt from boxes",
-    "dam_original": "DAM, original",
-    "dam_variant": "DAM, variant",
-    "grad_cam": "Grad-CAM",
-    "grad_cam_plus_plus": "Grad-CAM++",
-    "hires_cam": "HiResCAM",
-    "layer_cam": "LayerCAM",
     "random_neuron": "a random neuron",
     "centre_gaussian": "a blob at the picture's centre",
     "whole_image": "the whole picture",
@@ -147,7 +142,8 @@ def method(identifier: object) -> str:
     base = str(identifier).removesuffix("_refined")
     if base != str(identifier):
         return f"{method(base)}, corrected"
-    return _METHODS.get(str(identifier), readable(identifier))
+    names = plots.GRADIENT_METHOD_NAMES | _METHODS
+    return names.get(str(identifier), readable(identifier))
 
 
 def box_head(identifier: object) -> str:

@@ -1,4 +1,4 @@
-"""Commands beside the one pass: finetune trains the network, embed shows the set at a glance."""
+"""The command that trains the network: a head, then its last blocks too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from featlab.cli._options import (
     Preprocessing,
     Resize,
     Seed,
-    Store,
     Weights,
 )
 from featlab.cli._pass import finished_store, index
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from featlab.backbones import Backbone
     from featlab.finetune import FineTuned, Transfer
+from featlab.cli._folder import write_figures, write_tables
 
 logger = logging.getLogger(__name__)
 
@@ -110,62 +110,8 @@ def finetune(
         with finished_store(table, boxes, path, tuned, resize, "float16", batch_size, {}) as after:
             found = transfer_study(store, split, fits, after, small_images=small, random_state=seed)
     room.save_transfer(found, output)
+    _tell_transfer(found)
     _write_transfer(found, output)
-    _tell_transfer(found, output)
-
-
-def embed(
-    store: Store,
-    output: Output,
-    layer: Annotated[str | None, typer.Option(help="(default: the last stored)")] = None,
-    seed: Seed = 0,
-) -> None:
-    """Lay the images on a plane, name their nearest neighbours and find the misclassified."""
-    from featlab import features, heads, plots, report, splits
-    from featlab.pipeline import overview, picture_loader
-    from featlab.store import MapStore
-
-    with MapStore(store) as opened:
-        labels, groups = opened.images["label"], opened.images["group"]
-        split = splits.make_split(opened.images, random_state=seed)
-        X = features.feature_table(opened, layer=layer)
-        scores = heads.evaluate_heads(
-            X, labels, split, groups=groups, heads=["logistic"], random_state=seed
-        )
-        found = overview(opened, scores, layer=layer, random_state=seed)
-        load = picture_loader(opened)
-        pictures = {int(row): load(int(row)) for row in found.embedding.thumbnails["row"]}
-        about = opened.images[["path", "label"]].assign(split=split)
-    output.mkdir(parents=True, exist_ok=True)
-    wrong = found.misclassified
-    assert wrong is not None
-    tables = {
-        "embedding": about.join(found.embedding.coordinates),
-        "neighbours": found.neighbours,
-        "separation": found.separation,
-        "misclassified": wrong,
-    }
-    for name, table in tables.items():
-        for suffix in (".csv", ".parquet"):
-            report.write_table(table, output / f"{name}{suffix}")
-    plane = found.embedding
-    drawings: dict[str, Any] = {
-        f"plane_{name}": plots.embedding_scatter(
-            plane, labels, misclassified=wrong["row"].to_numpy(), plane=name
-        )
-        for name in ("tsne", "pca")
-    }
-    _save(drawings | {"thumbnails": plots.embedding_thumbnails(plane, pictures, labels)}, output)
-    k, trust = plane.n_neighbors, plane.trustworthiness
-    print(
-        f"{len(plane)} images; perplexity {plane.perplexity:.3g}; trustworthiness over {k} "
-        f"neighbours: t-SNE {trust['tsne']:.3f}, PCA {trust['pca']:.3f}"
-    )
-    print(found.separation.to_string(index=False, float_format="{:.3f}".format))
-    print(f"misclassified test images of the logistic head: {len(wrong)} of {wrong.attrs['n']}")
-    if len(wrong):
-        print(wrong.head(10).to_string(index=False, float_format="{:.2f}".format))
-    print(f"results: {output}")
 
 
 def _trained(
@@ -198,7 +144,7 @@ def _epochs(items: Iterable[int], *, label: str) -> Iterable[int]:
 
 
 def _write_transfer(found: Transfer, output: Path) -> None:
-    from featlab import plots, report
+    from featlab import plots
 
     drawings: dict[str, Any] = {
         "transfer_curves": plots.transfer_curves(found.curves),
@@ -208,19 +154,11 @@ def _write_transfer(found: Transfer, output: Path) -> None:
         drawings["transfer_detectors"] = plots.detector_changes(found.neurons)
     if found.small_images is not None:
         drawings["transfer_small_images"] = plots.small_images(found.small_images)
-    for name, table in found.tables().items():
-        report.write_table(table, output / f"transfer_{name}.csv")
-    _save(drawings, output)
+    write_tables(output, {f"transfer_{name}": table for name, table in found.tables().items()})
+    write_figures(output, drawings, ["png"])
 
 
-def _save(drawings: dict[str, Any], output: Path) -> None:
-    from featlab import plots
-
-    for name, drawing in drawings.items():
-        (output / f"{name}.png").write_bytes(plots.encode(drawing, "png"))
-
-
-def _tell_transfer(found: Transfer, output: Path) -> None:
+def _tell_transfer(found: Transfer) -> None:
     shown = ["name", "n", "accuracy", "accuracy_low", "accuracy_high", "difference", "p"]
     shown += ["seconds", "trainable_parameters"]
     print(found.comparison[shown].to_string(index=False, float_format="{:.3f}".format))
@@ -229,4 +167,3 @@ def _tell_transfer(found: Transfer, output: Path) -> None:
     print(found.detectors.to_string(index=False, float_format="{:.3f}".format))
     if found.small_images is not None:
         print(found.small_images.to_string(index=False, float_format="{:.3f}".format))
-    print(f"results: {output}")

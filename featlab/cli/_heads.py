@@ -1,0 +1,156 @@
+"""The command about classes: classifiers on the pooled maps, of one network or several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featlab.cli._options import Seed
+from featlab.cli._summary import show
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from featlab.heads import HeadResults
+    from featlab.store import MapStore
+from featlab.cli._folder import Folder, write_figures, write_tables
+
+_SCORES = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "roc_auc", "log_loss"]
+
+
+_PAIRS = ["difference", "difference_low", "difference_high", "p_adjusted", "test"]
+
+
+def heads(
+    stores: Annotated[
+        list[Path],
+        typer.Argument(help="A store; or several of the same images, to compare their networks."),
+    ],
+    names: Annotated[
+        str,
+        typer.Option(
+            "--heads",
+            help="Comma-separated: logistic, logistic_l1, mlp, linear_svm, knn, nearest_centroid.",
+        ),
+    ] = "logistic,mlp",
+    pooling: Annotated[
+        str, typer.Option(help="mean, max, softmax_mean, softmax_max or flat.")
+    ] = "mean",
+    layer: Annotated[str | None, typer.Option(help="(default: the last stored)")] = None,
+    class_weight: Annotated[
+        str | None, typer.Option(help="balanced: every class counts the same. (default: no)")
+    ] = None,
+    folds: Annotated[
+        int, typer.Option(min=0, help="Score by nested cross-validation over so many folds.")
+    ] = 0,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Also: accuracy over the number of train images.")
+    ] = False,
+    output: Folder = None,
+    seed: Seed = 0,
+) -> None:
+    """Who is in the picture: classifiers on the pooled maps, compared image by image."""
+    from featlab import heads as room
+    from featlab import plots, splits
+    from featlab.store import MapStore
+
+    common: dict[str, Any] = {
+        "heads": names.split(","),
+        "class_weight": class_weight,
+        "random_state": seed,
+    }
+    if len(stores) > 1:
+        opened = {name: MapStore(path) for name, path in _store_names(stores).items()}
+        images = next(iter(opened.values())).images
+        split = splits.make_split(images, random_state=seed)
+        found = room.compare_backbones(opened, split, pooling=pooling, layer=layer, **common)
+        show(found.table, ["backbone", "head", "n", *_SCORES])
+        print("pairs of networks, on the same test images (Holm over all):")
+        show(found.pairs, ["head", "a", "b", *_PAIRS])
+        write_tables(output, {"backbones": found.table, "backbone_pairs": found.pairs})
+        write_figures(output, {"backbones": plots.backbones(found.table)})
+        return
+    with MapStore(stores[0]) as store:
+        tables, figures = _one_store(store, pooling, layer, folds, curve, common, output)
+    write_tables(output, tables)
+    write_figures(output, figures)
+
+
+def _save_heads(scores: HeadResults, folder: Path | None) -> None:
+    """The fitted heads as plain arrays; the two that are no layers of weights are left out."""
+    from featlab.heads import save_head
+
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, model in scores.models.items():
+        if name not in ("dummy", "knn"):
+            save_head(model, folder / f"{name}.npz")
+
+
+def _one_store(
+    store: MapStore,
+    pooling: str,
+    layer: str | None,
+    folds: int,
+    curve: bool,
+    common: dict[str, Any],
+    output: Path | None,
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """Print the heads of one store; its tables and figures."""
+    from featlab import features, plots, splits
+    from featlab import heads as room
+
+    X = features.feature_table(store, pooling, layer=layer)
+    labels, groups = store.images["label"], store.images["group"]
+    everything = {"groups": groups, "colour": store.colour_histogram, **common}
+    if folds:
+        crossed = room.cross_validate_heads(X, labels, n_outer=folds, **everything)
+        summary, pairs = crossed.summary(), room.compare_all(crossed)
+        show(summary, ["head", "n_scores", *_SCORES])
+        print("pairs of heads over the same folds (corrected resampled t, Holm over all):")
+        show(pairs, ["a", "b", "difference", "difference_low", "difference_high", "p_adjusted"])
+        return {"heads": summary, "head_folds": crossed.table, "head_pairs": pairs}, {}
+    split = splits.make_split(store.images, random_state=common["random_state"])
+    scores = room.evaluate_heads(X, labels, split, **everything)
+    _save_heads(scores, output)
+    first = common["heads"][0]
+    tables = {
+        "heads": scores.table,
+        "head_pairs": room.compare_all(scores),
+        "per_class": room.per_class(scores, first),
+        "calibration": room.calibration_table(scores, first),
+    }
+    show(scores.table, ["head", "n_train", "n", *_SCORES, "parameters"])
+    print("pairs of heads, on the same test images (Holm over all):")
+    show(tables["head_pairs"], ["a", "b", *_PAIRS])
+    if len(scores.classes) > 2:
+        print(f"the {first} head, class by class:")
+        show(
+            tables["per_class"], ["class", "support", "recall", "precision", "f1", "confused_with"]
+        )
+    figures = {
+        "heads": plots.head_comparison(scores.table),
+        "calibration": plots.calibration(tables["calibration"]),
+    }
+    if curve:
+        tables["learning_curve"] = room.learning_curve(
+            X, labels, split, head=first, groups=groups, random_state=common["random_state"]
+        )
+        print(f"the {first} head on fewer images per class:")
+        columns = ["size", "n_train", "accuracy", "accuracy_low", "accuracy_high", "accuracy_sd"]
+        show(tables["learning_curve"], columns)
+        figures["learning_curve"] = plots.learning_curve(tables["learning_curve"])
+    return tables, figures
+
+
+def _store_names(paths: list[Path]) -> dict[str, Path]:
+    """Short names that differ: the file's, or its folder's where the files are called the same."""
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [path.resolve().parent.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    return dict(zip(names, paths, strict=True))
