@@ -493,6 +493,12 @@ def test_the_plane_lists_what_is_near(browser, two):
     results, path = two
     show(browser, path)
     canvas = by_id(browser, "embedding-plot")
+    # Before anybody points: what is nearest to the middle, which is the middle of both ranges.
+    at_first = by_id(browser, "embedding-near").find_element(By.CSS_SELECTOR, ".file").text
+    plane = results.glance.overview.embedding.coordinates[["tsne_1", "tsne_2"]].to_numpy()
+    middle = (plane.min(axis=0) + plane.max(axis=0)) / 2
+    nearest = np.linalg.norm(plane - middle, axis=1).argmin()
+    assert at_first == results.store.images["path"].iloc[nearest]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
     browser.execute_script("arguments[0].focus()", canvas)
     near = by_id(browser, "embedding-near").find_elements(By.TAG_NAME, "li")

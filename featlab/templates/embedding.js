@@ -116,10 +116,13 @@ function startEmbedding(data, pictures) {
   byId("embedding-wrong").textContent = wrong.size
     ? `Ringed: the ${counted(wrong.size)} misclassified.`
     : "";
+  // Points have places only once they are laid out; nothing is marked before somebody points.
+  plot.redraw();
   aim(
     plot.size().map((side) => side / 2),
     false,
   );
+  plot.mark(-1);
   cursor = null;
   canvas.addEventListener("keydown", step);
   canvas.addEventListener("focus", () => {
