@@ -211,7 +211,7 @@ def make_neurons(store: FakeStore, split: pd.Series, *, detectors: bool = True) 
     table.loc[~table["detector"], confirmed] = np.nan
     table["replicated"] = table["p_confirmed"] <= 0.05
     table.attrs = {
-        "test": "mannwhitney",
+        "test": "mannwhitneyu",
         "correction": "fdr_bh",
         "alpha": 0.05,
         "min_auroc": 0.7,

@@ -128,7 +128,9 @@ def test_the_page_asks_for_nothing_from_outside(two, many):
         )
         asks = r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|Function\(|import\(|"
         assert not re.search(asks + r"fetch\(|XMLHttpRequest|WebSocket|https?:|<!--", script[1])
-        page = text_of(page)
+        # The literature is linked, which asks for nothing until somebody clicks.
+        works = r'<a href="https://(doi\.org|arxiv\.org)/[^"<>]+" rel="noreferrer">'
+        page = re.sub(works, "", text_of(page))
         assert not re.search(r"<script|https?://|@import|url\(|<link|<iframe", page)
         assert not re.search(r"\son\w+=", page)
 
@@ -210,7 +212,7 @@ def test_writing_twice_gives_the_same_page_and_no_litter(two, tmp_path):
             for kind in ("csv", "parquet")
         ]
     )
-    for link in re.findall(r'href="([^#"]+)"', page):
+    for link in re.findall(r'href="(?!https:)([^#"]+)"', page):
         assert (path.parent / link).exists()
 
 

@@ -146,7 +146,7 @@ def hostile(tmp_path_factory):
     return results, report.write_report(results, tmp_path_factory.mktemp("odd") / "report.html")
 
 
-def show(browser, path, *, width=1280, height=1000, dark=False, media=""):
+def show(browser, path, *, width=1280, height=1000, dark=False, media="", remembered=False):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
@@ -157,6 +157,9 @@ def show(browser, path, *, width=1280, height=1000, dark=False, media=""):
         {"name": "prefers-reduced-motion", "value": "reduce"},
     ]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+    if not remembered:
+        where = {"origin": "file://", "storageTypes": "local_storage"}
+        browser.execute_cdp_cmd("Storage.clearDataForOrigin", where)
     browser.get(path.as_uri())
     WebDriverWait(browser, 30).until(
         lambda b: b.execute_script("return document.documentElement.dataset.ready")
@@ -586,6 +589,8 @@ def test_the_theme_follows_the_system_and_the_button(browser, two):
     by_id(browser, "theme").click()
     assert browser.execute_script(paper) == "rgb(20, 24, 29)"
     assert by_id(browser, "theme").text == "Light page"
+    show(browser, two[1], remembered=True)
+    assert browser.execute_script(paper) == "rgb(20, 24, 29)"
     # On paper it is light whatever was chosen, and without controls.
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
     assert browser.execute_script(paper) == "rgb(255, 255, 255)"

@@ -59,13 +59,14 @@ def confounds_line(table: pd.DataFrame, n: int) -> Finding:
     # Each statistic once, at its strongest.
     shown = strong.drop_duplicates("statistic").head(_SHOWN)
     parts = [
-        f"{row.statistic} for {row.class_!r} "
-        f"({row.auroc:.2f}, 95 % {row.auroc_low:.2f}-{row.auroc_high:.2f})"
+        f"{str(row.statistic).replace('_', ' ')} for {row.class_!r} "
+        f"(AUROC {row.auroc:.2f}, 95 % {row.auroc_low:.2f}-{row.auroc_high:.2f})"
         for row in shown.rename(columns={"class": "class_"}).itertuples()
     ]
     text = (
+        f"Without any network, picture statistics tell classes apart: {', '.join(parts)}; "
         f"{len(failed):,} strong and {len(warned):,} weaker of {len(table):,} pairs of a class and "
-        f"a picture statistic; highest AUROC: {', '.join(parts)}."
+        "a statistic."
     )
     return Finding(name, worse_of(len(failed) > 0, len(warned) > 0), text, n)
 

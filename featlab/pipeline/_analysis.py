@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ LOCALISERS = (
     "cell_boxes",
     "random_neuron",
 )
+"""Heat-map methods that a report compares."""
 REFINED = ("cell_boxes",)
 _POINTING_DETECTORS = 10
 _SHUFFLES = 5
@@ -179,6 +181,7 @@ def analyse(
             seconds=seconds,
             box_kind=box_kind or _only_kind(store.boxes),
             command=command,
+            random_state=random_state,
             backbone_description=str(store.provenance.get("description", "")),
             samples=samples(store, load, truth, random_state),
             detector_examples=detector_examples(store, load, truth, scores, chosen, random_state),
@@ -415,8 +418,9 @@ def _cards(
     ]
 
 
-def write_results(results: report.Results, folder: Path) -> dict[str, Any]:
+def write_results(results: report.Results, folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Report, tables and summary; returns the summary."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _timed(results.seconds, "report"):  # type: ignore[arg-type]
         report.write_report(results, folder / "report.html")

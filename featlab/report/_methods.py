@@ -6,6 +6,7 @@ import pandas as pd
 
 from featlab.report import _words as words
 from featlab.report._grids import shown_value
+from featlab.report._references import Citations, Reference
 from featlab.report._results import Results
 
 _TESTS = {
@@ -23,6 +24,12 @@ _CORRECTIONS = {
     "local_fdr": "Efron's local false discovery rate",
     "max_t": "permutation of the labels (single-step max-T)",
 }
+_NETWORKS = {
+    "efficientnet": "efficientnet",
+    "mobilenetv2": "mobilenetv2",
+    "resnet": "resnet",
+    "vgg": "vgg",
+}
 _CONFIRMED_BY = {
     "images": "a one-sided Mann-Whitney test",
     "whole groups": "a one-sided t-test of the groups' mean ranks",
@@ -30,30 +37,45 @@ _CONFIRMED_BY = {
 }
 
 
-def methods(results: Results) -> list[str]:
-    """Paragraphs of plain text: network, split, heads, detectors, localisation, software."""
+def methods(results: Results) -> tuple[list[str], list[Reference]]:
+    """What was done, from the provenance and from the parameters that the tables carry.
+
+    Returns
+    -------
+    paragraphs : list of str
+        Network, split, heads, detectors, localisation, the set at a glance, gradients, software;
+        plain text with numbers of the literature in brackets.
+    references : list of Reference
+        The literature in the order of its numbers.
+    """
+    citations = Citations()
     paragraphs = [
-        _network(results),
-        _split(results),
-        _heads(results.heads.table),
-        _detectors(results.neurons),
-        _localisation(results),
-        _software(results.store.provenance),
+        _network(results, citations),
+        _split(results, citations),
+        _heads(results, citations),
+        _detectors(results.neurons, citations),
+        _localisation(results, citations),
+        _glance(results, citations),
+        _gradients(results, citations),
+        _software(results.store.provenance, citations),
     ]
-    return [paragraph for paragraph in paragraphs if paragraph]
+    return [paragraph for paragraph in paragraphs if paragraph], citations.cited
 
 
-def _network(results: Results) -> str:
+def _network(results: Results, citations: Citations) -> str:
     known = {key: shown_value(value) for key, value in results.store.provenance.items()}
     h, w, c = results.store.map_shape()
     resize = {
         "stretch": "stretched to the input's shape",
         "pad": "fitted into the input with padding",
     }.get(known.get("resize", ""), known.get("resize", "resized"))
-    sha = known.get("weights_sha256", "")
+    name, weights, sha = (known.get(key, "") for key in ("backbone", "weights", "weights_sha256"))
+    works = [work for start, work in _NETWORKS.items() if name.lower().startswith(start)]
+    trained = citations.cite("imagenet") if weights.lower() == "imagenet" else ""
     parts = [
-        f"Feature maps were computed once with {known.get('backbone', 'a frozen network')}",
-        f", weights {known['weights']}" if "weights" in known else "",
+        f"Feature maps were computed once with {name or 'a frozen network'}",
+        citations.cite(*works),
+        f", weights {weights}{trained}" if weights else "",
         f" (SHA-256 {sha[:12]}…)" if sha else "",
         f", input {known['input_size']} pixels" if "input_size" in known else "",
         f", preprocessing {known['preprocessing']}" if "preprocessing" in known else "",
@@ -63,50 +85,78 @@ def _network(results: Results) -> str:
     return "".join(parts)
 
 
-def _split(results: Results) -> str:
+def _split(results: Results, citations: Citations) -> str:
     counts = pd.Series(list(results.split)).value_counts()
     sizes = ", ".join(f"{counts.get(side, 0):,} {side}" for side in ("train", "confirm", "test"))
+    grouped = results.store.images["group"].astype(str).ne("").any()
     return (
-        f"The images were split into {sizes}. Everything was fitted and selected on train, "
-        "detectors were judged and thresholds chosen on confirm, and scores were measured on test."
+        f"The images were split into {sizes}"
+        f"{', whole groups on one side' if grouped else ''}. Everything was fitted and selected on "
+        "train, detectors were judged and thresholds chosen on confirm, and scores were measured "
+        "on test: what is chosen and judged on the same images is flattered"
+        f"{citations.cite('double_dipping')}."
     )
 
 
-def _heads(table: pd.DataFrame) -> str:
+def _heads(results: Results, citations: Citations) -> str:
+    table = results.heads.table
     settings = "; ".join(
         f"{words.readable(row['head'])}: {row['parameters']}"
         for _, row in table.iterrows()
         if str(row["parameters"]).strip() not in ("", "nan", "None")
     )
-    boot = table.attrs.get("n_boot")
-    return "".join(
-        [
-            "Heads were fitted on train images, with tuning by cross-validation inside train",
-            f" ({settings})" if settings else "",
-            f"; intervals are 95 % bootstrap intervals ({boot:,} draws)" if boot else "",
-            ".",
-        ]
+    text = (
+        f"Heads{citations.cite('scikit-learn')} were fitted on train images, with tuning by "
+        f"cross-validation inside train{f' ({settings})' if settings else ''}"
     )
+    text += f".{_intervals(table, citations)}"
+    if results.head_details is not None and len(results.head_details.pairs):
+        tests = results.head_details.pairs["test"].astype(str)
+        if tests.str.contains("McNemar").any():
+            text += (
+                " Two heads were compared on the same images by McNemar's test"
+                f"{citations.cite('mcnemar')}, corrected by Holm{citations.cite('holm')}."
+            )
+    return text
 
 
-def _detectors(table: pd.DataFrame) -> str:
+def _intervals(table: pd.DataFrame, citations: Citations) -> str:
+    """How the intervals of the heads came about, as their column says."""
+    kinds = table.get("interval", pd.Series(dtype=str)).astype(str)
+    if kinds.str.contains("cluster").any():
+        return (
+            " Their 95 % intervals come from resampling whole groups of test images"
+            f"{citations.cite('clustered_bootstrap')}."
+        )
+    if kinds.str.contains("wilson").any():
+        return (
+            f" Their 95 % intervals are Wilson's for the accuracy{citations.cite('wilson')}, and "
+            f"from resampling test images for the other scores{citations.cite('bootstrap')}."
+        )
+    return ""
+
+
+def _detectors(table: pd.DataFrame, citations: Citations) -> str:
     known = table.attrs
     if "test" not in known:
         return ""
-    test = _TESTS.get(known["test"], known["test"])
-    correction = _CORRECTIONS.get(known.get("correction", ""), known.get("correction", "none"))
+    test = _TESTS.get(known["test"], known["test"]) + citations.cite(known["test"])
+    correction = known.get("correction", "none")
+    corrected = _CORRECTIONS.get(correction, correction) + citations.cite(correction)
     family = known.get("n_tests", int(table["p"].notna().sum()))
     dead = int(table["p"].isna().sum())
     text = (
         f"Each neuron's pooled activation in a class was compared with all other images by {test}, "
-        f"corrected by {correction} over one family of {family:,} tests (all layers, poolings, "
+        f"corrected by {corrected} over one family of {family:,} tests (all layers, poolings, "
         f"classes and neurons; {words.plural(dead, 'constant one', 'constant ones')} left out). "
         f"A neuron was selected as a detector with an adjusted p ≤ {known.get('alpha')} and an "
-        f"AUROC of at least {known.get('min_auroc')} (or, as a silent one, at most 1 minus that)."
+        f"AUROC of at least {known.get('min_auroc')} (or, as a silent one, at most 1 minus that). "
+        f"Intervals of the AUROC are DeLong's{citations.cite('delong')}, and score intervals where "
+        f"a class is separated perfectly{citations.cite('newcombe')}."
     )
     if "confirm_alpha" in known:
-        again = _CORRECTIONS.get(known.get("confirm_correction", ""), "corrected")
-        unit = known.get("confirm_unit", "images")
+        key, unit = known.get("confirm_correction", ""), known.get("confirm_unit", "images")
+        again = _CORRECTIONS.get(key, "corrected") + citations.cite(key)
         text += (
             f" Confirmed means: on images not used to select it, {_CONFIRMED_BY[unit]} with "
             f"{again} over {known.get('n_confirm_tests', 0):,} detectors gave p ≤ "
@@ -121,7 +171,7 @@ def _detectors(table: pd.DataFrame) -> str:
     return text
 
 
-def _localisation(results: Results) -> str:
+def _localisation(results: Results, citations: Citations) -> str:
     table = words.scores(results)
     if table is None:
         return ""
@@ -140,17 +190,49 @@ def _localisation(results: Results) -> str:
         if bare
         else ""
     )
+    shown = set(table["method"])
+    maps = [
+        f"{text}{citations.cite(key)}"
+        for key, text in (
+            ("cam", "class activation maps of the logistic head"),
+            ("ddt", "the first principal component of a class's cells"),
+        )
+        if key in shown
+    ]
+    among = f" Among them are {' and '.join(maps)}." if maps else ""
     return (
-        "Heat maps were thresholded at a share of their range, with one threshold for all images, "
-        f"{chosen}. The predicted box encloses the largest region above it and is compared with "
-        f"the best ground-truth box{kind}; box accuracy is the share of images with an "
-        "intersection over union (IoU) of at least 0.5, the class being known. Intervals are 95 % "
-        f"intervals over images.{silent} The oracle column uses the threshold that is best on the "
-        "test images themselves, as much of the literature does; it flatters."
+        f"Heat maps are weighted sums of the stored maps.{among} They were thresholded at a share "
+        f"of their range, with one threshold for all images{citations.cite('wsol')}, {chosen}. The "
+        "predicted box encloses the largest region above it and is compared with the best "
+        f"ground-truth box{kind}; box accuracy is the share of images with an intersection over "
+        "union (IoU) of at least 0.5, the class being known. The pointing game asks whether the "
+        f"peak lies in a box{citations.cite('pointing')}. Intervals are 95 % intervals over "
+        f"images.{silent} The oracle column uses the threshold that is best on the test images "
+        "themselves, as much of the literature does; it flatters."
     )
 
 
-def _software(provenance: dict[str, object]) -> str:
+def _glance(results: Results, citations: Citations) -> str:
+    if results.glance is None:
+        return ""
+    return (
+        f"The plane of the set is t-SNE{citations.cite('tsne')} of the principal components of the "
+        "pooled activations; it shows neighbours, not distances between far groups."
+    )
+
+
+def _gradients(results: Results, citations: Citations) -> str:
+    if results.gradients is None:
+        return ""
+    return (
+        f"Guided back-propagation{citations.cite('guided')} and the selection of units by "
+        f"activation times gradient (DAM){citations.cite('dam')} ran the network again, as did "
+        f"Grad-CAM and its kin{citations.cite('grad_cam')}. Whether they mean the trained network "
+        f"was checked by making its layers random, one after the other{citations.cite('sanity')}."
+    )
+
+
+def _software(provenance: dict[str, object], citations: Citations) -> str:
     versions = [
         f"{key.removeprefix('version_')} {value}"
         for key, value in sorted(provenance.items())
@@ -158,4 +240,9 @@ def _software(provenance: dict[str, object]) -> str:
     ]
     own = provenance.get("featlab_version")
     listed = ([f"featlab {own}"] if own else []) + versions
-    return f"Software: {', '.join(listed)}." if listed else ""
+    if not listed:
+        return ""
+    return (
+        f"Software: {', '.join(listed)}; statistics by SciPy{citations.cite('scipy')} and "
+        f"statsmodels{citations.cite('statsmodels')}."
+    )

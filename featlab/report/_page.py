@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from featlab._errors import FeatlabError
-from featlab.report import _glance, _gradients, _transfer
+from featlab.report import _glance, _gradients, _overview, _transfer
 from featlab.report import _words as words
 from featlab.report._choices import confirmed_detectors, main_head, selected_detectors
 from featlab.report._figures import drawings
@@ -91,13 +91,15 @@ def _render(results: Results, max_examples: int, random_state: int) -> str:
         figures |= section.figures(results)
         tables |= section.tables(results)
         sentences |= section.sentences(results)
+    paragraphs, references = methods(results)
     page = environment.get_template("report.html").render(
         style=Markup(_source(environment, _STYLES)),
         script=Markup(script),
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         figures=figures,
         tables=tables,
-        methods=methods(results),
+        methods=paragraphs,
+        references=references,
         **_facts(results, head),
         **sentences,
     )
@@ -116,6 +118,7 @@ def _source(environment: jinja2.Environment, names: tuple[str, ...]) -> str:
 def _facts(results: Results, head: str) -> dict[str, Any]:
     provenance, images = results.store.provenance, results.store.images
     verdict, figures = words.localisation_answer(results)
+    strip = _overview.checks(results)
     root = PurePath(str(images.attrs.get("root", "")).replace("\\", "/")).name
     return {
         "data_set": words.name(root or "an image folder"),
@@ -140,7 +143,10 @@ def _facts(results: Results, head: str) -> dict[str, Any]:
         "checks": words.checks(results),
         "poolings": words.poolings(results),
         "box_kind": results.box_kind,
+        "strip": strip,
+        "strip_verdict": _overview.verdict(strip),
         "command": results.command,
+        "python_lines": _overview.python_lines(results),
         "measured": words.scores(results) is not None,
         "explored": words.explored(results),
         "has_gallery": results.gallery is not None,

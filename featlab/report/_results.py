@@ -309,6 +309,8 @@ class Results:
         Kind of the boxes that were scored.
     command : str
         How the analysis was run.
+    random_state : int
+        Its seed.
     backbone_description : str
     samples : Samples, optional
     detector_examples, localisation_examples : Examples, optional
@@ -344,6 +346,7 @@ class Results:
     seconds: Mapping[str, float] = field(default_factory=dict)
     box_kind: str | None = None
     command: str = ""
+    random_state: int = 0
     backbone_description: str = ""
     samples: Samples | None = None
     detector_examples: Examples | None = None

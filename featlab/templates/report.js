@@ -57,12 +57,23 @@ function startTheme() {
   const button = byId("theme");
   const root = document.documentElement;
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
+  // A browser may keep nothing for a file; the choice then lasts as long as the page.
+  const kept = (use) => {
+    try {
+      return use(localStorage);
+    } catch {
+      return null;
+    }
+  };
+  const chosen = kept((storage) => storage.getItem("featlab-theme"));
+  if (["dark", "light"].includes(chosen)) root.dataset.theme = chosen;
   const tell = () => {
     button.textContent = isDark() ? "Light page" : "Dark page";
     repaint();
   };
   button.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
+    kept((storage) => storage.setItem("featlab-theme", root.dataset.theme));
     tell();
   });
   dark.addEventListener("change", tell);

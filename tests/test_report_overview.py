@@ -1,0 +1,117 @@
+"""The strip of verdicts, the literature and the lines for Python."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from fake_results import make_results
+
+from featlab import backbones, extract, features, images, pipeline
+from featlab.report._methods import methods
+from featlab.report._overview import checks, python_lines, verdict
+from featlab.report._references import REFERENCES, Citations
+
+
+def audited(results, verdicts):
+    table = pd.DataFrame(
+        {
+            "check": [f"check_{k}" for k in range(len(verdicts))],
+            "verdict": verdicts,
+            "finding": [f"finding {k} <b>" for k in range(len(verdicts))],
+            "n": 10,
+        }
+    )
+    return dataclasses.replace(results, audit=SimpleNamespace(summary=table))
+
+
+@pytest.fixture(scope="module")
+def results():
+    return make_results(c=16, pictures=False)
+
+
+def test_the_worst_checks_come_first_and_are_counted(results):
+    found = checks(audited(results, ["pass", "warn", "fail", "not done", "warn"]))
+    assert [check.verdict for check in found] == ["fail", "warn", "warn", "pass", "not done"]
+    assert [check.name for check in found][:3] == ["check 2", "check 1", "check 4"]
+    assert verdict(found) == "5 checks of the set: 1 fails, 2 warn, 1 passes, 1 not done."
+    assert {check.sign for check in found} == {"✕", "!", "✓", "–"}
+    assert checks(results) == []
+
+
+def test_works_are_numbered_by_first_mention_and_all_used():
+    citations = Citations()
+    assert citations.cite("cam", "ddt") == " [1, 2]"
+    assert citations.cite("ddt") == " [2]"
+    assert citations.cite("fdr_bh", "cam") == " [1, 3]"
+    assert citations.cite("nothing") == ""
+    assert [work.text[:4] for work in citations.cited] == ["Zhou", "Wei ", "Benj"]
+    for work in REFERENCES.values():
+        assert re.search(r"\((19|20)\d\d\)\.", work.text)
+        assert not (work.doi and work.arxiv)
+
+
+def test_methods_cite_what_was_used_and_nothing_else(results):
+    paragraphs, references = methods(results)
+    text = " ".join(paragraphs)
+    numbers = {int(n) for group in re.findall(r"\[([\d, ]+)\]", text) for n in group.split(", ")}
+    assert numbers == set(range(1, len(references) + 1))
+    listed = " ".join(work.text for work in references)
+    for author in ("Mann & Whitney", "Benjamini & Hochberg", "Kriegeskorte", "Choe", "Tan & Le"):
+        assert author in listed
+    for author in ("Brunner", "Springenberg", "van der Maaten", "Westfall"):
+        assert author not in listed
+    table = results.neurons.copy()
+    table.attrs = dict(table.attrs, test="brunner_munzel", correction="max_t")
+    paragraphs, references = methods(
+        dataclasses.replace(results, neurons=table, localisation=None, gradients=object())
+    )
+    listed = " ".join(work.text for work in references)
+    assert "Brunner" in listed and "Westfall" in listed and "Adebayo" in listed
+    assert "Choe" not in listed and "Mann & Whitney" not in listed
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({}, "load_backbone('efficientnet_lite0', input_size=(224, 224), layers=['top'])"),
+        ({"weights": "random"}, "weights=None, input_size"),
+        ({"weights": "mine.weights.h5"}, "weights='mine.weights.h5', input_size"),
+        ({"output_stride": "16"}, "layers=['top'], output_stride=16)"),
+        ({"output_stride": "network's own"}, "layers=['top'])\n"),
+        ({"resize": "pad", "dtype": "float32"}, "boxes=boxes, resize='pad', dtype='float32')"),
+    ],
+)
+def test_python_lines_say_what_differs_from_the_defaults(results, known, expected, monkeypatch):
+    provenance = results.store.provenance | known
+    monkeypatch.setattr(results.store, "provenance", provenance)
+    lines = python_lines(results)
+    ast.parse(lines)
+    assert expected in lines
+    assert "index_images('my pictures')" in lines and "random_state=0" in lines
+
+
+def test_python_lines_make_the_results_again(tmp_path, picture_folder, fake_backbone, monkeypatch):
+    folder = picture_folder({"a": 24, "b": 24})
+    table, boxes = images.index_images(folder)
+    monkeypatch.chdir(folder.parent)
+    with extract.extract_maps(table, fake_backbone, "maps.h5", boxes=boxes) as store:
+        first = pipeline.analyse(store, random_state=3)
+        lines = python_lines(first)
+    calls = fake_backbone.calls
+    monkeypatch.setattr(backbones, "load_backbone", lambda *a, **k: fake_backbone)
+    namespace: dict = {}
+    exec(compile(lines, "lines", "exec"), namespace)
+    # The probe of the network is not a pass over pictures.
+    assert fake_backbone.calls == calls
+    again = namespace["results"]
+    pd.testing.assert_frame_equal(again.neurons, first.neurons)
+    pd.testing.assert_frame_equal(again.heads.table, first.heads.table)
+    assert features.feature_table(namespace["store"], "mean").shape[0] == 48
+    page = (tmp_path / "results/report.html").read_text("utf-8")
+    assert page.index('class="strip"') < page.index('class="answers"') < page.index('id="checks"')
+    assert page.count('<a href="#checks">') == len(first.audit.summary)
