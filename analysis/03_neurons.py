@@ -12,32 +12,35 @@ from featlab.store import MapStore
 path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
 
 with MapStore(path) as store:
-    labels = store.images["label"]
+    labels, groups = store.images["label"], store.images["group"]
     split = splits.make_split(store.images, random_state=0)
     X = features.feature_table(store, "mean")
 
-    groups = store.images["group"]
-
 train, confirm = split == "train", split == "confirm"
-ranked = neurons.rank_neurons(X[train], labels[train])
+ranked = neurons.rank_neurons(X[train], labels[train], groups=groups[train])
 table = neurons.confirm_neurons(ranked, X[confirm], labels[confirm], groups=groups[confirm])
 table.to_parquet(path.with_name("neurons.parquet"))
 
 # How many hold on other images, and what the largest effects lose there:
 print(neurons.replication(table).to_string())
+
+# %%
 detectors = neurons.select_neurons(table, top=5)
 print(detectors[["class", "neuron", "auroc", "auroc_confirmed", "p_confirmed"]].to_string())
 
+# %%
 # Frequent among the strongest is not the same as telling the classes apart:
 print(neurons.softmax_top_k(X[train], labels[train]).head(8).to_string())
 
-figure = path.with_name("volcano.svg")
-plots.volcano(table).figure.savefig(figure, bbox_inches="tight")
-print(figure)
+# %%
+figure = plots.volcano(table).figure
+figure.savefig(path.with_name("volcano.svg"), bbox_inches="tight")
+print(path.with_name("volcano.svg"))
 
+# %%
 # The images that drive the best detector, and its map over them:
 with MapStore(path) as store:
     card = pipeline.neuron_card(store, int(detectors["neuron"][0]), table)
-figure = path.with_name("neuron.png")
-plots.neuron_card(card).savefig(figure, dpi=150)
-print(figure)
+figure = plots.neuron_card(card)
+figure.savefig(path.with_name("neuron.png"), dpi=150)
+print(path.with_name("neuron.png"))

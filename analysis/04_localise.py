@@ -26,12 +26,16 @@ with MapStore(path) as store:
 
     where = localise.evaluate(store, split, neurons=table, weights=weights, box_kind=kind)
 
-print(where.table.round(3).to_string())
+where.table.to_csv(path.with_name("localisation.csv"), index=False)
+columns = ["method", "supervision", "threshold", "n", "box_accuracy", "mean_iou", "centre_in_box"]
+print(where.table[columns].round(3).to_string(index=False))
+
+# %%
 print("hardest images:")
 detectors = where.per_image.query("method == 'detectors'").sort_values("iou")
 print(detectors[["row", "label", "iou"]].head().to_string())
 
-where.table.to_csv(path.with_name("localisation.csv"), index=False)
-figure = path.with_name("localisation.svg")
-plots.localisation_scores(where.table).figure.savefig(figure, bbox_inches="tight")
-print(figure)
+# %%
+figure = plots.localisation_scores(where.table).figure
+figure.savefig(path.with_name("localisation.svg"), bbox_inches="tight")
+print(path.with_name("localisation.svg"))

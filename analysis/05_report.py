@@ -13,8 +13,10 @@ path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
 folder = Path(sys.argv[2]) if len(sys.argv) > 2 else path.parent
 
 with MapStore(path) as store:
-    results = pipeline.analyse(store, random_state=0, command=" ".join(["python", *sys.argv]))
+    command = " ".join(["python", *sys.argv])
+    results = pipeline.analyse(store, random_state=0, command=command)
     summary = pipeline.write_results(results, folder)
 
-print(summary["heads"]["logistic"])
+for question, answer in summary["heads"]["logistic"].items():
+    print(question, answer)
 print(folder / "report.html")

@@ -18,14 +18,18 @@ folder = path.with_name("gradients")
 with MapStore(path) as store:
     backbone = load_backbone(store.provenance["backbone"])
     results = analyse_gradients(store, backbone, box_kind=kind, n_images=30)
+save_gradients(results, folder)
 
 columns = ["box_accuracy", "mean_iou", "centre_in_box", "picture_centre_in_box"]
 table = results.localisation.set_index("method")
 print(table[[*columns, "seconds_per_image"]].round(3).to_string())
+
+# %%
 print("rank correlation with the trained network's gradients, weights shuffled from the top:")
 print(results.sanity.pivot_table(index="stage", columns="rule", values="spearman").round(2))
 
-save_gradients(results, folder)
+# %%
+# DAM step by step on one picture, for each of its presets:
 for k, example in enumerate(results.dam):
     figure = plots.dam_steps(example.trace, example.true_boxes)
     figure.savefig(folder / f"dam_{example.preset}_{k}.png", dpi=120)

@@ -26,11 +26,18 @@ with MapStore(path) as store:
     tuned = backbones.load_backbone(file)
     with extract.extract_maps(images, tuned, folder / "maps_thawed.h5", boxes=store.boxes) as after:
         found = pipeline.transfer_study(store, split, fits, after)
-
 finetune.save_transfer(found, folder)
+
 shown = ["name", "n", "accuracy", "accuracy_low", "accuracy_high", "difference", "p", "seconds"]
 print(found.comparison[shown].round(3).to_string())
 print(found.detectors.round(3).to_string())
-plots.transfer_curves(found.curves).savefig(folder / "curves.svg")
-plots.detector_changes(found.neurons).figure.savefig(folder / "detectors.svg")
-print(folder)
+
+# %%
+figure = plots.transfer_curves(found.curves)
+figure.savefig(folder / "curves.svg")
+print(folder / "curves.svg")
+
+# %%
+figure = plots.detector_changes(found.neurons).figure
+figure.savefig(folder / "detectors.svg")
+print(folder / "detectors.svg")

@@ -25,9 +25,13 @@ print(seen.separation.round(3).to_string())
 print(wrong.to_string())
 print(embed.nearest_neighbours(X, 0, 5, labels=labels).round(3).to_string())
 
-scatter = plots.embedding_scatter(plane, labels, misclassified=wrong["row"])
-scatter.figure.savefig(path.with_name("embedding.svg"))
+# %%
+figure = plots.embedding_scatter(plane, labels, misclassified=wrong["row"]).figure
+figure.savefig(path.with_name("embedding.svg"))
+print(path.with_name("embedding.svg"))
+
+# %%
 pictures = {row: load(row) for row in plane.thumbnails["row"]}
-thumbnails = plots.embedding_thumbnails(plane, pictures, labels)
-thumbnails.figure.savefig(path.with_name("thumbnails.png"), dpi=150)
+figure = plots.embedding_thumbnails(plane, pictures, labels).figure
+figure.savefig(path.with_name("thumbnails.png"), dpi=150)
 print(path.with_name("thumbnails.png"))

@@ -1,80 +1,246 @@
-"""Images per second of the pass, of its parts, and of the script one would write without featlab.
+"""Images per second of the pass, beside the scripts one would write without featlab.
 
-    python benchmarks/extract.py [N_IMAGES]
+    python benchmarks/extract.py [FOLDER ...] [--rounds 3] [--limit N]
+    python benchmarks/extract.py --memory
 
-All figures come from one run on one machine; read them as ratios.
+EfficientNet-Lite0 at 224 px over the pictures of the folders; without a folder, over built-in
+scenes. Every variant has a process of its own, which loads and warms up its network once and
+waits; then the variants take turns, so that whatever else the machine does falls on all of them.
+A row is the median over the rounds, with the smallest and the largest. Rows with a limit are
+ratios of medians; read the rates themselves as ratios too.
+
+--memory prints the peak memory of a pass over 1,000 and over 10,000 small pictures.
 """
 
+from __future__ import annotations
+
+import argparse
 import os
+import resource
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 import numpy as np
 
 from featlab import backbones, datasets, extract, images
+from featlab._machine import usable_cores
+from featlab.extract._batches import PictureReader, in_order
 
-N = int(sys.argv[1]) if len(sys.argv) > 1 else 320
-BATCH = 32
+SIDE, SCRIPT_BATCH, BATCH, SCENES = 224, 32, 8, 320
+ENGINES = {
+    "tensorflow": ("tensorflow", "float32"),
+    "openvino f32": ("openvino", "float32"),
+    "openvino bf16": ("openvino", "bfloat16"),
+}
+SCRIPTS = ("script, predict per batch", "script, predict(dataset)")
+VARIANTS = (
+    *SCRIPTS,
+    "decode alone",
+    *(f"forward alone, {engine}" for engine in ENGINES),
+    *(f"featlab, {engine}" for engine in ENGINES),
+)
+LIMITS = (
+    ("featlab, openvino f32", SCRIPTS[0], 3.0),
+    ("featlab, openvino f32", SCRIPTS[1], 1.7),
+    ("featlab, openvino bf16", SCRIPTS[1], 2.7),
+    ("featlab, tensorflow", SCRIPTS[1], 1.1),
+)
 
 
-def rate(work) -> float:
-    start = time.perf_counter()
-    work()
-    return N / (time.perf_counter() - start)
+def load(name: str) -> backbones.Backbone:
+    engine, precision = ENGINES[name.partition(", ")[2]]
+    backbone = backbones.load_backbone("efficientnet_lite0", engine=engine, precision=precision)
+    backbone.probe()
+    return backbone
 
 
-def forward_alone(backbone, pixels) -> None:
-    for _ in range(N // BATCH):
-        backbone.forward(pixels)
+def make_script(name: str, folder: Path, work: Path) -> Callable[[], object]:
+    """Load a folder, run the network, save an array."""
+    import keras
 
-
-def decode_alone(table, backbone) -> None:
-    read = extract._Reader(table, backbone.input_size, "stretch")
-    tasks = [range(k, k + BATCH) for k in range(0, N, BATCH)]
-    with extract.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in extract._ahead(pool, read.batch, tasks):
-            pass
-
-
-def plain_script(folder, model, target) -> None:
-    """Load a folder, predict each batch, save an array."""
-    dataset = keras.utils.image_dataset_from_directory(
-        folder, image_size=(224, 224), batch_size=BATCH, shuffle=False, verbose=0
+    model = backbones.load_backbone("efficientnet_lite0", engine="tensorflow").model
+    pictures = keras.utils.image_dataset_from_directory(
+        folder, image_size=(SIDE, SIDE), batch_size=SCRIPT_BATCH, shuffle=False, verbose=0
     )
-    maps = [model.predict((batch - 127) / 128, verbose=0) for batch, _ in dataset]
-    np.save(target, np.concatenate(maps))
+    model.predict(np.zeros((SCRIPT_BATCH, SIDE, SIDE, 3)), verbose=0)
+    if name == SCRIPTS[1]:
+        scaled = pictures.map(lambda pixels, _: (pixels - 127) / 128)
+        return lambda: np.save(work / "maps.npy", model.predict(scaled, verbose=0))
+
+    def per_batch() -> None:
+        maps = [model.predict((pixels - 127) / 128, verbose=0) for pixels, _ in pictures]
+        np.save(work / "maps.npy", np.concatenate(maps))
+
+    return per_batch
 
 
-with tempfile.TemporaryDirectory() as name:
-    work = Path(name)
-    folder = datasets.write_scenes(work / "scenes", N)
-    table, boxes = images.index_images(folder)
-    backbone = backbones.load_backbone("efficientnet_lite0")
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
-    backbone.forward(pixels)
-    rates = {
-        "decoding and resizing alone": rate(lambda: decode_alone(table, backbone)),
-        "forward pass alone": rate(lambda: forward_alone(backbone, pixels)),
-        "featlab, end to end": rate(
-            lambda: extract.extract_maps(table, backbone, work / "maps.h5", boxes=boxes).close()
-        ),
-        "script: directory + predict + np.save": rate(
-            lambda: plain_script(folder, backbone.model, work / "maps.npy")
-        ),
-    }
-    sizes = {
-        "featlab's store": (work / "maps.h5").stat().st_size / 1e6,
-        "np.save": (work / "maps.npy").stat().st_size / 1e6,
-    }
+def make_work(name: str, folder: Path, work: Path) -> Callable[[], object]:
+    """What a variant does once in each round."""
+    if name in SCRIPTS:
+        return make_script(name, folder, work)
+    table = images.index_images(folder)[0]
+    tasks = [range(k, min(k + BATCH, len(table))) for k in range(0, len(table), BATCH)]
+    if name.startswith("featlab"):
+        backbone = load(name)
 
-base = rates["script: directory + predict + np.save"]
-print(f"{N} images, batch {BATCH}, efficientnet_lite0 at 224 px, {os.cpu_count()} cores")
-for what, value in rates.items():
-    print(f"{what:40s} {value:8.1f} images/s   {value / base:5.2f} x the script")
-for what, size in sizes.items():
-    print(f"{what:40s} {size:8.1f} MB")
+        def whole() -> None:
+            (work / "maps.h5").unlink(missing_ok=True)
+            extract.extract_maps(table, backbone, work / "maps.h5").close()
+
+        return whole
+    if name.startswith("forward"):
+        forward = load(name).forward
+        pixels = PictureReader(table, (SIDE, SIDE), "stretch").batch(tasks[0])[0]
+        step: Callable[[range], object] = lambda rows: forward(pixels[: len(rows)])  # noqa: E731
+    else:
+        step = PictureReader(table, (SIDE, SIDE), "stretch").batch
+
+    def alone() -> None:
+        cores = usable_cores()
+        with ThreadPoolExecutor(cores) as pool:
+            for _ in in_order(pool, step, tasks, cores + 2):
+                pass
+
+    return alone
+
+
+def serve(name: str, folder: Path) -> None:
+    """Do a variant's work for each line of standard input; print wall and processor seconds."""
+    with tempfile.TemporaryDirectory() as work:
+        run = make_work(name, folder, Path(work))
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            wall, processor = time.perf_counter(), time.process_time()
+            run()
+            print(time.perf_counter() - wall, time.process_time() - processor, flush=True)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", __file__, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def ask(child: subprocess.Popen[str]) -> list[float]:
+    assert child.stdin and child.stdout
+    child.stdin.write("\n")
+    child.stdin.flush()
+    return [float(value) for value in child.stdout.readline().split()]
+
+
+def gather(folders: list[Path], limit: int | None, work: Path) -> Path:
+    """One folder of class folders with links to the pictures of all."""
+    if not folders:
+        return datasets.write_scenes(work / "scenes", limit or SCENES)
+    target = work / "pictures"
+    tables = [images.index_images(folder)[0] for folder in folders]
+    files = [Path(table.attrs["root"], path) for table in tables for path in table["path"]]
+    for number, file in enumerate(files[:limit]):
+        link = target / file.parent.name / f"{number:05d}{file.suffix}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file.resolve())
+    return target
+
+
+def compare(folders: list[Path], rounds: int, limit: int | None) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = gather(folders, limit, Path(name))
+        n = len(images.index_images(folder)[0])
+        children = {variant: start("--serve", variant, str(folder)) for variant in VARIANTS}
+        for child in children.values():
+            assert child.stdout and child.stdout.readline() == "ready\n"
+        seconds: dict[str, list[list[float]]] = {variant: [] for variant in VARIANTS}
+        for _ in range(rounds):
+            for variant, child in children.items():
+                seconds[variant].append(ask(child))
+        for child in children.values():
+            child.communicate()
+    wall = {v: [n / found[0] for found in seconds[v]] for v in VARIANTS}
+    rate = {v: statistics.median(wall[v]) for v in VARIANTS}
+    cost = {v: statistics.median(found[1] for found in seconds[v]) / n for v in VARIANTS}
+    print(f"{n} images, efficientnet_lite0 at {SIDE} px, {usable_cores()} cores, {rounds} rounds")
+    print(f"{'':34s} images/s (least … most)      processor ms/image")
+    for v in VARIANTS:
+        spread = f"({min(wall[v]):.0f} … {max(wall[v]):.0f})"
+        print(f"{v:34s} {rate[v]:8.1f} {spread:18s} {1000 * cost[v]:8.2f}")
+    print(f"\n{'ratio':62s} {'by clock':>8s} {'by processor':>13s}   limit")
+    for v, base, least in LIMITS:
+        told = f"{v} / {base}"
+        print(f"{told:62s} {rate[v] / rate[base]:8.2f} {cost[base] / cost[v]:13.2f}   {least:.2f}")
+    for engine in ENGINES:
+        v, forward = f"featlab, {engine}", f"forward alone, {engine}"
+        possible = 1 / (1 / rate[forward] + 1 / rate["decode alone"])
+        spent = cost[forward] + cost["decode alone"]
+        told = f"{v} / what forward and decode allow"
+        print(f"{told:62s} {rate[v] / possible:8.2f} {spent / cost[v]:13.2f}   0.90")
+
+
+def peak_memory(n: int) -> None:
+    """Print the peak memory of a pass over `n` pictures of 64 px; maps of 7 x 7 x 256."""
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        folder = work / "noise" / "all"
+        folder.mkdir(parents=True)
+        rng = np.random.default_rng(0)
+        from PIL import Image
+
+        for k in range(n):
+            pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{k:06d}.png", compress_level=0)
+        table, _ = images.index_images(folder.parent)
+        backbone = small_network(work / "small.keras")
+        extract.extract_maps(table, backbone, work / "maps.h5").close()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def small_network(path: Path) -> backbones.Backbone:
+    """Maps of 7 x 7 x 256 from one convolution."""
+    import keras
+
+    inputs = keras.Input((SIDE, SIDE, 3))
+    maps = keras.layers.Conv2D(256, 32, strides=32, activation="relu", name="maps")(inputs)
+    keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(maps)).save(path)
+    return backbones.load_backbone(path, preprocessing="tf")
+
+
+def compare_memory() -> None:
+    peaks = []
+    for n in (1000, 10_000):
+        done = subprocess.run(
+            [sys.executable, "-P", __file__, "--peak", str(n)],
+            check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        peaks.append(float(done.stdout))
+        print(f"{n:6d} images: peak {peaks[-1]:.0f} MB")
+    print(f"ratio {peaks[1] / peaks[0]:.2f}   limit 1.10")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=int, help="take the first pictures only")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.serve:
+        serve(given.serve, given.folders[0])
+    elif given.peak:
+        peak_memory(given.peak)
+    elif given.memory:
+        compare_memory()
+    else:
+        compare(given.folders, given.rounds, given.limit)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from featlab.store import MapStore
 
 POOLINGS = ("mean", "max", "softmax_mean", "softmax_max", "flat")
+"""Ways from a map to a vector."""
 
 
 def feature_table(store: MapStore, how: str = "mean", *, layer: str | None = None) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from featlab._errors import FeatlabError
 logger = logging.getLogger(__name__)
 
 SIDES = ("train", "confirm", "test")
+"""The sides of a split: what fits and chooses, what judges, what is only scored."""
 _GIVEN_NAMES = {"train": "train", "val": "confirm", "confirm": "confirm", "test": "test"}
 
 

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
@@ -17,8 +19,9 @@ import pytest
 from conftest import FakeBackbone
 from PIL import Image
 
-from featlab import FeatlabError, extract
-from featlab.extract import extract_maps, find_store
+from featlab import FeatlabError
+from featlab.extract import _batches, _extract, _provenance, extract_maps, find_store
+from featlab.extract._source import Running
 from featlab.images import index_images
 from featlab.store import MapStore, PartWriter
 
@@ -117,7 +120,7 @@ def test_new_labels_and_boxes_renew_the_tables_without_a_forward_pass(images, tm
 
 def test_other_library_versions_ask_the_probe_picture(images, tmp_path, monkeypatch):
     extract_maps(images, FakeBackbone(), tmp_path / "maps.h5").close()
-    monkeypatch.setattr(extract, "_version", lambda name: "99.0")
+    monkeypatch.setattr(_provenance, "version_of", lambda name: "99.0")
     same = FakeBackbone()
     find_store(images, same, tmp_path / "maps.h5").close()
     assert (same.calls, same.probes) == (0, 1)
@@ -128,7 +131,7 @@ def test_other_library_versions_ask_the_probe_picture(images, tmp_path, monkeypa
 
 
 def test_an_interrupted_pass_goes_on_from_its_parts(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract, "_BATCHES_PER_PART", 2)
+    monkeypatch.setattr(_extract, "_PART_ROWS", 8)
     extract_maps(images, FakeBackbone(), tmp_path / "whole.h5", batch_size=4).close()
     path = tmp_path / "maps.h5"
     broken = FakeBackbone(fail_at=7, error=KeyboardInterrupt())
@@ -150,7 +153,7 @@ def test_an_interrupted_pass_goes_on_from_its_parts(images, tmp_path, monkeypatc
 
 
 def test_parts_of_another_pass_are_refused(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract, "_BATCHES_PER_PART", 2)
+    monkeypatch.setattr(_extract, "_PART_ROWS", 8)
     broken = FakeBackbone(fail_at=4, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         extract_maps(images, broken, tmp_path / "maps.h5", batch_size=4)
@@ -168,7 +171,7 @@ def test_a_pass_that_finished_nothing_refuses_nothing(images, tmp_path):
 
 
 def test_a_half_written_part_is_written_again(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract, "_BATCHES_PER_PART", 2)
+    monkeypatch.setattr(_extract, "_PART_ROWS", 8)
     broken = FakeBackbone(fail_at=6, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         extract_maps(images, broken, tmp_path / "maps.h5", batch_size=4)
@@ -184,16 +187,17 @@ _CHILD = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from conftest import FakeBackbone
-from featlab import extract
+from featlab.extract import _extract, extract_maps
+from featlab.extract._source import Running
 from featlab.images import index_images
 class Slow(FakeBackbone):
     def forward(self, pixels):
         time.sleep(0.02)
         return super().forward(pixels)
-extract._BATCHES_PER_PART = 2
+_extract._PART_ROWS = 4
 images, _ = index_images({folder!r})
 print("started", flush=True)
-extract.extract_maps(images, Slow(), {path!r}, batch_size=2).close()
+extract_maps(images, Slow(), {path!r}, batch_size=2).close()
 """
 
 
@@ -230,7 +234,7 @@ def test_two_writers_cannot_meet(images, tmp_path):
 
 
 def test_a_full_disk_keeps_the_finished_parts(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract, "_BATCHES_PER_PART", 2)
+    monkeypatch.setattr(_extract, "_PART_ROWS", 8)
     append = PartWriter.append
 
     def full(self, *values):
@@ -285,11 +289,11 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """The batches in flight are bounded: decoding never runs far ahead of the network."""
     started: list[int] = []
     tasks = [range(k, k + 1) for k in range(50)]
-    with extract.ThreadPoolExecutor(2) as pool:
-        results = extract._ahead(pool, lambda task: started.append(task.start), tasks)
+    with ThreadPoolExecutor(2) as pool:
+        results = _batches.in_order(pool, lambda task: started.append(task.start), tasks, 3)
         next(results)
         time.sleep(0.2)
-        assert len(started) <= extract._BATCHES_AHEAD + 1
+        assert len(started) <= 4
         assert len(list(results)) == 49
 
 
@@ -297,3 +301,48 @@ def test_the_store_opens_where_it_was_written(images, tmp_path):
     with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5") as store:
         assert isinstance(store, MapStore)
         assert store.images.attrs["root"] == images.attrs["root"]
+
+
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_forward_passes_begin_in_order_and_no_more_at_once_than_pay(streams):
+    turns, lock = _batches.Turns(streams), threading.Lock()
+    begun: list[int] = []
+    running, most = 0, 0
+
+    def work(number: int) -> None:
+        nonlocal running, most
+        time.sleep(0.001 * (number * 7 % 5))
+        try:
+            if number == 20:
+                raise FeatlabError("this picture is damaged")
+            turns.wait(number)
+            with lock:
+                begun.append(number)
+                running += 1
+                most = max(most, running)
+            time.sleep(0.002)
+            with lock:
+                running -= 1
+        finally:
+            turns.finish(number)
+
+    with ThreadPoolExecutor(6) as pool:
+        found = [pool.submit(work, number) for number in range(60)]
+    assert [number for number, one in enumerate(found) if one.exception()] == [20]
+    assert most == streams
+    assert sorted(begun) == [number for number in range(60) if number != 20]
+    for lane in range(streams):
+        own = [number for number in begun if number % streams == lane]
+        assert own == sorted(own)
+
+
+def test_the_batch_size_follows_the_memory(monkeypatch):
+    running = Running("tensorflow", streams=2, batch_size=32)
+    monkeypatch.setattr(_batches, "total_memory", lambda: 64 * 2**30)
+    assert _batches.automatic_batch_size(running, (224, 224)) == 32
+    monkeypatch.setattr(_batches, "total_memory", lambda: 4 * 2**30)
+    few = _batches.automatic_batch_size(running, (224, 224))
+    assert 8 <= few < 32
+    assert _batches.automatic_batch_size(running, (448, 448)) == few // 4
+    monkeypatch.setattr(_batches, "total_memory", lambda: 2**20)
+    assert _batches.automatic_batch_size(running, (224, 224)) == 1

@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 
 from featlab import plots
 from featlab._errors import FeatlabError
+from featlab.plots._base import fitted_name, short_name, text_width
+from featlab.plots.neurons import _box
 
 MANY = HOSTILE + [f"breed_{i:02}" for i in range(30)]
 
@@ -97,6 +99,9 @@ def test_volcano_draws_p_of_zero_above_every_other_point():
     assert heights.max() > 30
     assert sorted(heights)[:2] == [0, 30]
     assert "dead" in ax.get_title(loc="left")
+    ticks = dict(zip([t.get_text() for t in ax.get_yticklabels()], ax.get_yticks(), strict=True))
+    assert ticks.pop("p < 1e-300") == heights.max()
+    assert max(ticks.values()) <= 30  # no number stands where the scale has ended
 
 
 def test_volcano_draws_the_cut_offs_of_the_table():
@@ -178,6 +183,41 @@ def test_lists_of_unequal_length_are_refused():
         plots.sample_images([None, None], ["a"])
     with pytest.raises(FeatlabError, match="pictures is empty"):
         plots.sample_images([], [])
+
+
+def test_methods_without_a_threshold_have_no_curve_and_no_legend():
+    curve = pd.DataFrame({"method": "cam", "delta": 0.5, "threshold": [0.2, 0.4], "accuracy": 0.6})
+    none = curve.assign(method="whole_image", threshold=np.nan)
+    titles = {"cam": "CAM", "whole_image": "(the whole picture)", "gone": "not scored"}
+    ax = plots.threshold_curves(pd.concat([curve, none]), titles, {"cam": 0.4}, n=12)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["CAM"]
+    assert ax.get_title(loc="left").startswith("n = 12 test images")
+
+
+@pytest.mark.parametrize("name", ["WWWWWWWWWWWWWWWWWWWWWW", "a $b$ c", "i" * 40, "ü", "x" * 300])
+def test_a_fitted_name_takes_no_more_room_than_it_may(name):
+    figure = Figure()
+    shown = fitted_name(name, 1.0, 9)
+    width = figure.text(0, 0, shown, fontsize=9).get_window_extent().width / figure.dpi
+    assert text_width(shown, 9) <= 1.0
+    # On the screen letters are rounded to whole pixels.
+    assert width == pytest.approx(text_width(shown, 9), rel=0.16, abs=0.03)
+    if name == "ü":
+        assert shown == "ü"
+
+
+def test_a_name_that_was_shortened_before_stays_as_it_is():
+    assert short_name(short_name("a $b$ c")) == short_name("a $b$ c")
+
+
+def test_boxes_of_activations_are_the_quartiles():
+    ax = Figure().add_subplot()
+    _box(ax, np.array([0.0, 1, 2, 3, 4, 20]), 0)
+    low, _, high = np.percentile([0, 1, 2, 3, 4, 20], [25, 50, 75])
+    patch = ax.patches[0]
+    assert (patch.get_x(), patch.get_x() + patch.get_width()) == pytest.approx((low, high))
+    ends = np.concatenate([np.array(c.get_segments())[:, :, 0].ravel() for c in ax.collections])
+    assert (ends.min(), ends.max()) == (0, 4)  # 20 lies outside the whiskers
 
 
 def test_short_names_fit_and_stay_apart():

@@ -91,13 +91,14 @@ def test_sections_figures_and_methods_are_there(two):
     page = text_of(two[2])
     for anchor in re.findall(r'href="#([a-z]+)"', page):
         assert f'id="{anchor}"' in page
-    assert page.count("<figure") == 17
+    assert page.count("<figure") == 18
     for words in (
         "frequency is not selectivity",
         "Mann-Whitney",
         "false discovery rate",
-        "falls inside the box in 71\N{NO-BREAK SPACE}%",
-        "the picture's centre: 86\N{NO-BREAK SPACE}%".replace("'", "&#39;"),
+        "71\N{NO-BREAK SPACE}% of 80",
+        ">86\N{NO-BREAK SPACE}%<",
+        "Fires on the object?",
         "* Oracle columns",
         "logistic less dummy",
         "+0.43 [0.30,\N{NO-BREAK SPACE}0.50]",

@@ -295,11 +295,14 @@ def test_the_explorer_filters_sorts_and_pages(browser, two):
     show(browser, path)
     live = results.neurons[results.neurons["auroc"].notna()]
     assert f"all {len(live):,} pairs" in by_id(browser, "explorer-held").text
-    assert place_of(browser) == f"1 to 50 of {len(live):,}"
+    # Two classes: the other half says the same of the other class.
+    assert place_of(browser) == f"1 to 20 of {(live['direction'] == 'active').sum():,}"
+    Select(by_id(browser, "explorer-direction")).select_by_visible_text("both")
+    assert place_of(browser) == f"1 to 20 of {len(live):,}"
     by_id(browser, "explorer-after").click()
-    assert place_of(browser) == f"51 to 100 of {len(live):,}"
+    assert place_of(browser) == f"21 to 40 of {len(live):,}"
     Select(by_id(browser, "explorer-class")).select_by_visible_text("raccoon")
-    assert place_of(browser) == f"1 to 50 of {(live['class'] == 'raccoon').sum():,}"
+    assert place_of(browser) == f"1 to 20 of {(live['class'] == 'raccoon').sum():,}"
     slide(browser, "explorer-effect", 0.4)
     strong = live[(live["class"] == "raccoon") & (live["effect"].abs() >= 0.4)]
     assert place_of(browser).endswith(f" of {len(strong)}")
@@ -348,6 +351,7 @@ def test_the_download_holds_the_filtered_rows(browser, two, tmp_path):
     results, path = two
     show(browser, path)
     Select(by_id(browser, "explorer-class")).select_by_visible_text("kangaroo")
+    Select(by_id(browser, "explorer-direction")).select_by_visible_text("both")
     slide(browser, "explorer-effect", 0.3)
     found = pd.read_csv(io.StringIO(download(browser, tmp_path))).set_index("neuron")
     live = results.neurons[results.neurons["auroc"].notna()]
@@ -711,5 +715,5 @@ def test_a_huge_set_keeps_the_budget_and_opens_at_once(browser, huge):
     assert painted is not None and painted < 2000
     start = time.perf_counter()
     Select(by_id(browser, "explorer-class")).select_by_value("5")
-    assert place_of(browser) == "1 to 50 of 2,048"
+    assert place_of(browser) == "1 to 20 of 2,048"
     assert time.perf_counter() - start < 2

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from featlab import _html
 from featlab._errors import FeatlabError
 from featlab.audit import _lines as lines
 from featlab.audit._adjusted import COLUMNS as ADJUSTED_COLUMNS
@@ -68,6 +69,22 @@ class Audit:
         """The worst verdict of the summary: "fail", "warn" or "pass"."""
         found = set(self.summary["verdict"])
         return next((word for word in ("fail", "warn") if word in found), "pass")
+
+    def __repr__(self) -> str:
+        told = self.summary["verdict"].value_counts()
+        return f"<Audit: {self.verdict}; {', '.join(f'{n} {word}' for word, n in told.items())}>"
+
+    def _repr_html_(self) -> str:
+        flagged = {"Duplicates": self.duplicates, "Label errors?": self.label_errors}
+        return _html.block(
+            f"Audit: {self.verdict}",
+            _html.table(self.summary),
+            *(
+                _html.folded(f"{title}: {len(table):,}", _html.table(table))
+                for title, table in (flagged | {"Outliers": self.outliers}).items()
+                if len(table)
+            ),
+        )
 
 
 def audit_set(

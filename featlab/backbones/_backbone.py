@@ -8,14 +8,14 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featlab._errors import FeatlabError
-from featlab.backbones import _catalogue, efficientnet_lite
+from featlab.backbones._engines import Engine, check_request, make_engine
+from featlab.backbones._sources import Source, find_source
 from featlab.backbones._surgery import output_of, remove_last_stride, spatial_layers
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_WEIGHT_SEED = 0
 _SMALLEST_INPUT = 32
 
 
@@ -58,20 +57,6 @@ class Description:
         )
 
 
-@dataclass(frozen=True)
-class _Source:
-    """How a network comes about; nothing of it is loaded yet."""
-
-    name: str
-    weights: str
-    weights_file: Path | None
-    preprocessing: str
-    build: Callable[[tuple[int, int] | None], keras.Model]
-    preprocess: Callable[[Any], Any]
-    input_size: tuple[int, int] | None
-    last_layer: str | None
-
-
 class Backbone:
     """A frozen network with its own preprocessing; made by :func:`load_backbone`.
 
@@ -80,11 +65,17 @@ class Backbone:
     """
 
     def __init__(
-        self, source: _Source, layers: tuple[str, ...] | None, output_stride: int | None
+        self,
+        source: Source,
+        layers: tuple[str, ...] | None,
+        output_stride: int | None,
+        engine: str,
+        precision: str,
     ) -> None:
-        self._source, self._requested_layers = source, layers
+        self._source, self._requested_layers, self._requested_engine = source, layers, engine
         self.name, self.weights = source.name, source.weights
         self.preprocessing, self.output_stride = source.preprocessing, output_stride
+        self.precision = precision
 
     @property
     def preprocess(self) -> Callable[[Any], Any]:
@@ -129,6 +120,14 @@ class Backbone:
         return keras.Model(self.network.inputs, outputs, name=f"{self.name}_maps")
 
     @cached_property
+    def engine(self) -> Engine:
+        """What runs :meth:`forward`; found, and the network built, when it is first asked for."""
+        probe = _probe_picture(self.input_size)[np.newaxis]
+        return make_engine(
+            self._requested_engine, self.precision, self.model, self.preprocess, probe
+        )
+
+    @cached_property
     def weights_sha256(self) -> str:
         """Digest of the weights' file, or of the arrays where there is no one file."""
         if self._source.weights_file is not None:
@@ -139,7 +138,7 @@ class Backbone:
         return digest.hexdigest()
 
     def identity(self) -> dict[str, str]:
-        """Everything that decides the maps, as strings; makes no forward pass."""
+        """Everything about the network that decides the maps, as strings; no forward pass."""
         height, width = self.input_size
         return {
             "backbone": self.name,
@@ -151,7 +150,7 @@ class Backbone:
         }
 
     def forward(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """Maps of a batch of pictures.
+        """Maps of a batch of pictures; several threads may call it once :attr:`engine` is there.
 
         Parameters
         ----------
@@ -162,8 +161,7 @@ class Backbone:
         -------
         dict of str to ndarray of shape (b, h, w, c), float32
         """
-        maps = self._compiled(pixels)
-        return {layer: np.asarray(values) for layer, values in zip(self.layers, maps, strict=True)}
+        return dict(zip(self.layers, self.engine.run(pixels), strict=True))
 
     def probe(self) -> dict[str, np.ndarray]:
         """Mean-pooled output on a fixed picture: layer → ``(c,)``; tells networks apart."""
@@ -187,22 +185,6 @@ class Backbone:
             preprocessing=self.preprocessing,
         )
 
-    @cached_property
-    def _compiled(self) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
-        # model.predict sets up a data pipeline at each call; a compiled function is up to three
-        # times as fast for small networks (benchmarks/extract.py).
-        import tensorflow as tf
-
-        model, preprocess = self.model, self.preprocess
-        signature = [tf.TensorSpec((None, *self.input_size, 3), tf.uint8)]
-
-        @tf.function(input_signature=signature, autograph=False)
-        def compiled(pixels: tf.Tensor) -> list[tf.Tensor]:
-            outputs = model(preprocess(tf.cast(pixels, tf.float32)), training=False)
-            return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-
-        return compiled
-
 
 def load_backbone(
     name_or_path: str | os.PathLike[str] = "efficientnet_lite0",
@@ -212,6 +194,8 @@ def load_backbone(
     layers: str | Sequence[str] | None = None,
     output_stride: int | None = None,
     preprocessing: str | None = None,
+    engine: str = "auto",
+    precision: str = "float32",
 ) -> Backbone:
     """A frozen network by name, or from a file.
 
@@ -233,6 +217,13 @@ def load_backbone(
         kernels are dilated. The network's own by default.
     preprocessing : {"none", "tf", "torch", "caffe"}, optional
         For a ``.keras`` file only: what its pixels need ("none": it takes 0 … 255 itself).
+    engine : {"auto", "tensorflow", "openvino", "jax", "torch"}
+        What runs the network. "auto": OpenVINO where it is installed, TensorFlow sees no graphics
+        card and the converted network agrees with TensorFlow to 1e-4 of the largest activation;
+        else TensorFlow. "jax" and "torch" where Keras runs on them (``KERAS_BACKEND``).
+    precision : {"float32", "bfloat16"}
+        "bfloat16" is faster on processors that have it and changes the maps by about 1 %; it needs
+        OpenVINO.
 
     Returns
     -------
@@ -251,16 +242,9 @@ def load_backbone(
     name = os.fspath(name_or_path)
     if output_stride not in (None, 16):
         raise FeatlabError(f"output_stride must be 16 or left out, got {output_stride!r}.")
+    check_request(engine, precision)
     size = _input_size(input_size)
-    if _catalogue.is_model_file(name):
-        source = _model_file(Path(name), weights, size, preprocessing)
-    elif preprocessing is not None:
-        raise FeatlabError(f"preprocessing is for .keras files; {name} has its own. Leave it out.")
-    else:
-        size = size or (_catalogue.default_input_size(name),) * 2
-        built_in = _catalogue.built_in_name(name)
-        make = _built_in if built_in else _application
-        source = make(built_in or name, weights, size)
+    source = find_source(name, weights, size, preprocessing)
     if weights is None:
         logger.warning(
             "%s has RANDOM weights (weights=None): it has learned nothing, and its neurons mean "
@@ -270,147 +254,7 @@ def load_backbone(
     wanted = (layers,) if isinstance(layers, str) else layers
     if wanted is not None and (not wanted or len(set(wanted)) != len(wanted)):
         raise FeatlabError(f"layers must name different layers, got {list(wanted)}.")
-    return Backbone(source, tuple(wanted) if wanted else None, output_stride)
-
-
-def _built_in(name: str, weights: str | os.PathLike[str] | None, size: tuple[int, int]) -> _Source:
-    file = None
-    if weights == "imagenet":
-        file = efficientnet_lite.weights_path(name)
-    elif weights is not None:
-        file = _existing(weights)
-
-    def build(size: tuple[int, int] | None) -> keras.Model:
-        assert size is not None
-        return _seeded(partial(efficientnet_lite.build, name, size, file), weights)
-
-    return _Source(
-        name=name,
-        weights=_weights_label(weights),
-        weights_file=file,
-        preprocessing="pixels scaled to (x − 127) / 128",
-        build=build,
-        preprocess=lambda pixels: (pixels - 127.0) / 128.0,
-        input_size=size,
-        last_layer=efficientnet_lite.LAST_MAP,
-    )
-
-
-def _application(
-    name: str, weights: str | os.PathLike[str] | None, size: tuple[int, int]
-) -> _Source:
-    entry = _catalogue.find_application(name)
-    file = None if weights in (None, "imagenet") else _existing(weights)
-
-    def build(size: tuple[int, int] | None) -> keras.Model:
-        assert size is not None
-        options = {"include_top": False, "input_shape": (*size, 3)}
-        try:
-            return _seeded(partial(entry.build, weights=file or weights, **options), weights)
-        except (ValueError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FeatlabError(
-                f"{entry.name} with weights {weights!s} at {size[0]} × {size[1]} px could not be "
-                f"made: {reason}"
-            ) from error
-        except Exception as error:
-            # Keras reports a failed download as a bare Exception.
-            if type(error) is not Exception:
-                raise
-            raise FeatlabError(
-                f"the ImageNet weights of {entry.name} could not be downloaded: {error}. Give a "
-                f"local file as weights, or use {_catalogue.BUILT_IN[0]}, which needs no network."
-            ) from error
-
-    return _Source(
-        name=entry.name,
-        weights=_weights_label(weights),
-        weights_file=file,
-        preprocessing=f"keras.applications.{entry.module}.preprocess_input",
-        build=build,
-        preprocess=entry.preprocess,
-        input_size=size,
-        last_layer=None,
-    )
-
-
-def _model_file(
-    path: Path,
-    weights: str | os.PathLike[str] | None,
-    size: tuple[int, int] | None,
-    preprocessing: str | None,
-) -> _Source:
-    if weights != "imagenet":
-        raise FeatlabError(f"{path} has its own weights; leave weights out.")
-    scaling = preprocessing or "none"
-    if scaling not in _catalogue.PREPROCESSING:
-        allowed = ", ".join(_catalogue.PREPROCESSING)
-        raise FeatlabError(f"preprocessing must be one of {allowed}, got {preprocessing!r}.")
-    _existing(path)
-
-    def build(size: tuple[int, int] | None) -> keras.Model:
-        return _load_keras_file(path, size)
-
-    return _Source(
-        name=path.stem,
-        weights=path.name,
-        weights_file=path,
-        preprocessing=f"{scaling}: {_catalogue.describe_scaling(scaling)}",
-        build=build,
-        preprocess=partial(_catalogue.scale_pixels, preprocessing=scaling),
-        input_size=size,
-        last_layer=None,
-    )
-
-
-def _load_keras_file(path: Path, size: tuple[int, int] | None) -> keras.Model:
-    import keras
-
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:
-        # Whatever a hostile or damaged file raises, the user needs the file's name.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FeatlabError(f"{path} could not be loaded as a Keras model: {reason}") from error
-    shape = model.input_shape
-    if isinstance(shape, list) or len(shape) != 4 or shape[-1] != 3:
-        raise FeatlabError(f"{path} must take RGB pictures (b, H, W, 3), but takes {shape}.")
-    if None in shape[1:3]:
-        raise FeatlabError(
-            f"{path} leaves its input size open; save it with a fixed one, such as "
-            "keras.Input((224, 224, 3))."
-        )
-    if size is not None and size != tuple(shape[1:3]):
-        raise FeatlabError(
-            f"{path} takes {shape[1]} × {shape[2]} px; input_size={size} is not possible for it."
-        )
-    if not spatial_layers(model):
-        raise FeatlabError(f"{path} has no layer that gives maps (b, h, w, c).")
-    return model
-
-
-def _seeded(
-    build: Callable[[], keras.Model], weights: str | os.PathLike[str] | None
-) -> keras.Model:
-    """Build; random weights are the same each time, so that a pass over them can be resumed."""
-    if weights is None:
-        import keras
-
-        keras.utils.set_random_seed(_WEIGHT_SEED)
-    return build()
-
-
-def _existing(path: str | os.PathLike[str]) -> Path:
-    file = Path(path)
-    if not file.is_file():
-        raise FeatlabError(f"there is no file {file}; give 'imagenet', None or a local file.")
-    return file
-
-
-def _weights_label(weights: str | os.PathLike[str] | None) -> str:
-    if weights is None:
-        return "random"
-    return "ImageNet" if weights == "imagenet" else Path(weights).name
+    return Backbone(source, tuple(wanted) if wanted else None, output_stride, engine, precision)
 
 
 def _input_size(input_size: int | tuple[int, int] | None) -> tuple[int, int] | None:

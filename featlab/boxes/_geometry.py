@@ -16,6 +16,7 @@ import pandas as pd
 from featlab._errors import FeatlabError
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]
+"""Columns of a box, in order: pixels of the original picture, continuous."""
 _CENTRE_SIGMA = 0.25
 
 

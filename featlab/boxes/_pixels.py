@@ -12,6 +12,7 @@ from featlab._errors import FeatlabError
 from featlab.boxes._geometry import checked_boxes
 
 IGNORE = 255
+"""Value of a mask where it is not known whether the object is there; not scored."""
 
 
 def box_masks(boxes: np.ndarray, owner: np.ndarray, n: int, shape: tuple[int, int]) -> np.ndarray:

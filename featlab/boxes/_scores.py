@@ -14,6 +14,7 @@ import numpy as np
 from featlab._errors import FeatlabError
 
 DELTAS = (0.3, 0.5, 0.7)
+"""IoU thresholds of MaxBoxAccV2."""
 
 
 def box_accuracy(ious: np.ndarray, delta: float = 0.5) -> float:

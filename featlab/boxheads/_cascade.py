@@ -7,6 +7,7 @@ its box at random.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,8 @@ from featlab.boxheads._linear import (
     Floats,
     Regression,
     ScoreHead,
-    ridge_head,
     ridge_out_of_fold,
+    ridge_weights,
 )
 from featlab.boxheads._maps import Maps, mirror_maps, sample_regions
 from featlab.boxheads._targets import decode_boxes, encode_boxes, mirrored
@@ -53,14 +54,13 @@ class CascadeHead:
         return boxes
 
 
-def cascade_head(data: FitData, components: Components) -> CascadeHead:
-    """Fit first box and correction; context, penalty and number of steps from folds."""
-    first = ridge_head(data, components)
+def cascade_head(data: FitData, components: Components, first: ScoreHead) -> CascadeHead:
+    """Fit the correction of a first box; context, penalty and number of steps from folds."""
     start = ridge_out_of_fold(data, components)
     grams = {context: _Grams(data, start, context) for context in _CONTEXTS}
     context, penalty, steps = _choose(data, start, grams) if data.n_folds else _DEFAULT
     words = f"{first.parameters}; context {context:g}, penalty {penalty:g}, {steps} corrections"
-    correction = grams[context].solve(penalty)
+    (correction,) = grams[context].solve([penalty])
     return CascadeHead(first, correction, context, steps, words)
 
 
@@ -81,17 +81,23 @@ class _Grams:
             for fold in np.unique(data.folds)
         }
 
-    def solve(self, penalty: float, without: int | None = None) -> Regression:
-        """The ridge on all folds but one."""
+    def solve(self, penalties: Sequence[float], without: int | None = None) -> list[Regression]:
+        """The ridges on all folds but one, a penalty each."""
         parts = [part for fold, part in self._parts.items() if fold != without]
         count = sum(part[0] for part in parts)
-        x, y, xx, xy = (sum(part[k] for part in parts) for k in range(1, 5))
+        x, y, xx, xy = (np.asarray(sum(part[k] for part in parts)) for k in range(1, 5))
         middle, level = x / count, y / count
         gram = xx - count * np.outer(middle, middle)
         unit = float(np.trace(gram)) / len(gram) or 1.0
-        gram[np.diag_indices_from(gram)] += penalty * unit
-        weights = np.linalg.solve(gram, xy - count * np.outer(middle, level))
-        return lambda X: (X - middle) @ weights + level
+        cross = xy - count * np.outer(middle, level)
+        return [
+            _linear(ridge_weights(gram, cross, penalty * unit), middle, level)
+            for penalty in penalties
+        ]
+
+
+def _linear(weights: Floats, middle: Floats, level: Floats) -> Regression:
+    return lambda X: (X - middle) @ weights + level
 
 
 def _sums(
@@ -121,9 +127,9 @@ def _sums(
 def _choose(data: FitData, start: Floats, grams: dict[float, _Grams]) -> tuple[float, float, int]:
     score: dict[tuple[float, float, int], float] = {}
     for context, sums in grams.items():
-        for penalty in _PENALTIES:
-            for _, held in data.splits():
-                model = sums.solve(penalty, without=int(data.folds[held[0]]))
+        for _, held in data.splits():
+            models = sums.solve(_PENALTIES, without=int(data.folds[held[0]]))
+            for penalty, model in zip(_PENALTIES, models, strict=True):
                 boxes = start[held]
                 for step in range(_STEPS + 1):
                     key = (context, penalty, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from featlab import _html
 from featlab import boxes as bx
 from featlab.boxheads._boosting import boosting_head
 from featlab.boxheads._cascade import cascade_head
@@ -19,6 +21,7 @@ from featlab.boxheads._linear import (
     Components,
     FitData,
     Floats,
+    ScoreHead,
     mlp_head,
     pls_head,
     ridge_head,
@@ -35,8 +38,11 @@ if TYPE_CHECKING:
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 HEADS_DEFAULT = ("cascade", "ridge_pca", "pls", "mlp", "gradient_boosting")
+"""Regression heads that are fitted unless told otherwise."""
 HEADS = HEADS_DEFAULT
+"""Every regression head, by name."""
 BASELINES = ("mean_box", "whole_image", "centre")
+"""Boxes that look at no map: scored beside every head."""
 TABLE_COLUMNS = [
     "head",
     "baseline",
@@ -78,6 +84,18 @@ class BoxHeadResults:
 
     table: pd.DataFrame
     per_image: pd.DataFrame
+
+    def __repr__(self) -> str:
+        n = int(self.table["n"].max())
+        return f"<BoxHeadResults of {', '.join(self.table['head'])} on {n} test images>"
+
+    def _repr_html_(self) -> str:
+        scores = ["mean_iou", "mean_iou_low", "mean_iou_high", "box_accuracy", "centre_in_box"]
+        return _html.block(
+            f"BoxHeadResults: {int(self.table['n'].max()):,} test images",
+            _html.table(self.table[["head", "n_fit", *scores, "seconds"]]),
+            _html.folded("Parameters", _html.table(self.table[["head", "parameters"]])),
+        )
 
 
 def evaluate_box_heads(
@@ -183,10 +201,11 @@ def evaluate_box_heads(
     if policy == "best_match":
         matched = images.best_matching(ridge_out_of_fold(data, components), fit)
         data = replace(data, boxes=matched)
+    ridge = functools.cache(lambda: ridge_head(data, components))  # the cascade's first box, too
     predictions: dict[str, tuple[Floats, str, float]] = {}
     for name in names if progress is None else progress(names):
         began = time.perf_counter()
-        head = fit_head(name, data, components)
+        head = fit_head(name, data, components, ridge)
         boxes = images.to_pixels(head.predict(maps[test], total[test]), test)
         predictions[name] = (boxes, head.parameters, time.perf_counter() - began)
     learned = bx.frame_to_picture(data.boxes, images.frames[fit], images.sizes[fit])
@@ -214,13 +233,17 @@ def evaluate_box_heads(
     return _results(predictions, scorer, labels, len(fit), attrs)
 
 
-def fit_head(name: str, data: FitData, components: Components) -> _Head:
-    """Fit and tune one head of :data:`HEADS`."""
+def fit_head(
+    name: str, data: FitData, components: Components, ridge: Callable[[], ScoreHead]
+) -> _Head:
+    """Fit and tune one head of :data:`HEADS`; `ridge` gives the ridge on these components."""
     if name == "gradient_boosting":
         return boosting_head(data)
     if name == "cascade":
-        return cascade_head(data, components)
-    return {"ridge_pca": ridge_head, "pls": pls_head, "mlp": mlp_head}[name](data, components)
+        return cascade_head(data, components, ridge())
+    if name == "ridge_pca":
+        return ridge()
+    return {"pls": pls_head, "mlp": mlp_head}[name](data, components)
 
 
 def _truth(images: BoxedImages, test: np.ndarray, policy: str) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.exceptions import ConvergenceWarning
@@ -134,7 +135,7 @@ def ridge_head(data: FitData, components: Components) -> ScoreHead:
 
     best = _choose(data, components, fit, len(settings), settings.index((size, 0.1)))
     count, penalty = settings[best]
-    regression = fit(components.scores, doubled(data))[best]
+    (regression,) = _ridges(components.scores, doubled(data), [(count, penalty)], components.unit)
     words = f"{count} components, penalty {penalty:g}"
     return ScoreHead(components, regression, data.target, words)
 
@@ -211,16 +212,16 @@ def _ridges(
     middle, level = X.mean(axis=0), Y.mean(axis=0)
     X, Y = X - middle, Y - level
     gram, cross = X.T @ X, X.T @ Y
-    found: dict[int, tuple[Floats, Floats]] = {}
-    models = []
-    for count, penalty in settings:
-        if count not in found:
-            found[count] = np.linalg.eigh(gram[:count, :count])
-        values, vectors = found[count]
-        inverse = 1 / (np.clip(values, 0, None) + penalty * unit)
-        weights = vectors @ (inverse[:, None] * (vectors.T @ cross[:count]))
-        models.append(_linear(weights, middle, level))
-    return models
+    return [
+        _linear(ridge_weights(gram[:count, :count], cross[:count], penalty * unit), middle, level)
+        for count, penalty in settings
+    ]
+
+
+def ridge_weights(gram: Floats, cross: Floats, penalty: float) -> Floats:
+    """Solve ``(gram + penalty I) weights = cross``; by Cholesky, a penalty being above 0."""
+    penalised = gram + penalty * np.eye(len(gram))
+    return np.asarray(scipy.linalg.solve(penalised, cross, assume_a="pos", overwrite_a=True))
 
 
 def _pls(X: Floats, Y: Floats, counts: Sequence[int]) -> list[Regression]:

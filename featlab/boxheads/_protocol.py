@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -18,7 +19,7 @@ from featlab._errors import FeatlabError
 from featlab.boxheads._evaluation import HEADS, fit_head
 from featlab.boxheads._inputs import checked_heads, folds_of
 from featlab.boxheads._joint import JointHead, train_joint_head
-from featlab.boxheads._linear import Components, FitData
+from featlab.boxheads._linear import Components, FitData, ridge_head
 from featlab.boxheads._maps import reduced_maps
 from featlab.boxheads._targets import BoxedImages, boxed_images
 from featlab.intervals import bootstrap_interval
@@ -259,8 +260,10 @@ def _classical(
             random_state,
         )  # fmt: skip
         components = Components(data.maps, random_state)
+        ridge = functools.cache(lambda: ridge_head(data, components))
         for name in heads:
-            boxes[name] = fit_head(name, data, components).predict(maps[test], total[test])
+            head = fit_head(name, data, components, ridge)
+            boxes[name] = head.predict(maps[test], total[test])
     rows = []
     for name in (*heads, "mean_box"):
         iou = bx.iou(boxes[name], truth[test])

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from featlab.store import MapStore
 
 TARGETS = ("centre_size", "corners")
+"""What a head regresses: centre with log size, or corners; shares of the input."""
 POLICIES = ("largest", "best_match")
+"""Which box is the truth where an image has several."""
 
 _LEAST_SIDE = 0.01  # of the picture's side: no predicted box is thinner
 _SMALLEST_LOG = -6.0

@@ -17,6 +17,7 @@ from featlab import __version__
 from featlab._errors import FeatlabError
 from featlab.cli._audit import audit
 from featlab.cli._boxheads import boxheads
+from featlab.cli._compare import compare
 from featlab.cli._embed import embed
 from featlab.cli._finetune import finetune
 from featlab.cli._gradients import gradients
@@ -47,6 +48,7 @@ for command in (
     neurons,
     localise,
     boxheads,
+    compare,
     gradients,
     embed,
     finetune,

@@ -33,11 +33,11 @@ def write_figures(
     folder: Path | None, figures: Mapping[str, Any], kinds: Sequence[str] = ("svg", "png")
 ) -> None:
     """Each figure as SVG and PNG, or as told; nothing without a folder."""
-    from featlab import plots
+    from featlab import report
 
     if folder is None:
         return
     for name, figure in figures.items():
         for kind in kinds:
-            (folder / f"{name}.{kind}").write_bytes(plots.encode(figure, kind, dpi=150))
+            report.save_figure(figure, folder / f"{name}.{kind}")
     print(f"tables and figures: {folder}")

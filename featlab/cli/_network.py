@@ -25,6 +25,8 @@ def load(
     layers: str | None = None,
     output_stride: int | None = None,
     preprocessing: str | None = None,
+    engine: str = "auto",
+    precision: str = "float32",
 ) -> Backbone:
     """The network that the options name; "none" is no weights, layers are separated by commas."""
     from featlab.backbones import load_backbone
@@ -36,6 +38,8 @@ def load(
         layers=layers.split(",") if layers else None,
         output_stride=output_stride,
         preprocessing=preprocessing,
+        engine=engine,
+        precision=precision,
     )
 
 

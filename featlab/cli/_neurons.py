@@ -124,7 +124,7 @@ def _write_cards(
     store: MapStore, table: pd.DataFrame, chosen: pd.DataFrame, rows: np.ndarray, folder: Path
 ) -> None:
     """One picture for each detector, on images it was not chosen on."""
-    from featlab import plots
+    from featlab import plots, report
     from featlab.pipeline import neuron_card
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def _write_cards(
         )
         name = f"{row['layer']}_{row['pooling']}_{row['neuron']}_{row['class']}"
         file = folder / (re.sub(r"[^\w.-]", "_", name)[:120] + ".png")
-        file.write_bytes(plots.encode(plots.neuron_card(card), "png"))
+        report.save_figure(plots.neuron_card(card), file)
     print(f"cards: {folder}")
 
 

@@ -36,6 +36,16 @@ Preprocessing = Annotated[
 Resize = Annotated[str, typer.Option(help="stretch, or pad to keep the aspect ratio.")]
 Dtype = Annotated[str, typer.Option(help="float16 or float32 for the stored maps.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")]
+PassBatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Pictures per forward pass. (default: the engine's, by memory)"),
+]
+Engine = Annotated[
+    str, typer.Option(help="What runs the network: auto, openvino, tensorflow, jax or torch.")
+]
+Precision = Annotated[
+    str, typer.Option(help="float32, or bfloat16: faster, not exact, OpenVINO only.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of split, heads, bootstrap and examples.")]
 OnError = Annotated[str, typer.Option(help="raise, or skip files that cannot be used.")]
 GroupFrom = Annotated[

@@ -15,9 +15,9 @@ from featlab._errors import FeatlabError
 from featlab.cli import _network
 from featlab.cli._options import (
     BackboneName,
-    BatchSize,
     BoxKind,
     Dtype,
+    Engine,
     GroupFrom,
     Images,
     InputSize,
@@ -25,6 +25,8 @@ from featlab.cli._options import (
     OnError,
     Output,
     OutputStride,
+    PassBatchSize,
+    Precision,
     Preprocessing,
     Resize,
     Seed,
@@ -116,7 +118,9 @@ def run(
     preprocessing: Preprocessing = None,
     resize: Resize = "stretch",
     dtype: Dtype = "float16",
-    batch_size: BatchSize = 32,
+    batch_size: PassBatchSize = None,
+    engine: Engine = "auto",
+    precision: Precision = "float32",
     box_kind: BoxKind = None,
     group_from: GroupFrom = None,
     on_error: OnError = "raise",
@@ -126,7 +130,17 @@ def run(
     _run(
         images,
         output,
-        partial(_network.load, backbone, weights, input_size, layers, output_stride, preprocessing),
+        partial(
+            _network.load,
+            backbone,
+            weights,
+            input_size,
+            layers,
+            output_stride,
+            preprocessing,
+            engine,
+            precision,
+        ),
         resize=resize,
         dtype=dtype,
         batch_size=batch_size,
@@ -148,13 +162,23 @@ def extract(
     preprocessing: Preprocessing = None,
     resize: Resize = "stretch",
     dtype: Dtype = "float16",
-    batch_size: BatchSize = 32,
+    batch_size: PassBatchSize = None,
+    engine: Engine = "auto",
+    precision: Precision = "float32",
     group_from: GroupFrom = None,
     on_error: OnError = "raise",
 ) -> None:
     """Run the network once and keep its feature maps; goes on where it was interrupted."""
     load = partial(
-        _network.load, backbone, weights, input_size, layers, output_stride, preprocessing
+        _network.load,
+        backbone,
+        weights,
+        input_size,
+        layers,
+        output_stride,
+        preprocessing,
+        engine,
+        precision,
     )
     table, boxes = index(images, group_from, on_error)
     print(finished_store(table, boxes, store, load, resize, dtype, batch_size, {}))
@@ -168,7 +192,7 @@ def _run(
     seed: int,
     resize: str = "stretch",
     dtype: str = "float16",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     box_kind: str | None = None,
     group_from: str | None = None,
     on_error: str = "raise",
@@ -214,7 +238,7 @@ def finished_store(
     load: Callable[[], Backbone],
     resize: str,
     dtype: str,
-    batch_size: int,
+    batch_size: int | None,
     seconds: dict[str, float],
 ) -> MapStore:
     """The finished store; `seconds` gets those of the pass, 0 when the store was there."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import typer
 
 from featlab.cli._options import BoxKind, Output, Seed, Store
 from featlab.cli._progress import quiet_bar
@@ -35,9 +37,19 @@ def verify(store: Store) -> None:
         print(f"{store}: {len(opened)} images, layers {', '.join(opened.layers)}: all is well")
 
 
-def report(store: Store, output: Output, box_kind: BoxKind = None, seed: Seed = 0) -> None:
-    """Write report, tables and summary of a finished store."""
+def report(
+    store: Store,
+    output: Output,
+    box_kind: BoxKind = None,
+    seed: Seed = 0,
+    figures: Annotated[
+        Literal["svg", "pdf", "png"] | None,
+        typer.Option(help="Write every figure of the page to the folder figures as well."),
+    ] = None,
+) -> None:
+    """Write report, tables and summary of a finished store, and its figures where asked for."""
     from featlab.pipeline import analyse, write_results
+    from featlab.report import write_figures
     from featlab.store import MapStore
 
     with MapStore(store) as opened:
@@ -51,6 +63,9 @@ def report(store: Store, output: Output, box_kind: BoxKind = None, seed: Seed = 
             **found_earlier(output),
         )
         tell(write_results(results, output), output)
+        if figures is not None:
+            written = write_figures(results, output / "figures", format=figures)
+            print(f"figures: {output / 'figures'} ({len(written)} files)")
 
 
 def found_earlier(folder: Path) -> dict[str, Any]:

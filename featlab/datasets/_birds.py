@@ -15,6 +15,7 @@ from featlab.datasets._files import one_line, sole_writer, write_whole
 from featlab.datasets._index import BOX_COLUMNS, csv_bytes, mend, read_table
 
 CUB_200_2011_URL = "https://data.caltech.edu/records/65de6-vp158/files"
+"""Folder of the archive, from which it is fetched."""
 
 _ARCHIVES = (
     Archive("CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78", 1_150_585_339, "CUB_200_2011"),

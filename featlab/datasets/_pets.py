@@ -22,6 +22,7 @@ from featlab.datasets._index import BOX_COLUMNS, csv_bytes, mend, read_table
 _log = logging.getLogger(__name__)
 
 OXFORD_PETS_URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
+"""Folder of the two archives, from which they are fetched."""
 
 _ARCHIVES = (
     Archive("images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c", 791_918_971, "images"),
@@ -194,11 +195,19 @@ def _boxes(annotations: Path, names: list[str]) -> Iterator[tuple[str, str, _Siz
                 yield name, "body", *body
 
 
+class _RefuseDoctype(ElementTree.TreeBuilder):
+    """A DOCTYPE can define entities that expand to gigabytes or read other files."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("it has a DOCTYPE, which is refused")
+
+
 def _heads(file: Path) -> Iterator[tuple[_Size, _Corners]]:
     if not file.is_file():
         return
     try:
-        root = ElementTree.parse(file).getroot()
+        parser = ElementTree.XMLParser(target=_RefuseDoctype())
+        root = ElementTree.parse(file, parser).getroot()
         size = int(root.findtext("size/width", "0")), int(root.findtext("size/height", "0"))
         for item in root.iterfind("object/bndbox"):
             xmin, ymin, xmax, ymax = (

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab._errors import FeatlabError
 
 Floats = NDArray[np.float64]
 
 LEAST_IMAGES = 5
+"""Fewer images than this are refused."""
 _COMPONENTS = 50
+_FEW_IMAGES = 2000
 _USUAL_PERPLEXITY = 30.0
 _TRUST_NEIGHBOURS = 10
 _TRUST_IMAGES = 3000
@@ -183,7 +186,11 @@ def _tsne(scores: Floats, perplexity: float, random_state: int) -> Floats:
     model = TSNE(
         2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=random_state
     )
-    return np.asarray(model.fit_transform(scores), dtype=np.float64)
+    # Threads of OpenMP wait for each other in thousands of short loops: on a busy machine a small
+    # set took ten times as long with two of them as with one.
+    limit = 1 if len(scores) < _FEW_IMAGES else None
+    with threadpool_limits(limit, user_api="openmp"):
+        return np.asarray(model.fit_transform(scores), dtype=np.float64)
 
 
 def _sample(n: int, random_state: int) -> NDArray[np.intp]:

@@ -16,6 +16,7 @@ from featlab.gradients._network import (
 )
 
 RULES = ("plain", "input", "guided")
+"""Ways to differentiate: the gradient, gradient times input, guided back-propagation."""
 
 
 def input_gradients(

@@ -57,6 +57,7 @@ CAMS = {
     "hires_cam": hires_cam,
     "layer_cam": layer_cam,
 }
+"""Methods of the Grad-CAM family, by name."""
 
 
 def cam_heats(

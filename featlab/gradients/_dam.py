@@ -96,9 +96,9 @@ def dam_boxes(
     pixels : ndarray of shape (b, H, W, 3), uint8
         Pictures as the network takes them.
     parameters : {"original", "variant"} or DamParameters
-        The paper's steps [1]_, or those of a later reading of it: the best units of any neuron, the
-        maximum over RGB, a percentile of all pixels that keeps most of the picture. Both score by
-        logits.
+        The paper's steps (Dwaraknath, Menghani and Mongia 2016), or those of a later reading of it:
+        the best units of any neuron, the maximum over RGB, a percentile of all pixels that keeps
+        most of the picture. Both score by logits.
     layer : str, optional
         Where the units are; the head's layer by default. The variant was made for the layer
         ``block5_conv2`` of VGG16.

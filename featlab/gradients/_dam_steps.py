@@ -79,6 +79,7 @@ DAM_PRESETS = {
         morphology=(("erosion", 1), ("dilation", 1)),
     ),
 }
+"""The paper's steps, and those of a later reading of it, by name."""
 
 
 def dam_parameters(parameters: str | DamParameters) -> DamParameters:

@@ -25,7 +25,9 @@ from featlab.intervals import bootstrap_interval
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 FAITHFULNESS_SCORES = ("deletion", "insertion", "average_drop", "increase")
+"""Columns of the faithfulness table, each with an interval."""
 FAITHFULNESS_BASELINES = ("random", "centre_gaussian")
+"""Heat maps that know nothing of the picture, scored beside the methods."""
 _BLUR = 10 / 224  # of the side: the standard deviation of the blur that insertion starts from
 _RANDOM_CELLS = 7
 

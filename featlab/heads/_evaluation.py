@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.pipeline import Pipeline
 
+from featlab import _html
 from featlab._errors import FeatlabError
 from featlab.heads._inputs import (
     Floats,
@@ -56,6 +57,19 @@ class HeadResults:
     models: Mapping[str, Pipeline]
     classes: list[str]
     clusters: NDArray[np.intp] | None = None
+
+    def __repr__(self) -> str:
+        n = int(self.table["n"].max())
+        return f"<HeadResults of {', '.join(self.models)} on {n} test images>"
+
+    def _repr_html_(self) -> str:
+        scores = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "roc_auc"]
+        columns = ["head", "n_train", "n", *scores, "log_loss"]
+        return _html.block(
+            f"HeadResults: {len(self.models)} heads, {len(self.classes)} classes",
+            _html.table(self.table[columns]),
+            _html.folded("Parameters", _html.table(self.table[["head", "parameters"]])),
+        )
 
     def confusion(self, head: str) -> pd.DataFrame:
         """Counts of test images, true class (rows) by predicted class (columns)."""

@@ -30,7 +30,9 @@ from featlab.heads._training import (
 )
 
 HEADS = ("logistic", "mlp", "logistic_l1", "linear_svm", "knn", "nearest_centroid")
+"""Every head, by name."""
 HEADS_DEFAULT = ("logistic", "mlp")
+"""Heads that are fitted unless told otherwise."""
 BASELINES = ("dummy", "colour_histogram")
 
 _HIDDEN = 128

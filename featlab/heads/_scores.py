@@ -13,6 +13,7 @@ from featlab.intervals import auroc_score_interval, wilson_interval
 logger = logging.getLogger(__name__)
 
 METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss")
+"""Scores of a head, each with a 95 % interval."""
 
 _TINY = 1e-15  # a probability of 0 would make the log-loss infinite
 _FEW_GROUPS = 5

@@ -11,8 +11,15 @@ from typing import Any
 from xml.etree import ElementTree
 
 from featlab._errors import FeatlabError
-from featlab.images.decode import first_line
-from featlab.images.sources import Problem, annotation_files, os_reason, read_rows
+from featlab.images.decode import cut, first_line
+from featlab.images.sources import (
+    Problem,
+    annotation_files,
+    is_storable,
+    os_reason,
+    printable,
+    read_rows,
+)
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _DEFAULT_KIND = "object"
@@ -199,7 +206,9 @@ def _coco_entries(path: str, data: bytes) -> _Entries:
         except FeatlabError as error:
             entries.append(Problem(where, str(error)))
         except (AttributeError, KeyError, TypeError) as error:
-            entries.append(Problem(where, f"it is not a COCO box ({type(error).__name__} {error})"))
+            entries.append(
+                Problem(where, f"it is not a COCO box ({type(error).__name__} {cut(str(error))})")
+            )
     return entries
 
 
@@ -207,21 +216,21 @@ def _coco_box(
     path: str, where: str, item: Any, images: dict[Any, Any], categories: dict[Any, Any]
 ) -> WrittenBox:
     if item["image_id"] not in images:
-        raise FeatlabError(f"it names image_id {item['image_id']!r}, which is not in images")
+        raise FeatlabError(f"it names image_id {_shown(item['image_id'])}, which is not in images")
     if item["category_id"] not in categories:
-        raise FeatlabError(f"it names category_id {item['category_id']!r}, not in categories")
+        raise FeatlabError(f"it names category_id {_shown(item['category_id'])}, not in categories")
     picture = images[item["image_id"]]
     bounds = item["bbox"]
     if not isinstance(bounds, list) or len(bounds) != 4:
-        raise FeatlabError(f"bbox must be [x, y, width, height], got {bounds!r}")
+        raise FeatlabError(f"bbox must be [x, y, width, height], got {_shown(bounds)}")
     left, top, width, height = _corners(bounds)
     return WrittenBox(
         where=where,
         folder=_picture_folder(path),
-        name=_forward(str(picture["file_name"])),
+        name=_forward(_storable(str(picture["file_name"]))),
         stem="",
         kind="crowd" if item.get("iscrowd") else _DEFAULT_KIND,
-        label=str(categories[item["category_id"]]["name"]),
+        label=_storable(str(categories[item["category_id"]]["name"])),
         corners=(left, top, left + width, top + height),
         size=_size(picture.get("width"), picture.get("height")),
     )
@@ -244,7 +253,20 @@ def _number(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise FeatlabError(f"{value!r} is not a number") from error
+        raise FeatlabError(f"{_shown(value)} is not a number") from error
+
+
+def _shown(value: Any) -> str:
+    try:
+        return printable(cut(repr(value)))
+    except ValueError:  # Python does not write out whole numbers of thousands of digits.
+        return "a very large number"
+
+
+def _storable(text: str) -> str:
+    if not is_storable(text):
+        raise FeatlabError(f"{_shown(text)} holds characters that cannot be stored")
+    return text
 
 
 def _size(width: Any, height: Any) -> tuple[float, float] | None:

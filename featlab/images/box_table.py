@@ -14,7 +14,7 @@ import pandas as pd
 
 from featlab._errors import FeatlabError
 from featlab.images.annotations import WrittenBox, read_annotations
-from featlab.images.decode import Inspection
+from featlab.images.decode import Inspection, cut
 from featlab.images.sources import Problem, picture_folders
 
 TOLERANCE = 1.0
@@ -159,7 +159,7 @@ def _normal(path: str) -> str:
 
 
 def _shown_name(box: WrittenBox) -> str:
-    return repr(box.name or box.stem)
+    return cut(repr(box.name or box.stem))
 
 
 def _may_be_unlisted(root: Path, kind: str, box: WrittenBox) -> bool:

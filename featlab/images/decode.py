@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +25,15 @@ _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # Pictures that this Pillow may not read: better a bad file with a reason than a silent gap.
 _PICTURE_SUFFIXES = {".avif", ".heic", ".heif", ".jxl", ".webp"}
 
+_LONGEST = 160
 _ORIENTATION_TAG = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_ORIENTATIONS = range(2, 9)
+# The picture is worked on in bands of about this many pixels, so that only what Pillow decoded and
+# the result are in memory as a whole.
+_BAND = 1 << 20
+# Larger pictures are decoded one after the other, however many threads there are.
+_LARGE = 40_000_000
+_one_large = Lock()
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,14 @@ def is_picture_name(name: str) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its type's name."""
+    """The first line of an exception's text, not too long, or its type's name."""
     text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+    return cut(text.splitlines()[0].rstrip(".")) if text else type(error).__name__
+
+
+def cut(text: str) -> str:
+    """A text that comes from a file, short enough for a message."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def prepare() -> None:
@@ -149,25 +154,31 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise FeatlabError(f"refused as a decompression bomb ({first_line(error)})") from error
     except Exception as error:
         raise FeatlabError("not an image that Pillow can read, or its header is damaged") from error
-    with image:
-        _check_size(image)
+    with image, _turn_of(image):
         try:
             yield image
         except FeatlabError:
             raise
+        except MemoryError as error:
+            width, height = image.size
+            raise FeatlabError(
+                f"there is not enough memory to decode its {width} x {height} pixels"
+            ) from error
         except Image.DecompressionBombError as error:
             raise FeatlabError(f"refused as a decompression bomb ({first_line(error)})") from error
         except Exception as error:
             raise FeatlabError(f"truncated or damaged ({first_line(error)})") from error
 
 
-def _check_size(image: Image.Image) -> None:
+def _turn_of(image: Image.Image) -> AbstractContextManager[object]:
+    """Its place in the queue of large pictures, or none; refuses a bomb."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise FeatlabError(
             f"refused as a decompression bomb (its header claims {width} x {height} pixels, "
             f"the limit is {MAX_PIXELS})"
         )
+    return _one_large if width * height > _LARGE else nullcontext()
 
 
 def _orientation(image: Image.Image) -> int:
@@ -175,21 +186,61 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # A viewer shows a picture whose EXIF block is broken as it is; so do we.
         return 1
-    return value if value in _TRANSPOSE else 1
+    return value if value in _ORIENTATIONS else 1
 
 
 def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     image.load()
     # Asked after loading: Pillow turns some formats (TIFF) while loading and drops the tag.
-    transpose = _TRANSPOSE.get(_orientation(image))
-    upright: Image.Image = image if transpose is None else image.transpose(transpose)
-    if upright.mode == "F" or upright.mode.startswith("I"):
-        return np.repeat(_grey_bytes(np.asarray(upright))[:, :, np.newaxis], 3, axis=2)
-    if upright.has_transparency_data:
-        coloured = _convert(upright, "RGBA")
-        white = Image.new("RGBA", coloured.size, "white")
-        return np.array(Image.alpha_composite(white, coloured).convert("RGB"))
-    return np.array(_convert(upright, "RGB"))
+    orientation = _orientation(image)
+    width, height = image.size
+    pixels = np.empty((*((width, height) if orientation >= 5 else (height, width)), 3), np.uint8)
+    as_stored = _as_stored(pixels, orientation)
+    convert = _converter(image)
+    for top, band in _bands(image):
+        as_stored[top : top + band.height] = convert(band)
+    return pixels
+
+
+def _as_stored(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """The same memory, seen as the file stores the picture."""
+    views: dict[int, Callable[[], npt.NDArray[np.uint8]]] = {
+        2: lambda: pixels[:, ::-1],
+        3: lambda: pixels[::-1, ::-1],
+        4: lambda: pixels[::-1],
+        5: lambda: pixels.swapaxes(0, 1),
+        6: lambda: np.rot90(pixels),
+        7: lambda: pixels[::-1, ::-1].swapaxes(0, 1),
+        8: lambda: np.rot90(pixels, -1),
+    }
+    return views[orientation]() if orientation in views else pixels
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Parts of the picture from its top, with the row each begins at."""
+    width, height = image.size
+    step = max(1, _BAND // width)
+    if step >= height:
+        yield 0, image
+        return
+    for top in range(0, height, step):
+        yield top, image.crop((0, top, width, min(top + step, height)))
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], npt.NDArray[np.uint8]]:
+    """What makes RGB of a band, shape (h, w, 3), or grey, shape (h, w, 1)."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        scale = _grey_scale(image)
+        return lambda band: scale(np.asarray(band))[:, :, np.newaxis]
+    if image.has_transparency_data:
+        return _on_white
+    return lambda band: np.asarray(_convert(band, "RGB"))
+
+
+def _on_white(band: Image.Image) -> npt.NDArray[np.uint8]:
+    coloured = _convert(band, "RGBA")
+    white = Image.new("RGBA", coloured.size, "white")
+    return np.asarray(Image.alpha_composite(white, coloured).convert("RGB"))
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
@@ -199,15 +250,18 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         raise FeatlabError(f"its colour mode {image.mode} cannot be turned into RGB") from error
 
 
-def _grey_bytes(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """16-bit, 32-bit or floating-point grey → bytes."""
-    grey = values.astype(np.float64)
-    low, high = float(grey.min()), float(grey.max())
+def _grey_scale(
+    image: Image.Image,
+) -> Callable[[npt.NDArray[np.generic]], npt.NDArray[np.uint8]]:
+    """What brings 16-bit, 32-bit or floating-point grey to bytes, from the whole's range."""
+    ranges = [(band.min(), band.max()) for band in (np.asarray(b) for _, b in _bands(image))]
+    low, high = float(np.min(ranges)), float(np.max(ranges))
     if not np.isfinite([low, high]).all():
         raise FeatlabError("it has pixels that are not finite numbers")
-    is_integer = np.issubdtype(values.dtype, np.integer)
+    is_integer = np.issubdtype(np.asarray(ranges).dtype, np.integer)
     for top in [65535.0] if is_integer else [1.0, 255.0]:
         if low >= 0 and high <= top:
-            return np.rint(grey * (255 / top)).astype(np.uint8)
+            return lambda grey: np.rint(grey.astype(np.float64) * (255 / top)).astype(np.uint8)
     # Here high > low: a constant that fits nowhere has no contrast to keep.
-    return np.rint((grey - low) * (255 / max(high - low, 1e-300))).astype(np.uint8)
+    factor = 255 / max(high - low, 1e-300)
+    return lambda grey: np.rint((grey.astype(np.float64) - low) * factor).astype(np.uint8)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from featlab._errors import FeatlabError
 from featlab.images.box_table import make_box_table
-from featlab.images.decode import Inspection, inspect_image, prepare
+from featlab.images.decode import Inspection, cut, inspect_image, prepare
 from featlab.images.sources import Candidate, Listing, Problem, list_source, os_reason, printable
 
 _log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ def _read(path: Path) -> bytes:
 def _report(listing: Listing, problems: list[Problem], on_error: str, *, n_usable: int) -> None:
     if not problems:
         return
-    lines = [f"  {bad.path}: {bad.reason}" for bad in problems[:_MOST_LISTED]]
+    lines = [f"  {cut(bad.path)}: {bad.reason}" for bad in problems[:_MOST_LISTED]]
     if len(problems) > _MOST_LISTED:
         lines.append(f"  and {len(problems) - _MOST_LISTED} more")
     noun = "1 file or box" if len(problems) == 1 else f"{len(problems)} files or boxes"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featlab._errors import FeatlabError
-from featlab.images.decode import first_line, is_picture_name
+from featlab.images.decode import cut, first_line, is_picture_name
 
 LAYOUT = (
     "expected <folder>/<class>/*.jpg, or <folder>/train|val|test/<class>/*.jpg, or a CSV file with "
@@ -138,13 +138,17 @@ def read_rows(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict
             if missing:
                 raise FeatlabError(
                     f"{path} needs the columns {', '.join(required)}, separated by commas; "
-                    f"its first line has {', '.join(header) or 'none'}."
+                    f"its first line has {cut(', '.join(header)) or 'none'}."
                 )
             for values in reader:
                 if len(values) > len(header):
                     raise FeatlabError(
                         f"{path} line {reader.line_num} has {len(values)} values for "
                         f"{len(header)} columns; quote values that hold a comma."
+                    )
+                if not all(map(is_storable, values)):
+                    raise FeatlabError(
+                        f"{path} line {reader.line_num} holds a NUL character; remove it."
                     )
                 if any(values):
                     padded = values + [""] * (len(header) - len(values))
@@ -158,6 +162,11 @@ def read_rows(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict
 def printable(path: str) -> str:
     """The path itself if it is valid UTF-8, otherwise with its odd bytes written out."""
     return path.encode("utf-8", "backslashreplace").decode()
+
+
+def is_storable(text: str) -> bool:
+    """Whether a store can keep the text: no NUL, and no half of a surrogate pair."""
+    return "\0" not in text and printable(text) == text
 
 
 def os_reason(error: OSError) -> str:
@@ -211,17 +220,19 @@ def _read_csv(path: Path) -> list[Candidate]:
         if picture is None:
             raise FeatlabError(
                 f"{path} line {line}: path must be relative to the CSV file's folder and lie in "
-                f"it, got {row['path']!r}."
+                f"it, got {cut(repr(row['path']))}."
             )
         if picture in candidates:
-            raise FeatlabError(f"{path} line {line}: {picture} is listed twice; keep one line.")
+            raise FeatlabError(
+                f"{path} line {line}: {cut(picture)} is listed twice; keep one line."
+            )
         if not row["label"]:
             raise FeatlabError(f"{path} line {line}: label is empty; give every picture one.")
         split = row.get("split", "").lower()
         if split and split not in SPLIT_NAMES:
             raise FeatlabError(
                 f"{path} line {line}: split must be one of {', '.join(SPLIT_NAMES)} or empty, "
-                f"got {row['split']!r}."
+                f"got {cut(repr(row['split']))}."
             )
         candidates[picture] = Candidate(
             picture, row["label"], SPLIT_NAMES.get(split, ""), row.get("group", "")

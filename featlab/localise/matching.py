@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import joblib  # type: ignore[import-untyped]
 import numpy as np
 import pandas as pd
 
 from featlab import boxes as bx
+from featlab._machine import usable_cores
 from featlab.localise.checks import class_codes, picture_sizes
 from featlab.localise.fitting import FittedMethods
 from featlab.localise.methods import Progress, method_heats
@@ -19,6 +22,10 @@ from featlab.localise.truth import Truth
 
 if TYPE_CHECKING:
     from featlab.store import MapStore
+
+
+# Some 2 ms a map; a second or two is what processes take to start.
+_FEW_MAPS = 2000
 
 
 def match_methods(
@@ -61,18 +68,20 @@ def match_methods(
     )
     heats |= {name: values[rows] for name, values in given.items()}
     heats |= _fixed_boxes(store, rows, truth)
+    tasks: list[tuple[str, Callable[[], HeatScores]]] = []
     for method, values in heats.items():
-        start = time.perf_counter()
         if values.ndim == 2:
-            found[method] = [score_boxes(values, true, owner, **more)]
+            tasks.append((method, partial(score_boxes, values, true, owner, **more)))
         elif values.ndim == 3:
-            found[method] = [score_heats(values, true, owner, frames=frames, **more)]
+            tasks.append((method, partial(score_heats, values, true, owner, frames=frames, **more)))
         else:
-            found[method] = [
-                score_heats(one, true, owner, frames=frames, grid=GRID // 2, **more)
-                for one in np.moveaxis(values, 1, 0)
-            ]
-        seconds[method] = seconds.get(method, 0.0) + time.perf_counter() - start
+            coarse = partial(score_heats, frames=frames, grid=GRID // 2, **more)
+            draws = np.moveaxis(values, 1, 0)
+            tasks += [(method, partial(coarse, one, true, owner)) for one in draws]
+    done = _all_done([task for _, task in tasks], n_maps=len(tasks) * len(rows))
+    for (method, _), (scores, spent) in zip(tasks, done, strict=True):
+        found.setdefault(method, []).append(scores)
+        seconds[method] = seconds.get(method, 0.0) + spent
     start = time.perf_counter()
     # The Gaussian is centred in the picture, wherever that lies in the network's input.
     centre = np.broadcast_to(bx.centre_heat((GRID, GRID)), (len(rows), GRID, GRID))
@@ -80,6 +89,22 @@ def match_methods(
     found["centre_gaussian"] = [score_heats(centre, true, owner, frames=whole, **more)]
     seconds["centre_gaussian"] = time.perf_counter() - start
     return found, seconds
+
+
+def _all_done(
+    tasks: Sequence[Callable[[], HeatScores]], n_maps: int
+) -> list[tuple[HeatScores, float]]:
+    """Every result and its seconds; in processes of their own where that pays for their start."""
+    workers = min(usable_cores(), len(tasks))
+    if workers < 2 or n_maps < _FEW_MAPS:
+        return [_timed(task) for task in tasks]
+    with joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
+        return list(joblib.Parallel()(joblib.delayed(_timed)(task) for task in tasks))
+
+
+def _timed(task: Callable[[], HeatScores]) -> tuple[HeatScores, float]:
+    start = time.perf_counter()
+    return task(), time.perf_counter() - start
 
 
 def match_refined(

@@ -15,6 +15,7 @@ from featlab.localise.heat import normalise, resample_frame
 
 # The protocol's: 0, 0.01, ... 0.99.
 THRESHOLDS = np.arange(100) / 100
+"""Thresholds at which heat maps are cut: 0, 0.01, ... 0.99."""
 GRID = 224
 _BINS = 101
 

@@ -63,6 +63,7 @@ class HeatMethod:
 
 
 METHODS: dict[str, HeatMethod] = {}
+"""Every heat-map method, by name; :func:`register` adds to it."""
 
 
 def register(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from featlab import _html
 from featlab import boxes as bx
 from featlab.localise.fitting import FittedMethods
 from featlab.localise.scoring import (
@@ -90,6 +91,23 @@ class Localisation:
     curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CURVE_COLUMNS))
     success: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SUCCESS_COLUMNS))
     draws: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def __repr__(self) -> str:
+        if self.table.empty:
+            return "<Localisation without a scored image>"
+        n = int(self.table["n"].max())
+        return f"<Localisation by {', '.join(self.table['method'])} on {n} test images>"
+
+    def _repr_html_(self) -> str:
+        if self.table.empty:
+            return _html.block("Localisation: no test image has a box")
+        scores = ["box_accuracy", "box_accuracy_low", "box_accuracy_high", "mean_iou"]
+        columns = ["method", "supervision", "threshold", *scores, "centre_in_box"]
+        return _html.block(
+            f"Localisation: {int(self.table['n'].max()):,} test images, boxes at IoU ≥ 0.5",
+            _html.table(self.table[columns]),
+            _html.folded("How it was made", _html.facts(self.table.attrs.items())),
+        )
 
 
 def localisation(

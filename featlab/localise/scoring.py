@@ -27,6 +27,7 @@ SCORES = (
     "heat_in_box",
     "pxap",
 )
+"""Scores of a method; each is a column of the table, with ``_low`` and ``_high``."""
 SUCCESS_DELTAS = np.arange(21) / 20
 CURVE_COLUMNS = ["method", "delta", "threshold", "accuracy", "accuracy_any"]
 SUCCESS_COLUMNS = ["method", "delta", "accuracy", "accuracy_oracle"]

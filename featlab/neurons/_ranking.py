@@ -64,6 +64,7 @@ COLUMNS = [
     "average_precision",
     "log_fold_change",
 ]
+"""Columns of the neuron table, in order."""
 L1 = "l1_logistic"
 REST, PAIRS = "rest", "pairs"
 

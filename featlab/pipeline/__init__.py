@@ -15,6 +15,7 @@ from featlab.pipeline._analysis import (
     write_results,
 )
 from featlab.pipeline._card import neuron_card
+from featlab.pipeline._comparison import compare
 from featlab.pipeline._examples import picture_loader
 from featlab.pipeline._gradient_results import GradientResults, load_gradients, save_gradients
 from featlab.pipeline._gradients import analyse_gradients
@@ -27,6 +28,7 @@ __all__ = [
     "analyse",
     "analyse_gradients",
     "class_weights",
+    "compare",
     "find_detectors",
     "load_gradients",
     "neuron_card",

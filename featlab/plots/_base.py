@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import matplotlib as mpl
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -22,8 +21,15 @@ TRUE_BOX = "#ffffff"
 PREDICTED_BOX = "#56b4e9"
 RIGHT = "#029e73"
 WRONG = "#d55e00"
-MAX_COLOURED = 8
+# Eight colours that stay apart (CIE76 distance at least 24) for normal, protanopic and deuteranopic
+# eyes; the first three and the fifth are seaborn's "colorblind".
+CLASS_COLOURS = (
+    *("#0173b2", "#de8f05", "#029e73", "#332288"),
+    *("#56b4e9", "#b33f00", "#ddcc77", "#004d40"),
+)
+MAX_COLOURED = len(CLASS_COLOURS)
 _UNKNOWN = "▯"
+_SHORTEST_NAME = 6
 
 
 def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
@@ -64,14 +70,11 @@ def legend(ax: Axes, *, outside: bool = False, title: str | None = None) -> None
         text.set_color(INK)
 
 
-def class_colours(classes: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+def class_colours(classes: Sequence[str]) -> dict[str, str]:
     """A colour per class; with more than eight classes one colour for all of them."""
-    palette = sns.color_palette("colorblind")
-    # Yellow and grey, the palette's last but one, are too pale or mean "no class" here.
-    usable = [palette[i] for i in (0, 1, 2, 4, 3, 9, 5, 6)]
     if len(classes) > MAX_COLOURED:
-        return dict.fromkeys(classes, usable[0])
-    return dict(zip(classes, usable, strict=False))
+        return dict.fromkeys(classes, CLASS_COLOURS[0])
+    return dict(zip(classes, CLASS_COLOURS, strict=False))
 
 
 def short_name(name: object, width: int = 22) -> str:
@@ -88,9 +91,26 @@ def short_name(name: object, width: int = 22) -> str:
     if len(text) > width:
         head = (width - 1) * 2 // 3
         text = f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+    text = text.replace(r"\$", "$")  # a name that was shortened before
     # A leading underscore hides a legend entry; paired dollars start mathematics.
     text = f" {text}" if text.startswith("_") else text
     return text.replace("$", r"\$")
+
+
+def text_width(text: str, size: float) -> float:
+    """Inches that a line of text takes, set in `size` points."""
+    font = get_font(findfont("DejaVu Sans"))
+    # Set large: at its own size each letter would be rounded to whole pixels.
+    font.set_size(10 * size, 72)
+    font.set_text(text.replace(r"\$", "$"), 0.0)
+    return float(font.get_width_height()[0]) / 64 / 72 / 10
+
+
+def fitted_name(name: object, inches: float, size: float, width: int = 22) -> str:
+    """:func:`short_name`, shorter still where `inches` ask for it."""
+    while width > _SHORTEST_NAME and text_width(short_name(name, width), size) > inches:
+        width -= 1
+    return short_name(name, width)
 
 
 def short_names(names: Iterable[object], width: int = 22) -> list[str]:
@@ -114,7 +134,12 @@ def plural(count: int, noun: str) -> str:
 
 
 def encode(
-    drawing: Axes | Figure, kind: str = "svg", *, dpi: int = 120, quality: int = 82
+    drawing: Axes | Figure,
+    kind: str = "svg",
+    *,
+    dpi: int = 120,
+    quality: int = 82,
+    text: bool = False,
 ) -> bytes:
     """The figure as bytes of an image file; nothing is written to disk.
 
@@ -122,21 +147,25 @@ def encode(
     ----------
     drawing : Axes or Figure
         What a function of this module returned.
-    kind : {"svg", "png", "jpg"}
+    kind : {"svg", "pdf", "png", "jpg"}
         The same drawing always gives the same bytes.
     dpi : int
-        Pixels per inch; in an SVG, of the rasterised point clouds.
+        Pixels per inch; in SVG and PDF, of the pictures and the rasterised point clouds.
     quality : int
         JPEG quality, 1-95.
+    text : bool
+        Text stays text in an SVG, to be searched and edited; it then looks the same only where its
+        font is installed. By default letters become outlines. A PDF always keeps its text.
     """
     figure = drawing if isinstance(drawing, Figure) else cast(Figure, drawing.figure)
     buffer = io.BytesIO()
     options: dict[str, Any] = {}
     if kind == "jpg":
         options["pil_kwargs"] = {"quality": quality, "optimize": True}
-    if kind == "svg":
-        options["metadata"] = {"Date": None}
-    with mpl.rc_context({"svg.hashsalt": "featlab", "svg.fonttype": "path"}):
+    if kind in ("svg", "pdf"):
+        options["metadata"] = {"Date" if kind == "svg" else "CreationDate": None}
+    fonts = {"svg.fonttype": "none" if text else "path", "pdf.fonttype": 42}
+    with mpl.rc_context({"svg.hashsalt": "featlab", **fonts}):
         figure.savefig(buffer, format=kind, dpi=dpi, **options)
     return buffer.getvalue()
 

@@ -15,13 +15,14 @@ from featlab.plots._base import (
     MUTED,
     class_colours,
     dress,
+    fitted_name,
     legend,
     new_axes,
     plural,
     short_name,
     short_names,
 )
-from featlab.plots.pictures import _check, _grid, _picture
+from featlab.plots.pictures import _TILE, _check, _grid, _picture
 
 _LINES = 3
 
@@ -71,7 +72,7 @@ def confounds(table: pd.DataFrame, top: int = 12, ax: Axes | None = None) -> Axe
         ax,
         title=f"n = {plural(n, 'image')}",
         xlabel="AUROC of the class against the rest (0.5: tells nothing), 95 % interval",
-        ylabel="picture statistic",
+        ylabel="picture statistic: class it tells best" if is_many else "picture statistic",
         grid="x",
     )
     if not is_many and classes:
@@ -94,11 +95,11 @@ def flagged_images(
     lines = [str(caption).splitlines()[:_LINES] or [""] for caption in captions]
     deepest = max(len(part) for part in lines)
     figure, panels = _grid(
-        pictures, min(columns, len(pictures)), side=1.45, title=0.12 + 0.14 * deepest
+        pictures, min(columns, len(pictures)), side=_TILE, title=0.12 + 0.14 * deepest
     )
     for panel, picture, part in zip(panels, pictures, lines, strict=True):
         _picture(panel, picture)
-        text = "\n".join(short_name(line, 24) for line in part)
+        text = "\n".join(fitted_name(line, _TILE - 0.1, 7.5, 40) for line in part)
         panel.set_title(text, fontsize=7.5, color=INK, pad=3)
     return figure
 

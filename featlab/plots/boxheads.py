@@ -14,6 +14,7 @@ from featlab.plots.scores import _dots, _sizes
 _BINS = np.linspace(0, 1, 21).tolist()
 _MOST_OUTLINES = 200
 _MOST_COUNTED = 10
+_MOST_TICKS = 3  # on either side of the square
 
 
 def box_eda(statistics: pd.DataFrame) -> Figure:
@@ -80,8 +81,9 @@ def _aspect(ax: Axes, statistics: pd.DataFrame) -> None:
     logs = np.log2(statistics["aspect"].to_numpy(float))
     reach = max(1.0, float(np.ceil(np.abs(logs).max(initial=0))))
     ax.hist(logs, bins=np.linspace(-reach, reach, 25).tolist(), color=BLUE)
-    ticks = np.arange(-reach, reach + 1)
-    ax.set_xticks(ticks, [f"{2.0**t:g}" for t in ticks])
+    step = np.ceil(reach / _MOST_TICKS)
+    ticks = step * np.arange(-(reach // step), reach // step + 1)
+    ax.set_xticks(ticks, [f"{2**t:.0f}" if t >= 0 else f"1/{2**-t:.0f}" for t in ticks])
     dress(
         ax, title="aspect", xlabel="width / height (pixels)", ylabel="boxes (count)", grid="y"
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from featlab.plots._base import BLUE, INK, MUTED, bare, class_colours, dress, legend, short_name
+from featlab.plots._base import BLUE, INK, MUTED, bare, class_colours, dress, fitted_name, legend
 from featlab.plots.pictures import _overlay, _picture
 
 _BINS = 24
@@ -57,9 +57,11 @@ def neuron_card(card: NeuronCard) -> Figure:
     card : NeuronCard
     """
     columns = max(len(card.best), len(card.worst), 1)
-    figure = Figure(figsize=(8.2, 6.4), layout="constrained")
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
     upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=(3.5, 2.4)))
-    figure.suptitle(card.title, fontsize=11, color=INK, x=0.01, ha="left")
+    figure.suptitle(
+        fitted_name(card.title, 8.7, 11, 120), fontsize=11, color=INK, x=0.01, ha="left"
+    )
     panels = upper.subplots(2, columns, squeeze=False)
     # One scale for all pictures, so that a dark map means a silent neuron.
     top = max((float(heat.max(initial=0)) for heat in card.heats), default=0.0)
@@ -74,13 +76,14 @@ def neuron_card(card: NeuronCard) -> Figure:
             if picture is not None:
                 _overlay(panel, picture, card.heats[first + column], top)
             entry = table.iloc[column]
-            caption = f"{short_name(entry['label'], 16)}, {entry['activation']:.2f}"
+            caption = f"{fitted_name(entry['label'], 1.2, 8)}, {entry['activation']:.2f}"
             panel.set_title(caption, fontsize=8, color=INK, pad=3)
         panels[line][0].set_ylabel(name, fontsize=8.5, color=MUTED, labelpad=6)
-    histogram, text = lower.subplots(1, 2, width_ratios=(3, 2))
+    histogram, text = lower.subplots(1, 2, width_ratios=(3, 2.5))
     _histogram(histogram, card)
     bare(text)
-    text.text(0, 1, "\n".join(card.facts), fontsize=8.5, color=INK, va="top", linespacing=1.5)
+    facts = "\n".join(fitted_name(fact, 3.7, 8.5, 80) for fact in card.facts)
+    text.text(0, 1, facts, fontsize=8.5, color=INK, va="top", linespacing=1.5)
     return figure
 
 
@@ -91,9 +94,10 @@ def _histogram(ax: Axes, card: NeuronCard) -> None:
     edges = np.linspace(float(card.activations.min()), most, _BINS + 1).tolist()
     several = len(set(colours.values())) > 1
     for name in classes if several else ():
+        mine = card.activations[card.labels == name]
         ax.hist(
-            card.activations[card.labels == name], edges, histtype="stepfilled", alpha=0.45,
-            color=colours[name], label=f"{short_name(name, 18)} ({(card.labels == name).sum()})",
+            mine, edges, histtype="step", linewidth=1.8, color=colours[name],
+            label=f"{fitted_name(name, 1.3, 8.5)} ({len(mine):,})",
         )  # fmt: skip
     if several:
         legend(ax)

@@ -23,6 +23,7 @@ from featlab.plots._base import (
     new_axes,
     plural,
     short_names,
+    text_width,
 )
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -79,9 +80,9 @@ def embedding_scatter(
     names = _checked(labels, len(points))
     classes = sorted(set(names.tolist()))
     is_many = len(classes) > MAX_COLOURED
-    ax = new_axes(ax, 7.6 + (2.2 * _legend_columns(classes) if is_many else 0), 5.6)
     styles = _styles(classes)
     shown = short_names(classes, 18 if is_many else 22)
+    ax = new_axes(ax, 6.2 + _legend_width(shown, is_many), 5.6)
     handles = []
     size = float(np.clip(9000 / len(points), 7, 34))
     for number, (name, text) in enumerate(zip(classes, shown, strict=True), start=1):
@@ -151,7 +152,8 @@ def embedding_thumbnails(
     is_many = len(classes) > MAX_COLOURED
     cells = np.ptp(layout[["x", "y"]].to_numpy(), axis=0) / side + 1
     inch = float(np.clip(9 / cells.max(), 0.6, 1.6))
-    beside = 0.9 + 2.0 * _legend_columns(classes)
+    shown = short_names(classes, 18)
+    beside = 0.9 + _legend_width(shown, is_many)
     ax = new_axes(ax, max(cells[0] * inch, 3.6) + beside, max(cells[1] * inch, 2.4) + 0.9)
     bare(ax)
     for row, x, y in layout.itertuples(index=False):
@@ -159,7 +161,7 @@ def embedding_thumbnails(
         extent = _thumbnail(ax, pictures[int(row)], x, y, side * (1 - _GAP), styles[name][0])
         if is_many:
             ax.text(
-                extent[0] + 0.05 * side, extent[3] - 0.05 * side, str(numbers[name]), fontsize=6,
+                extent[0] + 0.05 * side, extent[3] - 0.05 * side, str(numbers[name]), fontsize=7,
                 color="white", va="top", zorder=4,
                 path_effects=[withStroke(linewidth=1.6, foreground=INK)],
             )  # fmt: skip
@@ -167,7 +169,7 @@ def embedding_thumbnails(
     high = layout[["x", "y"]].max() + 0.55 * side
     ax.set_xlim(low["x"], high["x"])
     ax.set_ylim(low["y"], high["y"])
-    ax.set_aspect("equal")
+    ax.set_aspect("equal", anchor="W")  # what is spare stands on the legend's side
     _describe(ax, embedding, "tsne", shown=len(layout))
     handles = [
         _handle(
@@ -178,7 +180,7 @@ def embedding_thumbnails(
             markeredgewidth=2,
             markersize=7,
         )
-        for name, text in zip(classes, short_names(classes, 18), strict=True)
+        for name, text in zip(classes, shown, strict=True)
     ]
     ax.legend(
         handles=handles, frameon=False, fontsize=7.5 if is_many else 8.5, loc="upper left",
@@ -209,6 +211,13 @@ def _styles(classes: Sequence[str]) -> dict[str, tuple[Any, str]]:
 
 def _legend_columns(classes: Sequence[str]) -> int:
     return -(-len(classes) // _LEGEND_ROWS)
+
+
+def _legend_width(shown: Sequence[str], is_many: bool) -> float:
+    """Inches of a legend with these names: numbered where they are many, else with their n."""
+    size, more = (7.5, "37  ") if is_many else (8.5, " (n = 9,999)")
+    widest = max((text_width(name + more, size) for name in shown), default=0.0)
+    return _legend_columns(shown) * (widest + 0.4)
 
 
 def _handle(label: str, **style: Any) -> Line2D:

@@ -25,7 +25,7 @@ from featlab.plots._base import (
     short_name,
 )
 from featlab.plots.localisation import method_strips
-from featlab.plots.pictures import _check, _draw_boxes
+from featlab.plots.pictures import _check, _draw_boxes, _margin, _mark
 
 if TYPE_CHECKING:
     from featlab.gradients import DamTrace
@@ -48,6 +48,7 @@ GRADIENT_METHOD_NAMES = {
     "dam_original": "DAM, original",
     "dam_variant": "DAM, variant",
 }
+"""What figures call the methods that run the network."""
 _SHOWN_UNITS = 10
 _CLIP = 99.5  # percentile at which gradients are cut for drawing: few pixels are far above the rest
 _UNIT = "#e69f00"
@@ -68,7 +69,8 @@ def dam_steps(trace: DamTrace, true_boxes: np.ndarray | None = None) -> Figure:
     """
     k = min(len(trace.units), _SHOWN_UNITS)
     height, width = trace.pixels.shape[:2]
-    figure = Figure(figsize=(1.12 * k + 0.9, 6.9))
+    # Few units still leave room for three titles.
+    figure = Figure(figsize=(max(1.12 * k + 0.9, 7.6), 6.9))
     halves = figure.add_gridspec(
         2, 1, height_ratios=(3.0, 3.4), hspace=0.14, left=0.085, right=0.995, top=0.95, bottom=0.04
     )
@@ -90,7 +92,7 @@ def dam_steps(trace: DamTrace, true_boxes: np.ndarray | None = None) -> Figure:
         s=26, c=_UNIT, edgecolors="white", linewidths=0.9,
     )  # fmt: skip
     panels[0].set_title(
-        f"{plural(len(trace.units), 'unit')} that speak for {short_name(trace.label, 18)}",
+        f"{plural(len(trace.units), 'unit')} for {short_name(trace.label, 18)}",
         fontsize=9, color=INK, pad=4,
     )  # fmt: skip
     panels[1].imshow(_only(trace.pixels, trace.union), extent=extent)
@@ -117,7 +119,7 @@ def dam_steps(trace: DamTrace, true_boxes: np.ndarray | None = None) -> Figure:
             panel.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent)
             if i == 0:
                 title = f"neuron {neuron}\ncell {row}, {column}"
-                panel.set_title(title, fontsize=7, color=INK, pad=3)
+                panel.set_title(title, fontsize=8, color=INK, pad=3)
             if i == 2:
                 loss = f"{trace.losses[j]:.3g}" if np.isfinite(trace.losses[j]) else "empty"
                 panel.set_xlabel(loss, fontsize=8, labelpad=2, color=BLUE if trace.kept[j] else INK)
@@ -149,9 +151,10 @@ def gradient_maps(
     """
     k, m = len(pictures), len(maps) + 1
     _check(k, labels=labels)
-    figure = Figure(figsize=(1.75 * m + 0.95, 1.75 * k + 0.3))
+    left = _margin(labels)
+    figure = Figure(figsize=(1.75 * m + left, 1.75 * k + 0.3))
     grid = figure.add_gridspec(
-        k, m, left=0.95 / (1.75 * m + 0.95), right=0.995, bottom=0.01,
+        k, m, left=left / (1.75 * m + left), right=0.995, bottom=0.01,
         top=1 - 0.28 / (1.75 * k + 0.3), wspace=0.04, hspace=0.04,
     )  # fmt: skip
     for i, picture in enumerate(pictures):
@@ -162,10 +165,7 @@ def gradient_maps(
                 title = RULE_NAMES.get(name, name) if j else "picture"
                 panel.set_title(title, fontsize=9, color=INK, pad=4)
             if j == 0:
-                panel.set_ylabel(
-                    short_name(labels[i], 14), fontsize=8.5, color=INK,
-                    rotation=0, ha="right", va="center",
-                )  # fmt: skip
+                _mark(panel, labels[i], None)
     return figure
 
 
@@ -206,7 +206,7 @@ def randomisation_curves(
     Axes
         Mean over the images; the band holds them all.
     """
-    ax = new_axes(ax, 6.4, 3.6)
+    ax = new_axes(ax, 7.6, 3.8)
     column = "spearman_absolute" if absolute else "spearman"
     colours = class_colours(["plain", "guided", "input"])
     for rule, rows in table.groupby("rule", sort=False):
@@ -222,13 +222,13 @@ def randomisation_curves(
     what = "absolute gradients" if absolute else "signed gradients"
     dress(
         ax,
-        title=f"{what}, {plural(table['image'].nunique(), 'test image')}: mean and range",
+        title=f"n = {plural(table['image'].nunique(), 'test image')}; {what}, mean and range",
         xlabel="weights shuffled from the head down to …",
-        ylabel="rank correlation with trained",
+        ylabel="Spearman correlation with trained",
         grid="y",
     )
     ax.set_ylim(min(-0.1, float(table[column].min()) - 0.03), 1.04)
-    legend(ax)
+    legend(ax, outside=True)
     return ax
 
 
@@ -246,12 +246,12 @@ def faithfulness_scores(table: pd.DataFrame) -> Figure:
         One panel per score; baselines are grey.
     """
     titles = {
-        "deletion": "deletion (lower is better)",
-        "insertion": "insertion (higher is better)",
-        "average_drop": "average drop (lower is better)",
-        "increase": "increase (higher is better)",
+        "deletion": "deletion\n(lower is better)",
+        "insertion": "insertion\n(higher is better)",
+        "average_drop": "average drop\n(lower is better)",
+        "increase": "increase\n(higher is better)",
     }
-    figure = Figure(figsize=(10.5, 0.32 * len(table) + 1.1), layout="constrained")
+    figure = Figure(figsize=(10.5, 0.32 * len(table) + 1.4), layout="constrained")
     panels = figure.subplots(1, len(titles), sharey=True)
     places = np.arange(len(table))[::-1]
     colours = np.where(table["baseline"], MUTED, BLUE)
@@ -260,11 +260,12 @@ def faithfulness_scores(table: pd.DataFrame) -> Figure:
         panel.scatter(table[score], places, c=colours, s=26, zorder=3)
         dress(panel, title=title, xlabel=_UNITS[score], ylabel="", grid="x")
         panel.set_xlim(-0.02, 1.02)
+        panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     panels[0].set_yticks(
         places, [GRADIENT_METHOD_NAMES.get(m, short_name(m)) for m in table["method"]]
     )
     figure.suptitle(
-        f"{plural(int(table['n'].iloc[0]), 'test image')}, 95 % intervals over images",
+        f"n = {plural(int(table['n'].iloc[0]), 'test image')}; 95 % intervals over images",
         x=0.01, ha="left", fontsize=9, color=INK,
     )  # fmt: skip
     return figure

@@ -18,6 +18,7 @@ from featlab.plots._base import (
     plural,
     short_name,
     short_names,
+    text_width,
 )
 from featlab.plots.scores import _BASELINE_HEADS, _whiskers
 
@@ -35,12 +36,13 @@ def calibration(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ``heads.calibration_table``: ``confidence, accuracy, accuracy_low, accuracy_high, n``; the
         expected calibration error and the Brier score are taken from its ``attrs``.
     """
-    ax = new_axes(ax, 5, 4.6)
-    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--", label="perfect calibration")
+    ax = new_axes(ax, 7, 4.2)
+    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--", label="perfect\ncalibration")
     x = table["confidence"].to_numpy(float)
     ax.errorbar(
         x, table["accuracy"], yerr=_whiskers(table, "accuracy"), fmt="o", color=BLUE,
-        elinewidth=1.4, markersize=4, label="test images of a bin, 95 % interval",
+        elinewidth=1.4, markersize=4,
+        label="test images of\na bin, 95 %\ninterval; larger:\nmore images",
     )  # fmt: skip
     n = table["n"].to_numpy(float)
     sizes = 18 + 130 * n / max(n.max(initial=1), 1)
@@ -58,7 +60,7 @@ def calibration(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ylabel="accuracy (share, 0-1)",
         grid="both",
     )
-    legend(ax)
+    legend(ax, outside=True)
     return ax
 
 
@@ -71,7 +73,7 @@ def learning_curve(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ``heads.learning_curve``, of one head or several: ``head, size, n, accuracy, accuracy_low,
         accuracy_high``.
     """
-    ax = new_axes(ax, 6, 3.8)
+    ax = new_axes(ax, 7, 3.8)
     heads = table["head"].drop_duplicates().tolist()
     colours = class_colours(heads)
     for head in heads:
@@ -90,7 +92,7 @@ def learning_curve(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ylabel="accuracy on unseen test images (share, 0-1)",
         grid="both",
     )
-    legend(ax)
+    legend(ax, outside=True, title="head")
     return ax
 
 
@@ -102,11 +104,11 @@ def ablation(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table : DataFrame
         ``heads.ablation_curve``, of one mode: ``mode, kind, k, n, accuracy, low, high``.
     """
-    ax = new_axes(ax, 6, 3.8)
+    ax = new_axes(ax, 7.4, 3.8)
     keep = bool((table["mode"] == "keep").all())
     for kind, colour, label in (
-        ("detectors", BLUE, "these neurons, 95 % interval"),
-        ("random", _ORANGE, "random neurons of like variance, 95 % of draws"),
+        ("detectors", BLUE, "these neurons,\n95 % interval"),
+        ("random", _ORANGE, "random neurons of\nlike variance,\n95 % of draws"),
     ):
         rows = table[table["kind"] == kind].sort_values("k")
         _band(ax, rows, "k", ("low", "high"), colour)
@@ -123,7 +125,7 @@ def ablation(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ylabel="accuracy on unseen test images (share, 0-1)",
         grid="both",
     )
-    legend(ax)
+    legend(ax, outside=True)
     return ax
 
 
@@ -142,7 +144,8 @@ def backbones(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     heads = table.loc[~baseline, "head"].drop_duplicates().tolist()
     colours = class_colours(heads)
     rows = len(order) + int(baseline.sum())
-    ax = new_axes(ax, 7, 1.4 + 0.45 * rows)
+    names = short_names([*order, *table.loc[baseline, "head"].str.replace("_", " ")], 40)
+    ax = new_axes(ax, 6 + max(text_width(name, 8.5) for name in names), 1.4 + 0.45 * rows)
     step = 0.5 / max(len(heads), 1)
     for place, head in enumerate(heads):
         part = table[table["head"] == head].set_index("backbone").reindex(order)
@@ -158,8 +161,7 @@ def backbones(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             xerr=_whiskers(simple, "accuracy"), fmt="o", markersize=6, color=MUTED,
             markerfacecolor="white", elinewidth=1.5, label="baseline",
         )  # fmt: skip
-    names = [*order, *simple["head"].str.replace("_", " ")]
-    ax.set_yticks(np.arange(rows), short_names(names, 40))
+    ax.set_yticks(np.arange(rows), names)
     ax.set_ylim(rows - 0.5, -0.5)
     ax.set_xlim(0, 1.02)
     dress(

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from featlab._errors import FeatlabError
 from featlab.plots._base import (
@@ -20,14 +21,15 @@ from featlab.plots._base import (
     MUTED,
     class_colours,
     dress,
+    fitted_name,
     legend,
     new_axes,
     plural,
-    short_name,
     short_names,
 )
 
 _CLOUD = "#b9c1cb"
+_LEAST_P = 1e-300
 
 
 def volcano(
@@ -50,7 +52,8 @@ def volcano(
 
     Notes
     -----
-    An adjusted p-value of 0 (below the smallest number) is drawn as a triangle at the top.
+    An adjusted p-value below 1e-300, which no number holds well, is drawn as a triangle on a level
+    of its own, above all others.
     """
     live = table[table["auroc"].notna() & table["p_adjusted"].notna()]
     ax = new_axes(ax, 7, 4.6)
@@ -69,20 +72,22 @@ def volcano(
             )  # fmt: skip
     classes = sorted(set(table["class"].astype(str)))
     for name, mask, colour in _groups(classes, label, chosen):
-        for marker, part in (("o", mask & ~at_top), ("^", mask & at_top)):
-            first = marker == "o" or not (mask & ~at_top).any()
+        below = mask & ~at_top
+        for marker, part in (("o", below), ("^", mask & at_top)):
+            first = below.any() if marker == "o" else not below.any()
             ax.scatter(
                 effect[part], height[part], s=16 if marker == "^" else 11, color=colour,
                 marker=marker, linewidth=0, alpha=0.85, rasterized=True,
                 label=f"{name} ({int(mask.sum()):,})" if first else None,
             )  # fmt: skip
     _cutoff_lines(ax, table, alpha, min_auroc)
+    ax.set_xlim(-0.02, 1.02)
+    if at_top.any():
+        _mark_top(ax, float(height[at_top][0]), float(height[~at_top].max(initial=0)))
     dead = len(table) - len(live)
     title = f"n = {len(live):,} pairs of class and neuron" + (
         f"; {plural(dead, 'pair')} of dead neurons left out" if dead else ""
     )
-    if at_top.any():
-        title += "; triangles: p below what a number can hold"
     dress(
         ax,
         title=title,
@@ -170,7 +175,7 @@ def activation_distributions(
         raise FeatlabError("table has no detectors; activation_distributions needs at least one.")
     values, labels = np.asarray(X, dtype=float), np.asarray(y, dtype=str)
     figure = Figure(
-        figsize=(3.4 * k + 0.4, _panel_height(labels) * len(shown)), layout="constrained"
+        figsize=(3.8 * k + 0.4, _panel_height(labels) * len(shown)), layout="constrained"
     )
     panels = figure.subplots(len(shown), k, squeeze=False)
     for row, name in enumerate(shown):
@@ -207,13 +212,7 @@ def _distribution(
         drawn = points if len(points) <= 150 else rng.choice(points, 150, replace=False)
         jitter = place + rng.uniform(-0.22, 0.22, len(drawn))
         ax.scatter(drawn, jitter, s=6, color=colour, alpha=0.55, linewidth=0, rasterized=True)
-    place_of = np.full(len(values), -1)
-    for place, mask in enumerate(groups):
-        place_of[mask] = place
-    sns.boxplot(
-        x=values, y=place_of, orient="h", native_scale=True, ax=ax, width=0.6, showfliers=False,
-        fill=False, color=INK, linewidth=0.9,
-    )  # fmt: skip
+        _box(ax, points, place)
     ax.set_yticks(
         range(len(groups)),
         [f"{text}\nn = {int(mask.sum()):,}" for text, mask in zip(shown, groups, strict=True)],
@@ -222,7 +221,7 @@ def _distribution(
     pooling = str(pick.get("pooling", "pooled"))
     dress(
         ax,
-        title=f"neuron {int(pick['neuron'])}, detector of {short_name(name, 16)}",
+        title=f"neuron {int(pick['neuron'])}, for {fitted_name(name, 1.5, 9)}",
         xlabel=f"{pooling} activation (network units)",
         ylabel="",
         grid="x",
@@ -231,18 +230,40 @@ def _distribution(
     ax.tick_params(labelsize=8)
 
 
+def _box(ax: Axes, values: np.ndarray, place: float) -> None:
+    """Quartiles, and whiskers to the furthest image within 1.5 times their distance."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    near = values[np.abs(values - np.clip(values, low, high)) <= 1.5 * (high - low)]
+    line: dict[str, Any] = {"colors": INK, "linewidth": 0.9}
+    ax.hlines([place] * 2, [near.min(), high], [low, near.max()], **line)
+    ax.vlines([near.min(), near.max()], place - 0.15, place + 0.15, **line)
+    ax.add_patch(
+        Rectangle((low, place - 0.3), high - low, 0.6, fill=False, edgecolor=INK, linewidth=0.9)
+    )
+    ax.vlines(middle, place - 0.3, place + 0.3, **(line | {"linewidth": 1.6}))
+
+
 def _evidence(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """−log10 p, and which p were 0; those lie a little above the highest other point."""
-    zero = p <= 0
+    """−log10 p, and which p are below 1e-300; those lie on one level above all others."""
+    least = p < _LEAST_P
     height = np.zeros(len(p))
-    height[~zero] = -np.log10(p[~zero])
-    height[zero] = 1.06 * max(height.max(initial=0), 10.0)
-    return height, zero
+    height[~least] = -np.log10(p[~least])
+    height[least] = 1.15 * max(height.max(initial=0), 2.0)
+    return height, least
+
+
+def _mark_top(ax: Axes, level: float, highest: float) -> None:
+    """Name the level of the least p on the axis, whose numbers end below it."""
+    ticks = [tick for tick in MaxNLocator(6).tick_values(0, highest) if 0 <= tick <= highest]
+    names = [f"{tick:g}" for tick in ticks]
+    ax.set_yticks([*ticks, level], [*names, f"p < {_LEAST_P:g}"])
+    ax.set_ylim(top=1.04 * level)
+    ax.axhline((level + highest) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
 
 
 def _groups(
     classes: Sequence[str], label: np.ndarray, chosen: np.ndarray
-) -> list[tuple[str, np.ndarray, tuple[float, float, float]]]:
+) -> list[tuple[str, np.ndarray, str]]:
     """Legend entries: one per class, or one for all where colours could not be told apart."""
     colours = class_colours(classes)
     if len(classes) > MAX_COLOURED:
@@ -262,8 +283,13 @@ def _cutoff_lines(
     alpha = table.attrs.get("alpha") if alpha is None else alpha
     min_auroc = table.attrs.get("min_auroc") if min_auroc is None else min_auroc
     style: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
+    cuts = []
     if alpha is not None:
         ax.axhline(-np.log10(float(alpha)), **style)
+        cuts.append(f"p {float(alpha):g}")
     if min_auroc is not None:
         ax.axvline(float(min_auroc), **style)
+        cuts.append(f"AUROC {float(min_auroc):g}")
+    if cuts:
+        ax.plot([], [], label=f"cut-off: {', '.join(cuts)}", **style)
     ax.axvline(0.5, color=FAINT, linewidth=1)

@@ -20,12 +20,15 @@ from featlab.plots._base import (
     TRUE_BOX,
     WRONG,
     bare,
-    short_name,
+    fitted_name,
     short_names,
+    text_width,
 )
 
 _HEAT = "inferno"
 _MAX_SIDE = 256
+_TILE = 1.45  # inches
+_NAME = 1.2  # inches of a class name beside a row of pictures
 
 
 def sample_images(
@@ -47,10 +50,12 @@ def sample_images(
     """
     _check(len(pictures), labels=labels, boxes=boxes)
     columns = min(columns, len(pictures))
-    figure, panels = _grid(pictures, columns, side=1.45, title=0.26)
+    figure, panels = _grid(pictures, columns, side=_TILE, title=0.26)
     for i, picture in enumerate(pictures):
         _picture(panels[i], picture)
-        panels[i].set_title(short_name(labels[i], 20), fontsize=8.5, color=INK, pad=4)
+        panels[i].set_title(
+            fitted_name(labels[i], _TILE - 0.15, 8.5), fontsize=8.5, color=INK, pad=4
+        )
         if boxes is not None and picture is not None:
             _draw_boxes(panels[i], boxes[i], TRUE_BOX)
     return figure
@@ -86,7 +91,9 @@ def detector_maps(
     _check(k, true_boxes=true_boxes, predicted_boxes=predicted_boxes)
     m = len(captions)
     repeated = [picture for picture in pictures for _ in range(m + 1)]
-    figure, flat = _grid(repeated, m + 1, side=1.4, title=0.02, left=1.15, top=0.42)
+    figure, flat = _grid(
+        repeated, m + 1, side=1.4, title=0.02, left=_margin(labels, predicted_labels), top=0.42
+    )
     panels = np.reshape(np.array(flat, dtype=object), (k, m + 1))
     tops = [max(float(np.max(heat[j], initial=0)) for heat in heats) for j in range(m)]
     for i, picture in enumerate(pictures):
@@ -103,7 +110,8 @@ def detector_maps(
                 _draw_boxes(panel, predicted_boxes[i], PREDICTED_BOX)
         _mark(panels[i][0], labels[i], predicted)
     for panel, caption in zip(panels[0][1:], captions, strict=True):
-        panel.set_title(caption, fontsize=8.5, color=INK, pad=5)
+        lines = [fitted_name(line, 1.28, 8.5) for line in caption.splitlines()]
+        panel.set_title("\n".join(lines), fontsize=8.5, color=INK, pad=5)
     return figure
 
 
@@ -136,7 +144,7 @@ def localisation_examples(
     for i, picture in enumerate(pictures):
         _picture(panels[i], picture)
         hit = float(ious[i]) >= 0.5
-        name = f"{short_name(labels[i], 16)}, " if labels is not None else ""
+        name = f"{fitted_name(labels[i], 1.2, 9)}, " if labels is not None else ""
         panels[i].set_title(
             f"{'✓' if hit else '✗'} {name}IoU {ious[i]:.2f}",
             fontsize=9, color=RIGHT if hit else WRONG, pad=4,
@@ -218,13 +226,33 @@ def _draw_boxes(ax: Axes, boxes: np.ndarray | None, colour: str) -> None:
 
 def _mark(ax: Axes, label: str, predicted: str | None) -> None:
     if predicted is None:
-        text, colour = short_name(label, 15), INK
+        text, colour = _beside([label])[0], INK
     elif predicted == label:
-        text, colour = f"✓ {short_name(label, 15)}", RIGHT
+        text, colour = f"✓ {_beside([label])[0]}", RIGHT
     else:
-        true, other = short_names([label, predicted], 15)
+        true, other = _beside([label, predicted])
         text, colour = f"✗ {true}\ntaken for\n{other}", WRONG
     ax.set_ylabel(text, fontsize=8.5, color=colour, labelpad=6, rotation=0, ha="right", va="center")
+
+
+def _beside(names: Sequence[str]) -> list[str]:
+    """Class names that fit beside a row of pictures, told apart."""
+    for width in range(18, 5, -1):
+        shown = short_names(names, width)
+        if max(text_width(name, 8.5) for name in shown) <= _NAME:
+            break
+    return shown
+
+
+def _margin(labels: Sequence[str], predicted: Sequence[str | None] | None = None) -> float:
+    """Inches that the names beside the rows need."""
+    others: Sequence[str | None] = [None] * len(labels) if predicted is None else predicted
+    pairs = [[a] if b in (None, a) else [a, str(b)] for a, b in zip(labels, others, strict=True)]
+    lines = [name for pair in pairs for name in _beside(pair)]
+    if any(len(pair) > 1 for pair in pairs):
+        lines.append("taken for")
+    widest = max(text_width(line, 8.5) for line in lines)
+    return widest + (0.4 if predicted is not None else 0.25)
 
 
 def _check(n: int, **columns: Sequence[object] | None) -> None:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from featlab.plots._base import BLUE, INK, MUTED, dress, legend, new_axes, plural, short_names
+from featlab.plots._base import (
+    BLUE,
+    CLASS_COLOURS,
+    INK,
+    MUTED,
+    dress,
+    legend,
+    new_axes,
+    plural,
+    short_names,
+    text_width,
+)
 
 _SIDES = ("train", "confirm", "test")
 _BASELINE_HEADS = ("dummy", "colour_histogram")
 _ANNOTATED_CLASSES = 12
+_FLAT_NAME = 0.9  # inches that a name may take below one of two columns; 0.6 below one of more
 
 
 def class_balance(
@@ -30,8 +43,8 @@ def class_balance(
     """
     counts = pd.crosstab(images["label"].to_numpy(), np.asarray(split, dtype=str))
     sides = [side for side in _SIDES if side in counts]
-    ax = new_axes(ax, 7, 1.3 + 0.27 * len(counts))
-    colours = dict(zip(_SIDES, sns.color_palette("colorblind")[:3], strict=True))
+    ax = new_axes(ax, 7, 1.3 + (0.27 if len(counts) <= _ANNOTATED_CLASSES else 0.2) * len(counts))
+    colours = dict(zip(_SIDES, CLASS_COLOURS, strict=False))
     y, left = np.arange(len(counts)), np.zeros(len(counts))
     for side in sides:
         width = counts[side].to_numpy(float)
@@ -105,20 +118,28 @@ def confusion_matrix(confusion: pd.DataFrame, ax: Axes | None = None) -> Axes:
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     k = len(confusion)
-    side = 1.6 + (0.62 if k <= _ANNOTATED_CLASSES else 0.2) * k
-    ax = new_axes(ax, max(side + 1.2, 4.2), max(side, 3.0))
-    image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    if k <= _ANNOTATED_CLASSES:
-        for (i, j), value in np.ndenumerate(counts):
-            ink = "white" if share[i, j] > 0.55 else INK
-            ax.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=9, color=ink)
-    small = 8.5 if k <= _ANNOTATED_CLASSES else 6.5
-    ax.set_xticks(range(k), short_names(confusion.columns), rotation=0 if k <= 2 else 90)
-    ax.set_yticks(range(k), short_names(confusion.index))
+    is_small = k <= _ANNOTATED_CLASSES
+    size = 8.5 if is_small else 7.5
+    names = short_names(confusion.columns)
+    widest = max(text_width(name, size) for name in names)
+    upright = widest > (_FLAT_NAME if k <= 2 else 0.6) or not is_small
+    # The cells keep their size; the names take their room beside and below them.
+    side = (1.0 if k <= 2 else 0.62 if is_small else 0.2) * k
+    ax = new_axes(
+        ax, max(side + widest + 1.8, 4.2), max(side + (widest if upright else 0.2) + 0.8, 3.0)
+    )
+    sns.heatmap(
+        share, vmin=0, vmax=1, cmap="Blues", square=True, rasterized=not is_small, ax=ax,
+        annot=counts if is_small else None, fmt=".0f", annot_kws={"fontsize": 9},
+        xticklabels=names, yticklabels=short_names(confusion.index),
+        cbar_kws={"shrink": 0.8, "pad": 0.03},
+    )  # fmt: skip
+    ax.tick_params(axis="x", labelrotation=90 if upright else 0)
+    ax.tick_params(axis="y", labelrotation=0)
     title = f"n = {plural(int(counts.sum()), 'test image')}"
     dress(ax, title=title, xlabel="predicted class", ylabel="true class")
-    ax.tick_params(labelsize=small)
-    bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, pad=0.03)
+    ax.tick_params(labelsize=size)
+    bar: Any = ax.collections[0].colorbar
     bar.set_label("share of the true class", fontsize=8.5, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK, length=0)
     bar.outline.set_visible(False)  # type: ignore[operator]
@@ -134,9 +155,9 @@ def _dots(
 ) -> Axes:
     """A dot and an interval per row; hollow and grey where `baseline`."""
     names = short_names(names, 40)
-    # Long names take room from the axes, over which title and legend share a line.
-    width = 7 + 0.07 * max(0, max(map(len, names), default=0) - 20)
-    ax = new_axes(ax, width, 1.3 + 0.32 * len(table))
+    # Names take their room beside the axes, over which title and legend share a line.
+    width = max((text_width(name, 8.5) for name in names), default=0.0)
+    ax = new_axes(ax, max(5.8 + width, 7), 1.3 + 0.32 * len(table))
     y = np.arange(len(table))
     for mask, colour, fill, label in (
         (~baseline, BLUE, BLUE, "from the maps, 95 % interval"),

@@ -15,6 +15,9 @@ from featlab.report._choices import (
     confirmed_detectors,
     rows_by_iou,
 )
+from featlab.report._compare import write_comparison
+from featlab.report._compare_results import Comparison
+from featlab.report._figures import save_figure, write_figures
 from featlab.report._page import write_report
 from featlab.report._results import (
     BoxLaboratory,
@@ -27,16 +30,19 @@ from featlab.report._results import (
     Samples,
     Strips,
 )
+from featlab.report._show import Page, show
 from featlab.report._summary import summary
 from featlab.report._tables import tables_for, write_summary, write_table, write_tables
 
 __all__ = [
     "BoxLaboratory",
+    "Comparison",
     "Examples",
     "Gallery",
     "Glance",
     "HeadDetails",
     "Laboratory",
+    "Page",
     "Results",
     "Samples",
     "Strips",
@@ -47,8 +53,12 @@ __all__ = [
     "choose_sample_rows",
     "confirmed_detectors",
     "rows_by_iou",
+    "save_figure",
+    "show",
     "summary",
     "tables_for",
+    "write_comparison",
+    "write_figures",
     "write_report",
     "write_summary",
     "write_table",

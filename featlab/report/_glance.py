@@ -6,7 +6,7 @@ from typing import Any
 
 from featlab import plots
 from featlab.report import _words as words
-from featlab.report._figures import drawing
+from featlab.report._drawing import drawing
 from featlab.report._grids import Grid, grid
 from featlab.report._results import Results
 
@@ -29,6 +29,7 @@ def figures(results: Results) -> dict[str, Any]:
             f"principal components, perplexity {words.number(plane.perplexity, 0)}; "
             f"trustworthiness {words.number(trust)} of 1). Ringed: test images that the logistic "
             "head gets wrong. Distances between far groups mean nothing.",
+            file="tsne",
         ),
         "thumbnails": None,
     }
@@ -38,6 +39,7 @@ def figures(results: Results) -> dict[str, Any]:
             "Thumbnails of images on the same plane, framed in the colour of their class.",
             "The same plane in pictures, one per cell; frames: classes.",
             "jpg",
+            file="tsne_thumbnails",
         )
     return drawn
 
@@ -71,6 +73,9 @@ def _glance_answer(results: Results) -> str:
     if wrong is None or not len(wrong):
         return text
     inside = int((wrong["share_predicted"] > wrong["share_true"]).sum())
+    if len(wrong) == 1:
+        where = "the class it is taken for" if inside else "its own class"
+        return f"{text} The one test image that the logistic head gets wrong lies in {where}."
     return (
         f"{text} Of the {len(wrong)} test images that the logistic head gets wrong, {inside} lie "
         "deeper in the class they are taken for than in their own."

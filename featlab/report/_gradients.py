@@ -6,7 +6,7 @@ from typing import Any
 
 from featlab import plots
 from featlab.report import _words as words
-from featlab.report._figures import Drawing, drawing
+from featlab.report._drawing import Drawing, drawing
 from featlab.report._grids import Grid, grid
 from featlab.report._results import Results
 
@@ -17,7 +17,7 @@ def figures(results: Results) -> dict[str, Any]:
     if found is None:
         return {}
     drawn: dict[str, Any] = {
-        "dam": [_dam(example) for example in found.dam[:2]],
+        "dam": [_dam(example, place) for place, example in enumerate(found.dam[:2], start=1)],
         "gradient_maps": drawing(
             plots.gradient_maps(
                 found.examples.pictures, found.examples.maps, labels=found.examples.labels
@@ -26,6 +26,7 @@ def figures(results: Results) -> dict[str, Any]:
             "The gradient of the class’s logit with respect to the pixels. Guided maps look sharp "
             "whatever the network knows: see the check below before reading anything into them.",
             "jpg",
+            file="gradient_maps",
         ),
         "randomisation": drawing(
             plots.randomisation_curves(found.sanity),
@@ -33,12 +34,14 @@ def figures(results: Results) -> dict[str, Any]:
             "A map that explains the trained network must change when its weights are shuffled, "
             "from the last layer down. A curve that stays up shows edges of the picture, not what "
             "the network learned (Adebayo et al. 2018).",
+            file="gradient_randomisation",
         ),
         "cam_family": drawing(
             plots.cam_strips(found.cams),
             "Heat maps and boxes of the Grad-CAM family on test images.",
             "The Grad-CAM family on test images. White: true boxes; blue: predicted.",
             "jpg",
+            file="grad_cam_family",
         ),
         "faithfulness": drawing(
             plots.faithfulness_scores(found.faithfulness),
@@ -46,6 +49,7 @@ def figures(results: Results) -> dict[str, Any]:
             "Does the heat map name the pixels that the head uses? Deleting what is hot should "
             "lower the probability fast (low is good), inserting it raise it fast (high is good); "
             "beside random cells and a centred blob.",
+            file="heat_map_faithfulness",
         ),
     }
     return drawn
@@ -67,13 +71,14 @@ def sentences(results: Results) -> dict[str, str]:
     }
 
 
-def _dam(example: Any) -> Drawing:
+def _dam(example: Any, place: int) -> Drawing:
     return drawing(
         plots.dam_steps(example.trace, example.true_boxes),
         f"Every step of DAM ({example.preset}) on one image of {example.label}.",
         f"DAM, preset “{example.preset}”, step by step on a test image of {example.label}: units, "
         "guided gradients, masks, the loss of each masked picture, the union of the best, the box.",
         "jpg",
+        file=f"dam_steps_{place}",
     )
 
 

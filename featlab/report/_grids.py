@@ -17,6 +17,11 @@ from featlab.report._results import Results
 from featlab.report._tables import tables_for
 
 MAX_ROWS = 40
+_FIRES = {
+    "on the object": "yes",
+    "not shown": "not shown",
+    "beside the object": "no: a probable shortcut",
+}
 _FLAGGED = 5
 _SIDES = ("train", "confirm", "test")
 _PROVENANCE_FIRST = (
@@ -338,23 +343,32 @@ def _detectors(results: Results) -> Grid | None:
     budget = per_class_budget(len(results.store.classes))
     shown = detectors.groupby("class", sort=True).head(budget)
     several = detectors[["layer", "pooling"]].drop_duplicates().shape[0] > 1
+    pointed = "pointing" in detectors
     rows = []
     for _, row in shown.iterrows():
         where = f" ({row['layer']}, {row['pooling']})" if several else ""
         cells = [
             f"neuron\u00a0{row['neuron']}{where}",
             words.name(row["class"]),
-            words.interpretation(row),
             words.number(row["auroc"]),
+            words.scored(row, "auroc_confirmed"),
             words.p_value(row["p_confirmed"]),
         ]
+        if pointed:
+            cells += [
+                words.peak_in_box(row),
+                words.percent(row["pointing_picture_centre"]),
+                _FIRES.get(str(row.get("fires")), "–"),
+            ]
         rows.append(cells)
-    columns = ["Neuron", "Class", "What it does", "AUROC when chosen"]
+    columns = ["Neuron", "Class", "AUROC when chosen", "AUROC on unseen", "Adjusted p on unseen"]
+    if pointed:
+        columns += ["Peak in a box", "Picture’s centre in a box", "Fires on the object?"]
     return grid(
         f"Confirmed detectors, at most {budget} per class, in the order of selection",
-        [*columns, "Adjusted p on unseen"],
+        columns,
         rows,
-        (0, 1, 2),
+        (0, 1, len(columns) - 1) if pointed else (0, 1),
         total=len(detectors),
         file="detectors",
     )

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from pathlib import Path, PurePath
 from typing import Any
-
-import jinja2
-from markupsafe import Markup
 
 from featlab._errors import FeatlabError
 from featlab.report import _glance, _gradients, _overview, _transfer
@@ -21,11 +16,11 @@ from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._methods import methods
 from featlab.report._results import Results
 from featlab.report._tables import replace, write_tables
+from featlab.report._template import filled_in
 
-_STYLES = ("style.css", "interactive.css")
 _SCRIPTS = (
     *("tables.js", "plot.js", "volcano.js", "explorer.js", "heat.js", "gallery.js"),
-    *("embedding.js", "report.js"),
+    *("embedding.js", "frame.js", "report.js"),
 )
 _DATA = '<script type="application/json" id="featlab-data">'
 
@@ -76,27 +71,17 @@ def write_report(
 
 
 def _render(results: Results, max_examples: int, random_state: int) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("featlab", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    script = f'"use strict";\n(() => {{\n{_source(environment, _SCRIPTS)}}})();\n'
     head = main_head(results.heads.table)
-    figures, tables = drawings(results, head, max_examples, random_state), grids(results)
+    tables: dict[str, Any] = dict(grids(results))
     sentences: dict[str, str] = {}
     for section in (_glance, _gradients, _transfer):
-        figures |= section.figures(results)
         tables |= section.tables(results)
         sentences |= section.sentences(results)
     paragraphs, references = methods(results)
-    page = environment.get_template("report.html").render(
-        style=Markup(_source(environment, _STYLES)),
-        script=Markup(script),
-        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        figures=figures,
+    page = filled_in(
+        "report.html",
+        _SCRIPTS,
+        figures=drawings(results, head, max_examples, random_state),
         tables=tables,
         methods=paragraphs,
         references=references,
@@ -107,12 +92,6 @@ def _render(results: Results, max_examples: int, random_state: int) -> str:
     before, place, after = page.rpartition(_DATA)
     free = PAGE_BYTES - len(page.encode("utf-8", "replace"))
     return f"{before}{place}{interactive(results, free)}{after}"
-
-
-def _source(environment: jinja2.Environment, names: tuple[str, ...]) -> str:
-    """The text of some templates, one after the other, not rendered."""
-    assert environment.loader is not None
-    return "\n".join(environment.loader.get_source(environment, name)[0] for name in names)
 
 
 def _facts(results: Results, head: str) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from markupsafe import escape
 
+from featlab import _html
 from featlab.plots import NeuronCard
 
 
@@ -365,3 +367,30 @@ class Results:
     card_neurons: Sequence[tuple[str, int]] = ()
     strips: Strips | None = None
     gallery: Gallery | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Results of {len(self.store.images)} images, {len(self.store.classes)} classes; "
+            "write_report makes a page of them>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The answers at the top of the page."""
+        from featlab.report import _words as words  # which speaks about Results
+        from featlab.report._choices import main_head
+
+        verdict, figures = words.localisation_answer(self)
+        answers = (
+            words.data_answer(self),
+            words.output_answer(self, main_head(self.heads.table)),
+            words.detectors_answer(self),
+            f"{verdict}. {figures}",
+        )
+        told = "".join(f"<li>{escape(answer)}</li>" for answer in answers)
+        return _html.block(
+            "What the network knows",
+            f"<ol>{told}</ol>",
+            _html.folded("Heads", _html.table(self.heads.table[["head", "n", "accuracy"]])),
+            "<p><code>report.write_report(results, path)</code> makes the page; "
+            "<code>report.show(path)</code> shows it here.</p>",
+        )

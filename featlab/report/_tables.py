@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
@@ -17,7 +18,8 @@ from featlab.report._choices import confirmed_detectors
 from featlab.report._results import AuditLike, Results
 from featlab.report._summary import plain, summary
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# What a spreadsheet takes for a formula; the wide signs are those of East Asian keyboards.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def tables_for(results: Results) -> dict[str, pd.DataFrame]:
@@ -73,8 +75,8 @@ def tables_for(results: Results) -> dict[str, pd.DataFrame]:
 def write_tables(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
     """Write every table as ``<name>.csv`` and ``<name>.parquet``, each complete or not at all.
 
-    In CSV, text that a spreadsheet would run as a formula (it starts with = + - @ or a tab) is
-    preceded by an apostrophe; Parquet keeps it as it is.
+    In CSV, text that a spreadsheet would run as a formula is preceded by an apostrophe, as
+    :func:`write_csv` tells; Parquet keeps it as it is.
 
     Parameters
     ----------
@@ -155,17 +157,42 @@ def _flagged_images(found: AuditLike) -> pd.DataFrame:
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file, then give it its final name in one step."""
+    """Let `write` fill a temporary file, flush it, then give it its final name in one step.
+
+    Raises
+    ------
+    FeatlabError
+        The system does not let the file be written; an earlier one of that name is still whole.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise FeatlabError(
+            f"{path} could not be written: {_reason(error)}; make room or give another folder, and "
+            "run the same again."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    full = "No space left" in str(error)  # pyarrow's errors have no number
+    return "no space left on the disk" if full else error.strerror or str(error)
 
 
 def write_csv(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write a table that a spreadsheet can open without running anything in it."""
+    r"""Write a table that a spreadsheet can open without running anything in it.
+
+    Text (and a column's name) that a spreadsheet would take for a formula gets an apostrophe in
+    front: text that begins with ``= + - @``, their wide forms, a tab or a line break, whether or
+    not there are apostrophes before that. To have the text back, take one apostrophe off whatever
+    matches ``'+[=+@\-＝＋－＠\t\r\n]``; or read the Parquet file, which has it as it was.
+    """
     harmless = table.rename(columns=_harmless)
     for column in harmless.columns:
         if not pd.api.types.is_numeric_dtype(harmless[column].dtype):
@@ -185,7 +212,10 @@ def write_summary(results: Results, path: str | os.PathLike[str]) -> dict[str, A
 
 
 def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    """The value; with an apostrophe in front where a spreadsheet would run it."""
+    if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA):
+        return f"'{value}"
+    return value
 
 
 def _with_pointing(detectors: pd.DataFrame, pointing: pd.DataFrame | None) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from featlab import plots
 from featlab.report import _words as words
-from featlab.report._figures import drawing
+from featlab.report._drawing import drawing
 from featlab.report._grids import Grid, grid
 from featlab.report._results import Results
 
@@ -32,11 +32,13 @@ def figures(results: Results) -> dict[str, Any]:
             "Accuracy of both options of transfer learning and of the scikit-learn heads.",
             "Both options of transfer learning beside the heads on stored maps: the same split, "
             "test images that none of them saw.",
+            file="transfer_accuracy",
         ),
         "transfer_curves": drawing(
             plots.transfer_curves(found.curves),
             "Loss and accuracy over the epochs, on training and validation images.",
             "Learning curves. Validation images are a part of train; the best epoch is kept.",
+            file="transfer_learning_curves",
         ),
         "detector_changes": None,
         "small_images": None,
@@ -46,12 +48,14 @@ def figures(results: Results) -> dict[str, Any]:
             plots.detector_changes(found.neurons),
             "AUROC of every neuron on confirm images, before and after fine-tuning.",
             "What fine-tuning did to the neurons: AUROC on images that none was chosen on.",
+            file="transfer_detector_changes",
         )
     if found.small_images is not None:
         drawn["small_images"] = drawing(
             plots.small_images(found.small_images),
             "Accuracy from small copies of the pictures, with and without up-sampling.",
             "Small pictures: the same network as they are, and up-sampled to its own size.",
+            file="transfer_small_images",
         )
     return drawn
 

@@ -412,21 +412,11 @@ def units_answer(results: Results) -> Markup:
     return text + Markup(": probable shortcuts, first of all {}.").format(Markup(", ").join(named))
 
 
-def interpretation(row: pd.Series) -> Markup:
-    """A detector in plain words."""
-    text = Markup("AUROC {} for {} on unseen images").format(
-        scored(row, "auroc_confirmed"), name(row["class"])
-    )
-    if math.isfinite(row.get("pointing", math.nan)):
-        text += (
-            f"; the peak of its map falls inside the box in {percent(row['pointing'])} of the "
-            f"class's test images (n = {int(row['pointing_n'])}"
-        )
-        centre = row.get("pointing_picture_centre", math.nan)
-        text += f"; the picture's centre: {percent(centre)})" if math.isfinite(centre) else ")"
-    if row.get("fires") == "beside the object":
-        text += "; it fires beside the object: a probable shortcut"
-    return text
+def peak_in_box(row: pd.Series) -> str:
+    """How often the peak of a detector's map falls inside a box, and of how many images."""
+    if not math.isfinite(row["pointing"]):
+        return "–"
+    return f"{percent(row['pointing'])} of {int(row['pointing_n'])}"
 
 
 def _present(rows: pd.DataFrame) -> list[str]:

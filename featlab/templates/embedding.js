@@ -1,7 +1,7 @@
 // The t-SNE plane: what lies beside what, with thumbnails.
 
 // A colour for each of eight classes; the ninth has the first colour and another shape, and so on.
-const PALETTE = ["#0173b2", "#de8f05", "#029e73", "#cc78bc", "#d55e00", "#56b4e9", "#ca9161", "#fbafe4"];
+const PALETTE = ["#0173b2", "#de8f05", "#029e73", "#332288", "#56b4e9", "#b33f00", "#ddcc77", "#004d40"];
 const NEAREST = 8;
 const BADGE = 96;
 const MOST_NAMED = 40;
@@ -114,7 +114,7 @@ function startEmbedding(data, pictures) {
     },
   });
   byId("embedding-wrong").textContent = wrong.size
-    ? `Ringed: the ${counted(wrong.size)} misclassified.`
+    ? `Ringed: ${wrong.size === 1 ? "the one image" : `the ${counted(wrong.size)} images`} misclassified.`
     : "";
   // Points have places only once they are laid out; nothing is marked before somebody points.
   plot.redraw();

@@ -1,7 +1,7 @@
 // The neuron explorer: pairs of class and neuron as a table that filters, sorts, pages and
 // downloads, and as a volcano plot; a pair's name or point opens its details.
 
-const PAGE_ROWS = 50;
+const PAGE_ROWS = 20;
 const SILENT = 1;
 const SELECTED = 2;
 const CONFIRMED = 4;
@@ -64,6 +64,15 @@ function startExplorer(data) {
     effect: byId("explorer-effect"),
   };
   byId("explorer-held").textContent = `This page holds ${data.held}`;
+  // Of two classes, a neuron that is active for one is silent for the other: the same fact twice.
+  const twice = data.classes.length === 2;
+  if (twice) {
+    byId("explorer-held").append(
+      " With two classes a neuron that is active for one is silent for the other, so the list" +
+        " begins with the active side; choose the direction “both” for all.",
+    );
+    controls.direction.value = "active";
+  }
   data.classes.forEach((name, k) => {
     controls.class.append(make("option", { value: k }, shortened(name)));
   });

@@ -1,0 +1,36 @@
+"""9. Are finer maps better? Several stores of the same images, side by side.
+
+    python analysis/09_compare.py [STORE ...]
+
+Without arguments: the store of the first script beside one whose maps are twice as fine.
+"""
+
+import sys
+from pathlib import Path
+
+from featlab import backbones, extract, images, pipeline, plots, report
+from featlab.store import MapStore
+
+paths = [Path(argument) for argument in sys.argv[1:]]
+if not paths:
+    folder = Path("reports/analysis")
+    table, boxes = images.index_images("data/scenes")
+    paths = [folder / "maps.h5", folder / "maps_fine.h5"]
+    fine = backbones.load_backbone("efficientnet_lite0", output_stride=16)
+    extract.extract_maps(table, fine, paths[1], boxes=boxes).close()
+
+stores = [MapStore(path) for path in paths]
+found = pipeline.compare(stores, random_state=0, command=" ".join(["python", *sys.argv]))
+for store in stores:
+    store.close()
+columns = ["name", "accuracy", "confirmed", "auroc_confirmed", "method", "box_accuracy", "mean_iou"]
+print(found.entries[columns].round(3).to_string(index=False))
+print("boxes found on the same test images, the best on confirm less the others:")
+columns = ["a", "b", "difference", "difference_low", "difference_high", "p_adjusted"]
+print(found.box_pairs[columns].round(3).to_string(index=False))
+
+# %%
+page = report.write_comparison(found, paths[0].parent / "compare.html")
+figure = plots.detector_aurocs(found.detectors, found.entries["name"].tolist()).figure
+figure.savefig(page.with_name("compare_detectors.svg"))
+print(page)

@@ -1,0 +1,94 @@
+"""Build analysis/featlab.ipynb from the numbered scripts beside this file, and run it.
+
+    python analysis/build_notebook.py [--no-run]
+
+A script's docstring becomes a Markdown cell. Its code is cut at the lines ``# %%``; a cell that
+saves a figure also shows it.
+"""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE / "featlab.ipynb"
+INTRODUCTION = """\
+# featlab, step by step
+
+The built-in scenes through the built-in network, once; everything after that works on the stored
+maps. Made from the numbered scripts in `analysis/` by `make notebook`: change those, not this."""
+SETUP = """\
+%matplotlib inline
+%config InlineBackend.figure_formats = ["jpeg"]
+import logging
+import os
+import sys
+from pathlib import Path
+
+# As if each script were called from the top of the project, without arguments.
+if Path.cwd().name == "analysis":
+    os.chdir("..")
+sys.argv = ["featlab.ipynb"]
+logging.getLogger("tensorflow").setLevel(logging.ERROR)"""
+
+
+def scripts() -> list[Path]:
+    """The numbered scripts, in order."""
+    return sorted(HERE.glob("[0-9][0-9]_*.py"))
+
+
+def build() -> nbformat.NotebookNode:
+    """The notebook without outputs; the same scripts always give the same notebook."""
+    cells = [new_markdown_cell(INTRODUCTION), new_code_cell(SETUP)]
+    for script in scripts():
+        text = script.read_text("utf-8")
+        docstring = ast.get_docstring(ast.parse(text)) or script.stem
+        cells.append(new_markdown_cell(_heading(docstring)))
+        code = text.split('"""', 2)[2]
+        cells += [new_code_cell(_shown(part.strip())) for part in re.split(r"(?m)^# %%$", code)]
+    for place, cell in enumerate(cells):
+        cell["id"] = f"cell-{place}"
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def run(notebook: nbformat.NotebookNode) -> None:
+    """Run every cell in place; progress bars and the libraries' notices are left out."""
+    from nbclient import NotebookClient
+
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        record_timing=False,
+        resources={"metadata": {"path": str(HERE)}},
+    )
+    client.execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            kept = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = kept
+
+
+def _heading(docstring: str) -> str:
+    title, *rest = docstring.splitlines()
+    usage = [line.strip() for line in rest if line.strip().startswith("python ")]
+    told = "\n".join(line for line in rest if line.strip() not in usage).strip()
+    call = "\n".join(f"    {line}" for line in usage)
+    return "\n\n".join(part for part in (f"## {title}", call, told) if part)
+
+
+def _shown(code: str) -> str:
+    return f"{code}\nfigure" if "figure.savefig(" in code else code
+
+
+if __name__ == "__main__":
+    made = build()
+    if "--no-run" not in sys.argv:
+        run(made)
+    nbformat.validate(made)
+    nbformat.write(made, NOTEBOOK)
+    print(NOTEBOOK)

@@ -1,0 +1,101 @@
+"""What made the maps of a store, and whether that is what is asked for now."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featlab import __version__
+from featlab._errors import FeatlabError
+from featlab.extract._source import MapSource, precision_of
+from featlab.store import BOX_DTYPES
+
+# Two libraries' rounding, as a share of the largest value; bfloat16 keeps 8 bits.
+_PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
+_DECIDING = ("tensorflow", "keras")
+_VERSIONS = (*_DECIDING, "openvino", "numpy", "h5py", "Pillow")
+
+
+def store_key(images: pd.DataFrame, backbone: MapSource, resize: str, dtype: str) -> dict[str, str]:
+    """Everything that must agree before a store is taken for what would be written now.
+
+    The engine is not part of it: in float32 all engines agree to 1e-4 of the largest activation.
+    """
+    return {
+        **backbone.identity(),
+        "precision": precision_of(backbone),
+        "resize": resize,
+        "dtype": dtype,
+        "image_set_digest": _digest(images[["path", "sha256"]]),
+    }
+
+
+def annotations_digest(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
+    """Changes when labels, splits, groups or boxes do."""
+    return _digest(images[["label", "split", "group"]]) + _digest(boxes[list(BOX_DTYPES)])
+
+
+def _digest(table: pd.DataFrame) -> str:
+    lines = table.to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def refuse_difference(found: Mapping[str, Any], wanted: Mapping[str, str], path: Path) -> None:
+    """Raise an error that names the first key that differs, and both values."""
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise FeatlabError(
+                f"{path} was made with another {name.replace('_', ' ')}: {found.get(name)} there, "
+                f"{value} asked for. Give another path, or remove the file."
+            )
+
+
+def refuse_other_output(found: Mapping[str, Any], backbone: MapSource, path: Path) -> None:
+    """Under other library versions, the output on the probe picture must be the stored one."""
+    if all(found.get(f"version_{name}") == version_of(name) for name in _DECIDING):
+        return
+    tolerance = _PROBE_TOLERANCE[precision_of(backbone)]
+    for layer, values in backbone.probe().items():
+        stored = np.asarray(found.get(f"probe_{layer}", np.nan))
+        scale = np.abs(values).max(initial=0)
+        if stored.shape != values.shape or not np.allclose(
+            stored, values, rtol=0, atol=tolerance * scale
+        ):
+            raise FeatlabError(
+                f"{path} was made with other library versions, under which layer {layer!r} gives "
+                "another output on the probe picture. Give another path, or remove the file."
+            )
+
+
+def describe_pass(key: Mapping[str, str], backbone: MapSource, batch_size: int) -> dict[str, Any]:
+    """The provenance of a store; makes one forward pass, over the probe picture."""
+    probe = backbone.probe()
+    digest = hashlib.sha256()
+    for layer in sorted(probe):
+        digest.update(np.round(probe[layer].astype(np.float64), 3).tobytes())
+    return {
+        **key,
+        "weights": backbone.weights,
+        "description": str(backbone.describe()),
+        "fingerprint": digest.hexdigest()[:16],
+        **{f"probe_{layer}": values.astype(np.float32) for layer, values in probe.items()},
+        **{f"version_{name}": version_of(name) for name in _VERSIONS},
+        "version_python": platform.python_version(),
+        "featlab_version": __version__,
+        "batch_size": batch_size,
+    }
+
+
+def version_of(package: str) -> str:
+    """Version of an installed package, or the words "not installed"."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,119 @@
+"""Mutated picture files of every format that Pillow writes."""
+
+from __future__ import annotations
+
+import functools
+import io
+from pathlib import Path
+
+import mutations
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from featlab import FeatlabError
+from featlab.images import decode_image, index_images
+from featlab.images.decode import inspect_image
+
+FORMATS = (
+    ("JPEG", "RGB", {}),
+    ("JPEG", "RGB", {"progressive": True, "quality": 40}),
+    ("JPEG", "CMYK", {}),
+    ("JPEG", "L", {"exif": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"}),
+    ("PNG", "RGB", {}),
+    ("PNG", "RGBA", {}),
+    ("PNG", "P", {"transparency": 3}),
+    ("PNG", "1", {}),
+    ("PNG", "I;16", {}),
+    ("PNG", "LA", {"pnginfo": "text", "icc_profile": bytes(300)}),
+    ("PNG", "RGB", {"save_all": True}),
+    ("GIF", "P", {}),
+    ("GIF", "P", {"save_all": True}),
+    ("BMP", "RGB", {}),
+    ("BMP", "P", {}),
+    ("TIFF", "RGB", {}),
+    ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+    ("TIFF", "L", {"compression": "jpeg"}),
+    ("TIFF", "F", {"compression": "tiff_adobe_deflate"}),
+    ("TIFF", "1", {"compression": "group4"}),
+    ("TIFF", "I;16", {}),
+    ("WEBP", "RGB", {}),
+    ("WEBP", "RGBA", {"lossless": True}),
+    ("WEBP", "RGB", {"save_all": True}),
+    ("PPM", "RGB", {}),
+    ("PPM", "1", {}),
+    ("TGA", "RGB", {"compression": "tga_rle"}),
+    ("ICO", "RGBA", {}),
+    ("ICNS", "RGBA", {}),
+    ("JPEG2000", "RGB", {}),
+    ("PCX", "L", {}),
+    ("SGI", "RGB", {}),
+    ("DDS", "RGBA", {}),
+    ("IM", "RGB", {}),
+    ("MPO", "RGB", {}),
+    ("XBM", "1", {}),
+    ("AVIF", "RGB", {}),
+    ("QOI", "RGB", {}),
+)
+STRUCTURES = {"JPEG": mutations.jpeg_segments, "MPO": mutations.jpeg_segments,
+              "PNG": mutations.png_chunks}  # fmt: skip
+
+
+@functools.cache
+def whole(which: int) -> bytes:
+    """A small picture in one of the formats; empty where this Pillow cannot write it."""
+    format, mode, options = FORMATS[which]
+    rng = np.random.default_rng(which)
+    pixels = Image.fromarray(rng.integers(0, 256, (17, 23, 3)).astype(np.uint8)).resize((46, 34))
+    if mode == "I;16":
+        picture = Image.fromarray(rng.integers(0, 65536, (17, 23)).astype(np.uint16))
+    else:
+        picture = pixels.convert(mode)
+    options = dict(options)
+    if "pnginfo" in options:
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_text("a", "b" * 500, zip=True)
+    if options.get("save_all"):
+        options["append_images"] = [picture.rotate(90), picture.rotate(180)]
+    buffer = io.BytesIO()
+    try:
+        picture.save(buffer, format, **options)
+    except (OSError, KeyError, ValueError):
+        return b""
+    return buffer.getvalue()
+
+
+def mutated(number: int) -> bytes:
+    which, rng = number % len(FORMATS), np.random.default_rng([7, number])
+    data, structure = whole(which), STRUCTURES.get(FORMATS[which][0])
+    if structure is not None and rng.random() < 0.6:
+        for _ in range(rng.integers(1, 4)):
+            data = structure(data, rng)
+        return data
+    return mutations.damage(data, rng)
+
+
+def run(number: int, folder: Path) -> str:
+    """Inspect and decode a file; every tenth is indexed from the disk beside a good one."""
+    data = mutated(number)
+    if number % 10 == 0:
+        return indexed(data, folder)
+    try:
+        seen = inspect_image(data)
+    except FeatlabError:
+        seen = None
+    pixels = decode_image(data)
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    if seen is not None:
+        assert pixels.shape[:2] == (seen.height, seen.width)
+    return "right"
+
+
+def indexed(data: bytes, folder: Path) -> str:
+    (folder / "cat").mkdir()
+    (folder / "cat" / "bad.png").write_bytes(data)
+    (folder / "cat" / "good.png").write_bytes(whole(4))
+    images, _ = index_images(folder, on_error="skip")
+    bad = [one["path"] for one in images.attrs["skipped"]]
+    assert sorted([*images["path"], *bad]) == ["cat/bad.png", "cat/good.png"]
+    assert "cat/good.png" in set(images["path"])
+    return "skipped" if bad else "right"

@@ -1,0 +1,90 @@
+"""The notebook is what the scripts make of it, holds their outputs, and runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip(
+    "nbformat", reason="nbformat is not installed: pip install -e '.[notebook]'"
+)
+
+ANALYSIS = Path(__file__).resolve().parents[1] / "analysis"
+LARGEST = 1_500_000  # bytes of the notebook with its pictures
+
+
+@pytest.fixture(scope="module")
+def built():
+    spec = importlib.util.spec_from_file_location("build_notebook", ANALYSIS / "build_notebook.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.build()
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return nbformat.read(ANALYSIS / "featlab.ipynb", as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_it_is_up_to_date_with_the_scripts(built, committed):
+    def sources(notebook):
+        return [(cell.cell_type, cell.id, cell.source) for cell in notebook.cells]
+
+    assert sources(committed) == sources(built), "run `make notebook`"
+
+
+def test_every_script_is_in_it_whole(built):
+    scripts = sorted(ANALYSIS.glob("[0-9]*.py"))
+    assert len(scripts) >= 9
+    every = "\n".join(cell.source for cell in built.cells)
+    for script in scripts:
+        code = script.read_text("utf-8").split('"""', 2)[2]
+        for line in code.splitlines():
+            assert line in every or line == "# %%", (script.name, line)
+    titles = re.findall(r"^## (\d+)\. ", every, re.MULTILINE)
+    assert titles == [str(k + 1) for k in range(len(scripts))]
+
+
+def test_every_cell_shows_something_and_no_error(committed):
+    nbformat.validate(committed)
+    for cell in code_cells(committed)[1:]:
+        assert cell.outputs, cell.source
+        kinds = {output.output_type for output in cell.outputs}
+        assert "error" not in kinds
+        assert ("savefig(" in cell.source) == any(
+            "image/jpeg" in o.get("data", {}) for o in cell.outputs
+        )
+        assert all(output.get("name") != "stderr" for output in cell.outputs)
+
+
+def test_it_is_small_and_names_no_folder_of_whoever_made_it(committed):
+    path = ANALYSIS / "featlab.ipynb"
+    assert path.stat().st_size <= LARGEST
+    for cell in code_cells(committed):
+        for output in cell.outputs:
+            told = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
+            assert not re.search(r"(?<![\w.])/(?:home|Users|root|tmp|work)/", told), told
+
+
+@pytest.mark.slow
+def test_its_cells_run(tmp_path):
+    pytest.importorskip(
+        "nbclient", reason="nbclient is not installed: pip install -e '.[notebook]'"
+    )
+    shutil.copytree(ANALYSIS, tmp_path / "analysis")
+    (tmp_path / "analysis" / "featlab.ipynb").unlink()
+    call = [sys.executable, "analysis/build_notebook.py"]
+    subprocess.run(call, cwd=tmp_path, check=True, capture_output=True)
+    made = nbformat.read(tmp_path / "analysis" / "featlab.ipynb", as_version=4)
+    assert all(cell.execution_count for cell in code_cells(made))
+    assert (tmp_path / "reports" / "analysis" / "compare.html").is_file()
