@@ -264,7 +264,7 @@ def test_an_interrupted_pass_goes_on_with_its_own_engine_only(load, images, tmp_
         assert store.provenance["engine"] == "tensorflow"
 
 
-@pytest.mark.parametrize("backend", ["numpy", "jax", "torch"])
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_keras_on_another_backend_runs_the_pass(load, network, tmp_path, backend):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")

@@ -450,16 +450,7 @@ def test_a_second_process_is_refused_and_the_first_goes_on(server, folder, tmp_p
 
 @pytest.mark.parametrize(
     ("name", "status"),
-    [
-        ("SIGINT", 130),
-        pytest.param(
-            "SIGTERM",
-            143,
-            marks=pytest.mark.xfail(
-                strict=True, reason="cli.main takes SIGTERM for Ctrl-C and ends with 130"
-            ),
-        ),
-    ],
+    [("SIGINT", 130), ("SIGTERM", 143)],
 )
 def test_a_signal_keeps_the_finished_parts(server, folder, tmp_path, undisturbed, name, status):
     path, log = tmp_path / "maps.h5", tmp_path / "log"
@@ -499,7 +490,6 @@ def test_two_processes_that_renew_the_tables(folder, tmp_path):
 # ------------------------------------------------------------------------------ the memory
 
 
-@pytest.mark.xfail(strict=True, reason="cli.main does not catch MemoryError: a traceback")
 def test_no_memory_for_the_network(server, folder, tmp_path):
     path = tmp_path / "maps.h5"
     log = tmp_path / "log"

@@ -18,6 +18,7 @@ from featlab.finetune._network import scaling_layers, transfer_network
 from featlab.finetune._rows import class_weights, validation_part
 from featlab.finetune._training import best_epoch, has_stopped
 from featlab.pipeline import find_detectors, small_images_table, transfer_study
+from featlab.store import MapStore
 
 COUNTS = {"a": 26, "b": 38}
 SIDES = ("train", "train", "confirm", "test")
@@ -533,7 +534,7 @@ def test_the_table_of_small_pictures_scores_every_way_on_the_same_rows(
     assert_allclose(
         table["difference"][:3], table["accuracy"][:3] - table["accuracy"][3], atol=1e-12
     )
-    with extract.MapStore(tmp_path / "small" / "small_0.h5") as store:
+    with MapStore(tmp_path / "small" / "small_0.h5") as store:
         assert set(store.images["width"]) == {32}
         assert store.images["label"].tolist() == pictures["label"].tolist()
     assert len(plots.encode(plots.small_images(table), "png")) > 5000

@@ -213,14 +213,12 @@ def test_extract(server, picture_folder, tmp_path, n_kills):
         if kill % 2 or path.exists():
             finish(server, "extract", slow=False, **task)
             assert verified(path) == expected
-            # Killed between the store's name and the end, the parts stay: see below.
-            assert {file.name for file in path.parent.iterdir()} <= {"maps.h5", "maps.h5.parts"}
+            assert [file.name for file in path.parent.iterdir()] == ["maps.h5"]
             shutil.rmtree(path.parent)
     tell("extract", n_kills, ended, states)
     assert n_kills < MANY or ended < 0.8 * n_kills
 
 
-@pytest.mark.xfail(strict=True, reason="a finished store is returned before its parts are seen")
 def test_parts_of_a_finished_store_are_cleared(server, picture_folder, tmp_path):
     """As a kill after the store has its name, and before the parts are removed, leaves them."""
     folder, path = picture_folder({"cat": 5, "dog": 5}), tmp_path / "out" / "maps.h5"

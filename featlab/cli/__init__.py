@@ -27,7 +27,8 @@ from featlab.cli._neurons import neurons
 from featlab.cli._pass import demo, extract, run
 from featlab.cli._stores import info, report, verify
 
-_INTERRUPTED = 130  # what typer makes of Ctrl-C
+_INTERRUPTED, _TERMINATED = 130, 143  # what typer makes of Ctrl-C; what a shell makes of SIGTERM
+_GO_ON = "Finished parts are kept; run the same command again to go on."
 
 app = typer.Typer(
     name="featlab",
@@ -71,17 +72,28 @@ def _root(
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 1, never a traceback."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    terminated = False
+
+    def terminate(*_: object) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         app()
     except (FeatlabError, OSError) as error:
         print(f"featlab: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except MemoryError:
+        print(
+            f"featlab: there is not enough memory for this. {_GO_ON} A smaller --batch-size or "
+            "--input-size needs less.",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
     except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            print(
-                "\nfeatlab: interrupted. Finished parts are kept; run the same command again to "
-                "go on.",
-                file=sys.stderr,
-            )
-        raise
+        if end.code != _INTERRUPTED:
+            raise
+        print(f"\nfeatlab: interrupted. {_GO_ON}", file=sys.stderr)
+        raise SystemExit(_TERMINATED if terminated else _INTERRUPTED) from None

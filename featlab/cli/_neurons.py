@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -141,9 +142,16 @@ def _write_cards(
             rows=rows,
         )
         name = f"{row['layer']}_{row['pooling']}_{row['neuron']}_{row['class']}"
-        file = folder / (re.sub(r"[^\w.-]", "_", name)[:120] + ".png")
-        report.save_figure(plots.neuron_card(card), file)
+        report.save_figure(plots.neuron_card(card), folder / f"{file_name(name)}.png")
     print(f"cards: {folder}")
+
+
+def file_name(name: str) -> str:
+    """A name that any file system takes, from one that may hold anything; others give others."""
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:100]
+    if plain == name:
+        return plain
+    return f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def _tell_needed(

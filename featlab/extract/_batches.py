@@ -71,7 +71,10 @@ class PictureReader:
             raise FeatlabError(f"{file} could not be read: {error.strerror}.") from error
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise FeatlabError(f"{file} has changed since the folder was indexed; index it again.")
-        picture = decode_image(data)
+        try:
+            picture = decode_image(data)
+        except FeatlabError as error:
+            raise FeatlabError(f"{file}: {error}") from error
         height, width = picture.shape[:2]
         frame = picture_frame(width, height, self.size, self.resize)
         return resize_image(picture, self.size, self.resize), colour_histogram(picture), frame

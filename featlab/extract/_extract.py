@@ -22,6 +22,7 @@ from featlab.extract._batches import (
 from featlab.extract._plan import (
     Plan,
     agree_on_plan,
+    clear_finished,
     discarded_on_error,
     disk_errors,
     make_folder,
@@ -98,13 +99,13 @@ def extract_maps(
         The store at `path` is of another network or other pictures; another process is writing
         it; a picture vanished or changed; the disk is full.
     """
+    path = Path(path)
+    parts = _parts_of(path)
     found = find_store(images, backbone, path, boxes=boxes, root=root, resize=resize, dtype=dtype)
     if found is not None:
         return found
     images, boxes = _complete(images, boxes, root)
     _check_options(batch_size, resize, dtype)
-    path = Path(path)
-    parts = path.with_name(path.name + ".parts")
     make_folder(parts)
     with sole_writer(parts):
         # Another process may have finished between the first look and the lock.
@@ -166,7 +167,8 @@ def find_store(
     except FeatlabError:
         store.close()
         raise
-    if annotations_digest(images, boxes) == store.provenance["annotations_digest"]:
+    clear_finished(_parts_of(path))
+    if annotations_digest(images, boxes) == store.provenance.get("annotations_digest"):
         return store
     logger.info("labels or boxes have changed: renewing the tables of %s around its maps", path)
     provenance = store.provenance | {"annotations_digest": annotations_digest(images, boxes)}
@@ -174,6 +176,10 @@ def find_store(
     with disk_errors(path, path.parent):
         join_parts([path], path, images=images, boxes=boxes, provenance=provenance)
     return MapStore(path)
+
+
+def _parts_of(path: Path) -> Path:
+    return path.with_name(path.name + ".parts")
 
 
 def _write_missing(

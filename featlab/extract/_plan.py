@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,6 +108,13 @@ def sole_writer(parts: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def clear_finished(parts: Path) -> None:
+    """Remove the parts of a store that is finished, which a kill at the very end leaves behind."""
+    if parts.is_dir():
+        with contextlib.suppress(FeatlabError), sole_writer(parts):
+            shutil.rmtree(parts, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,319 @@
+"""A finished store, open for reading."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from featlab import _html
+from featlab._errors import FeatlabError
+from featlab.store._checking import (
+    check_maps,
+    check_numbers,
+    check_pooling,
+    layer_names,
+    open_store,
+    plain,
+    read_errors,
+)
+from featlab.store._schema import BOX_DTYPES, IMAGE_DTYPES, SKIPPED_DTYPES
+
+
+class MapStore:
+    """A finished store of feature maps, open for reading.
+
+    Row *i* of every array is row *i* of :attr:`images`.
+
+    Parameters
+    ----------
+    path : path-like
+        The HDF5 file.
+
+    Raises
+    ------
+    FeatlabError
+        The file is missing, damaged, not a featlab store or of an unknown version; the message
+        names the file and the key.
+
+    Examples
+    --------
+    >>> with MapStore("maps.h5") as store:      # doctest: +SKIP
+    ...     X = store.pooled("mean")            # (n, c)
+    ...     for rows, maps in store.iter_maps():
+    ...         ...                             # (k, h, w, c)
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file = open_store(self.path)
+        try:
+            self.images = self._table("images", IMAGE_DTYPES)
+            self.boxes = self._table("boxes", BOX_DTYPES)
+            skipped = self._table("skipped", SKIPPED_DTYPES)
+            with read_errors(self.path, "/images"):
+                self.images.attrs["root"] = str(self._group("images").attrs.get("root", ""))
+            self.images.attrs["skipped"] = skipped.to_dict("records")
+            with read_errors(self.path, "/provenance"):
+                self.provenance: dict[str, Any] = {
+                    plain(key): plain(value)
+                    for key, value in self._group("provenance").attrs.items()
+                }
+                self.layers = layer_names(self.provenance["layers"])
+            self._check_layout()
+        except BaseException:
+            # Of a damaged file even the closing may fail.
+            with contextlib.suppress(RuntimeError):
+                self.close()
+            raise
+
+    def __enter__(self) -> MapStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        if not self._file:
+            return f"<MapStore {self.path} (closed)>"
+        shapes = ", ".join(
+            f"{layer} {' x '.join(map(str, self.map_shape(layer)))}" for layer in self.layers
+        )
+        return f"<MapStore {self.path}: {len(self)} images, {shapes}>"
+
+    def _repr_html_(self) -> str:
+        if not self._file:
+            return _html.block(repr(self))
+        shapes = [
+            (f"layer {layer}", "{} × {} cells, {:,} neurons".format(*self.map_shape(layer)))
+            for layer in self.layers
+        ]
+        known = {k: v for k, v in sorted(self.provenance.items()) if not k.startswith("probe_")}
+        return _html.block(
+            f"MapStore: {len(self):,} images",
+            _html.facts(
+                [
+                    ("file", self.path),
+                    ("backbone", self.provenance.get("backbone", "")),
+                    *shapes,
+                    ("classes", _html.counts(self.images["label"])),
+                    ("boxes", _html.counts(self.boxes["kind"].replace("", "(no kind)"))),
+                    ("skipped files", len(self.images.attrs["skipped"])),
+                ]
+            ),
+            _html.folded("Provenance", _html.facts(known.items())),
+        )
+
+    def close(self) -> None:
+        """Close the file; closing twice is harmless."""
+        self._file.close()
+
+    @property
+    def classes(self) -> list[str]:
+        """The labels, sorted."""
+        return sorted(self.images["label"].unique())
+
+    @property
+    def frames(self) -> np.ndarray:
+        """Where each picture lies in the network's input, ``(n, 4)`` left, top, right, bottom.
+
+        In unit coordinates of the input: (0, 0, 1, 1) when the picture was stretched.
+        """
+        return self._everything("frames")
+
+    @property
+    def colour_histogram(self) -> np.ndarray:
+        """4 x 4 x 4 joint RGB histogram of each picture, ``(n, 64)`` float32; rows sum to 1."""
+        return self._everything("colour_histogram")
+
+    def map_shape(self, layer: str | None = None) -> tuple[int, int, int]:
+        """Height, width and number of neurons of a layer's maps."""
+        _, h, w, c = self._maps(layer).shape
+        return h, w, c
+
+    def maps(self, rows: Any = None, layer: str | None = None) -> np.ndarray:
+        """Feature maps of some images.
+
+        Parameters
+        ----------
+        rows : int, slice, sequence of int or boolean mask, optional
+            Row numbers of the image table; all by default.
+        layer : str, optional
+            The last stored layer by default.
+
+        Returns
+        -------
+        ndarray of shape (k, h, w, c), float32
+        """
+        dataset = self._maps(layer)
+        return _read_rows(dataset, self._rows(rows), self.path)
+
+    def iter_maps(
+        self, batch: int = 64, rows: Any = None, layer: str | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Feature maps in batches: pairs of row numbers ``(k,)`` and maps ``(k, h, w, c)``."""
+        if batch < 1:
+            raise FeatlabError(f"batch must be at least 1, got {batch}.")
+        dataset, wanted = self._maps(layer), self._rows(rows)
+        for start in range(0, len(wanted), batch):
+            chunk = wanted[start : start + batch]
+            yield chunk, _read_rows(dataset, chunk, self.path)
+
+    def pooled(self, how: str = "mean", layer: str | None = None) -> np.ndarray:
+        """Pooled activations, ``(n, c)`` float32, from the network's own float32 output.
+
+        Parameters
+        ----------
+        how : {"mean", "max"}
+            Over the cells of the map.
+        layer : str, optional
+            The last stored layer by default.
+        """
+        if how not in ("mean", "max"):
+            raise FeatlabError(f"how must be 'mean' or 'max', got {how!r}.")
+        pooled = self._everything(f"pooled/{self.layer_name(layer)}/{how}")
+        return pooled.astype(np.float32, copy=False)
+
+    def verify(self) -> None:
+        """Read everything once and check it against itself.
+
+        Every chunk is decompressed (which checks its checksum) and pooled again; the result must
+        equal ``/pooled`` within the rounding of the stored number format.
+
+        Raises
+        ------
+        FeatlabError
+            Names the file and the key of the first thing that does not hold.
+        """
+        for layer in self.layers:
+            pooled = {how: self.pooled(how, layer) for how in ("mean", "max")}
+            for rows, maps in self.iter_maps(layer=layer):
+                check_pooling(self.path, layer, rows, maps, pooled)
+        if not np.allclose(self.colour_histogram.sum(axis=1), 1, atol=1e-4):
+            raise FeatlabError(f"{self.path}: /colour_histogram does not sum to 1; extract again.")
+        left, top, right, bottom = self.frames.T
+        if (
+            not ((left >= 0) & (left < right) & (right <= 1)).all()
+            or not ((top >= 0) & (top < bottom) & (bottom <= 1)).all()
+        ):
+            raise FeatlabError(f"{self.path}: /frames leaves the network's input; extract again.")
+
+    def layer_name(self, layer: str | None = None) -> str:
+        """Check a layer's name; None is the last stored layer."""
+        if layer is None:
+            return self.layers[-1]
+        if layer not in self.layers:
+            raise FeatlabError(
+                f"layer must be one of {', '.join(self.layers)} in {self.path}, got {layer!r}."
+            )
+        return layer
+
+    def _group(self, key: str) -> h5py.Group:
+        return self._item(key, h5py.Group, "group")
+
+    def _dataset(self, key: str) -> h5py.Dataset:
+        return self._item(key, h5py.Dataset, "dataset")
+
+    def _item(self, key: str, kind: Any, name: str) -> Any:
+        with read_errors(self.path, f"/{key}"):
+            item = self._file.get(key)
+            if not isinstance(item, kind):
+                raise FeatlabError(f"{self.path} is damaged: no {name} /{key}; extract it again.")
+            # A store from elsewhere could name any file of this machine.
+            if item.file.filename != self._file.filename or (
+                isinstance(item, h5py.Dataset) and item.external
+            ):
+                raise FeatlabError(f"{self.path} is refused: /{key} lies in another file.")
+            return item
+
+    def _table(self, key: str, dtypes: Mapping[str, type]) -> pd.DataFrame:
+        columns = {}
+        for column, dtype in dtypes.items():
+            place = f"{key}/{column}"
+            dataset = self._dataset(place)
+            with read_errors(self.path, f"/{place}"):
+                check_numbers(dataset, 1, "" if dtype is str else np.dtype(dtype).kind)
+                columns[column] = dataset.asstr()[()] if dtype is str else dataset[()]
+        if len({len(values) for values in columns.values()}) > 1:
+            raise FeatlabError(
+                f"{self.path} is damaged: the columns of /{key} differ in length; extract it again."
+            )
+        return pd.DataFrame(columns)
+
+    def _everything(self, key: str) -> np.ndarray:
+        dataset = self._dataset(key)
+        with read_errors(self.path, f"/{key}"):
+            return np.asarray(dataset[()])
+
+    def _maps(self, layer: str | None) -> h5py.Dataset:
+        return self._dataset(f"maps/{self.layer_name(layer)}")
+
+    def _rows(self, rows: Any) -> np.ndarray:
+        everything = np.arange(len(self))
+        if rows is None:
+            return everything
+        try:
+            return np.atleast_1d(everything[np.asarray(rows) if np.iterable(rows) else rows])
+        except IndexError as error:
+            raise FeatlabError(f"rows must lie in 0 … {len(self) - 1}: {error}.") from error
+
+    def _check_layout(self) -> None:
+        """That every array has the rows, the numbers and the bytes that the format says."""
+        widths = {"frames": 4, "colour_histogram": 64}
+        for layer in self.layers:
+            maps = self._dataset(f"maps/{layer}")
+            with read_errors(self.path, f"/maps/{layer}"):
+                check_maps(maps)
+                self._check_rows(f"maps/{layer}", maps)
+                widths |= {f"pooled/{layer}/{how}": maps.shape[3] for how in ("mean", "max")}
+        for key, width in widths.items():
+            dataset = self._dataset(key)
+            with read_errors(self.path, f"/{key}"):
+                check_numbers(dataset, 2, "f")
+                self._check_rows(key, dataset)
+                if dataset.shape[1] != width:
+                    raise ValueError(f"{dataset.shape[1]} columns where {width} are expected")
+        if not self.boxes["image"].between(0, len(self) - 1).all():
+            raise FeatlabError(
+                f"{self.path} is damaged: /boxes/image names rows that are not there; "
+                "extract it again."
+            )
+        if not np.isfinite(self.boxes[["xmin", "ymin", "xmax", "ymax"]].to_numpy()).all():
+            raise FeatlabError(
+                f"{self.path} is damaged: /boxes has corners that are no numbers; extract it again."
+            )
+
+    def _check_rows(self, key: str, dataset: h5py.Dataset) -> None:
+        if dataset.shape[0] != len(self) or not len(self):
+            raise FeatlabError(
+                f"{self.path} is damaged: /{key} has {dataset.shape[0]} rows, the image table "
+                f"{len(self)}; extract it again."
+            )
+
+
+def _read_rows(dataset: h5py.Dataset, rows: np.ndarray, path: Path) -> np.ndarray:
+    unique, inverse = np.unique(rows, return_inverse=True)
+    # Runs of neighbouring rows are read as slices: HDF5's own point selection is slow.
+    breaks = np.flatnonzero(np.diff(unique) != 1) + 1
+    with read_errors(path, dataset.name):
+        values = np.empty((len(unique), *dataset.shape[1:]), dtype=np.float32)
+        for positions in np.split(np.arange(len(unique)), breaks):
+            if len(positions):
+                source = np.s_[unique[positions[0]] : unique[positions[-1]] + 1]
+                values[positions[0] : positions[-1] + 1] = dataset[source]
+    return values if np.array_equal(unique, rows) else values[inverse]
