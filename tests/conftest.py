@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Two workers with two BLAS threads each would wait for each other most of the time.
@@ -71,6 +72,14 @@ class FakeBackbone:
         dead = np.zeros((*mean.shape[:3], 1), np.float32)
         maps = self.gain * np.concatenate([mean, spread, mean[..., ::-1] * spread, dead], axis=-1)
         return {layer: (maps * (k + 1)).astype(np.float32) for k, layer in enumerate(self.layers)}
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures() -> Iterator[None]:
+    """Close what a test drew with pandas or pyplot, which keep every figure."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def output_shape(
     _stack(ax, sheet, shape, marked)
     _sight(ax, scene, sheet, (h, w), marked)
     _vector(ax, 70.5)
-    _scores(ax, 84.5)
+    _scores(ax, 84.5, n_classes)
     for start, end in ((17.2, 20.3), (28.7, 33.2), (58.8, 67.6), (73.4, 79.6)):
         _arrow(ax, start, end)
 
@@ -231,9 +231,10 @@ def _vector(ax: Axes, x: float) -> None:
         )
 
 
-def _scores(ax: Axes, x: float) -> None:
-    for k, value in enumerate((0.9, 0.16, 0.3)):
-        y = _MIDDLE + 3.4 - 3.4 * k
+def _scores(ax: Axes, x: float, n_classes: int | None) -> None:
+    shown = (0.9, 0.16, 0.3)[:n_classes]
+    for k, value in enumerate(shown):
+        y = _MIDDLE + 3.4 * ((len(shown) - 1) / 2 - k)
         ax.add_patch(Rectangle((x - 3, y - 0.95), 10, 1.9, facecolor=_PAPER, linewidth=0))
         colour = BLUE if k == 0 else MUTED
         ax.add_patch(Rectangle((x - 3, y - 0.95), 10 * value, 1.9, facecolor=colour, linewidth=0))

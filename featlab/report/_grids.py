@@ -33,6 +33,9 @@ _PROVENANCE_FIRST = (
     "layers",
     "output_stride",
     "dtype",
+    "engine",
+    "precision",
+    "fingerprint",
 )
 
 

@@ -71,10 +71,11 @@ def _network(results: Results, citations: Citations) -> str:
     }.get(known.get("resize", ""), known.get("resize", "resized"))
     name, weights, sha = (known.get(key, "") for key in ("backbone", "weights", "weights_sha256"))
     works = [work for start, work in _NETWORKS.items() if name.lower().startswith(start)]
+    described = citations.cite(*works)
     trained = citations.cite("imagenet") if weights.lower() == "imagenet" else ""
     parts = [
         f"Feature maps were computed once with {name or 'a frozen network'}",
-        citations.cite(*works),
+        described,
         f", weights {weights}{trained}" if weights else "",
         f" (SHA-256 {sha[:12]}…)" if sha else "",
         f", input {known['input_size']} pixels" if "input_size" in known else "",
@@ -201,7 +202,7 @@ def _localisation(results: Results, citations: Citations) -> str:
     ]
     among = f" Among them are {' and '.join(maps)}." if maps else ""
     return (
-        f"Heat maps are weighted sums of the stored maps.{among} They were thresholded at a share "
+        f"Heat maps were computed from the stored maps alone.{among} They were thresholded at a share "
         f"of their range, with one threshold for all images{citations.cite('wsol')}, {chosen}. The "
         "predicted box encloses the largest region above it and is compared with the best "
         f"ground-truth box{kind}; box accuracy is the share of images with an intersection over "

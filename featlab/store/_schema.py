@@ -18,6 +18,7 @@ IMAGE_DTYPES = {
     "height": np.int64,
     "sha256": str,
 }
+"""Columns of the image table and their types on disk."""
 BOX_DTYPES = {
     "image": np.int64,
     "kind": str,
@@ -27,4 +28,5 @@ BOX_DTYPES = {
     "xmax": np.float64,
     "ymax": np.float64,
 }
+"""Columns of the box table and their types on disk."""
 SKIPPED_DTYPES = {"path": str, "reason": str}
