@@ -202,14 +202,14 @@ def _localisation(results: Results, citations: Citations) -> str:
     ]
     among = f" Among them are {' and '.join(maps)}." if maps else ""
     return (
-        f"Heat maps were computed from the stored maps alone.{among} They were thresholded at a share "
-        f"of their range, with one threshold for all images{citations.cite('wsol')}, {chosen}. The "
-        "predicted box encloses the largest region above it and is compared with the best "
-        f"ground-truth box{kind}; box accuracy is the share of images with an intersection over "
-        "union (IoU) of at least 0.5, the class being known. The pointing game asks whether the "
-        f"peak lies in a box{citations.cite('pointing')}. Intervals are 95 % intervals over "
-        f"images.{silent} The oracle column uses the threshold that is best on the test images "
-        "themselves, as much of the literature does; it flatters."
+        f"Heat maps were computed from the stored maps alone.{among} They were thresholded at a "
+        f"share of their range, with one threshold for all images{citations.cite('wsol')}, "
+        f"{chosen}. The predicted box encloses the largest region above it and is compared with "
+        f"the best ground-truth box{kind}; box accuracy is the share of images with an "
+        "intersection over union (IoU) of at least 0.5, the class being known. The pointing game "
+        f"asks whether the peak lies in a box{citations.cite('pointing')}. Intervals are 95 % "
+        f"intervals over images.{silent} The oracle column uses the threshold that is best on the "
+        "test images themselves, as much of the literature does; it flatters."
     )
 
 
