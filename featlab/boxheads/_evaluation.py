@@ -41,6 +41,7 @@ HEADS_DEFAULT = ("cascade", "ridge_pca", "pls", "mlp", "gradient_boosting")
 """Regression heads that are fitted unless told otherwise."""
 HEADS = HEADS_DEFAULT
 """Every regression head, by name."""
+_ON_RIDGE = ("cascade", "ridge_pca")
 BASELINES = ("mean_box", "whole_image", "centre")
 """Boxes that look at no map: scored beside every head."""
 TABLE_COLUMNS = [
@@ -201,13 +202,23 @@ def evaluate_box_heads(
     if policy == "best_match":
         matched = images.best_matching(ridge_out_of_fold(data, components), fit)
         data = replace(data, boxes=matched)
-    ridge = functools.cache(lambda: ridge_head(data, components))  # the cascade's first box, too
+    spent = {"ridge": 0.0}
+
+    @functools.cache
+    def ridge() -> ScoreHead:
+        """The ridge, which is the cascade's first box too; its time counts for both."""
+        began = time.perf_counter()
+        head = ridge_head(data, components)
+        spent["ridge"] = time.perf_counter() - began
+        return head
+
     predictions: dict[str, tuple[Floats, str, float]] = {}
     for name in names if progress is None else progress(names):
-        began = time.perf_counter()
+        began, earlier = time.perf_counter(), spent["ridge"]
         head = fit_head(name, data, components, ridge)
         boxes = images.to_pixels(head.predict(maps[test], total[test]), test)
-        predictions[name] = (boxes, head.parameters, time.perf_counter() - began)
+        seconds = time.perf_counter() - began + (earlier if name in _ON_RIDGE else 0.0)
+        predictions[name] = (boxes, head.parameters, seconds)
     learned = bx.frame_to_picture(data.boxes, images.frames[fit], images.sizes[fit])
     for name, boxes in _baselines(learned, images.sizes[fit], images.sizes[test]).items():
         predictions[name] = (boxes, "", 0.0)
