@@ -32,8 +32,9 @@ notebook: .venv/installed-notebook
 security: .venv/installed-test
 	$(PY) -m bandit --quiet --recursive --configfile pyproject.toml featlab
 
+# Every benchmark in a short form, and one table of figures and limits at the end.
 bench: .venv/installed
-	$(PY) benchmarks/extract.py
+	$(PY) benchmarks/run_all.py
 
 docs: .venv/installed-docs
 	$(PY) -m sphinx -W --keep-going -q docs docs/_build/html
@@ -52,7 +53,7 @@ clean:
 	touch $@
 
 .venv/installed-test: .venv/bin/python setup.py
-	$(PY) -m uv pip install --quiet --python $(PY) -e '.[test,docs,fast]' || $(PY) -m pip install --quiet -e '.[test,docs,fast]'
+	$(PY) -m uv pip install --quiet --python $(PY) -e '.[test,docs,fast,cluster]' || $(PY) -m pip install --quiet -e '.[test,docs,fast,cluster]'
 	touch $@ .venv/installed
 
 .venv/installed-notebook: .venv/bin/python setup.py

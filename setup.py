@@ -46,6 +46,8 @@ setup(
         ],
         # The network on OpenVINO, and deflate streams written three times as fast.
         "fast": ["openvino>=2025.3", "isal>=1.7"],
+        # The pass on many machines.
+        "cluster": ["distributed>=2025.1"],
         "anndata": ["anndata>=0.11"],
         # The notebook of the scripts in analysis/, built and run.
         "notebook": ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"],

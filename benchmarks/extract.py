@@ -1,7 +1,7 @@
 """Images per second of the pass, beside the scripts one would write without featlab.
 
     python benchmarks/extract.py [FOLDER ...] [--rounds 3] [--limit N]
-    python benchmarks/extract.py --memory
+    python benchmarks/extract.py --memory [N N]
 
 EfficientNet-Lite0 at 224 px over the pictures of the folders; without a folder, over built-in
 scenes. Every variant has a process of its own, which loads and warms up its network once and
@@ -29,6 +29,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from limits import say
 
 from featlab import backbones, datasets, extract, images
 from featlab._machine import usable_cores
@@ -125,7 +126,7 @@ def serve(name: str, folder: Path) -> None:
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-P", __file__, *arguments],
+        [sys.executable, __file__, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -175,16 +176,20 @@ def compare(folders: list[Path], rounds: int, limit: int | None) -> None:
     for v in VARIANTS:
         spread = f"({min(wall[v]):.0f} … {max(wall[v]):.0f})"
         print(f"{v:34s} {rate[v]:8.1f} {spread:18s} {1000 * cost[v]:8.2f}")
-    print(f"\n{'ratio':62s} {'by clock':>8s} {'by processor':>13s}   limit")
+    print(f"\n{'ratio':62s} {'by clock':>8s} {'by processor':>13s}")
+    ratios = []
     for v, base, least in LIMITS:
-        told = f"{v} / {base}"
-        print(f"{told:62s} {rate[v] / rate[base]:8.2f} {cost[base] / cost[v]:13.2f}   {least:.2f}")
+        ratios.append((f"{v} / {base}", rate[v] / rate[base], cost[base] / cost[v], least))
     for engine in ENGINES:
         v, forward = f"featlab, {engine}", f"forward alone, {engine}"
         possible = 1 / (1 / rate[forward] + 1 / rate["decode alone"])
         spent = cost[forward] + cost["decode alone"]
         told = f"{v} / what forward and decode allow"
-        print(f"{told:62s} {rate[v] / possible:8.2f} {spent / cost[v]:13.2f}   0.90")
+        ratios.append((told, rate[v] / possible, spent / cost[v], 0.9))
+    for told, by_clock, by_processor, _ in ratios:
+        print(f"{told:62s} {by_clock:8.2f} {by_processor:13.2f}")
+    for told, by_clock, _, least in ratios:
+        say(f"{told}, by clock", by_clock, ">=", least)
 
 
 def peak_memory(n: int) -> None:
@@ -215,16 +220,17 @@ def small_network(path: Path) -> backbones.Backbone:
     return backbones.load_backbone(path, preprocessing="tf")
 
 
-def compare_memory() -> None:
+def compare_memory(counts: list[int]) -> None:
     peaks = []
-    for n in (1000, 10_000):
+    for n in counts:
         done = subprocess.run(
-            [sys.executable, "-P", __file__, "--peak", str(n)],
+            [sys.executable, __file__, "--peak", str(n)],
             check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         peaks.append(float(done.stdout))
         print(f"{n:6d} images: peak {peaks[-1]:.0f} MB")
-    print(f"ratio {peaks[1] / peaks[0]:.2f}   limit 1.10")
+    told = " / ".join(f"{n:,}" for n in reversed(counts))
+    say(f"peak memory of the pass, {told} images", peaks[1] / peaks[0], "<=", 1.1)
 
 
 if __name__ == "__main__":
@@ -232,7 +238,7 @@ if __name__ == "__main__":
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="take the first pictures only")
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--memory", nargs="*", type=int, metavar="N")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -240,7 +246,7 @@ if __name__ == "__main__":
         serve(given.serve, given.folders[0])
     elif given.peak:
         peak_memory(given.peak)
-    elif given.memory:
-        compare_memory()
+    elif given.memory is not None:
+        compare_memory(given.memory or [1000, 10_000])
     else:
         compare(given.folders, given.rounds, given.limit)

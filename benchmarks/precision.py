@@ -1,11 +1,12 @@
 """What another engine or precision changes in the results: AUROC, detectors, boxes.
 
-    python benchmarks/precision.py FOLDER [--box-kind KIND]
+    python benchmarks/precision.py [FOLDER] [--box-kind KIND]
 
-Extracts the folder with TensorFlow in float32, OpenVINO in float32 and in bfloat16 (EfficientNet-
-Lite0 at 224 px) and sets the other two beside the first: the largest difference of a neuron's
-AUROC on the train rows, the share of detectors that both have (Jaccard index), and the mean IoU of
-the two boxes that each method gives a test image, with its own mean IoU with the truth.
+Extracts the folder (built-in scenes without one) with TensorFlow in float32, OpenVINO in float32
+and in bfloat16 (EfficientNet-Lite0 at 224 px) and sets the other two beside the first: the largest
+difference of a neuron's AUROC on the train rows, the share of detectors that both have (Jaccard
+index), and the mean IoU of the two boxes that each method gives a test image, with its own mean IoU
+with the truth.
 """
 
 from __future__ import annotations
@@ -19,7 +20,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pandas as pd
 
-from featlab import backbones, boxes, extract, features, heads, images, localise, pipeline, splits
+from featlab import (
+    backbones,
+    boxes,
+    datasets,
+    extract,
+    features,
+    heads,
+    images,
+    localise,
+    pipeline,
+    splits,
+)
 from featlab.store import MapStore
 
 WAYS = {
@@ -90,7 +102,10 @@ def main(folder: Path, kind: str | None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--box-kind")
+    parser.add_argument("--images", type=int, default=240, help="scenes, where there is no folder")
     given = parser.parse_args()
-    main(given.folder, given.box_kind)
+    with tempfile.TemporaryDirectory() as scenes:
+        folder = given.folder or datasets.write_scenes(Path(scenes, "scenes"), given.images)
+        main(folder, given.box_kind)

@@ -1,16 +1,17 @@
 """What finer maps buy, and what they cost.
 
-    python benchmarks/resolution.py STORE.h5 [STORE.h5 ...] [--box-kind KIND]
+    python benchmarks/resolution.py [STORE.h5 ...] [--box-kind KIND]
 
-For each finished store: seconds of the pass per picture (the fastest of a few batches of 8,
-measured here), MB on disk per 1,000 pictures, and how well boxes are found on the test rows, with
-thresholds from the confirm rows. A store of several layers has a block for each layer, and one for
-all of them fused; time and disk are those of the whole store. Seconds come from one run on one
-machine; read them as ratios.
+For each finished store (one of built-in scenes without any): seconds of the pass per picture (the
+fastest of a few batches of 8, measured here), MB on disk per 1,000 pictures, and how well boxes are
+found on the test rows, with thresholds from the confirm rows. A store of several layers has a block
+for each layer, and one for all of them fused; time and disk are those of the whole store. Seconds
+come from one run on one machine; read them as ratios.
 """
 
 import argparse
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pandas as pd
+from scenes import scene_store
 
 from featlab import backbones, features, heads, localise, pipeline, splits
 from featlab.store import MapStore
@@ -87,13 +89,9 @@ def blocks(store: MapStore, box_kind: str | None) -> list[pd.DataFrame]:
     return found
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stores", nargs="+", type=Path)
-    parser.add_argument("--box-kind")
-    given = parser.parse_args()
+def main(stores: list[Path], box_kind: str | None) -> None:
     rows = []
-    for path in given.stores:
+    for path in stores:
         with MapStore(path) as store:
             cost = {
                 "input": str(store.provenance["input_size"]).split(" x ")[0],
@@ -101,8 +99,18 @@ if __name__ == "__main__":
                 "MB/1000": path.stat().st_size / len(store) / 1000,
             }
             print(f"{path}: {len(store)} images, {cost['s/image']:.3f} s an image", flush=True)
-            rows += [part.assign(**cost) for part in blocks(store, given.box_kind)]
+            rows += [part.assign(**cost) for part in blocks(store, box_kind)]
     table = pd.concat(rows).rename(columns=COLUMNS)
     shown = ["input", "maps", "s/image", "MB/1000", "method", "n", *COLUMNS.values()]
-    print(f"\ntest rows, {given.box_kind or 'all'} boxes")
+    print(f"\ntest rows, {box_kind or 'all'} boxes")
     print(table[shown].round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stores", nargs="*", type=Path)
+    parser.add_argument("--box-kind")
+    parser.add_argument("--images", type=int, default=240, help="scenes, where there is no store")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        main(given.stores or [scene_store(Path(work), given.images)], given.box_kind)

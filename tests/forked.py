@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 def serve(works: Mapping[str, Callable[..., Any]]) -> None:
     """Fork a child for every line ``{"work": name, …}``; answer with its process, then its end."""
+    assert threading.active_count() == 1, "a thread may hold a lock that a child would wait for"
     _say("ready")
     for line in sys.stdin:
         task = json.loads(line)

@@ -11,6 +11,7 @@ from featlab import FeatlabError, localise
 from featlab import boxes as bx
 from featlab.intervals import bootstrap_draws, bootstrap_interval, draws_interval, wilson_interval
 from featlab.localise.components import all_regions
+from featlab.localise.runs import largest_boxes
 
 EIGHT = np.ones((3, 3))
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
@@ -419,3 +420,22 @@ def test_corners_read_as_width_flatter():
     expected = float(bx.iou(wrong, bx.legacy_corners_as_width(b))[0])
     assert bx.legacy_batch_iou(a, b, corners_as_width=True) == pytest.approx(expected)
     assert expected > 0.6
+
+
+@pytest.mark.parametrize("smooth", [0, 0.7, 2])
+def test_the_largest_region_from_runs_is_that_of_all_regions(smooth):
+    rng = np.random.default_rng(5)
+    for shape in [(1, 1), (1, 9), (9, 1), (2, 2), (8, 13), (40, 40)] * 4:
+        pixels = rng.random((12, *shape))
+        pixels = ndimage.gaussian_filter(pixels, (0, smooth, smooth)) if smooth else pixels
+        pixels = (255 * (pixels - pixels.min()) / (np.ptp(pixels) or 1)).astype(np.uint8)
+        cut = np.quantile(pixels, rng.uniform(0, 1)).astype(np.uint8)
+        expected = [all_regions(one, np.array([cut])).largest(1)[0] for one in pixels]
+        np.testing.assert_array_equal(largest_boxes(pixels > cut), expected)
+
+
+def test_the_largest_region_where_all_or_nothing_is_hot():
+    hot = np.zeros((3, 5, 7), bool)
+    hot[1] = True
+    np.testing.assert_array_equal(largest_boxes(hot), [[0] * 4, [0, 0, 7, 5], [0] * 4])
+    np.testing.assert_array_equal(largest_boxes(hot[:1]), [[0] * 4])

@@ -229,6 +229,16 @@ def test_ctrl_c_says_how_to_go_on(scenes, tmp_path, monkeypatch, capsys):
     assert "run the same command again to go on" in capsys.readouterr().err
 
 
+def test_a_command_that_keeps_no_parts_promises_none(monkeypatch, capsys):
+    def interrupted():
+        raise SystemExit(130)
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    assert featlab("gradients", "maps.h5") == 130
+    told = capsys.readouterr().err
+    assert "interrupted" in told and "Finished parts" not in told
+
+
 def test_help_answers_without_tensorflow():
     code = (
         "import sys; sys.argv = ['featlab', '--help']\nfrom featlab.cli import main\n"

@@ -20,7 +20,7 @@ from conftest import FakeBackbone
 from PIL import Image
 
 from featlab import FeatlabError
-from featlab.extract import _batches, _extract, _provenance, extract_maps, find_store
+from featlab.extract import _batches, _passing, _provenance, extract_maps, find_store
 from featlab.extract._source import Running
 from featlab.images import index_images
 from featlab.store import MapStore, PartWriter
@@ -118,6 +118,64 @@ def test_new_labels_and_boxes_renew_the_tables_without_a_forward_pass(images, tm
     assert backbone.calls == 0
 
 
+KEY_OF_SMALL_PICTURES = {
+    *FakeBackbone().identity(),
+    *("precision", "resize", "dtype", "image_set_digest"),
+}
+
+
+def folder_with_one_large(root: Path, suffix: str) -> pd.DataFrame:
+    """Three pictures of 64 px, and one of 401 x 300 of two halves, turned by its EXIF tag."""
+    pixels = np.zeros((401, 300, 3), np.uint8)
+    pixels[:200, :, 0] = 255
+    pixels[:, 90:190, 1] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for k in range(2):
+            side = slice(None, 64 + k)
+            Image.fromarray(pixels[100:300][side, side]).save(root / name / f"{k}.jpg")
+    Image.fromarray(pixels).save(root / "a" / f"large{suffix}", quality=95, exif=exif)
+    return index_images(root)[0]
+
+
+def test_a_large_jpeg_is_scaled_while_it_is_decoded_and_the_store_says_so(tmp_path, monkeypatch):
+    table = folder_with_one_large(tmp_path / "pictures", ".jpg")
+    calls = []
+    real = _batches.decode_scaled
+    monkeypatch.setattr(
+        _batches, "decode_scaled", lambda data, factor: calls.append(factor) or real(data, factor)
+    )
+    with extract_maps(table, FakeBackbone(size=49), tmp_path / "m.h5", resize="pad") as scaled:
+        assert sorted(calls) == [1, 1, 1, 1, 2]
+        assert scaled.provenance["jpeg_scaling"] == "to 3 times the input"
+        assert scaled.images["width"].max() == 401
+        found, colours, frames = scaled.maps(4)[0], scaled.colour_histogram, scaled.frames
+    with monkeypatch.context() as patch:
+        patch.setattr(_batches, "jpeg_factor", lambda *_: 1)
+        patch.setattr(_provenance, "jpeg_factor", lambda *_: 1)
+        with extract_maps(table, FakeBackbone(size=49), tmp_path / "w.h5", resize="pad") as whole:
+            assert whole.provenance.keys() == scaled.provenance.keys() - {"jpeg_scaling"}
+            np.testing.assert_array_equal(frames, whole.frames)
+            np.testing.assert_allclose(found, whole.maps(4)[0], atol=0.02)
+            np.testing.assert_allclose(colours[:2], whole.colour_histogram[:2])
+            assert np.abs(colours - whole.colour_histogram).sum(axis=1).max() < 0.02
+    with pytest.raises(FeatlabError, match="another jpeg scaling: None there, to 3 times the inp"):
+        find_store(table, FakeBackbone(size=49), tmp_path / "w.h5", resize="pad")
+
+
+def test_the_key_of_sets_without_a_large_jpeg_is_what_it_always_was(images, tmp_path):
+    large = folder_with_one_large(tmp_path / "pictures", ".png")
+    for table in (images, large, large.iloc[:2]):
+        key = _provenance.store_key(table, FakeBackbone(size=49), "stretch", "float16")
+        assert key.keys() == KEY_OF_SMALL_PICTURES
+    jpegs = folder_with_one_large(tmp_path / "jpegs", ".jpg")
+    assert "jpeg_scaling" in _provenance.store_key(jpegs, FakeBackbone(size=49), "pad", "float16")
+    # Less than twice the margin for this input.
+    assert "jpeg_scaling" not in _provenance.store_key(jpegs, FakeBackbone(), "stretch", "float16")
+
+
 def test_other_library_versions_ask_the_probe_picture(images, tmp_path, monkeypatch):
     extract_maps(images, FakeBackbone(), tmp_path / "maps.h5").close()
     monkeypatch.setattr(_provenance, "version_of", lambda name: "99.0")
@@ -131,14 +189,14 @@ def test_other_library_versions_ask_the_probe_picture(images, tmp_path, monkeypa
 
 
 def test_an_interrupted_pass_goes_on_from_its_parts(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_extract, "_PART_ROWS", 8)
+    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
     extract_maps(images, FakeBackbone(), tmp_path / "whole.h5", batch_size=4).close()
     path = tmp_path / "maps.h5"
     broken = FakeBackbone(fail_at=7, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         extract_maps(images, broken, path, batch_size=4)
     assert not path.exists()
-    left = sorted(file.name for file in (tmp_path / "maps.h5.parts").glob("*.h5"))
+    left = sorted(file.name for file in (tmp_path / "maps.h5.parts").glob("part-*.h5"))
     assert left == [f"part-{k:09d}-{k + 8:09d}.h5" for k in (0, 8, 16)]
     assert not list((tmp_path / "maps.h5.parts").glob("*.h5.tmp"))
     again = FakeBackbone()
@@ -153,7 +211,7 @@ def test_an_interrupted_pass_goes_on_from_its_parts(images, tmp_path, monkeypatc
 
 
 def test_parts_of_another_pass_are_refused(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_extract, "_PART_ROWS", 8)
+    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
     broken = FakeBackbone(fail_at=4, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         extract_maps(images, broken, tmp_path / "maps.h5", batch_size=4)
@@ -171,7 +229,7 @@ def test_a_pass_that_finished_nothing_refuses_nothing(images, tmp_path):
 
 
 def test_a_half_written_part_is_written_again(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_extract, "_PART_ROWS", 8)
+    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
     broken = FakeBackbone(fail_at=6, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         extract_maps(images, broken, tmp_path / "maps.h5", batch_size=4)
@@ -187,14 +245,14 @@ _CHILD = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from conftest import FakeBackbone
-from featlab.extract import _extract, extract_maps
+from featlab.extract import _passing, extract_maps
 from featlab.extract._source import Running
 from featlab.images import index_images
 class Slow(FakeBackbone):
     def forward(self, pixels):
         time.sleep(0.02)
         return super().forward(pixels)
-_extract._PART_ROWS = 4
+_passing._PART_ROWS = 4
 images, _ = index_images({folder!r})
 print("started", flush=True)
 extract_maps(images, Slow(), {path!r}, batch_size=2).close()
@@ -234,7 +292,7 @@ def test_two_writers_cannot_meet(images, tmp_path):
 
 
 def test_a_full_disk_keeps_the_finished_parts(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_extract, "_PART_ROWS", 8)
+    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
     append = PartWriter.append
 
     def full(self, *values):
@@ -245,7 +303,7 @@ def test_a_full_disk_keeps_the_finished_parts(images, tmp_path, monkeypatch):
     monkeypatch.setattr(PartWriter, "append", full)
     with pytest.raises(FeatlabError, match="no space left on the disk.*finished parts are kept"):
         extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", batch_size=4)
-    assert len(list((tmp_path / "maps.h5.parts").glob("*.h5"))) == 2
+    assert len(list((tmp_path / "maps.h5.parts").glob("part-*.h5"))) == 2
     monkeypatch.undo()
     extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", batch_size=4).close()
 

@@ -43,10 +43,10 @@ GO_ON = "run the same command again to go on"
 def work_cli(arguments: list[str], **faults: Any) -> None:
     """The command line with the fake network, and what is to go wrong."""
     from featlab import cli
-    from featlab.extract import _extract
+    from featlab.extract import _passing
 
-    assert _extract._PART_ROWS
-    _extract._PART_ROWS = 4
+    assert _passing._PART_ROWS
+    _passing._PART_ROWS = 4
 
     class Network(FakeBackbone):
         def forward(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -240,7 +240,8 @@ def test_a_full_disk_at_any_size(server, folder, tmp_path, undisturbed):
     nearly = tmp_path / "nearly.h5"
     assert server.run("cli", arguments=extracting(folder, nearly), memory_error_at=19) == 1
     sizes = [Path(f"{nearly}.parts", name).stat().st_size for name in parts_of(nearly)]
-    parts = N_IMAGES // 4 * max(sizes)
+    beside = [Path(f"{nearly}.parts", name).stat().st_size for name in ("plan.json", "tables.h5")]
+    parts = N_IMAGES // 4 * max(sizes) + sum(beside)
     full_with_all_parts = 0
     for number, size in enumerate((0, 0.3 * parts, 0.8 * parts, parts + 0.5 * whole)):
         log, kept = tmp_path / f"log{number}", tmp_path / f"kept{number}"
@@ -272,7 +273,7 @@ def test_a_full_disk_at_any_size(server, folder, tmp_path, undisturbed):
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_every_flush_and_rename_may_fail(folder, tmp_path, monkeypatch, call):
     """The k-th one fails, for every k there is: always the message, never a half file."""
-    monkeypatch.setattr("featlab.extract._extract._PART_ROWS", 16)
+    monkeypatch.setattr("featlab.extract._passing._PART_ROWS", 16)
     images, _ = index_images(folder)
     whole, path = tmp_path / "whole.h5", tmp_path / "maps.h5"
     extract_maps(images, FakeBackbone(), whole, batch_size=8).close()
@@ -531,6 +532,8 @@ if __name__ == "__main__":
         from PIL import Image
         from tqdm import tqdm
 
+        # Its thread could hold a lock while the process forks; the child would wait for ever.
+        tqdm.monitor_interval = 0
         for label in "ab":
             Path(warm, label).mkdir()
             Image.new("RGB", (60, 60)).save(Path(warm, label, "1.png"))

@@ -21,8 +21,15 @@ class FakeStore:
         self.layers = ["early", "late"]
         self.images = pd.DataFrame({"path": [f"{i}.jpg" for i in range(n)]})
 
+    def map_shape(self, layer=None):
+        return self._maps[layer or "late"].shape[1:]
+
     def pooled(self, how, layer=None):
         return getattr(self._maps[layer or "late"], how)(axis=(1, 2))
+
+    def iter_pooled(self, batch=3, how="mean", layer=None):
+        for rows, maps in self.iter_maps(batch, layer=layer):
+            yield rows, getattr(maps, how)(axis=(1, 2))
 
     def iter_maps(self, batch=3, rows=None, layer=None):
         maps = self._maps[layer or "late"]

@@ -262,6 +262,9 @@ class FakeStore:
         self.X, self.images = np.asarray(X, dtype=np.float32), images
         self.colour_histogram = np.full((len(X), 64), 1 / 64)
 
+    def map_shape(self, layer=None):
+        return 1, 1, self.X.shape[1]
+
     def pooled(self, how, layer=None):
         return self.X
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import pickle
 import sys
 import warnings
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -277,6 +279,15 @@ class TestSaving:
         with pytest.raises(FeatlabError, match="does not say 'featlab-head'"):
             load_head(path)
         np.savez(path, x=np.array([print], dtype=object))
+        with pytest.raises(FeatlabError, match="is not a saved head"):
+            load_head(path)
+
+    def test_an_array_that_claims_more_than_memory_is_refused(self, tmp_path):
+        path, header = tmp_path / "head.npz", io.BytesIO()
+        claim = {"descr": "<f8", "fortran_order": False, "shape": (10**15,)}
+        np.lib.format.write_array_header_1_0(header, claim)
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("mean.npy", header.getvalue())
         with pytest.raises(FeatlabError, match="is not a saved head"):
             load_head(path)
 

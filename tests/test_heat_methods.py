@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from featlab import FeatlabError, localise
 from featlab import boxes as bx
+from featlab.localise import units
 from featlab.localise.context import cells_in_boxes
 from featlab.localise.registry import METHODS
 from featlab.localise.units import unit_localisation
@@ -268,6 +269,28 @@ class TestUnits:
         assert found.loc[("dog", 1), "iou"] == pytest.approx(
             (active & inside).sum() / (active | inside).sum()
         )
+
+    def test_some_neurons_at_a_time_give_what_all_at_once_give(self, monkeypatch):
+        rng = np.random.default_rng(0)
+        active, inside = rng.random((30, 9, 7)) < 0.3, rng.random((30, 9)) < 0.4
+        whole = units._iou(active, inside, 50, np.random.default_rng(1))
+        monkeypatch.setattr(units, "_NEURONS_AT_ONCE", 3)
+        for a, b in zip(
+            whole, units._iou(active, inside, 50, np.random.default_rng(1)), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+        shuffled, null = np.random.default_rng(1), []
+        for other in [shuffled.permutation(30) for _ in range(50)]:
+            both = (active & inside[other][..., None]).sum(axis=(0, 1))
+            null.append(both / (active.sum(axis=(0, 1)) + inside.sum() - both))
+        np.testing.assert_allclose(whole[1], np.mean(null, axis=0))
+
+    def test_of_a_large_class_a_sample_is_judged(self, store, monkeypatch):
+        monkeypatch.setattr(units, "_MOST_OF_A_CLASS", 12)
+        rows = np.flatnonzero(store.split != "train")
+        found = unit_localisation(store, TABLE, rows, n_permutations=50)
+        assert found["n"].max() <= 12
+        assert found.set_index(["class", "neuron"]).loc[("cat", 0), "verdict"] == "on the object"
 
     def test_nothing_to_judge(self, store):
         assert unit_localisation(store, TABLE.iloc[:0], [1, 2]).empty

@@ -18,7 +18,9 @@ from featlab import FeatlabError
 from featlab.images import (
     colour_histogram,
     decode_image,
+    decode_scaled,
     index_images,
+    jpeg_factor,
     picture_frame,
     resize_image,
 )
@@ -453,6 +455,70 @@ def test_resize_errors():
     for wrong in (pixels[..., 0], pixels.astype(float), pixels[:0]):
         with pytest.raises(FeatlabError, match="pixels must be uint8"):
             resize_image(wrong, (8, 8))
+
+
+@given(
+    width=st.integers(1, 6000),
+    height=st.integers(1, 6000),
+    mode=st.sampled_from(["stretch", "pad"]),
+)
+def test_the_jpeg_factor_is_the_largest_that_keeps_the_margin(width, height, mode):
+    size = (192, 224)
+    left, top, right, bottom = picture_frame(width, height, size, mode)
+    columns, rows = round((right - left) * size[1]), round((bottom - top) * size[0])
+    factor = jpeg_factor("a/b.JPG", width, height, size, mode)
+    assert factor in (1, 2, 4, 8)
+    if factor > 1:
+        assert width / factor >= 3 * columns and height / factor >= 3 * rows
+    if factor < 8:
+        assert width / (2 * factor) < 3 * columns or height / (2 * factor) < 3 * rows
+    assert jpeg_factor("a/b.jpg.png", width, height, size, mode) == 1
+
+
+def smooth_picture(width: int, height: int) -> np.ndarray:
+    """Nothing in it is finer than an eighth of its size shows; no symmetry."""
+    coarse = np.random.default_rng(3).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_scaled_jpeg_is_the_picture_in_its_box(orientation, factor):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # One pixel more than whole blocks: libjpeg adds the most.
+    whole = smooth_picture(1025, 769)
+    data = encode(whole, "JPEG", quality=95, subsampling=0, exif=exif)
+    upright = TURN[orientation](whole)
+    picture = decode_scaled(data, factor)
+    assert (picture.height, picture.width) == upright.shape[:2]
+    assert picture.pixels.shape[:2] == tuple(-(-side // factor) for side in upright.shape[:2])
+    left, top, right, bottom = picture.box
+    assert (right - left, bottom - top) == (picture.width / factor, picture.height / factor)
+    found = resize_image(picture.pixels, (24, 32), box=picture.box).astype(int)
+    difference = np.abs(found - resize_image(decode_image(data), (24, 32)))
+    assert difference.max() <= 2
+    if factor == 8:  # the box matters: without it the picture is shifted
+        shifted = np.abs(resize_image(picture.pixels, (24, 32)) - found)
+        assert shifted.mean() > 2 * difference.mean()
+
+
+def test_only_jpegs_are_scaled():
+    pixels = smooth_picture(64, 48)
+    for format in ("PNG", "BMP", "TIFF"):
+        picture = decode_scaled(encode(pixels, format), 4)
+        np.testing.assert_array_equal(picture.pixels, pixels)
+        assert picture.box == (0, 0, 64, 48)
+    with pytest.raises(FeatlabError, match=r"factor must be 1, 2, 4 or 8, got 3\."):
+        decode_scaled(encode(pixels), 3)
+    assert decode_scaled(encode(pixels[:1, :1], "JPEG"), 8).pixels.shape == (1, 1, 3)
+
+
+def test_a_scaled_cmyk_jpeg_keeps_its_colours():
+    cmyk = Image.fromarray(smooth_picture(640, 480)).convert("CMYK")
+    data = encode(cmyk, "JPEG", quality=95)
+    scaled = decode_scaled(data, 4).pixels.mean(axis=(0, 1))
+    np.testing.assert_allclose(scaled, decode_image(data).mean(axis=(0, 1)), atol=1)
 
 
 def test_colour_histogram():

@@ -25,7 +25,7 @@ from conftest import FakeBackbone
 from forked import ForkServer, serve
 
 from featlab.images import index_images
-from featlab.store import MapStore, PartWriter, join_parts
+from featlab.store import MapStore, PartWriter, Tables, finished_part, join_parts
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -48,10 +48,10 @@ class SlowBackbone(FakeBackbone):
 
 
 def work_extract(folder: str, path: str, slow: bool = True) -> None:
-    from featlab.extract import _extract, extract_maps
+    from featlab.extract import _passing, extract_maps
 
-    assert _extract._PART_ROWS
-    _extract._PART_ROWS = 4  # many small parts
+    assert _passing._PART_ROWS
+    _passing._PART_ROWS = 4  # many small parts
     images, boxes = index_images(folder)
     network = SlowBackbone() if slow else FakeBackbone()
     extract_maps(images, network, path, boxes=boxes, batch_size=1).close()
@@ -65,7 +65,7 @@ def work_relabel(folder: str, path: str, label: str) -> None:
     extract_maps(images.assign(label=label), FakeBackbone(), path, boxes=boxes, batch_size=1)
 
 
-def work_join(parts: str, path: str) -> None:
+def work_join(parts: str, path: str, virtual: bool = False) -> None:
     files = sorted(Path(parts).glob("part-*.h5"))
     images = pd.DataFrame({"path": [f"a/{row:05}.png" for row in range(N_ROWS)]}).assign(
         label="a", split="", group="", width=8, height=8, sha256="0" * 64
@@ -73,7 +73,8 @@ def work_join(parts: str, path: str) -> None:
     images.attrs["root"] = "/pictures"
     boxes = pd.DataFrame(columns=["image", "kind", "label", "xmin", "ymin", "xmax", "ymax"])
     provenance = {"layers": '["top"]', "backbone": "fake"}
-    join_parts(files, Path(path), images=images, boxes=boxes, provenance=provenance)
+    tables = Tables(images, boxes, provenance)
+    join_parts([*map(finished_part, files)], Path(path), tables, virtual=virtual)
 
 
 def work_report(path: str, seed: int) -> None:
@@ -231,8 +232,9 @@ def test_parts_of_a_finished_store_are_cleared(server, picture_folder, tmp_path)
     assert [file.name for file in path.parent.iterdir()] == ["maps.h5"]
 
 
+@pytest.mark.parametrize("virtual", [False, True])
 @pytest.mark.parametrize("n_kills", kill_counts())
-def test_join(server, tmp_path, n_kills):
+def test_join(server, tmp_path, n_kills, virtual):
     rng = np.random.default_rng(n_kills)
     step = N_ROWS // N_PARTS
     for start in range(0, N_ROWS, step):
@@ -244,11 +246,12 @@ def test_join(server, tmp_path, n_kills):
         writer.append({"top": maps}, colours, np.tile([0.0, 0, 1, 1], (step, 1)))
         writer.finish()
     whole, path = tmp_path / "whole.h5", tmp_path / "maps.h5"
-    seconds = finish(server, "join", parts=str(tmp_path / "parts"), path=str(whole))
+    task: dict[str, Any] = {"parts": str(tmp_path / "parts"), "virtual": virtual}
+    seconds = finish(server, "join", path=str(whole), **task)
+    task["path"] = str(path)
     expected = verified(whole)
     ended, states = 0, {"nothing": 0, "store": 0}
     for _ in range(n_kills):
-        task = {"parts": str(tmp_path / "parts"), "path": str(path)}
         ended += kill_randomly(server, rng.uniform(0, 1.1 * seconds), "join", **task)
         states["store" if path.exists() else "nothing"] += 1
         if path.exists():
@@ -256,7 +259,7 @@ def test_join(server, tmp_path, n_kills):
         finish(server, "join", **task)
         assert verified(path) == expected
         path.unlink()
-    tell("join", n_kills, ended, states)
+    tell("virtual join" if virtual else "join", n_kills, ended, states)
     assert n_kills < MANY or ended < 0.8 * n_kills
 
 

@@ -131,6 +131,31 @@ def test_regions_equal_scipy_label(density):
         assert result.tolist() == [reference_box(pixels > cut) for cut in cuts]
 
 
+@pytest.mark.parametrize("kind", ["smooth", "plateaus", "noise", "spirals"])
+def test_every_region_equals_scipy_label(kind):
+    rng = np.random.default_rng(4)
+    for shape in [(1, 12), (12, 1), (2, 2), (23, 31), (40, 40)]:
+        height = rng.random(shape).astype(np.float32)
+        if kind in ("smooth", "plateaus"):
+            height = localise.upsample(rng.random((5, 6)), shape)
+        if kind == "plateaus":
+            height = np.round(height * 4) / 4
+        if kind == "spirals":  # long ways up, none of them straight
+            height = (np.arange(height.size).reshape(shape) % 7 / 7).astype(np.float32)
+        pixels = (height * np.float32(255)).astype(np.uint8)
+        cuts = np.unique(rng.integers(0, 255, 40)).astype(np.uint8)
+        found = localise.all_regions(pixels, cuts, height=height)
+        for k, cut in enumerate(cuts):
+            labels, n = ndimage.label(pixels > cut, np.ones((3, 3)))
+            places = ndimage.find_objects(labels)
+            boxes = [[x.start, y.start, x.stop, y.stop] for y, x in places]
+            own = found.cut == k
+            assert found.boxes[own].tolist() == boxes  # label, too, goes by the first pixel
+            assert found.area[own].tolist() == [(labels == i).sum() for i in range(1, n + 1)]
+            enclosed = [enclosed_area(np.pad(labels == i, 1)) for i in range(1, n + 1)]
+            assert found.enclosed[own].tolist() == enclosed
+
+
 def test_touching_corners_are_one_region_and_the_picture_border_does_not_wrap():
     diagonal = np.eye(4, dtype=np.uint8)
     assert largest_region_boxes(diagonal, np.uint8([0])).tolist() == [[0, 0, 4, 4]]
@@ -145,6 +170,25 @@ def test_of_two_blobs_the_largest_is_enclosed():
     heat[0, 8:15, 9:14] = 0.8
     box = localise.heat_boxes(heat, [0.5], frames=WHOLE[None], sizes=[[160, 320]])[0, 0]
     assert box == pytest.approx([90, 160, 140, 300], abs=6)
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "rectified"])
+def test_a_few_thresholds_give_the_boxes_of_many(kind):
+    rng = np.random.default_rng(2)
+    heat = rng.normal(size=(40, 7, 9)).astype(np.float32)
+    if kind != "noise":
+        heat = ndimage.gaussian_filter(heat, (0, 1, 1))
+    if kind == "rectified":
+        heat = np.maximum(heat, 0)
+    heat[7] = 3
+    left, top = rng.uniform(0, 0.3, (2, 40))
+    frames = np.stack([left, top, 1 - left, 1 - top], axis=1)
+    frames[:32] = WHOLE  # One block of stretched pictures, one of padded ones.
+    sizes = rng.integers(50, 900, (40, 2))
+    many = localise.heat_boxes(heat, localise.THRESHOLDS, frames=frames, sizes=sizes)
+    few = localise.heat_boxes(heat, [0.5, 0.0, 0.2, 0.99], frames=frames, sizes=sizes)
+    np.testing.assert_array_equal(few, many[:, [50, 0, 20, 99]])
+    assert (few[7] == 0).all()
 
 
 def test_heat_boxes_equal_the_protocol_done_one_at_a_time():

@@ -21,7 +21,7 @@ ALLOWED = {
     "boxes": set(),
     "boxheads": {"boxes", "features", "heads", "intervals", "splits"},
     "datasets": set(),
-    "embed": set(),
+    "embed": {"features"},
     "extract": {"images", "backbones", "store", "features", "__version__"},
     "features": set(),
     "finetune": {"backbones", "heads", "images"},

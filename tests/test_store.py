@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,7 @@ from featlab import FeatlabError
 from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.store import MapStore, PartWriter
+from featlab.store._chunks import read_chunks
 
 ARCHIVE = Path(__file__).parent / "archives" / "maps-v1.0.h5"
 
@@ -212,3 +214,56 @@ def test_a_network_that_gives_nan_is_refused(tmp_path):
         )
     writer.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+PACKED = {"chunks": (1, 3, 4, 5), "compression": "gzip", "shuffle": True}
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4"])
+@pytest.mark.parametrize("n", [1, 30])
+def test_chunks_read_without_hdf5_are_what_hdf5_reads(tmp_path, dtype, n):
+    values = np.random.default_rng(0).normal(size=(n, 3, 4, 5)).astype(dtype)
+    values[0, 0] = [[-0.0, 6e-8, -6e-8, 65504, -65504]] * 4  # the ends of half precision
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        dataset = file.create_dataset("maps", data=values, **PACKED)
+        found = np.full((n, 3, 4, 5), np.nan, np.float32)
+        assert read_chunks(dataset, 0, found)
+        assert found.tobytes() == values.astype(np.float32).tobytes()
+        assert read_chunks(dataset, n - 1, found[:1])
+        assert found[0].tobytes() == values[-1].astype(np.float32).tobytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        PACKED | {"chunks": (2, 3, 4, 5)},
+        PACKED | {"shuffle": False},
+        PACKED | {"compression": None},
+        PACKED | {"fletcher32": True},
+        PACKED | {"dtype": "<f8"},
+        PACKED | {"dtype": ">f4"},
+    ],
+)
+def test_what_is_stored_otherwise_is_left_to_hdf5(tmp_path, options):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        dataset = file.create_dataset("maps", data=np.ones((4, 3, 4, 5)), **options)
+        assert not read_chunks(dataset, 0, np.empty((4, 3, 4, 5), np.float32))
+
+
+@pytest.mark.parametrize("n", [4, 30])
+@pytest.mark.parametrize("damage", ["changed", "cut", "other size", "unfiltered", "missing"])
+def test_a_chunk_that_is_not_whole_is_left_to_hdf5(tmp_path, damage, n):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        dataset = file.create_dataset("maps", (n, 3, 4, 5), "<f4", **PACKED)
+        values = np.random.default_rng(0).random(dataset.shape)
+        dataset[:2], dataset[3:] = values[:2], values[3:]
+        if damage != "missing":
+            _, chunk = dataset.id.read_direct_chunk((1, 0, 0, 0))
+            bad = {
+                "changed": chunk[:-1] + bytes([chunk[-1] ^ 1]),
+                "cut": chunk[:-4],
+                "other size": zlib.compress(bytes(236)),
+                "unfiltered": chunk,
+            }[damage]
+            dataset.id.write_direct_chunk((2, 0, 0, 0), bad, 3 if damage == "unfiltered" else 0)
+        assert not read_chunks(dataset, 0, np.empty(dataset.shape, np.float32))

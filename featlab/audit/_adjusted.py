@@ -117,7 +117,7 @@ def adjusted_effects(
         inside = codes == classes.index(name)
         if not inside.any() or inside.all():
             continue
-        part = values[:, places[chosen.index.get_indexer(rows.index)]]
+        part = values[:, places[chosen.index.get_indexer(rows.index)]].astype(np.float64)
         parts.append(_adjusted(part, inside, covariates).assign(
             **{"class": name, "neuron": rows["neuron"].to_numpy()}))  # fmt: skip
     return pd.concat(parts, ignore_index=True)[COLUMNS]

@@ -13,6 +13,7 @@ from scipy.ndimage import uniform_filter
 from featlab._errors import FeatlabError
 from featlab.audit._inputs import matrix_of
 from featlab.audit._pictures import HASH_BITS, Pictures, Progress, read_pictures
+from featlab.features._scratch import double_rows, pieces
 
 COLUMNS = [
     "path_a",
@@ -40,6 +41,7 @@ _ALIKE_SIMILARITY, _ALIKE_COSINE = 0.6, 0.95
 _FLAT = 1e-3  # spread of grey (0-1) below which there is no detail to compare
 _DETAIL = 5  # thumbnail pixels: what is coarser is lighting
 _BLOCK = 1024
+_ALL_PAIRS = 50_000  # pictures of which every pair is compared: a minute
 
 
 def duplicates(
@@ -89,6 +91,10 @@ def duplicates(
     cosine of the activations is 0.95. Unrelated pictures under the same lighting agree in the hash
     and in the coarse grey, but hardly ever in the fine detail. Mirrored, rotated or strongly
     cropped copies, and other photos of the same scene, are not found.
+
+    Of more than 50,000 pictures only those are compared whose hashes agree in one quarter at least:
+    all near duplicates that differ in up to 3 bits, and part of the others, are found. Exact
+    copies are found among any number.
     """
     if not 0 <= threshold <= HASH_BITS // 2:
         raise FeatlabError(f"threshold must be from 0 to {HASH_BITS // 2} bits, got {threshold!r}.")
@@ -107,20 +113,18 @@ def find_duplicates(
     """As :func:`duplicates`, of pictures that were read before; without them only exact ones."""
     n = len(images)
     sides = np.full(n, "") if split is None else np.asarray(split).astype(str)
-    vectors = None if X is None else _unit(matrix_of(X)[0])
+    vectors = None if X is None else matrix_of(X)[0]
     for name, rows in (("split", sides), ("X", vectors)):
         if rows is not None and len(rows) != n:
             raise FeatlabError(f"{name} must have one row per image ({n}), got {len(rows)}.")
     exact = _equal_pairs(_column(images, "sha256"))
     known = set(map(tuple, exact.tolist()))
     near = np.zeros((0, 2), dtype=np.intp)
-    detail = None
     if pictures is not None:
-        detail = _detail(pictures)
-        candidates = _close_pairs(pictures, threshold)
-        near = _verified(candidates, detail, vectors)
+        near = _verified(_close_pairs(pictures, threshold), pictures, vectors)
         near = near[[tuple(pair) not in known for pair in near.tolist()]]
     pairs = np.concatenate([exact, near])
+    similarity, cosine = _alike(pairs, pictures, vectors)
     a, b = pairs.T
     labels, paths = _column(images, "label"), images["path"].to_numpy()
     table = pd.DataFrame(
@@ -129,8 +133,8 @@ def find_duplicates(
             "path_b": paths[b],
             "kind": np.repeat(["exact", "near"], [len(exact), len(near)]),
             "distance": _distances(pictures, a, b),
-            "similarity": np.nan if detail is None else (detail[a] * detail[b]).sum(axis=1),
-            "cosine": np.nan if vectors is None else (vectors[a] * vectors[b]).sum(axis=1),
+            "similarity": similarity,
+            "cosine": cosine,
             "label_a": labels[a],
             "label_b": labels[b],
             "split_a": sides[a],
@@ -162,15 +166,36 @@ def _equal_pairs(keys: NDArray[np.str_]) -> NDArray[np.intp]:
 
 
 def _close_pairs(pictures: Pictures, threshold: int) -> NDArray[np.intp]:
-    """Pairs of rows whose hashes differ in few bits, in blocks of the distance matrix."""
-    rows = np.flatnonzero(
-        pictures.readable
-        & (pictures.thumbnails.reshape(len(pictures.readable), -1).std(axis=1) > _FLAT)
-    )
-    # Bits as -1 and 1: the product of two hashes is 64 minus twice their distance.
-    signs = np.where(pictures.hashes[rows], 1, -1).astype(np.float32)
-    found = list(_block_pairs(signs, HASH_BITS - 2 * threshold))
+    """Pairs of rows whose hashes differ in few bits."""
+    flat = pictures.thumbnails.reshape(len(pictures.readable), -1)
+    spread = [flat[part].std(axis=1) for part in pieces(*flat.shape)]
+    rows = np.flatnonzero(pictures.readable & (np.concatenate(spread) > _FLAT))
+    hashes, least = pictures.hashes[rows], HASH_BITS - 2 * threshold
+    if len(rows) <= _ALL_PAIRS:
+        found = list(_block_pairs(_signs(hashes), least))
+    else:
+        found = list(_quarter_pairs(hashes, least))
     return rows[np.concatenate(found)] if found else np.zeros((0, 2), dtype=np.intp)
+
+
+def _signs(hashes: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Bits as -1 and 1: the product of two hashes is 64 minus twice their distance."""
+    return np.where(hashes, 1, -1).astype(np.float32)
+
+
+def _quarter_pairs(hashes: NDArray[np.bool_], least: int) -> Iterator[NDArray[np.intp]]:
+    """Close pairs that agree in all bits of a quarter of the hash, each pair once."""
+    quarters = np.packbits(hashes, axis=1).view(np.uint16)
+    for place, keys in enumerate(quarters.T):
+        order = np.argsort(keys, kind="stable")
+        breaks = np.flatnonzero(np.diff(keys[order])) + 1
+        for rows in np.split(order, breaks):
+            if len(rows) < 2:
+                continue
+            for pairs in _block_pairs(_signs(hashes[rows]), least):
+                found = rows[pairs]
+                before = quarters[found[:, 0], :place] == quarters[found[:, 1], :place]
+                yield found[~before.any(axis=1)]
 
 
 def _block_pairs(signs: NDArray[np.float32], least: int) -> Iterator[NDArray[np.intp]]:
@@ -181,9 +206,8 @@ def _block_pairs(signs: NDArray[np.float32], least: int) -> Iterator[NDArray[np.
         yield np.column_stack([a[upper], b[upper]]) + start
 
 
-def _detail(pictures: Pictures) -> NDArray[np.float32]:
+def _detail(thumbnails: NDArray[np.float32]) -> NDArray[np.float32]:
     """Unit vectors of the thumbnails without their local mean; zero where there is no detail."""
-    thumbnails = pictures.thumbnails
     fine = thumbnails - uniform_filter(thumbnails, (0, _DETAIL, _DETAIL))
     fine = fine.reshape(len(fine), -1)
     return _unit(fine - fine.mean(axis=1, keepdims=True), least=_FLAT)
@@ -195,19 +219,30 @@ def _unit(rows: NDArray, least: float = 0.0) -> NDArray[np.float32]:
 
 
 def _verified(
-    pairs: NDArray[np.intp], detail: NDArray[np.float32], vectors: NDArray[np.float32] | None
+    pairs: NDArray[np.intp], pictures: Pictures, vectors: NDArray[np.floating] | None
 ) -> NDArray[np.intp]:
-    kept = []
+    similarity, cosine = _alike(pairs, pictures, vectors)
+    is_same = similarity >= MIN_SIMILARITY
+    is_same |= (similarity >= _ALIKE_SIMILARITY) & (cosine >= _ALIKE_COSINE)
+    return pairs[is_same]
+
+
+def _alike(
+    pairs: NDArray[np.intp], pictures: Pictures | None, vectors: NDArray[np.floating] | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Correlation of the fine detail, and cosine of the activations, of each pair; or NaN."""
+    similarity, cosine = np.full((2, len(pairs)), np.nan, dtype=np.float32)
     for start in range(0, len(pairs), 10 * _BLOCK):
-        part = pairs[start : start + 10 * _BLOCK]
-        a, b = part.T
-        alike = np.einsum("ij,ij->i", detail[a], detail[b])
-        is_same = alike >= MIN_SIMILARITY
+        part = slice(start, start + 10 * _BLOCK)
+        rows, place = np.unique(pairs[part], return_inverse=True)
+        a, b = place.reshape(-1, 2).T
+        if pictures is not None:
+            detail = _detail(pictures.thumbnails[rows])
+            similarity[part] = np.einsum("ij,ij->i", detail[a], detail[b])
         if vectors is not None:
-            cosine = np.einsum("ij,ij->i", vectors[a], vectors[b])
-            is_same |= (alike >= _ALIKE_SIMILARITY) & (cosine >= _ALIKE_COSINE)
-        kept.append(part[is_same])
-    return np.concatenate(kept) if kept else pairs
+            unit = _unit(double_rows(vectors, rows))
+            cosine[part] = np.einsum("ij,ij->i", unit[a], unit[b])
+    return similarity, cosine
 
 
 def _distances(

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from featlab._errors import FeatlabError
+from featlab.features._scratch import count_bad
 
 
 def codes_of(
@@ -30,12 +31,14 @@ def codes_of(
     return codes, list(classes)
 
 
-def matrix_of(X: pd.DataFrame | ArrayLike) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    """Finite features (n, c) and the ids of their columns."""
-    values = np.asarray(X, dtype=np.float64)
+def matrix_of(X: pd.DataFrame | ArrayLike) -> tuple[NDArray[np.floating], NDArray[Any]]:
+    """Finite features (n, c), in their own precision and not copied, and their columns' ids."""
+    values = np.asarray(X)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64)
     if values.ndim != 2:
         raise FeatlabError(f"X must be of shape (images, neurons), got {values.shape}.")
-    n_bad = int((~np.isfinite(values)).sum())
+    n_bad = count_bad(values)
     if n_bad:
         raise FeatlabError(f"X holds {n_bad} NaN or infinite values; it must be finite.")
     ids = X.columns.to_numpy() if isinstance(X, pd.DataFrame) else np.arange(values.shape[1])

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab._errors import FeatlabError
 from featlab.audit._inputs import codes_of, matrix_of
+from featlab.features import principal_components, stratified_rows
 
 Floats = NDArray[np.float64]
 
@@ -28,9 +29,11 @@ OUTLIER_SCORE = 3.5
 
 _FOLDS = 5
 _COMPONENTS = 100
+_MOST_OF_A_CLASS = 20_000
 _C_GRID = (1e-3, 1e-2, 1e-1)
 _NEIGHBOURS = 5
 _LEAST_FOR_OUTLIERS = 10
+_MANY_IMAGES = 20_000  # whose components come from a pass over blocks of rows
 _NORMAL_MAD = 0.6745  # of the standard normal distribution
 
 
@@ -151,7 +154,8 @@ def outliers(X: pd.DataFrame | ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     -------
     DataFrame of n rows, the farthest first
         ``row`` (number), ``label``; ``distance``: mean distance to the 5 nearest images of the same
-        class, on up to 100 principal components of the standardised features; ``score``: modified
+        class (of a random 20,000 of it, where it has more), on up to 100 principal components of
+        the standardised features; ``score``: modified
         z-score of its logarithm within the class, ``0.6745 (x - median) / MAD``; ``outlier``: score
         above 3.5. Classes of fewer than 10 images have NaN and no outliers.
 
@@ -173,8 +177,7 @@ def outliers(X: pd.DataFrame | ArrayLike, labels: ArrayLike) -> pd.DataFrame:
         rows = np.flatnonzero(codes == code)
         if len(rows) < _LEAST_FOR_OUTLIERS:
             continue
-        near = NearestNeighbors(n_neighbors=_NEIGHBOURS).fit(reduced[rows]).kneighbors()[0]
-        distance[rows] = near.mean(axis=1)
+        distance[rows] = _near(reduced[rows])
         score[rows] = _modified_z(np.log(np.maximum(distance[rows], 1e-12)))
     table = pd.DataFrame(
         {
@@ -189,14 +192,30 @@ def outliers(X: pd.DataFrame | ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
+def _near(values: Floats) -> Floats:
+    """Mean distance of every row to the nearest others, sought among at most so many."""
+    known = stratified_rows(np.zeros(len(values)), _MOST_OF_A_CLASS)
+    found = NearestNeighbors(n_neighbors=_NEIGHBOURS).fit(values[known])
+    distance = np.empty(len(values))
+    distance[known] = found.kneighbors()[0].mean(axis=1)
+    others = np.setdiff1d(np.arange(len(values)), known)
+    if len(others):
+        distance[others] = found.kneighbors(values[others])[0].mean(axis=1)
+    return distance
+
+
 def _modified_z(values: Floats) -> Floats:
     middle = np.median(values)
     spread = np.median(np.abs(values - middle))
     return _NORMAL_MAD * (values - middle) / spread if spread > 0 else np.zeros_like(values)
 
 
-def _components(values: Floats, most: int, random_state: int) -> Floats:
+def _components(values: NDArray[np.floating], most: int, random_state: int) -> Floats:
     """Scores on the leading principal components of the standardised columns that vary."""
+    if len(values) > _MANY_IMAGES:
+        found = principal_components(values, min(most, values.shape[1]), standardised=True)
+        return found.scores(values)
+    values = values.astype(np.float64)
     varying = values[:, values.std(axis=0) > 0]
     scaled = StandardScaler().fit_transform(varying)
     k = min(most, *scaled.shape)

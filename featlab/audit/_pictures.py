@@ -16,6 +16,7 @@ from PIL import Image
 
 from featlab._errors import FeatlabError
 from featlab.audit._strips import find_strips
+from featlab.features._scratch import is_large, scratch
 from featlab.images import decode_image
 
 Floats = NDArray[np.float64]
@@ -153,7 +154,9 @@ def read_pictures(
     paths = images["path"].tolist()
     statistics = np.full((len(paths), len(PICTURE_COLUMNS)), np.nan)
     hashes = np.zeros((len(paths), HASH_BITS), dtype=np.bool_)
-    thumbnails = np.zeros((len(paths), THUMBNAIL, THUMBNAIL), dtype=np.float32)
+    shape = (len(paths), THUMBNAIL, THUMBNAIL)
+    large = is_large(len(paths), THUMBNAIL**2)
+    thumbnails = scratch(shape) if large else np.zeros(shape, dtype=np.float32)
     readable = np.zeros(len(paths), dtype=np.bool_)
     wrapped = range(len(paths)) if progress is None else progress(range(len(paths)))
     Image.init()  # loads Pillow's plug-ins before threads do

@@ -215,11 +215,12 @@ def _adjusted(
         reason = "No picture could be measured."
     else:
         rows = np.flatnonzero((sides != "train") & pictures.readable)
-        unchosen = X.iloc[rows]
-        unchosen.attrs = X.attrs
         try:
             present = chosen_detectors(neurons, X.attrs, TOP)
             present = present[present["class"].isin(set(labels[rows]))]
+            judged = {name: X[name].to_numpy()[rows] for name in present["neuron"].unique()}
+            unchosen = pd.DataFrame(judged, index=X.index[rows])
+            unchosen.attrs = X.attrs
             table = adjusted_effects(unchosen, labels[rows], statistics.iloc[rows], present)
             return table, lines.adjusted_line(table, len(rows))
         except FeatlabError as error:

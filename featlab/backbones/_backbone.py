@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class Backbone:
     """A frozen network with its own preprocessing; made by :func:`load_backbone`.
 
     The Keras model is built when it is first needed, so that a finished store is recognised
-    without loading it.
+    without loading it. Pickling keeps the recipe, not the weights: another process builds it anew.
     """
 
     def __init__(
@@ -71,7 +71,9 @@ class Backbone:
         output_stride: int | None,
         engine: str,
         precision: str,
+        recipe: Callable[[], Backbone],
     ) -> None:
+        self._recipe = recipe
         self._source, self._requested_layers, self._requested_engine = source, layers, engine
         self.name, self.weights = source.name, source.weights
         self.preprocessing, self.output_stride = source.preprocessing, output_stride
@@ -81,6 +83,9 @@ class Backbone:
     def preprocess(self) -> Callable[[Any], Any]:
         """From pixels 0 to 255, as floats, to what the network takes."""
         return self._source.preprocess
+
+    def __reduce__(self) -> tuple[Callable[[], Backbone], tuple[()]]:
+        return self._recipe, ()
 
     def __repr__(self) -> str:
         return f"<Backbone {self.name}, {self.weights} weights>"
@@ -254,7 +259,19 @@ def load_backbone(
     wanted = (layers,) if isinstance(layers, str) else layers
     if wanted is not None and (not wanted or len(set(wanted)) != len(wanted)):
         raise FeatlabError(f"layers must name different layers, got {list(wanted)}.")
-    return Backbone(source, tuple(wanted) if wanted else None, output_stride, engine, precision)
+    recipe = partial(
+        load_backbone,
+        name,
+        weights=weights,
+        input_size=input_size,
+        layers=layers,
+        output_stride=output_stride,
+        preprocessing=preprocessing,
+        engine=engine,
+        precision=precision,
+    )
+    wanted = tuple(wanted) if wanted else None
+    return Backbone(source, wanted, output_stride, engine, precision, recipe)
 
 
 def _input_size(input_size: int | tuple[int, int] | None) -> tuple[int, int] | None:

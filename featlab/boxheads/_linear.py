@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from sklearn.cross_decomposition import PLSRegression
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from sklearn.utils.extmath import randomized_svd
@@ -27,6 +26,8 @@ _GRAM_ROWS = 4000  # above this many rows the decomposition is a randomised one
 _COMPONENTS = (50, 100, 200, 400, 600)
 _PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the mean squared norm of an image
 _PLS = (5, 10, 15, 20, 30, 40)
+_USED_UP = 1e-9  # a covariance with the boxes this much smaller is rounding
+_POWER_STEPS, _STEADY = 200, 1e-6
 _MLP = ((50, 0.1), (50, 3.0), (200, 0.1), (200, 3.0))
 _MLP_DEFAULT, _MLP_SEEDS = (50, 3.0), 3
 
@@ -227,13 +228,46 @@ def ridge_weights(gram: Floats, cross: Floats, penalty: float) -> Floats:
 
 
 def _pls(X: Floats, Y: Floats, counts: Sequence[int]) -> list[Regression]:
+    """Partial least squares with each of several numbers of components, from one fit.
+
+    That of ``PLSRegression(scale=False)``, whose directions are found from X and Y themselves; the
+    covariance has four columns, and it alone needs to be deflated.
+
+    References
+    ----------
+    Dayal & MacGregor (1997). Improved PLS algorithms. Journal of Chemometrics 11, 73-85.
+    """
     middle, level = X.mean(axis=0), Y.mean(axis=0)
-    most = min(counts[-1], len(X) - 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a residual that is used up, or slow convergence
-        model = PLSRegression(most, scale=False, max_iter=200).fit(X - middle, Y - level)
-    rotations, loadings = model.x_rotations_, model.y_loadings_
-    return [_linear(rotations[:, :c] @ loadings[:, :c].T, middle, level) for c in counts]
+    X, covariance = X - middle, (X - middle).T @ (Y - level)
+    most, spread = min(counts[-1], len(X) - 1), float(np.linalg.norm(covariance))
+    rotations, x_loadings = np.zeros((2, X.shape[1], most))
+    y_loadings = np.zeros((Y.shape[1], most))
+    for k in range(most):
+        if np.linalg.norm(covariance) <= _USED_UP * spread:
+            break
+        direction = _direction(covariance)
+        rotation = direction - rotations[:, :k] @ (x_loadings[:, :k].T @ direction)
+        scores = X @ rotation
+        squares = float(scores @ scores)
+        rotations[:, k], x_loadings[:, k] = rotation, X.T @ scores / squares
+        y_loadings[:, k] = rotation @ covariance / squares
+        covariance = covariance - squares * np.outer(x_loadings[:, k], y_loadings[:, k])
+    return [_linear(rotations[:, :c] @ y_loadings[:, :c].T, middle, level) for c in counts]
+
+
+def _direction(covariance: Floats) -> Floats:
+    """Where X tells most of Y, ``(r,)``; by power iteration from the first coordinate that is left.
+
+    The iteration (and its end) is that of NIPALS.
+    """
+    column = int((np.abs(covariance).max(axis=0) > 0).argmax())
+    direction = covariance[:, column] / np.linalg.norm(covariance[:, column])
+    for _ in range(_POWER_STEPS):
+        earlier, direction = direction, covariance @ (direction @ covariance)
+        direction /= np.linalg.norm(direction)
+        if ((direction - earlier) ** 2).sum() < _STEADY:
+            break
+    return direction
 
 
 def _linear(weights: Floats, middle: Floats, level: Floats) -> Regression:

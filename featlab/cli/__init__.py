@@ -19,16 +19,17 @@ from featlab.cli._audit import audit
 from featlab.cli._boxheads import boxheads
 from featlab.cli._compare import compare
 from featlab.cli._embed import embed
+from featlab.cli._extract import extract, join
 from featlab.cli._finetune import finetune
 from featlab.cli._gradients import gradients
 from featlab.cli._heads import heads
 from featlab.cli._localise import localise
 from featlab.cli._neurons import neurons
-from featlab.cli._pass import demo, extract, run
+from featlab.cli._pass import demo, run
 from featlab.cli._stores import info, report, verify
 
 _INTERRUPTED, _TERMINATED = 130, 143  # what typer makes of Ctrl-C; what a shell makes of SIGTERM
-_GO_ON = "Finished parts are kept; run the same command again to go on."
+_KEEP_PARTS = ("demo", "run", "extract", "finetune")
 
 app = typer.Typer(
     name="featlab",
@@ -42,6 +43,7 @@ for command in (
     demo,
     run,
     extract,
+    join,
     info,
     verify,
     audit,
@@ -87,13 +89,20 @@ def main() -> None:
         raise SystemExit(1) from None
     except MemoryError:
         print(
-            f"featlab: there is not enough memory for this. {_GO_ON} A smaller --batch-size or "
-            "--input-size needs less.",
+            f"featlab: there is not enough memory for this. {_how_to_go_on()} A smaller "
+            "--batch-size or --input-size needs less.",
             file=sys.stderr,
         )
         raise SystemExit(1) from None
     except SystemExit as end:
         if end.code != _INTERRUPTED:
             raise
-        print(f"\nfeatlab: interrupted. {_GO_ON}", file=sys.stderr)
+        print(f"\nfeatlab: interrupted. {_how_to_go_on()}", file=sys.stderr)
         raise SystemExit(_TERMINATED if terminated else _INTERRUPTED) from None
+
+
+def _how_to_go_on() -> str:
+    """What an interrupted command leaves behind."""
+    if sys.argv[1:2] and sys.argv[1] in _KEEP_PARTS:
+        return "Finished parts are kept; run the same command again to go on."
+    return "Nothing was half written; run the same command again to start anew."

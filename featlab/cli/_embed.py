@@ -43,7 +43,7 @@ def embed(
     wrong = found.misclassified
     assert wrong is not None
     tables = {
-        "embedding": about.join(found.embedding.coordinates),
+        "embedding": about.join(found.embedding.coordinates, how="right"),
         "neighbours": found.neighbours,
         "separation": found.separation,
         "misclassified": wrong,

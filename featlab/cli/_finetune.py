@@ -82,9 +82,8 @@ def finetune(
     with _network.libraries_silenced():
         import tensorflow  # noqa: F401  # tells of itself once, while it loads
     load = partial(_network.load, backbone, weights, input_size, None, None, preprocessing)
-    store = finished_store(
-        table, boxes, output / "maps.h5", load, resize, "float16", batch_size, {}
-    )
+    options = {"boxes": boxes, "resize": resize, "dtype": "float16"}
+    store = finished_store(table, load, output / "maps.h5", options, batch_size, {})
     with store:
         small = None
         if small_images is not None:
@@ -107,7 +106,7 @@ def finetune(
         }
         tuned = partial(_network.load, str(output / "thawed.keras"))
         path = output / "maps_thawed.h5"
-        with finished_store(table, boxes, path, tuned, resize, "float16", batch_size, {}) as after:
+        with finished_store(table, tuned, path, options, batch_size, {}) as after:
             found = transfer_study(store, split, fits, after, small_images=small, random_state=seed)
     room.save_transfer(found, output)
     _tell_transfer(found)

@@ -44,8 +44,12 @@ def localise(
     from featlab.store import MapStore
 
     with MapStore(store) as opened:
+        # What would be refused after the heads and detectors is refused before them.
+        boxed = room.select_boxes(opened, box_kind)["image"]
         labels, groups = opened.images["label"], opened.images["group"]
         split = splits.make_split(opened.images, random_state=seed)
+        if not (split.to_numpy()[boxed] == "test").any():
+            raise FeatlabError(f"{store} has no boxes on its test images: nothing can be scored.")
         names = layer.split(",") if layer else opened.layers[-1:]
         X = {name: features.feature_table(opened, layer=name) for name in names}
         scores = {
@@ -68,8 +72,6 @@ def localise(
             random_state=seed,
             progress=quiet_bar,
         )
-    if found.table.empty:
-        raise FeatlabError(f"{store} has no boxes on its test images, so nothing can be scored.")
     print(found.table.set_index("method").T.to_string(float_format="{:.3f}".format))
     if output is not None:
         report.write_table(found.table, output)

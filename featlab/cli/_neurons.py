@@ -163,18 +163,18 @@ def _tell_needed(
     seed: int,
 ) -> None:
     """Clusters, ablation and the smallest set, for the detectors of the first table."""
-    from featlab import heads
+    from featlab import features, heads
     from featlab import neurons as room
     from featlab.pipeline import ablation_order
 
     named = (X.attrs["layer"], X.attrs["pooling"])
     own = detectors[(detectors["layer"] == named[0]) & (detectors["pooling"] == named[1])]
-    order = ablation_order(own, X[split == "train"])
+    order = ablation_order(own, features.take_rows(X, split == "train"))
     if not order:
         print("no detector was confirmed, so there is nothing to take out")
         return
     confirm = split == "confirm"
-    clusters = room.cluster_detectors(own, X[confirm], labels[confirm])
+    clusters = room.cluster_detectors(own, features.take_rows(X, confirm), labels[confirm])
     print(f"clusters of detectors that rise and fall together, of {len(own)}:")
     show(clusters.groupby("class")["cluster"].nunique().rename("clusters").reset_index())
     for mode, meaning in (("ablate", "set to their training mean"), ("keep", "kept alone")):

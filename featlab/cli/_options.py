@@ -43,6 +43,12 @@ PassBatchSize = Annotated[
 Engine = Annotated[
     str, typer.Option(help="What runs the network: auto, openvino, tensorflow, jax or torch.")
 ]
+Virtual = Annotated[
+    bool,
+    typer.Option(
+        "--virtual", help="Leave the maps in their parts; the store refers to them, without a copy."
+    ),
+]
 Precision = Annotated[
     str, typer.Option(help="float32, or bfloat16: faster, not exact, OpenVINO only.")
 ]

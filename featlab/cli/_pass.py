@@ -1,4 +1,4 @@
-"""Commands that run the network, once: demo, run, extract."""
+"""From pictures to a report in one command: demo, run; and the pass that others begin with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -151,39 +151,6 @@ def run(
     )
 
 
-def extract(
-    images: Images,
-    store: Annotated[Path, typer.Option("-o", "--output", help="The store to write (.h5).")],
-    backbone: BackboneName = "efficientnet_lite0",
-    weights: Weights = "imagenet",
-    input_size: InputSize = None,
-    output_stride: OutputStride = None,
-    layers: Layers = None,
-    preprocessing: Preprocessing = None,
-    resize: Resize = "stretch",
-    dtype: Dtype = "float16",
-    batch_size: PassBatchSize = None,
-    engine: Engine = "auto",
-    precision: Precision = "float32",
-    group_from: GroupFrom = None,
-    on_error: OnError = "raise",
-) -> None:
-    """Run the network once and keep its feature maps; goes on where it was interrupted."""
-    load = partial(
-        _network.load,
-        backbone,
-        weights,
-        input_size,
-        layers,
-        output_stride,
-        preprocessing,
-        engine,
-        precision,
-    )
-    table, boxes = index(images, group_from, on_error)
-    print(finished_store(table, boxes, store, load, resize, dtype, batch_size, {}))
-
-
 def _run(
     images: Path,
     output: Path,
@@ -209,7 +176,8 @@ def _run(
     localise.boxes_of_kind(boxes, box_kind)
     output.mkdir(parents=True, exist_ok=True)
     path = output / "maps.h5"
-    with finished_store(table, boxes, path, load, resize, dtype, batch_size, seconds) as store:
+    options = {"boxes": boxes, "resize": resize, "dtype": dtype}
+    with finished_store(table, load, path, options, batch_size, seconds) as store:
         results = analyse(
             store,
             box_kind=box_kind,
@@ -233,13 +201,12 @@ def index(images: Path, group_from: str | None, on_error: str) -> tuple[pd.DataF
 
 def finished_store(
     table: pd.DataFrame,
-    boxes: pd.DataFrame,
-    path: Path,
     load: Callable[[], Backbone],
-    resize: str,
-    dtype: str,
+    path: Path,
+    options: dict[str, Any],
     batch_size: int | None,
     seconds: dict[str, float],
+    make: Callable[..., MapStore] | None = None,
 ) -> MapStore:
     """The finished store; `seconds` gets those of the pass, 0 when the store was there."""
     from featlab.extract import extract_maps, find_store
@@ -247,22 +214,15 @@ def finished_store(
     seconds["extract"] = 0.0
     with _network.libraries_silenced():
         network = load()
-        store = find_store(table, network, path, boxes=boxes, resize=resize, dtype=dtype)
+        store = find_store(table, network, path, **options)
         if store is None:
             network.probe()  # loads them
     if store is not None:
         logging.getLogger(__name__).info("%s is finished already: no forward pass", path)
         return store
     start = time.perf_counter()
-    store = extract_maps(
-        table,
-        network,
-        path,
-        boxes=boxes,
-        batch_size=batch_size,
-        resize=resize,
-        dtype=dtype,
-        progress=extract_bar,
+    store = (make or extract_maps)(
+        table, network, path, batch_size=batch_size, progress=extract_bar, **options
     )
     seconds["extract"] = round(time.perf_counter() - start, 3)
     return store

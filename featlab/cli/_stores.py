@@ -22,6 +22,9 @@ def info(store: Store) -> None:
             print(f"  class {label}: {count} images")
         for kind, count in opened.boxes["kind"].value_counts().sort_index().items():
             print(f"  boxes {kind or '(no kind)'}: {count}")
+        if opened.virtual:
+            files = {piece.file for piece in opened.pieces}
+            print(f"  virtual: its maps lie in {len(files)} other files")
         print(f"  skipped files: {len(opened.images.attrs['skipped'])}")
         for key, value in sorted(opened.provenance.items()):
             if not key.startswith("probe_"):

@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from featlab._errors import FeatlabError
 from featlab.embed._planes import Floats, checked_features
+from featlab.features._scratch import double_rows, pieces
 
 _BLOCK = 512  # rows whose distances to all others are held at once
+_MEGABYTES = 128  # of distances that scikit-learn holds at once
 _DECIMALS = 12  # distances that agree so far are equal; then the earlier row comes first
 
 
@@ -51,10 +53,10 @@ def nearest_neighbours(
     An image is not its own neighbour; a copy of it is, at distance 0. A vector of zeros is at
     distance 1 from everything.
     """
-    unit = _unit_vectors(checked_features(X))
-    asked = _checked_rows(rows, len(unit))
-    _check_k(k, len(unit))
-    found, distance = _nearest(unit, asked, k)
+    values = checked_features(X)
+    asked = _checked_rows(rows, len(values))
+    _check_k(k, len(values))
+    found, distance = _nearest(values, asked, k)
     table = pd.DataFrame(
         {
             "row": np.repeat(asked, k),
@@ -65,7 +67,7 @@ def nearest_neighbours(
     )
     if labels is None:
         return table
-    names = _checked_labels(labels, len(unit))
+    names = checked_labels(labels, len(values))
     own, other = names[table["row"]], names[table["neighbour"]]
     return table.assign(label=own, neighbour_label=other, same_label=own == other)
 
@@ -104,7 +106,7 @@ def misclassified(
         As :func:`nearest_neighbours`.
     """
     values = checked_features(X)
-    names = _checked_labels(labels, len(values))
+    names = checked_labels(labels, len(values))
     found = nearest_neighbours(values, predictions["row"].to_numpy(), k, labels=names)
     near = found["neighbour_label"].to_numpy(str).reshape(-1, k)
     true, predicted = (predictions[c].to_numpy(str) for c in ("label", "predicted"))
@@ -167,7 +169,7 @@ def class_separation(X: pd.DataFrame | ArrayLike, labels: ArrayLike, k: int = 10
     analysis. Journal of Computational and Applied Mathematics 20, 53-65.
     """
     values = checked_features(X)
-    names = _checked_labels(labels, len(values))
+    names = checked_labels(labels, len(values))
     classes, counts = np.unique(names, return_counts=True)
     if len(classes) < 2:
         raise FeatlabError(f"labels must hold at least two classes, got {classes.tolist()}.")
@@ -188,13 +190,16 @@ def class_separation(X: pd.DataFrame | ArrayLike, labels: ArrayLike, k: int = 10
     return table
 
 
-def _silhouettes(values: Floats, names: NDArray[np.str_]) -> Floats:
+def _silhouettes(values: NDArray[np.floating], names: NDArray[np.str_]) -> Floats:
+    from sklearn import config_context
     from sklearn.metrics import silhouette_samples
 
     if len(np.unique(names)) == len(names):  # each image its own class: 0, as for any such class
         return np.zeros(len(names))
     # On unit vectors half the squared distance is the cosine distance, zeros included.
-    return np.asarray(silhouette_samples(_unit_vectors(values), names, metric="cosine"))
+    unit = _unit_vectors(values.astype(np.float64))
+    with config_context(working_memory=_MEGABYTES):
+        return np.asarray(silhouette_samples(unit, names, metric="cosine"))
 
 
 def _unit_vectors(values: Floats) -> Floats:
@@ -202,18 +207,39 @@ def _unit_vectors(values: Floats) -> Floats:
     return np.divide(values, length, out=np.zeros_like(values), where=length > 0)
 
 
-def _nearest(unit: Floats, rows: NDArray[np.intp], k: int) -> tuple[NDArray[np.intp], Floats]:
+def _nearest(
+    values: NDArray[np.floating], rows: NDArray[np.intp], k: int
+) -> tuple[NDArray[np.intp], Floats]:
     """Row numbers and distances of the k nearest, ``(len(rows), k)`` each."""
     places = np.empty((len(rows), k), dtype=np.intp)
     distances = np.empty((len(rows), k))
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        distance = np.round(np.clip(1 - unit[block] @ unit.T, 0, 2), _DECIMALS)
-        distance[np.arange(len(block)), block] = np.inf
-        order = np.argsort(distance, axis=1, kind="stable")[:, :k]
-        places[start : start + _BLOCK] = order
-        distances[start : start + _BLOCK] = np.take_along_axis(distance, order, axis=1)
+        found = _nearest_of_block(values, block, k)
+        places[start : start + _BLOCK], distances[start : start + _BLOCK] = found
     return places, distances
+
+
+def _nearest_of_block(
+    values: NDArray[np.floating], block: NDArray[np.intp], k: int
+) -> tuple[NDArray[np.intp], Floats]:
+    """As `_nearest`, for few rows: the best so far against one part of the images at a time."""
+    unit = _unit_vectors(double_rows(values, block))
+    best = np.empty((len(block), 0))
+    places = np.empty((len(block), 0), dtype=np.intp)
+    for part in pieces(len(values), max(values.shape[1], _BLOCK)):
+        others = _unit_vectors(double_rows(values, part))
+        distance = np.clip(1 - unit @ others.T, 0, 2)
+        distance = np.round(distance, _DECIMALS, out=distance)
+        own = np.flatnonzero((block >= part.start) & (block < part.stop))
+        distance[own, block[own] - part.start] = np.inf
+        numbers = np.broadcast_to(np.arange(part.start, part.stop), distance.shape)
+        distance, numbers = np.hstack([best, distance]), np.hstack([places, numbers])
+        # Stable: of equal distances the earlier image, which is further left, stays first.
+        order = np.argsort(distance, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(distance, order, axis=1)
+        places = np.take_along_axis(numbers, order, axis=1)
+    return places, best
 
 
 def _checked_rows(rows: int | Sequence[int] | NDArray[np.integer], n: int) -> NDArray[np.intp]:
@@ -230,7 +256,8 @@ def _check_k(k: int, n: int) -> None:
         raise FeatlabError(f"k must be from 1 to {n - 1}, the other images of the set, got {k}.")
 
 
-def _checked_labels(labels: ArrayLike, n: int) -> NDArray[np.str_]:
+def checked_labels(labels: ArrayLike, n: int) -> NDArray[np.str_]:
+    """The labels as words, one per image."""
     names = np.asarray(labels).astype(str)
     if len(names) != n:
         raise FeatlabError(f"labels must have one entry per image ({n}), got {len(names)}.")

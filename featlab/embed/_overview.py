@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from featlab.embed._neighbours import class_separation, misclassified, nearest_neighbours
-from featlab.embed._planes import Embedding, embed_images
+from featlab.embed._neighbours import (
+    checked_labels,
+    class_separation,
+    misclassified,
+    nearest_neighbours,
+)
+from featlab.embed._planes import MOST_IMAGES, Embedding, checked_features, lay_out
+from featlab.features import stratified_rows
 
 _NEIGHBOURS = 10
 
@@ -56,14 +63,30 @@ def overview(
     Returns
     -------
     Overview
-        With 10 neighbours of every image, or all others where there are fewer.
+        With 10 neighbours of every image, or all others where there are fewer. Of more than 10,000
+        images a random 10,000 are looked at, each class in its share but at least 50; row numbers
+        stay those of `X`, and the components those of all images.
     """
-    embedding = embed_images(X, random_state=random_state)
-    n = len(embedding)
-    k = min(_NEIGHBOURS, n - 1)
+    values = checked_features(X)
+    names = checked_labels(labels, len(values))
+    rows = stratified_rows(names, MOST_IMAGES, random_state)
+    embedding = lay_out(values, rows, random_state=random_state)
+    k = min(_NEIGHBOURS, len(rows) - 1)
+    part, names = (values, names) if len(rows) == len(values) else (values[rows], names[rows])
+    wrong = None
+    if predictions is not None:
+        known = predictions[predictions["row"].isin(rows)]
+        known = known.assign(row=np.searchsorted(rows, known["row"]))
+        wrong = _of_rows(misclassified(part, names, known, k), rows)
     return Overview(
         embedding=embedding,
-        separation=class_separation(X, labels, k),
-        neighbours=nearest_neighbours(X, range(n), k, labels=labels),
-        misclassified=None if predictions is None else misclassified(X, labels, predictions, k),
+        separation=class_separation(part, names, k),
+        neighbours=_of_rows(nearest_neighbours(part, range(len(part)), k, labels=names), rows),
+        misclassified=wrong,
     )
+
+
+def _of_rows(table: pd.DataFrame, rows: NDArray[np.intp]) -> pd.DataFrame:
+    """With places among the chosen rows turned back into row numbers."""
+    places = [name for name in ("row", "neighbour", "nearest") if name in table]
+    return table.assign(**{name: rows[table[name].to_numpy(np.intp)] for name in places})

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab._errors import FeatlabError
+from featlab.features import principal_components, stratified_rows
+from featlab.features._scratch import count_bad, double_rows
 
 Floats = NDArray[np.float64]
 
@@ -19,6 +21,8 @@ LEAST_IMAGES = 5
 _COMPONENTS = 50
 _FEW_IMAGES = 2000
 _USUAL_PERPLEXITY = 30.0
+MOST_IMAGES = 10_000
+"""Of more images than this a random choice is laid out: t-SNE of so many takes two minutes."""
 _TRUST_NEIGHBOURS = 10
 _TRUST_IMAGES = 3000
 _FULL_SVD = 2000  # rows or columns up to which the exact decomposition takes seconds
@@ -31,9 +35,10 @@ class Embedding:
 
     Attributes
     ----------
-    coordinates : DataFrame of shape (n, 4)
-        ``pc1, pc2`` (in units of the features) and ``tsne_1, tsne_2`` (without a unit); row i is
-        row i of the features.
+    coordinates : DataFrame of shape (m, 4)
+        ``pc1, pc2`` (in units of the features) and ``tsne_1, tsne_2`` (without a unit); the index
+        holds the row numbers of the images laid out, which are all where there are no more than
+        10,000.
     explained_variance : ndarray of shape (k,)
         Share of the features' whole variance that each of the k components kept has.
     perplexity : float
@@ -95,6 +100,9 @@ def embed_images(
 
     Notes
     -----
+    Of more than 10,000 images a random 10,000 are laid out. Their principal components are still
+    those of all images, exactly.
+
     Distances between far groups, and sizes of groups, mean nothing on a t-SNE plane; who lies
     beside whom does, as far as the trustworthiness goes. It is measured in the original space, over
     10 neighbours (fewer with less than 21 images), on at most 3,000 images drawn at random.
@@ -109,35 +117,51 @@ def embed_images(
     485-491 (trustworthiness).
     """
     values = checked_features(X)
-    n = len(values)
+    chosen = stratified_rows(np.zeros(len(values)), MOST_IMAGES, random_state)
+    return lay_out(values, chosen, perplexity=perplexity, random_state=random_state)
+
+
+def lay_out(
+    values: NDArray[np.floating],
+    chosen: NDArray[np.intp],
+    *,
+    perplexity: float | None = None,
+    random_state: int = 0,
+) -> Embedding:
+    """As :func:`embed_images`, of some rows of checked features."""
+    n = len(chosen)
     if n < LEAST_IMAGES:
         raise FeatlabError(f"X must hold at least {LEAST_IMAGES} images to embed, got {n}.")
-    if (np.ptp(values, axis=0) == 0).all():
+    if (values.min(axis=0) == values.max(axis=0)).all():
         raise FeatlabError(f"The {n} images of X are all alike; there is nothing to lay out.")
-    chosen = _perplexity(n, perplexity)
-    scores, shares = _principal_components(values, random_state)
-    plane = _tsne(scores, chosen, random_state)
+    scale = _perplexity(n, perplexity)
+    scores, shares = _principal_components(values, chosen, random_state)
+    plane = _tsne(scores, scale, random_state)
     k = min(_TRUST_NEIGHBOURS, (n - 1) // 2)
     rows = _sample(n, random_state)
+    original = double_rows(values, chosen[rows])
     coordinates = pd.DataFrame(
-        np.hstack([scores[:, :2], plane]), columns=["pc1", "pc2", "tsne_1", "tsne_2"]
+        np.hstack([scores[:, :2], plane]),
+        index=pd.RangeIndex(n) if n == len(values) else chosen,
+        columns=["pc1", "pc2", "tsne_1", "tsne_2"],
     )
     return Embedding(
         coordinates=coordinates,
         explained_variance=shares,
-        perplexity=chosen,
+        perplexity=scale,
         trustworthiness={
-            "tsne": _trustworthiness(values[rows], plane[rows], k),
-            "pca": _trustworthiness(values[rows], scores[rows, :2], k),
+            "tsne": _trustworthiness(original, plane[rows], k),
+            "pca": _trustworthiness(original, scores[rows, :2], k),
         },
         n_neighbors=k,
-        thumbnails=_thumbnails(plane),
+        thumbnails=_thumbnails(plane, chosen),
         parameters={
-            "n": n,
+            "n": len(values),
+            "laid_out": n,
             "features": values.shape[1],
             "components": len(shares),
             "standardised": False,
-            "perplexity": chosen,
+            "perplexity": scale,
             "init": "pca",
             "learning_rate": "auto",
             "trustworthiness_images": len(rows),
@@ -146,12 +170,14 @@ def embed_images(
     )
 
 
-def checked_features(X: Any) -> Floats:
-    """`X` as a finite matrix (images, features) of double precision."""
-    values = np.asarray(X, dtype=np.float64)
+def checked_features(X: Any) -> NDArray[np.floating]:
+    """`X` as a finite matrix (images, features), in its own precision and not copied."""
+    values = np.asarray(X)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64)
     if values.ndim != 2 or not values.shape[1]:
         raise FeatlabError(f"X must be of shape (images, features), got {values.shape}.")
-    n_bad = int((~np.isfinite(values)).sum())
+    n_bad = count_bad(values)
     if n_bad:
         raise FeatlabError(f"X holds {n_bad} NaN or infinite values; it must be finite.")
     return values
@@ -167,11 +193,18 @@ def _perplexity(n: int, asked: float | None) -> float:
     return float(asked)
 
 
-def _principal_components(values: Floats, random_state: int) -> tuple[Floats, Floats]:
-    """Scores ``(n, max(k, 2))`` and the k components' shares of the variance."""
+def _principal_components(
+    values: NDArray[np.floating], chosen: NDArray[np.intp], random_state: int
+) -> tuple[Floats, Floats]:
+    """Scores ``(m, max(k, 2))`` of some rows, and the k components' shares of the variance."""
     from sklearn.decomposition import PCA
 
     k = min(_COMPONENTS, len(values) - 1, values.shape[1])
+    if len(chosen) < len(values):
+        found = principal_components(values, k)
+        scores = np.pad(found.scores(values, chosen), ((0, 0), (0, max(0, 2 - k))))
+        return scores, found.shares
+    values = values.astype(np.float64)
     solver = "full" if min(values.shape) <= _FULL_SVD else "randomized"
     model = PCA(k, svd_solver=solver, random_state=random_state)
     scores = model.fit_transform(values)
@@ -206,7 +239,7 @@ def _trustworthiness(values: Floats, plane: Floats, k: int) -> float:
     return float(trustworthiness(values, plane, n_neighbors=k))
 
 
-def _thumbnails(plane: Floats) -> pd.DataFrame:
+def _thumbnails(plane: Floats, rows: NDArray[np.intp]) -> pd.DataFrame:
     """One image per cell of a grid over the plane: the one nearest to the cell's centre."""
     low, span = plane.min(axis=0), np.ptp(plane, axis=0)
     cells = int(np.clip(round(1.2 * np.sqrt(len(plane))), *_CELLS))
@@ -218,7 +251,7 @@ def _thumbnails(plane: Floats) -> pd.DataFrame:
     centre = start + (place + 0.5) * side
     table = pd.DataFrame(
         {
-            "row": np.arange(len(plane)),
+            "row": rows,
             "x": centre[:, 0],
             "y": centre[:, 1],
             "cell": place[:, 0] * counts[1] + place[:, 1],

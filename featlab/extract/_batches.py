@@ -18,7 +18,13 @@ import pandas as pd
 from featlab._errors import FeatlabError
 from featlab._machine import total_memory
 from featlab.extract._source import MapSource, Running
-from featlab.images import colour_histogram, decode_image, picture_frame, resize_image
+from featlab.images import (
+    colour_histogram,
+    decode_scaled,
+    jpeg_factor,
+    picture_frame,
+    resize_image,
+)
 from featlab.store import EncodedMaps, encode_maps
 
 S = TypeVar("S")
@@ -59,25 +65,31 @@ class PictureReader:
 
     def batch(self, rows: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pixels ``(b, H, W, 3)`` uint8, colours ``(b, 64)`` and frames ``(b, 4)``."""
-        pixels, colours, frames = zip(*map(self._one, rows), strict=True)
+        # Looking up a row of a table at a time would cost as much as checking the file's digest.
+        some = self.images.iloc[rows.start : rows.stop]
+        columns = (some[name] for name in ("path", "sha256", "width", "height"))
+        read = (self._one(*entry) for entry in zip(*columns, strict=True))
+        pixels, colours, frames = zip(*read, strict=True)
         return np.stack(pixels), np.stack(colours), np.array(frames, dtype=np.float64)
 
-    def _one(self, row: int) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-        entry = self.images.iloc[row]
-        file = Path(self.images.attrs["root"], entry["path"])
+    def _one(
+        self, path: str, sha256: str, width: int, height: int
+    ) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+        file = Path(self.images.attrs["root"], path)
         try:
             data = file.read_bytes()
         except OSError as error:
             raise FeatlabError(f"{file} could not be read: {error.strerror}.") from error
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        if hashlib.sha256(data).hexdigest() != sha256:
             raise FeatlabError(f"{file} has changed since the folder was indexed; index it again.")
+        factor = jpeg_factor(path, width, height, self.size, self.resize)
         try:
-            picture = decode_image(data)
+            picture = decode_scaled(data, factor)
         except FeatlabError as error:
             raise FeatlabError(f"{file}: {error}") from error
-        height, width = picture.shape[:2]
-        frame = picture_frame(width, height, self.size, self.resize)
-        return resize_image(picture, self.size, self.resize), colour_histogram(picture), frame
+        frame = picture_frame(picture.width, picture.height, self.size, self.resize)
+        resized = resize_image(picture.pixels, self.size, self.resize, box=picture.box)
+        return resized, colour_histogram(picture.pixels), frame
 
 
 class Turns:

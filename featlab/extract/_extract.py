@@ -4,47 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from featlab._errors import FeatlabError
-from featlab._machine import usable_cores
-from featlab.extract._batches import (
-    BatchMaker,
-    PictureReader,
-    Turns,
-    automatic_batch_size,
-    in_order,
-)
+from featlab.extract._passing import run_pass
 from featlab.extract._plan import (
-    Plan,
-    agree_on_plan,
     clear_finished,
-    discarded_on_error,
+    clear_parts,
     disk_errors,
     make_folder,
-    part_path,
+    parts_of,
     sole_writer,
 )
 from featlab.extract._provenance import (
     annotations_digest,
-    describe_pass,
     refuse_difference,
     refuse_other_output,
     store_key,
 )
-from featlab.extract._source import MapSource, Progress, running_of
-from featlab.store import BOX_DTYPES, IMAGE_DTYPES, MapStore, PartWriter, join_parts, part_rows
+from featlab.extract._source import MapSource, Progress
+from featlab.store import BOX_DTYPES, IMAGE_DTYPES, MapStore, Tables, join_parts
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 logger = logging.getLogger(__name__)
-
-# The store's chunks of pooled values are as long, so that joining copies them as they are.
-_PART_ROWS = 256
-# Batches that may be finished before the one that is written next.
-_BATCHES_AHEAD = 2
 
 
 def extract_maps(
@@ -57,6 +45,8 @@ def extract_maps(
     batch_size: int | None = None,
     resize: str = "stretch",
     dtype: str = "float16",
+    virtual: bool = False,
+    client: Client | None = None,
     progress: Progress | None = None,
 ) -> MapStore:
     """Run the network over the images once and keep its feature maps in one HDF5 file.
@@ -85,6 +75,12 @@ def extract_maps(
         Stretch a picture onto the input, or keep its aspect and pad with grey.
     dtype : {"float16", "float32"}
         Number format of the maps; a layer that overflows float16 becomes float32 by itself.
+    virtual : bool
+        Leave the maps in the parts, and refer to them by HDF5's virtual datasets, instead of
+        joining them to one file: for stores that are larger than what can be copied.
+    client : distributed.Client, optional
+        A Dask cluster (extra ``cluster``) whose workers write the parts; `path` and the pictures
+        must lie on storage that all of them share.
     progress : callable, optional
         Wraps the list of batches, as ``tqdm`` does.
 
@@ -97,35 +93,34 @@ def extract_maps(
     ------
     FeatlabError
         The store at `path` is of another network or other pictures; another process is writing
-        it; a picture vanished or changed; the disk is full.
+        it; a picture vanished or changed; the disk is full; a worker failed.
     """
     path = Path(path)
-    parts = _parts_of(path)
     found = find_store(images, backbone, path, boxes=boxes, root=root, resize=resize, dtype=dtype)
     if found is not None:
         return found
-    images, boxes = _complete(images, boxes, root)
-    _check_options(batch_size, resize, dtype)
-    make_folder(parts)
-    with sole_writer(parts):
+    tables = complete_tables(images, boxes, root)
+    check_options(batch_size, resize, dtype)
+    make_folder(parts_of(path))
+    with sole_writer(parts_of(path)):
         # Another process may have finished between the first look and the lock.
-        found = find_store(images, backbone, path, boxes=boxes, resize=resize, dtype=dtype)
-        if found is None:
-            running = running_of(backbone)
-            batch_size = batch_size or automatic_batch_size(running, backbone.input_size)
-            key = store_key(images, backbone, resize, dtype) | {"engine": running.engine}
-            plan = agree_on_plan(parts, Plan(key, len(images), batch_size, _PART_ROWS))
-            provenance = describe_pass(key, backbone, plan.batch_size)
-            provenance["annotations_digest"] = annotations_digest(images, boxes)
-            reader = PictureReader(images, backbone.input_size, resize)
-            work = BatchMaker(reader, backbone, dtype, Turns(running.streams))
-            workers = max(usable_cores(), running.streams)
-            with disk_errors(path, parts):
-                _write_missing(plan, parts, work, workers, progress)
-                files = [part_path(parts, part) for part in plan.part_ranges()]
-                join_parts(files, path, images=images, boxes=boxes, provenance=provenance)
+        if path.exists():
+            found = _renewed(_accepted(tables, backbone, path, resize, dtype), tables)
+        else:
+            with disk_errors(path, parts_of(path)):
+                pieces, tables = run_pass(
+                    tables,
+                    backbone,
+                    parts_of(path),
+                    batch_size=batch_size,
+                    resize=resize,
+                    dtype=dtype,
+                    client=client,
+                    progress=progress,
+                )
+                join_parts(pieces, path, tables, virtual=virtual)
             found = MapStore(path)
-        shutil.rmtree(parts, ignore_errors=True)
+        clear_parts(parts_of(path), found.pieces)
     return found
 
 
@@ -158,62 +153,59 @@ def find_store(
     path = Path(path)
     if not path.exists():
         return None
-    images, boxes = _complete(images, boxes, root)
+    tables = complete_tables(images, boxes, root)
+    store = _accepted(tables, backbone, path, resize, dtype)
+    clear_finished(parts_of(path), store.pieces)
+    if _is_current(store, tables):
+        return store
+    store.close()
+    make_folder(parts_of(path))
+    with sole_writer(parts_of(path)):
+        # Another process may have renewed it between the first look and the lock.
+        store = _renewed(_accepted(tables, backbone, path, resize, dtype), tables)
+        clear_parts(parts_of(path), store.pieces)
+    return store
+
+
+def _accepted(tables: Tables, backbone: MapSource, path: Path, resize: str, dtype: str) -> MapStore:
+    """The store that is there, if its maps are those that are asked for."""
     store = MapStore(path)
     try:
-        wanted = store_key(images, backbone, resize, dtype)
+        wanted = store_key(tables.images, backbone, resize, dtype)
         refuse_difference(store.provenance, wanted, path)
         refuse_other_output(store.provenance, backbone, path)
     except FeatlabError:
         store.close()
         raise
-    clear_finished(_parts_of(path))
-    if annotations_digest(images, boxes) == store.provenance.get("annotations_digest"):
+    return store
+
+
+def _is_current(store: MapStore, tables: Tables) -> bool:
+    """Whether its labels, groups and boxes are those given."""
+    digest = annotations_digest(tables.images, tables.boxes)
+    return bool(digest == store.provenance.get("annotations_digest"))
+
+
+def _renewed(store: MapStore, tables: Tables) -> MapStore:
+    """The store with the labels, groups and boxes given, around the same maps."""
+    if _is_current(store, tables):
         return store
-    logger.info("labels or boxes have changed: renewing the tables of %s around its maps", path)
-    provenance = store.provenance | {"annotations_digest": annotations_digest(images, boxes)}
+    logger.info(
+        "labels or boxes have changed: renewing the tables of %s around its maps", store.path
+    )
+    digest = annotations_digest(tables.images, tables.boxes)
+    renewed = replace(tables, provenance=store.provenance | {"annotations_digest": digest})
+    pieces, virtual = store.pieces, store.virtual
     store.close()
-    with disk_errors(path, path.parent):
-        join_parts([path], path, images=images, boxes=boxes, provenance=provenance)
-    return MapStore(path)
+    with disk_errors(store.path, store.path.parent):
+        join_parts(pieces, store.path, renewed, virtual=virtual)
+    return MapStore(store.path)
 
 
-def _parts_of(path: Path) -> Path:
-    return path.with_name(path.name + ".parts")
-
-
-def _write_missing(
-    plan: Plan, parts: Path, work: BatchMaker, workers: int, progress: Progress | None
-) -> None:
-    """Write every part that is not there yet."""
-    missing = [
-        part for part in plan.part_ranges() if part_rows(part_path(parts, part)) != len(part)
-    ]
-    done = plan.n_images - sum(map(len, missing))
-    if done:
-        logger.info("going on with %d of %d images done", done, plan.n_images)
-    tasks = [batch for part in missing for batch in plan.batches(part)]
-    shown = iter(progress(tasks) if progress else tasks)
-    with ThreadPoolExecutor(workers, "extract") as pool:
-        batches = in_order(pool, work, enumerate(tasks), workers + _BATCHES_AHEAD)
-        try:
-            for part in missing:
-                writer = PartWriter(part_path(parts, part), len(part), work.dtype)
-                with discarded_on_error(writer):
-                    for _ in plan.batches(part):
-                        next(shown)
-                        batch = next(batches)
-                        writer.append(batch.maps, batch.colours, batch.frames)
-                    writer.finish()
-            next(shown, None)  # lets a progress bar close
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _complete(
+def complete_tables(
     images: pd.DataFrame, boxes: pd.DataFrame | None, root: str | os.PathLike[str] | None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Check the tables and note the folder."""
+) -> Tables:
+    """Check the tables and note the folder; there is no provenance yet."""
     absent = [column for column in IMAGE_DTYPES if column not in images]
     if absent or images.empty:
         raise FeatlabError(
@@ -226,10 +218,11 @@ def _complete(
     attrs = images.attrs | {"root": str(Path(root).resolve())}
     images = images.reset_index(drop=True)
     images.attrs = attrs
-    return images, pd.DataFrame(columns=list(BOX_DTYPES)) if boxes is None else boxes
+    return Tables(images, pd.DataFrame(columns=list(BOX_DTYPES)) if boxes is None else boxes, {})
 
 
-def _check_options(batch_size: int | None, resize: str, dtype: str) -> None:
+def check_options(batch_size: int | None, resize: str, dtype: str) -> None:
+    """Refuse what no pass can do."""
     if batch_size is not None and batch_size < 1:
         raise FeatlabError(f"batch_size must be at least 1, got {batch_size}.")
     if resize not in ("stretch", "pad"):

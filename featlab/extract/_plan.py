@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import filelock
 
 from featlab._errors import FeatlabError
-from featlab.store import PartWriter
+from featlab.store import PartWriter, Piece, write_whole
 
 logger = logging.getLogger(__name__)
+
+PLAN = "plan.json"
+_SHARE_LOCKS = "lock-*"
+# Machines that take a share of one pass agree on its plan one after the other.
+_AGREEING_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,18 @@ class Plan:
     batch_size: int
     part_rows: int
 
+    @property
+    def digest(self) -> str:
+        """What a part must carry to be one of this pass."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
     def part_ranges(self) -> list[range]:
         """Rows of each part."""
         return _cut(range(self.n_images), self.part_rows)
+
+    def shard(self, number: int, of: int) -> list[range]:
+        """Rows of the parts of one share of several, numbered from 1."""
+        return self.part_ranges()[number - 1 :: of]
 
     def batches(self, part: range) -> list[range]:
         """Rows of each forward pass within a part."""
@@ -60,10 +74,11 @@ def agree_on_plan(parts: Path, plan: Plan) -> Plan:
     FeatlabError
         The parts there are of another pass; the message names what differs, and both values.
     """
-    file = parts / "plan.json"
-    # Without a finished part there is nothing to go on with, and nothing to lose.
-    if file.exists() and any(parts.glob("part-*.h5")):
-        earlier = json.loads(file.read_text("utf-8"))
+    file = parts / PLAN
+    earlier = json.loads(file.read_text("utf-8")) if file.exists() else None
+    # Another machine may have begun its share; parts of another pass are not taken for ours.
+    begun = any(parts.glob("part-*.h5")) or any(parts.glob(_SHARE_LOCKS))
+    if earlier is not None and begun:
         for name, value in plan.key.items():
             if earlier["key"].get(name) != value:
                 raise FeatlabError(
@@ -74,10 +89,30 @@ def agree_on_plan(parts: Path, plan: Plan) -> Plan:
         if earlier["batch_size"] != plan.batch_size:
             logger.info("keeping the interrupted pass's batch size %d", earlier["batch_size"])
         return Plan(**earlier)
-    temporary = parts / "plan.json.tmp"
-    temporary.write_text(json.dumps(asdict(plan), indent=1), "utf-8")
-    os.replace(temporary, file)
+    write_whole(file, json.dumps(asdict(plan), indent=1).encode())
     return plan
+
+
+def agreed_plan(parts: Path) -> Plan:
+    """The plan of a pass that has begun.
+
+    Raises
+    ------
+    FeatlabError
+        There is none.
+    """
+    try:
+        return Plan(**json.loads((parts / PLAN).read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise FeatlabError(
+            f"{parts} holds no pass that could be joined: {PLAN} is missing or damaged there; "
+            "run `featlab extract` first."
+        ) from error
+
+
+def parts_of(path: Path) -> Path:
+    """Folder of the parts of a store."""
+    return path.with_name(path.name + ".parts")
 
 
 def part_path(parts: Path, part: range) -> Path:
@@ -95,10 +130,29 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def sole_writer(parts: Path) -> Iterator[None]:
-    """Hold the lock of a target; the system frees it when the process dies."""
-    lock = filelock.FileLock(parts / "lock")
+    """Hold the lock of a target, where nobody writes a share of it either."""
+    with _held(parts, "lock"):
+        for share in parts.glob(_SHARE_LOCKS):
+            with _held(parts, share.name):
+                pass
+        yield
+
+
+@contextlib.contextmanager
+def one_of_several(parts: Path, shard: tuple[int, int]) -> Iterator[contextlib.ExitStack]:
+    """Hold the lock of a share of a target, and until the stack given is closed all of it."""
+    with contextlib.ExitStack() as agreeing:
+        agreeing.enter_context(_held(parts, "lock", wait=_AGREEING_SECONDS))
+        with _held(parts, f"lock-{shard[0]}-of-{shard[1]}"):
+            yield agreeing
+
+
+@contextlib.contextmanager
+def _held(parts: Path, name: str, wait: float = 0) -> Iterator[None]:
+    """Hold a lock; the system frees it when the process dies."""
+    lock = filelock.FileLock(parts / name)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait)
     except filelock.Timeout:
         raise FeatlabError(
             f"another process is writing {parts.name.removesuffix('.parts')} in {parts.parent}; "
@@ -110,11 +164,27 @@ def sole_writer(parts: Path) -> Iterator[None]:
         lock.release()
 
 
-def clear_finished(parts: Path) -> None:
-    """Remove the parts of a store that is finished, which a kill at the very end leaves behind."""
-    if parts.is_dir():
+def clear_finished(parts: Path, kept: Sequence[Piece]) -> None:
+    """Clear the folder of a finished store, which a kill at the very end leaves as it was."""
+    needed = _needed(parts, kept)
+    if parts.is_dir() and (not needed or {*parts.iterdir()} != needed):
         with contextlib.suppress(FeatlabError), sole_writer(parts):
-            shutil.rmtree(parts, ignore_errors=True)
+            clear_parts(parts, kept)
+
+
+def clear_parts(parts: Path, kept: Sequence[Piece]) -> None:
+    """Remove everything in the folder of the parts but those that a virtual store needs."""
+    needed = _needed(parts, kept)
+    if not needed:
+        shutil.rmtree(parts, ignore_errors=True)
+        return
+    for file in {*parts.iterdir()} - needed:
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def _needed(parts: Path, kept: Sequence[Piece]) -> set[Path]:
+    return {piece.file for piece in kept if piece.file.parent == parts}
 
 
 @contextlib.contextmanager

@@ -15,10 +15,16 @@ import pandas as pd
 from featlab import __version__
 from featlab._errors import FeatlabError
 from featlab.extract._source import MapSource, precision_of
+from featlab.images import JPEG_MARGIN, jpeg_factor
 from featlab.store import BOX_DTYPES
 
 # Two libraries' rounding, as a share of the largest value; bfloat16 keeps 8 bits.
 _PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
+_ANOTHER_PATH = "Give another path, or remove the file."
+_WAY_OUT = {
+    "image_set_digest": "The pictures are not the same. Give another path, with --append (in "
+    "Python: append_maps) to run only those that are new."
+}
 _DECIDING = ("tensorflow", "keras")
 _VERSIONS = (*_DECIDING, "openvino", "numpy", "h5py", "Pillow")
 
@@ -27,14 +33,27 @@ def store_key(images: pd.DataFrame, backbone: MapSource, resize: str, dtype: str
     """Everything that must agree before a store is taken for what would be written now.
 
     The engine is not part of it: in float32 all engines agree to 1e-4 of the largest activation.
+    `jpeg_scaling` is there only where a picture is large enough to be scaled while it is decoded.
     """
+    scaling = {"jpeg_scaling": f"to {JPEG_MARGIN} times the input"}
     return {
         **backbone.identity(),
+        **(scaling if _some_is_scaled(images, backbone.input_size, resize) else {}),
         "precision": precision_of(backbone),
         "resize": resize,
         "dtype": dtype,
         "image_set_digest": _digest(images[["path", "sha256"]]),
     }
+
+
+def _some_is_scaled(images: pd.DataFrame, size: tuple[int, int], resize: str) -> bool:
+    """Whether a picture is large enough that the pass scales it while it is decoded."""
+    least = 2 * JPEG_MARGIN
+    large = images[(images["width"] >= least * size[1]) | (images["height"] >= least * size[0])]
+    return any(
+        jpeg_factor(path, width, height, size, resize) > 1
+        for path, width, height in zip(large["path"], large["width"], large["height"], strict=True)
+    )
 
 
 def annotations_digest(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
@@ -53,7 +72,7 @@ def refuse_difference(found: Mapping[str, Any], wanted: Mapping[str, str], path:
         if found.get(name) != value:
             raise FeatlabError(
                 f"{path} was made with another {name.replace('_', ' ')}: {found.get(name)} there, "
-                f"{value} asked for. Give another path, or remove the file."
+                f"{value} asked for. {_WAY_OUT.get(name, _ANOTHER_PATH)}"
             )
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featlab._errors import FeatlabError
-from featlab.images import decode_image, resize_image
+from featlab.images import decode_scaled, jpeg_factor, resize_image
 
 if TYPE_CHECKING:
     import keras
@@ -44,6 +44,7 @@ class PictureReader:
         self._root, self._resize = Path(images.attrs["root"]), resize
         self._paths = images["path"].to_numpy(str)
         self._digests = images["sha256"].to_numpy(str)
+        self._sides = images[["width", "height"]].to_numpy()
         self._error: BaseException | None = None
 
     def __call__(self, rows: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -73,7 +74,10 @@ class PictureReader:
             raise FeatlabError(f"{file} could not be read: {error.strerror}.") from error
         if hashlib.sha256(data).hexdigest() != self._digests[row]:
             raise FeatlabError(f"{file} has changed since the folder was indexed; index it again.")
-        return resize_image(decode_image(data), self.size, self._resize)
+        width, height = self._sides[row]
+        factor = jpeg_factor(self._paths[row], width, height, self.size, self._resize)
+        picture = decode_scaled(data, factor)
+        return resize_image(picture.pixels, self.size, self._resize, box=picture.box)
 
 
 def picture_batches(

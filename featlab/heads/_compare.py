@@ -17,7 +17,7 @@ from featlab._errors import FeatlabError
 from featlab.heads._crossval import CrossValidation
 from featlab.heads._evaluation import HeadResults
 from featlab.heads._inputs import Floats, Ints, check_choice
-from featlab.heads._scores import METRICS, bootstrap_weights, hull, percentiles
+from featlab.heads._scores import METRICS, bootstrap_weights, hull, percentiles, weighted_means
 from featlab.intervals import wilson_interval
 
 _EXACT_BELOW = 25  # discordant images
@@ -266,7 +266,7 @@ def _resampled_difference(
         never = np.ones(int(clusters.max()) + 1, dtype=bool)
         return newcombe_paired(never, never)
     weights = bootstrap_weights(len(gaps), n_boot, random_state, clusters)
-    return percentiles((weights @ gaps / weights.sum(axis=1))[1:])
+    return percentiles(weighted_means(weights, gaps)[1:])
 
 
 def _compare_folds(results: CrossValidation, metric: str) -> pd.DataFrame:

@@ -13,7 +13,8 @@ from scipy import stats
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from featlab._errors import FeatlabError
-from featlab.heads._evaluation import features_of, prediction_rows
+from featlab.features._scratch import double_rows
+from featlab.heads._evaluation import features_of, prediction_rows, sampled_words
 from featlab.heads._inputs import (
     Floats,
     Ints,
@@ -22,11 +23,12 @@ from featlab.heads._inputs import (
     check_lengths,
     check_two,
     encode,
+    fitted_rows,
     group_codes,
 )
 from featlab.heads._models import HEADS_DEFAULT, checked_heads, fit_head
 from featlab.heads._scores import METRICS, perfect_low, scores_of
-from featlab.heads._training import Train
+from featlab.heads._training import Train, probabilities
 
 
 @dataclass(frozen=True)
@@ -157,15 +159,17 @@ def cross_validate_heads(
         for fold, (train, test) in enumerate(outer):
             place = {"repeat": repeat, "fold": fold}
             for name, matrix in features.items():
+                fitted = fitted_rows(codes, train, seed)
                 part = Train(
-                    matrix[train], codes[train], classes, every_group[train], grouped, seed,
-                    class_weight,
+                    double_rows(matrix, fitted), codes[fitted], classes, every_group[fitted],
+                    grouped, seed, class_weight,
                 )  # fmt: skip
-                probability, parameters = _fitted(name, part, matrix[test])
-                scores = scores_of(codes[test], probability, np.ones((1, len(test))))
+                probability, parameters = _fitted(name, part, matrix, test)
+                parameters += sampled_words(len(fitted), len(train))
+                scores = scores_of(codes[test], probability, np.ones((1, len(test)), np.uint8))
                 rows.append(
                     {
-                        "head": name, **place, "n_train": len(train), "n": len(test),
+                        "head": name, **place, "n_train": len(fitted), "n": len(test),
                         **{metric: scores[metric] for metric in METRICS}, "parameters": parameters,
                     }
                 )  # fmt: skip
@@ -186,12 +190,12 @@ def cross_validate_heads(
     )
 
 
-def _fitted(name: str, part: Train, X: Floats) -> tuple[Floats, str]:
+def _fitted(name: str, part: Train, matrix: NDArray[np.floating], test: Ints) -> tuple[Floats, str]:
     """Probabilities of every class, 0 for one that this training part lacks."""
     model, parameters = fit_head(name, part)
-    probability = np.zeros((len(X), len(part.classes)))
+    probability = np.zeros((len(test), len(part.classes)))
     seen = np.searchsorted(part.classes, model.classes_)
-    probability[:, seen] = model.predict_proba(X)
+    probability[:, seen] = probabilities(model, matrix, test)
     return probability, parameters
 
 

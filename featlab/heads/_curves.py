@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from featlab.features._scratch import double_rows
 from featlab.heads._inputs import (
-    Floats,
     Ints,
     check_at_least,
     check_choice,
@@ -21,13 +21,15 @@ from featlab.heads._inputs import (
 )
 from featlab.heads._models import HEADS, fit_head
 from featlab.heads._scores import (
+    Counts,
     bootstrap_weights,
     interval_name,
     percentiles,
     share_interval,
     warn_of_few_groups,
+    weighted_means,
 )
-from featlab.heads._training import Train
+from featlab.heads._training import Train, predictions
 
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
@@ -79,12 +81,13 @@ def learning_curve(
 
     Notes
     -----
+    Of more than 50,000 train images a random 50,000 stand for all, as in :func:`evaluate_heads`.
     Within a repeat, a larger choice holds the smaller ones. The interval resamples the repeats and
     the test images (or their groups) together, so it covers which images were trained on and which
     were tested on. Where all train images are chosen there is one repeat only, and its interval is
     that of :func:`evaluate_heads`.
     """
-    values, codes, classes, train, test = train_and_test(X, y, split)
+    values, codes, classes, train, test = train_and_test(X, y, split, random_state)
     check_choice("head", head, HEADS)
     check_at_least("n_repeats", n_repeats, 1)
     every_group, grouped = group_codes(groups, len(codes))
@@ -101,10 +104,11 @@ def learning_curve(
             rng = np.random.default_rng([random_state, repeat])
             chosen = train[_nested_choice(codes[train], every_group[train], size, rng)]
             part = Train(
-                values[chosen], codes[chosen], classes, every_group[chosen], grouped, random_state
-            )
+                double_rows(values, chosen), codes[chosen], classes, every_group[chosen], grouped,
+                random_state,
+            )  # fmt: skip
             model, _ = fit_head(head, part)
-            right[repeat] = model.predict(values[test]) == classes[codes[test]]
+            right[repeat] = predictions(model, values, test) == classes[codes[test]]
         rows.append(
             {
                 "head": head, "size": size, "n_train": len(chosen), "n_repeats": n_choices,
@@ -123,7 +127,7 @@ def _nested_choice(codes: Ints, groups: Ints, size: int, rng: np.random.Generato
 
 
 def _mean_accuracy(
-    right: NDArray[np.bool_], weights: Floats, clusters: Ints | None, random_state: int
+    right: NDArray[np.bool_], weights: Counts, clusters: Ints | None, random_state: int
 ) -> dict[str, Any]:
     """Mean accuracy of (repeats, test images), and its interval from resampling both."""
     n_repeats = len(right)
@@ -134,7 +138,7 @@ def _mean_accuracy(
         rng = np.random.default_rng(random_state)
         shares = np.full(n_repeats, 1 / n_repeats)
         drawn = rng.multinomial(n_repeats, shares, size=len(weights) - 1) / n_repeats
-        each = (weights @ right.T / weights.sum(axis=1, keepdims=True))[1:]
+        each = weighted_means(weights, right.T)[1:]
         low, high = percentiles((each * drawn).sum(axis=1))
         name, sd = "bootstrap of repeats and images", float(right.mean(axis=1).std(ddof=1))
         if clusters is not None:

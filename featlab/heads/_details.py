@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from featlab.features._scratch import pieces
 from featlab.heads._evaluation import HeadResults
 from featlab.heads._inputs import Floats, check_at_least
-from featlab.heads._scores import bootstrap_weights, interval_name, percentiles, share_interval
+from featlab.heads._scores import (
+    bootstrap_weights,
+    interval_name,
+    percentiles,
+    share_interval,
+    weighted_means,
+)
 
 _SIMULATIONS = 1000
 
@@ -130,11 +137,15 @@ def calibration_table(
         )  # fmt: skip
     curve = pd.DataFrame(table)
     rng = np.random.default_rng(random_state)
-    simulated = rng.random((_SIMULATIONS, len(sure))) < sure
-    chance = _ece(sure, simulated, bins)
+    chance = np.concatenate(
+        [
+            _ece(sure, rng.random((part.stop - part.start, len(sure))) < sure, bins)
+            for part in pieces(_SIMULATIONS, len(sure))
+        ]
+    )
     losses = _brier(results, rows)
     weights = bootstrap_weights(len(sure), n_boot, random_state, results.clusters)
-    low, high = percentiles((weights @ losses / weights.sum(axis=1))[1:])
+    low, high = percentiles(weighted_means(weights, losses)[1:])
     curve.attrs = {
         "head": head, "n": len(sure), "ece": float(_ece(sure, right[None, :], bins)[0]),
         "ece_chance": float(chance.mean()), "ece_chance_high": float(np.quantile(chance, 0.95)),

@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 
 from featlab import _html
 from featlab._errors import FeatlabError
+from featlab.features._scratch import double_rows
 from featlab.heads._inputs import (
     Floats,
     Ints,
@@ -21,14 +22,15 @@ from featlab.heads._inputs import (
     check_classes,
     check_lengths,
     check_sides,
+    checked_matrix,
     clusters_of,
     encode,
+    fitted_rows,
     group_codes,
-    matrix_of,
 )
 from featlab.heads._models import HEADS_DEFAULT, checked_heads, fit_head
 from featlab.heads._scores import bootstrap_weights, interval_name, scores_of, warn_of_few_groups
-from featlab.heads._training import Train
+from featlab.heads._training import Train, predictions, probabilities
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class HeadResults:
     Attributes
     ----------
     table : DataFrame, one row per head
-        ``head``, ``n_train``, ``n`` (test images), each metric with its ``_low`` and ``_high``
-        (95 %), ``interval`` (what the accuracy's is: "wilson" or "cluster bootstrap (k groups)"),
-        and the ``parameters`` used, in words.
+        ``head``, ``n_train`` (images fitted on), ``n`` (test images), each metric with its ``_low``
+        and ``_high`` (95 %), ``interval`` (what the accuracy's is: "wilson" or "cluster bootstrap
+        (k groups)"), and the ``parameters`` used, in words.
     predictions : DataFrame, one row per head and test image
         ``head``, ``row`` (of the image table), ``label``, ``predicted``, ``correct``,
         ``probability`` (of the predicted class) and one column ``p:<class>`` per class.
@@ -80,9 +82,18 @@ class HeadResults:
 
     def of(self, head: str) -> pd.DataFrame:
         """One head's predictions, one row per test image."""
+        self._check(head)
+        return self.predictions[self.predictions["head"] == head]
+
+    def classify(self, head: str, X: pd.DataFrame | ArrayLike) -> NDArray[Any]:
+        """The class that a head gives to each row of features ``(m, c)``, in blocks of rows."""
+        self._check(head)
+        values = checked_matrix(X, "X")
+        return predictions(self.models[head], values, np.arange(len(values)))
+
+    def _check(self, head: str) -> None:
         if head not in self.models:
             raise FeatlabError(f"head must be one of {list(self.models)}, got {head!r}.")
-        return self.predictions[self.predictions["head"] == head]
 
 
 def evaluate_heads(
@@ -138,6 +149,9 @@ def evaluate_heads(
 
     Notes
     -----
+    Where train has more than 50,000 images, heads are fitted on a random 50,000 of them, each class
+    in its share but at least 50; ``n_train`` and ``parameters`` say so. All test images are scored.
+
     All heads see features standardised on train, and tune over folds of train that are scaled
     inside the fold. Where a class has a single image or group in train there is nothing to tune
     with; then a fixed value is used, and ``parameters`` says so.
@@ -189,42 +203,48 @@ def evaluate_heads(
     clusters = clusters_of(every_group[test])
     warn_of_few_groups(clusters)
     weights = bootstrap_weights(len(test), n_boot, random_state, clusters)
-    rows, predictions, models = [], [], {}
+    fitted = fitted_rows(codes, train, random_state)
+    rows, predicted, models = [], [], {}
     for name, matrix in features.items():
         part = Train(
-            matrix[train], codes[train], classes, every_group[train], grouped, random_state,
-            class_weight,
+            double_rows(matrix, fitted), codes[fitted], classes, every_group[fitted], grouped,
+            random_state, class_weight,
         )  # fmt: skip
         models[name], parameters = fit_head(name, part)
-        probability = models[name].predict_proba(matrix[test])
+        probability = probabilities(models[name], matrix, test)
         correct = probability.argmax(axis=1) == codes[test]
         rows.append(
             {
                 "head": name,
-                "n_train": len(train),
+                "n_train": len(fitted),
                 "n": len(test),
                 **scores_of(codes[test], probability, weights, clusters),
                 "interval": interval_name(correct, clusters),
-                "parameters": parameters,
+                "parameters": parameters + sampled_words(len(fitted), len(train)),
             }
         )
-        predictions.append(prediction_rows(name, test, codes[test], probability, classes))
+        predicted.append(prediction_rows(name, test, codes[test], probability, classes))
     return HeadResults(
         table=pd.DataFrame(rows),
-        predictions=pd.concat(predictions, ignore_index=True),
+        predictions=pd.concat(predicted, ignore_index=True),
         models=models,
         classes=classes.tolist(),
         clusters=clusters,
     )
 
 
-def features_of(names: Sequence[str], X: Any, colour: Any) -> dict[str, Floats]:
+def features_of(names: Sequence[str], X: Any, colour: Any) -> dict[str, NDArray[np.floating]]:
     """What each head is fitted on, the baselines included."""
-    values = matrix_of(X, "X")
+    values = checked_matrix(X, "X")
     features = dict.fromkeys(("dummy", *names), values)
     if colour is not None:
-        features["colour_histogram"] = matrix_of(colour, "colour")
+        features["colour_histogram"] = checked_matrix(colour, "colour")
     return features
+
+
+def sampled_words(fitted: int, train: int) -> str:
+    """That a head was not fitted on all train images, if so."""
+    return "" if fitted == train else f", on a random {fitted:,} of {train:,} train images"
 
 
 def prediction_rows(

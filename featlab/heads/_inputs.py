@@ -11,22 +11,33 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from featlab._errors import FeatlabError
+from featlab.features import stratified_rows
+from featlab.features._scratch import count_bad
 
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
+MOST_ROWS = 50_000
+"""Train images that a head is fitted on; of more, a random choice in the classes' shares."""
 _SIDES = ("train", "confirm", "test")
 
 
 def matrix_of(X: Any, name: str) -> Floats:
     """`X` as a finite (images, features) matrix of double precision."""
     # In single precision, the solver's last steps drown in rounding.
-    values = np.asarray(X, dtype=np.float64)
+    return np.asarray(checked_matrix(X, name), dtype=np.float64)
+
+
+def checked_matrix(X: Any, name: str) -> NDArray[np.floating]:
+    """`X` as a finite (images, features) matrix, in its own precision and not copied."""
+    values = np.asarray(X)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64)
     if values.ndim != 2 or not values.shape[1]:
         raise FeatlabError(f"{name} must be of shape (images, features), got {values.shape}.")
-    n_bad = int((~np.isfinite(values)).sum())
+    n_bad = count_bad(values)
     if n_bad:
         raise FeatlabError(f"{name} holds {n_bad} NaN or infinite values; it must be finite.")
     return values
@@ -79,17 +90,22 @@ def check_classes(classes: NDArray[Any], train: Ints, test: Ints) -> None:
 
 
 def train_and_test(
-    X: Any, y: ArrayLike, split: ArrayLike
-) -> tuple[Floats, Ints, NDArray[Any], Ints, Ints]:
-    """Checked features, class codes, classes, and the train and the test rows."""
-    values = matrix_of(X, "X")
+    X: Any, y: ArrayLike, split: ArrayLike, random_state: int
+) -> tuple[NDArray[np.floating], Ints, NDArray[Any], Ints, Ints]:
+    """Checked features, class codes, classes, the rows to fit on and the test rows."""
+    values = checked_matrix(X, "X")
     codes, classes = encode(y)
     sides = np.asarray(split)
     check_lengths({"X": len(values), "y": len(codes), "split": len(sides)}, "X, y and split")
     check_sides(sides)
     train, test = np.flatnonzero(sides == "train"), np.flatnonzero(sides == "test")
     check_classes(classes, codes[train], codes[test])
-    return values, codes, classes, train, test
+    return values, codes, classes, fitted_rows(codes, train, random_state), test
+
+
+def fitted_rows(codes: Ints, train: Ints, random_state: int) -> Ints:
+    """The train rows that a head is fitted on: all, or a random choice of :data:`MOST_ROWS`."""
+    return train[stratified_rows(codes[train], MOST_ROWS, random_state)]
 
 
 def group_codes(groups: ArrayLike | None, n: int) -> tuple[Ints, bool]:

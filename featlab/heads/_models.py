@@ -143,7 +143,7 @@ def _fit_dummy(train: Train) -> tuple[Pipeline, str]:
 
 def fit_head(name: str, train: Train) -> tuple[Pipeline, str]:
     """A fitted head, and its parameters in words."""
-    with one_thread(train.X):
+    with one_thread(train.X.size):
         return _FITTERS[name](train)
 
 

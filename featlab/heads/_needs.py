@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from featlab._errors import FeatlabError
+from featlab.features._scratch import double_rows, pieces
 from featlab.heads._inputs import (
     Floats,
     Ints,
@@ -121,13 +122,14 @@ def ablation_curve(
 
     Notes
     -----
+    Of more than 50,000 train images a random 50,000 stand for all, as in :func:`evaluate_heads`.
     A neuron's partner is drawn from the 10 neurons outside `order` nearest to it in variance over
     train (logarithm) that are not taken yet. Neurons that are constant on train are no partners.
     The head is not fitted anew: neurons whose loss costs nothing may be replaceable, not idle, and
     with few neurons kept its intercept, tuned to all of them, may give every image to one class
     (:func:`smallest_set` fits anew).
     """
-    values, codes, classes, train, test = train_and_test(X, y, split)
+    values, codes, classes, train, test = train_and_test(X, y, split, random_state)
     check_choice("mode", mode, _MODES)
     check_at_least("n_random", n_random, 1)
     columns = columns_of(X, order, values.shape[1])
@@ -137,28 +139,34 @@ def ablation_curve(
     every_group, grouped = group_codes(groups, len(codes))
     clusters = clusters_of(every_group[test])
     warn_of_few_groups(clusters)
-    part = Train(values[train], codes[train], classes, every_group[train], grouped, random_state)
-    with one_thread(part.X):
+    part = Train(
+        double_rows(values, train), codes[train], classes, every_group[train], grouped, random_state
+    )
+    with one_thread(part.X.size):
         model, _ = fit_logistic(part)
     coef, intercept = linear_weights(model)
     mean = part.X.mean(axis=0)
-    away = values[test] - mean  # a neuron at its training mean adds nothing
     base = mean @ coef.T + intercept
     rng = np.random.default_rng(random_state)
     partners = _Partners(part.X.var(axis=0), columns[: numbers[-1]])
     draws = [partners.draw(rng) for _ in range(n_random)]
+    sets = [[some[:k] for some in (columns, *draws)] for k in numbers]
+    hits = np.empty((len(numbers), 1 + n_random, len(test)), dtype=bool)
+    for piece in pieces(len(test), values.shape[1]):
+        away = double_rows(values, test[piece]) - mean  # a neuron at its training mean adds nothing
+        for place, alike in enumerate(sets):
+            for draw, some in enumerate(alike):
+                called = _called(away, coef, base, some, mode)
+                hits[place, draw, piece] = called == codes[test[piece]]
     weights = bootstrap_weights(len(test), n_boot, random_state, clusters)
     rows = []
-    for k in numbers:
-        right = _right(away, coef, base, columns[:k], mode) == codes[test]
+    for k, (right, *others) in zip(numbers, hits, strict=True):
         low, high = share_interval(right, clusters, weights)
         common = {"mode": mode, "k": k, "n": len(test)}
         rows.append(
             {**common, "kind": "detectors", "accuracy": right.mean(), "low": low, "high": high}
         )
-        scores = [
-            (_right(away, coef, base, drawn[:k], mode) == codes[test]).mean() for drawn in draws
-        ]
+        scores = [other.mean() for other in others]
         low, high = np.quantile(scores, [0.025, 0.975])
         rows.append(
             {**common, "kind": "random", "accuracy": np.mean(scores), "low": low, "high": high}
@@ -214,14 +222,15 @@ def smallest_set(
     -----
     `order` was most likely made from the train rows, all of them; then the accuracies of ``curve``
     are too high (they serve to compare numbers of neurons only), and those on test are not.
-    C is the one of the least log-loss over the same folds.
+    C is the one of the least log-loss over the same folds. Of more than 50,000 train images a
+    random 50,000 stand for all, as in :func:`evaluate_heads`.
 
     References
     ----------
     Breiman, Friedman, Olshen & Stone (1984). Classification and regression trees, section 3.4.3
     (the rule of one standard error).
     """
-    values, codes, classes, train, test = train_and_test(X, y, split)
+    values, codes, classes, train, test = train_and_test(X, y, split, random_state)
     columns = columns_of(X, order, values.shape[1])
     numbers = checked_sizes("ks", ks, _default_ks(len(columns)))
     if numbers[-1] > len(columns):
@@ -231,16 +240,18 @@ def smallest_set(
     warn_of_few_groups(clusters)
 
     def part(k: int) -> Train:
-        X_k = values[np.ix_(train, columns[:k])]
+        X_k = _columns_of(values, train, columns[:k])
         return Train(X_k, codes[train], classes, every_group[train], grouped, random_state)
 
-    with one_thread(values[train]):
+    with one_thread(len(train) * values.shape[1]):
         curve = pd.DataFrame([_validated(part(k), k) for k in numbers])
         best = curve.iloc[int(curve["accuracy"].to_numpy().argmax())]
         enough = curve["accuracy"] >= best["accuracy"] - best["se"]
         chosen = int(curve.loc[enough, "k"].min())
-        right = {k: _test_hits(part(k), values[test][:, columns[:k]], codes[test])
-                 for k in (chosen, len(columns))}  # fmt: skip
+        right = {
+            k: _test_hits(part(k), _columns_of(values, test, columns[:k]), codes[test])
+            for k in (chosen, len(columns))
+        }
     weights = bootstrap_weights(len(test), n_boot, random_state, clusters)
     low, high = share_interval(right[chosen], clusters, weights)
     names = X.columns.tolist() if isinstance(X, pd.DataFrame) else range(values.shape[1])
@@ -255,11 +266,16 @@ def smallest_set(
     )
 
 
+def _columns_of(values: NDArray[np.floating], rows: Ints, columns: Ints) -> Floats:
+    """Some rows of some columns in double precision, read column by column."""
+    return np.stack([values[rows, column].astype(np.float64) for column in columns], axis=1)
+
+
 def _default_ks(most: int) -> list[int]:
     return [*(k for k in _KS if k < most), most]
 
 
-def _right(away: Floats, coef: Floats, base: Floats, columns: Ints, mode: str) -> Ints:
+def _called(away: Floats, coef: Floats, base: Floats, columns: Ints, mode: str) -> Ints:
     """Predicted class codes with `columns` at their mean, or all others."""
     known = away[:, columns] @ coef[:, columns].T
     scores = base + (known if mode == "keep" else away @ coef.T - known)

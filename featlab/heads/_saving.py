@@ -169,7 +169,16 @@ def load_head(path: str | os.PathLike[str]) -> SavedHead:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise FeatlabError(f"No head at {path}.") from None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+    # A header may claim more numbers than any memory holds.
+    except (
+        MemoryError,
+        OSError,
+        ValueError,
+        zipfile.BadZipFile,
+        EOFError,
+        AttributeError,
+        TypeError,
+    ) as error:
         raise FeatlabError(f"{path} is not a saved head: {error}") from error
     if str(arrays.get("format")) != FORMAT:
         raise FeatlabError(f"{path} is not a saved head: it does not say '{FORMAT}'.")

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featlab.features._scratch import pieces
 from featlab.heads._inputs import Floats, Ints
 from featlab.intervals import auroc_score_interval, wilson_interval
 
 logger = logging.getLogger(__name__)
+
+Counts = NDArray[np.uint8]
 
 METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss")
 """Scores of a head, each with a 95 % interval."""
 
 _TINY = 1e-15  # a probability of 0 would make the log-loss infinite
 _FEW_GROUPS = 5
+_IN_CACHE = 1_000_000  # weights that are looked at together
 
 
 def bootstrap_weights(
     n: int, n_boot: int, random_state: int, clusters: Ints | None = None
-) -> Floats:
+) -> Counts:
     """How often each image is in each resample; row 0 is the sample itself.
 
     With `clusters`, codes 0 … k - 1 of shape (n,), whole clusters are drawn.
 
     Returns
     -------
-    ndarray of shape (n_boot + 1, n)
+    ndarray of uint8, shape (n_boot + 1, n)
+        Small numbers in bytes: of 300,000 images they are 300 MB. Average with
+        :func:`weighted_means`.
 
     References
     ----------
@@ -37,10 +44,26 @@ def bootstrap_weights(
     """
     rng = np.random.default_rng(random_state)
     units = n if clusters is None else int(clusters.max()) + 1
-    drawn = rng.multinomial(units, np.full(units, 1 / units), size=n_boot)
-    if clusters is not None:
-        drawn = drawn[:, clusters]
-    return np.vstack([np.ones(n), drawn])
+    weights = np.ones((n_boot + 1, n), dtype=np.uint8)
+    for part in pieces(n_boot, units):
+        shares = np.full(units, 1 / units)
+        drawn = rng.multinomial(units, shares, size=part.stop - part.start)
+        if clusters is not None:
+            drawn = drawn[:, clusters]
+        weights[1 + part.start : 1 + part.stop] = drawn
+    return weights
+
+
+def weighted_means(weights: Counts, values: NDArray[Any]) -> Floats:
+    """Means of images' values, ``(n,)`` or ``(n, m)``, for every row of weights."""
+    sums = _weighted_sums(weights, values)
+    return sums / weights.sum(axis=1).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _weighted_sums(weights: Counts, values: NDArray[Any]) -> Floats:
+    """``weights @ values``, with few rows of weights in double precision at once."""
+    parts = [weights[part].astype(np.float64) @ values for part in pieces(*weights.shape)]
+    return np.concatenate(parts)
 
 
 def interval_name(hits: NDArray[np.bool_], clusters: Ints | None) -> str:
@@ -62,17 +85,16 @@ def warn_of_few_groups(clusters: Ints | None) -> None:
 
 
 def scores_of(
-    y: Ints, probability: Floats, weights: Floats, clusters: Ints | None = None
+    y: Ints, probability: Floats, weights: Counts, clusters: Ints | None = None
 ) -> dict[str, float]:
     """Every metric with its interval; `weights` are :func:`bootstrap_weights`."""
     correct = probability.argmax(axis=1) == y
-    totals = weights.sum(axis=1)
     low, high = share_interval(correct, clusters, weights)
     scores = {"accuracy": float(correct.mean()), "accuracy_low": low, "accuracy_high": high}
     resampled = {
         "balanced_accuracy": _balanced_accuracy(y, correct, probability.shape[1], weights),
         "roc_auc": _roc_auc(y, probability, weights),
-        "log_loss": weights @ losses_of(y, probability) / totals,
+        "log_loss": weighted_means(weights, losses_of(y, probability)),
     }
     for name, values in resampled.items():
         low, high = percentiles(values[1:])
@@ -86,7 +108,7 @@ def scores_of(
 def share_interval(
     hits: NDArray[np.bool_],
     clusters: Ints | None = None,
-    weights: Floats | None = None,
+    weights: Counts | None = None,
     *,
     n_boot: int = 1000,
     random_state: int = 0,
@@ -119,8 +141,8 @@ def share_interval(
         return wilson_interval(k * int(hits[0]), k)
     if weights is None:
         weights = bootstrap_weights(n, n_boot, random_state, clusters)
-    totals = weights.sum(axis=1)
-    return hull(percentiles((weights @ hits / totals)[1:]), wilson_interval(int(hits.sum()), n))
+    means = weighted_means(weights, hits)[1:]
+    return hull(percentiles(means), wilson_interval(int(hits.sum()), n))
 
 
 def hull(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
@@ -176,16 +198,17 @@ def _perfect_auroc_low(sizes: Ints) -> float:
 
 
 def _balanced_accuracy(
-    y: Ints, correct: NDArray[np.bool_], n_classes: int, weights: Floats
+    y: Ints, correct: NDArray[np.bool_], n_classes: int, weights: Counts
 ) -> Floats:
     """Mean recall over the classes present, per row of weights."""
     member = (y[:, None] == np.arange(n_classes)).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        recall = (weights @ (member * correct[:, None])) / (weights @ member)
+        hits = _weighted_sums(weights, member * correct[:, None])
+        recall = hits / _weighted_sums(weights, member)
     return _mean_of_known(recall)
 
 
-def _roc_auc(y: Ints, probability: Floats, weights: Floats) -> Floats:
+def _roc_auc(y: Ints, probability: Floats, weights: Counts) -> Floats:
     """One-vs-rest AUROC, averaged over the classes present, per row of weights."""
     n_classes = probability.shape[1]
     columns = range(1, 2) if n_classes == 2 else range(n_classes)
@@ -193,16 +216,23 @@ def _roc_auc(y: Ints, probability: Floats, weights: Floats) -> Floats:
     return _mean_of_known(np.column_stack(aurocs))
 
 
-def _weighted_auroc(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
+def _weighted_auroc(positive: NDArray[np.bool_], score: Floats, weights: Counts) -> Floats:
     """AUROC with image weights, ties counting half; NaN where one side has no weight."""
     order = np.argsort(score)
-    _, first = np.unique(score[order], return_index=True)
-    mass = weights[:, order]
-    above = np.add.reduceat(mass * positive[order], first, axis=1)
-    below = np.add.reduceat(mass * ~positive[order], first, axis=1)
-    wins = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return wins / (above.sum(axis=1) * below.sum(axis=1))
+    ordered, member = score[order], positive[order]
+    first = np.searchsorted(ordered, ordered[member], "left")
+    last = np.searchsorted(ordered, ordered[member], "right")
+    found, step = [], max(1, _IN_CACHE // len(order))
+    for start in range(0, len(weights), step):
+        mass = weights[start : start + step, order]
+        # Weight of the rest below each place: halfway between below its ties and with them.
+        below = np.zeros((len(mass), len(order) + 1), dtype=np.int64)
+        np.cumsum(mass * ~member, axis=1, out=below[:, 1:])
+        own = mass[:, member].astype(np.float64)
+        wins = np.einsum("ij,ij->i", own, (below[:, first] + below[:, last]) / 2)
+        with np.errstate(invalid="ignore"):
+            found.append(wins / (own.sum(axis=1) * below[:, -1]))
+    return np.concatenate(found)
 
 
 def _mean_of_known(values: Floats) -> Floats:

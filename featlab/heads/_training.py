@@ -18,6 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from featlab.features._scratch import double_rows, pieces
 from featlab.heads._inputs import Floats, Ints
 from featlab.heads._scores import losses_of
 
@@ -95,11 +96,29 @@ def fit_quietly(model: Any, X: NDArray[Any], y: NDArray[Any]) -> None:
 
 
 @contextlib.contextmanager
-def one_thread(X: Floats) -> Iterator[None]:
-    """Linear algebra in one thread where `X` is small: waking the others takes longer."""
-    limit = 1 if X.size < _MANY_VALUES else None
+def one_thread(size: int) -> Iterator[None]:
+    """Linear algebra in one thread for few values: waking the others takes longer."""
+    limit = 1 if size < _MANY_VALUES else None
     with threadpool_limits(limit, user_api="blas"):
         yield
+
+
+def probabilities(model: Any, values: NDArray[np.floating], rows: Ints) -> Floats:
+    """Probabilities of some rows of a matrix that need not lie in memory, in blocks."""
+    parts = [
+        model.predict_proba(double_rows(values, rows[part]))
+        for part in pieces(len(rows), values.shape[1])
+    ]
+    return np.concatenate(parts)
+
+
+def predictions(model: Any, values: NDArray[np.floating], rows: Ints) -> NDArray[Any]:
+    """Predicted classes of some rows of a matrix that need not lie in memory, in blocks."""
+    parts = [
+        model.predict(double_rows(values, rows[part]))
+        for part in pieces(len(rows), values.shape[1])
+    ]
+    return np.concatenate(parts)
 
 
 def scaled(model: Any) -> Pipeline:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from featlab._errors import FeatlabError
 
+JPEG_MARGIN = 3
+"""How many times the size at which the network sees it a JPEG is decoded, at least. At this margin
+the network's output differs as much as between two saves of the picture, at JPEG quality 92 and 95
+(docs/speed.md)."""
+
 PAD_GREY = 127
 """Grey level around a padded picture. Nearly every network centres its input on mid-grey, so this
 border is close to zero for it, where a black or white one would be a strong edge."""
 
+_JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
+
 
 def resize_image(
-    pixels: npt.NDArray[np.uint8], size: tuple[int, int], mode: str = "stretch"
+    pixels: npt.NDArray[np.uint8],
+    size: tuple[int, int],
+    mode: str = "stretch",
+    *,
+    box: tuple[float, float, float, float] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Bring a picture to the size of the network's input.
 
@@ -29,6 +42,8 @@ def resize_image(
     mode : {"stretch", "pad"}
         "stretch" fills the input and changes the aspect ratio; "pad" keeps it, with the picture
         centred on grey 127. :func:`picture_frame` says where the picture lies.
+    box : (float, float, float, float), optional
+        Left, top, right, bottom of the picture in `pixels`; all of them by default.
 
     Returns
     -------
@@ -45,10 +60,11 @@ def resize_image(
     array([127, 127,   0,   0,   0,   0, 127, 127], dtype=uint8)
     """
     _check_pixels(pixels)
-    left, top, right, bottom = _placement(pixels.shape[1], pixels.shape[0], size, mode)
-    resized = np.array(
-        Image.fromarray(pixels).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
-    )
+    if box is None:
+        box = (0, 0, pixels.shape[1], pixels.shape[0])
+    left, top, right, bottom = _placement(box[2] - box[0], box[3] - box[1], size, mode)
+    shown = (right - left, bottom - top)
+    resized = np.array(Image.fromarray(pixels).resize(shown, Image.Resampling.BILINEAR, box))
     if resized.shape[:2] == tuple(size):
         return resized
     canvas = np.full((*size, 3), PAD_GREY, dtype=np.uint8)
@@ -89,6 +105,46 @@ def picture_frame(
     return left / columns, top / rows, right / columns, bottom / rows
 
 
+def jpeg_factor(
+    name: str, width: int, height: int, size: tuple[int, int], mode: str = "stretch"
+) -> int:
+    """By how much a picture may be scaled while it is decoded.
+
+    Parameters
+    ----------
+    name : str
+        Its file's; only one with a JPEG's suffix is scaled.
+    width, height : int
+        Of the picture, in pixels.
+    size : (int, int)
+        Height and width of the network's input in pixels.
+    mode : {"stretch", "pad"}
+
+    Returns
+    -------
+    int
+        1, 2, 4 or 8: the largest that leaves :data:`JPEG_MARGIN` times the pixels, along both
+        sides, of what :func:`resize_image` makes of it.
+
+    Raises
+    ------
+    FeatlabError
+        If an argument is out of its range.
+
+    Examples
+    --------
+    >>> jpeg_factor("phone.jpg", 4000, 3000, (224, 224))
+    4
+    >>> jpeg_factor("phone.png", 4000, 3000, (224, 224))
+    1
+    """
+    left, top, right, bottom = _placement(width, height, size, mode)
+    if PurePosixPath(name).suffix.lower() not in _JPEG_SUFFIXES:
+        return 1
+    room = min(width / (right - left), height / (bottom - top)) / JPEG_MARGIN
+    return next((factor for factor in (8, 4, 2) if room >= factor), 1)
+
+
 def colour_histogram(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Joint histogram of red, green and blue with four equal bins each.
 
@@ -115,7 +171,7 @@ def colour_histogram(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def _placement(
-    width: int, height: int, size: tuple[int, int], mode: str
+    width: float, height: float, size: tuple[int, int], mode: str
 ) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of the picture in whole pixels of the input."""
     if mode not in ("stretch", "pad"):

@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 
 _UNREACHED = np.iinfo(np.int32).max
-_INDEX_BITS = 32
 _NONE = np.zeros(0, dtype=np.intp)
 
 
@@ -46,11 +45,14 @@ class Regions:
 
         Largest is that which encloses most; among equals the last, as OpenCV lists them.
         """
-        boxes = np.zeros((n_cuts, 4))
-        order = np.lexsort((self.enclosed, self.cut))
-        last = np.flatnonzero(np.diff(self.cut[order], append=-1))
-        boxes[self.cut[order[last]]] = self.boxes[order[last]]
+        boxes, largest = np.zeros((n_cuts, 4)), self.largest_places()
+        boxes[self.cut[largest]] = self.boxes[largest]
         return boxes
+
+    def largest_places(self) -> np.ndarray:
+        """Which of the regions are the largest of their cut."""
+        order = np.lexsort((self.enclosed, self.cut))
+        return order[np.flatnonzero(np.diff(self.cut[order], append=-1))]
 
 
 def all_regions(
@@ -64,8 +66,8 @@ def all_regions(
     cuts : ndarray of shape (t,), uint8
         In any order.
     height : ndarray of shape (h, w), float32, optional
-        Not negative, and never falling where `pixels` rise (``pixels`` before rounding). It changes
-        nothing in the result and saves time: less is flat.
+        ``pixels`` before rounding, not negative. It changes nothing in the result and saves time:
+        less is flat.
 
     Returns
     -------
@@ -77,7 +79,9 @@ def all_regions(
     basins are connected at a cut exactly if a chain of passes above the cut joins them.
     """
     levels, position = np.unique(cuts, return_inverse=True)
-    level = np.searchsorted(levels, np.arange(256)).astype(np.int16).take(pixels)
+    # The smaller the numbers, the more of them are compared at once.
+    small = np.uint8 if len(levels) < 256 else np.uint16
+    level = np.searchsorted(levels, np.arange(256)).astype(small).take(pixels)
     basin, n_basins = _basins(level, pixels if height is None else height)
     if not n_basins:
         none = np.zeros(0, np.int32)
@@ -98,29 +102,45 @@ def all_regions(
 
 
 def _basins(level: np.ndarray, height: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number of the basin of each pixel (0 for cold ones), and how many there are."""
-    shape, n = level.shape, level.size
-    # The position breaks ties: a plateau has one direction, and every pixel one way up.
-    bits = height.astype(np.float32).view(np.int32).astype(np.int64)
-    bits <<= _INDEX_BITS
-    key = np.bitwise_or(bits, _positions(*shape)[0].reshape(shape), out=bits)
-    best = key.copy()
-    np.maximum(best[:, 1:], key[:, :-1], out=best[:, 1:])
-    np.maximum(best[:, :-1], key[:, 1:], out=best[:, :-1])
-    row = best.copy()
-    np.maximum(best[1:], row[:-1], out=best[1:])
-    np.maximum(best[:-1], row[1:], out=best[:-1])
-    up: np.ndarray = (best.ravel() & ((1 << _INDEX_BITS) - 1)).astype(np.intp)
+    """Number of the basin of each pixel, and how many there are; of cold pixels it says nothing.
+
+    A pixel climbs along its row first: a row has few peaks, and only from these the way goes on to
+    the rows above and below. Of equal pixels the later one is higher, so that a plateau has one
+    direction.
+    """
+    falls = np.ones(height.shape, dtype=bool)
+    np.less(height[:, 1:], height[:, :-1], out=falls[:, :-1])
+    starts = np.ones(height.shape, dtype=bool)
+    np.greater(falls[:, :-1], falls[:, 1:], out=starts[:, 1:])
+    peak = falls.copy()
+    np.greater(falls[:, 1:], falls[:, :-1], out=peak[:, 1:])
+    slope, peaks = np.cumsum(starts, dtype=np.intp) - 1, np.flatnonzero(peak)
+    up = slope.take(_highest_beside(height, peaks))
     while True:
         further = up.take(up)
         if np.array_equal(further, up):
             break
         up = further
-    hot = level.ravel() > 0
-    peaks = np.flatnonzero(hot & (up == _positions(*shape)[0]))
-    number = np.zeros(n, dtype=np.int32)
-    number[peaks] = np.arange(len(peaks))
-    return np.where(hot, number.take(up), 0).reshape(shape), len(peaks)
+    tops = np.flatnonzero((up == np.arange(len(up))) & (level.ravel().take(peaks) > 0))
+    number = np.zeros(len(up), dtype=np.uint8 if len(tops) < 256 else np.int32)
+    number[tops] = np.arange(len(tops))
+    return number.take(up).take(slope).reshape(height.shape), len(tops)
+
+
+def _highest_beside(height: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The highest of each place and its neighbours in the next rows, the last among equals."""
+    rows, columns = height.shape
+    framed = np.zeros((rows + 2, columns + 2), dtype=height.dtype)
+    framed[1:-1, 1:-1] = height
+    around, down = framed.ravel(), columns + 2
+    row, column = np.divmod(places, columns)
+    middle = (row + 1) * down + column + 1
+    steps = np.array([down + 1, down, down - 1, 0, 1 - down, -down, -1 - down])
+    values = around.take(middle + steps[:, None])
+    # Where nothing is higher than 0 the border is no way up.
+    step = np.where(values[3] > 0, steps.take(values.argmax(axis=0)), 0)
+    row, column = np.divmod(middle + step, down)
+    return (row - 1) * columns + column - 1
 
 
 def _statistics(
@@ -132,8 +152,8 @@ def _statistics(
     number of pixels, and twice the enclosed area.
     """
     (height, width), size = basin.shape, n_basins * (n_levels + 1)
-    key = basin * np.int32(n_levels + 1) + level
-    across, down = key.ravel(), key.T.ravel()
+    key = _keys(basin, level, n_levels, size)
+    across, down = key.ravel().astype(np.intp), key.T.ravel().astype(np.intp)
     index, minus_row, column = _positions(height, width)
     outline = np.full((4, size), _UNREACHED, dtype=np.int32)
     # Of repeated positions the last assignment stays: the extreme, as they come in order.
@@ -152,6 +172,14 @@ def _statistics(
     )
 
 
+def _keys(basin: np.ndarray, level: np.ndarray, n_levels: int, size: int) -> np.ndarray:
+    """One number for basin and level, below `size`."""
+    keys: np.ndarray = basin.astype(np.uint16 if size <= 2**16 else np.int64)
+    keys *= n_levels + 1
+    keys += level
+    return keys
+
+
 def _twice_enclosed(basin: np.ndarray, level: np.ndarray, n_levels: int, size: int) -> np.ndarray:
     """Counts by basin and level whose sum above a cut is twice the enclosed area.
 
@@ -165,8 +193,8 @@ def _twice_enclosed(basin: np.ndarray, level: np.ndarray, n_levels: int, size: i
     four = np.minimum(low, low_next)
     three = np.minimum(np.maximum(low, low_next), np.minimum(high, high_next))
     owner = np.where(first >= three, basin[:-1, :-1], basin[:-1, 1:])
-    keys = [(owner * np.int32(n_levels + 1) + count).ravel() for count in (three, four)]
-    return np.bincount(keys[0], minlength=size) + np.bincount(keys[1], minlength=size)
+    keys = (_keys(owner, count, n_levels, size).ravel() for count in (three, four))
+    return np.sum([np.bincount(key, minlength=size) for key in keys], axis=0)
 
 
 @lru_cache(maxsize=4)

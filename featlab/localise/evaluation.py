@@ -133,6 +133,10 @@ def evaluate(
 
     Notes
     -----
+    What is held grows with the scored and tuned-on images: for each of them and each method (a
+    draw counts as one) some 6.5 KB, the boxes and overlaps at all thresholds, and 4 bytes a cell,
+    the heat map; never the maps themselves. Of a very large set score a sample (`rows`).
+
     A box that bears the name of *another* class of the store is no truth for the image's class and
     is left out.
     """

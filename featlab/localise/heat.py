@@ -155,7 +155,11 @@ def normalise(heat: np.ndarray) -> np.ndarray:
         raise FeatlabError("a heat map has NaN or infinite values; check the maps and weights.")
     extent = high - low
     flat = extent <= _FLAT * np.maximum(np.abs(low), np.abs(high))
-    return np.where(flat, np.float32(0), (heat - low) / np.where(flat, np.float32(1), extent))
+    scaled = heat - low
+    scaled /= np.where(flat, np.float32(1), extent)
+    if flat.any():
+        np.copyto(scaled, 0, where=flat)
+    return scaled
 
 
 def fuse_heats(heats: Sequence[np.ndarray]) -> np.ndarray:

@@ -95,10 +95,10 @@ def _all_done(
     tasks: Sequence[Callable[[], HeatScores]], n_maps: int
 ) -> list[tuple[HeatScores, float]]:
     """Every result and its seconds; in processes of their own where that pays for their start."""
-    workers = min(usable_cores(), len(tasks))
-    if workers < 2 or n_maps < _FEW_MAPS:
+    processes = usable_cores()
+    if processes < 2 or n_maps < _FEW_MAPS:
         return [_timed(task) for task in tasks]
-    with joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
+    with joblib.parallel_config("loky", n_jobs=processes, inner_max_num_threads=1):
         return list(joblib.Parallel()(joblib.delayed(_timed)(task) for task in tasks))
 
 

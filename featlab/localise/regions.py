@@ -12,12 +12,15 @@ from featlab import boxes as bx
 from featlab._errors import FeatlabError
 from featlab.localise.components import Regions, all_regions
 from featlab.localise.heat import normalise, resample_frame
+from featlab.localise.runs import boxes_at, levels
 
 # The protocol's: 0, 0.01, ... 0.99.
 THRESHOLDS = np.arange(100) / 100
 """Thresholds at which heat maps are cut: 0, 0.01, ... 0.99."""
 GRID = 224
 _BINS = 101
+# Up to so many thresholds are cheaper one by one than all at once.
+_FEW_THRESHOLDS = 16
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,12 @@ def heat_boxes(
     ----------
     Choe et al. (2020), Evaluating weakly supervised object localization methods right, CVPR.
     """
-    boxes = np.zeros((len(heat), len(thresholds), 4))
-    for i, (_, found) in enumerate(_decompositions(heat, thresholds, frames, grid)):
-        boxes[i] = found.largest(len(thresholds))
+    if len(thresholds) <= _FEW_THRESHOLDS:
+        boxes = boxes_at(heat, _checked_thresholds(thresholds), frames, grid)
+    else:
+        boxes = np.zeros((len(heat), len(thresholds), 4))
+        for i, (_, found) in enumerate(_decompositions(heat, thresholds, frames, grid)):
+            boxes[i] = found.largest(len(thresholds))
     return bx.pixel_boxes(boxes / grid, np.asarray(sizes, dtype=float)[:, None])
 
 
@@ -154,8 +160,7 @@ def score_heats(
         histograms[i] = _histogram(fine, masks, i)
         if not len(own[i]):
             continue
-        iou[i] = bx.iou_matrix(boxes[i], own[i]).max(axis=1)
-        iou_any[i] = _best_of_any(found, own[i], t)
+        iou[i], iou_any[i] = _overlaps(found, own[i], t)
         mask = _mask(own[i] / grid, grid)
         pointing[i] = bx.pointing_hits(fine[None], mask)[0]
         inside[i] = bx.heat_in_mask(fine[None], mask)[0]
@@ -224,9 +229,7 @@ def _decompositions(
     heat: np.ndarray, thresholds: Sequence[float] | np.ndarray, frames: np.ndarray, grid: int
 ) -> Iterator[tuple[np.ndarray, Regions]]:
     """The up-sampled, normalised map and its regions at all thresholds, one image at a time."""
-    thresholds = np.asarray(thresholds, dtype=float)
-    if not ((thresholds >= 0) & (thresholds < 1)).all():
-        raise FeatlabError(f"thresholds must lie in [0, 1), got {thresholds.tolist()}.")
+    thresholds = _checked_thresholds(thresholds)
     last: tuple[np.ndarray, np.ndarray] | None = None
     # Products this small only lose by threads, a hundredfold on a busy machine.
     with threadpool_limits(1, user_api="blas"):
@@ -236,11 +239,17 @@ def _decompositions(
                 np.array_equal(one, last[0]) and np.array_equal(frame, last[1])
             ):
                 fine = normalise(resample_frame(one, frame, (grid, grid)))
-                pixels = (fine * np.float32(255)).astype(np.uint8)
-                cuts = np.floor(thresholds * pixels.max()).astype(np.uint8)
+                pixels, cuts = levels(fine, thresholds)
                 found = all_regions(pixels, cuts, height=fine)
             last = one, frame
             yield fine, found
+
+
+def _checked_thresholds(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
+    thresholds = np.asarray(thresholds, dtype=float)
+    if not ((thresholds >= 0) & (thresholds < 1)).all():
+        raise FeatlabError(f"thresholds must lie in [0, 1), got {thresholds.tolist()}.")
+    return thresholds
 
 
 def _own_boxes(truth: np.ndarray, owner: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
@@ -272,10 +281,13 @@ def _mask(boxes: np.ndarray, grid: int) -> np.ndarray:
     return bx.box_masks(boxes, np.zeros(len(boxes), int), 1, (grid, grid))
 
 
-def _best_of_any(found: Regions, truth: np.ndarray, t: int) -> np.ndarray:
-    best = np.zeros(t)
+def _overlaps(found: Regions, truth: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """Best IoU with a true box of the largest region of each cut, and of any region ``(t,)``."""
+    iou, iou_any = np.zeros(t), np.zeros(t)
     if len(found.cut):
+        of_region = bx.iou_matrix(found.boxes, truth).max(axis=1)
+        largest = found.largest_places()
+        iou[found.cut[largest]] = of_region[largest]
         first = np.flatnonzero(np.diff(found.cut, prepend=-1))
-        ious = bx.iou_matrix(found.boxes, truth).max(axis=1)
-        best[found.cut[first]] = np.maximum.reduceat(ious, first)
-    return best
+        iou_any[found.cut[first]] = np.maximum.reduceat(of_region, first)
+    return iou, iou_any

@@ -283,7 +283,9 @@ def _cell_boxes(maps: np.ndarray, context: Context) -> np.ndarray:
 
 
 def _compressed(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return np.log1p(np.maximum(scaled(values, scale), 0)).astype(np.float32)
+    compressed = scaled(values, scale)
+    np.maximum(compressed, 0, out=compressed)
+    return np.log1p(compressed, out=compressed)
 
 
 def _unit(heat: np.ndarray) -> np.ndarray:

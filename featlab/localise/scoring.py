@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -62,16 +61,20 @@ class MethodScores:
     columns_v2: list[int]
     tuned: float
 
-    @cached_property
-    def _columns(self) -> np.ndarray:
+    def _columns(self, order: np.ndarray) -> np.ndarray:
         """All that is averaged over images, side by side: one matrix product for a resample."""
-        parts = [self.per_image, self.found.iou >= 0.5]
-        parts += [self.found.iou_any >= delta for delta in bx.DELTAS]
+        parts = [self.per_image[order], self.found.iou[order] >= 0.5]
+        any_region = self.found.iou_any[order]
+        parts += [any_region >= delta for delta in bx.DELTAS]
         return np.concatenate(parts, axis=1, dtype=float)
 
-    def resampled(self, weights: np.ndarray) -> np.ndarray:
-        """:data:`SCORES` for weights ``(n,)`` or ``(b, n)``; oracles choose anew each time."""
-        means = bx.mean_score(self._columns, weights)
+    def resampled(self, weights: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
+        """:data:`SCORES` for weights ``(n,)`` or ``(b, n)``; oracles choose anew each time.
+
+        The weights are those of the images in the given order.
+        """
+        order = np.arange(len(self.per_image)) if order is None else order
+        means = bx.mean_score(self._columns(order), weights)
         hit, iou, centre, top1, pointing, heat = np.moveaxis(means[..., :6], -1, 0)
         # As boxes.max_box_acc, max_box_acc_v2 and box_acc_at.
         per_delta = means[..., 6:].reshape(*means.shape[:-1], 1 + len(bx.DELTAS), -1)
@@ -79,7 +82,7 @@ class MethodScores:
         fixed = per_delta[..., 1 + np.arange(len(bx.DELTAS)), self.columns_v2]
         pixels = np.full(best.shape[:-1], np.nan)
         if self.found.histograms.any():
-            pixels = bx.pxap(self.found.histograms, weights)
+            pixels = bx.pxap(self.found.histograms[order], weights)
         oracle, oracle_v2 = best[..., 0], best[..., 1:].mean(axis=-1)
         scores = [hit, iou, centre, oracle, oracle_v2, fixed.mean(axis=-1)]
         return np.stack([*scores, top1, pointing, heat, pixels], axis=-1)
@@ -153,13 +156,12 @@ def score_draws(
     DataFrame of shape (n_boot, methods x scores)
         Columns (method, score).
     """
-    ordered = [[_in_order(one, order) for one in several] for several in methods.values()]
     rng = np.random.default_rng(random_state)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         parts = []
-        for several in ordered:
-            scores = np.stack([one.resampled(weights) for one in several], axis=1)
+        for several in methods.values():
+            scores = np.stack([one.resampled(weights, order) for one in several], axis=1)
             drawn = rng.integers(len(several), size=scores.shape[:2])
             parts.append(np.take_along_axis(scores, drawn[..., None], axis=1).mean(axis=1))
         return np.concatenate(parts, axis=1)
@@ -247,8 +249,3 @@ def per_image(scores: Sequence[MethodScores]) -> pd.DataFrame:
 def _chosen(ious: np.ndarray, delta: float) -> int:
     threshold = stable_threshold(ious, THRESHOLDS, delta) if len(ious) else FIXED_THRESHOLD
     return int(np.searchsorted(THRESHOLDS, threshold))
-
-
-def _in_order(scores: MethodScores, order: np.ndarray) -> MethodScores:
-    found = HeatScores(**{name: values[order] for name, values in vars(scores.found).items()})
-    return replace(scores, found=found, per_image=scores.per_image[order])

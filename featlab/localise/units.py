@@ -25,6 +25,9 @@ COLUMNS = [
     "iou", "iou_chance", "p", "p_adjusted", "verdict",
 ]  # fmt: skip
 
+_MOST_OF_A_CLASS = 2000
+_NEURONS_AT_ONCE = 10
+
 
 def unit_localisation(
     store: MapStore,
@@ -48,7 +51,8 @@ def unit_localisation(
     neurons : DataFrame
         Neuron table after ``confirm_neurons``; its replicated active detectors are judged.
     rows : sequence of int
-        Images they were not chosen on; those without boxes are left out.
+        Images they were not chosen on; those without boxes are left out. Of a class with more than
+        2,000 as many are drawn at random: a permutation pairs each with each.
     box_kind, layer, progress
         As in :func:`evaluate`.
     top : int, optional
@@ -90,6 +94,8 @@ def unit_localisation(
     detectors = confirmed_detectors(neurons, layer=layer, top=top)
     truth = select_boxes(store, box_kind)
     rows = np.intersect1d(np.asarray(rows, dtype=np.int64), truth["image"].to_numpy(np.int64))
+    rng = np.random.default_rng(random_state)
+    rows = _sampled(rows, store.images["label"].to_numpy(str), rng)
     if detectors.empty or not len(rows):
         return pd.DataFrame(columns=COLUMNS)
     ids = np.unique(detectors["neuron"].to_numpy(np.int64))
@@ -99,7 +105,6 @@ def unit_localisation(
     # A neuron may saturate at its ceiling, or be silent in most cells.
     active = (maps >= np.quantile(cells, quantile, axis=0)) & (maps > cells.min(axis=0))
     auroc = _auroc_inside(maps, inside)
-    rng = np.random.default_rng(random_state)
     found = []
     for name, group in detectors.groupby("class", sort=False):
         own = labels == str(name)
@@ -124,6 +129,16 @@ def unit_localisation(
     )
     table.attrs.update(layer=layer, quantile=quantile, n_permutations=n_permutations, alpha=alpha)
     return table
+
+
+def _sampled(rows: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The rows, of no class more than can be permuted; sorted."""
+    kept = []
+    for name in np.unique(labels[rows]):
+        own = rows[labels[rows] == name]
+        crowded = len(own) > _MOST_OF_A_CLASS
+        kept.append(rng.choice(own, _MOST_OF_A_CLASS, replace=False) if crowded else own)
+    return np.sort(np.concatenate([*kept, rows[:0]]))
 
 
 def _cells(
@@ -162,16 +177,18 @@ def _iou(
     k, _, m = active.shape
     if k < 2:
         return np.full(m, np.nan), np.full(m, np.nan), np.full(m, np.nan)
-    on = active.astype(np.float32)
-    # What image i's activity and image j's boxes have in common; a permutation picks pairs (i, j).
-    common = np.einsum("icm,jc->ijm", on, inside.astype(np.float32), optimize=True)
-    together = on.sum(axis=(0, 1)) + inside.sum()
-    own = np.arange(k)
-    hits = common[own, own].sum(axis=0)
+    own, boxes = np.arange(k), inside.astype(np.float32)
+    together = active.sum(axis=(0, 1)) + inside.sum()
+    permuted = [rng.permutation(k) for _ in range(n_permutations)]
+    hits, shuffled = np.zeros(m), np.zeros((n_permutations, m))
+    for first in range(0, m, _NEURONS_AT_ONCE):
+        some = slice(first, first + _NEURONS_AT_ONCE)
+        # What image i's activity and image j's boxes have in common; a permutation picks (i, j).
+        on = active[..., some].astype(np.float32)
+        common = np.einsum("icm,jc->ijm", on, boxes, optimize=True)
+        hits[some] = common[own, own].sum(axis=0)
+        shuffled[:, some] = [common[own, other].sum(axis=0) for other in permuted]
     iou = hits / np.maximum(together - hits, 1)
-    shuffled = np.stack(
-        [common[own, rng.permutation(k)].sum(axis=0) for _ in range(n_permutations)]
-    )
     null = shuffled / np.maximum(together - shuffled, 1)
     p = (1 + (null >= iou - 1e-9).sum(axis=0)) / (1 + n_permutations)
     return iou, null.mean(axis=0), p

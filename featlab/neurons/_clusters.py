@@ -28,6 +28,13 @@ def scheme_of(codes: NDArray[np.intp], names: NDArray[np.str_]) -> str:
     return WHOLE if (codes[first][unit] == codes).all() else WITHIN
 
 
+def rows_of_groups(names: NDArray[np.str_]) -> list[NDArray[np.intp]]:
+    """The rows of every group, groups in the order of their names."""
+    order = np.argsort(names, kind="stable")
+    _, first = np.unique(names[order], return_index=True)
+    return np.split(order, first[1:])
+
+
 def clustered_auroc(
     values: NDArray, inside: NDArray[np.bool_], unit: NDArray[np.intp]
 ) -> tuple[Floats, Floats, Floats]:
@@ -129,9 +136,8 @@ def _means_p(values: NDArray, inside: NDArray[np.bool_], names: NDArray[np.str_]
 
 def _strata_p(values: NDArray, inside: NDArray[np.bool_], names: NDArray[np.str_]) -> Floats:
     excess, variance = np.zeros(values.shape[1]), np.zeros(values.shape[1])
-    for name in np.unique(names):
-        rows = names == name
-        total, n = int(rows.sum()), int((rows & inside).sum())
+    for rows in rows_of_groups(names):
+        total, n = len(rows), int(inside[rows].sum())
         if n in (0, total):
             continue
         ranks = rankdata(values[rows], axis=0)

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from featlab._errors import FeatlabError
+from featlab.features._scratch import pieces
 from featlab.intervals import wilson_interval
 from featlab.neurons._clusters import clustered_auroc, clustered_p, scheme_of, units_of
 from featlab.neurons._corrections import MULTIPLETESTS, adjust, check_correction
@@ -261,22 +262,31 @@ def _judged(
     """AUROC, low, high and one-sided p of the rows' neurons for the rows' classes; (rows, 4)."""
     columns, place = np.unique(_places(block, rows), return_inverse=True)
     code = pd.Index(classes).get_indexer(rows["class"])
-    values = block.activations[use][:, columns]
+    parts = [
+        _measured(block.activations[:, columns[part]][use], codes, len(classes), weights)
+        for part in pieces(len(columns), len(block.activations))
+    ]
+    silent = (rows["direction"] == "silent").to_numpy()[:, None]
+    measured, opposite = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
+    return np.where(silent, opposite[code, place], measured[code, place])
+
+
+def _measured(
+    values: NDArray[Any], codes: NDArray[np.intp], k: int, weights: Floats | None
+) -> tuple[Floats, Floats]:
+    """AUROC, low, high and p of being larger, (k, m, 4); the same with p of being smaller."""
     if weights is None:
-        ranks = rank_statistics(values, codes, len(classes))
+        ranks = rank_statistics(values, codes, k)
         p, p_less = (
             np.nan_to_num(mannwhitney_p(ranks, alternative=side), nan=1.0)
             for side in ("greater", "less")
         )
     else:
-        ranks, _ = weighted_statistics(values, codes, len(classes), weights)
+        ranks, _ = weighted_statistics(values, codes, k, weights)
         p, p_less = one_sided_p(ranks)
-    silent = (rows["direction"] == "silent").to_numpy()[:, None]
     low, high = auroc_interval(ranks)
-    measured, opposite = (
-        np.stack([ranks.auroc, low, high, sided], axis=-1)[code, place] for sided in (p, p_less)
-    )
-    return np.where(silent, opposite, measured)
+    larger, smaller = (np.stack([ranks.auroc, low, high, sided], axis=-1) for sided in (p, p_less))
+    return larger, smaller
 
 
 def _judged_by_groups(
@@ -296,12 +306,15 @@ def _judged_by_groups(
             ).to_numpy()
             if not mine.any():
                 continue
-            values = block.activations[use][:, places[mine]].astype(np.float64)
-            inside = codes == code
-            auroc, low, high = clustered_auroc(values, inside, units_of(names))
+            inside, unit = codes == code, units_of(names)
             scheme = scheme_of(inside.astype(np.intp), names)
-            p = clustered_p(-values if silent else values, inside, names, scheme)
-            measured[mine] = np.stack([auroc, low, high, p], axis=-1)
+            columns, found = places[mine], []
+            for part in pieces(len(columns), len(block.activations)):
+                values = block.activations[:, columns[part]][use].astype(np.float64)
+                auroc, low, high = clustered_auroc(values, inside, unit)
+                p = clustered_p(-values if silent else values, inside, names, scheme)
+                found.append(np.stack([auroc, low, high, p], axis=-1))
+            measured[mine] = np.concatenate(found)
     return measured
 
 

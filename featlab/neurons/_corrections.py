@@ -16,7 +16,8 @@ from statsmodels.stats.multitest import (
 )
 
 from featlab._errors import FeatlabError
-from featlab.neurons._clusters import WHOLE, WITHIN, scheme_of, units_of
+from featlab.features._scratch import pieces
+from featlab.neurons._clusters import WHOLE, WITHIN, rows_of_groups, scheme_of, units_of
 from featlab.neurons._inputs import Block, check_choice, check_range, group_names
 from featlab.neurons._rank_statistics import Floats
 
@@ -27,6 +28,7 @@ _FEWEST_FOR_LOCAL_FDR = 100
 _SMALLEST_P = 1e-300
 _PERMUTATIONS_AT_ONCE = 250
 _COLUMNS_AT_ONCE = 4096
+_ELEMENTS_AT_ONCE = 64_000_000  # ranks, or labels, in single precision: 256 MB
 
 
 def check_correction(correction: str, alpha: float, allowed: Sequence[str] = CORRECTIONS) -> None:
@@ -118,19 +120,21 @@ def max_t(
     permuted, scheme = permuted_codes(codes, groups, n_permutations, random_state)
     # With two classes the second one's statistics only change their sign.
     tested = range(1) if n_classes == 2 else range(n_classes)
-    labels = np.vstack([codes, permuted])
+    n = len(codes)
+    width = int(np.clip(_ELEMENTS_AT_ONCE // n, 1, _COLUMNS_AT_ONCE))
+    height = int(np.clip(_ELEMENTS_AT_ONCE // n, 1, _PERMUTATIONS_AT_ONCE))
     largest = np.zeros(n_permutations)
     observed = []
     for block in blocks:
         scores = np.full((n_classes, block.activations.shape[1]), np.nan)
-        for first in range(0, scores.shape[1], _COLUMNS_AT_ONCE):
-            columns = slice(first, first + _COLUMNS_AT_ONCE)
+        for first in range(0, scores.shape[1], width):
+            columns = slice(first, first + width)
             ranks = _unit_ranks(block.activations[:, columns])
             for code in tested:
-                z = _absolute_z(labels[:1], code, ranks)[0]
+                z = _absolute_z(codes[None], code, ranks)[0]
                 scores[code, columns] = np.where(ranks.any(axis=0), z, np.nan)
-                for start in range(0, n_permutations, _PERMUTATIONS_AT_ONCE):
-                    part = slice(start, start + _PERMUTATIONS_AT_ONCE)
+                for start in range(0, n_permutations, height):
+                    part = slice(start, start + height)
                     z = _absolute_z(permuted[part], code, ranks)
                     np.maximum(largest[part], z.max(axis=1, initial=0), out=largest[part])
         if n_classes == 2:
@@ -146,7 +150,7 @@ def max_t(
 
 def permuted_codes(
     codes: NDArray[np.intp], groups: ArrayLike | None, n_permutations: int, random_state: int
-) -> tuple[NDArray[np.intp], str]:
+) -> tuple[NDArray[np.integer], str]:
     """Permuted class codes ``(n_permutations, n)`` that respect groups, and the scheme in words.
 
     Without groups any label may go to any image. Where every group has one class (breeds of a
@@ -156,30 +160,36 @@ def permuted_codes(
     """
     rng = np.random.default_rng(random_state)
     names = group_names(groups, len(codes))
+    # Class codes are small numbers, and these are as many as images times permutations.
+    codes = codes.astype(np.min_scalar_type(int(codes.max())))
     if (names == "").all():
-        return rng.permuted(np.tile(codes, (n_permutations, 1)), axis=1), "images"
+        permuted = np.tile(codes, (n_permutations, 1))
+        return rng.permuted(permuted, axis=1, out=permuted), "images"
     if scheme_of(codes, names) == WHOLE:
         unit = units_of(names)
         first = np.unique(unit, return_index=True)[1]
         swapped = rng.permuted(np.tile(codes[first], (n_permutations, 1)), axis=1)
         return swapped[:, unit], WHOLE
     permuted = np.tile(codes, (n_permutations, 1))
-    for name in np.unique(names):
-        rows = np.flatnonzero(names == name)
+    for rows in rows_of_groups(names):
         permuted[:, rows] = rng.permuted(permuted[:, rows], axis=1)
     return permuted, WITHIN
 
 
 def _unit_ranks(values: NDArray) -> NDArray[np.float32]:
     """Midranks of every column, centred and scaled to unit length; zeros where it is constant."""
-    ranks = rankdata(values, axis=0)
-    ranks -= ranks.mean(axis=0)
-    length = np.sqrt((ranks**2).sum(axis=0))
-    return np.divide(ranks, length, out=np.zeros_like(ranks), where=length > 0).astype(np.float32)
+    unit = np.zeros(values.shape, dtype=np.float32)
+    for part in pieces(values.shape[1], len(values)):
+        ranks = rankdata(values[:, part], axis=0)
+        ranks -= ranks.mean(axis=0)
+        length = np.sqrt((ranks**2).sum(axis=0))
+        np.divide(ranks, length, out=ranks, where=length > 0)
+        unit[:, part] = np.where(length > 0, ranks, 0)
+    return unit
 
 
 def _absolute_z(
-    labels: NDArray[np.intp], code: int, unit_ranks: NDArray[np.float32]
+    labels: NDArray[np.integer], code: int, unit_ranks: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """|z| of the class's rank sum under each row of labels; its permutation variance is exact."""
     inside = (labels == code).astype(np.float32)

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from featlab._errors import FeatlabError
+from featlab.features._scratch import pieces
 from featlab.neurons._inputs import blocks_of, encode
 
 
@@ -42,9 +43,10 @@ def softmax_top_k(X: pd.DataFrame | ArrayLike, y: ArrayLike, *, k: int = 3) -> p
     n, c = block.activations.shape
     if not 1 <= k <= c:
         raise FeatlabError(f"k must be from 1 to {c}, the number of neurons, got {k}.")
-    top = np.argsort(-block.activations, axis=1, kind="stable")[:, :k]
     counts = np.zeros((len(classes), c), dtype=np.int64)
-    np.add.at(counts, (codes[:, None], top), 1)
+    for rows in pieces(n, c):
+        top = np.argsort(-block.activations[rows], axis=1, kind="stable")[:, :k]
+        np.add.at(counts, (codes[rows, None], top), 1)
     sizes = np.bincount(codes, minlength=len(classes))[:, None]
     share = counts / sizes
     with np.errstate(invalid="ignore"):

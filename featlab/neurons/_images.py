@@ -76,11 +76,13 @@ def _extreme(
     *,
     largest: bool,
 ) -> pd.DataFrame:
-    pooled = store.pooled(pooling, layer)
-    if not 0 <= neuron < pooled.shape[1]:
-        raise FeatlabError(f"neuron must be from 0 to {pooled.shape[1] - 1}, got {neuron}.")
-    chosen = np.arange(len(pooled)) if rows is None else np.asarray(rows, dtype=np.int64)
-    values = pooled[chosen, neuron]
+    c = store.map_shape(layer)[2]
+    if not 0 <= neuron < c:
+        raise FeatlabError(f"neuron must be from 0 to {c - 1}, got {neuron}.")
+    parts = [pooled[:, neuron] for _, pooled in store.iter_pooled(how=pooling, layer=layer)]
+    column = np.concatenate(parts)
+    chosen = np.arange(len(column)) if rows is None else np.asarray(rows, dtype=np.int64)
+    values = column[chosen]
     order = np.lexsort((chosen, -values if largest else values))[:k]
     table = store.images.iloc[chosen[order]][["path", "label"]].reset_index(drop=True)
     table.insert(0, "row", chosen[order])

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from featlab._errors import FeatlabError
+from featlab.features._scratch import count_bad
 
 Features = pd.DataFrame | ArrayLike | Sequence[pd.DataFrame]
 
@@ -57,7 +58,7 @@ def _block(X: Any, y: ArrayLike, layer: str, pooling: str) -> Block:
         raise FeatlabError(f"X has {len(values)} rows and y has {len(np.asarray(y))} labels.")
     if isinstance(X, pd.DataFrame) and isinstance(y, pd.Series) and not X.index.equals(y.index):
         raise FeatlabError("X and y are indexed differently; take both from the same rows.")
-    n_bad = int((~np.isfinite(values)).sum())
+    n_bad = count_bad(values)
     if n_bad:
         raise FeatlabError(f"X holds {n_bad} NaN or infinite values; activations must be finite.")
     neurons = X.columns.to_numpy() if isinstance(X, pd.DataFrame) else np.arange(values.shape[1])

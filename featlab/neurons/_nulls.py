@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from featlab.features import take_rows
 from featlab.neurons._confirming import confirm_neurons
 from featlab.neurons._corrections import permuted_codes
 from featlab.neurons._inputs import Features, encode, group_names
@@ -67,10 +68,10 @@ def null_selection(
     for place, side in enumerate((train, confirm)):
         seed = random_state * 2 + place
         shuffles[:, side], _ = permuted_codes(codes[side], names[side], n_repeats, seed)
+    sides_of = [[take_rows(frame, part) for frame in frames] for part in (train, confirm)]
     rows = []
     for repeat, shuffled in enumerate(shuffles):
         labels = np.asarray(classes, dtype=object)[shuffled]
-        sides_of = [[frame.iloc[part] for frame in frames] for part in (train, confirm)]
         table = rank_neurons(sides_of[0], labels[train], groups=names[train], **parameters)
         table = confirm_neurons(table, sides_of[1], labels[confirm], groups=names[confirm])
         # The best neuron of all, whether or not it was selected, shows the regression to chance.

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
 from featlab._errors import FeatlabError
+from featlab.features._scratch import chosen_rows
 from featlab.neurons._corrections import adjust, check_correction, max_t
 from featlab.neurons._inputs import (
     Block,
@@ -243,7 +244,9 @@ def _compare(
     """Uncorrected, unsorted rows of the neuron table for one feature table."""
     parts = []
     for names, against, rows, inside in _comparisons(codes, classes, reference):
-        values = block.activations if rows is None else block.activations[rows]
+        values = block.activations
+        if rows is not None:
+            values = chosen_rows(values, np.flatnonzero(rows))
         k, counts = int(inside.max()) + 1, np.bincount(inside)
         if weights is None:
             ranks, sizes = rank_statistics(values, inside, k), moments(values, inside, k)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from sklearn import config_context
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab import audit, boxheads, embed, features, heads, localise, neurons, report, splits
+from featlab._machine import usable_cores
+from featlab.pipeline._beside import beside
 from featlab.pipeline._card import neuron_card
 from featlab.pipeline._examples import (
     GALLERY_DETECTORS,
@@ -25,6 +31,16 @@ from featlab.pipeline._examples import (
     strips,
     thumbnails,
 )
+from featlab.pipeline._laboratory import detector_laboratory
+from featlab.pipeline._stages import (
+    feature_tables,
+    find_detectors,
+    logistic_heads,
+    main_rows,
+    main_table,
+    predicted_classes,
+    weights_of_layers,
+)
 from featlab.plots import NeuronCard
 from featlab.store import MapStore
 
@@ -32,7 +48,6 @@ if TYPE_CHECKING:
     from featlab.finetune import Transfer
     from featlab.pipeline._gradient_results import GradientResults
 
-POOLINGS = ("mean", "max")
 LOCALISERS = (
     "detectors",
     "best_detector",
@@ -47,12 +62,11 @@ LOCALISERS = (
 """Heat-map methods that a report compares."""
 REFINED = ("cell_boxes",)
 _POINTING_DETECTORS = 10
-_SHUFFLES = 5
 _CARDS = 3
 _REPEATS = 5  # draws of train images for each size of the learning curve
 _FEWEST_BOXED = 30
+_MOST_SENT = 2**26  # values of a table that is sent to another process
 BOX_HEADS = ("cascade", "ridge_pca", "pls", "gradient_boosting")
-_ABLATED = 50  # detectors per class that the ablation takes out, best first
 
 Progress = Callable[[Any], Any]
 
@@ -97,67 +111,78 @@ def analyse(
     """
     seconds = {} if seconds is None else seconds
     labels, groups = store.images["label"], store.images["group"]
+    truth = localise.select_boxes(store, box_kind)
     split = splits.make_split(store.images, random_state=random_state)
-    tables = feature_tables(store)
-    X = tables[-len(POOLINGS)]
-    with _timed(seconds, "heads"):
-        scores = heads.evaluate_heads(
-            X,
-            labels,
-            split,
-            colour=store.colour_histogram,
-            groups=groups,
-            random_state=random_state,
-        )
-        details = _head_details(X, labels, split, groups, scores, random_state)
-    with _timed(seconds, "neurons"):
-        all_neurons = find_detectors(tables, labels, split, groups, random_state=random_state)
-        table = main_rows(all_neurons, X)
-        frequent = neurons.softmax_top_k(X[split == "train"], labels[split == "train"])
-    with _timed(seconds, "laboratory"):
-        laboratory = _laboratory(store, split, tables, all_neurons, random_state)
-    with _timed(seconds, "audit"):
-        found = audit.audit_set(
-            store,
-            split,
-            head_table=scores.table,
-            neurons=table,
-            box_kind=box_kind,
-            random_state=random_state,
-        )
-    with _timed(seconds, "localise"):
-        where = localise.evaluate(
-            store,
-            split,
-            neurons=all_neurons[all_neurons["pooling"] == X.attrs["pooling"]],
-            weights=_weights_of_layers(store, tables, split, scores, random_state),
-            layer=store.layers,
-            predicted=predicted_classes(scores, X),
-            methods=LOCALISERS,
-            refine=REFINED,
-            box_kind=box_kind,
-            random_state=random_state,
-            progress=progress,
-        )
-        chosen = neurons.select_neurons(table, top=SHOWN_DETECTORS)
-        test_rows = np.flatnonzero(split == "test")
-        units = localise.unit_localisation(
-            store,
-            table,
-            np.flatnonzero(split != "train"),
-            box_kind=box_kind,
-            random_state=random_state,
-        )
-        pointing = localise.neuron_pointing(
-            store, table, test_rows, box_kind=box_kind, top=_POINTING_DETECTORS
-        )
-    with _timed(seconds, "box heads"):
-        regressed = _box_laboratory(store, split, where, box_kind, random_state)
     load = picture_loader(store)
-    with _timed(seconds, "glance"):
-        glance = _glance(store, X, scores, load, random_state)
+    with contextlib.ExitStack() as others:
+        # More threads than cores that are free would wait for each other at every product.
+        others.enter_context(threadpool_limits(max(1, usable_cores() - 1)))
+        # Thousands of small models are fitted, on values that the store has checked.
+        others.enter_context(config_context(assume_finite=True, skip_parameter_validation=True))
+        box_heads = others.enter_context(_box_heads(store, split, box_kind, random_state))
+        tables = feature_tables(store)
+        X = main_table(tables)
+        with _timed(seconds, "heads"):
+            scores = heads.evaluate_heads(
+                X,
+                labels,
+                split,
+                colour=store.colour_histogram,
+                groups=groups,
+                random_state=random_state,
+            )
+            logistic = logistic_heads(tables, labels, split, groups, scores, random_state)
+            details = _head_details(X, labels, split, groups, scores, random_state)
+        with _timed(seconds, "neurons"):
+            all_neurons = find_detectors(tables, labels, split, groups, random_state=random_state)
+            table = main_rows(all_neurons, X)
+            chosen_on = features.take_rows(X, split == "train")
+            frequent = neurons.softmax_top_k(chosen_on, labels[split == "train"])
+        with _timed(seconds, "laboratory"):
+            laboratory = detector_laboratory(
+                store, split, tables, all_neurons, logistic, random_state
+            )
+        with _timed(seconds, "audit"):
+            found = audit.audit_set(
+                store,
+                split,
+                head_table=scores.table,
+                neurons=table,
+                box_kind=box_kind,
+                random_state=random_state,
+            )
+        overview = others.enter_context(_overview(store, X, scores, random_state))
+        with _timed(seconds, "localise"):
+            where = localise.evaluate(
+                store,
+                split,
+                neurons=all_neurons[all_neurons["pooling"] == X.attrs["pooling"]],
+                weights=weights_of_layers(tables, logistic),
+                layer=store.layers,
+                predicted=predicted_classes(scores, X),
+                methods=LOCALISERS,
+                refine=REFINED,
+                box_kind=box_kind,
+                random_state=random_state,
+                progress=progress,
+            )
+            chosen = neurons.select_neurons(table, top=SHOWN_DETECTORS)
+            test_rows = np.flatnonzero(split == "test")
+            units = localise.unit_localisation(
+                store,
+                table,
+                np.flatnonzero(split != "train"),
+                box_kind=box_kind,
+                random_state=random_state,
+            )
+            pointing = localise.neuron_pointing(
+                store, table, test_rows, box_kind=box_kind, top=_POINTING_DETECTORS
+            )
+        with _timed(seconds, "glance"):
+            glance = _glance(store, overview(), load, random_state)
+        with _timed(seconds, "box heads"):
+            regressed = _box_laboratory(store, where, box_kind, box_heads)
     with _timed(seconds, "examples"):
-        truth = localise.select_boxes(store, box_kind)
         leaders = neurons.select_neurons(table, top=GALLERY_DETECTORS)
         cards = _cards(store, table, chosen, split)
         return report.Results(
@@ -194,49 +219,6 @@ def analyse(
         )
 
 
-def feature_tables(store: MapStore) -> list[pd.DataFrame]:
-    """The pooled activations of every layer, the last stored one last."""
-    return [
-        features.feature_table(store, pooling, layer=layer)
-        for layer in store.layers
-        for pooling in POOLINGS
-    ]
-
-
-def find_detectors(
-    X: pd.DataFrame | Sequence[pd.DataFrame],
-    labels: pd.Series,
-    split: pd.Series,
-    groups: pd.Series,
-    **parameters: Any,
-) -> pd.DataFrame:
-    """The neuron table: ranked on the train rows, confirmed on the confirm rows.
-
-    `parameters` are those of `neurons.rank_neurons`. Where images have groups, the ranking (unless
-    by "max_t") only screens, since it takes every image for independent evidence; the confirmation
-    takes the group as its unit.
-    """
-    tables = [X] if isinstance(X, pd.DataFrame) else list(X)
-    train, confirm = split == "train", split == "confirm"
-    ranked = neurons.rank_neurons(
-        [x[train] for x in tables],
-        labels[train],
-        groups=groups[train],
-        **parameters,
-    )
-    return neurons.confirm_neurons(
-        ranked, [x[confirm] for x in tables], labels[confirm], groups=groups[confirm]
-    )
-
-
-def main_rows(table: pd.DataFrame, X: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a neuron table that are about one feature table; p-values stay the family's."""
-    chosen = (table["layer"] == X.attrs["layer"]) & (table["pooling"] == X.attrs["pooling"])
-    rows = table[chosen].reset_index(drop=True)
-    rows.attrs.update(table.attrs)
-    return rows
-
-
 def _head_details(
     X: pd.DataFrame,
     labels: pd.Series,
@@ -255,152 +237,75 @@ def _head_details(
     )
 
 
-def _box_laboratory(
+def _box_heads(
     store: MapStore,
     split: pd.Series,
-    where: localise.Localisation,
     box_kind: str | None,
     random_state: int,
+) -> AbstractContextManager[Callable[[], boxheads.BoxHeadResults | None]]:
+    """Boxes by regression, begun in a process of their own; None where too few images have one."""
+    boxed = localise.select_boxes(store, box_kind)["image"].unique()
+    if len(boxed):
+        boxed = boxheads.box_statistics(store, box_kind)["image"].unique()
+    parts = split.to_numpy(str)[boxed]
+    if (parts != "test").sum() < _FEWEST_BOXED or not (parts == "test").any():
+        return contextlib.nullcontext(lambda: None)
+    return beside(
+        boxheads.evaluate_box_heads,
+        store,
+        split,
+        box_kind=box_kind,
+        heads=BOX_HEADS,
+        random_state=random_state,
+    )
+
+
+def _box_laboratory(
+    store: MapStore,
+    where: localise.Localisation,
+    box_kind: str | None,
+    box_heads: Callable[[], boxheads.BoxHeadResults | None],
 ) -> report.BoxLaboratory | None:
-    """The boxes, and boxes by regression where enough images have one."""
+    """What the boxes look like, boxes by regression, and the heat maps' boxes in pairs."""
     if where.table.empty:
         return None
-    statistics = boxheads.box_statistics(store, box_kind)
-    learnt = np.isin(statistics["image"].unique(), np.flatnonzero(split != "test"))
-    found = None
-    if learnt.sum() >= _FEWEST_BOXED:
-        found = boxheads.evaluate_box_heads(
-            store, split, box_kind=box_kind, heads=BOX_HEADS, random_state=random_state
-        ).table
-    pairs = localise.compare_methods(where, scores=["box_accuracy"])
-    return report.BoxLaboratory(statistics, found, pairs)
+    found = box_heads()
+    return report.BoxLaboratory(
+        statistics=boxheads.box_statistics(store, box_kind),
+        heads=None if found is None else found.table,
+        pairs=localise.compare_methods(where, scores=["box_accuracy"]),
+    )
 
 
-def _weights_of_layers(
-    store: MapStore,
-    tables: Sequence[pd.DataFrame],
-    split: pd.Series,
-    scores: heads.HeadResults,
-    random_state: int,
-) -> dict[str, dict[str, np.ndarray]]:
-    """Layer → the weights of the logistic head on it; the last layer's head is there already."""
-    found = {store.layers[-1]: class_weights(scores)}
-    for X in tables[: -len(POOLINGS)]:
-        if X.attrs["pooling"] == POOLINGS[0]:
-            one = heads.evaluate_heads(
-                X,
-                store.images["label"],
-                split,
-                groups=store.images["group"],
-                heads=["logistic"],
-                random_state=random_state,
-            )
-            found[X.attrs["layer"]] = class_weights(one)
-    return found
+def _overview(
+    store: MapStore, X: pd.DataFrame, scores: heads.HeadResults, random_state: int
+) -> AbstractContextManager[Callable[[], embed.Overview | None]]:
+    """The images on a plane, where there are enough of them to lie on one."""
+    if len(store) < embed.LEAST_IMAGES:
+        return contextlib.nullcontext(lambda: None)
+    call = partial(
+        embed.overview,
+        X,
+        store.images["label"],
+        scores.of("logistic"),
+        random_state=random_state,
+    )
+    return contextlib.nullcontext(call) if X.size > _MOST_SENT else beside(call)
 
 
 def _glance(
     store: MapStore,
-    X: pd.DataFrame,
-    scores: heads.HeadResults,
+    found: embed.Overview | None,
     load: Callable[[int], np.ndarray | None],
     random_state: int,
 ) -> report.Glance | None:
-    """The images on a plane, where there are enough of them to lie on one."""
-    if len(store) < embed.LEAST_IMAGES:
+    """The plane with pictures: those that it names, and others."""
+    if found is None:
         return None
-    found = embed.overview(
-        X, store.images["label"], scores.of("logistic"), random_state=random_state
-    )
     first = [*found.embedding.thumbnails["row"]]
     if found.misclassified is not None:
         first += [*found.misclassified["row"]]
     return report.Glance(found, thumbnails(store, load, first, random_state))
-
-
-def _laboratory(
-    store: MapStore,
-    split: pd.Series,
-    tables: list[pd.DataFrame],
-    all_neurons: pd.DataFrame,
-    random_state: int,
-) -> report.Laboratory:
-    """Which layer and pooling, does it replicate, is it needed, is it redundant."""
-    labels, groups = store.images["label"], store.images["group"]
-    X = tables[-len(POOLINGS)]
-    table = main_rows(all_neurons, X)
-    detectors = neurons.select_neurons(table)
-    confirm = split == "confirm"
-    order = ablation_order(detectors, X[split == "train"])
-    needed, smallest = None, None
-    if order:
-        parts = [
-            heads.ablation_curve(
-                X, labels, split, order, mode=mode, groups=groups, random_state=random_state
-            )
-            for mode in ("ablate", "keep")
-        ]
-        needed = pd.concat(parts, ignore_index=True)
-        smallest = heads.smallest_set(
-            X, labels, split, order, groups=groups, random_state=random_state
-        )
-    return report.Laboratory(
-        poolings=_poolings(tables, labels, split, groups, all_neurons, random_state),
-        replication=neurons.replication(table),
-        clusters=neurons.cluster_detectors(detectors, X[confirm], labels[confirm])
-        if len(detectors)
-        else None,
-        nulls=neurons.null_selection(
-            X, labels, split, groups=groups, n_repeats=_SHUFFLES, random_state=random_state
-        ),
-        ablation=needed,
-        smallest=smallest,
-        omnibus=neurons.compare_classes(X[confirm], labels[confirm])
-        if len(store.classes) > 2
-        else None,
-    )
-
-
-def ablation_order(detectors: pd.DataFrame, X: pd.DataFrame) -> list[int]:
-    """The best of each class first, then the second best; at most half of the living neurons.
-
-    The other half is what they are compared with. `detectors` are best first.
-    """
-    turns = detectors.assign(turn=detectors.groupby("class").cumcount())
-    turns = turns[turns["turn"] < _ABLATED]
-    order = list(dict.fromkeys(turns.sort_values(["turn", "class"])["neuron"].tolist()))
-    return order[: int((np.ptp(X.to_numpy(), axis=0) > 0).sum()) // 2]
-
-
-def _poolings(
-    tables: list[pd.DataFrame],
-    labels: pd.Series,
-    split: pd.Series,
-    groups: pd.Series,
-    all_neurons: pd.DataFrame,
-    random_state: int,
-) -> pd.DataFrame:
-    """Detectors and head accuracy of every layer and pooling."""
-    rows = []
-    for X in tables:
-        found = main_rows(all_neurons, X)
-        active = found[found["detector"] & (found["direction"] == "active")]
-        head = heads.evaluate_heads(
-            X, labels, split, groups=groups, heads=["logistic"], random_state=random_state
-        ).table.set_index("head")
-        scored = ["n", "accuracy", "accuracy_low", "accuracy_high"]
-        rows.append(
-            {
-                "layer": X.attrs["layer"],
-                "pooling": X.attrs["pooling"],
-                "neurons": X.shape[1],
-                "selected": len(active),
-                "replicated": int(active["replicated"].sum()),
-                "median_confirmed": active["auroc_confirmed"].median(),
-                **head.loc["logistic", scored],
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def _cards(
@@ -427,23 +332,12 @@ def write_results(results: report.Results, folder: str | os.PathLike[str]) -> di
     return report.write_summary(results, folder / "summary.json")
 
 
-def class_weights(scores: heads.HeadResults) -> dict[str, np.ndarray]:
-    """Class → the logistic head's weights of the neurons, for class activation maps."""
-    coefficients, _ = heads.linear_weights(scores.models["logistic"])
-    return dict(zip(scores.classes, coefficients, strict=True))
-
-
-def predicted_classes(scores: heads.HeadResults, X: pd.DataFrame) -> np.ndarray:
-    """The logistic head's class of every image; it saw those of train."""
-    return np.asarray(scores.models["logistic"].predict(X.to_numpy())).astype(str)
-
-
 def _only_kind(boxes: pd.DataFrame) -> str | None:
     kinds = boxes["kind"].unique()
     return str(kinds[0]) if len(kinds) == 1 else None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from featlab import localise, neurons
+from featlab import features, localise, neurons
 from featlab._errors import FeatlabError
 from featlab.pipeline._examples import picture_loader
 from featlab.plots import NeuronCard
 from featlab.store import MapStore
 
 _RELATIVES = 4
+_MOST_IMAGES = 20_000  # whose activations make the distributions and the relatives
 
 
 def neuron_card(
@@ -43,7 +44,7 @@ def neuron_card(
         The last stored layer by default.
     rows : sequence of int, optional
         Row numbers of the images to show and to count; unseen ones are the honest choice. All by
-        default.
+        default. Of more than 20,000 a random 20,000 make the distributions and the relatives.
     k : int
         Best and worst images, each.
 
@@ -65,8 +66,9 @@ def neuron_card(
     shown = [*best["row"], *worst["row"]]
     heats = localise.example_heats(store, shown, neurons=[neuron], layer=name)[:, 0]
     sizes, load = store.images[["width", "height"]].to_numpy(), picture_loader(store)
-    labels = store.images["label"].to_numpy(str)[chosen]
-    pooled = store.pooled(pooling, name)[chosen]
+    labels = store.images["label"].to_numpy(str)
+    drawn = chosen[features.stratified_rows(labels[chosen], _MOST_IMAGES)]
+    pooled, labels = _pooled_of(store, np.sort(drawn), pooling, name), labels[np.sort(drawn)]
     return NeuronCard(
         title=f"Neuron {neuron} of {name}, {row['direction']} for {row['class']}",
         facts=_facts(row, pooled, labels, neuron),
@@ -81,6 +83,13 @@ def neuron_card(
         labels=labels,
         unit=f"{pooling} activation (network units)",
     )
+
+
+def _pooled_of(store: MapStore, rows: np.ndarray, pooling: str, layer: str) -> np.ndarray:
+    """Pooled activations ``(k, c)`` of rising rows, without those of all images at once."""
+    asked = np.isin(np.arange(len(store)), rows)
+    parts = [block[asked[part]] for part, block in store.iter_pooled(how=pooling, layer=layer)]
+    return np.concatenate(parts)
 
 
 def _row_of(

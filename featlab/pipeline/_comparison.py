@@ -11,10 +11,11 @@ import pandas as pd
 
 from featlab import features, heads, localise, report, splits
 from featlab.heads._compare import holm, paired
-from featlab.pipeline._analysis import LOCALISERS, class_weights, find_detectors
+from featlab.pipeline._analysis import LOCALISERS
 from featlab.pipeline._comparison_entries import Entry, check_same, entries_of
 from featlab.pipeline._comparison_rows import entry_row
 from featlab.pipeline._examples import picture_loader
+from featlab.pipeline._stages import class_weights, find_detectors
 from featlab.report._choices import selected_detectors
 from featlab.report._compare_results import ENTRY_COLUMNS, Comparison
 from featlab.store import MapStore

@@ -143,8 +143,11 @@ def network_input(store: MapStore, rows: np.ndarray, size: tuple[int, int]) -> n
         A picture is missing, or is not the one that the store was made from.
     """
     root, resize = Path(store.images.attrs["root"]), str(store.provenance["resize"])
+    # A store that says nothing of it was made from pictures decoded whole.
+    scales = "jpeg_scaling" in store.provenance
+    columns = ["path", "sha256", "width", "height"]
     pictures = []
-    for path, digest in store.images[["path", "sha256"]].iloc[rows].itertuples(index=False):
+    for path, digest, width, height in store.images[columns].iloc[rows].itertuples(index=False):
         try:
             data = (root / path).read_bytes()
         except OSError as error:
@@ -154,7 +157,9 @@ def network_input(store: MapStore, rows: np.ndarray, size: tuple[int, int]) -> n
             ) from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise FeatlabError(f"{root / path} has changed since the store was made.")
-        pictures.append(images.resize_image(images.decode_image(data), size, resize))
+        factor = images.jpeg_factor(path, width, height, size, resize) if scales else 1
+        picture = images.decode_scaled(data, factor)
+        pictures.append(images.resize_image(picture.pixels, size, resize, box=picture.box))
     return np.stack(pictures)
 
 

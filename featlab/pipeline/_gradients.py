@@ -16,7 +16,6 @@ import pandas as pd
 
 from featlab import features, gradients, heads, localise, splits
 from featlab._errors import FeatlabError
-from featlab.pipeline._analysis import class_weights, find_detectors, predicted_classes
 from featlab.pipeline._gradient_inputs import Sample, check_backbone, check_maps, draw_sample
 from featlab.pipeline._gradient_results import (
     CamExamples,
@@ -24,6 +23,7 @@ from featlab.pipeline._gradient_results import (
     GradientExamples,
     GradientResults,
 )
+from featlab.pipeline._stages import class_weights, find_detectors, predicted_classes
 from featlab.store import MapStore
 
 if TYPE_CHECKING:

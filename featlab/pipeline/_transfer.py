@@ -17,7 +17,7 @@ from PIL import Image
 
 from featlab import extract, features, finetune, heads, images, neurons
 from featlab.backbones import Backbone, load_backbone
-from featlab.pipeline._analysis import find_detectors, main_rows
+from featlab.pipeline._stages import find_detectors, main_rows
 from featlab.store import MapStore
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]

@@ -77,7 +77,7 @@ def embedding_scatter(
     if plane not in columns:
         raise FeatlabError(f"plane must be 'tsne' or 'pca', got {plane!r}.")
     points = embedding.coordinates[columns[plane]].to_numpy(float)
-    names = _checked(labels, len(points))
+    names = _checked(labels, embedding)
     classes = sorted(set(names.tolist()))
     is_many = len(classes) > MAX_COLOURED
     styles = _styles(classes)
@@ -95,7 +95,7 @@ def embedding_scatter(
         label = f"{number}  {text}" if is_many else f"{text} (n = {int(mine.sum()):,})"
         handles.append(_handle(label, marker=marker, color=colour, markersize=6))
     if misclassified is not None and len(misclassified):
-        rows = np.asarray(misclassified, dtype=np.intp)
+        rows = embedding.coordinates.index.get_indexer(pd.Index(misclassified, dtype=np.intp))
         ax.scatter(
             points[rows, 0], points[rows, 1], s=size * 3.2, facecolors="none", edgecolors=INK,
             linewidths=1.1, zorder=4,
@@ -145,8 +145,8 @@ def embedding_thumbnails(
     labels : sequence of str, length n
     """
     layout = embedding.thumbnails
-    names = _checked(labels, len(embedding.coordinates))
-    classes = sorted(set(names.tolist()))
+    names = dict(zip(embedding.coordinates.index, _checked(labels, embedding), strict=True))
+    classes = sorted(set(names.values()))
     numbers = {name: place for place, name in enumerate(classes, start=1)}
     styles, side = _styles(classes), float(layout.attrs["side"])
     is_many = len(classes) > MAX_COLOURED
@@ -190,11 +190,13 @@ def embedding_thumbnails(
     return ax
 
 
-def _checked(labels: Sequence[str] | pd.Series, n: int) -> np.ndarray:
-    names = np.asarray(labels, dtype=str)
-    if len(names) != n:
+def _checked(labels: Sequence[str] | pd.Series, embedding: _Embedded) -> np.ndarray:
+    """The labels of the images laid out, which may be some of those labelled."""
+    names, rows = np.asarray(labels, dtype=str), embedding.coordinates.index.to_numpy()
+    n, last = len(rows), int(rows.max())
+    if len(names) != n if last < n else len(names) <= last:
         raise FeatlabError(f"labels has {len(names)} entries for {n} images; give one for each.")
-    return names
+    return names[rows]
 
 
 def _styles(classes: Sequence[str]) -> dict[str, tuple[Any, str]]:

@@ -24,8 +24,8 @@ def figures(results: Results) -> dict[str, Any]:
     drawn: dict[str, Any] = {
         "tsne": drawing(
             plots.embedding_scatter(plane, labels, misclassified=wrong),
-            f"t-SNE plane of {len(labels)} images, coloured by class.",
-            "Every image as a dot: near dots are images that the network sees alike (t-SNE of "
+            f"t-SNE plane of {len(plane)} images, coloured by class.",
+            f"{_dots(plane)}: near dots are images that the network sees alike (t-SNE of "
             f"principal components, perplexity {words.number(plane.perplexity, 0)}; "
             f"trustworthiness {words.number(trust)} of 1). Ringed: test images that the logistic "
             "head gets wrong. Distances between far groups mean nothing.",
@@ -80,6 +80,14 @@ def _glance_answer(results: Results) -> str:
         f"{text} Of the {len(wrong)} test images that the logistic head gets wrong, {inside} lie "
         "deeper in the class they are taken for than in their own."
     )
+
+
+def _dots(plane: Any) -> str:
+    """What the dots of the plane are."""
+    n = plane.parameters["n"]
+    if len(plane) == n:
+        return "Every image as a dot"
+    return f"A random {len(plane):,} of the {n:,} images as dots"
 
 
 def _misclassified(results: Results) -> Grid | None:

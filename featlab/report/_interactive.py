@@ -279,11 +279,14 @@ def _glance(
     found = glance.overview
     wrong = () if found.misclassified is None else found.misclassified["row"].tolist()
     places = pictures.add(glance.pictures.items(), budget.thumbnails, _THUMBNAIL_STEPS)
+    plane = found.embedding.coordinates[["tsne_1", "tsne_2"]]
+    images = images.iloc[plane.index]
+    points = {int(row): point for point, row in enumerate(plane.index)}
     return embedding(
-        found.embedding.coordinates[["tsne_1", "tsne_2"]].to_numpy(float),
+        plane.to_numpy(float),
         images["label"].astype(str).tolist(),
-        misclassified=wrong,
-        thumbnails=places,
+        misclassified=[points[row] for row in wrong],
+        thumbnails={points[row]: place for row, place in places.items()},
         names=images["path"].astype(str).tolist(),
         most=budget.points,
     )

@@ -216,9 +216,12 @@ def _localisation(results: Results, citations: Citations) -> str:
 def _glance(results: Results, citations: Citations) -> str:
     if results.glance is None:
         return ""
+    plane = results.glance.overview.embedding
+    laid_out, n = len(plane), plane.parameters["n"]
+    some = "" if laid_out == n else f" of a random {laid_out:,} of the {n:,} images"
     return (
         f"The plane of the set is t-SNE{citations.cite('tsne')} of the principal components of the "
-        "pooled activations; it shows neighbours, not distances between far groups."
+        f"pooled activations{some}; it shows neighbours, not distances between far groups."
     )
 
 

@@ -58,7 +58,7 @@ def tables_for(results: Results) -> dict[str, pd.DataFrame]:
     if results.glance is not None:
         found = results.glance.overview
         tables["embedding"] = results.store.images[["path", "label"]].join(
-            found.embedding.coordinates
+            found.embedding.coordinates, how="right"
         )
         tables["separation"] = found.separation
         if found.misclassified is not None:

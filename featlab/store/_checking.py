@@ -99,7 +99,7 @@ def check_pooling(
     tolerance = 1e-3 * np.abs(flat).max(axis=1) + 1e-6
     for how, values in (("mean", flat.mean(axis=1)), ("max", flat.max(axis=1))):
         # Written so that NaN, which is never stored, is wrong too.
-        wrong = ~(np.abs(values - pooled[how][rows]) <= tolerance).all(axis=1)
+        wrong = ~(np.abs(values - pooled[how]) <= tolerance).all(axis=1)
         if wrong.any():
             raise FeatlabError(
                 f"{path}: /pooled/{layer}/{how} does not agree with /maps/{layer} in row "

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 
 from featlab import _html
 from featlab._errors import FeatlabError
@@ -21,10 +20,10 @@ from featlab.store._checking import (
     check_pooling,
     layer_names,
     open_store,
-    plain,
     read_errors,
 )
-from featlab.store._schema import BOX_DTYPES, IMAGE_DTYPES, SKIPPED_DTYPES
+from featlab.store._items import Tables, read_tables
+from featlab.store._pieces import Piece, Rows
 
 
 class MapStore:
@@ -54,19 +53,16 @@ class MapStore:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._file = open_store(self.path)
+        self._closing = contextlib.ExitStack()
+        self._closing.callback(self._file.close)
         try:
-            self.images = self._table("images", IMAGE_DTYPES)
-            self.boxes = self._table("boxes", BOX_DTYPES)
-            skipped = self._table("skipped", SKIPPED_DTYPES)
-            with read_errors(self.path, "/images"):
-                self.images.attrs["root"] = str(self._group("images").attrs.get("root", ""))
-            self.images.attrs["skipped"] = skipped.to_dict("records")
+            self._tables = read_tables(self._file)
+            self.images, self.boxes = self._tables.images, self._tables.boxes
+            self.provenance = self._tables.provenance
             with read_errors(self.path, "/provenance"):
-                self.provenance: dict[str, Any] = {
-                    plain(key): plain(value)
-                    for key, value in self._group("provenance").attrs.items()
-                }
                 self.layers = layer_names(self.provenance["layers"])
+            self._arrays = Rows(self._file)
+            self._closing.callback(self._arrays.close)
             self._check_layout()
         except BaseException:
             # Of a damaged file even the closing may fail.
@@ -87,6 +83,10 @@ class MapStore:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __reduce__(self) -> tuple[type[MapStore], tuple[Path]]:
+        """Another process opens the file anew."""
+        return type(self), (self.path,)
 
     def __repr__(self) -> str:
         if not self._file:
@@ -121,7 +121,22 @@ class MapStore:
 
     def close(self) -> None:
         """Close the file; closing twice is harmless."""
-        self._file.close()
+        self._closing.close()
+
+    @property
+    def virtual(self) -> bool:
+        """Whether its rows lie in other files, which it refers to."""
+        return self._arrays.virtual
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """Where its rows lie, in their order; in the file itself where it is not virtual."""
+        return self._arrays.pieces
+
+    @property
+    def tables(self) -> Tables:
+        """Image table, box table and provenance together."""
+        return self._tables
 
     @property
     def classes(self) -> list[str]:
@@ -143,7 +158,7 @@ class MapStore:
 
     def map_shape(self, layer: str | None = None) -> tuple[int, int, int]:
         """Height, width and number of neurons of a layer's maps."""
-        _, h, w, c = self._maps(layer).shape
+        _, h, w, c = self._arrays.array(f"maps/{self.layer_name(layer)}").shape
         return h, w, c
 
     def maps(self, rows: Any = None, layer: str | None = None) -> np.ndarray:
@@ -160,8 +175,8 @@ class MapStore:
         -------
         ndarray of shape (k, h, w, c), float32
         """
-        dataset = self._maps(layer)
-        return _read_rows(dataset, self._rows(rows), self.path)
+        key = f"maps/{self.layer_name(layer)}"
+        return self._arrays.read(key, self._rows(rows), np.float32)
 
     def iter_maps(
         self, batch: int = 64, rows: Any = None, layer: str | None = None
@@ -169,10 +184,7 @@ class MapStore:
         """Feature maps in batches: pairs of row numbers ``(k,)`` and maps ``(k, h, w, c)``."""
         if batch < 1:
             raise FeatlabError(f"batch must be at least 1, got {batch}.")
-        dataset, wanted = self._maps(layer), self._rows(rows)
-        for start in range(0, len(wanted), batch):
-            chunk = wanted[start : start + batch]
-            yield chunk, _read_rows(dataset, chunk, self.path)
+        return self._batches(f"maps/{self.layer_name(layer)}", batch, rows)
 
     def pooled(self, how: str = "mean", layer: str | None = None) -> np.ndarray:
         """Pooled activations, ``(n, c)`` float32, from the network's own float32 output.
@@ -184,10 +196,15 @@ class MapStore:
         layer : str, optional
             The last stored layer by default.
         """
-        if how not in ("mean", "max"):
-            raise FeatlabError(f"how must be 'mean' or 'max', got {how!r}.")
-        pooled = self._everything(f"pooled/{self.layer_name(layer)}/{how}")
-        return pooled.astype(np.float32, copy=False)
+        return self._everything(self._pooled_key(how, layer), np.float32)
+
+    def iter_pooled(
+        self, batch: int = 4096, how: str = "mean", layer: str | None = None, rows: Any = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pooled activations in batches: pairs of row numbers ``(k,)`` and values ``(k, c)``."""
+        if batch < 1:
+            raise FeatlabError(f"batch must be at least 1, got {batch}.")
+        return self._batches(self._pooled_key(how, layer), batch, rows)
 
     def verify(self) -> None:
         """Read everything once and check it against itself.
@@ -201,8 +218,11 @@ class MapStore:
             Names the file and the key of the first thing that does not hold.
         """
         for layer in self.layers:
-            pooled = {how: self.pooled(how, layer) for how in ("mean", "max")}
             for rows, maps in self.iter_maps(layer=layer):
+                pooled = {
+                    how: self._arrays.read(self._pooled_key(how, layer), rows)
+                    for how in ("mean", "max")
+                }
                 check_pooling(self.path, layer, rows, maps, pooled)
         if not np.allclose(self.colour_histogram.sum(axis=1), 1, atol=1e-4):
             raise FeatlabError(f"{self.path}: /colour_histogram does not sum to 1; extract again.")
@@ -223,45 +243,19 @@ class MapStore:
             )
         return layer
 
-    def _group(self, key: str) -> h5py.Group:
-        return self._item(key, h5py.Group, "group")
+    def _everything(self, key: str, dtype: type | None = None) -> np.ndarray:
+        return self._arrays.read(key, np.arange(len(self)), dtype)
 
-    def _dataset(self, key: str) -> h5py.Dataset:
-        return self._item(key, h5py.Dataset, "dataset")
+    def _batches(self, key: str, batch: int, rows: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        wanted = self._rows(rows)
+        for start in range(0, len(wanted), batch):
+            chunk = wanted[start : start + batch]
+            yield chunk, self._arrays.read(key, chunk, np.float32)
 
-    def _item(self, key: str, kind: Any, name: str) -> Any:
-        with read_errors(self.path, f"/{key}"):
-            item = self._file.get(key)
-            if not isinstance(item, kind):
-                raise FeatlabError(f"{self.path} is damaged: no {name} /{key}; extract it again.")
-            # A store from elsewhere could name any file of this machine.
-            if item.file.filename != self._file.filename or (
-                isinstance(item, h5py.Dataset) and item.external
-            ):
-                raise FeatlabError(f"{self.path} is refused: /{key} lies in another file.")
-            return item
-
-    def _table(self, key: str, dtypes: Mapping[str, type]) -> pd.DataFrame:
-        columns = {}
-        for column, dtype in dtypes.items():
-            place = f"{key}/{column}"
-            dataset = self._dataset(place)
-            with read_errors(self.path, f"/{place}"):
-                check_numbers(dataset, 1, "" if dtype is str else np.dtype(dtype).kind)
-                columns[column] = dataset.asstr()[()] if dtype is str else dataset[()]
-        if len({len(values) for values in columns.values()}) > 1:
-            raise FeatlabError(
-                f"{self.path} is damaged: the columns of /{key} differ in length; extract it again."
-            )
-        return pd.DataFrame(columns)
-
-    def _everything(self, key: str) -> np.ndarray:
-        dataset = self._dataset(key)
-        with read_errors(self.path, f"/{key}"):
-            return np.asarray(dataset[()])
-
-    def _maps(self, layer: str | None) -> h5py.Dataset:
-        return self._dataset(f"maps/{self.layer_name(layer)}")
+    def _pooled_key(self, how: str, layer: str | None) -> str:
+        if how not in ("mean", "max"):
+            raise FeatlabError(f"how must be 'mean' or 'max', got {how!r}.")
+        return f"pooled/{self.layer_name(layer)}/{how}"
 
     def _rows(self, rows: Any) -> np.ndarray:
         everything = np.arange(len(self))
@@ -276,18 +270,27 @@ class MapStore:
         """That every array has the rows, the numbers and the bytes that the format says."""
         widths = {"frames": 4, "colour_histogram": 64}
         for layer in self.layers:
-            maps = self._dataset(f"maps/{layer}")
+            maps = self._arrays.array(f"maps/{layer}")
             with read_errors(self.path, f"/maps/{layer}"):
                 check_maps(maps)
                 self._check_rows(f"maps/{layer}", maps)
                 widths |= {f"pooled/{layer}/{how}": maps.shape[3] for how in ("mean", "max")}
         for key, width in widths.items():
-            dataset = self._dataset(key)
+            dataset = self._arrays.array(key)
             with read_errors(self.path, f"/{key}"):
                 check_numbers(dataset, 2, "f")
                 self._check_rows(key, dataset)
                 if dataset.shape[1] != width:
                     raise ValueError(f"{dataset.shape[1]} columns where {width} are expected")
+        if len(self._arrays) != len(self):
+            raise FeatlabError(
+                f"{self.path} is damaged: /parts has {len(self._arrays)} rows, the image table "
+                f"{len(self)}; extract it again."
+            )
+        if self.virtual:
+            # A virtual dataset holds nothing: what it promises is looked for in the first part.
+            for key in ("frames", *(f"maps/{layer}" for layer in self.layers)):
+                self._arrays.read(key, np.array([0]))
         if not self.boxes["image"].between(0, len(self) - 1).all():
             raise FeatlabError(
                 f"{self.path} is damaged: /boxes/image names rows that are not there; "
@@ -304,16 +307,3 @@ class MapStore:
                 f"{self.path} is damaged: /{key} has {dataset.shape[0]} rows, the image table "
                 f"{len(self)}; extract it again."
             )
-
-
-def _read_rows(dataset: h5py.Dataset, rows: np.ndarray, path: Path) -> np.ndarray:
-    unique, inverse = np.unique(rows, return_inverse=True)
-    # Runs of neighbouring rows are read as slices: HDF5's own point selection is slow.
-    breaks = np.flatnonzero(np.diff(unique) != 1) + 1
-    with read_errors(path, dataset.name):
-        values = np.empty((len(unique), *dataset.shape[1:]), dtype=np.float32)
-        for positions in np.split(np.arange(len(unique)), breaks):
-            if len(positions):
-                source = np.s_[unique[positions[0]] : unique[positions[-1]] + 1]
-                values[positions[0] : positions[-1] + 1] = dataset[source]
-    return values if np.array_equal(unique, rows) else values[inverse]

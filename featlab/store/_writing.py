@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -15,6 +16,7 @@ from featlab.store._encoding import EncodedMaps, encode_chunk, encode_maps
 
 _COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 _POOLED_CHUNK = 256
+MAP_AXES = ["image", "y", "x", "neuron"]
 
 
 class PartWriter:
@@ -28,12 +30,22 @@ class PartWriter:
         Number of rows the part will have.
     dtype : {"float16", "float32"}
         Number format of the maps. A layer in which a value overflows float16 becomes float32.
+    made_by : str
+        Digest of the pass, kept in the part.
     """
 
-    def __init__(self, path: Path, n_rows: int, dtype: str = "float16") -> None:
-        self.path, self.n_rows, self.dtype = path, n_rows, dtype
-        self._temporary = path.with_name(path.name + ".tmp")
-        self._file = h5py.File(self._temporary, "w", libver=("earliest", "v110"))
+    def __init__(
+        self, path: Path, n_rows: int, dtype: str = "float16", *, made_by: str = ""
+    ) -> None:
+        self.path, self.n_rows, self.dtype, self.made_by = path, n_rows, dtype, made_by
+        # A worker that was given up for lost may still be writing the same part.
+        self._temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
+        try:
+            self._file = h5py.File(self._temporary, "w", libver=("earliest", "v110"))
+        except OSError:
+            # On a full disk there may be a file all the same.
+            self._temporary.unlink(missing_ok=True)
+            raise
         self._filled = 0
         # Small beside the maps: they are kept until the end, for whole chunks.
         self._plain: dict[str, list[np.ndarray]] = {}
@@ -70,6 +82,7 @@ class PartWriter:
                 dataset = create_plain(self._file, key, self.n_rows, values.shape[1], values.dtype)
                 for start in range(0, self.n_rows, dataset.chunks[0]):
                     write_plain_chunk(dataset, start, values[start : start + dataset.chunks[0]])
+            self._file.attrs["pass"] = self.made_by
             self._file.close()
         replace_durably(self._temporary, self.path)
 
@@ -110,6 +123,17 @@ def replace_durably(temporary: Path, path: Path) -> None:
             os.close(directory)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file that is there as a whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_bytes(content)
+        replace_durably(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 @contextlib.contextmanager
 def write_errors() -> Iterator[None]:
     """Tell a disk that refuses as an OSError: h5py raises RuntimeError when it closes a file."""
@@ -129,7 +153,7 @@ def create_maps(
     dataset = file.create_dataset(
         key, (n_rows, *shape), dtype=dtype, chunks=(1, *shape), track_times=False, **_COMPRESSION
     )
-    dataset.attrs["axes"] = ["image", "y", "x", "neuron"]
+    dataset.attrs["axes"] = MAP_AXES
     return dataset
 
 

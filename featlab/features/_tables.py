@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from featlab._errors import FeatlabError
+from featlab.features._scratch import is_large, lines_at_once, scratch_columns
 
 if TYPE_CHECKING:
     from featlab.store import MapStore
@@ -35,26 +36,26 @@ def feature_table(store: MapStore, how: str = "mean", *, layer: str | None = Non
     -------
     DataFrame of shape (n, c), or (n, h * w * c) for ``flat``
         float32; row i is row i of the image table, columns are the neuron ids 0, 1, ...
-        ``attrs`` holds ``layer`` and ``pooling``.
+        ``attrs`` holds ``layer`` and ``pooling``. More than 512 MB lie in a scratch file that is
+        mapped into memory, column after column, and goes with the table (`take_rows` picks rows).
 
     Raises
     ------
     FeatlabError
-        If `how` or `layer` is unknown.
+        If `how` or `layer` is unknown, or there is no room for the scratch file.
     """
     if how not in POOLINGS:
         raise FeatlabError(f"how must be one of {list(POOLINGS)}, got {how!r}.")
     name = store.layers[-1] if layer is None else layer
     if name not in store.layers:
         raise FeatlabError(f"layer must be one of the store's {list(store.layers)}, got {name!r}.")
-    values: NDArray[Any]
     if how == "flat":
         values = _flat(store, name)
+    elif is_large(len(store.images), store.map_shape(name)[2]):
+        values = _pooled_columns(store, how, name)
     else:
-        values = store.pooled(how.removeprefix("softmax_"), layer=name)
-    if how.startswith("softmax_"):
-        values = softmax(values)
-    table = pd.DataFrame(values.astype(np.float32, copy=False))
+        values = _activated(store.pooled(how.removeprefix("softmax_"), layer=name), how)
+    table = pd.DataFrame(values, copy=False)
     table.attrs.update(layer=name, pooling=how)
     return table
 
@@ -77,12 +78,26 @@ def softmax(X: ArrayLike) -> NDArray[np.float64]:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+def _activated(pooled: NDArray[np.float32], how: str) -> NDArray[np.float32]:
+    if how.startswith("softmax_"):
+        return softmax(pooled).astype(np.float32)
+    return pooled
+
+
+def _pooled_columns(store: MapStore, how: str, layer: str) -> NDArray[np.float32]:
+    """Pooled activations in a scratch file, written once, many rows at a time."""
+    n, c = len(store.images), store.map_shape(layer)[2]
+    values = scratch_columns(n, c)
+    for rows, pooled in store.iter_pooled(lines_at_once(c), how.removeprefix("softmax_"), layer):
+        values[rows[0] : rows[-1] + 1] = _activated(pooled, how)
+    return values
+
+
 def _flat(store: MapStore, layer: str) -> NDArray[np.float32]:
-    table: NDArray[np.float32] | None = None
-    for rows, maps in store.iter_maps(layer=layer):
-        if table is None:
-            table = np.empty((len(store.images), maps[0].size), dtype=np.float32)
-        table[rows] = maps.reshape(len(maps), -1)
-    if table is None:
+    n, cells = len(store.images), int(np.prod(store.map_shape(layer)))
+    if not n:
         raise FeatlabError("The store holds no image; extract some maps first.")
-    return table
+    values = scratch_columns(n, cells) if is_large(n, cells) else np.empty((n, cells), np.float32)
+    for rows, maps in store.iter_maps(layer=layer):
+        values[rows[0] : rows[-1] + 1] = maps.reshape(len(maps), -1)
+    return values

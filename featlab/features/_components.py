@@ -1,0 +1,100 @@
+"""Principal components of a matrix that is read in blocks of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import eigh
+
+from featlab.features._scratch import double_rows, pieces
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Components:
+    """The leading principal components of n rows.
+
+    Attributes
+    ----------
+    mean, scale : ndarray of shape (c,)
+        What is subtracted from each column, and what it is divided by.
+    axes : ndarray of shape (k, c)
+        Unit vectors, the first of the largest variance; the largest entry of each is positive.
+    shares : ndarray of shape (k,)
+        Of the whole variance, in [0, 1].
+    """
+
+    mean: Floats
+    scale: Floats
+    axes: Floats
+    shares: Floats
+
+    def scores(self, X: pd.DataFrame | ArrayLike, rows: ArrayLike | None = None) -> Floats:
+        """Scores ``(m, k)`` of some rows, by default of all, computed in blocks."""
+        values = np.asarray(X)
+        chosen = None if rows is None else np.asarray(rows)
+        found = np.empty((len(values) if chosen is None else len(chosen), len(self.axes)))
+        turn = self.axes.T / self.scale[:, None]
+        for part in pieces(len(found), values.shape[1]):
+            block = double_rows(values, part if chosen is None else chosen[part])
+            found[part] = (block - self.mean) @ turn
+        return found
+
+
+def principal_components(
+    X: pd.DataFrame | ArrayLike, k: int, *, standardised: bool = False
+) -> Components:
+    """Exact principal components from one pass over blocks of rows.
+
+    The sums of products are added up in double precision around the mean of the first block, so
+    that a large mean does not drown the variance.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+        Finite; in memory or in a scratch file.
+    k : int
+        Components, at most c.
+    standardised : bool
+        Whether columns are divided by their standard deviation; those that do not vary get no
+        part in any component.
+
+    Returns
+    -------
+    Components
+
+    References
+    ----------
+    Chan, Golub & LeVeque (1983). Algorithms for computing the sample variance. The American
+    Statistician 37, 242-247 (shifted data).
+    """
+    values = np.asarray(X)
+    n, c = values.shape
+    shift = np.zeros(c)
+    sums, products = np.zeros(c), np.zeros((c, c))
+    for part in pieces(n, c):
+        block = double_rows(values, part)
+        if not part.start:
+            shift = block.mean(axis=0)
+        block -= shift
+        sums += block.sum(axis=0)
+        products += block.T @ block
+    covariance = products - np.outer(sums, sums) / n
+    variance = np.maximum(np.diag(covariance), 0) / n
+    scale = np.ones(c)
+    if standardised:
+        # What rounding leaves of a column that does not vary is no variance.
+        varying = variance > 1e-20 * np.maximum(shift**2, np.finfo(float).tiny)
+        scale[varying] = np.sqrt(variance[varying])
+        covariance[~varying], covariance[:, ~varying] = 0, 0
+        covariance /= np.outer(scale, scale)
+    sizes, vectors = eigh(covariance, subset_by_index=(c - k, c - 1))
+    axes = vectors.T[::-1]
+    axes = axes * np.sign(axes[np.arange(k), np.abs(axes).argmax(axis=1)])[:, None]
+    total = float(np.trace(covariance))
+    shares = np.maximum(sizes[::-1], 0) / total if total > 0 else np.zeros(k)
+    return Components(shift + sums / n, scale, axes, shares)

@@ -1,0 +1,51 @@
+"""A stage that runs in a process of its own while this one goes on with others."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+import joblib  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from featlab._machine import usable_cores
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def beside(
+    function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> Iterator[Callable[[], T]]:
+    """Begin a call in another process; what is yielded waits for it and returns its result.
+
+    With a single core there is nothing to win, and the call is made when its result is asked for.
+    Either way it has one thread, so that the result is the same to the last bit.
+
+    Parameters
+    ----------
+    function : callable
+        Of a room that is quick to import; it and its arguments travel to the other process.
+    """
+    call = functools.partial(function, *args, **kwargs)
+    processes = usable_cores()
+    if processes < 2:
+        yield functools.cache(functools.partial(_with_one_thread, call))
+        return
+    # As many as localisation asks for, so that it finds them there.
+    with joblib.parallel_config("loky", n_jobs=processes, inner_max_num_threads=1):
+        begun = joblib.Parallel(return_as="generator")([joblib.delayed(call)()])
+    try:
+        yield functools.cache(lambda: next(begun))
+    finally:
+        # After an error elsewhere the result is awaited all the same: joblib cannot stop quietly.
+        with contextlib.suppress(Exception):
+            next(begun, None)
+
+
+def _with_one_thread(call: Callable[[], T]) -> T:
+    with threadpool_limits(1):
+        return call()

@@ -1,0 +1,93 @@
+"""Stages in a process of their own: the same result, the order of events, errors, threads."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+
+import numpy as np
+import pytest
+import threadpoolctl
+
+from featlab import FeatlabError
+from featlab.extract import extract_maps
+from featlab.images import index_images
+from featlab.pipeline import _beside
+from featlab.pipeline._beside import beside
+
+
+def made_here():
+    """Functions that travel by value: the other process need not import this file."""
+
+    def threads_and_process():
+        found = threadpoolctl.threadpool_info()
+        blas = [pool["num_threads"] for pool in found if pool["user_api"] == "blas"]
+        return blas, os.getpid()
+
+    def product(seed):
+        a = np.random.default_rng(seed).normal(size=(200, 200))
+        return a @ np.linalg.inv(a + 200 * np.eye(200))
+
+    def failing():
+        raise FeatlabError("no boxes here; draw some.")
+
+    def slow(seconds):
+        time.sleep(seconds)
+        return time.monotonic()
+
+    return threads_and_process, product, failing, slow
+
+
+threads_and_process, product, failing, slow = made_here()
+
+
+@pytest.fixture(params=[1, 2])
+def cores(request, monkeypatch):
+    monkeypatch.setattr(_beside, "usable_cores", lambda: request.param)
+    return request.param
+
+
+def test_it_runs_elsewhere_where_there_is_another_core_and_with_one_thread(cores):
+    with beside(threads_and_process) as result:
+        blas, process = result()
+    assert blas and set(blas) == {1}
+    assert (process == os.getpid()) == (cores == 1)
+
+
+def test_the_result_is_the_same_to_the_last_bit_however_it_was_made(monkeypatch):
+    found = []
+    for cores in (1, 2):
+        monkeypatch.setattr(_beside, "usable_cores", lambda cores=cores: cores)
+        with beside(product, 3) as result:
+            found.append(result())
+            assert result() is found[-1]  # asked twice, made once
+    np.testing.assert_array_equal(*found)
+
+
+def test_it_is_begun_before_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(_beside, "usable_cores", lambda: 2)
+    with beside(slow, 0.0) as result:
+        time.sleep(3)
+        asked = time.monotonic()
+        assert result() < asked
+
+
+def test_its_error_comes_where_the_result_is_asked_for(cores):
+    with beside(failing) as result, pytest.raises(FeatlabError, match="draw some"):
+        result()
+
+
+def test_an_error_elsewhere_is_the_one_that_is_told(cores, recwarn):
+    with pytest.raises(KeyError, match="elsewhere"), beside(slow, 0.1):
+        raise KeyError("elsewhere")
+    assert not recwarn.list
+
+
+def test_a_store_travels_as_its_path(picture_folder, fake_backbone, tmp_path):
+    images, _ = index_images(picture_folder({"cat": 3, "dog": 2}))
+    with extract_maps(images, fake_backbone, tmp_path / "maps.h5") as store:
+        sent = pickle.dumps(store)
+        assert len(sent) < 1000
+        with pickle.loads(sent) as again:
+            np.testing.assert_array_equal(again.maps(), store.maps())
