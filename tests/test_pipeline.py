@@ -15,6 +15,7 @@ from featlab import FeatlabError, localise, neurons, plots
 from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.pipeline import analyse, neuron_card, write_results
+from featlab.report import _methods
 
 
 def write_pictures(folder, n=40, classes=("red", "green")):
@@ -145,3 +146,15 @@ def test_the_gallery_has_the_boxes_that_were_scored(results, store):
     assert [f"Neuron {neuron} of" for _, neuron in results.card_neurons] == [
         " ".join(card.title.split()[:3]) for card in results.cards
     ]
+
+
+def test_of_very_many_boxes_a_sample_is_scored_and_the_page_says_so(store, monkeypatch):
+    monkeypatch.setattr("featlab.pipeline._analysis._MOST_LOCALISED", 10)
+    monkeypatch.setattr("featlab.features._sampling.LEAST_PER_CLASS", 2)
+    results = analyse(store, random_state=0)
+    table = results.localisation.table
+    assert set(table["n"]) == {10}
+    assert table.attrs["n_threshold_images"] == 10
+    assert table.attrs["n_boxed"] == (results.split == "test").sum()
+    said = " ".join(_methods.methods(results)[0])
+    assert f"Heat maps of a random 10 of the {table.attrs['n_boxed']} test images with" in said

@@ -33,7 +33,7 @@ from featlab.cli._options import (
     Weights,
 )
 from featlab.cli._progress import bar, extract_bar, quiet_bar
-from featlab.cli._stores import found_earlier
+from featlab.cli._stores import found_earlier, workers_ready
 from featlab.cli._summary import command_line, tell
 
 if TYPE_CHECKING:
@@ -164,30 +164,31 @@ def _run(
     group_from: str | None = None,
     on_error: str = "raise",
 ) -> None:
-    from featlab import localise, splits
-    from featlab.pipeline import analyse, write_results
-
-    seconds: dict[str, float] = {}
-    start = time.perf_counter()
-    table, boxes = index(images, group_from, on_error)
-    seconds["index"] = round(time.perf_counter() - start, 3)
-    # What the later stages would refuse is refused before the pass, not after it.
-    splits.make_split(table, random_state=seed)
-    localise.boxes_of_kind(boxes, box_kind)
-    output.mkdir(parents=True, exist_ok=True)
     path = output / "maps.h5"
-    options = {"boxes": boxes, "resize": resize, "dtype": dtype}
-    with finished_store(table, load, path, options, batch_size, seconds) as store:
-        results = analyse(
-            store,
-            box_kind=box_kind,
-            random_state=seed,
-            command=command_line(),
-            seconds=seconds,
-            progress=quiet_bar,
-            **found_earlier(output),
-        )
-        tell(write_results(results, output), output)
+    with workers_ready(path.exists()):
+        from featlab import localise, splits
+        from featlab.pipeline import analyse, write_results
+
+        seconds: dict[str, float] = {}
+        start = time.perf_counter()
+        table, boxes = index(images, group_from, on_error)
+        seconds["index"] = round(time.perf_counter() - start, 3)
+        # What the later stages would refuse is refused before the pass, not after it.
+        splits.make_split(table, random_state=seed)
+        localise.boxes_of_kind(boxes, box_kind)
+        output.mkdir(parents=True, exist_ok=True)
+        options = {"boxes": boxes, "resize": resize, "dtype": dtype}
+        with finished_store(table, load, path, options, batch_size, seconds) as store:
+            results = analyse(
+                store,
+                box_kind=box_kind,
+                random_state=seed,
+                command=command_line(),
+                seconds=seconds,
+                progress=quiet_bar,
+                **found_earlier(output),
+            )
+            tell(write_results(results, output), output)
 
 
 def index(images: Path, group_from: str | None, on_error: str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,24 +52,34 @@ def report(
     ] = None,
 ) -> None:
     """Write report, tables and summary of a finished store, and its figures where asked for."""
-    from featlab.pipeline import analyse, write_results
-    from featlab.report import write_figures
-    from featlab.store import MapStore
+    with workers_ready():
+        from featlab.pipeline import analyse, write_results
+        from featlab.report import write_figures
+        from featlab.store import MapStore
 
-    with MapStore(store) as opened:
-        results = analyse(
-            opened,
-            box_kind=box_kind,
-            random_state=seed,
-            command=command_line(),
-            seconds={"extract": 0.0},
-            progress=quiet_bar,
-            **found_earlier(output),
-        )
-        tell(write_results(results, output), output)
-        if figures is not None:
-            written = write_figures(results, output / "figures", format=figures)
-            print(f"figures: {output / 'figures'} ({len(written)} files)")
+        with MapStore(store) as opened:
+            results = analyse(
+                opened,
+                box_kind=box_kind,
+                random_state=seed,
+                command=command_line(),
+                seconds={"extract": 0.0},
+                progress=quiet_bar,
+                **found_earlier(output),
+            )
+            tell(write_results(results, output), output)
+            if figures is not None:
+                written = write_figures(results, output / "figures", format=figures)
+                print(f"figures: {output / 'figures'} ({len(written)} files)")
+
+
+def workers_ready(wanted: bool = True) -> AbstractContextManager[None]:
+    """Other processes that import what they will need while this one does; where no pass comes."""
+    if not wanted:
+        return nullcontext()
+    from featlab._workers import ready
+
+    return ready("featlab.boxheads", "featlab.localise", "featlab.embed")
 
 
 def found_earlier(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab import audit, boxheads, embed, features, heads, localise, neurons, report, splits
 from featlab._machine import usable_cores
-from featlab.pipeline._beside import beside
+from featlab._workers import beside
 from featlab.pipeline._card import neuron_card
 from featlab.pipeline._examples import (
     GALLERY_DETECTORS,
@@ -65,6 +65,7 @@ _POINTING_DETECTORS = 10
 _CARDS = 3
 _REPEATS = 5  # draws of train images for each size of the learning curve
 _FEWEST_BOXED = 30
+_MOST_LOCALISED = 10_000  # images with boxes that thresholds are chosen on, and that are scored
 _MOST_SENT = 2**26  # values of a table that is sent to another process
 BOX_HEADS = ("cascade", "ridge_pca", "pls", "gradient_boosting")
 
@@ -153,6 +154,7 @@ def analyse(
             )
         overview = others.enter_context(_overview(store, X, scores, random_state))
         with _timed(seconds, "localise"):
+            looked_at = _looked_at(labels, split, truth, random_state)
             where = localise.evaluate(
                 store,
                 split,
@@ -162,16 +164,18 @@ def analyse(
                 predicted=predicted_classes(scores, X),
                 methods=LOCALISERS,
                 refine=REFINED,
+                rows=looked_at,
                 box_kind=box_kind,
                 random_state=random_state,
                 progress=progress,
             )
+            where.table.attrs["n_boxed"] = int((split[truth["image"].unique()] == "test").sum())
             chosen = neurons.select_neurons(table, top=SHOWN_DETECTORS)
-            test_rows = np.flatnonzero(split == "test")
+            test_rows = np.flatnonzero((split == "test") & looked_at)
             units = localise.unit_localisation(
                 store,
                 table,
-                np.flatnonzero(split != "train"),
+                np.flatnonzero((split != "train") & looked_at),
                 box_kind=box_kind,
                 random_state=random_state,
             )
@@ -217,6 +221,22 @@ def analyse(
             strips=strips(store, load, truth, where),
             gallery=gallery(store, load, truth, split, where, leaders, random_state),
         )
+
+
+def _looked_at(
+    labels: pd.Series, split: pd.Series, truth: pd.DataFrame, random_state: int
+) -> np.ndarray:
+    """All images but what a random sample of confirm and of test images with boxes leaves out.
+
+    The boxes of an image at every threshold and by every method take 125 kB.
+    """
+    kept = np.ones(len(split), dtype=bool)
+    boxed = np.isin(np.arange(len(split)), truth["image"])
+    for side in ("confirm", "test"):
+        rows = np.flatnonzero(boxed & (split == side))
+        sample = features.stratified_rows(labels.iloc[rows], _MOST_LOCALISED, random_state)
+        kept[np.delete(rows, sample)] = False
+    return kept
 
 
 def _head_details(

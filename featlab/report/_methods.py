@@ -200,10 +200,12 @@ def _localisation(results: Results, citations: Citations) -> str:
         )
         if key in shown
     ]
+    n, boxed = int(table["n"].max()), known.get("n_boxed", 0)
+    some = f" of a random {n:,} of the {boxed:,} test images with a box" if boxed > n else ""
     among = f" Among them are {' and '.join(maps)}." if maps else ""
     return (
-        f"Heat maps were computed from the stored maps alone.{among} They were thresholded at a "
-        f"share of their range, with one threshold for all images{citations.cite('wsol')}, "
+        f"Heat maps{some} were computed from the stored maps alone.{among} They were thresholded "
+        f"at a share of their range, with one threshold for all images{citations.cite('wsol')}, "
         f"{chosen}. The predicted box encloses the largest region above it and is compared with "
         f"the best ground-truth box{kind}; box accuracy is the share of images with an "
         "intersection over union (IoU) of at least 0.5, the class being known. The pointing game "

@@ -102,8 +102,11 @@ def read_pieces(file: h5py.File) -> list[Piece]:
         A file is missing, or lies outside the store's folder.
     """
     path = Path(file.filename)
-    if PIECES not in file:
-        return [Piece(path, 0, int(find_dataset(file, "frames").shape[0]))]
+    if not _is_virtual(file):
+        frames = find_dataset(file, "frames")
+        with read_errors(path, "/frames"):
+            check_numbers(frames, 2, "f")
+            return [Piece(path, 0, int(frames.shape[0]))]
     table = read_table(file, PIECES, PIECE_DTYPES)
     files = {name: _inside(path, name) for name in table["file"].unique()}
     missing = [str(one) for one in files.values() if not one.is_file()]
@@ -119,6 +122,11 @@ def read_pieces(file: h5py.File) -> list[Piece]:
         Piece(files[name], int(start), int(stop))
         for name, start, stop in table.itertuples(index=False)
     ]
+
+
+def _is_virtual(file: h5py.File) -> bool:
+    with read_errors(Path(file.filename), "/"):
+        return PIECES in file
 
 
 def _inside(path: Path, name: str) -> Path:
@@ -143,7 +151,7 @@ class Rows:
     def __init__(self, own: h5py.File) -> None:
         self._own, self._path = own, Path(own.filename)
         self.pieces = read_pieces(own)
-        self.virtual = PIECES in own
+        self.virtual = _is_virtual(own)
         self._first = _first_rows(self.pieces)
         self._open: OrderedDict[Path, h5py.File] = OrderedDict()
 

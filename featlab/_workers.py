@@ -1,9 +1,10 @@
-"""A stage that runs in a process of its own while this one goes on with others."""
+"""Other processes: stages that run beside this one, in workers that are ready when it is."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
@@ -44,6 +45,34 @@ def beside(
         # After an error elsewhere the result is awaited all the same: joblib cannot stop quietly.
         with contextlib.suppress(Exception):
             next(begun, None)
+
+
+@contextlib.contextmanager
+def ready(*modules: str) -> Iterator[None]:
+    """Start the other processes, and let one import modules while this one imports its own.
+
+    Parameters
+    ----------
+    *modules : str
+        What :func:`beside` will need; importing takes seconds.
+    """
+    processes = usable_cores()
+    if processes < 2:
+        yield
+        return
+    with joblib.parallel_config("loky", n_jobs=processes, inner_max_num_threads=1):
+        # Not all of them: this process needs a core for its own imports.
+        begun = joblib.Parallel(return_as="generator")([joblib.delayed(_load)(modules)])
+    try:
+        yield
+    finally:
+        for _ in begun:
+            pass
+
+
+def _load(modules: tuple[str, ...]) -> None:
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _with_one_thread(call: Callable[[], T]) -> T:
