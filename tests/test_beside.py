@@ -95,11 +95,15 @@ def test_a_store_travels_as_its_path(picture_folder, fake_backbone, tmp_path):
 def test_workers_have_imported_what_they_were_told_to():
     def imported():
         import sys
+        import time
 
-        return "featlab.boxheads" in sys.modules
+        time.sleep(1)  # so that both processes have one of the two calls
+        return "xmlrpc.server" in sys.modules
 
-    with ready("featlab.boxheads"), beside(imported) as found:
-        assert found()
+    with beside(imported) as one, beside(imported) as other:
+        assert not one() and not other()
+    with ready("xmlrpc.server"), beside(imported) as one, beside(imported) as other:
+        assert one() or other()
 
 
 def test_a_single_core_gets_nothing_ready(monkeypatch):
