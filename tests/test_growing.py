@@ -207,6 +207,7 @@ def test_a_part_cannot_refer_to_another_file(images, tmp_path):
     part = sorted(tmp_path.glob("maps.h5.parts/*"))[0]
     part.rename(tmp_path / "elsewhere.h5")
     with h5py.File(part, "w") as file, h5py.File(tmp_path / "elsewhere.h5") as source:
+        file.attrs["pass"] = source.attrs["pass"]
         for key in ("maps/last", "pooled/last/mean", "pooled/last/max", "frames"):
             layout = h5py.VirtualLayout(source[key].shape, source[key].dtype)
             layout[:] = h5py.VirtualSource(source[key])
@@ -410,6 +411,32 @@ def test_a_store_that_has_grown_grows_again_and_becomes_one_file(images, tmp_pat
         store.verify()
         for key, values in everything(store).items():
             np.testing.assert_array_equal(values, expected[key])
+
+
+def test_parts_that_another_store_refers_to_are_never_cleared(images, tmp_path):
+    root, paths = Path(images.attrs["root"]), [tmp_path / f"{k}.h5" for k in range(3)]
+    extract_maps(images, FakeBackbone(), paths[0], batch_size=1).close()
+    tables = []
+    for k in (1, 2):
+        add_pictures(root / "cat", 9, seed=20 + k)
+        tables.append(index_images(root)[0])
+        append_maps(tables[-1], FakeBackbone(), paths[k - 1], paths[k], batch_size=1).close()
+    with MapStore(paths[2]) as store:
+        expected = everything(store)
+    join_shards(paths[1]).close()  # one file now, but its parts are those of the next store too
+    extract_maps(tables[0], FakeBackbone(), paths[1]).close()
+    with MapStore(paths[2]) as store:
+        for key, values in everything(store).items():
+            np.testing.assert_array_equal(values, expected[key])
+
+
+def test_an_old_store_that_was_made_anew_is_not_taken_for_the_old_one(images, tmp_path):
+    extract_maps(images.iloc[:30], FakeBackbone(), tmp_path / "old.h5").close()
+    append_maps(images, FakeBackbone(), tmp_path / "old.h5", tmp_path / "new.h5").close()
+    (tmp_path / "old.h5").unlink()
+    extract_maps(images.iloc[10:40], FakeBackbone(), tmp_path / "old.h5").close()
+    with pytest.raises(FeatlabError, match="of an earlier .*old.h5, which has been made anew"):
+        MapStore(tmp_path / "new.h5").maps()
 
 
 def test_a_set_that_has_only_shrunk_runs_nothing(images, tmp_path):

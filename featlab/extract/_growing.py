@@ -13,7 +13,14 @@ import pandas as pd
 from featlab._errors import FeatlabError
 from featlab.extract._extract import check_options, complete_tables, find_store
 from featlab.extract._passing import run_pass
-from featlab.extract._plan import clear_parts, disk_errors, make_folder, parts_of, sole_writer
+from featlab.extract._plan import (
+    clear_parts,
+    disk_errors,
+    make_folder,
+    parts_of,
+    share_parts,
+    sole_writer,
+)
 from featlab.extract._provenance import (
     annotations_digest,
     refuse_difference,
@@ -78,9 +85,9 @@ def append_maps(
     tables = complete_tables(images, boxes, root)
     check_options(batch_size, resize, dtype)
     wanted = store_key(tables.images, backbone, resize, dtype)
-    pieces, provenance, row_of = _read_old(old, backbone, resize, dtype, path.parent)
+    old_pieces, provenance, row_of = _read_old(old, backbone, resize, dtype, path.parent)
     rows = tables.images["sha256"].map(row_of).fillna(-1).to_numpy(np.int64)
-    fresh = np.flatnonzero(rows < 0)
+    pieces, fresh = old_pieces, np.flatnonzero(rows < 0)
     make_folder(parts_of(path))
     with sole_writer(parts_of(path)), disk_errors(path, parts_of(path)):
         if len(fresh):
@@ -101,6 +108,7 @@ def append_maps(
         provenance |= wanted
         provenance["annotations_digest"] = annotations_digest(tables.images, tables.boxes)
         grown = replace(tables, provenance=provenance)
+        share_parts(old_pieces)
         join_parts(choose_rows(pieces, rows), path, grown, virtual=True)
         found = MapStore(path)
         clear_parts(parts_of(path), found.pieces)

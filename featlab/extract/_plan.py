@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
 _SHARE_LOCKS = "lock-*"
+_SHARED = "shared"
 # Machines that take a share of one pass agree on its plan one after the other.
 _AGREEING_SECONDS = 60
 
@@ -183,8 +184,17 @@ def clear_parts(parts: Path, kept: Sequence[Piece]) -> None:
             file.unlink()
 
 
+def share_parts(pieces: Sequence[Piece]) -> None:
+    """Note beside parts that another store refers to them, so that they are never cleared."""
+    for folder in {piece.file.parent for piece in pieces if piece.file.match("*.parts/part-*.h5")}:
+        (folder / _SHARED).touch()
+
+
 def _needed(parts: Path, kept: Sequence[Piece]) -> set[Path]:
-    return {piece.file for piece in kept if piece.file.parent == parts}
+    own = {piece.file for piece in kept if piece.file.parent == parts}
+    if not (parts / _SHARED).exists():
+        return own
+    return {*own, *parts.glob("part-*.h5"), parts / _SHARED}
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import h5py
@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from featlab._errors import FeatlabError
-from featlab.store._checking import check_maps, check_numbers, read_errors
+from featlab.store._checking import check_maps, check_numbers, plain, read_errors
 from featlab.store._chunks import read_chunks
 from featlab.store._items import find_dataset, read_table, write_table
 
-PIECE_DTYPES = {"file": str, "start": np.int64, "stop": np.int64}
+PIECE_DTYPES = {"file": str, "start": np.int64, "stop": np.int64, "identity": str}
 """Columns of the table ``/parts`` of a virtual store and their types on disk."""
 PIECES = "parts"
 _OPEN_FILES = 16
@@ -32,11 +32,15 @@ class Piece:
     file : Path
     start, stop : int
         The first row, and the row after the last, as the file counts them.
+    identity : str
+        Digest of the pass of a part, or of the pictures of a store: another file of the same name
+        is not taken for it.
     """
 
     file: Path
     start: int
     stop: int
+    identity: str = ""
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -46,9 +50,9 @@ def finished_part(path: Path, made_by: str = "") -> Piece | None:
     """All rows of a finished part; None where there is none, or another pass wrote it."""
     try:
         with h5py.File(path, "r") as file:
-            if str(file.attrs.get("pass", "")) != made_by:
+            if _identity(file) != made_by:
                 return None
-            return Piece(path, 0, int(file["frames"].shape[0]))
+            return Piece(path, 0, int(file["frames"].shape[0]), made_by)
     except (OSError, KeyError, AttributeError):
         return None
 
@@ -61,7 +65,7 @@ def choose_rows(pieces: Sequence[Piece], rows: Sequence[int] | np.ndarray) -> li
     file, _ = pd.factorize(np.array([str(piece.file) for piece in pieces]))
     breaks = np.flatnonzero((np.diff(there) != 1) | (np.diff(file[owner]) != 0)) + 1
     return [
-        Piece(pieces[owner[run[0]]].file, int(there[run[0]]), int(there[run[-1]]) + 1)
+        replace(pieces[owner[run[0]]], start=int(there[run[0]]), stop=int(there[run[-1]]) + 1)
         for run in np.split(np.arange(len(wanted)), breaks)
         if len(run)
     ]
@@ -69,8 +73,9 @@ def choose_rows(pieces: Sequence[Piece], rows: Sequence[int] | np.ndarray) -> li
 
 def write_pieces(target: h5py.File, folder: Path, pieces: Sequence[Piece]) -> None:
     """Note in a virtual store where its rows lie, relative to its folder."""
+    names = {file: relative_name(file, folder) for file in {piece.file for piece in pieces}}
     table = pd.DataFrame(
-        [(relative_name(piece.file, folder), piece.start, piece.stop) for piece in pieces],
+        [(names[piece.file], piece.start, piece.stop, piece.identity) for piece in pieces],
         columns=list(PIECE_DTYPES),
     )
     write_table(target, PIECES, table, PIECE_DTYPES)
@@ -106,7 +111,7 @@ def read_pieces(file: h5py.File) -> list[Piece]:
         frames = find_dataset(file, "frames")
         with read_errors(path, "/frames"):
             check_numbers(frames, 2, "f")
-            return [Piece(path, 0, int(frames.shape[0]))]
+            return [Piece(path, 0, int(frames.shape[0]), _identity(file))]
     table = read_table(file, PIECES, PIECE_DTYPES)
     files = {name: _inside(path, name) for name in table["file"].unique()}
     missing = [str(one) for one in files.values() if not one.is_file()]
@@ -119,8 +124,8 @@ def read_pieces(file: h5py.File) -> list[Piece]:
     if ((table["start"] < 0) | (table["stop"] <= table["start"])).any():
         raise FeatlabError(f"{path} is damaged: /{PIECES} names rows that are none.")
     return [
-        Piece(files[name], int(start), int(stop))
-        for name, start, stop in table.itertuples(index=False)
+        Piece(files[name], int(start), int(stop), str(identity))
+        for name, start, stop, identity in table.itertuples(index=False)
     ]
 
 
@@ -191,7 +196,7 @@ class Rows:
     def _dataset(self, piece: Piece, key: str, whole: h5py.Dataset) -> h5py.Dataset:
         if not self.virtual:
             return whole
-        dataset = find_dataset(self._opened(piece.file), key)
+        dataset = find_dataset(self._opened(piece), key)
         with read_errors(piece.file, f"/{key}"):
             if whole.ndim == 4:
                 check_maps(dataset)
@@ -201,14 +206,28 @@ class Rows:
                 raise ValueError(f"shape {dataset.shape} where {self._path} expects another")
         return dataset
 
-    def _opened(self, path: Path) -> h5py.File:
+    def _opened(self, piece: Piece) -> h5py.File:
+        path = piece.file
         if path not in self._open:
             with read_errors(path, "/"):
                 self._open[path] = h5py.File(path, "r")
+                found = _identity(self._open[path])
+            if found != piece.identity:
+                raise FeatlabError(
+                    f"{self._path} is a virtual store of an earlier {path}, which has been made "
+                    "anew from something else; extract again."
+                )
             if len(self._open) > _OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(path)
         return self._open[path]
+
+
+def _identity(file: h5py.File) -> str:
+    """What tells a part or a store from another one at the same place."""
+    if "pass" in file.attrs or "provenance" not in file:
+        return str(plain(file.attrs.get("pass", "")))
+    return str(plain(file["provenance"].attrs.get("image_set_digest", "")))
 
 
 def _first_rows(pieces: Sequence[Piece]) -> np.ndarray:
