@@ -38,7 +38,7 @@ Work = Callable[[], object]
 
 def from_store(store: MapStore, weights: np.ndarray) -> np.ndarray:
     """The box of every image of the store."""
-    heat = np.concatenate([localise.cam_heat(maps, weights) for _, maps in store.iter_maps(BATCH)])
+    heat = np.concatenate([localise.cam_heat(maps, weights) for _, maps in store.iter_maps()])
     sizes = store.images[["width", "height"]].to_numpy(float)
     return localise.heat_boxes(heat, [THRESHOLD], frames=store.frames, sizes=sizes)[:, 0]
 

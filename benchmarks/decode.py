@@ -80,8 +80,8 @@ def variants(picture: Image.Image) -> Iterator[tuple[str, np.ndarray, np.ndarray
             data = jpeg(small)
             whole, scaled = decode_image(data), decode_scaled(data, factor)
             plain = resize_image(whole, (SIDE, SIDE))
-            moved = np.abs(colour_histogram(whole) - colour_histogram(scaled.pixels)).sum() / 2
-            found = resize_image(scaled.pixels, (SIDE, SIDE), box=scaled.box)
+            moved = np.abs(colour_histogram(whole) - colour_histogram(scaled.image)).sum() / 2
+            found = resize_image(scaled.image, (SIDE, SIDE), box=scaled.box)
             yield f"1/{factor}, margin {margin}", plain, found, moved
             if factor == FACTORS[0] and margin == OTHER_WAYS:
                 for name, other in {
@@ -107,8 +107,8 @@ def milliseconds(work: Callable[[bytes], object], data: list[bytes]) -> float:
 def to_input(factor: int) -> Callable[[bytes], object]:
     def work(data: bytes) -> object:
         picture = decode_scaled(data, factor)
-        colours = colour_histogram(picture.pixels)
-        return colours, resize_image(picture.pixels, (SIDE, SIDE), box=picture.box)
+        colours = colour_histogram(picture.image)
+        return colours, resize_image(picture.image, (SIDE, SIDE), box=picture.box)
 
     return work
 

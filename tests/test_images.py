@@ -527,6 +527,23 @@ def test_colour_histogram():
     result = colour_histogram(pixels)
     assert result.dtype == np.float32 and result.shape == (64,)
     np.testing.assert_allclose(result, expected.ravel() / expected.sum(), rtol=1e-6)
+    np.testing.assert_array_equal(colour_histogram(Image.fromarray(pixels)), result)
+
+
+def test_of_a_large_picture_colours_are_counted_on_a_grid():
+    large = smooth_picture(1200, 900)
+    expected, _ = np.histogramdd(large.reshape(-1, 3), bins=[[0, 64, 128, 192, 256]] * 3)
+    result = colour_histogram(large)
+    assert result.sum() == pytest.approx(1)
+    assert np.abs(result - expected.ravel() / expected.sum()).sum() / 2 < 0.005
+    # A thin picture keeps a pixel along its short side.
+    assert colour_histogram(large[:1].repeat(90, 1)).sum() == pytest.approx(1)
+
+
+def test_only_rgb_images_of_pillow_are_taken():
+    for call in (colour_histogram, lambda image: resize_image(image, (8, 8))):
+        with pytest.raises(FeatlabError, match="an image of Pillow must be in mode RGB, got L"):
+            call(Image.new("L", (9, 9)))
 
 
 # ---------------------------------------------------------------- boxes

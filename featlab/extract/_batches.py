@@ -88,8 +88,8 @@ class PictureReader:
         except FeatlabError as error:
             raise FeatlabError(f"{file}: {error}") from error
         frame = picture_frame(picture.width, picture.height, self.size, self.resize)
-        resized = resize_image(picture.pixels, self.size, self.resize, box=picture.box)
-        return resized, colour_histogram(picture.pixels), frame
+        resized = resize_image(picture.image, self.size, self.resize, box=picture.box)
+        return resized, colour_histogram(picture.image), frame
 
 
 class Turns:
@@ -176,7 +176,10 @@ def in_order(
 
 
 def automatic_batch_size(running: Running, input_size: tuple[int, int]) -> int:
-    """The engine's own batch size, or what fits into a quarter of the memory if that is less."""
+    """The engine's own batch size, halved until it fits into a quarter of the memory."""
     per_picture = _BYTES_PER_PIXEL * input_size[0] * input_size[1]
-    room = int(_MEMORY_SHARE * total_memory() / running.streams / per_picture)
-    return max(1, min(running.batch_size, room))
+    room = _MEMORY_SHARE * total_memory() / running.streams / per_picture
+    size = running.batch_size
+    while size > max(room, 1):
+        size //= 2
+    return size

@@ -125,12 +125,12 @@ def write_parts(
     wanted : sequence of range
         Rows of the parts.
     threads : int, optional
-        A thread for every core by default.
+        One more than there are cores by default: now and then one waits for the interpreter.
     progress : callable, optional
         Wraps the list of batches.
     """
     running = running_of(run.backbone)
-    threads = threads or max(usable_cores(), running.streams)
+    threads = threads or max(usable_cores(), running.streams) + 1
     reader = PictureReader(images, run.backbone.input_size, run.resize)
     work = BatchMaker(reader, run.backbone, run.dtype, Turns(running.streams))
     tasks = [batch for part in wanted for batch in run.plan.batches(part)]

@@ -77,7 +77,7 @@ class PictureReader:
         width, height = self._sides[row]
         factor = jpeg_factor(self._paths[row], width, height, self.size, self._resize)
         picture = decode_scaled(data, factor)
-        return resize_image(picture.pixels, self.size, self._resize, box=picture.box)
+        return resize_image(picture.image, self.size, self._resize, box=picture.box)
 
 
 def picture_batches(

@@ -60,18 +60,24 @@ class ScaledPicture:
 
     Attributes
     ----------
-    pixels : ndarray of uint8, shape (h, w, 3)
+    image : PIL.Image.Image
+        In mode RGB; of h rows and w columns.
     box : (float, float, float, float)
-        Left, top, right, bottom of the picture in `pixels`; a scaled one may fill its last row and
+        Left, top, right, bottom of the picture in `image`; a scaled one may fill its last row and
         column only in part.
     width, height : int
         Of the whole picture in pixels, as shown.
     """
 
-    pixels: npt.NDArray[np.uint8]
+    image: Image.Image
     box: tuple[float, float, float, float]
     width: int
     height: int
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The pixels of `image`, uint8 of shape (h, w, 3)."""
+        return np.array(self.image)
 
 
 def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
@@ -129,17 +135,22 @@ def decode_scaled(data: bytes, factor: int) -> ScaledPicture:
         if factor > 1 and image.format in _JPEG_FORMATS:
             image.draft(None, (max(1, stored[0] // factor), max(1, stored[1] // factor)))
         scaled = image.size != stored
-        pixels = _rgb_pixels(image)
-        rows, columns = pixels.shape[:2]
-        if not scaled:
-            return ScaledPicture(pixels, (0.0, 0.0, float(columns), float(rows)), columns, rows)
+        image.load()
         orientation = _orientation(image)
+        # What Pillow decoded need not be copied and handed back to it.
+        pixels = None if orientation == 1 and _is_plain(image) else _rgb_pixels(image)
+    if pixels is not None:
+        image.close()  # frees its memory first
+        image = Image.fromarray(pixels)
+    columns, rows = image.size
+    if not scaled:
+        return ScaledPicture(image, (0.0, 0.0, float(columns), float(rows)), columns, rows)
     width, height = stored[::-1] if orientation >= 5 else stored
     right, bottom = width / factor, height / factor
     # What libjpeg adds lies at the stored picture's right and bottom, wherever these are shown.
     origin = _as_stored(np.arange(4, dtype=np.uint8).reshape(2, 2), orientation)[0, 0]
     x, y = (columns - right) * (origin % 2), (rows - bottom) * (origin // 2)
-    return ScaledPicture(pixels, (x, y, x + right, y + bottom), width, height)
+    return ScaledPicture(image, (x, y, x + right, y + bottom), width, height)
 
 
 def inspect_image(data: bytes) -> Inspection:
@@ -262,6 +273,10 @@ def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     return pixels
 
 
+def _is_plain(image: Image.Image) -> bool:
+    return bool(image.mode == "RGB" and not image.has_transparency_data)
+
+
 def _as_stored(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
     """The same memory, seen as the file stores the picture."""
     views: dict[int, Callable[[], npt.NDArray[np.uint8]]] = {
@@ -292,10 +307,10 @@ def _converter(image: Image.Image) -> Callable[[Image.Image], npt.NDArray[np.uin
     if image.mode == "F" or image.mode.startswith("I"):
         scale = _grey_scale(image)
         return lambda band: scale(np.asarray(band))[:, :, np.newaxis]
+    if _is_plain(image):
+        return np.asarray
     if image.has_transparency_data:
         return _on_white
-    if image.mode == "RGB":
-        return np.asarray
     return lambda band: np.asarray(_convert(band, "RGB"))
 
 

@@ -159,7 +159,7 @@ def network_input(store: MapStore, rows: np.ndarray, size: tuple[int, int]) -> n
             raise FeatlabError(f"{root / path} has changed since the store was made.")
         factor = images.jpeg_factor(path, width, height, size, resize) if scales else 1
         picture = images.decode_scaled(data, factor)
-        pictures.append(images.resize_image(picture.pixels, size, resize, box=picture.box))
+        pictures.append(images.resize_image(picture.image, size, resize, box=picture.box))
     return np.stack(pictures)
 
 

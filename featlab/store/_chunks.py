@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import islice
 
 import h5py
 import numpy as np
@@ -14,8 +15,9 @@ import numpy as np
 from featlab._machine import usable_cores
 
 _FILTERS = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE)
-# For fewer rows starting threads costs more than it saves.
-_ROWS_FOR_THREADS = 8
+# For fewer rows starting threads costs more than it saves; they take some at a time, since handing
+# over each row by itself would cost a tenth of the time.
+_ROWS_FOR_THREADS, _ROWS_AT_A_TIME = 8, 4
 
 
 def read_chunks(dataset: h5py.Dataset, start: int, out: np.ndarray) -> bool:
@@ -40,17 +42,24 @@ def read_chunks(dataset: h5py.Dataset, start: int, out: np.ndarray) -> bool:
     rest = (0,) * (dataset.ndim - 1)
     size, dtype = int(np.prod(dataset.shape[1:])), dataset.dtype
 
-    def decode(chunk: bytes, target: np.ndarray) -> None:
-        target[...] = _decoded(chunk, size, dtype).reshape(target.shape)
+    def decode(chunks: Iterable[bytes], targets: np.ndarray) -> None:
+        for chunk, target in zip(chunks, targets, strict=True):
+            numbers = _decoded(chunk, size, dtype).reshape(target.shape)
+            if (dtype, target.dtype) == (np.float16, np.float32):
+                # Looking them up takes half as long as NumPy's own conversion.
+                np.take(_every_float16(), numbers.view(np.uint16), out=target, mode="clip")
+            else:
+                target[...] = numbers
 
     chunks = (_chunk(dataset, (start + k, *rest)) for k in range(len(out)))
     try:
         if len(out) < _ROWS_FOR_THREADS:
-            for chunk, target in zip(chunks, out, strict=True):
-                decode(chunk, target)
+            decode(chunks, out)
         else:
+            parts = [out[k : k + _ROWS_AT_A_TIME] for k in range(0, len(out), _ROWS_AT_A_TIME)]
             with ThreadPoolExecutor(usable_cores()) as pool:
-                for _ in pool.map(decode, chunks, out):
+                read = (list(islice(chunks, len(part))) for part in parts)
+                for _ in pool.map(decode, read, parts):
                     pass
     except Exception:  # isal has an exception of its own, and HDF5 will find the words.
         return False
@@ -82,6 +91,12 @@ def _decoded(chunk: bytes, size: int, dtype: np.dtype) -> np.ndarray:
         numbers <<= 8
         numbers |= plane
     return numbers.view(dtype)
+
+
+@cache
+def _every_float16() -> np.ndarray:
+    """Each float16, at the place of its bits, as float32."""
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 @cache

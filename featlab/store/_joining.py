@@ -24,6 +24,7 @@ from featlab.store._writing import (
     create_plain,
     replace_durably,
     write_errors,
+    write_plain_chunk,
 )
 
 
@@ -178,10 +179,15 @@ def _copy_plain(
     if key not in target:
         create_plain(target, key, n_rows, part.shape[1], part.dtype)
     joined = target[key]
+    step, stop = joined.chunks[0], start + len(piece)
     whole = (piece.start, piece.stop) == (0, part.shape[0])
-    if whole and part.chunks == joined.chunks and start % joined.chunks[0] == 0:
-        for row in range(0, part.shape[0], joined.chunks[0]):
+    if start % step or (stop % step and stop != n_rows):
+        joined[start:stop] = part[piece.start : piece.stop]
+    elif whole and part.chunks == joined.chunks:
+        for row in range(0, part.shape[0], step):
             mask, chunk = part.id.read_direct_chunk((row, 0))
             joined.id.write_direct_chunk((start + row, 0), chunk, mask)
     else:
-        joined[start : start + len(piece)] = part[piece.start : piece.stop]
+        for row in range(piece.start, piece.stop, step):
+            values = part[row : min(row + step, piece.stop)]
+            write_plain_chunk(joined, start + row - piece.start, values)
