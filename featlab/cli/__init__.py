@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that ``featlab --help`` ans
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -99,6 +100,12 @@ def main() -> None:
             raise
         print(f"\nfeatlab: interrupted. {_how_to_go_on()}", file=sys.stderr)
         raise SystemExit(_TERMINATED if terminated else _INTERRUPTED) from None
+    finally:
+        # Only if it was needed: importing it takes longer than `featlab --help`.
+        if workers := sys.modules.get("featlab._workers"):
+            workers.dismiss()
+        # Looking for garbage that the end of the process frees anyway takes half a second.
+        gc.freeze()
 
 
 def _how_to_go_on() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from featlab import heads, images, localise, report
 from featlab._errors import FeatlabError
+from featlab._machine import usable_cores
 from featlab.store import MapStore
 
 SAMPLES, EXAMPLES, FAILURES, SHOWN_DETECTORS, STRIPS = 12, 6, 9, 4, 5
@@ -47,7 +49,9 @@ def thumbnails(
     sizes = store.images[["width", "height"]].to_numpy(np.int64).prod(axis=1)[rows]
     affordable = int((np.cumsum(sizes) <= _THUMBNAIL_PIXELS).sum())
     count = max(len(set(first)), min(affordable, _THUMBNAILS))
-    return {row: _shrunk(load(row), _THUMBNAIL_SIDE) for row in rows[:count]}
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        small = pool.map(lambda row: _shrunk(load(row), _THUMBNAIL_SIDE), rows[:count])
+        return dict(zip(rows[:count], small, strict=True))
 
 
 def _size(picture: np.ndarray | None, otherwise: np.ndarray) -> np.ndarray:

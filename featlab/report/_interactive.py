@@ -26,7 +26,9 @@ import base64
 import io
 import json
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
+from featlab._machine import usable_cores
 from featlab.report import _words as words
 from featlab.report._results import Gallery, Glance, Results
 
@@ -119,7 +122,9 @@ class Pictures:
         new = [(row, pixels) for row, pixels in given if row not in self._place]
         files: list[str] = []
         for side, quality in steps if new else ():
-            files = [_jpeg(pixels, side, quality) for _, pixels in new]
+            encode = partial(_jpeg, side=side, quality=quality)
+            with ThreadPoolExecutor(usable_cores()) as pool:
+                files = list(pool.map(encode, [pixels for _, pixels in new]))
             if sum(map(len, files)) <= most:
                 break
         fitting = int((np.cumsum([len(file) for file in files]) <= most).sum())
