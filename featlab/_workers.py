@@ -19,6 +19,13 @@ T = TypeVar("T")
 _started = False
 
 
+def workers() -> joblib.parallel_config:
+    """What `joblib.Parallel` shall use: the same processes for every stage, of one thread each."""
+    global _started
+    _started = True
+    return joblib.parallel_config("loky", n_jobs=usable_cores(), inner_max_num_threads=1)
+
+
 @contextlib.contextmanager
 def beside(
     function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -34,14 +41,10 @@ def beside(
         Of a room that is quick to import; it and its arguments travel to the other process.
     """
     call = functools.partial(function, *args, **kwargs)
-    processes = usable_cores()
-    if processes < 2:
+    if usable_cores() < 2:
         yield functools.cache(functools.partial(_with_one_thread, call))
         return
-    global _started
-    _started = True
-    # As many as localisation asks for, so that it finds them there.
-    with joblib.parallel_config("loky", n_jobs=processes, inner_max_num_threads=1):
+    with workers():
         begun = joblib.Parallel(return_as="generator")([joblib.delayed(call)()])
     try:
         yield functools.cache(lambda: next(begun))
@@ -60,13 +63,10 @@ def ready(*modules: str) -> Iterator[None]:
     *modules : str
         What :func:`beside` will need; importing takes seconds.
     """
-    processes = usable_cores()
-    if processes < 2:
+    if usable_cores() < 2:
         yield
         return
-    global _started
-    _started = True
-    with joblib.parallel_config("loky", n_jobs=processes, inner_max_num_threads=1):
+    with workers():
         # Not all of them: this process needs a core for its own imports.
         begun = joblib.Parallel(return_as="generator")([joblib.delayed(_load)(modules)])
     try:

@@ -160,6 +160,22 @@ def test_threads_may_call_forward_at_the_same_time(load, engine):
         assert_agree(a, b)
 
 
+@pytest.mark.parametrize("engine", ["tensorflow", pytest.param("openvino", marks=needs_openvino)])
+def test_a_network_too_large_for_constants_gives_the_same_maps(load, monkeypatch, engine):
+    made, traced = [], _engines._traced
+
+    def keeping(*given):
+        made.append(traced(*given))
+        return made[-1]
+
+    monkeypatch.setattr(_engines, "_traced", keeping)
+    as_constants = load(engine).forward(some_pixels(5))
+    monkeypatch.setattr(_engines, "_LARGEST_CONSTANTS", 0)
+    as_variables = load(engine).forward(some_pixels(5))
+    assert [bool(function.captured_inputs) for function in made] == [False, True]
+    assert_agree(as_variables, as_constants)
+
+
 @needs_openvino
 def test_auto_is_openvino_without_a_graphics_card_and_tensorflow_with_one(load, monkeypatch):
     assert load().engine.name == "openvino"

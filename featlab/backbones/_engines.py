@@ -244,8 +244,10 @@ def _traced(
     """
     import tensorflow as tf
 
-    trained, fixed = model.trainable_variables, model.non_trainable_variables
-    weights = [[v.value.numpy() for v in kind] for kind in (trained, fixed)]
+    weights = [
+        [variable.value.numpy() for variable in kind]
+        for kind in (model.trainable_variables, model.non_trainable_variables)
+    ]
     small = sum(array.nbytes for kind in weights for array in kind) <= _LARGEST_CONSTANTS
 
     @tf.function(input_signature=[tf.TensorSpec((None, *shape), tf.uint8)], autograph=False)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from featlab import boxes as bx
 from featlab._machine import usable_cores
+from featlab._workers import workers
 from featlab.localise.checks import class_codes, picture_sizes
 from featlab.localise.fitting import FittedMethods
 from featlab.localise.methods import Progress, method_heats
@@ -95,10 +96,9 @@ def _all_done(
     tasks: Sequence[Callable[[], HeatScores]], n_maps: int
 ) -> list[tuple[HeatScores, float]]:
     """Every result and its seconds; in processes of their own where that pays for their start."""
-    processes = usable_cores()
-    if processes < 2 or n_maps < _FEW_MAPS:
+    if usable_cores() < 2 or n_maps < _FEW_MAPS:
         return [_timed(task) for task in tasks]
-    with joblib.parallel_config("loky", n_jobs=processes, inner_max_num_threads=1):
+    with workers():
         return list(joblib.Parallel()(joblib.delayed(_timed)(task) for task in tasks))
 
 
