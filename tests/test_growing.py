@@ -27,7 +27,7 @@ from featlab.extract import (
     join_shards,
 )
 from featlab.images import index_images
-from featlab.store import MapStore, Piece, choose_rows
+from featlab.store import MapStore, Piece, _joining, choose_rows, join_parts
 
 LAYERS = ("first", "last")
 BOX = pd.DataFrame(
@@ -170,6 +170,41 @@ def test_a_layer_that_is_float32_in_one_part_only(picture_folder, tmp_path):
         assert a.maps().max() > 1e5
         np.testing.assert_array_equal(a.maps(), b.maps())
         a.verify()
+
+
+@pytest.mark.parametrize("plenty", [True, False])
+def test_parts_are_joined_as_they_come_where_there_is_room(
+    images, whole, tmp_path, monkeypatch, plenty
+):
+    """Where there may be none for both, the parts come first: the pass is not stopped half-way."""
+    backbone, options = FakeBackbone(layers=LAYERS), {"boxes": BOX, "batch_size": 4}
+    with extract_maps(images, backbone, tmp_path / "v.h5", virtual=True, **options) as virtual:
+        pieces, tables = virtual.pieces, virtual.tables
+    joining, sizes = tmp_path / "maps.h5.joining", []
+    room = sum(piece.file.stat().st_size for piece in pieces)
+    monkeypatch.setattr(_joining, "_free", lambda path: room * (3 if plenty else 1))
+
+    def coming():
+        for piece in pieces:
+            sizes.append(joining.stat().st_size)
+            yield piece
+
+    join_parts(coming(), tmp_path / "maps.h5", tables)
+    assert (np.diff(sizes) > 0).all() if plenty else len(set(sizes)) == 1
+    with MapStore(tmp_path / "maps.h5") as store, MapStore(whole) as expected:
+        assert_equal_stores(store, expected)
+
+
+def test_without_room_for_the_store_the_parts_are_finished(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(_joining, "_free", lambda path: 1000)
+    with pytest.raises(FeatlabError, match="no space left on the disk. The finished parts are"):
+        extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", batch_size=4)
+    assert [path.name for path in tmp_path.glob("maps.h5*")] == ["maps.h5.parts"]
+    monkeypatch.undo()
+    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
+    again = FakeBackbone()
+    extract_maps(images, again, tmp_path / "maps.h5", batch_size=4).close()
+    assert again.calls == 0
 
 
 def test_a_missing_part_is_named(images, tmp_path):

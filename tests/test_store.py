@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import zlib
 from pathlib import Path
@@ -121,6 +122,14 @@ def test_unknown_layer_pooling_row_and_batch_say_what_is_allowed(store_path):
 def test_the_store_is_read_only(store_path):
     with MapStore(store_path) as store, pytest.raises((OSError, ValueError)):
         store._file["maps/last"][0] = 0
+
+
+def test_another_process_finds_it_from_any_folder(store_path, monkeypatch):
+    monkeypatch.chdir(store_path.parent)
+    with MapStore(store_path.name) as store:
+        monkeypatch.chdir("/")
+        with pickle.loads(pickle.dumps(store)) as again:
+            np.testing.assert_array_equal(again.maps(), store.maps())
 
 
 def test_what_is_not_a_store_is_refused_by_name(tmp_path, store_path):

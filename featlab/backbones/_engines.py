@@ -148,7 +148,7 @@ def tensorflow_engine(function: tf.types.experimental.ConcreteFunction) -> Engin
     import tensorflow as tf
 
     def run(pixels: np.ndarray) -> list[np.ndarray]:
-        return [maps.numpy() for maps in function(tf.constant(pixels))]
+        return [np.asarray(maps) for maps in function(tf.constant(pixels))]
 
     batch = _GPU_BATCH if _has_gpu() else _CPU_BATCH
     return Engine("tensorflow", run, _TENSORFLOW_CALLERS, batch)
@@ -297,8 +297,14 @@ def _infer(request: Any, pixels: np.ndarray) -> list[np.ndarray]:
         empty = np.zeros((missing, *pixels.shape[1:]), pixels.dtype)
         pixels = np.concatenate([pixels, empty])
     batches = pixels.reshape(-1, _OPENVINO_BATCH, *pixels.shape[1:])
-    found = [list(request.infer(batch, share_inputs=True).values()) for batch in batches]
-    return [np.concatenate(maps)[:n] for maps in zip(*found, strict=True)]
+    outputs: list[np.ndarray] = []
+    for start, batch in zip(range(0, len(pixels), _OPENVINO_BATCH), batches, strict=True):
+        # Its own memory, which the next call fills anew.
+        maps = list(request.infer(batch, share_inputs=True, share_outputs=True).values())
+        outputs = outputs or [np.empty((len(pixels), *m.shape[1:]), np.float32) for m in maps]
+        for whole, some in zip(outputs, maps, strict=True):
+            whole[start : start + _OPENVINO_BATCH] = some
+    return [whole[:n] for whole in outputs]
 
 
 def _check_agreement(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:

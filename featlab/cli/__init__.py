@@ -75,6 +75,8 @@ def _root(
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 1, never a traceback."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Libraries leave a million objects that stay: to look through them again and again takes 1 s.
+    gc.set_threshold(20_000, 20, 20)
     terminated = False
 
     def terminate(*_: object) -> None:

@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from threading import Condition
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,9 @@ from featlab.images import (
     resize_image,
 )
 from featlab.store import EncodedMaps, encode_maps
+
+if TYPE_CHECKING:
+    from pandas.api.extensions import ExtensionArray
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -65,12 +69,15 @@ class PictureReader:
 
     def batch(self, rows: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pixels ``(b, H, W, 3)`` uint8, colours ``(b, 64)`` and frames ``(b, 4)``."""
-        # Looking up a row of a table at a time would cost as much as checking the file's digest.
-        some = self.images.iloc[rows.start : rows.stop]
-        columns = (some[name] for name in ("path", "sha256", "width", "height"))
+        columns = (column[rows.start : rows.stop].tolist() for column in self._columns)
         read = (self._one(*entry) for entry in zip(*columns, strict=True))
         pixels, colours, frames = zip(*read, strict=True)
         return np.stack(pixels), np.stack(colours), np.array(frames, dtype=np.float64)
+
+    @cached_property
+    def _columns(self) -> list[ExtensionArray]:
+        """What is needed of a picture; to cut rows out of the table takes much longer."""
+        return [self.images[name].array for name in ("path", "sha256", "width", "height")]
 
     def _one(
         self, path: str, sha256: str, width: int, height: int

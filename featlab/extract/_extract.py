@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,7 +119,9 @@ def extract_maps(
                     client=client,
                     progress=progress,
                 )
-                join_parts(pieces, path, tables, virtual=virtual)
+                # What is finished is joined while the network runs on.
+                with closing(pieces):
+                    join_parts(pieces, path, tables, virtual=virtual)
             found = MapStore(path)
         clear_parts(parts_of(path), found.pieces)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,7 +104,8 @@ def append_maps(
                 progress=progress,
                 more={APPENDED: old.name},
             )
-            pieces = [*pieces, *new]
+            with closing(new):
+                pieces = [*pieces, *new]
             provenance |= known.provenance
         provenance |= wanted
         provenance["annotations_digest"] = annotations_digest(tables.images, tables.boxes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,10 @@ class Pass:
         """The finished part of some rows; None where it is still to be written."""
         return _part(self.parts, self.plan, rows)
 
+    def piece(self, rows: range) -> Piece:
+        """What the part of some rows is once it is finished."""
+        return Piece(part_path(self.parts, rows), 0, len(rows), self.plan.digest)
+
     def missing(self, shard: tuple[int, int] = (1, 1)) -> list[range]:
         """Rows of the parts that are not there yet, of one shard of several or of all."""
         return [rows for rows in self.plan.shard(*shard) if self.part(rows) is None]
@@ -107,15 +112,17 @@ def begin_pass(
     return Pass(parts, plan, backbone, resize, dtype), agreed
 
 
-def write_parts(
+def written_parts(
     run: Pass,
     images: pd.DataFrame,
     wanted: Sequence[range],
     *,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Write parts of a pass, in this process.
+) -> Generator[Piece, None, None]:
+    """Write parts of a pass, in this process; yields each when it is finished.
+
+    While the caller is busy with one, the next is already being computed.
 
     Parameters
     ----------
@@ -147,6 +154,7 @@ def write_parts(
                         batch = next(batches)
                         writer.append(batch.maps, batch.colours, batch.frames)
                     writer.finish()
+                yield run.piece(part)
             next(shown, None)  # lets a progress bar close
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -163,20 +171,36 @@ def run_pass(
     client: Client | None = None,
     progress: Progress | None = None,
     more: Mapping[str, str] | None = None,
-) -> tuple[list[Piece], Tables]:
-    """Write every part that is not there yet; the parts, and the tables with their provenance."""
+) -> tuple[Generator[Piece, None, None], Tables]:
+    """Write every part that is not there yet.
+
+    Returns
+    -------
+    generator of Piece
+        The parts in the order of their rows, each when it is there; to be closed by the caller.
+    Tables
+        Those given, with the provenance of the pass.
+    """
     run, agreed = begin_pass(
         tables, backbone, parts, batch_size=batch_size, resize=resize, dtype=dtype, more=more
     )
     missing = run.missing()
     tell_done(len(tables.images), missing)
     if client is None:
-        write_parts(run, agreed.images, missing, progress=progress)
-    else:
-        from featlab.extract._cluster import write_parts_on
+        return _all_parts(run, agreed.images, missing, progress), agreed
+    from featlab.extract._cluster import write_parts_on
 
-        write_parts_on(client, run, missing, progress=progress)
-    return finished_parts(parts, run.plan), agreed
+    write_parts_on(client, run, missing, progress=progress)
+    return (part for part in finished_parts(parts, run.plan)), agreed
+
+
+def _all_parts(
+    run: Pass, images: pd.DataFrame, missing: Sequence[range], progress: Progress | None
+) -> Generator[Piece, None, None]:
+    with contextlib.closing(written_parts(run, images, missing, progress=progress)) as new:
+        for rows in run.plan.part_ranges():
+            yield next(new) if rows in missing else run.piece(rows)
+        next(new, None)  # lets a progress bar close
 
 
 def tell_done(n_images: int, missing: Sequence[range]) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from featlab._errors import FeatlabError
 from featlab.extract._extract import check_options, complete_tables, find_store
 from featlab.extract._growing import APPENDED
-from featlab.extract._passing import TABLES, begin_pass, finished_parts, tell_done, write_parts
+from featlab.extract._passing import TABLES, begin_pass, finished_parts, tell_done, written_parts
 from featlab.extract._plan import (
     agreed_plan,
     clear_parts,
@@ -82,7 +82,8 @@ def extract_shard(
         missing = run.missing(shard)
         mine = sum(map(len, run.plan.shard(number, of)))
         tell_done(mine, missing)
-        write_parts(run, tables.images, missing, progress=progress)
+        for _ in written_parts(run, tables.images, missing, progress=progress):
+            pass
     return mine
 
 

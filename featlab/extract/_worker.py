@@ -13,7 +13,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 
 from featlab import __version__
 from featlab._errors import FeatlabError
-from featlab.extract._passing import TABLES, Pass, write_parts
+from featlab.extract._passing import TABLES, Pass, written_parts
 from featlab.extract._provenance import refuse_difference
 from featlab.extract._source import running_of
 from featlab.store import load_tables
@@ -45,7 +45,8 @@ class Share(WorkerPlugin):
         """Write the part of some rows."""
         with self._alone:
             if self.run.part(rows) is None:
-                write_parts(self.run, self._images, [rows], threads=self._threads)
+                for _ in written_parts(self.run, self._images, [rows], threads=self._threads):
+                    pass
 
     @cached_property
     def _images(self) -> pd.DataFrame:

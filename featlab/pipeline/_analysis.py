@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -69,6 +69,8 @@ _MOST_LOCALISED = 10_000  # images with boxes that thresholds are chosen on, and
 _MOST_SENT = 2**26  # values of a table that is sent to another process
 BOX_HEADS = ("cascade", "ridge_pca", "pls", "gradient_boosting")
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Progress = Callable[[Any], Any]
 
 
@@ -118,8 +120,7 @@ def analyse(
     with contextlib.ExitStack() as others:
         # More threads than cores that are free would wait for each other at every product.
         others.enter_context(threadpool_limits(max(1, usable_cores() - 1)))
-        # Thousands of small models are fitted, on values that the store has checked.
-        others.enter_context(config_context(assume_finite=True, skip_parameter_validation=True))
+        others.enter_context(_unchecked())
         box_heads = others.enter_context(_box_heads(store, split, box_kind, random_state))
         tables = feature_tables(store)
         X = main_table(tables)
@@ -133,7 +134,6 @@ def analyse(
                 random_state=random_state,
             )
             logistic = logistic_heads(tables, labels, split, groups, scores, random_state)
-            details = _head_details(X, labels, split, groups, scores, random_state)
         with _timed(seconds, "neurons"):
             all_neurons = find_detectors(tables, labels, split, groups, random_state=random_state)
             table = main_rows(all_neurons, X)
@@ -142,15 +142,6 @@ def analyse(
         with _timed(seconds, "laboratory"):
             laboratory = detector_laboratory(
                 store, split, tables, all_neurons, logistic, random_state
-            )
-        with _timed(seconds, "audit"):
-            found = audit.audit_set(
-                store,
-                split,
-                head_table=scores.table,
-                neurons=table,
-                box_kind=box_kind,
-                random_state=random_state,
             )
         overview = others.enter_context(_overview(store, X, scores, random_state))
         with _timed(seconds, "localise"):
@@ -170,6 +161,33 @@ def analyse(
                 progress=progress,
             )
             where.table.attrs["n_boxed"] = int((split[truth["image"].unique()] == "test").sum())
+        # Only the page asks for these: they run beside what is left to do here.
+        learning = others.enter_context(
+            _sent(
+                X,
+                partial(
+                    heads.learning_curve,
+                    X,
+                    labels,
+                    split,
+                    groups=groups,
+                    n_repeats=_REPEATS,
+                    random_state=random_state,
+                ),
+            )
+        )
+        audited = others.enter_context(
+            _beside(
+                audit.audit_set,
+                store,
+                split,
+                head_table=scores.table,
+                neurons=table,
+                box_kind=box_kind,
+                random_state=random_state,
+            )
+        )
+        with _timed(seconds, "units"):
             chosen = neurons.select_neurons(table, top=SHOWN_DETECTORS)
             test_rows = np.flatnonzero((split == "test") & looked_at)
             units = localise.unit_localisation(
@@ -182,45 +200,59 @@ def analyse(
             pointing = localise.neuron_pointing(
                 store, table, test_rows, box_kind=box_kind, top=_POINTING_DETECTORS
             )
+        with _timed(seconds, "examples"):
+            leaders = neurons.select_neurons(table, top=GALLERY_DETECTORS)
+            cards = _cards(store, table, chosen, split)
+            shown: dict[str, Any] = {
+                "samples": samples(store, load, truth, random_state),
+                "detector_examples": detector_examples(
+                    store, load, truth, scores, chosen, random_state
+                ),
+                "localisation_examples": localisation_examples(store, load, truth, where),
+                "failures": localisation_examples(store, load, truth, where, worst=True),
+                "cards": [card for _, card in cards],
+                "card_neurons": [pair for pair, _ in cards],
+                "strips": strips(store, load, truth, where),
+                "gallery": gallery(store, load, truth, split, where, leaders, random_state),
+            }
         with _timed(seconds, "glance"):
             glance = _glance(store, overview(), load, random_state)
         with _timed(seconds, "box heads"):
             regressed = _box_laboratory(store, where, box_kind, box_heads)
-    with _timed(seconds, "examples"):
-        leaders = neurons.select_neurons(table, top=GALLERY_DETECTORS)
-        cards = _cards(store, table, chosen, split)
-        return report.Results(
-            store=store,
-            split=split,
-            heads=scores,
-            per_class=heads.per_class(scores, "logistic"),
-            head_details=details,
-            glance=glance,
-            gradients=gradients,
-            transfer=transfer,
-            box_laboratory=regressed,
-            neurons=table,
-            all_neurons=all_neurons,
-            laboratory=laboratory,
-            audit=found,
-            softmax_top_k=frequent,
-            localisation=where,
-            pointing=pointing if len(pointing) else None,
-            units=units if len(units) else None,
-            seconds=seconds,
-            box_kind=box_kind or _only_kind(store.boxes),
-            command=command,
-            random_state=random_state,
-            backbone_description=str(store.provenance.get("description", "")),
-            samples=samples(store, load, truth, random_state),
-            detector_examples=detector_examples(store, load, truth, scores, chosen, random_state),
-            localisation_examples=localisation_examples(store, load, truth, where),
-            failures=localisation_examples(store, load, truth, where, worst=True),
-            cards=[card for _, card in cards],
-            card_neurons=[pair for pair, _ in cards],
-            strips=strips(store, load, truth, where),
-            gallery=gallery(store, load, truth, split, where, leaders, random_state),
-        )
+        with _timed(seconds, "audit"):
+            found = audited()
+        with _timed(seconds, "learning curve"):
+            details = report.HeadDetails(
+                head="logistic",
+                pairs=heads.compare_all(scores, random_state=random_state),
+                calibration=heads.calibration_table(scores, "logistic"),
+                learning=learning(),
+            )
+    return report.Results(
+        store=store,
+        split=split,
+        heads=scores,
+        per_class=heads.per_class(scores, "logistic"),
+        head_details=details,
+        glance=glance,
+        gradients=gradients,
+        transfer=transfer,
+        box_laboratory=regressed,
+        neurons=table,
+        all_neurons=all_neurons,
+        laboratory=laboratory,
+        audit=found,
+        softmax_top_k=frequent,
+        localisation=where,
+        pointing=pointing if len(pointing) else None,
+        units=units if len(units) else None,
+        seconds=seconds,
+        box_kind=box_kind or _only_kind(store.boxes),
+        command=command,
+        random_state=random_state,
+        backbone_description=str(store.provenance.get("description", "")),
+        **shown,
+    )
 
 
 def _looked_at(
@@ -239,22 +271,25 @@ def _looked_at(
     return kept
 
 
-def _head_details(
-    X: pd.DataFrame,
-    labels: pd.Series,
-    split: pd.Series,
-    groups: pd.Series,
-    scores: heads.HeadResults,
-    random_state: int,
-) -> report.HeadDetails:
-    return report.HeadDetails(
-        head="logistic",
-        pairs=heads.compare_all(scores, random_state=random_state),
-        calibration=heads.calibration_table(scores, "logistic"),
-        learning=heads.learning_curve(
-            X, labels, split, groups=groups, n_repeats=_REPEATS, random_state=random_state
-        ),
-    )
+def _sent(X: pd.DataFrame, call: Callable[[], T]) -> AbstractContextManager[Callable[[], T]]:
+    """A call on a table, begun in another process unless the table is too large to be sent."""
+    return contextlib.nullcontext(call) if X.size > _MOST_SENT else _beside(call)
+
+
+def _beside(
+    call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> AbstractContextManager[Callable[[], T]]:
+    return beside(_call_unchecked, partial(call, *args, **kwargs))
+
+
+def _call_unchecked(call: Callable[[], T]) -> T:
+    with _unchecked():
+        return call()
+
+
+def _unchecked() -> AbstractContextManager[None]:
+    """Thousands of small models are fitted, on values that the store has checked."""
+    return config_context(assume_finite=True, skip_parameter_validation=True)
 
 
 def _box_heads(
@@ -270,7 +305,7 @@ def _box_heads(
     parts = split.to_numpy(str)[boxed]
     if (parts != "test").sum() < _FEWEST_BOXED or not (parts == "test").any():
         return contextlib.nullcontext(lambda: None)
-    return beside(
+    return _beside(
         boxheads.evaluate_box_heads,
         store,
         split,
@@ -303,14 +338,16 @@ def _overview(
     """The images on a plane, where there are enough of them to lie on one."""
     if len(store) < embed.LEAST_IMAGES:
         return contextlib.nullcontext(lambda: None)
-    call = partial(
-        embed.overview,
+    return _sent(
         X,
-        store.images["label"],
-        scores.of("logistic"),
-        random_state=random_state,
+        partial(
+            embed.overview,
+            X,
+            store.images["label"],
+            scores.of("logistic"),
+            random_state=random_state,
+        ),
     )
-    return contextlib.nullcontext(call) if X.size > _MOST_SENT else beside(call)
 
 
 def _glance(

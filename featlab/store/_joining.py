@@ -6,9 +6,9 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import h5py
@@ -29,7 +29,7 @@ from featlab.store._writing import (
 
 
 def join_parts(
-    pieces: Sequence[Piece], path: Path, tables: Tables, *, virtual: bool = False
+    pieces: Iterable[Piece], path: Path, tables: Tables, *, virtual: bool = False
 ) -> None:
     """Join runs of rows of parts, or of finished stores, to one finished store.
 
@@ -38,8 +38,9 @@ def join_parts(
 
     Parameters
     ----------
-    pieces : sequence of Piece
-        Together they hold the rows of the image table, in order.
+    pieces : iterable of Piece
+        Together they hold the rows of the image table, in order. Each is copied as it comes, while
+        the others may still be in the making.
     path : Path
         The store to write; replaced if it exists.
     tables : Tables
@@ -55,7 +56,7 @@ def join_parts(
     """
     temporary = path.with_name(path.name + ".joining")
     if not virtual:
-        _check_free(pieces, path)
+        pieces = _while_free(pieces, path, len(tables.images))
     try:
         with write_errors():
             _write_joined(pieces, temporary, path.parent, tables, virtual)
@@ -68,17 +69,16 @@ def join_parts(
 
 
 def _write_joined(
-    pieces: Sequence[Piece], path: Path, folder: Path, tables: Tables, virtual: bool
+    pieces: Iterable[Piece], path: Path, folder: Path, tables: Tables, virtual: bool
 ) -> None:
     n_rows, layers = len(tables.images), layer_names(tables.provenance["layers"])
+    narrow = dict.fromkeys(layers, np.dtype(np.float16))
+    pieces = list(pieces) if virtual else _copy(pieces, path, n_rows, narrow)
     if sum(map(len, pieces)) != n_rows:
         raise ValueError(f"{sum(map(len, pieces))} rows of maps for {n_rows} images")
-    dtypes = _layer_dtypes(pieces, layers)
-    with h5py.File(path, "w", libver=("earliest", "v110")) as target:
+    with _opened(path, "w" if virtual else "r+") as target:
         if virtual:
-            _refer(pieces, target, folder, n_rows, dtypes)
-        else:
-            _copy(pieces, target, n_rows, dtypes)
+            _refer(pieces, target, folder, n_rows, narrow)
         write_tables(target, tables)
         target.attrs["encoding-type"] = ENCODING_TYPE
         target.attrs["encoding-version"] = ENCODING_VERSION
@@ -86,17 +86,39 @@ def _write_joined(
         target.attrs["featlab_version"] = str(tables.provenance.get("featlab_version", ""))
 
 
+def _opened(path: Path, mode: str) -> h5py.File:
+    return h5py.File(path, mode, libver=("earliest", "v110"))
+
+
 def _copy(
-    pieces: Sequence[Piece], target: h5py.File, n_rows: int, dtypes: dict[str, np.dtype]
-) -> None:
+    pieces: Iterable[Piece], path: Path, n_rows: int, dtypes: dict[str, np.dtype]
+) -> list[Piece]:
+    """Copy the rows of pieces into a new file; returns the pieces."""
+    coming = iter(pieces)
+    copied: list[Piece] = []
+    with _opened(path, "w") as target:
+        for start, piece in _with_rows(coming):
+            copied.append(piece)
+            # One part is open at a time: there may be thousands of them.
+            with h5py.File(piece.file, "r") as source:
+                wider = _wider(dtypes, source)
+                if wider != dtypes:
+                    break
+                for layer, dtype in dtypes.items():
+                    _copy_maps(source, target, f"maps/{layer}", piece, start, n_rows, dtype)
+                for key in _plain_keys(dtypes):
+                    _copy_plain(source, target, key, piece, start, n_rows)
+        else:
+            return copied
+    # The rows before it must have the same format, in a file without a hole.
+    return _copy(chain(copied, coming), path, n_rows, wider)
+
+
+def _with_rows(pieces: Iterable[Piece]) -> Iterator[tuple[int, Piece]]:
+    """Each piece with its first row in the store."""
     start = 0
-    # One part is open at a time: there may be thousands of them.
     for piece in pieces:
-        with h5py.File(piece.file, "r") as source:
-            for layer, dtype in dtypes.items():
-                _copy_maps(source, target, f"maps/{layer}", piece, start, n_rows, dtype)
-            for key in _plain_keys(dtypes):
-                _copy_plain(source, target, key, piece, start, n_rows)
+        yield start, piece
         start += len(piece)
 
 
@@ -109,17 +131,19 @@ def _refer(
 ) -> None:
     """Virtual datasets over the pieces, and the table of where they lie."""
     names = {file: relative_name(file, folder) for file in {piece.file for piece in pieces}}
+    for file in names:
+        with h5py.File(file, "r") as source:
+            dtypes = _wider(dtypes, source)
     types = {f"maps/{layer}": dtype for layer, dtype in dtypes.items()}
     with h5py.File(pieces[0].file, "r") as first:
         types |= {key: first[key].dtype for key in _plain_keys(dtypes)}
         shapes = {key: first[key].shape[1:] for key in types}
     for key, dtype in types.items():
-        layout, start = h5py.VirtualLayout((n_rows, *shapes[key]), dtype), 0
-        for piece in pieces:
+        layout = h5py.VirtualLayout((n_rows, *shapes[key]), dtype)
+        for start, piece in _with_rows(pieces):
             shape = (piece.stop, *shapes[key])
             source = h5py.VirtualSource(names[piece.file], key, shape=shape, dtype=dtype)
             layout[start : start + len(piece)] = source[piece.start : piece.stop]
-            start += len(piece)
         # Rows of a file that is missing read as NaN, not as silent zeros.
         dataset = target.create_virtual_dataset(key, layout, fillvalue=np.nan)
         if key.startswith("maps/"):
@@ -133,21 +157,42 @@ def _plain_keys(layers: Iterable[str]) -> list[str]:
     return [*pooled, "colour_histogram", "frames"]
 
 
+def _while_free(pieces: Iterable[Piece], path: Path, n_rows: int) -> Iterator[Piece]:
+    """The pieces; where the disk may not hold them and what is joined of them, all at the end.
+
+    Refuses before the disk is full: HDF5 cannot even close a file that it cannot flush.
+    """
+    if isinstance(pieces, Sequence):
+        _check_free(pieces, path)
+        yield from pieces
+        return
+    coming, to_come = iter(pieces), n_rows
+    for piece in coming:
+        to_come -= len(piece)
+        a_row = piece.file.stat().st_size / len(piece)
+        if _free(path) < a_row * (len(piece) + 2 * to_come):
+            rest = [piece, *coming]
+            _check_free(rest, path)
+            yield from rest
+        else:
+            yield piece
+
+
 def _check_free(pieces: Sequence[Piece], path: Path) -> None:
-    """Refuse before the disk is full: HDF5 cannot even close a file that it cannot flush."""
-    needed = sum(file.stat().st_size for file in {piece.file for piece in pieces})
-    if shutil.disk_usage(path.parent).free < needed:
+    if _free(path) < sum(file.stat().st_size for file in {piece.file for piece in pieces}):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def _layer_dtypes(pieces: Sequence[Piece], layers: list[str]) -> dict[str, np.dtype]:
-    """Number format of each layer: the widest of the parts."""
-    dtypes = dict.fromkeys(layers, np.dtype(np.float16))
-    for file in {piece.file for piece in pieces}:
-        with h5py.File(file, "r") as source:
-            for layer in layers:
-                dtypes[layer] = np.result_type(source[f"maps/{layer}"].dtype, dtypes[layer])
-    return dtypes
+def _free(path: Path) -> int:
+    return shutil.disk_usage(path.parent).free
+
+
+def _wider(dtypes: dict[str, np.dtype], source: h5py.File) -> dict[str, np.dtype]:
+    """Number format of each layer: the wider of the one given and the file's."""
+    return {
+        layer: np.result_type(source[f"maps/{layer}"].dtype, dtype)
+        for layer, dtype in dtypes.items()
+    }
 
 
 def _copy_maps(

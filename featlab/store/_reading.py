@@ -52,6 +52,7 @@ class MapStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._absolute = self.path.absolute()
         self._file = open_store(self.path)
         self._closing = contextlib.ExitStack()
         self._closing.callback(self._file.close)
@@ -85,8 +86,8 @@ class MapStore:
         return len(self.images)
 
     def __reduce__(self) -> tuple[type[MapStore], tuple[Path]]:
-        """Another process opens the file anew."""
-        return type(self), (self.path,)
+        """Another process opens the file anew; it may have been started in another folder."""
+        return type(self), (self._absolute,)
 
     def __repr__(self) -> str:
         if not self._file:

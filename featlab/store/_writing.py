@@ -47,6 +47,8 @@ class PartWriter:
             self._temporary.unlink(missing_ok=True)
             raise
         self._filled = 0
+        # Finding a dataset by its name costs as much as writing a chunk to it.
+        self._maps: dict[str, h5py.Dataset] = {}
         # Small beside the maps: they are kept until the end, for whole chunks.
         self._plain: dict[str, list[np.ndarray]] = {}
 
@@ -65,7 +67,7 @@ class PartWriter:
                 given if isinstance(given, EncodedMaps) else encode_maps(layer, given, self.dtype)
             )
             with write_errors():
-                self._write_maps(f"maps/{layer}", batch)
+                self._write_maps(layer, batch)
             self._plain.setdefault(f"pooled/{layer}/mean", []).append(batch.mean)
             self._plain.setdefault(f"pooled/{layer}/max", []).append(batch.max)
         self._plain.setdefault("colour_histogram", []).append(colour)
@@ -93,21 +95,27 @@ class PartWriter:
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
-    def _write_maps(self, key: str, batch: EncodedMaps) -> None:
-        shape = batch.maps.shape[1:]
-        if key not in self._file:
-            create_maps(self._file, key, self.n_rows, shape, batch.dtype)
-        elif self._file[key].dtype == np.float16 and batch.dtype == np.float32:
-            written = self._file[key][: self._filled].astype(np.float32)
-            del self._file[key]
-            create_maps(self._file, key, self.n_rows, shape, batch.dtype)
-            self._file[key][: self._filled] = written
-        stored = self._file[key]
+    def _write_maps(self, layer: str, batch: EncodedMaps) -> None:
+        stored = self._maps.get(layer)
+        if stored is None:
+            stored = self._create(layer, batch)
+        dtype = stored.dtype
+        if dtype == np.float16 and batch.dtype == np.float32:
+            written = stored[: self._filled].astype(np.float32)
+            del self._file[stored.name]
+            stored, dtype = self._create(layer, batch), batch.dtype
+            stored[: self._filled] = written
         chunks = batch.chunks
-        if stored.dtype != batch.dtype:
-            chunks = tuple(encode_chunk(image, stored.dtype) for image in batch.maps)
+        if dtype != batch.dtype:
+            chunks = tuple(encode_chunk(image, dtype) for image in batch.maps)
         for row, chunk in enumerate(chunks, start=self._filled):
             stored.id.write_direct_chunk((row, 0, 0, 0), chunk)
+
+    def _create(self, layer: str, batch: EncodedMaps) -> h5py.Dataset:
+        shape = batch.maps.shape[1:]
+        created = create_maps(self._file, f"maps/{layer}", self.n_rows, shape, batch.dtype)
+        self._maps[layer] = created
+        return created
 
 
 def replace_durably(temporary: Path, path: Path) -> None:
