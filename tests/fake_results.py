@@ -85,8 +85,8 @@ class FakeStore:
     def map_shape(self, layer: str | None = None) -> tuple[int, int, int]:
         return self._shape
 
-    def pooled(self, how: str = "mean", layer: str | None = None) -> np.ndarray:
-        return self.activations
+    def pooled(self, how: str = "mean", layer: str | None = None, rows: Any = None) -> np.ndarray:
+        return self.activations if rows is None else self.activations[rows]
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ class Store:
         for start in range(0, len(rows), batch):
             yield rows[start : start + batch], self._maps[rows[start : start + batch]]
 
-    def pooled(self, how="mean", layer=None):
-        return getattr(self._maps, how)(axis=(1, 2))
+    def pooled(self, how="mean", layer=None, rows=None):
+        return getattr(self._maps[slice(None) if rows is None else rows], how)(axis=(1, 2))
 
 
 TABLE = pd.DataFrame(

@@ -244,8 +244,11 @@ class FakeStore:
     def classes(self) -> list[str]:
         return sorted(self.images["label"].unique())
 
-    def pooled(self, how: str, layer: str | None = None) -> np.ndarray:
-        return getattr(self.of(layer), how)(axis=(1, 2))
+    def pooled(
+        self, how: str, layer: str | None = None, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        chosen = slice(None) if rows is None else rows
+        return getattr(self.of(layer)[chosen], how)(axis=(1, 2))
 
     def of(self, layer: str | None) -> np.ndarray:
         return self.array if layer is None else self.others.get(layer, self.array)

@@ -8,6 +8,7 @@ import pytest
 
 from featlab import FeatlabError, localise
 from featlab import boxes as bx
+from featlab.localise import context
 from featlab.localise.refine import BoxCorrection, corrected_boxes, fit_correction
 
 T = len(localise.THRESHOLDS)
@@ -131,12 +132,23 @@ class HalfSeen:
         self.frames = np.tile([0.0, 0.0, 1.0, 1.0], (n, 1))
         self.split = np.array(["train", "train", "confirm", "test"])[np.arange(n) // 2 % 4]
 
-    def pooled(self, how, layer=None):
-        return getattr(self.array, how)(axis=(1, 2))
+    def pooled(self, how, layer=None, rows=None):
+        return getattr(self.array[slice(None) if rows is None else rows], how)(axis=(1, 2))
 
     def iter_maps(self, batch=16, *, rows=None, layer=None):
         for start in range(0, len(rows), batch):
             yield rows[start : start + batch], self.array[rows[start : start + batch]]
+
+
+def test_of_very_many_images_a_sample_gives_the_scales(monkeypatch):
+    store = HalfSeen()
+    train = store.split == "train"
+    every = context.train_maxima(store, train, None, 0)
+    np.testing.assert_array_equal(every, store.pooled("max")[train])
+    monkeypatch.setattr(context, "_MOST_SCALED", 20)
+    some = context.train_maxima(store, train, None, 0)
+    assert some.shape == (20, 2) and not np.isin(some[:, 0], every[:, 0], invert=True).any()
+    np.testing.assert_array_equal(some, context.train_maxima(store, train, None, 0))
 
 
 @pytest.fixture(scope="module")

@@ -84,6 +84,21 @@ def test_rows_are_taken_as_numpy_would(store_path, rows):
             np.testing.assert_array_equal(maps, everything[numbers])
 
 
+@pytest.mark.parametrize("how", ["mean", "max"])
+@pytest.mark.parametrize(
+    "rows",
+    [slice(2, 7, 2), np.zeros(9, bool), [8, 1, 1, 0], np.arange(9) % 3 == 0, list(range(9))[::-1]],
+)
+@pytest.mark.parametrize("block", [1, 4, 4096])
+def test_some_rows_of_pooled(store_path, monkeypatch, how, rows, block):
+    monkeypatch.setattr("featlab.store._reading._BLOCK", block)
+    with MapStore(store_path) as store:
+        expected = store.pooled(how, "early")[rows]
+        found = store.pooled(how, "early", rows)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.float32
+
+
 def test_plain_h5py_reads_it_with_its_axes_and_one_image_per_chunk(store_path):
     with h5py.File(store_path) as file:
         assert file.attrs["encoding-type"] == "featlab-maps"

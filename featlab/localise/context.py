@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from featlab import boxes as bx
-from featlab.localise.heat import detector_scale
 
 if TYPE_CHECKING:
     from featlab.store import MapStore
 
 _MOST_CELLS = 40_000
 _MOST_PER_IMAGE = 100
+_MOST_SCALED = 50_000
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,15 @@ def scaled(maps: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return maps * np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
 
 
-def train_scale(store: MapStore, train: np.ndarray, layer: str | None) -> np.ndarray:
-    """:func:`detector_scale` of the train rows."""
-    return detector_scale(np.asarray(store.pooled("max", layer))[train])
+def train_maxima(
+    store: MapStore, train: np.ndarray, layer: str | None, random_state: int
+) -> np.ndarray:
+    """Max-pooled activations of the train rows, of very many a random sample."""
+    rows = np.flatnonzero(train)
+    if len(rows) > _MOST_SCALED:
+        drawn = np.random.default_rng(random_state).choice(rows, _MOST_SCALED, replace=False)
+        rows = np.sort(drawn)
+    return store.pooled("max", layer, rows)
 
 
 def train_cells(

@@ -11,7 +11,8 @@ import pandas as pd
 
 from featlab._errors import FeatlabError
 from featlab.localise.checks import class_codes
-from featlab.localise.context import Context, train_cells, train_scale
+from featlab.localise.context import Context, train_cells, train_maxima
+from featlab.localise.heat import detector_scale
 from featlab.localise.registry import METHODS, HeatMethod
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def fit_methods(
         }
     contexts = {}
     for one, (own_weights, own_network) in per_layer.items():
-        scale = train_scale(store, train, one)
+        maxima = train_maxima(store, train, one, random_state)
+        scale = detector_scale(maxima)
         context = Context(
             classes=store.classes,
             codes=np.zeros(0, dtype=np.int64),
@@ -104,7 +106,7 @@ def fit_methods(
             weights=_head_weights(own_weights, store.classes, len(scale)),
             network=own_network,
             random_state=random_state,
-            fitted={RANDOM: _drawn_neurons(store, train, one, random_state)},
+            fitted={RANDOM: _drawn_neurons(maxima, len(store.classes), random_state)},
         )
         contexts[one] = _fitted(chosen, context, store, train, truth, one)
     return FittedMethods(chosen, contexts)
@@ -200,13 +202,13 @@ def _random_heats(maps: np.ndarray, context: Context) -> np.ndarray:
 _RANDOM_NEURON = HeatMethod(RANDOM, "a random neuron", _random_heats)
 
 
-def _drawn_neurons(store: MapStore, train: np.ndarray, layer: str, random_state: int) -> np.ndarray:
+def _drawn_neurons(maxima: np.ndarray, n_classes: int, random_state: int) -> np.ndarray:
     """Live neurons ``(classes, draws)``, those of a class all different if there are enough."""
-    live = np.flatnonzero(np.ptp(np.asarray(store.pooled("max", layer))[train], axis=0) > 0)
+    live = np.flatnonzero(np.ptp(maxima, axis=0) > 0)
     if not len(live):
-        return np.zeros((len(store.classes), _DRAWS), dtype=np.int64)
+        return np.zeros((n_classes, _DRAWS), dtype=np.int64)
     rng, few = np.random.default_rng(random_state), len(live) < _DRAWS
-    return np.stack([rng.choice(live, _DRAWS, replace=few) for _ in store.classes])
+    return np.stack([rng.choice(live, _DRAWS, replace=few) for _ in range(n_classes)])
 
 
 def _of_layer(name: str, given: Any, layer: str) -> Any:

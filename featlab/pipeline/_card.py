@@ -67,8 +67,8 @@ def neuron_card(
     heats = localise.example_heats(store, shown, neurons=[neuron], layer=name)[:, 0]
     sizes, load = store.images[["width", "height"]].to_numpy(), picture_loader(store)
     labels = store.images["label"].to_numpy(str)
-    drawn = chosen[features.stratified_rows(labels[chosen], _MOST_IMAGES)]
-    pooled, labels = _pooled_of(store, np.sort(drawn), pooling, name), labels[np.sort(drawn)]
+    drawn = np.sort(chosen[features.stratified_rows(labels[chosen], _MOST_IMAGES)])
+    pooled, labels = store.pooled(pooling, name, drawn), labels[drawn]
     return NeuronCard(
         title=f"Neuron {neuron} of {name}, {row['direction']} for {row['class']}",
         facts=_facts(row, pooled, labels, neuron),
@@ -83,13 +83,6 @@ def neuron_card(
         labels=labels,
         unit=f"{pooling} activation (network units)",
     )
-
-
-def _pooled_of(store: MapStore, rows: np.ndarray, pooling: str, layer: str) -> np.ndarray:
-    """Pooled activations ``(k, c)`` of rising rows, without those of all images at once."""
-    asked = np.isin(np.arange(len(store)), rows)
-    parts = [block[asked[part]] for part, block in store.iter_pooled(how=pooling, layer=layer)]
-    return np.concatenate(parts)
 
 
 def _row_of(

@@ -36,7 +36,13 @@ def entry_row(
 def _facts(entry: Entry) -> dict[str, Any]:
     store, known = entry.store, entry.store.provenance
     height, width, neurons = store.map_shape(entry.layer)
-    top = store.pooled("max", entry.layer)
+    active = 0
+    lowest, highest = np.float32(np.inf), np.float32(-np.inf)
+    for _, top in store.iter_pooled(how="max", layer=entry.layer):
+        active += int(np.count_nonzero(top > 0))
+    for _, mean in store.iter_pooled(layer=entry.layer):
+        lowest = np.minimum(lowest, mean.min(axis=0))
+        highest = np.maximum(highest, mean.max(axis=0))
     return {
         "name": entry.name,
         "store": str(store.path),
@@ -47,8 +53,8 @@ def _facts(entry: Entry) -> dict[str, Any]:
         "map_height": height,
         "map_width": width,
         "neurons": neurons,
-        "dead": int((np.ptp(store.pooled("mean", entry.layer), axis=0) == 0).sum()),
-        "active_share": float((top > 0).mean()),
+        "dead": int(np.count_nonzero(lowest == highest)),
+        "active_share": active / (len(store) * neurons),
         "megabytes": store.path.stat().st_size / 1e6,
     }
 

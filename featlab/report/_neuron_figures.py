@@ -10,6 +10,8 @@ from featlab.report._choices import confirmed_detectors, selected_detectors
 from featlab.report._drawing import Drawing, drawing
 from featlab.report._results import Examples, Results
 
+_MOST_DOTS = 10_000
+
 
 def figures(
     results: Results, head: str, max_examples: int, random_state: int
@@ -64,9 +66,12 @@ def _distributions(results: Results, random_state: int) -> Drawing | None:
     detectors = detectors[(detectors["layer"] == layer) & (detectors["pooling"] == pooling)]
     if pooling not in ("mean", "max"):
         return None
-    unseen = np.asarray(results.split, dtype=str) == "confirm"
-    pooled = results.store.pooled(pooling, layer or None)[unseen]
-    labels = results.store.images["label"].to_numpy(str)[unseen]
+    unseen = np.flatnonzero(np.asarray(results.split, dtype=str) == "confirm")
+    if len(unseen) > _MOST_DOTS:
+        drawn = np.random.default_rng(random_state).choice(unseen, _MOST_DOTS, replace=False)
+        unseen = np.sort(drawn)
+    pooled = results.store.pooled(pooling, layer or None, unseen)
+    labels = results.store.images["label"].iloc[unseen]
     return drawing(
         plots.activation_distributions(pooled, labels, detectors, random_state=random_state),
         f"Box plots of the {pooling} activation of the leading detectors, by class.",

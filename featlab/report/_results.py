@@ -27,7 +27,9 @@ class StoreLike(Protocol):
 
     def map_shape(self, layer: str | None = None) -> tuple[int, int, int]: ...
 
-    def pooled(self, how: str = "mean", layer: str | None = None) -> np.ndarray: ...
+    def pooled(
+        self, how: str = "mean", layer: str | None = None, rows: Any = None
+    ) -> np.ndarray: ...
 
 
 class HeadResultsLike(Protocol):

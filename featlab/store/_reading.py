@@ -25,6 +25,8 @@ from featlab.store._checking import (
 from featlab.store._items import Tables, read_tables
 from featlab.store._pieces import Piece, Rows
 
+_BLOCK = 4096
+
 
 class MapStore:
     """A finished store of feature maps, open for reading.
@@ -187,8 +189,8 @@ class MapStore:
             raise FeatlabError(f"batch must be at least 1, got {batch}.")
         return self._batches(f"maps/{self.layer_name(layer)}", batch, rows)
 
-    def pooled(self, how: str = "mean", layer: str | None = None) -> np.ndarray:
-        """Pooled activations, ``(n, c)`` float32, from the network's own float32 output.
+    def pooled(self, how: str = "mean", layer: str | None = None, rows: Any = None) -> np.ndarray:
+        """Pooled activations of some images, from the network's own float32 output.
 
         Parameters
         ----------
@@ -196,11 +198,28 @@ class MapStore:
             Over the cells of the map.
         layer : str, optional
             The last stored layer by default.
+        rows : int, slice, sequence of int or boolean mask, optional
+            Row numbers of the image table; all by default.
+
+        Returns
+        -------
+        ndarray of shape (k, c), float32
         """
-        return self._everything(self._pooled_key(how, layer), np.float32)
+        key, asked = self._pooled_key(how, layer), self._rows(rows)
+        if len(asked) == len(self):
+            return self._arrays.read(key, asked, np.float32)
+        unique, place = np.unique(asked, return_inverse=True)
+        # A chunk holds many rows and is unpacked anew for each run of them: whole blocks are read.
+        parts = [np.empty((0, self.map_shape(layer)[2]), np.float32)]
+        for start in range(0, len(self), _BLOCK):
+            block = np.arange(start, min(start + _BLOCK, len(self)))
+            inside = np.isin(block, unique, assume_unique=True)
+            if inside.any():
+                parts.append(self._arrays.read(key, block, np.float32)[inside])
+        return np.concatenate(parts)[place]
 
     def iter_pooled(
-        self, batch: int = 4096, how: str = "mean", layer: str | None = None, rows: Any = None
+        self, batch: int = _BLOCK, how: str = "mean", layer: str | None = None, rows: Any = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pooled activations in batches: pairs of row numbers ``(k,)`` and values ``(k, c)``."""
         if batch < 1:
