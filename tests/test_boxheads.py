@@ -301,6 +301,17 @@ def test_a_single_group_leaves_nothing_to_tune_with():
     assert iou_of(results)["ridge_pca"] > iou_of(results)["mean_box"] + 0.05
 
 
+@pytest.mark.parametrize("policy", ["largest", "best_match"])
+def test_of_very_many_images_a_sample_is_fitted_and_scored(monkeypatch, policy):
+    store = scene_store(120, distractors=True)
+    monkeypatch.setattr(boxheads._inputs, "_MOST_IMAGES", 25)
+    found = evaluate(store, policy=policy)
+    assert set(found.table["n_fit"]) == set(found.table["n"]) == {25}
+    rows = found.per_image["row"].unique()
+    assert len(rows) == 25 and (sides_of(120, 3)[rows] == "test").all()
+    pd.testing.assert_frame_equal(found.per_image, evaluate(store, policy=policy).per_image)
+
+
 # ----------------------------------------------------------------------------- errors
 
 

@@ -16,7 +16,13 @@ from featlab import _html
 from featlab import boxes as bx
 from featlab.boxheads._boosting import boosting_head
 from featlab.boxheads._cascade import cascade_head
-from featlab.boxheads._inputs import checked_heads, checked_split, fit_and_test, folds_of
+from featlab.boxheads._inputs import (
+    checked_heads,
+    checked_split,
+    fit_and_test,
+    folds_of,
+    sampled,
+)
 from featlab.boxheads._linear import (
     Components,
     FitData,
@@ -115,7 +121,8 @@ def evaluate_box_heads(
     """Regress boxes from stored maps, and score them on images that were neither fitted nor tuned.
 
     Fitted, and tuned by cross-validation, on the *train and confirm* rows that have a box; scored
-    once on the *test* rows that have one. The network is never run.
+    once on the *test* rows that have one; of more than 10,000 of either, on as many drawn at
+    random. The network is never run.
 
     Parameters
     ----------
@@ -186,7 +193,7 @@ def evaluate_box_heads(
     check_at_least("n_boot", n_boot, 1)
     layer = store.layer_name(layer)
     sides = checked_split(split, len(store))
-    images = boxed_images(store, box_kind)
+    images = sampled(boxed_images(store, box_kind), sides, random_state)
     fit, test = fit_and_test(sides, images)
     groups = store.images["group"].to_numpy(str)[images.rows]
     maps, total = reduced_maps(store, images.rows, sides[images.rows] != "test", layer=layer)

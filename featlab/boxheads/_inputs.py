@@ -12,6 +12,7 @@ from featlab.boxheads._targets import BoxedImages
 from featlab.heads._inputs import check_sides, group_codes
 
 _FEWEST_FIT_ROWS = 10
+_MOST_IMAGES = 10_000  # reduced maps of 7 x 7 cells take 25 kB an image
 _FOLDS, _FOLDS_OF_MANY, _MANY = 5, 3, 1500
 
 
@@ -22,6 +23,17 @@ def checked_split(split: ArrayLike, n: int) -> np.ndarray:
         raise FeatlabError(f"split must have one entry per image ({n}), got shape {sides.shape}.")
     check_sides(sides)
     return sides
+
+
+def sampled(images: BoxedImages, sides: np.ndarray, random_state: int) -> BoxedImages:
+    """The images; of very many to fit on, or to score on, a random sample."""
+    rng, own = np.random.default_rng(random_state), sides[images.rows] == "test"
+    kept = []
+    for places in (np.flatnonzero(~own), np.flatnonzero(own)):
+        many = len(places) > _MOST_IMAGES
+        kept.append(rng.choice(places, _MOST_IMAGES, replace=False) if many else places)
+    places = np.sort(np.concatenate(kept))
+    return images if len(places) == len(images.rows) else images.some(places)
 
 
 def fit_and_test(sides: np.ndarray, images: BoxedImages) -> tuple[np.ndarray, np.ndarray]:

@@ -52,6 +52,17 @@ class BoxedImages:
         """The largest boxes in unit coordinates of the network's input."""
         return bx.picture_to_frame(self.largest, self.frames, self.sizes)
 
+    def some(self, places: np.ndarray) -> BoxedImages:
+        """These images alone."""
+        rows = self.rows[places]
+        return BoxedImages(
+            rows,
+            self.boxes[self.boxes["image"].isin(rows)].reset_index(drop=True),
+            self.sizes[places],
+            self.frames[places],
+            self.largest[places],
+        )
+
     def to_pixels(self, boxes: np.ndarray, which: np.ndarray) -> np.ndarray:
         """Boxes of the images `which`, unit coordinates of the input → pixels, never empty."""
         return bx.frame_to_picture(
