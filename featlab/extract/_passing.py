@@ -197,9 +197,10 @@ def run_pass(
 def _all_parts(
     run: Pass, images: pd.DataFrame, missing: Sequence[range], progress: Progress | None
 ) -> Generator[Piece, None, None]:
+    unwritten = set(missing)
     with contextlib.closing(written_parts(run, images, missing, progress=progress)) as new:
         for rows in run.plan.part_ranges():
-            yield next(new) if rows in missing else run.piece(rows)
+            yield next(new) if rows in unwritten else run.piece(rows)
         next(new, None)  # lets a progress bar close
 
 
