@@ -304,11 +304,13 @@ def test_a_single_group_leaves_nothing_to_tune_with():
 @pytest.mark.parametrize("policy", ["largest", "best_match"])
 def test_of_very_many_images_a_sample_is_fitted_and_scored(monkeypatch, policy):
     store = scene_store(120, distractors=True)
-    monkeypatch.setattr(boxheads._inputs, "_MOST_IMAGES", 25)
+    assert set(evaluate(store, policy=policy).table["n_fit"]) == {90}
+    monkeypatch.setattr(boxheads._inputs, "_MOST_IMAGES", 24)
+    monkeypatch.setattr("featlab.features._sampling.LEAST_PER_CLASS", 1)
     found = evaluate(store, policy=policy)
-    assert set(found.table["n_fit"]) == set(found.table["n"]) == {25}
+    assert set(found.table["n_fit"]) == set(found.table["n"]) == {24}
     rows = found.per_image["row"].unique()
-    assert len(rows) == 25 and (sides_of(120, 3)[rows] == "test").all()
+    assert len(rows) == 24 and (sides_of(120, 3)[rows] == "test").all()
     pd.testing.assert_frame_equal(found.per_image, evaluate(store, policy=policy).per_image)
 
 

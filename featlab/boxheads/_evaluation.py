@@ -121,8 +121,8 @@ def evaluate_box_heads(
     """Regress boxes from stored maps, and score them on images that were neither fitted nor tuned.
 
     Fitted, and tuned by cross-validation, on the *train and confirm* rows that have a box; scored
-    once on the *test* rows that have one; of more than 10,000 of either, on as many drawn at
-    random. The network is never run.
+    once on the *test* rows that have one; of more than 10,000 of either, on about as many
+    drawn by class. The network is never run.
 
     Parameters
     ----------
@@ -193,7 +193,8 @@ def evaluate_box_heads(
     check_at_least("n_boot", n_boot, 1)
     layer = store.layer_name(layer)
     sides = checked_split(split, len(store))
-    images = sampled(boxed_images(store, box_kind), sides, random_state)
+    labels = store.images["label"].to_numpy()
+    images = sampled(boxed_images(store, box_kind), sides, labels, random_state)
     fit, test = fit_and_test(sides, images)
     groups = store.images["group"].to_numpy(str)[images.rows]
     maps, total = reduced_maps(store, images.rows, sides[images.rows] != "test", layer=layer)
@@ -236,7 +237,6 @@ def evaluate_box_heads(
         n_boot=n_boot,
         random_state=random_state,
     )
-    labels = store.images["label"].to_numpy()[images.rows[test]]
     attrs = {
         "fitted_on": "train + confirm",
         "n_folds": data.n_folds,
@@ -248,7 +248,7 @@ def evaluate_box_heads(
         "random_state": random_state,
         "n_boot": n_boot,
     }
-    return _results(predictions, scorer, labels, len(fit), attrs)
+    return _results(predictions, scorer, labels[images.rows[test]], len(fit), attrs)
 
 
 def fit_head(

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from featlab._errors import FeatlabError
 from featlab.boxheads._targets import BoxedImages
+from featlab.features import stratified_rows
 from featlab.heads._inputs import check_sides, group_codes
 
 _FEWEST_FIT_ROWS = 10
@@ -25,15 +26,16 @@ def checked_split(split: ArrayLike, n: int) -> np.ndarray:
     return sides
 
 
-def sampled(images: BoxedImages, sides: np.ndarray, random_state: int) -> BoxedImages:
-    """The images; of very many to fit on, or to score on, a random sample."""
-    rng, own = np.random.default_rng(random_state), sides[images.rows] == "test"
-    kept = []
-    for places in (np.flatnonzero(~own), np.flatnonzero(own)):
-        many = len(places) > _MOST_IMAGES
-        kept.append(rng.choice(places, _MOST_IMAGES, replace=False) if many else places)
-    places = np.sort(np.concatenate(kept))
-    return images if len(places) == len(images.rows) else images.some(places)
+def sampled(
+    images: BoxedImages, sides: np.ndarray, labels: np.ndarray, random_state: int
+) -> BoxedImages:
+    """The images; of very many to fit on, or to score on, a random sample by class."""
+    own = sides[images.rows] == "test"
+    kept = [
+        places[stratified_rows(labels[images.rows[places]], _MOST_IMAGES, random_state)]
+        for places in (np.flatnonzero(~own), np.flatnonzero(own))
+    ]
+    return images.some(np.sort(np.concatenate(kept)))
 
 
 def fit_and_test(sides: np.ndarray, images: BoxedImages) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -164,16 +164,13 @@ def analyse(
         # Only the page asks for these: they run beside what is left to do here.
         learning = others.enter_context(
             _sent(
+                heads.learning_curve,
                 X,
-                partial(
-                    heads.learning_curve,
-                    X,
-                    labels,
-                    split,
-                    groups=groups,
-                    n_repeats=_REPEATS,
-                    random_state=random_state,
-                ),
+                labels,
+                split,
+                groups=groups,
+                n_repeats=_REPEATS,
+                random_state=random_state,
             )
         )
         audited = others.enter_context(
@@ -271,9 +268,16 @@ def _looked_at(
     return kept
 
 
-def _sent(X: pd.DataFrame, call: Callable[[], T]) -> AbstractContextManager[Callable[[], T]]:
+def _sent(
+    call: Callable[Concatenate[pd.DataFrame, P], T],
+    X: pd.DataFrame,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> AbstractContextManager[Callable[[], T]]:
     """A call on a table, begun in another process unless the table is too large to be sent."""
-    return contextlib.nullcontext(call) if X.size > _MOST_SENT else _beside(call)
+    if X.size > _MOST_SENT:
+        return contextlib.nullcontext(partial(call, X, *args, **kwargs))
+    return _beside(call, X, *args, **kwargs)
 
 
 def _beside(
@@ -339,14 +343,11 @@ def _overview(
     if len(store) < embed.LEAST_IMAGES:
         return contextlib.nullcontext(lambda: None)
     return _sent(
+        embed.overview,
         X,
-        partial(
-            embed.overview,
-            X,
-            store.images["label"],
-            scores.of("logistic"),
-            random_state=random_state,
-        ),
+        store.images["label"],
+        scores.of("logistic"),
+        random_state=random_state,
     )
 
 
