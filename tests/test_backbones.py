@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +248,25 @@ def test_random_weights_are_the_same_each_time_and_probe_tells_networks_apart():
     np.testing.assert_array_equal(
         first.probe()["conv_pw_13_relu"], second.probe()["conv_pw_13_relu"]
     )
+
+
+def test_random_weights_do_not_depend_on_who_else_draws_random_numbers():
+    def weights() -> str:
+        return load_backbone("efficientnet_lite0", weights=None, input_size=64).weights_sha256
+
+    done, alone = threading.Event(), weights()
+
+    def draw() -> None:
+        while not done.wait(0.01):
+            random.random()
+
+    other = threading.Thread(target=draw)
+    other.start()
+    try:
+        assert weights() == alone
+    finally:
+        done.set()
+        other.join()
 
 
 def test_every_classification_network_of_keras_is_known():

@@ -187,7 +187,15 @@ def test_a_pass_goes_on_from_what_the_workers_left(images, client, notes, expect
     assert alone.calls < N_IMAGES / 8
 
 
-def test_a_worker_without_memory_is_told_in_a_sentence(images, mortal_client, notes, tmp_path):
+def test_a_worker_without_memory_is_told_in_a_sentence(
+    images, mortal_client, notes, tmp_path, monkeypatch
+):
+    def unregister(name: str) -> None:
+        # As when another worker dies while all are told that the pass is over.
+        type(mortal_client).unregister_worker_plugin(mortal_client, name)
+        raise distributed.comm.CommClosedError("Stream is closed")
+
+    monkeypatch.setattr(mortal_client, "unregister_worker_plugin", unregister)
     mortal_client.run_on_scheduler(_allow_one_failure)
     with pytest.raises(FeatlabError, match="several workers died .* not enough memory"):
         extract_maps(
@@ -263,4 +271,5 @@ def test_a_real_network_travels_as_its_recipe():
     assert copy.identity() == backbone.identity()
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     for layer, maps in backbone.forward(pixels).items():
-        np.testing.assert_allclose(maps, copy.forward(pixels)[layer], atol=1e-5)
+        assert maps.max() > 0
+        np.testing.assert_allclose(maps, copy.forward(pixels)[layer], rtol=1e-4, atol=0)

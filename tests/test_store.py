@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -291,3 +293,42 @@ def test_a_chunk_that_is_not_whole_is_left_to_hdf5(tmp_path, damage, n):
             }[damage]
             dataset.id.write_direct_chunk((2, 0, 0, 0), bad, 3 if damage == "unfiltered" else 0)
         assert not read_chunks(dataset, 0, np.empty(dataset.shape, np.float32))
+
+
+BESIDE_OTHERS = """
+import sys, threading
+import h5py, numpy as np
+from featlab.store._chunks import read_raw_chunk, write_raw_chunk
+
+folder, done = sys.argv[1], threading.Event()
+
+def others(name):
+    while not done.is_set():
+        with h5py.File(f"{folder}/{name}.h5", "w") as file:
+            file.create_dataset("x", (20, 8), chunks=(1, 8), dtype="f4")[...] = 1
+            file.attrs["a"] = "b"
+
+threads = [threading.Thread(target=others, args=(name,)) for name in "ab"]
+for thread in threads:
+    thread.start()
+try:
+    for _ in range(8):
+        with h5py.File(f"{folder}/own.h5", "w") as file:
+            x = file.create_dataset("x", (300, 8), chunks=(1, 8), dtype="f4")
+            for row in range(300):
+                write_raw_chunk(x, (row, 0), np.full(8, row, "f4").tobytes())
+            found = [np.frombuffer(read_raw_chunk(x, (row, 0))[1], "f4") for row in range(300)]
+            assert np.array_equal(found, x[:])
+finally:
+    done.set()
+    for thread in threads:
+        thread.join()
+print("whole")
+"""
+
+
+def test_other_threads_in_hdf5_leave_chunks_alone(tmp_path):
+    # In a process of its own: without the lock it dies as often as it raises.
+    command = [sys.executable, "-c", BESIDE_OTHERS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.strip() == "whole", done.stderr

@@ -16,8 +16,6 @@ from featlab.backbones._surgery import spatial_layers
 if TYPE_CHECKING:
     import keras
 
-_WEIGHT_SEED = 0
-
 
 @dataclass(frozen=True)
 class Source:
@@ -174,12 +172,20 @@ def _load_keras_file(path: Path, size: tuple[int, int] | None) -> keras.Model:
 def _seeded(
     build: Callable[[], keras.Model], weights: str | os.PathLike[str] | None
 ) -> keras.Model:
-    """Build; random weights are the same each time, so that a pass over them can be resumed."""
+    """Build; random weights are the same each time, so that a pass over them can be resumed.
+
+    Each kernel is drawn with a seed of its own, as Keras's layers draw theirs by default (Glorot
+    and Bengio 2010, uniform): the seed of the whole interpreter is not ours to set, and other
+    threads draw from it at the same time.
+    """
+    network = build()
     if weights is None:
         import keras
 
-        keras.utils.set_random_seed(_WEIGHT_SEED)
-    return build()
+        kernels = (weight for weight in network.trainable_weights if len(weight.shape) > 1)
+        for seed, kernel in enumerate(kernels):
+            kernel.assign(keras.initializers.GlorotUniform(seed)(kernel.shape))
+    return network
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:

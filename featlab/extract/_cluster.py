@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -55,9 +56,9 @@ def write_parts_on(
 
     share = Share(replace(run, parts=run.parts.resolve()), f"featlab-{uuid4().hex}")
     shown = iter(progress(list(wanted)) if progress else wanted)
-    client.register_plugin(share, name=share.name)
     futures = []
     try:
+        client.register_plugin(share, name=share.name)
         futures = client.map(
             write_range,
             [share.name] * len(wanted),
@@ -78,8 +79,11 @@ def write_parts_on(
         ) from error
     except CommClosedError as error:
         raise FeatlabError(
-            "the Dask scheduler is gone. The finished parts are kept; run the same again."
+            "the Dask scheduler is gone, or a worker went while it joined in. The finished parts "
+            "are kept; run the same again."
         ) from error
     finally:
-        client.cancel(futures)
-        client.unregister_worker_plugin(share.name)
+        # Who is dying cannot be told any more; how the pass ended is what counts.
+        with contextlib.suppress(OSError):
+            client.cancel(futures)
+            client.unregister_worker_plugin(share.name)

@@ -1,4 +1,4 @@
-"""Maps straight from the bytes of their chunks: inflated by all cores, outside of HDF5's lock."""
+"""The bytes of chunks as they lie in the file; maps from them, inflated by all cores."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from itertools import islice
 
 import h5py
 import numpy as np
+from h5py._objects import phil
 
 from featlab._machine import usable_cores
 
@@ -66,6 +67,23 @@ def read_chunks(dataset: h5py.Dataset, start: int, out: np.ndarray) -> bool:
     return True
 
 
+def read_raw_chunk(dataset: h5py.Dataset, offset: tuple[int, ...]) -> tuple[int, bytes]:
+    """The filters left out, as a mask, and the bytes of the chunk at an offset."""
+    # Before 3.16 h5py takes no lock here, and another thread that closes, or only forgets, an
+    # object of HDF5 is then in the library at the same time: errors out of nowhere, or a crash.
+    with phil:
+        mask, chunk = dataset.id.read_direct_chunk(offset)
+    return mask, bytes(chunk)
+
+
+def write_raw_chunk(
+    dataset: h5py.Dataset, offset: tuple[int, ...], chunk: bytes, mask: int = 0
+) -> None:
+    """Write the bytes of the chunk at an offset as they are."""
+    with phil:  # as above
+        dataset.id.write_direct_chunk(offset, chunk, mask)
+
+
 def _is_plain(dataset: h5py.Dataset) -> bool:
     if dataset.chunks != (1, *dataset.shape[1:]) or dataset.dtype.str not in ("<f2", "<f4"):
         return False
@@ -75,10 +93,10 @@ def _is_plain(dataset: h5py.Dataset) -> bool:
 
 
 def _chunk(dataset: h5py.Dataset, offset: tuple[int, ...]) -> bytes:
-    skipped, chunk = dataset.id.read_direct_chunk(offset)
+    skipped, chunk = read_raw_chunk(dataset, offset)
     if skipped:
         raise ValueError("a filter was left out")
-    return bytes(chunk)
+    return chunk
 
 
 def _decoded(chunk: bytes, size: int, dtype: np.dtype) -> np.ndarray:

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from featlab.store._checking import layer_names
+from featlab.store._chunks import read_raw_chunk, write_raw_chunk
 from featlab.store._items import Tables, write_tables
 from featlab.store._pieces import Piece, relative_name, write_pieces
 from featlab.store._schema import ENCODING_TYPE, ENCODING_VERSION
@@ -211,8 +212,8 @@ def _copy_maps(
     origin = (0,) * (joined.ndim - 1)
     for row, goal in zip(range(piece.start, piece.stop), count(start)):
         if part.dtype == dtype:
-            mask, chunk = part.id.read_direct_chunk((row, *origin))
-            joined.id.write_direct_chunk((goal, *origin), chunk, mask)
+            mask, chunk = read_raw_chunk(part, (row, *origin))
+            write_raw_chunk(joined, (goal, *origin), chunk, mask)
         else:
             joined[goal] = part[row].astype(dtype)
 
@@ -230,8 +231,8 @@ def _copy_plain(
         joined[start:stop] = part[piece.start : piece.stop]
     elif whole and part.chunks == joined.chunks:
         for row in range(0, part.shape[0], step):
-            mask, chunk = part.id.read_direct_chunk((row, 0))
-            joined.id.write_direct_chunk((start + row, 0), chunk, mask)
+            mask, chunk = read_raw_chunk(part, (row, 0))
+            write_raw_chunk(joined, (start + row, 0), chunk, mask)
     else:
         for row in range(piece.start, piece.stop, step):
             values = part[row : min(row + step, piece.stop)]

@@ -12,6 +12,7 @@ from uuid import uuid4
 import h5py
 import numpy as np
 
+from featlab.store._chunks import write_raw_chunk
 from featlab.store._encoding import EncodedMaps, encode_chunk, encode_maps
 
 _COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
@@ -109,7 +110,7 @@ class PartWriter:
         if dtype != batch.dtype:
             chunks = tuple(encode_chunk(image, dtype) for image in batch.maps)
         for row, chunk in enumerate(chunks, start=self._filled):
-            stored.id.write_direct_chunk((row, 0, 0, 0), chunk)
+            write_raw_chunk(stored, (row, 0, 0, 0), chunk)
 
     def _create(self, layer: str, batch: EncodedMaps) -> h5py.Dataset:
         shape = batch.maps.shape[1:]
@@ -178,4 +179,4 @@ def write_plain_chunk(dataset: h5py.Dataset, start: int, values: np.ndarray) -> 
     """Write the rows of one whole chunk; beyond the last row it is filled with zeros."""
     chunk = np.zeros(dataset.chunks, dataset.dtype)
     chunk[: len(values)] = values
-    dataset.id.write_direct_chunk((start, 0), encode_chunk(chunk, dataset.dtype))
+    write_raw_chunk(dataset, (start, 0), encode_chunk(chunk, dataset.dtype))
