@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import h5py
 import numpy as np
 import pandas as pd
@@ -153,6 +154,21 @@ def test_a_virtual_store_becomes_one_file(images, whole, tmp_path):
         assert not store.virtual
         assert_equal_stores(store, expected)
     assert not (tmp_path / "maps.h5.parts").exists()
+
+
+def test_a_virtual_store_that_another_process_writes_is_not_joined(images, tmp_path):
+    path = tmp_path / "maps.h5"
+    extract_maps(images, FakeBackbone(), path, virtual=True).close()
+    with (
+        filelock.FileLock(tmp_path / "maps.h5.parts" / "lock"),
+        pytest.raises(FeatlabError, match="another process is writing maps.h5"),
+    ):
+        join_shards(path)
+    with MapStore(path) as store:
+        assert store.virtual
+        store.verify()
+    with join_shards(path) as store:
+        assert not store.virtual
 
 
 def test_a_layer_that_is_float32_in_one_part_only(picture_folder, tmp_path):

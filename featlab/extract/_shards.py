@@ -112,7 +112,7 @@ def join_shards(path: str | os.PathLike[str], *, virtual: bool = False) -> MapSt
     path = Path(path)
     parts = parts_of(path)
     if path.exists():
-        return _as_one_file(path, virtual)
+        return _as_one_file(path, parts, virtual)
     plan = agreed_plan(parts)
     if APPENDED in plan.key:
         raise FeatlabError(
@@ -127,13 +127,17 @@ def join_shards(path: str | os.PathLike[str], *, virtual: bool = False) -> MapSt
     return found
 
 
-def _as_one_file(path: Path, virtual: bool) -> MapStore:
+def _as_one_file(path: Path, parts: Path, virtual: bool) -> MapStore:
     found = MapStore(path)
     if not found.virtual or virtual:
         return found
-    pieces, tables = found.pieces, replace(found.tables)
     found.close()
-    with disk_errors(path, path.parent):
-        join_parts(pieces, path, tables)
-    clear_parts(parts_of(path), [])
+    make_folder(parts)
+    with sole_writer(parts), disk_errors(path, parts):
+        # Another process may have joined it, or renewed its tables, before the lock was held.
+        with MapStore(path) as found:
+            still, pieces, tables = found.virtual, found.pieces, replace(found.tables)
+        if still:
+            join_parts(pieces, path, tables)
+            clear_parts(parts, [])
     return MapStore(path)
