@@ -6,16 +6,18 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from statsmodels.stats.proportion import proportion_confint
 
 from featlab import FeatlabError
 from featlab.heads import HeadResults, evaluate_heads, linear_weights
+from featlab.heads._folds import stratified_folds
 from featlab.heads._logistic import C_GRID, tuned_c
 from featlab.heads._scores import _roc_auc, _weighted_auroc, bootstrap_weights, scores_of
 from featlab.heads._training import Train, folds_of
@@ -283,3 +285,30 @@ def test_perfect_scores_are_not_certain(sizes):
         assert 1 - 5 / min(sizes) < scores[f"{name}_low"] < 1 - 0.5 / sum(sizes), name
     # Classes of few images make the mean recall less certain than the share of right answers.
     assert scores["balanced_accuracy_low"] < scores["accuracy_low"]
+
+
+def test_folds_are_stratified_and_keep_groups_together():
+    # Two classes whose groups differ in size: spread at random, folds hold 0 to 60 % of the rarer.
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(60), rng.integers(1, 9, 60))
+    codes = (owner % 3 == 0).astype(int)
+    for seed in range(5):
+        folds = stratified_folds(codes, owner, 5, seed)
+        assert sorted(np.concatenate([held for _, held in folds])) == list(range(len(codes)))
+        for fit, held in folds:
+            assert not set(owner[fit]) & set(owner[held])
+            assert abs(codes[held].mean() - codes.mean()) < 0.05
+            assert abs(len(held) / len(codes) - 0.2) < 0.03
+    first, again, other = (stratified_folds(codes, owner, 5, seed)[0][1] for seed in (1, 1, 2))
+    assert list(first) == list(again) != list(other)
+
+
+def test_folds_are_those_of_scikit_learn_since_it_stratifies_them():
+    if tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 8):
+        pytest.skip(f"scikit-learn {sklearn.__version__} does not stratify shuffled groups")
+    rng = np.random.default_rng(1)
+    codes, groups = rng.integers(0, 3, 200), rng.integers(0, 40, 200)
+    theirs = StratifiedGroupKFold(4, shuffle=True, random_state=7).split(codes, codes, groups)
+    for own, other in zip(stratified_folds(codes, groups, 4, 7), theirs, strict=True):
+        np.testing.assert_array_equal(own[0], other[0])
+        np.testing.assert_array_equal(own[1], other[1])

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -18,6 +17,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from featlab._errors import FeatlabError
 from featlab.audit._inputs import codes_of, matrix_of
 from featlab.features import principal_components, stratified_rows
+from featlab.heads._folds import Fold, stratified_folds
 
 Floats = NDArray[np.float64]
 
@@ -227,7 +227,7 @@ def _components(values: NDArray[np.floating], most: int, random_state: int) -> F
 
 def _folds(
     codes: NDArray[np.intp], classes: list, groups: ArrayLike | None, random_state: int
-) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+) -> list[Fold]:
     units = np.arange(len(codes))
     is_grouped = False
     if groups is not None:
@@ -248,16 +248,13 @@ def _folds(
             "checked against others: add some, or leave the class out."
         )
     n_folds = int(min(_FOLDS, sizes.min()))
-    kind = StratifiedGroupKFold if is_grouped else StratifiedKFold
-    splitter = kind(n_folds, shuffle=True, random_state=random_state)
-    folds = splitter.split(codes[:, None], codes, units if is_grouped else None)
-    return [fold for fold in folds if len(fold[1]) and len(np.unique(codes[fold[0]])) > 1]
+    return stratified_folds(codes, units if is_grouped else None, n_folds, random_state)
 
 
 def _held_out(
     X: Floats,
     codes: NDArray[np.intp],
-    folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
+    folds: list[Fold],
     n_classes: int,
 ) -> Floats:
     """Probabilities (n, k) of every image from a fit without it, for the best C."""

@@ -42,7 +42,7 @@ def validation_part(
     FeatlabError
         A share out of range, or too few images or groups in train to put some aside.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
+    from featlab.heads._folds import stratified_folds
 
     if not 0 < share <= 0.5:
         raise FeatlabError(f"validation must be above 0 and at most 0.5, got {share!r}.")
@@ -50,12 +50,11 @@ def validation_part(
     per_class = [len(np.unique(units[y == code])) for code in np.unique(y)]
     n_folds = min(round(1 / share), max(per_class))
     if n_folds > 1:
-        folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=random_state)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a class with fewer units than folds
-            divided = list(folds.split(train, y, units))
+            divided = stratified_folds(y, units, n_folds, random_state)
         for fit, held in divided:
-            if len(held) and len(np.unique(y[fit])) == len(per_class):
+            if len(np.unique(y[fit])) == len(per_class):
                 return train[fit], train[held]
     raise FeatlabError(
         f"train has too few images or groups ({len(train)} images, {len(np.unique(units))} "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from featlab._errors import FeatlabError
 from featlab.features._scratch import double_rows
 from featlab.heads._evaluation import features_of, prediction_rows, sampled_words
+from featlab.heads._folds import stratified_folds
 from featlab.heads._inputs import (
     Floats,
     Ints,
@@ -155,7 +155,7 @@ def cross_validate_heads(
     rows, predictions = [], []
     for repeat in range(n_repeats):
         seed = random_state + repeat
-        outer = _outer_folds(codes, every_group, grouped, n_outer, seed)
+        outer = stratified_folds(codes, every_group if grouped else None, n_outer, seed)
         for fold, (train, test) in enumerate(outer):
             place = {"repeat": repeat, "fold": fold}
             for name, matrix in features.items():
@@ -197,16 +197,6 @@ def _fitted(name: str, part: Train, matrix: NDArray[np.floating], test: Ints) ->
     seen = np.searchsorted(part.classes, model.classes_)
     probability[:, seen] = probabilities(model, matrix, test)
     return probability, parameters
-
-
-def _outer_folds(
-    codes: Ints, groups: Ints, grouped: bool, n_outer: int, seed: int
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    kind = StratifiedGroupKFold if grouped else StratifiedKFold
-    folds = kind(n_outer, shuffle=True, random_state=seed)
-    for train, test in folds.split(np.zeros(len(codes)), codes, groups if grouped else None):
-        if len(test) and len(np.unique(codes[train])) > 1:
-            yield train, test
 
 
 def _class_sizes(codes: Ints, groups: Ints) -> Ints:

@@ -13,18 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab.features._scratch import double_rows, pieces
+from featlab.heads._folds import Fold, stratified_folds
 from featlab.heads._inputs import Floats, Ints
 from featlab.heads._scores import losses_of
 
 logger = logging.getLogger(__name__)
-
-Fold = tuple[Ints, Ints]
 
 _FOLDS = 5
 _MANY_VALUES = 20_000_000
@@ -70,11 +68,8 @@ def folds_of(train: Train, most: int = _FOLDS) -> list[Fold]:
     n_folds = min(most, int(counts[counts > 0].min()))
     if n_folds < 2:
         return []
-    kind = StratifiedGroupKFold if train.grouped else StratifiedKFold
-    folds = kind(n_folds, shuffle=True, random_state=train.random_state)
     groups = train.groups if train.grouped else None
-    divided = [(fit, held) for fit, held in folds.split(train.X, train.y, groups) if len(held)]
-    return [fold for fold in divided if len(np.unique(train.y[fold[0]])) > 1]
+    return stratified_folds(train.y, groups, n_folds, train.random_state)
 
 
 def fold_words(train: Train, folds: Sequence[Fold]) -> str:
