@@ -67,6 +67,8 @@ def planted(kind: str) -> Planted:
 def drawn(name: str, kind: str) -> Axes | Figure:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # How an older matplotlib calls pyparsing, which is not ours to mend.
+        warnings.filterwarnings("ignore", ".* deprecated - use '", DeprecationWarning)
         return FIGURES[name](planted(kind))
 
 
