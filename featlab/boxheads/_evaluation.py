@@ -210,23 +210,12 @@ def evaluate_box_heads(
     if policy == "best_match":
         matched = images.best_matching(ridge_out_of_fold(data, components), fit)
         data = replace(data, boxes=matched)
-    spent = {"ridge": 0.0}
 
-    @functools.cache
-    def ridge() -> ScoreHead:
-        """The ridge, which is the cascade's first box too; its time counts for both."""
-        began = time.perf_counter()
-        head = ridge_head(data, components)
-        spent["ridge"] = time.perf_counter() - began
-        return head
+    def boxes_of(head: _Head) -> Floats:
+        return images.to_pixels(head.predict(maps[test], total[test]), test)
 
-    predictions: dict[str, tuple[Floats, str, float]] = {}
-    for name in names if progress is None else progress(names):
-        began, earlier = time.perf_counter(), spent["ridge"]
-        head = fit_head(name, data, components, ridge)
-        boxes = images.to_pixels(head.predict(maps[test], total[test]), test)
-        seconds = time.perf_counter() - began + (earlier if name in _ON_RIDGE else 0.0)
-        predictions[name] = (boxes, head.parameters, seconds)
+    shown = names if progress is None else progress(names)
+    predictions = _predictions(shown, data, components, boxes_of)
     learned = bx.frame_to_picture(data.boxes, images.frames[fit], images.sizes[fit])
     for name, boxes in _baselines(learned, images.sizes[fit], images.sizes[test]).items():
         predictions[name] = (boxes, "", 0.0)
@@ -249,6 +238,33 @@ def evaluate_box_heads(
         "n_boot": n_boot,
     }
     return _results(predictions, scorer, labels[images.rows[test]], len(fit), attrs)
+
+
+def _predictions(
+    names: Iterable[str],
+    data: FitData,
+    components: Components,
+    boxes_of: Callable[[_Head], Floats],
+) -> dict[str, tuple[Floats, str, float]]:
+    """Boxes of the test images, parameters and seconds of each head."""
+    spent = {"ridge": 0.0}
+
+    @functools.cache
+    def ridge() -> ScoreHead:
+        """The ridge, which is the cascade's first box too; its time counts for both."""
+        began = time.perf_counter()
+        head = ridge_head(data, components)
+        spent["ridge"] = time.perf_counter() - began
+        return head
+
+    predictions = {}
+    for name in names:
+        began, earlier = time.perf_counter(), spent["ridge"]
+        head = fit_head(name, data, components, ridge)
+        boxes = boxes_of(head)
+        seconds = time.perf_counter() - began + (earlier if name in _ON_RIDGE else 0.0)
+        predictions[name] = (boxes, head.parameters, seconds)
+    return predictions
 
 
 def fit_head(
