@@ -68,7 +68,9 @@ def drawn(name: str, kind: str) -> Axes | Figure:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # How an older matplotlib calls pyparsing, which is not ours to mend.
-        warnings.filterwarnings("ignore", ".* deprecated - use '", DeprecationWarning)
+        warnings.filterwarnings(
+            "ignore", "'(parseString|resetCache)' deprecated", DeprecationWarning
+        )
         return FIGURES[name](planted(kind))
 
 

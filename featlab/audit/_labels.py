@@ -18,6 +18,7 @@ from featlab._errors import FeatlabError
 from featlab.audit._inputs import codes_of, matrix_of
 from featlab.features import principal_components, stratified_rows
 from featlab.heads._folds import Fold, stratified_folds
+from featlab.heads._inputs import group_codes
 
 Floats = NDArray[np.float64]
 
@@ -228,17 +229,7 @@ def _components(values: NDArray[np.floating], most: int, random_state: int) -> F
 def _folds(
     codes: NDArray[np.intp], classes: list, groups: ArrayLike | None, random_state: int
 ) -> list[Fold]:
-    units = np.arange(len(codes))
-    is_grouped = False
-    if groups is not None:
-        names = np.asarray(groups).astype(str)
-        if len(names) != len(codes):
-            raise FeatlabError(
-                f"groups must have one entry per image ({len(codes)}), got {len(names)}."
-            )
-        is_grouped = bool((names != "").any())
-        found = np.unique(names, return_inverse=True)[1]
-        units = np.where(names == "", len(names) + units, found)
+    units, is_grouped = group_codes(groups, len(codes))
     pairs = np.unique(np.column_stack([codes, units]), axis=0)[:, 0]
     sizes = np.bincount(pairs)
     if sizes.min() < 2:

@@ -136,8 +136,8 @@ def _as_one_file(path: Path, parts: Path, virtual: bool) -> MapStore:
     with sole_writer(parts), disk_errors(path, parts):
         # Another process may have joined it, or renewed its tables, before the lock was held.
         with MapStore(path) as found:
-            still, pieces, tables = found.virtual, found.pieces, replace(found.tables)
-        if still:
+            is_virtual, pieces, tables = found.virtual, found.pieces, replace(found.tables)
+        if is_virtual:
             join_parts(pieces, path, tables)
             clear_parts(parts, [])
     return MapStore(path)
