@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -39,6 +40,8 @@ def _say(word: object) -> None:
 def _work(works: Mapping[str, Callable[..., Any]], task: dict[str, Any]) -> None:
     """Do the work as a process of its own would: output, exit status, traceback."""
     os.setsid()
+    # A shell starts what runs in its background deaf to this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     output = os.open(task.pop("output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
