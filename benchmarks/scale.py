@@ -158,7 +158,7 @@ def main(folder: Path) -> None:
         heads.calibration_table(scores, "logistic")
         heads.compare_all(scores)
     with stage("predicted class of every image"):
-        scores.classify("logistic", X)
+        heads.classify(scores, X)
     with stage("label errors, all rows"):
         audit.label_errors(X, labels, groups=groups)
     with stage("outliers, all rows"):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab.report import BoxLaboratory, Examples, HeadDetails, Results, Samples
+from featlab.results.analysis import BoxDetails, HeadDetails, Results
+from featlab.results.pictures import Examples, Samples
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -275,7 +276,7 @@ def make_head_details(heads: FakeHeads) -> HeadDetails:
     return HeadDetails("logistic", pairs, calibration, learning)
 
 
-def make_box_laboratory(found: FakeLocalisation, *, ahead: float = 0.02) -> BoxLaboratory:
+def make_box_laboratory(found: FakeLocalisation, *, ahead: float = 0.02) -> BoxDetails:
     """`ahead`: lower limit of the paired difference to the best baseline."""
     rng = np.random.default_rng(5)
     corners = np.sort(rng.random((80, 2, 2)), axis=1)
@@ -306,7 +307,7 @@ def make_box_laboratory(found: FakeLocalisation, *, ahead: float = 0.02) -> BoxL
     )
     pairs["difference"] = pairs["value"] - rival
     pairs["difference_low"], pairs["difference_high"] = ahead, ahead + 0.25
-    return BoxLaboratory(statistics, heads, pairs)
+    return BoxDetails(statistics, heads, pairs)
 
 
 def make_units(detectors: pd.DataFrame) -> pd.DataFrame:
@@ -373,7 +374,7 @@ def make_results(
         split=split,
         heads=heads,
         head_details=make_head_details(heads),
-        box_laboratory=make_box_laboratory(found) if boxes else None,
+        box_details=make_box_laboratory(found) if boxes else None,
         neurons=neurons,
         softmax_top_k=share.groupby("class").head(4),
         localisation=found if boxes else None,

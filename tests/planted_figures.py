@@ -26,6 +26,7 @@ from fake_results import (
 )
 
 from featlab import plots
+from featlab.results.pictures import NeuronCard
 
 NO_FIGURES = {"GRADIENT_METHOD_NAMES", "NeuronCard", "encode", "short_name", "short_names"}
 GRADIENT_METHODS = [*plots.GRADIENT_METHOD_NAMES][:4]
@@ -123,7 +124,7 @@ def _card(world: Planted) -> Any:
     rows = pd.DataFrame({"row": range(4), "path": "x.jpg", "label": world.shown(4)})
     name = world.classes[0]
     return plots.neuron_card(
-        plots.NeuronCard(
+        NeuronCard(
             title=f"Neuron 7 of top, active for {name}",
             facts=[f"chosen: AUROC 0.90 for {name}", "unseen: AUROC 0.87 [0.80, 0.92], replicated"],
             best=rows.assign(activation=[2.0, 1.9, 1.8, 1.7]),

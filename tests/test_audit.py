@@ -17,10 +17,10 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from featlab import audit, plots
-from featlab._errors import FeatlabError
 from featlab.audit._duplicates import find_duplicates
 from featlab.audit._pictures import read_pictures
 from featlab.audit._strips import find_strips
+from featlab.errors import FeatlabError
 from featlab.extract import extract_maps
 from featlab.images import index_images
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from featlab import FeatlabError, _workers
-from featlab._workers import beside, ready
+from featlab import FeatlabError
 from featlab.extract import extract_maps
 from featlab.images import index_images
+from featlab.system import workers
+from featlab.system.workers import beside, ready
 
 
 def made_here():
@@ -43,7 +44,7 @@ threads_and_process, product, failing, slow = made_here()
 
 @pytest.fixture(params=[1, 2])
 def cores(request, monkeypatch):
-    monkeypatch.setattr(_workers, "usable_cores", lambda: request.param)
+    monkeypatch.setattr(workers, "usable_cores", lambda: request.param)
     return request.param
 
 
@@ -57,7 +58,7 @@ def test_it_runs_elsewhere_where_there_is_another_core_and_with_one_thread(cores
 def test_the_result_is_the_same_to_the_last_bit_however_it_was_made(monkeypatch):
     found = []
     for cores in (1, 2):
-        monkeypatch.setattr(_workers, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(workers, "usable_cores", lambda cores=cores: cores)
         with beside(product, 3) as result:
             found.append(result())
             assert result() is found[-1]  # asked twice, made once
@@ -65,7 +66,7 @@ def test_the_result_is_the_same_to_the_last_bit_however_it_was_made(monkeypatch)
 
 
 def test_it_is_begun_before_it_is_asked_for(monkeypatch):
-    monkeypatch.setattr(_workers, "usable_cores", lambda: 2)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
     with beside(slow, 0.0) as result:
         time.sleep(3)
         asked = time.monotonic()
@@ -107,7 +108,7 @@ def test_workers_have_imported_what_they_were_told_to():
 
 
 def test_a_single_core_gets_nothing_ready(monkeypatch):
-    monkeypatch.setattr(_workers, "usable_cores", lambda: 1)
-    monkeypatch.setattr(_workers.joblib, "Parallel", None)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 1)
+    monkeypatch.setattr(workers.joblib, "Parallel", None)
     with ready("featlab.boxheads"):
         pass

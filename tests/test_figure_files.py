@@ -14,8 +14,8 @@ from fake_results import HOSTILE, make_results
 from typer.testing import CliRunner
 
 from featlab import report
-from featlab._errors import FeatlabError
 from featlab.cli import app
+from featlab.errors import FeatlabError
 from featlab.report._figures import _each, drawings
 
 

@@ -16,9 +16,10 @@ from featlab.backbones import load_backbone
 from featlab.cli import app
 from featlab.cli._gradients import figures, rebuilt
 from featlab.extract import extract_maps
-from featlab.finetune import Transfer, save_transfer
+from featlab.finetune import save_transfer
 from featlab.images import index_images
 from featlab.pipeline import analyse_gradients, load_gradients, save_gradients
+from featlab.results.transfer import Transfer
 from featlab.store import MapStore
 
 keras = pytest.importorskip("keras")

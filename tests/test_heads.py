@@ -16,11 +16,12 @@ from sklearn.preprocessing import StandardScaler
 from statsmodels.stats.proportion import proportion_confint
 
 from featlab import FeatlabError
-from featlab.heads import HeadResults, evaluate_heads, linear_weights
+from featlab.heads import evaluate_heads, linear_weights
 from featlab.heads._folds import stratified_folds
 from featlab.heads._logistic import C_GRID, tuned_c
 from featlab.heads._scores import _roc_auc, _weighted_auroc, bootstrap_weights, scores_of
 from featlab.heads._training import Train, folds_of
+from featlab.results.heads import HeadResults
 
 METRICS = ["accuracy", "balanced_accuracy", "roc_auc", "log_loss"]
 

@@ -17,7 +17,6 @@ from test_heads_details import results_of
 
 from featlab import FeatlabError, plots
 from featlab.heads import (
-    HeadResults,
     compare_all,
     compare_backbones,
     compare_heads,
@@ -26,6 +25,7 @@ from featlab.heads import (
     evaluate_heads,
 )
 from featlab.heads._compare import newcombe_paired, sign_flip_p
+from featlab.results.heads import HeadResults
 
 
 def two_heads(both, only_a, only_b, neither, clusters=None):

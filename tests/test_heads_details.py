@@ -13,13 +13,9 @@ from statsmodels.stats.proportion import proportion_confint
 from test_heads import problem
 
 from featlab import FeatlabError
-from featlab.heads import (
-    HeadResults,
-    calibration_table,
-    evaluate_heads,
-    per_class,
-)
+from featlab.heads import calibration_table, evaluate_heads, per_class
 from featlab.heads._scores import bootstrap_weights, share_interval
+from featlab.results.heads import HeadResults
 
 
 def results_of(label, probabilities, *, clusters=None):

@@ -17,6 +17,7 @@ from featlab import FeatlabError, localise
 from featlab import boxes as bx
 from featlab.intervals import wilson_interval
 from featlab.localise.regions import largest_region_boxes
+from featlab.results.localisation import Localisation
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
 TARGET, DEAD, NOISE, SPARSE = 0, 1, 2, 3
@@ -304,7 +305,7 @@ def planted() -> FakeStore:
 
 
 @pytest.fixture(scope="module")
-def result(planted: FakeStore) -> localise.Localisation:
+def result(planted: FakeStore) -> Localisation:
     weights = (np.eye(8)[[TARGET, 4]], ["a", "b"])
     return localise.evaluate(planted, planted_split(), neurons=PLANTED, weights=weights)
 

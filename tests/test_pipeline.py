@@ -56,7 +56,7 @@ def test_every_layer_and_pooling_is_one_family(results):
     assert table.attrs["n_tests"] == table["p"].notna().sum() > results.neurons["p"].notna().sum()
     assert set(results.neurons["layer"]) == {"high"}
     assert set(results.neurons["pooling"]) == {"mean"}
-    poolings = results.laboratory.poolings
+    poolings = results.detector_details.poolings
     assert len(poolings) == 4
     assert poolings["accuracy"].between(0.9, 1).all()
 
@@ -69,7 +69,7 @@ def test_planted_colour_is_found_confirmed_and_located(results):
     )
     found = results.localisation.table.set_index("method")
     assert found.loc["best_detector", "box_accuracy"] > found.loc["mean_box", "box_accuracy"]
-    assert results.laboratory.nulls["replicated"].max() <= 1
+    assert results.detector_details.nulls["replicated"].max() <= 1
     assert results.audit.summary.set_index("check").loc["colour alone", "verdict"] != "pass"
     assert results.audit.verdict in ("warn", "fail")
 

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from featlab import plots
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.plots._base import fitted_name, short_name, text_width
 from featlab.plots.neurons import _box
 

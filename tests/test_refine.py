@@ -10,6 +10,7 @@ from featlab import FeatlabError, localise
 from featlab import boxes as bx
 from featlab.localise import context
 from featlab.localise.refine import BoxCorrection, corrected_boxes, fit_correction
+from featlab.results.localisation import Localisation
 
 T = len(localise.THRESHOLDS)
 
@@ -157,7 +158,7 @@ def store() -> HalfSeen:
 
 
 @pytest.fixture(scope="module")
-def found(store: HalfSeen) -> localise.Localisation:
+def found(store: HalfSeen) -> Localisation:
     return localise.evaluate(store, store.split, methods=["sum"], refine=["sum"])
 
 

@@ -15,9 +15,10 @@ from fake_results import HOSTILE, make_box_laboratory, make_localisation, make_r
 from markupsafe import Markup
 
 from featlab import embed, report
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.report._grids import grids
 from featlab.report._words import localisation_answer
+from featlab.results.analysis import SetOverview
 
 
 def text_of(page: str) -> str:
@@ -70,7 +71,7 @@ def test_four_answers_come_first(two):
 )
 def test_the_verdict_is_honest(two, best, rival, verdict):
     scores = make_localisation(two[0].store, two[0].split, best=best, rival=rival)
-    results = dataclasses.replace(two[0], localisation=scores, box_laboratory=None)
+    results = dataclasses.replace(two[0], localisation=scores, box_details=None)
     said = " ".join(localisation_answer(results))
     assert verdict in said
     assert ("Yes, clearly" in said) is verdict.startswith("Yes")
@@ -80,7 +81,7 @@ def test_the_verdict_is_honest(two, best, rival, verdict):
 def test_the_paired_difference_decides_where_it_is_known(two, ahead, clear):
     scores = make_localisation(two[0].store, two[0].split, best=0.6)
     boxes = make_box_laboratory(scores, ahead=ahead)
-    results = dataclasses.replace(two[0], localisation=scores, box_laboratory=boxes)
+    results = dataclasses.replace(two[0], localisation=scores, box_details=boxes)
     verdict, figures = localisation_answer(results)
     assert verdict.startswith("Yes, clearly") is clear
     low = "1" if clear else "−1"
@@ -175,7 +176,7 @@ def test_what_is_missing_is_said(bare):
 def test_pictures_that_are_gone_take_only_the_thumbnails_with_them(bare, tmp_path):
     results = bare[0]
     found = embed.overview(pd.DataFrame(results.store.activations), results.store.images["label"])
-    glance = report.Glance(found, dict.fromkeys(found.embedding.thumbnails["row"].tolist()))
+    glance = SetOverview(found, dict.fromkeys(found.embedding.thumbnails["row"].tolist()))
     path = report.write_report(
         dataclasses.replace(results, glance=glance), tmp_path / "report.html"
     )

@@ -18,7 +18,8 @@ from matplotlib import colormaps
 
 from featlab import embed, report
 from featlab.localise import heat_boxes, normalise, upsample
-from featlab.plots import NeuronCard
+from featlab.results.analysis import SetOverview
+from featlab.results.pictures import Gallery, NeuronCard
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="selenium is not installed: pip install -e '.[test]'"
@@ -77,7 +78,7 @@ def make_gallery(store, n=6):
         return hill(0, 2, 3) + 0.95 * hill(4, 6, 1) + 0.05 * rng.random((n, 7, 7))
 
     names = ["sum", "cam_positive", "detectors"]
-    return report.Gallery(
+    return Gallery(
         rows=list(range(n)),
         pictures=[None if i == 1 else make_picture(i) for i in range(n)],
         labels=[store.classes[i % len(store.classes)] for i in range(n)],
@@ -102,7 +103,7 @@ def make_glance(store):
     told = pd.DataFrame({"row": [2, 8], "label": labels.iloc[[2, 8]].to_numpy()})
     found = embed.overview(X, labels, told.assign(predicted=store.classes[1]))
     rows = {*range(4), *found.embedding.thumbnails["row"]}
-    return report.Glance(found, {row: make_picture(row) for row in sorted(rows)})
+    return SetOverview(found, {row: make_picture(row) for row in sorted(rows)})
 
 
 def make_card(store, neuron):
@@ -696,7 +697,7 @@ def huge(tmp_path_factory):
     few = dataclasses.replace(few, embedding=dataclasses.replace(few.embedding, coordinates=points))
     pictures = {i: noisy[i % 24][: 128 + i // 24, :160] for i in range(600)}
     results = dataclasses.replace(
-        results, neurons=table, gallery=gallery, glance=report.Glance(few, pictures)
+        results, neurons=table, gallery=gallery, glance=SetOverview(few, pictures)
     )
     return results, report.write_report(results, tmp_path_factory.mktemp("huge") / "report.html")
 

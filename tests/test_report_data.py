@@ -13,7 +13,6 @@ import pytest
 from fake_results import HOSTILE, make_picture, make_results
 from PIL import Image
 
-from featlab import report
 from featlab.report._interactive import (
     Pictures,
     embeddable,
@@ -23,6 +22,7 @@ from featlab.report._interactive import (
     interactive,
     size_budget,
 )
+from featlab.results.pictures import Gallery
 
 
 def numbers(text):
@@ -31,7 +31,7 @@ def numbers(text):
 
 def make_gallery(labels, pictures):
     rng, n = np.random.default_rng(0), len(pictures)
-    return report.Gallery(
+    return Gallery(
         rows=list(range(n)),
         pictures=pictures,
         labels=[labels[i % len(labels)] for i in range(n)],

@@ -13,9 +13,11 @@ from fake_results import HOSTILE, make_results
 from PIL import Image
 from test_pipeline import write_pictures
 
-from featlab import FeatlabError, _html, audit, boxheads, features, heads, localise, report, splits
+from featlab import FeatlabError, audit, boxheads, features, heads, localise, report, splits
 from featlab.extract import extract_maps
 from featlab.images import index_images
+from featlab.results.localisation import Localisation
+from featlab.system import html
 
 VOID = {"br", "img", "meta", "input"}
 
@@ -119,7 +121,7 @@ def test_results_show_their_tables(store, split):
 
 
 def test_localisation_without_boxes_says_so():
-    empty = localise.Localisation(pd.DataFrame(), pd.DataFrame(), None)
+    empty = Localisation(pd.DataFrame(), pd.DataFrame(), None)
     assert "no test image has a box" in read(empty._repr_html_())
     assert repr(empty) == "<Localisation without a scored image>"
 
@@ -135,9 +137,9 @@ def test_the_results_give_the_four_answers(classes):
 
 def test_tables_are_cut_and_numbers_short():
     table = pd.DataFrame({"a": np.arange(40), "b": [np.nan] + [0.123456] * 39, "c": "<i>"})
-    told = read(_html.table(table))
+    told = read(html.table(table))
     assert "28 more rows" in told and "0.123 " in told and "–" in told and "<i>" in told
-    assert "12 more" not in read(_html.table(table.head(12)))
+    assert "12 more" not in read(html.table(table.head(12)))
 
 
 def test_a_page_is_shown_in_a_sandbox(tmp_path):

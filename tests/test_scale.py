@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from featlab import (
     FeatlabError,
+    arguments,
     audit,
     embed,
     extract,
@@ -33,9 +34,9 @@ from featlab import (
 )
 from featlab.audit import _duplicates, _labels
 from featlab.embed import _overview, _planes
-from featlab.features import _scratch
 from featlab.heads import _inputs, _scores
 from featlab.neurons import _corrections, _redundancy
+from featlab.system import scratch
 
 N, C, CLASSES = 360, 17, 3
 GROUPINGS = ("none", "whole", "within")
@@ -67,8 +68,8 @@ def tiny(monkeypatch):
     """Everything larger than 2 kB lies in a scratch file and is read a few rows at a time."""
 
     def use() -> None:
-        monkeypatch.setattr(_scratch, "IN_MEMORY", 2000)
-        monkeypatch.setattr(_scratch, "BLOCK", 500)
+        monkeypatch.setattr(scratch, "IN_MEMORY", 2000)
+        monkeypatch.setattr(scratch, "BLOCK", 500)
         monkeypatch.setattr(_corrections, "_ELEMENTS_AT_ONCE", 1500)
 
     return use
@@ -76,7 +77,7 @@ def tiny(monkeypatch):
 
 def on_disk(X):
     """The same table in a scratch file."""
-    values = _scratch.scratch_columns(*X.shape)
+    values = scratch.scratch_columns(*X.shape)
     values[:] = X
     table = pd.DataFrame(values, index=X.index, columns=X.columns, copy=False)
     table.attrs = dict(X.attrs)
@@ -99,8 +100,8 @@ class TestScratch:
         table, _ = images.index_images(picture_folder({"a": 7, "b": 6}))
         store = extract.extract_maps(table, fake_backbone, tmp_path / "maps.h5")
         plain = features.feature_table(store, how)
-        monkeypatch.setattr(_scratch, "IN_MEMORY", 10)
-        monkeypatch.setattr(_scratch, "BLOCK", 40)  # four rows of ten neurons
+        monkeypatch.setattr(scratch, "IN_MEMORY", 10)
+        monkeypatch.setattr(scratch, "BLOCK", 40)  # four rows of ten neurons
         mapped = features.feature_table(store, how)
         assert is_mapped(mapped)
         assert not is_mapped(plain)
@@ -122,7 +123,7 @@ class TestScratch:
 
     def test_the_file_has_no_name_and_goes_with_the_table(self, tmp_path, monkeypatch):
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        values = _scratch.scratch_columns(50, 7)
+        values = scratch.scratch_columns(50, 7)
         values[:] = 3
         assert os.listdir(tmp_path) == []
         assert values.sum() == 1050
@@ -130,16 +131,16 @@ class TestScratch:
     def test_no_room_is_said_before_anything_is_written(self, tmp_path, monkeypatch):
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         full = SimpleNamespace(free=10)
-        monkeypatch.setattr(_scratch.shutil, "disk_usage", lambda _: full)
+        monkeypatch.setattr(scratch.shutil, "disk_usage", lambda _: full)
         with pytest.raises(FeatlabError, match=r"4\.0 GB cannot be made .* set TMPDIR"):
-            _scratch.scratch_columns(1_000_000, 1000)
+            scratch.scratch_columns(1_000_000, 1000)
 
     def test_bad_values_are_counted_in_blocks(self, tiny):
         X = problem().X
         tiny()
         X.iloc[7, 3], X.iloc[350, 16] = np.nan, np.inf
         for values in (X.to_numpy(), on_disk(X).to_numpy(), np.asfortranarray(X)):
-            assert _scratch.count_bad(values) == 2
+            assert scratch.count_bad(values) == 2
         with pytest.raises(FeatlabError, match="2 NaN"):
             neurons.rank_neurons(on_disk(X), problem().y)
 
@@ -152,19 +153,19 @@ class TestScratch:
 
 class TestSampling:
     def test_all_rows_where_they_are_few(self):
-        assert_array_equal(features.stratified_rows(["a", "b", "a"], 3), [0, 1, 2])
+        assert_array_equal(arguments.stratified_rows(["a", "b", "a"], 3), [0, 1, 2])
 
     def test_shares_of_the_classes_and_a_floor_for_rare_ones(self):
         labels = np.random.default_rng(0).permutation(["a"] * 9000 + ["b"] * 940 + ["c"] * 60)
-        rows = features.stratified_rows(labels, 1000, random_state=4)
+        rows = arguments.stratified_rows(labels, 1000, random_state=4)
         counts = pd.Series(labels[rows]).value_counts()
         assert counts.to_dict() == {"a": 900, "b": 94, "c": 50}
         assert (np.diff(rows) > 0).all()
-        assert_array_equal(rows, features.stratified_rows(labels, 1000, random_state=4))
-        assert not np.array_equal(rows, features.stratified_rows(labels, 1000, random_state=5))
+        assert_array_equal(rows, arguments.stratified_rows(labels, 1000, random_state=4))
+        assert not np.array_equal(rows, arguments.stratified_rows(labels, 1000, random_state=5))
 
     def test_every_row_is_as_likely(self):
-        drawn = [features.stratified_rows(np.zeros(200), 100, seed) for seed in range(400)]
+        drawn = [arguments.stratified_rows(np.zeros(200), 100, seed) for seed in range(400)]
         share = np.bincount(np.concatenate(drawn), minlength=200) / 400
         assert_allclose(share, 0.5, atol=5 * np.sqrt(0.25 / 400))
 
@@ -293,7 +294,7 @@ class TestHeads:
                 curve,
                 ablated,
                 small.curve,
-                pd.DataFrame({"called": scores.classify("logistic", X)}),
+                pd.DataFrame({"called": heads.classify(scores, X)}),
             ]
 
         plain = found(made.X)
@@ -445,14 +446,14 @@ MEMORY = """
 import resource
 import numpy as np, pandas as pd
 from featlab import features, heads, neurons
-from featlab.features import _scratch
-_scratch.IN_MEMORY, _scratch.BLOCK = 2**20, 500_000
+from featlab.system import scratch
+scratch.IN_MEMORY, scratch.BLOCK = 2**20, 500_000
 for room in (neurons._corrections, neurons._tests, neurons._rank_statistics):
     room._ELEMENTS_AT_ONCE = 100_000
 n, c = 40_000, 256
 rng = np.random.default_rng(0)
-values = _scratch.scratch_columns(n, c)
-for part in _scratch.pieces(n, c):
+values = scratch.scratch_columns(n, c)
+for part in scratch.pieces(n, c):
     values[part] = rng.standard_normal((part.stop - part.start, c), dtype=np.float32)
 y = pd.Series(np.arange(n) % 2).map({0: "a", 1: "b"})
 values[:, 7] += y == "a"
@@ -500,13 +501,13 @@ def test_a_whole_analysis_from_scratch_files(tmp_path, picture_folder, fake_back
     store = extract.extract_maps(table, fake_backbone, tmp_path / "maps.h5")
     plain = pipeline.analyse(store)
     tiny()
-    _scratch.IN_MEMORY = 100  # bytes; the fixture puts it back
+    scratch.IN_MEMORY = 100  # bytes; the fixture puts it back
     found = pipeline.analyse(store)
     for one, other in (
         (found.heads.table, plain.heads.table),
         (found.all_neurons, plain.all_neurons),
         (found.head_details.learning, plain.head_details.learning),
-        (found.laboratory.nulls, plain.laboratory.nulls),
+        (found.detector_details.nulls, plain.detector_details.nulls),
         (found.softmax_top_k, plain.softmax_top_k),
         (found.audit.summary, plain.audit.summary),
         (found.glance.overview.neighbours, plain.glance.overview.neighbours),

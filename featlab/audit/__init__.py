@@ -13,10 +13,9 @@ from featlab.audit._duplicates import duplicates
 from featlab.audit._findings import balance, colour_alone
 from featlab.audit._labels import label_errors, outliers
 from featlab.audit._pictures import picture_statistics
-from featlab.audit._set import Audit, audit_set
+from featlab.audit._set import audit_set
 
 __all__ = [
-    "Audit",
     "adjusted_effects",
     "audit_set",
     "balance",

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from featlab._errors import FeatlabError
 from featlab.audit._confounds import numeric_columns
 from featlab.audit._inputs import codes_of, matrix_of
+from featlab.errors import FeatlabError
 from featlab.intervals import auroc_score_interval
 from featlab.neurons._rank_statistics import RankStatistics, auroc_interval, rank_statistics
 

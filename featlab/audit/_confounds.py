@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.multitest import multipletests
 
-from featlab._errors import FeatlabError
 from featlab.audit._inputs import codes_of
+from featlab.errors import FeatlabError
 from featlab.neurons._rank_statistics import auroc_interval, rank_statistics
 from featlab.neurons._tests import mannwhitney_p
 

@@ -10,10 +10,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import uniform_filter
 
-from featlab._errors import FeatlabError
 from featlab.audit._inputs import matrix_of
 from featlab.audit._pictures import HASH_BITS, Pictures, Progress, read_pictures
-from featlab.features._scratch import double_rows, pieces
+from featlab.errors import FeatlabError
+from featlab.system.scratch import double_rows, pieces
 
 COLUMNS = [
     "path_a",

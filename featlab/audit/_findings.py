@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab._errors import FeatlabError
 from featlab.audit._inputs import codes_of
+from featlab.errors import FeatlabError
 
 SUMMARY_COLUMNS = ["check", "verdict", "finding", "n"]
 NOT_DONE = "not done"

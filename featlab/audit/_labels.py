@@ -14,9 +14,10 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab._errors import FeatlabError
+from featlab.arguments import stratified_rows
 from featlab.audit._inputs import codes_of, matrix_of
-from featlab.features import principal_components, stratified_rows
+from featlab.errors import FeatlabError
+from featlab.features import principal_components
 from featlab.heads._folds import Fold, stratified_folds
 from featlab.heads._inputs import group_codes
 

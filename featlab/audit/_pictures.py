@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from featlab._errors import FeatlabError
 from featlab.audit._strips import find_strips
-from featlab.features._scratch import is_large, scratch
+from featlab.errors import FeatlabError
 from featlab.images import decode_image
+from featlab.system.scratch import is_large, scratch
 
 Floats = NDArray[np.float64]
 Progress = Callable[[Iterable[Any]], Iterable[Any]]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab import _html
-from featlab._errors import FeatlabError
 from featlab.audit import _lines as lines
 from featlab.audit._adjusted import COLUMNS as ADJUSTED_COLUMNS
 from featlab.audit._adjusted import TOP, adjusted_effects, chosen_detectors
@@ -26,65 +23,12 @@ from featlab.audit._pictures import (
     read_pictures,
     with_objects,
 )
+from featlab.errors import FeatlabError
 from featlab.features import feature_table
+from featlab.results.audit import Audit
 
 if TYPE_CHECKING:
     from featlab.store import MapStore
-
-
-@dataclass(frozen=True)
-class Audit:
-    """Is this image set fit for the question?
-
-    Attributes
-    ----------
-    summary : DataFrame, one row per check
-        ``check``, ``verdict`` ("pass", "warn", "fail" or "not done"), ``finding`` (one sentence),
-        ``n`` (images it rests on).
-    statistics : DataFrame of n rows
-        ``path, label`` and the columns of :func:`picture_statistics`; row i is row i of the image
-        table.
-    confounds : DataFrame
-        From :func:`confounds`.
-    adjusted : DataFrame
-        From :func:`adjusted_effects`.
-    duplicates : DataFrame
-        From :func:`duplicates`.
-    label_errors : DataFrame
-        From :func:`label_errors`, with ``path`` first.
-    outliers : DataFrame
-        The outliers only, from :func:`outliers`, with ``path`` first.
-    """
-
-    summary: pd.DataFrame
-    statistics: pd.DataFrame
-    confounds: pd.DataFrame
-    adjusted: pd.DataFrame
-    duplicates: pd.DataFrame
-    label_errors: pd.DataFrame
-    outliers: pd.DataFrame
-
-    @property
-    def verdict(self) -> str:
-        """The worst verdict of the summary: "fail", "warn" or "pass"."""
-        found = set(self.summary["verdict"])
-        return next((word for word in ("fail", "warn") if word in found), "pass")
-
-    def __repr__(self) -> str:
-        told = self.summary["verdict"].value_counts()
-        return f"<Audit: {self.verdict}; {', '.join(f'{n} {word}' for word, n in told.items())}>"
-
-    def _repr_html_(self) -> str:
-        flagged = {"Duplicates": self.duplicates, "Label errors?": self.label_errors}
-        return _html.block(
-            f"Audit: {self.verdict}",
-            _html.table(self.summary),
-            *(
-                _html.folded(f"{title}: {len(table):,}", _html.table(table))
-                for title, table in (flagged | {"Outliers": self.outliers}).items()
-                if len(table)
-            ),
-        )
 
 
 def audit_set(

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featlab._errors import FeatlabError
 from featlab.backbones._engines import Engine, check_request, make_engine
 from featlab.backbones._sources import Source, find_source
 from featlab.backbones._surgery import output_of, remove_last_stride, spatial_layers
+from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import keras

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featlab._errors import FeatlabError
 from featlab.backbones import efficientnet_lite
+from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import keras

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featlab._errors import FeatlabError
-from featlab._machine import usable_cores
+from featlab.errors import FeatlabError
+from featlab.system.machine import usable_cores
 
 if TYPE_CHECKING:
     import keras

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featlab._errors import FeatlabError
 from featlab.backbones import _catalogue, efficientnet_lite
 from featlab.backbones._surgery import spatial_layers
+from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import keras

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import keras

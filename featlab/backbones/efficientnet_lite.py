@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featlab._errors import FeatlabError
 from featlab.backbones.torch_weights import read_state_dict
+from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import keras

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001

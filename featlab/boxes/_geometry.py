@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]
 """Columns of a box, in order: pixels of the original picture, continuous."""

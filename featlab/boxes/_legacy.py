@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from featlab._errors import FeatlabError
 from featlab.boxes._geometry import box_areas, checked_boxes
+from featlab.errors import FeatlabError
 
 
 def legacy_corners_as_width(boxes: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from featlab._errors import FeatlabError
 from featlab.boxes._geometry import checked_boxes
+from featlab.errors import FeatlabError
 
 IGNORE = 255
 """Value of a mask where it is not known whether the object is there; not scored."""

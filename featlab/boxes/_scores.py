@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 DELTAS = (0.3, 0.5, 0.7)
 """IoU thresholds of MaxBoxAccV2."""

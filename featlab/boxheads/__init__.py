@@ -8,14 +8,8 @@
 
 from __future__ import annotations
 
-from featlab.boxheads._evaluation import (
-    BASELINES,
-    HEADS,
-    HEADS_DEFAULT,
-    BoxHeadResults,
-    evaluate_box_heads,
-)
-from featlab.boxheads._joint import JointHead, train_joint_head
+from featlab.boxheads._evaluation import BASELINES, HEADS, HEADS_DEFAULT, evaluate_box_heads
+from featlab.boxheads._joint import train_joint_head
 from featlab.boxheads._protocol import breed_names, honest_split, published_protocol
 from featlab.boxheads._statistics import box_statistics
 from featlab.boxheads._targets import POLICIES, TARGETS
@@ -26,7 +20,6 @@ __all__ = [
     "HEADS_DEFAULT",
     "POLICIES",
     "TARGETS",
-    "BoxHeadResults",
     "JointHead",
     "box_statistics",
     "breed_names",

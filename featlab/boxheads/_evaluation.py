@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from featlab import _html
 from featlab import boxes as bx
 from featlab.boxheads._boosting import boosting_head
 from featlab.boxheads._cascade import cascade_head
@@ -37,6 +36,7 @@ from featlab.boxheads._maps import Maps, reduced_maps
 from featlab.boxheads._scores import SCORES, Scorer
 from featlab.boxheads._targets import POLICIES, TARGETS, BoxedImages, boxed_images
 from featlab.heads._inputs import check_at_least, check_choice
+from featlab.results.boxheads import BoxHeadResults
 
 if TYPE_CHECKING:
     from featlab.store import MapStore
@@ -70,39 +70,6 @@ class _Head(Protocol):
     def parameters(self) -> str: ...
 
     def predict(self, maps: Maps, total: Maps) -> Floats: ...
-
-
-@dataclass(frozen=True)
-class BoxHeadResults:
-    """Scores of :func:`evaluate_box_heads`.
-
-    Attributes
-    ----------
-    table : DataFrame, one row per head, baselines last
-        ``head``, ``baseline``, ``n_fit`` (images fitted on), ``n`` (images scored); ``mean_iou``,
-        ``box_accuracy`` (IoU >= 0.5), ``box_accuracy_70`` and ``centre_in_box``, each with
-        ``_low`` and ``_high`` (95 %); ``interval`` (what was resampled), ``parameters`` (what was
-        tuned, in words), ``seconds`` (fitting and predicting, without reading the maps). ``attrs``
-        says how it was made.
-    per_image : DataFrame, one row per head and scored image
-        ``head``, ``row`` (of the image table), ``label``, ``iou``, ``xmin, ymin, xmax, ymax``
-        (predicted, pixels of the original), ``centre_in_box``, ``hit`` (IoU >= 0.5).
-    """
-
-    table: pd.DataFrame
-    per_image: pd.DataFrame
-
-    def __repr__(self) -> str:
-        n = int(self.table["n"].max())
-        return f"<BoxHeadResults of {', '.join(self.table['head'])} on {n} test images>"
-
-    def _repr_html_(self) -> str:
-        scores = ["mean_iou", "mean_iou_low", "mean_iou_high", "box_accuracy", "centre_in_box"]
-        return _html.block(
-            f"BoxHeadResults: {int(self.table['n'].max()):,} test images",
-            _html.table(self.table[["head", "n_fit", *scores, "seconds"]]),
-            _html.folded("Parameters", _html.table(self.table[["head", "parameters"]])),
-        )
 
 
 def evaluate_box_heads(

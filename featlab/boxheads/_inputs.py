@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from featlab._errors import FeatlabError
+from featlab.arguments import stratified_rows
 from featlab.boxheads._targets import BoxedImages
-from featlab.features import stratified_rows
+from featlab.errors import FeatlabError
 from featlab.heads._inputs import check_sides, group_codes
 
 _FEWEST_FIT_ROWS = 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,55 +10,19 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from featlab import boxes as bx
-from featlab._errors import FeatlabError
 from featlab.boxheads._maps import mirror_maps
 from featlab.boxheads._networks import ARCHITECTURES, LOSSES, build
 from featlab.boxheads._targets import mirrored, tidy
+from featlab.errors import FeatlabError
 from featlab.heads._inputs import check_at_least, check_choice, check_sides, encode
 from featlab.intervals import bootstrap_interval, wilson_interval
+from featlab.results.boxheads import JointHeadResults
 
 if TYPE_CHECKING:
     from featlab.store import MapStore
 
 _PIXELS = 224.0
 _WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
-
-
-@dataclass(frozen=True)
-class JointHead:
-    """A trained joint head and its test scores.
-
-    Attributes
-    ----------
-    accuracy, accuracy_low, accuracy_high : float
-        Share of test images with the right class; 95 % (Wilson).
-    mean_iou, mean_iou_low, mean_iou_high : float
-        Of predicted and true box, in the frame of the network's input; 95 % (bootstrap).
-    n_train, n : int
-        Images trained on (train and confirm), and scored.
-    seconds_per_epoch : float
-        Mean over the epochs, the first (which compiles) left out where there are more.
-    history : DataFrame, one row per epoch
-        ``epoch, seconds, loss, label_loss, box_loss``.
-    predictions : DataFrame, one row per test image
-        ``row, label, predicted, correct, iou, xmin, ymin, xmax, ymax`` (unit coordinates of the
-        input, in order and inside it), ``raw_xmin`` … ``raw_ymax`` (as the network gave them).
-    parameters : dict
-        What it was trained with.
-    """
-
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    mean_iou: float
-    mean_iou_low: float
-    mean_iou_high: float
-    n_train: int
-    n: int
-    seconds_per_epoch: float
-    history: pd.DataFrame
-    predictions: pd.DataFrame
-    parameters: dict[str, Any]
 
 
 def train_joint_head(
@@ -77,7 +40,7 @@ def train_joint_head(
     mirror: bool | None = None,
     layer: str | None = None,
     random_state: int = 0,
-) -> JointHead:
+) -> JointHeadResults:
     """Train class and box together on stored maps; the backbone is never run.
 
     Trained on the *train and confirm* rows, scored on the *test* rows. Images without a box (NaN)
@@ -116,7 +79,7 @@ def train_joint_head(
 
     Returns
     -------
-    JointHead
+    JointHeadResults
 
     Raises
     ------
@@ -274,12 +237,12 @@ def _scored(
     n_train: int,
     random_state: int,
     parameters: dict[str, Any],
-) -> JointHead:
+) -> JointHeadResults:
     correct, iou = predictions["correct"].to_numpy(bool), predictions["iou"].to_numpy(float)
     accuracy_low, accuracy_high = wilson_interval(int(correct.sum()), len(correct))
     iou_low, iou_high = bootstrap_interval(iou, random_state=random_state)
     seconds = history["seconds"].to_numpy(float)
-    return JointHead(
+    return JointHeadResults(
         accuracy=float(correct.mean()),
         accuracy_low=accuracy_low,
         accuracy_high=accuracy_high,

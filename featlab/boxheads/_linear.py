@@ -14,9 +14,9 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.utils.extmath import randomized_svd
 
 from featlab import boxes as bx
-from featlab._errors import FeatlabError
 from featlab.boxheads._maps import Maps, mirror_maps
 from featlab.boxheads._targets import decode_boxes, encode_boxes, mirrored
+from featlab.errors import FeatlabError
 
 Floats = NDArray[np.float64]
 Regression = Callable[[Floats], Floats]

@@ -15,13 +15,13 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from featlab import boxes as bx
-from featlab._errors import FeatlabError
 from featlab.boxheads._evaluation import HEADS, fit_head
 from featlab.boxheads._inputs import checked_heads, folds_of
-from featlab.boxheads._joint import JointHead, train_joint_head
+from featlab.boxheads._joint import JointHeadResults, train_joint_head
 from featlab.boxheads._linear import Components, FitData, ridge_head
 from featlab.boxheads._maps import reduced_maps
 from featlab.boxheads._targets import BoxedImages, boxed_images
+from featlab.errors import FeatlabError
 from featlab.intervals import bootstrap_interval
 from featlab.splits import make_split
 
@@ -220,7 +220,7 @@ def _leaked(
 
 
 def _joint_row(
-    protocol: str, head: str, result: JointHead, truth: np.ndarray, *, leak: bool
+    protocol: str, head: str, result: JointHeadResults, truth: np.ndarray, *, leak: bool
 ) -> dict[str, Any]:
     predictions = result.predictions
     predicted = predictions[bx.CORNERS].to_numpy(float)

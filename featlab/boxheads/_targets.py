@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import boxes as bx
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     from featlab.store import MapStore

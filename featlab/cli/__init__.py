@@ -14,8 +14,6 @@ from typing import Annotated
 
 import typer
 
-from featlab import __version__
-from featlab._errors import FeatlabError
 from featlab.cli._audit import audit
 from featlab.cli._boxheads import boxheads
 from featlab.cli._compare import compare
@@ -28,6 +26,8 @@ from featlab.cli._localise import localise
 from featlab.cli._neurons import neurons
 from featlab.cli._pass import demo, run
 from featlab.cli._stores import info, report, verify
+from featlab.errors import FeatlabError
+from featlab.version import __version__
 
 _INTERRUPTED, _TERMINATED = 130, 143  # what typer makes of Ctrl-C; what a shell makes of SIGTERM
 _KEEP_PARTS = ("demo", "run", "extract", "finetune")
@@ -104,7 +104,7 @@ def main() -> None:
         raise SystemExit(_TERMINATED if terminated else _INTERRUPTED) from None
     finally:
         # Only if it was needed: importing it takes longer than `featlab --help`.
-        if workers := sys.modules.get("featlab._workers"):
+        if workers := sys.modules.get("featlab.system.workers"):
             workers.dismiss()
         # Looking for garbage that the end of the process frees anyway takes half a second.
         gc.freeze()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featlab._errors import FeatlabError
 from featlab.cli._network import libraries_silenced
 from featlab.cli._options import BoxKind, Seed, Store
 from featlab.cli._progress import quiet_bar
 from featlab.cli._summary import show
+from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     pass

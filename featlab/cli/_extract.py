@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featlab._errors import FeatlabError
 from featlab.cli import _network
 from featlab.cli._options import (
     BackboneName,
@@ -31,6 +30,7 @@ from featlab.cli._options import (
 )
 from featlab.cli._pass import finished_store, index
 from featlab.cli._progress import extract_bar
+from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import pandas as pd

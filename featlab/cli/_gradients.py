@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featlab._errors import FeatlabError
 from featlab.cli import _network
 from featlab.cli._options import BoxKind, Output, Seed, Store
 from featlab.cli._progress import quiet_bar
+from featlab.errors import FeatlabError
+from featlab.results.gradients import GradientResults
 
 if TYPE_CHECKING:
     from featlab.backbones import Backbone
-    from featlab.pipeline import GradientResults
 
 _OWN_STRIDE = "network's own"
 _LOCALISATION = [

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from featlab._errors import FeatlabError
 from featlab.cli._options import BoxKind, Seed, Store
 from featlab.cli._progress import quiet_bar
+from featlab.errors import FeatlabError
 
 
 def localise(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featlab._errors import FeatlabError
 from featlab.cli import _network
 from featlab.cli._options import (
     BackboneName,
@@ -35,6 +34,7 @@ from featlab.cli._options import (
 from featlab.cli._progress import bar, extract_bar, quiet_bar
 from featlab.cli._stores import found_earlier, workers_ready
 from featlab.cli._summary import command_line, tell
+from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -77,7 +77,7 @@ def workers_ready(wanted: bool = True) -> AbstractContextManager[None]:
     """Other processes that import what they will need while this one does; where no pass comes."""
     if not wanted:
         return nullcontext()
-    from featlab._workers import ready
+    from featlab.system.workers import ready
 
     return ready("featlab.boxheads", "featlab.localise", "featlab.embed")
 

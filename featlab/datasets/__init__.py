@@ -21,11 +21,11 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from featlab._errors import FeatlabError
 from featlab.datasets._birds import CUB_200_2011_URL, fetch_cub_200_2011
 from featlab.datasets._neurons import Neurons, make_neurons
 from featlab.datasets._pets import OXFORD_PETS_URL, fetch_oxford_pets, pet_masks
 from featlab.datasets._scenes import TEXTURES, Scene, draw_scene
+from featlab.errors import FeatlabError
 
 __all__ = [
     "CLASSES",

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from featlab._errors import FeatlabError
 from featlab.datasets._fetch import Archive, Progress, fetch_archives
 from featlab.datasets._files import one_line, sole_writer, write_whole
 from featlab.datasets._index import BOX_COLUMNS, csv_bytes, mend, read_table
+from featlab.errors import FeatlabError
 
 CUB_200_2011_URL = "https://data.caltech.edu/records/65de6-vp158/files"
 """Folder of the archive, from which it is fetched."""

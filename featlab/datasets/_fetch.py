@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from featlab._errors import FeatlabError
 from featlab.datasets._files import amount, one_line, part_of, put_in_place
 from featlab.datasets._unpack import extract_archive
+from featlab.errors import FeatlabError
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import filelock
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from featlab._errors import FeatlabError
 from featlab.datasets._files import one_line
+from featlab.errors import FeatlabError
 
 BOX_COLUMNS = ["image", "label", "kind", "width", "height", "xmin", "ymin", "xmax", "ymax"]
 

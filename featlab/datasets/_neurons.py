@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 _BLOCK = 20
 

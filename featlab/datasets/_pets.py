@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from featlab._errors import FeatlabError
 from featlab.datasets._fetch import Archive, Progress, fetch_archives
 from featlab.datasets._files import one_line, sole_writer, write_whole
 from featlab.datasets._index import BOX_COLUMNS, csv_bytes, mend, read_table
+from featlab.errors import FeatlabError
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from featlab._errors import FeatlabError
 from featlab.datasets._files import amount, one_line
+from featlab.errors import FeatlabError
 
 _MEND = "delete it and run the same again, or put the official file there."
 _BAD_CHARACTERS = re.compile(r'[\x00-\x1f\x7f-\x9f\\:*?"<>|\ud800-\udfff]')

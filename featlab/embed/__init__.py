@@ -8,13 +8,11 @@ what the plane shows, in the original space. All of it describes; nothing here i
 from __future__ import annotations
 
 from featlab.embed._neighbours import class_separation, misclassified, nearest_neighbours
-from featlab.embed._overview import Overview, overview
-from featlab.embed._planes import LEAST_IMAGES, Embedding, embed_images
+from featlab.embed._overview import overview
+from featlab.embed._planes import LEAST_IMAGES, embed_images
 
 __all__ = [
     "LEAST_IMAGES",
-    "Embedding",
-    "Overview",
     "class_separation",
     "embed_images",
     "misclassified",

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab._errors import FeatlabError
 from featlab.embed._planes import Floats, checked_features
-from featlab.features._scratch import double_rows, pieces
+from featlab.errors import FeatlabError
+from featlab.system.scratch import double_rows, pieces
 
 _BLOCK = 512  # rows whose distances to all others are held at once
 _MEGABYTES = 128  # of distances that scikit-learn holds at once
@@ -86,7 +86,7 @@ def misclassified(
         Features of all images.
     labels : array_like of shape (n,)
     predictions : DataFrame
-        ``row, label, predicted`` of one head (:meth:`featlab.heads.HeadResults.of`), and perhaps
+        ``row, label, predicted`` of one head (:meth:`featlab.HeadResults.of`), and perhaps
         ``probability``.
     k : int
         Neighbours looked at, from 1 to n - 1.

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from featlab.arguments import stratified_rows
 from featlab.embed._neighbours import (
     checked_labels,
     class_separation,
     misclassified,
     nearest_neighbours,
 )
-from featlab.embed._planes import MOST_IMAGES, Embedding, checked_features, lay_out
-from featlab.features import stratified_rows
+from featlab.embed._planes import MOST_IMAGES, checked_features, lay_out
+from featlab.results.embed import Overview
 
 _NEIGHBOURS = 10
-
-
-@dataclass(frozen=True)
-class Overview:
-    """The set at a glance.
-
-    Attributes
-    ----------
-    embedding : Embedding
-    separation : DataFrame
-        Of :func:`class_separation`.
-    neighbours : DataFrame
-        Of :func:`nearest_neighbours`, for every image.
-    misclassified : DataFrame or None
-        Of :func:`misclassified`; None where no predictions were given.
-    """
-
-    embedding: Embedding
-    separation: pd.DataFrame
-    neighbours: pd.DataFrame
-    misclassified: pd.DataFrame | None
 
 
 def overview(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab._errors import FeatlabError
-from featlab.features import principal_components, stratified_rows
-from featlab.features._scratch import count_bad, double_rows
+from featlab.arguments import stratified_rows
+from featlab.errors import FeatlabError
+from featlab.features import principal_components
+from featlab.results.embed import Embedding
+from featlab.system.scratch import count_bad, double_rows
 
 Floats = NDArray[np.float64]
 
@@ -27,44 +28,6 @@ _TRUST_NEIGHBOURS = 10
 _TRUST_IMAGES = 3000
 _FULL_SVD = 2000  # rows or columns up to which the exact decomposition takes seconds
 _CELLS = (4, 14)
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """The images on two planes.
-
-    Attributes
-    ----------
-    coordinates : DataFrame of shape (m, 4)
-        ``pc1, pc2`` (in units of the features) and ``tsne_1, tsne_2`` (without a unit); the index
-        holds the row numbers of the images laid out, which are all where there are no more than
-        10,000.
-    explained_variance : ndarray of shape (k,)
-        Share of the features' whole variance that each of the k components kept has.
-    perplexity : float
-        Of the t-SNE.
-    trustworthiness : dict of str to float
-        ``"tsne"`` and ``"pca"``: how far the neighbours on that plane are neighbours in the
-        original space too; 1 is perfect, about 0.5 is chance.
-    n_neighbors : int
-        Neighbours that the trustworthiness looks at.
-    thumbnails : DataFrame
-        ``row, x, y``: images to show as thumbnails on the t-SNE plane, one per cell of a square
-        grid, and the centres of their cells; ``attrs["side"]`` is the side of a cell.
-    parameters : dict of str to object
-        What made the embedding.
-    """
-
-    coordinates: pd.DataFrame
-    explained_variance: Floats
-    perplexity: float
-    trustworthiness: dict[str, float]
-    n_neighbors: int
-    thumbnails: pd.DataFrame
-    parameters: dict[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.coordinates)
 
 
 def embed_images(

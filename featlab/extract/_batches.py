@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pandas as pd
 
-from featlab._errors import FeatlabError
-from featlab._machine import total_memory
+from featlab.errors import FeatlabError
 from featlab.extract._source import MapSource, Running
 from featlab.images import (
     colour_histogram,
@@ -27,6 +26,7 @@ from featlab.images import (
     resize_image,
 )
 from featlab.store import EncodedMaps, encode_maps
+from featlab.system.machine import total_memory
 
 if TYPE_CHECKING:
     from pandas.api.extensions import ExtensionArray

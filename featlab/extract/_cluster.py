@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.extract._passing import Pass
 from featlab.extract._source import Progress
 

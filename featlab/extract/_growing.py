@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.extract._extract import check_options, complete_tables, find_store
 from featlab.extract._passing import run_pass
 from featlab.extract._plan import (

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from featlab._errors import FeatlabError
-from featlab._machine import usable_cores
+from featlab.errors import FeatlabError
 from featlab.extract._batches import (
     BatchMaker,
     PictureReader,
@@ -30,6 +29,7 @@ from featlab.extract._provenance import (
 )
 from featlab.extract._source import MapSource, Progress, running_of
 from featlab.store import PartWriter, Piece, Tables, finished_part, load_tables, save_tables
+from featlab.system.machine import usable_cores
 
 if TYPE_CHECKING:
     from distributed import Client

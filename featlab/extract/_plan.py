@@ -13,7 +13,7 @@ from pathlib import Path
 
 import filelock
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.store import PartWriter, Piece, write_whole
 
 logger = logging.getLogger(__name__)

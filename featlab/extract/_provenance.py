@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab import __version__
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.extract._source import MapSource, precision_of
 from featlab.images import JPEG_MARGIN, jpeg_factor
 from featlab.store import BOX_DTYPES
+from featlab.version import __version__
 
 # Two libraries' rounding, as a share of the largest value; bfloat16 keeps 8 bits.
 _PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}

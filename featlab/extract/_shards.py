@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.extract._extract import check_options, complete_tables, find_store
 from featlab.extract._growing import APPENDED
 from featlab.extract._passing import TABLES, begin_pass, finished_parts, tell_done, written_parts

@@ -11,12 +11,12 @@ from typing import cast
 import pandas as pd
 from distributed import Worker, WorkerPlugin, get_worker
 
-from featlab import __version__
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.extract._passing import TABLES, Pass, written_parts
 from featlab.extract._provenance import refuse_difference
 from featlab.extract._source import running_of
 from featlab.store import load_tables
+from featlab.version import __version__
 
 
 class Share(WorkerPlugin):

@@ -7,9 +7,8 @@ it reads it in blocks; `take_rows` picks rows of such a table without loading it
 from __future__ import annotations
 
 from featlab.features._components import Components, principal_components
-from featlab.features._sampling import stratified_rows
-from featlab.features._scratch import take_rows
 from featlab.features._tables import POOLINGS, feature_table, softmax
+from featlab.system.scratch import take_rows
 
 __all__ = [
     "POOLINGS",
@@ -17,6 +16,5 @@ __all__ = [
     "feature_table",
     "principal_components",
     "softmax",
-    "stratified_rows",
     "take_rows",
 ]

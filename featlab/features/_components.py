@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh
 
-from featlab.features._scratch import double_rows, pieces
+from featlab.system.scratch import double_rows, pieces
 
 Floats = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab._errors import FeatlabError
-from featlab.features._scratch import is_large, lines_at_once, scratch_columns
+from featlab.errors import FeatlabError
+from featlab.system.scratch import is_large, lines_at_once, scratch_columns
 
 if TYPE_CHECKING:
     from featlab.store import MapStore

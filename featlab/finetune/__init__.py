@@ -11,12 +11,11 @@ from __future__ import annotations
 from featlab.finetune._changes import detector_changes
 from featlab.finetune._fitting import FineTuned, fit
 from featlab.finetune._network import blocks_of, map_network
-from featlab.finetune._saving import Transfer, load_transfer, save_transfer
+from featlab.finetune._saving import load_transfer, save_transfer
 from featlab.finetune._scores import compare_transfer
 
 __all__ = [
     "FineTuned",
-    "Transfer",
     "blocks_of",
     "compare_transfer",
     "detector_changes",

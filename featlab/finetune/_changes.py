@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 _KEY = ["class", "neuron"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 FORMAT, VERSION = "featlab-training", "1.0"
 _LISTS = ("weights", "optimizer", "best")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.finetune._checkpoint import State, read_state
 from featlab.finetune._network import thaw, trainable_parameters, transfer_network
 from featlab.finetune._phases import Data, head_phase, thawed_phase, train_phase

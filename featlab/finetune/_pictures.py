@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.images import decode_scaled, jpeg_factor, resize_image
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]

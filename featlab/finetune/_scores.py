@@ -10,12 +10,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.finetune._fitting import FineTuned
-from featlab.heads import HeadResults, compare_heads
+from featlab.heads import compare_heads
 from featlab.heads._evaluation import prediction_rows
 from featlab.heads._inputs import encode
 from featlab.heads._scores import bootstrap_weights, interval_name, scores_of
+from featlab.results.heads import HeadResults
 
 SCORES = ["n", "accuracy", "accuracy_low", "accuracy_high", "interval", "balanced_accuracy"]
 SCORES += ["roc_auc", "log_loss"]
@@ -42,7 +43,7 @@ def compare_transfer(
     images : DataFrame
         Image table with ``attrs["root"]``.
     split : array_like of shape (n,)
-    scores : featlab.heads.HeadResults
+    scores : featlab.HeadResults
         The heads, evaluated with the same images, split and groups.
     seconds : mapping of str to float
         Head → seconds that fitting it took.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from featlab.gradients._backward import RULES, input_gradients, layer_gradients
 from featlab.gradients._cams import CAMS, cam_heats
-from featlab.gradients._dam import DamTrace, dam_boxes, dam_trace
+from featlab.gradients._dam import dam_boxes, dam_trace
 from featlab.gradients._dam_steps import (
     DAM_PRESETS,
     DamParameters,
@@ -38,7 +38,6 @@ __all__ = [
     "FAITHFULNESS_SCORES",
     "RULES",
     "DamParameters",
-    "DamTrace",
     "Guided",
     "HeadedNetwork",
     "LinearHead",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from featlab._errors import FeatlabError
 from featlab.backbones import output_of
+from featlab.errors import FeatlabError
 from featlab.gradients._network import (
     BATCH_SIZE,
     HeadedNetwork,

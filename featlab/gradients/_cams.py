@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.gradients._backward import layer_gradients
 from featlab.gradients._network import BATCH_SIZE, HeadedNetwork, checked_pixels
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import keras

@@ -9,13 +9,12 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from featlab._errors import FeatlabError
 from featlab.boxes import frame_to_picture
+from featlab.errors import FeatlabError
 from featlab.gradients._backward import before_ceiling, input_gradients, layer_gradients
 from featlab.gradients._dam_steps import (
     DamParameters,
@@ -29,52 +28,9 @@ from featlab.gradients._dam_steps import (
     unit_scores,
 )
 from featlab.gradients._network import BATCH_SIZE, HeadedNetwork, checked_pixels
+from featlab.results.gradients import DamTrace
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
-
-
-@dataclass(frozen=True)
-class DamTrace:
-    """Every intermediate of DAM for one picture.
-
-    Attributes
-    ----------
-    pixels : ndarray of shape (H, W, 3), uint8
-        The network's input.
-    label : str
-        The class whose evidence was sought: the one that the head predicts.
-    map_shape : (int, int)
-        Rows and columns of the layer's cells.
-    units : ndarray of shape (k, 3), int
-        Row, column and neuron, the highest score first.
-    scores : ndarray of shape (k,)
-        Activation times gradient of the class's logit.
-    gradients : ndarray of shape (k, H, W)
-        Guided gradient of each unit, one value per pixel.
-    masks : ndarray of shape (k, H, W), bool
-    losses : ndarray of shape (k,)
-        Cross-entropy of the class when only the mask is shown; infinite where it is empty.
-    kept : ndarray of shape (k,), bool
-        The masks that were united.
-    union : ndarray of shape (H, W), bool
-    box_in_input : ndarray of shape (4,)
-        In unit coordinates of the input; zeros where the union is empty.
-    box : ndarray of shape (4,)
-        Pixels of the original picture.
-    """
-
-    pixels: np.ndarray
-    label: str
-    map_shape: tuple[int, int]
-    units: np.ndarray
-    scores: np.ndarray
-    gradients: np.ndarray
-    masks: np.ndarray
-    losses: np.ndarray
-    kept: np.ndarray
-    union: np.ndarray
-    box_in_input: np.ndarray
-    box: np.ndarray
 
 
 def dam_boxes(

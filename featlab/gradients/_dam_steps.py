@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.gradients._network import BATCH_SIZE, HeadedNetwork
 
 GREY = 127

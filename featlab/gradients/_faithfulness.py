@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from featlab._errors import FeatlabError
 from featlab.boxes import centre_heat
+from featlab.errors import FeatlabError
 from featlab.gradients._dam_steps import GREY
 from featlab.gradients._network import BATCH_SIZE, HeadedNetwork, checked_pixels
 from featlab.intervals import bootstrap_interval

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featlab._errors import FeatlabError
 from featlab.backbones import output_of
+from featlab.errors import FeatlabError
 from featlab.gradients._head import LinearHead
 from featlab.gradients._rectifiers import Guided, guided, keras_model
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.gradients._copying import copy_network, parts_of
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.gradients._backward import RULES
 from featlab.gradients._copying import copy_network
 from featlab.gradients._network import BATCH_SIZE, HeadedNetwork, checked_pixels, in_batches

@@ -15,10 +15,10 @@ from featlab.heads._crossval import CrossValidation, cross_validate_heads
 from featlab.heads._curves import learning_curve
 from featlab.heads._details import calibration_table, per_class
 from featlab.heads._estimators import CentroidClassifier
-from featlab.heads._evaluation import HeadResults, evaluate_heads
+from featlab.heads._evaluation import classify, evaluate_heads
 from featlab.heads._logistic import linear_weights
 from featlab.heads._models import HEADS, HEADS_DEFAULT
-from featlab.heads._needs import SmallestSet, ablation_curve, smallest_set
+from featlab.heads._needs import ablation_curve, smallest_set
 from featlab.heads._saving import SavedHead, load_head, save_head
 from featlab.heads._scores import METRICS
 from featlab.heads._selector import NeuronSelector
@@ -30,12 +30,11 @@ __all__ = [
     "BackboneComparison",
     "CentroidClassifier",
     "CrossValidation",
-    "HeadResults",
     "NeuronSelector",
     "SavedHead",
-    "SmallestSet",
     "ablation_curve",
     "calibration_table",
+    "classify",
     "compare_all",
     "compare_backbones",
     "compare_heads",

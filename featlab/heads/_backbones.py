@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.features import feature_table
 from featlab.heads._compare import holm, paired
-from featlab.heads._evaluation import HeadResults, evaluate_heads
+from featlab.heads._evaluation import evaluate_heads
 from featlab.heads._models import BASELINES, HEADS_DEFAULT
+from featlab.results.heads import HeadResults
 
 if TYPE_CHECKING:
     from featlab.store import MapStore

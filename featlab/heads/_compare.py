@@ -13,12 +13,12 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.heads._crossval import CrossValidation
-from featlab.heads._evaluation import HeadResults
 from featlab.heads._inputs import Floats, Ints, check_choice
 from featlab.heads._scores import METRICS, bootstrap_weights, hull, percentiles, weighted_means
 from featlab.intervals import wilson_interval
+from featlab.results.heads import HeadResults
 
 _EXACT_BELOW = 25  # discordant images
 

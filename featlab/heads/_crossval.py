@@ -11,8 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from featlab._errors import FeatlabError
-from featlab.features._scratch import double_rows
+from featlab.errors import FeatlabError
 from featlab.heads._evaluation import features_of, prediction_rows, sampled_words
 from featlab.heads._folds import stratified_folds
 from featlab.heads._inputs import (
@@ -29,6 +28,7 @@ from featlab.heads._inputs import (
 from featlab.heads._models import HEADS_DEFAULT, checked_heads, fit_head
 from featlab.heads._scores import METRICS, perfect_low, scores_of
 from featlab.heads._training import Train, probabilities
+from featlab.system.scratch import double_rows
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab.features._scratch import double_rows
 from featlab.heads._inputs import (
     Ints,
     check_at_least,
@@ -30,6 +29,7 @@ from featlab.heads._scores import (
     weighted_means,
 )
 from featlab.heads._training import Train, predictions
+from featlab.system.scratch import double_rows
 
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 

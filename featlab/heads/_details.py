@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from featlab.features._scratch import pieces
-from featlab.heads._evaluation import HeadResults
 from featlab.heads._inputs import Floats, check_at_least
 from featlab.heads._scores import (
     bootstrap_weights,
@@ -15,6 +13,8 @@ from featlab.heads._scores import (
     share_interval,
     weighted_means,
 )
+from featlab.results.heads import HeadResults
+from featlab.system.scratch import pieces
 
 _SIMULATIONS = 1000
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.pipeline import Pipeline
 
-from featlab import _html
-from featlab._errors import FeatlabError
-from featlab.features._scratch import double_rows
 from featlab.heads._inputs import (
     Floats,
     Ints,
@@ -31,69 +26,23 @@ from featlab.heads._inputs import (
 from featlab.heads._models import HEADS_DEFAULT, checked_heads, fit_head
 from featlab.heads._scores import bootstrap_weights, interval_name, scores_of, warn_of_few_groups
 from featlab.heads._training import Train, predictions, probabilities
+from featlab.results.heads import HeadResults
+from featlab.system.scratch import double_rows
 
 
-@dataclass(frozen=True)
-class HeadResults:
-    """Scores, predictions and models of every head.
+def classify(
+    results: HeadResults, X: pd.DataFrame | ArrayLike, head: str = "logistic"
+) -> NDArray[Any]:
+    """The class that a fitted head gives to each row of features ``(m, c)``, in blocks of rows.
 
-    Attributes
-    ----------
-    table : DataFrame, one row per head
-        ``head``, ``n_train`` (images fitted on), ``n`` (test images), each metric with its ``_low``
-        and ``_high`` (95 %), ``interval`` (what the accuracy's is: "wilson" or "cluster bootstrap
-        (k groups)"), and the ``parameters`` used, in words.
-    predictions : DataFrame, one row per head and test image
-        ``head``, ``row`` (of the image table), ``label``, ``predicted``, ``correct``,
-        ``probability`` (of the predicted class) and one column ``p:<class>`` per class.
-    models : mapping of str to Pipeline
-        The fitted heads; steps ``scale`` and ``model``.
-    classes : list of str
-        Sorted; the order of the probabilities.
-    clusters : ndarray of shape (n,), optional
-        Group of every test image, codes from 0; None where no two test images share one.
+    Raises
+    ------
+    FeatlabError
+        No such head, or features that are not finite.
     """
-
-    table: pd.DataFrame
-    predictions: pd.DataFrame
-    models: Mapping[str, Pipeline]
-    classes: list[str]
-    clusters: NDArray[np.intp] | None = None
-
-    def __repr__(self) -> str:
-        n = int(self.table["n"].max())
-        return f"<HeadResults of {', '.join(self.models)} on {n} test images>"
-
-    def _repr_html_(self) -> str:
-        scores = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "roc_auc"]
-        columns = ["head", "n_train", "n", *scores, "log_loss"]
-        return _html.block(
-            f"HeadResults: {len(self.models)} heads, {len(self.classes)} classes",
-            _html.table(self.table[columns]),
-            _html.folded("Parameters", _html.table(self.table[["head", "parameters"]])),
-        )
-
-    def confusion(self, head: str) -> pd.DataFrame:
-        """Counts of test images, true class (rows) by predicted class (columns)."""
-        rows = self.of(head)
-        counts = pd.crosstab(rows["label"], rows["predicted"])
-        counts = counts.reindex(index=self.classes, columns=self.classes, fill_value=0)
-        return counts.rename_axis(index="label", columns="predicted")
-
-    def of(self, head: str) -> pd.DataFrame:
-        """One head's predictions, one row per test image."""
-        self._check(head)
-        return self.predictions[self.predictions["head"] == head]
-
-    def classify(self, head: str, X: pd.DataFrame | ArrayLike) -> NDArray[Any]:
-        """The class that a head gives to each row of features ``(m, c)``, in blocks of rows."""
-        self._check(head)
-        values = checked_matrix(X, "X")
-        return predictions(self.models[head], values, np.arange(len(values)))
-
-    def _check(self, head: str) -> None:
-        if head not in self.models:
-            raise FeatlabError(f"head must be one of {list(self.models)}, got {head!r}.")
+    check_choice("head", head, list(results.models))
+    values = checked_matrix(X, "X")
+    return predictions(results.models[head], values, np.arange(len(values)))
 
 
 def evaluate_heads(

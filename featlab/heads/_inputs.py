@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab._errors import FeatlabError
-from featlab.features import stratified_rows
-from featlab.features._scratch import count_bad
+from featlab.arguments import stratified_rows
+from featlab.errors import FeatlabError
+from featlab.system.scratch import count_bad
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.heads._inputs import Floats
 from featlab.heads._training import (
     Fold,

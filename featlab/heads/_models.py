@@ -12,7 +12,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.svm import LinearSVC
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.heads._estimators import CentroidClassifier
 from featlab.heads._inputs import Floats, Ints
 from featlab.heads._logistic import balanced_words, fit_logistic, fit_logistic_l1

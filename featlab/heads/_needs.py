@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab._errors import FeatlabError
-from featlab.features._scratch import double_rows, pieces
+from featlab.errors import FeatlabError
 from featlab.heads._inputs import (
     Floats,
     Ints,
@@ -33,38 +31,12 @@ from featlab.heads._training import (
     rotated,
     scaled_fold,
 )
+from featlab.results.heads import SmallestSet
+from featlab.system.scratch import double_rows, pieces
 
 _MODES = ("ablate", "keep")
 _KS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 _NEAREST = 10  # neurons of like variance that a random one is drawn from
-
-
-@dataclass(frozen=True)
-class SmallestSet:
-    """The fewest neurons that do as well as the best number of them.
-
-    Attributes
-    ----------
-    neurons : list
-        Their ids, in the order given.
-    curve : DataFrame, one row per number of neurons
-        ``k``, ``accuracy`` (mean over folds of train) and its standard error ``se``, the ``C`` of
-        the least log-loss, and ``chosen``.
-    accuracy, accuracy_low, accuracy_high : float
-        On the test rows, with these neurons; 95 %.
-    accuracy_all : float
-        On the test rows, with all neurons of the order.
-    n : int
-        Test images.
-    """
-
-    neurons: list[Hashable]
-    curve: pd.DataFrame
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    accuracy_all: float
-    n: int
 
 
 def ablation_curve(

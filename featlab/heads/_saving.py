@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.heads._estimators import CentroidClassifier
 from featlab.heads._inputs import Floats, matrix_of
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featlab.features._scratch import pieces
 from featlab.heads._inputs import Floats, Ints
 from featlab.intervals import auroc_score_interval, wilson_interval
+from featlab.system.scratch import pieces
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from sklearn.feature_selection import SelectorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.neurons._rank_statistics import rank_statistics
 
 logger = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab.features._scratch import double_rows, pieces
 from featlab.heads._folds import Fold, stratified_folds
 from featlab.heads._inputs import Floats, Ints
 from featlab.heads._scores import losses_of
+from featlab.system.scratch import double_rows, pieces
 
 logger = logging.getLogger(__name__)
 

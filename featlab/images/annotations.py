@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.images.decode import cut, first_line
 from featlab.images.sources import (
     Problem,

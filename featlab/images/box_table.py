@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.images.annotations import WrittenBox, read_annotations
 from featlab.images.decode import Inspection, cut
 from featlab.images.sources import Problem, picture_folders

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 MAX_PIXELS = 178_956_970
 """Largest picture that is decoded, in pixels: where Pillow's own default refuses too (about half a

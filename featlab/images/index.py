@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.images.box_table import make_box_table
 from featlab.images.decode import Inspection, cut, inspect_image, prepare
 from featlab.images.sources import Candidate, Listing, Problem, list_source, os_reason, printable

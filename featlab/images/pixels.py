@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 JPEG_MARGIN = 3
 """How many times the size at which the network sees it a JPEG is decoded, at least. At this margin

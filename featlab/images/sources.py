@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.images.decode import cut, first_line, is_picture_name
 
 LAYOUT = (

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from featlab.localise.comparison import compare_methods
 from featlab.localise.components import Regions, all_regions
-from featlab.localise.context import Context
 from featlab.localise.evaluation import evaluate
-from featlab.localise.fitting import FittedMethods, fit_methods
+from featlab.localise.fitting import fit_methods
 from featlab.localise.heat import (
     cam_heat,
     detector_heat,
@@ -26,8 +25,7 @@ from featlab.localise.methods import example_heats, heats_for, method_heats
 from featlab.localise.pointing import neuron_pointing
 from featlab.localise.refine import BoxCorrection, corrected_boxes, fit_correction
 from featlab.localise.regions import THRESHOLDS, HeatScores, heat_boxes, score_boxes, score_heats
-from featlab.localise.registry import METHODS, HeatMethod, register
-from featlab.localise.results import Localisation
+from featlab.localise.registry import METHODS, register
 from featlab.localise.scoring import SCORES
 from featlab.localise.thresholds import choose_threshold, stable_threshold
 from featlab.localise.truth import boxes_of_kind, select_boxes
@@ -38,11 +36,7 @@ __all__ = [
     "SCORES",
     "THRESHOLDS",
     "BoxCorrection",
-    "Context",
-    "FittedMethods",
-    "HeatMethod",
     "HeatScores",
-    "Localisation",
     "Regions",
     "all_regions",
     "boxes_of_kind",

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.intervals import draws_interval
-from featlab.localise.results import Localisation
 from featlab.localise.scoring import SCORES
+from featlab.results.localisation import Localisation
 
 COMPARISON_COLUMNS = [
     *("score", "method", "against", "n", "value", "value_against"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -42,47 +42,6 @@ class Cells:
     images: np.ndarray
     inside: np.ndarray
     boxed: np.ndarray
-
-
-@dataclass(frozen=True)
-class Context:
-    """Handed to every heat-map method; row *i* of the arrays "per image" is row *i* of the maps.
-
-    Attributes
-    ----------
-    classes : list of str
-        Sorted.
-    codes : ndarray of shape (n,)
-        Per image: place in `classes` of the class asked for.
-    scale : ndarray of shape (c,)
-        What each neuron is divided by (`detector_scale` of the train rows); 0 for dead ones.
-    neurons : DataFrame or None
-        Confirmed detectors of the layer, active and silent, best first.
-    weights : ndarray of shape (classes, c) or None
-        Of a linear head on raw mean-pooled features.
-    network : Any or None
-        A fitted scikit-learn pipeline of scaling and a multilayer perceptron.
-    random_state : int
-    fitted : mapping of str to Any
-        What each method's own `fit` returned.
-    """
-
-    classes: list[str]
-    codes: np.ndarray
-    scale: np.ndarray
-    neurons: pd.DataFrame | None = None
-    weights: np.ndarray | None = None
-    network: Any | None = None
-    random_state: int = 0
-    fitted: Mapping[str, Any] = field(default_factory=dict)
-
-    def asked(self, per_class: np.ndarray) -> np.ndarray:
-        """The rows of an array ``(classes, ...)`` for the classes asked for, ``(n, ...)``."""
-        return per_class[self.codes]
-
-    def of(self, codes: np.ndarray) -> Context:
-        """The same for other images."""
-        return replace(self, codes=codes)
 
 
 def scaled(maps: np.ndarray, scale: np.ndarray) -> np.ndarray:

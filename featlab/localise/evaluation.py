@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import boxes as bx
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.localise.checks import (
     Given,
     asked_codes,
@@ -21,20 +21,16 @@ from featlab.localise.checks import (
     picture_sizes,
     resampling_units,
 )
-from featlab.localise.fitting import (
-    ClassWeights,
-    FittedMethods,
-    classes_without_detectors,
-    fit_methods,
-)
+from featlab.localise.fitting import ClassWeights, classes_without_detectors, fit_methods
 from featlab.localise.matching import match_methods, match_refined
 from featlab.localise.methods import Progress
 from featlab.localise.refine import SUFFIX
 from featlab.localise.regions import THRESHOLDS
 from featlab.localise.registry import METHODS
-from featlab.localise.results import BASELINES, Localisation, localisation
+from featlab.localise.results import localisation
 from featlab.localise.scoring import per_image, score_columns, score_draws, score_method
 from featlab.localise.truth import Truth, find_truth
+from featlab.results.localisation import BASELINES, FittedMethods, Localisation
 
 if TYPE_CHECKING:
     from featlab.store import MapStore

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.localise.checks import class_codes
-from featlab.localise.context import Context, train_cells, train_maxima
+from featlab.localise.context import train_cells, train_maxima
 from featlab.localise.heat import detector_scale
-from featlab.localise.registry import METHODS, HeatMethod
+from featlab.localise.registry import METHODS
+from featlab.results.localisation import Context, FittedMethods, HeatMethod
 
 if TYPE_CHECKING:
     from featlab.store import MapStore
@@ -21,22 +22,6 @@ if TYPE_CHECKING:
 ClassWeights = Mapping[str, np.ndarray] | tuple[np.ndarray, Sequence[str]]
 RANDOM = "random_neuron"
 _DRAWS = 10
-
-
-@dataclass(frozen=True)
-class FittedMethods:
-    """Heat-map methods ready to be applied.
-
-    Attributes
-    ----------
-    methods : dict of str to HeatMethod
-    contexts : dict of str to Context
-        Layer → what the methods know of it, without images yet. Of several layers the heat maps
-        are fused (:func:`fuse_heats`).
-    """
-
-    methods: dict[str, HeatMethod]
-    contexts: dict[str, Context]
 
 
 def fit_methods(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 # float16 maps keep about 3 decimal digits; a smaller range than this is rounding, not signal.
 _FLAT = 1e-5

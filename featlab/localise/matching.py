@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from featlab import boxes as bx
-from featlab._machine import usable_cores
-from featlab._workers import workers
 from featlab.localise.checks import class_codes, picture_sizes
-from featlab.localise.fitting import FittedMethods
 from featlab.localise.methods import Progress, method_heats
 from featlab.localise.refine import SUFFIX, corrected_boxes, fit_correction
 from featlab.localise.regions import GRID, HeatScores, score_boxes, score_heats
 from featlab.localise.truth import Truth
+from featlab.results.localisation import FittedMethods
+from featlab.system.machine import usable_cores
+from featlab.system.workers import workers
 
 if TYPE_CHECKING:
     from featlab.store import MapStore

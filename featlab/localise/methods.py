@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.localise.checks import class_codes, picture_sizes
-from featlab.localise.fitting import FittedMethods
 from featlab.localise.heat import fuse_heats
 from featlab.localise.regions import heat_boxes
+from featlab.results.localisation import FittedMethods
 
 if TYPE_CHECKING:
     from featlab.store import MapStore

@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featlab import boxes as bx
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.localise.regions import THRESHOLDS
 from featlab.localise.thresholds import choose_threshold
 

@@ -9,7 +9,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab import boxes as bx
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.localise.components import Regions, all_regions
 from featlab.localise.heat import normalise, resample_frame
 from featlab.localise.runs import boxes_at, levels

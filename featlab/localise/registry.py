@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,10 @@ from sklearn.decomposition import PCA, MiniBatchNMF
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from featlab._errors import FeatlabError
-from featlab.localise.context import Cells, Context, scaled
+from featlab.errors import FeatlabError
+from featlab.localise.context import Cells, scaled
 from featlab.localise.heat import cam_heat, detector_weights
+from featlab.results.localisation import Context, HeatMethod
 
 Heat = Callable[[np.ndarray, Context], np.ndarray]
 Fit = Callable[[Cells, Context], Any]
@@ -34,32 +34,6 @@ _COMPONENTS = 256
 _CELLS_PER_CLASS = 5_000
 _POWER_STEPS = 12
 _UPDATES = 30
-
-
-@dataclass(frozen=True)
-class HeatMethod:
-    """A way to make heat maps from stored maps.
-
-    Attributes
-    ----------
-    name, title : str
-    heat : callable
-        ``(maps (n, h, w, c), Context) -> (n, h, w)``; or ``(n, k, h, w)`` for `k` draws of a method
-        that depends on chance: each is scored by itself, and the scores are averaged.
-    fit : callable, optional
-        ``(Cells, Context) -> anything``; the result is ``context.fitted[name]``.
-    needs : tuple of str
-        Of "neurons", "weights", "network", "classes" (more than one); without them it is left out.
-    supervision : str
-        "image labels", or "boxes" where boxes of train images are learnt from.
-    """
-
-    name: str
-    title: str
-    heat: Heat
-    fit: Fit | None = None
-    needs: tuple[str, ...] = ()
-    supervision: str = "image labels"
 
 
 METHODS: dict[str, HeatMethod] = {}

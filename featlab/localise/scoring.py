@@ -12,6 +12,7 @@ from featlab import boxes as bx
 from featlab.intervals import bootstrap_draws, draws_interval
 from featlab.localise.regions import THRESHOLDS, HeatScores
 from featlab.localise.thresholds import FIXED_THRESHOLD, choose_threshold, stable_threshold
+from featlab.results.localisation import CURVES, SUCCESS
 
 # Each is a column of the table, with _low and _high.
 SCORES = (
@@ -28,8 +29,7 @@ SCORES = (
 )
 """Scores of a method; each is a column of the table, with ``_low`` and ``_high``."""
 SUCCESS_DELTAS = np.arange(21) / 20
-CURVE_COLUMNS = ["method", "delta", "threshold", "accuracy", "accuracy_any"]
-SUCCESS_COLUMNS = ["method", "delta", "accuracy", "accuracy_oracle"]
+CURVE_COLUMNS, SUCCESS_COLUMNS = list(CURVES), list(SUCCESS)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import expit
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 FIXED_THRESHOLD = 0.2
 _SOFT, _SMOOTH = 0.05, 4

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import rankdata
 from statsmodels.stats.multitest import multipletests
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.intervals import bootstrap_interval
 from featlab.localise.context import cells_in_boxes
 from featlab.localise.fitting import confirmed_detectors

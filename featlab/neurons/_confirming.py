@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab._errors import FeatlabError
-from featlab.features._scratch import pieces
+from featlab.errors import FeatlabError
 from featlab.intervals import wilson_interval
 from featlab.neurons._clusters import clustered_auroc, clustered_p, scheme_of, units_of
 from featlab.neurons._corrections import MULTIPLETESTS, adjust, check_correction
@@ -26,6 +25,7 @@ from featlab.neurons._rank_statistics import Floats, auroc_interval, rank_statis
 from featlab.neurons._ranking import REST
 from featlab.neurons._tests import mannwhitney_p
 from featlab.neurons._weighted import checked_weights, one_sided_p, weighted_statistics
+from featlab.system.scratch import pieces
 
 DIRECTIONS = ("active", "silent", "both")
 

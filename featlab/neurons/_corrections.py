@@ -15,11 +15,11 @@ from statsmodels.stats.multitest import (
     multitest_methods_names,
 )
 
-from featlab._errors import FeatlabError
-from featlab.features._scratch import pieces
+from featlab.errors import FeatlabError
 from featlab.neurons._clusters import WHOLE, WITHIN, rows_of_groups, scheme_of, units_of
 from featlab.neurons._inputs import Block, check_choice, check_range, group_names
 from featlab.neurons._rank_statistics import Floats
+from featlab.system.scratch import pieces
 
 MULTIPLETESTS = tuple(dict.fromkeys([*multitest_methods_names, *multitest_alias]))
 CORRECTIONS = (*MULTIPLETESTS, "local_fdr", "max_t")

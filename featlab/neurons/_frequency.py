@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from featlab._errors import FeatlabError
-from featlab.features._scratch import pieces
+from featlab.errors import FeatlabError
 from featlab.neurons._inputs import blocks_of, encode
+from featlab.system.scratch import pieces
 
 
 def softmax_top_k(X: pd.DataFrame | ArrayLike, y: ArrayLike, *, k: int = 3) -> pd.DataFrame:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab._errors import FeatlabError
-from featlab.features._scratch import count_bad
+from featlab.errors import FeatlabError
+from featlab.system.scratch import count_bad
 
 Features = pd.DataFrame | ArrayLike | Sequence[pd.DataFrame]
 

@@ -11,8 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
-from featlab._errors import FeatlabError
-from featlab.features._scratch import chosen_rows
+from featlab.errors import FeatlabError
 from featlab.neurons._corrections import adjust, check_correction, max_t
 from featlab.neurons._inputs import (
     Block,
@@ -32,6 +31,7 @@ from featlab.neurons._rank_statistics import (
 )
 from featlab.neurons._tests import TESTS, Moments, moments
 from featlab.neurons._weighted import WEIGHTED_TESTS, checked_weights, weighted_statistics
+from featlab.system.scratch import chosen_rows
 
 COLUMNS = [
     "layer",

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from featlab._errors import FeatlabError
-from featlab.features import stratified_rows
+from featlab.arguments import stratified_rows
+from featlab.errors import FeatlabError
 from featlab.neurons._inputs import Features, blocks_by_key, check_range
 
 _MOST_IMAGES = 20_000  # the error of a correlation is then 0.007

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.neurons._rank_statistics import Floats, RankStatistics, tie_bounds
 from featlab.neurons._tests import Moments
 

@@ -9,7 +9,7 @@ from featlab.pipeline._analysis import LOCALISERS, analyse, write_results
 from featlab.pipeline._card import neuron_card
 from featlab.pipeline._comparison import compare
 from featlab.pipeline._examples import picture_loader
-from featlab.pipeline._gradient_results import GradientResults, load_gradients, save_gradients
+from featlab.pipeline._gradient_results import load_gradients, save_gradients
 from featlab.pipeline._gradients import analyse_gradients
 from featlab.pipeline._laboratory import ablation_order
 from featlab.pipeline._stages import class_weights, find_detectors, predicted_classes
@@ -17,7 +17,6 @@ from featlab.pipeline._transfer import small_images_table, transfer_study
 
 __all__ = [
     "LOCALISERS",
-    "GradientResults",
     "ablation_order",
     "analyse",
     "analyse_gradients",

@@ -9,16 +9,25 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
 from sklearn import config_context
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab import audit, boxheads, embed, features, heads, localise, neurons, report, splits
-from featlab._machine import usable_cores
-from featlab._workers import beside
+from featlab import (
+    arguments,
+    audit,
+    boxheads,
+    embed,
+    features,
+    heads,
+    localise,
+    neurons,
+    report,
+    splits,
+)
 from featlab.pipeline._card import neuron_card
 from featlab.pipeline._examples import (
     GALLERY_DETECTORS,
@@ -41,12 +50,17 @@ from featlab.pipeline._stages import (
     predicted_classes,
     weights_of_layers,
 )
-from featlab.plots import NeuronCard
+from featlab.results.analysis import BoxDetails, HeadDetails, Results, SetOverview
+from featlab.results.boxheads import BoxHeadResults
+from featlab.results.embed import Overview
+from featlab.results.gradients import GradientResults
+from featlab.results.heads import HeadResults
+from featlab.results.localisation import Localisation
+from featlab.results.pictures import NeuronCard
+from featlab.results.transfer import Transfer
 from featlab.store import MapStore
-
-if TYPE_CHECKING:
-    from featlab.finetune import Transfer
-    from featlab.pipeline._gradient_results import GradientResults
+from featlab.system.machine import usable_cores
+from featlab.system.workers import beside
 
 LOCALISERS = (
     "detectors",
@@ -84,7 +98,7 @@ def analyse(
     progress: Progress | None = None,
     gradients: GradientResults | None = None,
     transfer: Transfer | None = None,
-) -> report.Results:
+) -> Results:
     """Split, audit, heads, detectors, localisation and example pictures of a store.
 
     Heads and detectors rest on the mean-pooled maps of the last layer; the other poolings and
@@ -110,7 +124,7 @@ def analyse(
 
     Returns
     -------
-    featlab.report.Results
+    featlab.Results
     """
     seconds = {} if seconds is None else seconds
     labels, groups = store.images["label"], store.images["group"]
@@ -139,8 +153,8 @@ def analyse(
             table = main_rows(all_neurons, X)
             chosen_on = features.take_rows(X, split == "train")
             frequent = neurons.softmax_top_k(chosen_on, labels[split == "train"])
-        with _timed(seconds, "laboratory"):
-            laboratory = detector_laboratory(
+        with _timed(seconds, "detector details"):
+            detector_details = detector_laboratory(
                 store, split, tables, all_neurons, logistic, random_state
             )
         overview = others.enter_context(_overview(store, X, scores, random_state))
@@ -219,13 +233,13 @@ def analyse(
         with _timed(seconds, "audit"):
             found = audited()
         with _timed(seconds, "learning curve"):
-            details = report.HeadDetails(
+            details = HeadDetails(
                 head="logistic",
                 pairs=heads.compare_all(scores, random_state=random_state),
                 calibration=heads.calibration_table(scores, "logistic"),
                 learning=learning(),
             )
-    return report.Results(
+    return Results(
         store=store,
         split=split,
         heads=scores,
@@ -234,10 +248,10 @@ def analyse(
         glance=glance,
         gradients=gradients,
         transfer=transfer,
-        box_laboratory=regressed,
+        box_details=regressed,
         neurons=table,
         all_neurons=all_neurons,
-        laboratory=laboratory,
+        detector_details=detector_details,
         audit=found,
         softmax_top_k=frequent,
         localisation=where,
@@ -263,7 +277,7 @@ def _looked_at(
     boxed = np.isin(np.arange(len(split)), truth["image"])
     for side in ("confirm", "test"):
         rows = np.flatnonzero(boxed & (split == side))
-        sample = features.stratified_rows(labels.iloc[rows], _MOST_LOCALISED, random_state)
+        sample = arguments.stratified_rows(labels.iloc[rows], _MOST_LOCALISED, random_state)
         kept[np.delete(rows, sample)] = False
     return kept
 
@@ -301,7 +315,7 @@ def _box_heads(
     split: pd.Series,
     box_kind: str | None,
     random_state: int,
-) -> AbstractContextManager[Callable[[], boxheads.BoxHeadResults | None]]:
+) -> AbstractContextManager[Callable[[], BoxHeadResults | None]]:
     """Boxes by regression, begun in a process of their own; None where too few images have one."""
     boxed = localise.select_boxes(store, box_kind)["image"].unique()
     if len(boxed):
@@ -321,15 +335,15 @@ def _box_heads(
 
 def _box_laboratory(
     store: MapStore,
-    where: localise.Localisation,
+    where: Localisation,
     box_kind: str | None,
-    box_heads: Callable[[], boxheads.BoxHeadResults | None],
-) -> report.BoxLaboratory | None:
+    box_heads: Callable[[], BoxHeadResults | None],
+) -> BoxDetails | None:
     """What the boxes look like, boxes by regression, and the heat maps' boxes in pairs."""
     if where.table.empty:
         return None
     found = box_heads()
-    return report.BoxLaboratory(
+    return BoxDetails(
         statistics=boxheads.box_statistics(store, box_kind),
         heads=None if found is None else found.table,
         pairs=localise.compare_methods(where, scores=["box_accuracy"]),
@@ -337,8 +351,8 @@ def _box_laboratory(
 
 
 def _overview(
-    store: MapStore, X: pd.DataFrame, scores: heads.HeadResults, random_state: int
-) -> AbstractContextManager[Callable[[], embed.Overview | None]]:
+    store: MapStore, X: pd.DataFrame, scores: HeadResults, random_state: int
+) -> AbstractContextManager[Callable[[], Overview | None]]:
     """The images on a plane, where there are enough of them to lie on one."""
     if len(store) < embed.LEAST_IMAGES:
         return contextlib.nullcontext(lambda: None)
@@ -353,17 +367,17 @@ def _overview(
 
 def _glance(
     store: MapStore,
-    found: embed.Overview | None,
+    found: Overview | None,
     load: Callable[[int], np.ndarray | None],
     random_state: int,
-) -> report.Glance | None:
+) -> SetOverview | None:
     """The plane with pictures: those that it names, and others."""
     if found is None:
         return None
     first = [*found.embedding.thumbnails["row"]]
     if found.misclassified is not None:
         first += [*found.misclassified["row"]]
-    return report.Glance(found, thumbnails(store, load, first, random_state))
+    return SetOverview(found, thumbnails(store, load, first, random_state))
 
 
 def _cards(
@@ -381,7 +395,7 @@ def _cards(
     ]
 
 
-def write_results(results: report.Results, folder: str | os.PathLike[str]) -> dict[str, Any]:
+def write_results(results: Results, folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Report, tables and summary; returns the summary."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

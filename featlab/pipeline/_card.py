@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from featlab import features, localise, neurons
-from featlab._errors import FeatlabError
+from featlab import arguments, localise, neurons
+from featlab.errors import FeatlabError
 from featlab.pipeline._examples import picture_loader
-from featlab.plots import NeuronCard
+from featlab.results.pictures import NeuronCard
 from featlab.store import MapStore
 
 _RELATIVES = 4
@@ -50,7 +50,7 @@ def neuron_card(
 
     Returns
     -------
-    featlab.plots.NeuronCard
+    featlab.NeuronCard
         For `featlab.plots.neuron_card`.
 
     Raises
@@ -67,7 +67,7 @@ def neuron_card(
     heats = localise.example_heats(store, shown, neurons=[neuron], layer=name)[:, 0]
     sizes, load = store.images[["width", "height"]].to_numpy(), picture_loader(store)
     labels = store.images["label"].to_numpy(str)
-    drawn = np.sort(chosen[features.stratified_rows(labels[chosen], _MOST_IMAGES)])
+    drawn = np.sort(chosen[arguments.stratified_rows(labels[chosen], _MOST_IMAGES)])
     pooled, labels = store.pooled(pooling, name, drawn), labels[drawn]
     return NeuronCard(
         title=f"Neuron {neuron} of {name}, {row['direction']} for {row['class']}",

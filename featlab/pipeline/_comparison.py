@@ -17,7 +17,10 @@ from featlab.pipeline._comparison_rows import entry_row
 from featlab.pipeline._examples import picture_loader
 from featlab.pipeline._stages import class_weights, find_detectors
 from featlab.report._choices import selected_detectors
-from featlab.report._compare_results import ENTRY_COLUMNS, Comparison
+from featlab.results.comparison import ENTRY_COLUMNS, Comparison
+from featlab.results.heads import HeadResults
+from featlab.results.localisation import Localisation
+from featlab.results.pictures import MethodExamples
 from featlab.store import MapStore
 
 # Boxes to learn from would hide what the maps themselves tell; random neurons tell little of what
@@ -64,7 +67,7 @@ def compare(
 
     Returns
     -------
-    featlab.report.Comparison
+    featlab.Comparison
 
     Raises
     ------
@@ -86,7 +89,7 @@ def compare(
     labels, groups = first.images["label"], first.images["group"]
     split = splits.make_split(first.images, random_state=random_state)
     tables = {entry.name: _named_features(entry) for entry in entries}
-    scores: dict[str, heads.HeadResults] = {}
+    scores: dict[str, HeadResults] = {}
     for name, X in tables.items():
         scores[name] = heads.evaluate_heads(
             X,
@@ -172,13 +175,13 @@ def _named_features(entry: Entry) -> pd.DataFrame:
     return X
 
 
-def _own_method(found: localise.Localisation) -> str:
+def _own_method(found: Localisation) -> str:
     best = report.best_method(found.table, baseline=False, supervision="image labels")
     assert best is not None  # METHODS are such methods.
     return str(best["method"])
 
 
-def _head_table(scores: Mapping[str, heads.HeadResults]) -> pd.DataFrame:
+def _head_table(scores: Mapping[str, HeadResults]) -> pd.DataFrame:
     parts = []
     for name, found in scores.items():
         network = found.table["head"] == "logistic"
@@ -202,7 +205,7 @@ def _pairs(
 
 
 def _box_pairs(
-    where: Mapping[str, localise.Localisation],
+    where: Mapping[str, Localisation],
     chosen: Mapping[str, str],
     leader: str,
     split: pd.Series,
@@ -251,13 +254,13 @@ def _stacked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return every[["entry", *every.columns.drop("entry")]]
 
 
-def _shared_method(where: Mapping[str, localise.Localisation]) -> str:
+def _shared_method(where: Mapping[str, Localisation]) -> str:
     every = _stacked({name: found.table for name, found in where.items()})
     ours = every[every["supervision"].eq("image labels") & ~every["baseline"].astype(bool)]
     return str(ours.groupby("method", sort=False)["box_accuracy_confirm"].mean().idxmax())
 
 
-def _success(where: Mapping[str, localise.Localisation], method: str) -> pd.DataFrame:
+def _success(where: Mapping[str, Localisation], method: str) -> pd.DataFrame:
     """One method on every entry, and the highest baseline of any of them."""
     columns = ["method", "delta", "accuracy"]
     if not where:
@@ -276,12 +279,12 @@ def _success(where: Mapping[str, localise.Localisation], method: str) -> pd.Data
 
 def _strips(
     entries: Sequence[Entry],
-    where: Mapping[str, localise.Localisation],
+    where: Mapping[str, Localisation],
     method: str,
     split: pd.Series,
     box_kind: str | None,
     random_state: int,
-) -> report.Strips | None:
+) -> MethodExamples | None:
     if not where:
         return None
     store = entries[0].store
@@ -305,7 +308,7 @@ def _strips(
             for row, heat in zip(rows, maps, strict=True)
         ]
         predicted[entry.name] = list(boxes)
-    return report.Strips(
+    return MethodExamples(
         pictures=[load(row) for row in rows],
         labels=[str(store.images["label"].iloc[row]) for row in rows],
         true_boxes=corners,

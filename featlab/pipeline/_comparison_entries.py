@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.store import MapStore
 
 

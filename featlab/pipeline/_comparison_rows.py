@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab import heads, localise, report
+from featlab import report
 from featlab.pipeline._comparison_entries import Entry
+from featlab.results.heads import HeadResults
+from featlab.results.localisation import Localisation
 
 
 def entry_row(
@@ -16,9 +18,9 @@ def entry_row(
     X: pd.DataFrame,
     labels: pd.Series,
     split: pd.Series,
-    scores: heads.HeadResults,
+    scores: HeadResults,
     selected: pd.DataFrame,
-    found: localise.Localisation | None,
+    found: Localisation | None,
     method: str | None,
 ) -> dict[str, Any]:
     """Most of the columns of ``Comparison.entries``; those without a value are left out.
@@ -60,7 +62,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
 
 
 def _head(
-    scores: heads.HeadResults, X: pd.DataFrame, labels: pd.Series, split: pd.Series
+    scores: HeadResults, X: pd.DataFrame, labels: pd.Series, split: pd.Series
 ) -> dict[str, Any]:
     confirm = (split == "confirm").to_numpy()
     probability = scores.models["logistic"].predict_proba(X.to_numpy()[confirm])
@@ -89,7 +91,7 @@ def _detectors(selected: pd.DataFrame) -> dict[str, Any]:
     return found
 
 
-def _boxes(found: localise.Localisation | None, method: str | None) -> dict[str, Any]:
+def _boxes(found: Localisation | None, method: str | None) -> dict[str, Any]:
     if found is None:
         return {"n_boxes": 0}
     row = found.table[found.table["method"] == method].iloc[0]

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab import heads, images, localise, report
-from featlab._errors import FeatlabError
-from featlab._machine import usable_cores
+from featlab import images, localise, report
+from featlab.errors import FeatlabError
+from featlab.results.heads import HeadResults
+from featlab.results.localisation import Localisation
+from featlab.results.pictures import Examples, Gallery, MethodExamples, Samples
 from featlab.store import MapStore
+from featlab.system.machine import usable_cores
 
 SAMPLES, EXAMPLES, FAILURES, SHOWN_DETECTORS, STRIPS = 12, 6, 9, 4, 5
 GALLERY, GALLERY_DETECTORS = 24, 8
@@ -69,10 +72,10 @@ def _shrunk(picture: np.ndarray | None, side: int) -> np.ndarray | None:
 
 def samples(
     store: MapStore, load: Callable[[int], Any], boxes: pd.DataFrame, random_state: int
-) -> report.Samples:
+) -> Samples:
     """Pictures of the set, drawn at random, the classes in turn."""
     rows = report.choose_sample_rows(store.images, SAMPLES, random_state)
-    return report.Samples(
+    return Samples(
         pictures=[load(row) for row in rows],
         labels=[str(store.images["label"].iloc[row]) for row in rows],
         boxes=[_truth(boxes, row) for row in rows],
@@ -83,17 +86,17 @@ def detector_examples(
     store: MapStore,
     load: Callable[[int], Any],
     boxes: pd.DataFrame,
-    scores: heads.HeadResults,
+    scores: HeadResults,
     chosen: pd.DataFrame,
     random_state: int,
-) -> report.Examples | None:
+) -> Examples | None:
     """Test images, right and wrong ones, under the maps of the leading detectors."""
     rows = report.choose_detector_rows(scores, EXAMPLES, random_state)
     shown = _in_turn(chosen, SHOWN_DETECTORS)
     if shown.empty or not rows:
         return None
     logistic = scores.predictions[scores.predictions["head"] == "logistic"].set_index("row")
-    return report.Examples(
+    return Examples(
         rows=rows,
         pictures=[load(row) for row in rows],
         neurons=[(str(c), int(k)) for c, k in zip(shown["class"], shown["neuron"], strict=True)],
@@ -110,10 +113,10 @@ def localisation_examples(
     store: MapStore,
     load: Callable[[int], Any],
     boxes: pd.DataFrame,
-    where: localise.Localisation,
+    where: Localisation,
     *,
     worst: bool = False,
-) -> report.Examples | None:
+) -> Examples | None:
     """The best, middling and worst boxes of the best method that learns from labels alone.
 
     Or the worst only, the very worst first.
@@ -129,7 +132,7 @@ def localisation_examples(
     heats, predicted = localise.heats_for(
         store, rows, method, where.fitted, threshold=float(best["threshold"])
     )
-    return report.Examples(
+    return Examples(
         rows=rows,
         pictures=[load(row) for row in rows],
         neurons=[(method, -1)],
@@ -145,8 +148,8 @@ def strips(
     store: MapStore,
     load: Callable[[int], Any],
     boxes: pd.DataFrame,
-    where: localise.Localisation,
-) -> report.Strips | None:
+    where: Localisation,
+) -> MethodExamples | None:
     """A good, a middling and a bad image, seen by several methods."""
     best = report.best_method(where.table, baseline=False, supervision="image labels")
     if best is None:
@@ -160,7 +163,7 @@ def strips(
         )
         heats[method] = [heat[0] for heat in _on_pictures(store, rows, found[:, np.newaxis])]
         predicted[method] = list(corners)
-    return report.Strips(
+    return MethodExamples(
         pictures=[load(row) for row in rows],
         labels=[str(store.images["label"].iloc[row]) for row in rows],
         true_boxes=[_truth(boxes, row) for row in rows],
@@ -174,10 +177,10 @@ def gallery(
     load: Callable[[int], Any],
     boxes: pd.DataFrame,
     split: pd.Series,
-    where: localise.Localisation,
+    where: Localisation,
     detectors: pd.DataFrame,
     random_state: int,
-) -> report.Gallery | None:
+) -> Gallery | None:
     """Test images with the coarse maps of all methods and of the leading detectors.
 
     Methods that had a threshold chosen come in the order of what they scored on the images that
@@ -196,7 +199,7 @@ def gallery(
     shown = _in_turn(detectors, GALLERY_DETECTORS)
     pictures = [_shrunk(load(row), _GALLERY_SIDE) for row in rows]
     sizes = store.images[["width", "height"]].to_numpy(float)[rows]
-    return report.Gallery(
+    return Gallery(
         rows=rows,
         pictures=pictures,
         labels=[str(store.images["label"].iloc[row]) for row in rows],

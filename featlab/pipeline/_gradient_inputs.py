@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import boxes, gradients, images, localise
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.store import MapStore
 
 if TYPE_CHECKING:

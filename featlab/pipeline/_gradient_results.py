@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,104 +12,18 @@ import numpy as np
 import pandas as pd
 
 from featlab import report
-from featlab._errors import FeatlabError
-from featlab.gradients import DamTrace
+from featlab.errors import FeatlabError
+from featlab.results.gradients import (
+    CamExamples,
+    DamExample,
+    DamTrace,
+    GradientExamples,
+    GradientResults,
+)
 
 GRADIENT_TABLES = ("localisation", "sanity", "faithfulness", "faithfulness_curves")
 _ARRAYS = "gradient_examples.npz"
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class DamExample:
-    """Every step of DAM for one test image.
-
-    Attributes
-    ----------
-    preset, label : str
-        The parameters' name, and the image's own class.
-    trace : DamTrace
-    true_boxes : ndarray of shape (j, 4)
-        Pixels of the network's input.
-    """
-
-    preset: str
-    label: str
-    trace: DamTrace
-    true_boxes: np.ndarray
-
-
-@dataclass(frozen=True)
-class GradientExamples:
-    """Gradients of the own class's logit for a few test images.
-
-    Attributes
-    ----------
-    pictures : ndarray of shape (k, H, W, 3), uint8
-        The network's input.
-    labels : list of k str
-    maps : dict of str to ndarray of shape (k, H, W, 3)
-        "plain", "input" and, where the network has rectifiers, "guided".
-    """
-
-    pictures: np.ndarray
-    labels: list[str]
-    maps: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class CamExamples:
-    """Heat maps of the Grad-CAM family for a few test images.
-
-    Attributes
-    ----------
-    pictures : ndarray of shape (k, H, W, 3), uint8
-    labels : list of k str
-    true_boxes : list of k ndarrays of shape (j, 4)
-        Pixels of the network's input.
-    heats : dict of str to ndarray of shape (k, h, w)
-    boxes : dict of str to ndarray of shape (k, 4)
-        At the method's threshold, pixels of the network's input.
-    """
-
-    pictures: np.ndarray
-    labels: list[str]
-    true_boxes: list[np.ndarray]
-    heats: dict[str, np.ndarray]
-    boxes: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class GradientResults:
-    """What the network itself adds to the stored maps.
-
-    Attributes
-    ----------
-    localisation : DataFrame
-        The table of :func:`featlab.localise.evaluate` for DAM, the Grad-CAM family, methods of the
-        stored maps and baselines on the same images, with seconds_per_image (heat map or box, and
-        its match with the true boxes; for stored maps without the pass that made them) and
-        picture_centre_in_box (how often the picture's own centre lies in a box).
-    sanity : DataFrame
-        From :func:`featlab.gradients.randomisation_check`.
-    faithfulness, faithfulness_curves : DataFrame
-        From :func:`featlab.gradients.faithfulness`.
-    dam : list of DamExample
-        Empty where the network cannot be guided.
-    examples : GradientExamples
-    cams : CamExamples
-    facts : dict
-        Network, head, numbers and seconds; plain values.
-    """
-
-    localisation: pd.DataFrame
-    sanity: pd.DataFrame
-    faithfulness: pd.DataFrame
-    faithfulness_curves: pd.DataFrame
-    dam: list[DamExample]
-    examples: GradientExamples
-    cams: CamExamples
-    facts: dict[str, Any]
 
 
 def save_gradients(results: GradientResults, folder: str | os.PathLike[str]) -> list[Path]:

@@ -15,15 +15,11 @@ import numpy as np
 import pandas as pd
 
 from featlab import features, gradients, heads, localise, splits
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.pipeline._gradient_inputs import Sample, check_backbone, check_maps, draw_sample
-from featlab.pipeline._gradient_results import (
-    CamExamples,
-    DamExample,
-    GradientExamples,
-    GradientResults,
-)
 from featlab.pipeline._stages import class_weights, find_detectors, predicted_classes
+from featlab.results.gradients import CamExamples, DamExample, GradientExamples, GradientResults
+from featlab.results.localisation import Localisation
 from featlab.store import MapStore
 
 if TYPE_CHECKING:
@@ -214,7 +210,7 @@ def _faithfulness(
     network: gradients.HeadedNetwork,
     store: MapStore,
     sample: Sample,
-    where: localise.Localisation,
+    where: Localisation,
     heats: dict[str, np.ndarray],
     rules: Sequence[str],
     random_state: int,
@@ -242,7 +238,7 @@ def _faithfulness(
 
 
 def _localisation_table(
-    where: localise.Localisation,
+    where: Localisation,
     heats: dict[str, np.ndarray],
     found: dict[str, np.ndarray],
     sample: Sample,
@@ -287,7 +283,7 @@ def _gradient_examples(
 
 
 def _cam_examples(
-    where: localise.Localisation,
+    where: Localisation,
     heats: dict[str, np.ndarray],
     sample: Sample,
     places: np.ndarray,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from featlab import features, heads, neurons, report
+from featlab import features, heads, neurons
 from featlab.pipeline._stages import main_rows, main_table
+from featlab.results.analysis import DetectorDetails
+from featlab.results.heads import HeadResults
 from featlab.store import MapStore
 
 _SHUFFLES = 5
@@ -18,9 +20,9 @@ def detector_laboratory(
     split: pd.Series,
     tables: list[pd.DataFrame],
     all_neurons: pd.DataFrame,
-    logistic: list[heads.HeadResults],
+    logistic: list[HeadResults],
     random_state: int,
-) -> report.Laboratory:
+) -> DetectorDetails:
     """Which layer and pooling, does it replicate, is it needed, is it redundant."""
     labels, groups = store.images["label"], store.images["group"]
     X = main_table(tables)
@@ -41,7 +43,7 @@ def detector_laboratory(
         smallest = heads.smallest_set(
             X, labels, split, order, groups=groups, random_state=random_state
         )
-    return report.Laboratory(
+    return DetectorDetails(
         poolings=_poolings(tables, all_neurons, logistic),
         replication=neurons.replication(table),
         clusters=neurons.cluster_detectors(detectors, judging, labels[confirm])
@@ -70,7 +72,7 @@ def ablation_order(detectors: pd.DataFrame, X: pd.DataFrame) -> list[int]:
 
 
 def _poolings(
-    tables: list[pd.DataFrame], all_neurons: pd.DataFrame, logistic: list[heads.HeadResults]
+    tables: list[pd.DataFrame], all_neurons: pd.DataFrame, logistic: list[HeadResults]
 ) -> pd.DataFrame:
     """Detectors and head accuracy of every layer and pooling."""
     rows = []

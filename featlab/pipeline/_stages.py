@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import features, heads, neurons
+from featlab.results.heads import HeadResults
 from featlab.store import MapStore
 
 POOLINGS = ("mean", "max")
@@ -65,9 +66,9 @@ def logistic_heads(
     labels: pd.Series,
     split: pd.Series,
     groups: pd.Series,
-    main: heads.HeadResults,
+    main: HeadResults,
     random_state: int,
-) -> list[heads.HeadResults]:
+) -> list[HeadResults]:
     """A logistic head on each feature table; that on the main one is there already."""
     return [
         main
@@ -85,7 +86,7 @@ def main_table(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def weights_of_layers(
-    tables: Sequence[pd.DataFrame], logistic: Sequence[heads.HeadResults]
+    tables: Sequence[pd.DataFrame], logistic: Sequence[HeadResults]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Layer → the weights of the logistic head on its mean-pooled maps."""
     return {
@@ -95,12 +96,12 @@ def weights_of_layers(
     }
 
 
-def class_weights(scores: heads.HeadResults) -> dict[str, np.ndarray]:
+def class_weights(scores: HeadResults) -> dict[str, np.ndarray]:
     """Class → the logistic head's weights of the neurons, for class activation maps."""
     coefficients, _ = heads.linear_weights(scores.models["logistic"])
     return dict(zip(scores.classes, coefficients, strict=True))
 
 
-def predicted_classes(scores: heads.HeadResults, X: pd.DataFrame) -> np.ndarray:
+def predicted_classes(scores: HeadResults, X: pd.DataFrame) -> np.ndarray:
     """The logistic head's class of every image; it saw those of train."""
-    return scores.classify("logistic", X).astype(str)
+    return heads.classify(scores, X).astype(str)

@@ -18,6 +18,8 @@ from PIL import Image
 from featlab import extract, features, finetune, heads, images, neurons
 from featlab.backbones import Backbone, load_backbone
 from featlab.pipeline._stages import find_detectors, main_rows
+from featlab.results.heads import HeadResults
+from featlab.results.transfer import Transfer
 from featlab.store import MapStore
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -33,7 +35,7 @@ def transfer_study(
     *,
     small_images: pd.DataFrame | None = None,
     random_state: int = 0,
-) -> finetune.Transfer:
+) -> Transfer:
     """Trained networks beside the heads on stored maps, and what became of the detectors.
 
     Parameters
@@ -52,7 +54,7 @@ def transfer_study(
 
     Returns
     -------
-    featlab.finetune.Transfer
+    featlab.Transfer
     """
     scores, seconds = _timed_heads(store, split, random_state)
     comparison, predictions = finetune.compare_transfer(
@@ -66,7 +68,7 @@ def transfer_study(
         )
     named = [fitted.curves.assign(name=name) for name, fitted in fits.items()]
     curves = pd.concat(named, ignore_index=True)
-    return finetune.Transfer(
+    return Transfer(
         comparison=comparison,
         curves=curves[["name", *curves.columns.drop("name")]],
         predictions=predictions,
@@ -94,7 +96,7 @@ def _about(fitted: finetune.FineTuned) -> dict[str, Any]:
 
 def _timed_heads(
     store: MapStore, split: pd.Series, random_state: int
-) -> tuple[heads.HeadResults, dict[str, float]]:
+) -> tuple[HeadResults, dict[str, float]]:
     """The heads on the mean-pooled maps, and the seconds that fitting and scoring each took."""
     X, labels, groups = _inputs(store)
     found, seconds = [], {}
@@ -106,7 +108,7 @@ def _timed_heads(
             )
         )
         seconds[name] = round(time.perf_counter() - start, 3)
-    both = heads.HeadResults(
+    both = HeadResults(
         table=_joined([part.table for part in found]),
         predictions=_joined([part.predictions for part in found]),
         models={name: model for part in found for name, model in part.models.items()},
@@ -221,10 +223,10 @@ def small_images_table(
     return pd.DataFrame(rows).assign(**_differences(found))
 
 
-def _differences(found: Mapping[str, heads.HeadResults]) -> pd.DataFrame:
+def _differences(found: Mapping[str, HeadResults]) -> pd.DataFrame:
     """Each way's logistic head against the last one's, on the same test images."""
     *_, last = found
-    joined = heads.HeadResults(
+    joined = HeadResults(
         table=pd.DataFrame(),
         predictions=pd.concat(
             [part.of("logistic").assign(head=name) for name, part in found.items()]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from featlab.plots._base import encode, short_name, short_names
 from featlab.plots.audit import confounds, flagged_images
 from featlab.plots.boxheads import box_eda, box_heads
-from featlab.plots.card import NeuronCard, neuron_card
+from featlab.plots.card import neuron_card
 from featlab.plots.comparison import detector_aurocs, entry_scores
 from featlab.plots.embed import embedding_scatter, embedding_thumbnails
 from featlab.plots.gradients import (
@@ -42,7 +42,6 @@ from featlab.plots.transfer import (
 
 __all__ = [
     "GRADIENT_METHOD_NAMES",
-    "NeuronCard",
     "ablation",
     "activation_distributions",
     "backbones",

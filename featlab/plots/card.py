@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from featlab.plots._base import BLUE, INK, MUTED, bare, class_colours, dress, fitted_name, legend
 from featlab.plots.pictures import _overlay, _picture
+from featlab.results.pictures import NeuronCard
 
 _BINS = 24
-
-
-@dataclass(frozen=True)
-class NeuronCard:
-    """What :func:`neuron_card` draws; entry *i* of every list of pictures belongs to one image.
-
-    Attributes
-    ----------
-    title : str
-    facts : list of str
-        Effect, interval and the like, a line each.
-    best, worst : DataFrame
-        row, path, label, activation: the images on which the neuron is most and least active.
-    pictures : list of ndarray of shape (height, width, 3), uint8, or None
-        Of `best`, then of `worst`; None where a picture could not be read.
-    heats : list of ndarray of shape (h, w)
-        The neuron's maps over the same pictures, not normalised.
-    activations, labels : ndarray of shape (n,)
-        Pooled activations and classes of the images of the histogram.
-    unit : str
-        What the activations are.
-    """
-
-    title: str
-    facts: list[str]
-    best: pd.DataFrame
-    worst: pd.DataFrame
-    pictures: list[np.ndarray | None]
-    heats: list[np.ndarray]
-    activations: np.ndarray
-    labels: np.ndarray
-    unit: str
 
 
 def neuron_card(card: NeuronCard) -> Figure:

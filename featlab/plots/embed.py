@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.plots._base import (
     FAINT,
     INK,
@@ -36,7 +36,7 @@ _PUSHES = 50
 
 
 class _Embedded(Protocol):
-    """What the figures read of a ``featlab.embed.Embedding``."""
+    """What the figures read of a ``featlab.Embedding``."""
 
     @property
     def coordinates(self) -> pd.DataFrame: ...
@@ -67,7 +67,7 @@ def embedding_scatter(
 
     Parameters
     ----------
-    embedding : featlab.embed.Embedding
+    embedding : featlab.Embedding
     labels : sequence of str, length n
     misclassified : sequence of int, optional
         Row numbers to ring.
@@ -137,7 +137,7 @@ def embedding_thumbnails(
 
     Parameters
     ----------
-    embedding : featlab.embed.Embedding
+    embedding : featlab.Embedding
         ``thumbnails`` names the rows that are shown, and where.
     pictures : mapping of int to ndarray of shape (height, width, 3), uint8, or None
         By row number, the rows of ``thumbnails`` at least; a sequence of all pictures will do.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -26,10 +25,7 @@ from featlab.plots._base import (
 )
 from featlab.plots.localisation import method_strips
 from featlab.plots.pictures import _check, _draw_boxes, _margin, _mark
-
-if TYPE_CHECKING:
-    from featlab.gradients import DamTrace
-    from featlab.pipeline._gradient_results import CamExamples
+from featlab.results.gradients import CamExamples, DamTrace
 
 RULE_NAMES = {
     "plain": "gradient",

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, Polygon, Rectangle
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.plots._base import BLUE, FAINT, INK, MUTED, new_axes, plural
 
 _WIDTH, _HEIGHT = 94.0, 36.0  # the canvas, in tenths of an inch

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.plots._base import (
     BLUE,
     FAINT,

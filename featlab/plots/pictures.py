@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.plots._base import (
     FAINT,
     INK,

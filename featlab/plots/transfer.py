@@ -27,7 +27,7 @@ def transfer_curves(curves: pd.DataFrame) -> Figure:
     Parameters
     ----------
     curves : DataFrame
-        ``finetune.Transfer.curves``, or ``FineTuned.curves`` of one training: ``epoch, phase,
+        ``Transfer.curves``, or ``FineTuned.curves`` of one training: ``epoch, phase,
         loss, accuracy, val_loss, val_accuracy`` and perhaps ``name``.
     """
     if "name" not in curves:
@@ -60,7 +60,7 @@ def transfer_comparison(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table : DataFrame
-        ``finetune.Transfer.comparison``: ``name, n, accuracy, accuracy_low, accuracy_high, seconds,
+        ``Transfer.comparison``: ``name, n, accuracy, accuracy_low, accuracy_high, seconds,
         trainable_parameters``.
     """
     on_maps = table["name"].isin(_HEADS).to_numpy()
@@ -124,7 +124,7 @@ def detector_changes(
     Parameters
     ----------
     neurons : DataFrame
-        ``finetune.Transfer.neurons``: ``class, neuron, auroc_before, auroc_after,
+        ``Transfer.neurons``: ``class, neuron, auroc_before, auroc_after,
         replicated_before, replicated_after``.
     label : str, optional
         The class shown; by default all of them, of two classes the first, since the other is its

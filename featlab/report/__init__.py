@@ -16,35 +16,17 @@ from featlab.report._choices import (
     rows_by_iou,
 )
 from featlab.report._compare import write_comparison
-from featlab.report._compare_results import Comparison
 from featlab.report._figures import save_figure, write_figures
 from featlab.report._page import write_report
-from featlab.report._results import (
-    BoxLaboratory,
-    Examples,
-    Gallery,
-    Glance,
-    HeadDetails,
-    Laboratory,
-    Results,
-    Samples,
-    Strips,
-)
 from featlab.report._show import Page, show
 from featlab.report._summary import summary
 from featlab.report._tables import tables_for, write_summary, write_table, write_tables
 
 __all__ = [
     "BoxLaboratory",
-    "Comparison",
-    "Examples",
-    "Gallery",
     "Glance",
-    "HeadDetails",
     "Laboratory",
     "Page",
-    "Results",
-    "Samples",
     "Strips",
     "best_method",
     "choose_detector_rows",

@@ -12,7 +12,8 @@ from featlab import plots
 from featlab.report import _words as words
 from featlab.report._choices import best_method
 from featlab.report._drawing import Drawing, drawing
-from featlab.report._results import Examples, Results
+from featlab.results.analysis import Results
+from featlab.results.pictures import Examples
 
 
 def figures(results: Results, max_examples: int) -> dict[str, Drawing | None]:
@@ -30,7 +31,7 @@ def figures(results: Results, max_examples: int) -> dict[str, Drawing | None]:
 
 
 def _box_eda(results: Results) -> Drawing | None:
-    boxes = results.box_laboratory
+    boxes = results.box_details
     if boxes is None or boxes.statistics.empty:
         return None
     mean = float(boxes.statistics["area"].median())
@@ -44,7 +45,7 @@ def _box_eda(results: Results) -> Drawing | None:
 
 
 def _box_heads(results: Results) -> Drawing | None:
-    boxes = results.box_laboratory
+    boxes = results.box_details
     if boxes is None or boxes.heads is None:
         return None
     told = "; ".join(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from featlab.report._results import HeadResultsLike, LocalisationLike
+from featlab.results.heads import HeadResults
+from featlab.results.localisation import Localisation
 
 BASELINE_HEADS = ("dummy", "colour_histogram")
 
@@ -82,7 +83,7 @@ def choose_gallery_rows(
 
 
 def choose_detector_rows(
-    heads: HeadResultsLike, n: int = 6, random_state: int = 0, *, head: str | None = None
+    heads: HeadResults, n: int = 6, random_state: int = 0, *, head: str | None = None
 ) -> list[int]:
     """Test rows to show detectors on: half of them images that the head gets wrong, if there are.
 
@@ -111,7 +112,7 @@ def choose_detector_rows(
 
 
 def choose_localisation_rows(
-    localisation: LocalisationLike, n: int = 6, method: str | None = None
+    localisation: Localisation, n: int = 6, method: str | None = None
 ) -> list[int]:
     """Rows to show: a third each of the best, the median and the worst IoU, in that order.
 
@@ -135,7 +136,7 @@ def choose_localisation_rows(
     return rows[:third] + [rows[i] for i in centre] + rows[-third:]
 
 
-def rows_by_iou(localisation: LocalisationLike, method: str) -> list[int]:
+def rows_by_iou(localisation: Localisation, method: str) -> list[int]:
     """Scored rows of the image table, from a method's best box to its worst."""
     scored = localisation.per_image
     scored = scored[(scored["method"] == method) & scored["iou"].notna()]

@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 from featlab import plots
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.report import _compare_words as told
 from featlab.report import _words as words
-from featlab.report._compare_results import Comparison
 from featlab.report._compare_tables import tables
 from featlab.report._drawing import Drawing, drawing
 from featlab.report._tables import replace, write_table
 from featlab.report._template import filled_in
+from featlab.results.comparison import Comparison
 
 _SCRIPTS = ("tables.js", "frame.js", "report.js")
 MAX_SHOWN = 8  # entries in the figure of pictures

@@ -8,8 +8,8 @@ from markupsafe import Markup
 from featlab import plots
 from featlab.report import _compare_words as told
 from featlab.report import _words as words
-from featlab.report._compare_results import Comparison
 from featlab.report._grids import Grid, grid
+from featlab.results.comparison import Comparison
 
 
 def tables(comparison: Comparison) -> dict[str, Grid | None]:

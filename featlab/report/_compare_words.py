@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from featlab.report import _words as words
-from featlab.report._compare_results import Comparison
+from featlab.results.comparison import Comparison
 
 ALPHA = 0.05
 _TOLD = 3  # names in a sentence

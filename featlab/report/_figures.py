@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featlab import plots
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.report import (
     _box_figures,
     _glance,
@@ -19,8 +19,8 @@ from featlab.report import (
 )
 from featlab.report._choices import main_head
 from featlab.report._drawing import Drawing
-from featlab.report._results import Results
 from featlab.report._tables import replace
+from featlab.results.analysis import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from featlab import plots
 from featlab.report import _words as words
 from featlab.report._drawing import Drawing, drawing
 from featlab.report._grids import Grid, grid
-from featlab.report._results import Results
+from featlab.results.analysis import Results
 
 
 def figures(results: Results) -> dict[str, Any]:
@@ -132,9 +132,9 @@ def _gradients_answer(results: Results) -> str:
             )
     stored = table[table["supervision"].eq("image labels")]
     if len(stored):
-        best = stored.loc[stored["box_accuracy_confirm"].idxmax()]
+        best: Any = stored.iloc[stored["box_accuracy_confirm"].to_numpy(float).argmax()]
         sentences.append(
-            f"from the stored maps “{words.method(best.name)}” finds "
+            f"from the stored maps “{words.method(str(best.name))}” finds "
             f"{words.percent(best['box_accuracy'])} in "
             f"{words.number(best['seconds_per_image'], 3)} seconds"
         )

@@ -13,8 +13,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from featlab.report import _words as words
-from featlab.report._results import Results
 from featlab.report._tables import tables_for
+from featlab.results.analysis import Results
 
 MAX_ROWS = 40
 _FIRES = {
@@ -190,9 +190,9 @@ def _head_pairs(results: Results) -> Grid | None:
 
 
 def _localisation_pairs(results: Results) -> Grid | None:
-    if results.box_laboratory is None:
+    if results.box_details is None:
         return None
-    table = results.box_laboratory.pairs.sort_values("difference", ascending=False)
+    table = results.box_details.pairs.sort_values("difference", ascending=False)
     rows = [
         [
             words.method(row["method"]),
@@ -246,7 +246,7 @@ def _units(results: Results) -> Grid | None:
 
 
 def _box_heads(results: Results) -> Grid | None:
-    if results.box_laboratory is None or results.box_laboratory.heads is None:
+    if results.box_details is None or results.box_details.heads is None:
         return None
     rows = [
         [
@@ -259,7 +259,7 @@ def _box_heads(results: Results) -> Grid | None:
             f"{int(row['n']):,}",
             words.number(row["seconds"], 1),
         ]
-        for _, row in results.box_laboratory.heads.iterrows()
+        for _, row in results.box_details.heads.iterrows()
     ]
     columns = ["Box head", "Mean IoU", "IoU ≥ 0.5", "IoU ≥ 0.7", "Centre in box", "n learnt from"]
     return grid(
@@ -271,7 +271,7 @@ def _box_heads(results: Results) -> Grid | None:
 
 
 def _poolings(results: Results) -> Grid | None:
-    if results.laboratory is None or len(results.laboratory.poolings) < 2:
+    if results.detector_details is None or len(results.detector_details.poolings) < 2:
         return None
     rows = [
         [
@@ -281,7 +281,7 @@ def _poolings(results: Results) -> Grid | None:
             words.number(row["median_confirmed"]),
             words.scored(row, "accuracy"),
         ]
-        for _, row in results.laboratory.poolings.iterrows()
+        for _, row in results.detector_details.poolings.iterrows()
     ]
     columns = ["Layer, pooling", "Detectors selected", "confirmed", "Median AUROC on unseen"]
     return grid(
@@ -292,9 +292,9 @@ def _poolings(results: Results) -> Grid | None:
 
 
 def _replication(results: Results) -> Grid | None:
-    if results.laboratory is None:
+    if results.detector_details is None:
         return None
-    table = results.laboratory.replication
+    table = results.detector_details.replication
     if results.store.classes and len(results.store.classes) == 2:
         # Of two classes one's active neurons are the other's silent ones.
         table = table[table["direction"].eq("active")] if len(table) else table

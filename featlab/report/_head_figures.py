@@ -7,7 +7,7 @@ import re
 from featlab import plots
 from featlab.report import _words as words
 from featlab.report._drawing import Drawing, drawing
-from featlab.report._results import Results
+from featlab.results.analysis import Results
 
 
 def figures(results: Results, head: str) -> dict[str, Drawing | None]:

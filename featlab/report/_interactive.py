@@ -36,9 +36,10 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from featlab._machine import usable_cores
 from featlab.report import _words as words
-from featlab.report._results import Gallery, Glance, Results
+from featlab.results.analysis import Results, SetOverview
+from featlab.results.pictures import Gallery
+from featlab.system.machine import usable_cores
 
 PAGE_BYTES = 10_000_000
 _MISSING, _ZERO = 65535, 65534
@@ -279,7 +280,7 @@ def _threshold(value: float | None) -> float | None:
 
 
 def _glance(
-    glance: Glance, images: pd.DataFrame, pictures: Pictures, budget: Budget
+    glance: SetOverview, images: pd.DataFrame, pictures: Pictures, budget: Budget
 ) -> dict[str, Any] | None:
     found = glance.overview
     wrong = () if found.misclassified is None else found.misclassified["row"].tolist()

@@ -7,7 +7,7 @@ import pandas as pd
 from featlab.report import _words as words
 from featlab.report._grids import shown_value
 from featlab.report._references import Citations, Reference
-from featlab.report._results import Results
+from featlab.results.analysis import Results
 
 _TESTS = {
     "mannwhitneyu": "the Mann-Whitney test",

@@ -8,7 +8,8 @@ from featlab import plots
 from featlab.report import _words as words
 from featlab.report._choices import confirmed_detectors, selected_detectors
 from featlab.report._drawing import Drawing, drawing
-from featlab.report._results import Examples, Results
+from featlab.results.analysis import Results
+from featlab.results.pictures import Examples
 
 _MOST_DOTS = 10_000
 
@@ -114,10 +115,10 @@ def _detector_maps(examples: Examples | None, n: int, head: str) -> Drawing | No
 
 
 def _ablation(results: Results, mode: str) -> Drawing | None:
-    laboratory = results.laboratory
-    if laboratory is None or laboratory.ablation is None:
+    detector_details = results.detector_details
+    if detector_details is None or detector_details.ablation is None:
         return None
-    table = laboratory.ablation[laboratory.ablation["mode"] == mode]
+    table = detector_details.ablation[detector_details.ablation["mode"] == mode]
     if table.empty:
         return None
     what = "set to their training mean" if mode == "ablate" else "kept, all others at their mean"

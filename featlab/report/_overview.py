@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from featlab.report import _words as words
-from featlab.report._results import Results
+from featlab.results.analysis import Results
 
 # Verdict → what stands in the strip: a sign that needs no colour, and a word.
 _SIGNS = {"fail": "✕", "warn": "!", "pass": "✓", "not done": "–"}

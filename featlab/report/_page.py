@@ -6,7 +6,7 @@ import os
 from pathlib import Path, PurePath
 from typing import Any
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.report import _glance, _gradients, _overview, _transfer
 from featlab.report import _words as words
 from featlab.report._choices import confirmed_detectors, main_head, selected_detectors
@@ -14,9 +14,9 @@ from featlab.report._figures import drawings
 from featlab.report._grids import grids
 from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._methods import methods
-from featlab.report._results import Results
 from featlab.report._tables import replace, write_tables
 from featlab.report._template import filled_in
+from featlab.results.analysis import Results
 
 _SCRIPTS = (
     *("tables.js", "plot.js", "volcano.js", "explorer.js", "heat.js", "gallery.js"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 
 @dataclass(frozen=True)

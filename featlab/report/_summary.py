@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from featlab.report._choices import confirmed_detectors
-from featlab.report._results import Results
+from featlab.results.analysis import Results
 
 
 def summary(results: Results) -> dict[str, Any]:

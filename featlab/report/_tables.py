@@ -13,10 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.report._choices import confirmed_detectors
-from featlab.report._results import AuditLike, Results
 from featlab.report._summary import plain, summary
+from featlab.results.analysis import Results
+from featlab.results.audit import Audit
 
 # What a spreadsheet takes for a formula; the wide signs are those of East Asian keyboards.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -46,13 +47,13 @@ def tables_for(results: Results) -> dict[str, pd.DataFrame]:
         tables["head_pairs"] = results.head_details.pairs
         tables["calibration"] = results.head_details.calibration
         tables["learning_curve"] = results.head_details.learning
-    if results.box_laboratory is not None:
-        tables["boxes"] = results.box_laboratory.statistics
-        tables["localisation_pairs"] = results.box_laboratory.pairs
-        if results.box_laboratory.heads is not None:
-            tables["box_heads"] = results.box_laboratory.heads
-    if results.laboratory is not None and results.laboratory.omnibus is not None:
-        tables["omnibus"] = results.laboratory.omnibus
+    if results.box_details is not None:
+        tables["boxes"] = results.box_details.statistics
+        tables["localisation_pairs"] = results.box_details.pairs
+        if results.box_details.heads is not None:
+            tables["box_heads"] = results.box_details.heads
+    if results.detector_details is not None and results.detector_details.omnibus is not None:
+        tables["omnibus"] = results.detector_details.omnibus
     if results.transfer is not None:
         tables |= {f"transfer_{name}": t for name, t in results.transfer.tables().items()}
     if results.glance is not None:
@@ -134,7 +135,7 @@ def _with_units(detectors: pd.DataFrame, units: pd.DataFrame | None) -> pd.DataF
     return merged
 
 
-def _flagged_images(found: AuditLike) -> pd.DataFrame:
+def _flagged_images(found: Audit) -> pd.DataFrame:
     """Every image that a check names, with the reason."""
     duplicates = pd.DataFrame(
         {

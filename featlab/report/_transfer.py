@@ -11,7 +11,7 @@ from featlab import plots
 from featlab.report import _words as words
 from featlab.report._drawing import drawing
 from featlab.report._grids import Grid, grid
-from featlab.report._results import Results
+from featlab.results.analysis import Results
 
 _TRANSFER = {
     "frozen": "option 1: frozen network, trained head",

@@ -16,7 +16,7 @@ from featlab.report._choices import (
     confirmed_detectors,
     selected_detectors,
 )
-from featlab.report._results import Results
+from featlab.results.analysis import Results
 
 _LONGEST = 60
 _LISTED = 6
@@ -251,13 +251,17 @@ def explored(results: Results) -> str:
 
 def needed(results: Results) -> str:
     """Whether the head needs its detectors, and how few do as well."""
-    laboratory = results.laboratory
-    if laboratory is None or laboratory.ablation is None or laboratory.smallest is None:
+    detector_details = results.detector_details
+    if (
+        detector_details is None
+        or detector_details.ablation is None
+        or detector_details.smallest is None
+    ):
         return ""
-    table = laboratory.ablation
+    table = detector_details.ablation
     last = table[table["mode"] == "ablate"]
     last = last[last["k"] == last["k"].max()].set_index("kind")
-    few = laboratory.smallest
+    few = detector_details.smallest
     return (
         f"Without its {int(last['k'].iloc[0])} best detectors the logistic head gets "
         f"{percent(last.loc['detectors', 'accuracy'])} of the test images right, without as many "
@@ -270,16 +274,16 @@ def needed(results: Results) -> str:
 
 def checks(results: Results) -> str:
     """What shuffled labels, groups and redundancy say of the detectors."""
-    laboratory = results.laboratory
-    if laboratory is None:
+    detector_details = results.detector_details
+    if detector_details is None:
         return ""
     sentences = []
-    if laboratory.nulls is not None and len(laboratory.nulls):
-        n, found = len(laboratory.nulls), laboratory.nulls["replicated"]
+    if detector_details.nulls is not None and len(detector_details.nulls):
+        n, found = len(detector_details.nulls), detector_details.nulls["replicated"]
         most = "no neuron" if not found.max() else f"at most {plural(int(found.max()), 'neuron')}"
         sentences.append(f"On {n} sets of shuffled labels the same procedure confirmed {most}.")
-    if laboratory.clusters is not None and len(laboratory.clusters):
-        clusters = laboratory.clusters
+    if detector_details.clusters is not None and len(detector_details.clusters):
+        clusters = detector_details.clusters
         n = int(clusters.groupby("class")["cluster"].nunique().sum())
         sentences.append(
             f"Put together where they rise and fall from image to image of a class in the same "
@@ -287,8 +291,8 @@ def checks(results: Results) -> str:
             f"{len(clusters):,} confirmed detectors "
             f"form {plural(n, 'cluster')}."
         )
-    if laboratory.omnibus is not None:
-        omnibus = laboratory.omnibus
+    if detector_details.omnibus is not None:
+        omnibus = detector_details.omnibus
         sentences.append(
             f"Whichever the class, {int(omnibus['reject'].sum()):,} of "
             f"{plural(int(omnibus['p'].notna().sum()), 'neuron')} that fire differ between the "
@@ -299,14 +303,14 @@ def checks(results: Results) -> str:
 
 def poolings(results: Results) -> str:
     """Which layer and pooling tell the classes best, by what was confirmed."""
-    laboratory = results.laboratory
+    detector_details = results.detector_details
     if (
-        laboratory is None
-        or len(laboratory.poolings) < 2
-        or not laboratory.poolings["replicated"].any()
+        detector_details is None
+        or len(detector_details.poolings) < 2
+        or not detector_details.poolings["replicated"].any()
     ):
         return ""
-    table = laboratory.poolings.sort_values("replicated", ascending=False, kind="stable")
+    table = detector_details.poolings.sort_values("replicated", ascending=False, kind="stable")
     best, other = table.iloc[0], table.iloc[-1]
     layers = table["layer"].nunique()
     where = f" of layer {best['layer']}" if layers > 1 else ""
@@ -354,7 +358,7 @@ def localisation_answer(results: Results) -> tuple[str, str]:
 
 def _ahead(results: Results, ours: pd.Series, rival: pd.Series) -> tuple[bool, str]:
     """Whether one method is clearly ahead of another, and by how much: image by image if known."""
-    boxes = results.box_laboratory
+    boxes = results.box_details
     pairs = boxes.pairs if boxes is not None else pd.DataFrame(columns=["method", "against"])
     pair = pairs[pairs["method"].eq(ours["method"]) & pairs["against"].eq(rival["method"])]
     if pair.empty:

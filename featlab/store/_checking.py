@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.store._schema import ENCODING_TYPE, ENCODING_VERSION
 
 _LONGEST = 160

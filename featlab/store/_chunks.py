@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from h5py._objects import phil
 
-from featlab._machine import usable_cores
+from featlab.system.machine import usable_cores
 
 _FILTERS = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE)
 # For fewer rows starting threads costs more than it saves; they take some at a time, since handing

@@ -10,7 +10,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 

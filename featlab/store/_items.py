@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.store._checking import check_numbers, plain, read_errors
 from featlab.store._schema import BOX_DTYPES, IMAGE_DTYPES, SKIPPED_DTYPES
 from featlab.store._writing import write_whole

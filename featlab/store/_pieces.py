@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.store._checking import check_maps, check_numbers, plain, read_errors
 from featlab.store._chunks import read_chunks
 from featlab.store._items import find_dataset, read_table, write_table

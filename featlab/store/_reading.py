@@ -12,8 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featlab import _html
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 from featlab.store._checking import (
     check_maps,
     check_numbers,
@@ -24,6 +23,7 @@ from featlab.store._checking import (
 )
 from featlab.store._items import Tables, read_tables
 from featlab.store._pieces import Piece, Rows
+from featlab.system import html
 
 _BLOCK = 4096
 
@@ -101,25 +101,25 @@ class MapStore:
 
     def _repr_html_(self) -> str:
         if not self._file:
-            return _html.block(repr(self))
+            return html.block(repr(self))
         shapes = [
             (f"layer {layer}", "{} × {} cells, {:,} neurons".format(*self.map_shape(layer)))
             for layer in self.layers
         ]
         known = {k: v for k, v in sorted(self.provenance.items()) if not k.startswith("probe_")}
-        return _html.block(
+        return html.block(
             f"MapStore: {len(self):,} images",
-            _html.facts(
+            html.facts(
                 [
                     ("file", self.path),
                     ("backbone", self.provenance.get("backbone", "")),
                     *shapes,
-                    ("classes", _html.counts(self.images["label"])),
-                    ("boxes", _html.counts(self.boxes["kind"].replace("", "(no kind)"))),
+                    ("classes", html.counts(self.images["label"])),
+                    ("boxes", html.counts(self.boxes["kind"].replace("", "(no kind)"))),
                     ("skipped files", len(self.images.attrs["skipped"])),
                 ]
             ),
-            _html.folded("Provenance", _html.facts(known.items())),
+            html.folded("Provenance", html.facts(known.items())),
         )
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab._errors import FeatlabError
+from featlab.errors import FeatlabError
 
 IN_MEMORY = 512 * 2**20
 """Bytes up to which a table of features is held in memory."""

@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 import joblib  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab._machine import usable_cores
+from featlab.system.machine import usable_cores
 
 P = ParamSpec("P")
 T = TypeVar("T")

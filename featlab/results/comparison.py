@@ -1,4 +1,4 @@
-"""What a comparison of stores is made of."""
+"""Several stores of the same images side by side."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from featlab import _html
-from featlab.report._results import Strips
+from featlab.results.pictures import MethodExamples
+from featlab.system import html
 
 ENTRY_COLUMNS = [
     *("name", "store", "backbone", "weights", "input_size", "layer", "map_height", "map_width"),
@@ -63,7 +63,7 @@ class Comparison:
         The leaders, chosen on the confirm images; "" where there are no boxes.
     shared_method : str
         The method of `success` and `strips`: the best on the confirm images, mean over entries.
-    strips : Strips or None
+    strips : MethodExamples or None
         Test images drawn at random, under each entry's heat map by the shared method.
     images : DataFrame
         The image table, the same for all.
@@ -83,7 +83,7 @@ class Comparison:
     best_head: str
     best_boxes: str
     shared_method: str
-    strips: Strips | None
+    strips: MethodExamples | None
     images: pd.DataFrame
     split: pd.Series
     box_kind: str | None = None
@@ -102,9 +102,9 @@ class Comparison:
             "Heads against the best": self.head_pairs,
             "Boxes against the best": self.box_pairs,
         }
-        return _html.block(
+        return html.block(
             f"Comparison on {len(self.images):,} images",
-            _html.table(self.entries[[*shown, "megabytes"]]),
-            _html.facts(best),
-            *(_html.folded(title, _html.table(table)) for title, table in pairs.items()),
+            html.table(self.entries[[*shown, "megabytes"]]),
+            html.facts(best),
+            *(html.folded(title, html.table(table)) for title, table in pairs.items()),
         )

@@ -1,0 +1,65 @@
+"""What the functions of every room take: each kind of argument is read and checked here, once.
+
+Rows may be numbers or a mask; a label is text; a group called "" (or missing) is no group; a split
+has the sides train, confirm and test; true boxes are those of one kind that belong to their
+image's class; confirmed detectors come best first. A mistake is a `FeatlabError` that names the
+argument, what is allowed, and what was given.
+"""
+
+from featlab.arguments.boxes import boxes_of_kind, true_boxes
+from featlab.arguments.checks import (
+    check_at_least,
+    check_between,
+    check_choice,
+    check_choices,
+    check_columns,
+    check_same_length,
+)
+from featlab.arguments.detectors import (
+    confirmed_detectors,
+    detector_row,
+    in_turn,
+    selected_detectors,
+)
+from featlab.arguments.images import (
+    SIDES,
+    class_codes,
+    group_codes,
+    group_names,
+    has_groups,
+    row_numbers,
+    split_sides,
+    stratified_rows,
+    text_labels,
+)
+from featlab.arguments.matrices import finite_matrix, neuron_ids, origin_of
+from featlab.arguments.progress import Progress, tracked
+
+__all__ = [
+    "SIDES",
+    "Progress",
+    "boxes_of_kind",
+    "check_at_least",
+    "check_between",
+    "check_choice",
+    "check_choices",
+    "check_columns",
+    "check_same_length",
+    "class_codes",
+    "confirmed_detectors",
+    "detector_row",
+    "finite_matrix",
+    "group_codes",
+    "group_names",
+    "has_groups",
+    "in_turn",
+    "neuron_ids",
+    "origin_of",
+    "row_numbers",
+    "selected_detectors",
+    "split_sides",
+    "stratified_rows",
+    "text_labels",
+    "tracked",
+    "true_boxes",
+]

@@ -1,0 +1,112 @@
+"""Which rows of a neuron table are detectors, and which of them comes first."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from featlab.arguments.checks import check_at_least, check_columns
+from featlab.errors import FeatlabError
+
+
+def selected_detectors(neurons: pd.DataFrame, *, silent: bool = False) -> pd.DataFrame:
+    """Detectors that are active for their class, as they were selected; `silent` ones too.
+
+    Only an active neuron's map shows where its class is. The order of the rows is kept.
+
+    Raises
+    ------
+    FeatlabError
+        The table lacks the columns of ``rank_neurons``.
+    """
+    check_columns(
+        "the neuron table",
+        neurons,
+        ("class", "neuron", "detector", "direction"),
+        "give the result of rank_neurons or confirm_neurons",
+    )
+    # `eq(True)` on purpose: NaN (not a detector) is neither an error nor True.
+    kept = neurons["detector"].eq(True)
+    return neurons[kept if silent else kept & neurons["direction"].eq("active")]
+
+
+def confirmed_detectors(
+    neurons: pd.DataFrame,
+    *,
+    layer: str | None = None,
+    pooling: str | None = None,
+    most: int | None = None,
+    silent: bool = False,
+) -> pd.DataFrame:
+    """Detectors that held on unseen images, by class, best first.
+
+    Best is the effect they were selected with (its distance from an AUROC of 0.5, then the rank),
+    not the confirmed one: choosing the best of the confirmed values would flatter them again. Where
+    a neuron stands several times for a class (as mean and as maximum, against several references)
+    the best of its rows is kept.
+
+    Parameters
+    ----------
+    neurons : DataFrame
+        Neuron table after ``confirm_neurons``.
+    layer, pooling : str, optional
+        Only those of one layer, of one pooling.
+    most : int, optional
+        At most so many per class.
+    silent : bool
+        Those that are silent for their class, too.
+
+    Returns
+    -------
+    DataFrame
+        Rows of `neurons`, numbered anew; a (layer, class, neuron) stands once.
+
+    Raises
+    ------
+    FeatlabError
+        The table was not confirmed, or `most` is less than 1.
+    """
+    if most is not None:
+        check_at_least("most", most, 1)
+    check_columns(
+        "the neuron table", neurons, ("layer", "pooling", "auroc", "rank", "replicated"),
+        "give the result of confirm_neurons",
+    )  # fmt: skip
+    rows = selected_detectors(neurons, silent=silent)
+    rows = rows[rows["replicated"].eq(True)]
+    for column, value in (("layer", layer), ("pooling", pooling)):
+        if value is not None:
+            rows = rows[rows[column].eq(value)]
+    rows = _best_first(rows).drop_duplicates(["layer", "class", "neuron"])
+    if most is not None:
+        rows = rows.groupby("class", sort=False).head(most)
+    return rows.reset_index(drop=True)
+
+
+def in_turn(detectors: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The best of each class, then the second best of each, …; `detectors` are best first."""
+    turns = detectors.assign(turn=detectors.groupby("class").cumcount())
+    return turns.sort_values(["turn", "class"], kind="stable").head(most).drop(columns="turn")
+
+
+def detector_row(neurons: pd.DataFrame, neuron: int, label: str, *, layer: str) -> pd.Series:
+    """The best row of one neuron for one class in one layer.
+
+    Raises
+    ------
+    FeatlabError
+        There is none.
+    """
+    rows = neurons[
+        neurons["neuron"].eq(neuron) & neurons["class"].eq(label) & neurons["layer"].eq(layer)
+    ]
+    if rows.empty:
+        raise FeatlabError(f"the neuron table has no neuron {neuron} of {layer} for {label!r}.")
+    return _best_first(rows).iloc[0]
+
+
+def _best_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """By class; within it the largest effect, then the first rank, then the first number."""
+    order = rows.assign(_size=-(rows["auroc"].astype(float) - 0.5).abs()).sort_values(
+        ["class", "_size", "rank", "layer", "pooling", "neuron"], kind="stable"
+    )
+    return order.drop(columns="_size")

@@ -1,0 +1,211 @@
+"""The whole of an analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from featlab.results.audit import Audit
+from featlab.results.embed import Overview
+from featlab.results.gradients import GradientResults
+from featlab.results.heads import HeadResults, SmallestSet
+from featlab.results.localisation import Localisation
+from featlab.results.pictures import Examples, Gallery, MethodExamples, NeuronCard, Samples
+from featlab.results.transfer import Transfer
+from featlab.store import MapStore
+from featlab.system import html
+
+
+@dataclass(frozen=True)
+class DetectorDetails:
+    """What is known of the detectors beyond their list.
+
+    Attributes
+    ----------
+    poolings : DataFrame
+        ``layer, pooling, neurons, selected, replicated, median_confirmed, n, accuracy,
+        accuracy_low, accuracy_high``, a row per layer and pooling.
+    replication : DataFrame
+        From ``neurons.replication``.
+    clusters : DataFrame or None
+        From ``neurons.cluster_detectors``.
+    nulls : DataFrame or None
+        From ``neurons.null_selection``.
+    ablation : DataFrame or None
+        From ``heads.ablation_curve``, both modes.
+    smallest : SmallestSet or None
+        From ``heads.smallest_set``.
+    omnibus : DataFrame or None
+        From ``neurons.compare_classes``, where there are more than two classes.
+    """
+
+    poolings: pd.DataFrame
+    replication: pd.DataFrame
+    clusters: pd.DataFrame | None = None
+    nulls: pd.DataFrame | None = None
+    ablation: pd.DataFrame | None = None
+    smallest: SmallestSet | None = None
+    omnibus: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class HeadDetails:
+    """What is known of the main head beyond its score.
+
+    Attributes
+    ----------
+    head : str
+    pairs : DataFrame
+        From ``heads.compare_all``: every two heads on the same test images.
+    calibration : DataFrame
+        From ``heads.calibration_table``.
+    learning : DataFrame
+        From ``heads.learning_curve``.
+    """
+
+    head: str
+    pairs: pd.DataFrame
+    calibration: pd.DataFrame
+    learning: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class BoxDetails:
+    """The boxes themselves, and what regression from the stored maps makes of them.
+
+    Attributes
+    ----------
+    statistics : DataFrame
+        From ``boxheads.box_statistics``.
+    heads : DataFrame or None
+        ``BoxHeadResults.table``; None where too few images have a box.
+    pairs : DataFrame
+        From ``localise.compare_methods``, of the box accuracy.
+    """
+
+    statistics: pd.DataFrame
+    heads: pd.DataFrame | None
+    pairs: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class SetOverview:
+    """The set at a glance.
+
+    Attributes
+    ----------
+    overview : embed.Overview
+    pictures : mapping of int to ndarray of shape (height, width, 3), uint8, or None
+        Row → picture, for the rows of ``overview.embedding.thumbnails``.
+    """
+
+    overview: Overview
+    pictures: Mapping[int, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a report tells.
+
+    Attributes
+    ----------
+    store : MapStore
+    split : Series of str
+        "train", "confirm" or "test" per row of the image table.
+    heads : HeadResults
+    neurons : DataFrame
+        Neuron table, with the columns of the confirmation.
+    softmax_top_k : DataFrame, optional
+        ``class, neuron, share, share_rest, difference``.
+    localisation : Localisation, optional
+        None where there are no boxes.
+    units : DataFrame, optional
+        From ``localise.unit_localisation``.
+    pointing : DataFrame, optional
+        ``class, neuron, n, pointing, pointing_low, pointing_high``.
+    seconds : mapping of str to float
+        Stage → wall-clock seconds.
+    box_kind : str, optional
+        Kind of the boxes that were scored.
+    command : str
+        How the analysis was run.
+    random_state : int
+        Its seed.
+    backbone_description : str
+    samples : Samples, optional
+    detector_examples, localisation_examples : Examples, optional
+        The latter ordered from the best to the worst IoU.
+    failures : Examples, optional
+        The worst boxes of the same method, the worst first.
+    all_neurons : DataFrame, optional
+        The neuron table of every layer and pooling; `neurons` are its main rows.
+    detector_details : DetectorDetails, optional
+    audit : Audit, optional
+    per_class : DataFrame, optional
+        From ``heads.per_class``.
+    head_details : HeadDetails, optional
+    box_details : BoxDetails, optional
+    glance : SetOverview, optional
+    gradients : pipeline.GradientResults, optional
+    transfer : finetune.Transfer, optional
+    cards : sequence of NeuronCard
+    card_neurons : sequence of (class, neuron)
+        What each card is about.
+    strips : MethodExamples, optional
+    gallery : Gallery, optional
+    """
+
+    store: MapStore
+    split: pd.Series
+    heads: HeadResults
+    neurons: pd.DataFrame
+    softmax_top_k: pd.DataFrame | None = None
+    localisation: Localisation | None = None
+    pointing: pd.DataFrame | None = None
+    units: pd.DataFrame | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    box_kind: str | None = None
+    command: str = ""
+    random_state: int = 0
+    backbone_description: str = ""
+    samples: Samples | None = None
+    detector_examples: Examples | None = None
+    localisation_examples: Examples | None = None
+    failures: Examples | None = None
+    all_neurons: pd.DataFrame | None = None
+    detector_details: DetectorDetails | None = None
+    audit: Audit | None = None
+    per_class: pd.DataFrame | None = None
+    head_details: HeadDetails | None = None
+    box_details: BoxDetails | None = None
+    glance: SetOverview | None = None
+    gradients: GradientResults | None = None
+    transfer: Transfer | None = None
+    cards: Sequence[NeuronCard] = ()
+    card_neurons: Sequence[tuple[str, int]] = ()
+    strips: MethodExamples | None = None
+    gallery: Gallery | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Results of {len(self.store.images)} images, {len(self.store.classes)} classes; "
+            "write_report makes a page of them>"
+        )
+
+    def _repr_html_(self) -> str:
+        columns = ["head", "n", "accuracy", "accuracy_low", "accuracy_high"]
+        tables = {"Heads": self.heads.table[columns]}
+        if self.localisation is not None and len(self.localisation.table):
+            scores = ["method", "n", "box_accuracy", "box_accuracy_low", "box_accuracy_high"]
+            tables["Boxes"] = self.localisation.table[scores]
+        n = self.neurons["replicated"].eq(True).sum()
+        return html.block(
+            f"Results of {len(self.store.images):,} images, {len(self.store.classes)} classes",
+            html.facts([("confirmed detectors", int(n))]),
+            *(html.folded(title, html.table(table)) for title, table in tables.items()),
+            "<p><code>report.write_report(results, path)</code> makes the page; "
+            "<code>report.show(path)</code> shows it here.</p>",
+        )

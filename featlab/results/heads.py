@@ -1,0 +1,99 @@
+"""Who is in the picture: scores, predictions and models of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+
+from featlab.errors import FeatlabError
+from featlab.system import html
+
+
+@dataclass(frozen=True)
+class HeadResults:
+    """Scores, predictions and models of every head.
+
+    Attributes
+    ----------
+    table : DataFrame, one row per head
+        ``head``, ``n_train`` (images fitted on), ``n`` (test images), each metric with its ``_low``
+        and ``_high`` (95 %), ``interval`` (what the accuracy's is: "wilson" or "cluster bootstrap
+        (k groups)"), and the ``parameters`` used, in words.
+    predictions : DataFrame, one row per head and test image
+        ``head``, ``row`` (of the image table), ``label``, ``predicted``, ``correct``,
+        ``probability`` (of the predicted class) and one column ``p:<class>`` per class.
+    models : mapping of str to Pipeline
+        The fitted heads; steps ``scale`` and ``model``.
+    classes : list of str
+        Sorted; the order of the probabilities.
+    clusters : ndarray of shape (n,), optional
+        Group of every test image, codes from 0; None where no two test images share one.
+    """
+
+    table: pd.DataFrame
+    predictions: pd.DataFrame
+    models: Mapping[str, Pipeline]
+    classes: list[str]
+    clusters: NDArray[np.intp] | None = None
+
+    def __repr__(self) -> str:
+        n = int(self.table["n"].max())
+        return f"<HeadResults of {', '.join(self.models)} on {n} test images>"
+
+    def _repr_html_(self) -> str:
+        scores = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "roc_auc"]
+        columns = ["head", "n_train", "n", *scores, "log_loss"]
+        return html.block(
+            f"HeadResults: {len(self.models)} heads, {len(self.classes)} classes",
+            html.table(self.table[columns]),
+            html.folded("Parameters", html.table(self.table[["head", "parameters"]])),
+        )
+
+    def confusion(self, head: str) -> pd.DataFrame:
+        """Counts of test images, true class (rows) by predicted class (columns)."""
+        rows = self.of(head)
+        counts = pd.crosstab(rows["label"], rows["predicted"])
+        counts = counts.reindex(index=self.classes, columns=self.classes, fill_value=0)
+        return counts.rename_axis(index="label", columns="predicted")
+
+    def of(self, head: str) -> pd.DataFrame:
+        """One head's predictions, one row per test image."""
+        self._check(head)
+        return self.predictions[self.predictions["head"] == head]
+
+    def _check(self, head: str) -> None:
+        if head not in self.models:
+            raise FeatlabError(f"head must be one of {list(self.models)}, got {head!r}.")
+
+
+@dataclass(frozen=True)
+class SmallestSet:
+    """The fewest neurons that do as well as the best number of them.
+
+    Attributes
+    ----------
+    neurons : list
+        Their ids, in the order given.
+    curve : DataFrame, one row per number of neurons
+        ``k``, ``accuracy`` (mean over folds of train) and its standard error ``se``, the ``C`` of
+        the least log-loss, and ``chosen``.
+    accuracy, accuracy_low, accuracy_high : float
+        On the test rows, with these neurons; 95 %.
+    accuracy_all : float
+        On the test rows, with all neurons of the order.
+    n : int
+        Test images.
+    """
+
+    neurons: list[Hashable]
+    curve: pd.DataFrame
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    accuracy_all: float
+    n: int

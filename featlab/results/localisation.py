@@ -1,0 +1,171 @@
+"""Where the object is: what was fitted, its boxes and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featlab.system import html
+
+CURVES = ("method", "delta", "threshold", "accuracy", "accuracy_any")
+SUCCESS = ("method", "delta", "accuracy", "accuracy_oracle")
+BASELINES = ("random_neuron", "centre_gaussian", "whole_image", "mean_box")
+
+
+@dataclass(frozen=True)
+class Context:
+    """Handed to every heat-map method; row *i* of the arrays "per image" is row *i* of the maps.
+
+    Attributes
+    ----------
+    classes : list of str
+        Sorted.
+    codes : ndarray of shape (n,)
+        Per image: place in `classes` of the class asked for.
+    scale : ndarray of shape (c,)
+        What each neuron is divided by (`detector_scale` of the train rows); 0 for dead ones.
+    neurons : DataFrame or None
+        Confirmed detectors of the layer, active and silent, best first.
+    weights : ndarray of shape (classes, c) or None
+        Of a linear head on raw mean-pooled features.
+    network : Any or None
+        A fitted scikit-learn pipeline of scaling and a multilayer perceptron.
+    random_state : int
+    fitted : mapping of str to Any
+        What each method's own `fit` returned.
+    """
+
+    classes: list[str]
+    codes: np.ndarray
+    scale: np.ndarray
+    neurons: pd.DataFrame | None = None
+    weights: np.ndarray | None = None
+    network: Any | None = None
+    random_state: int = 0
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+
+    def asked(self, per_class: np.ndarray) -> np.ndarray:
+        """The rows of an array ``(classes, ...)`` for the classes asked for, ``(n, ...)``."""
+        return per_class[self.codes]
+
+    def of(self, codes: np.ndarray) -> Context:
+        """The same for other images."""
+        return replace(self, codes=codes)
+
+
+Heat = Callable[[np.ndarray, Context], np.ndarray]
+Fit = Callable[[Any, Context], Any]
+
+
+@dataclass(frozen=True)
+class HeatMethod:
+    """A way to make heat maps from stored maps.
+
+    Attributes
+    ----------
+    name, title : str
+    heat : callable
+        ``(maps (n, h, w, c), Context) -> (n, h, w)``; or ``(n, k, h, w)`` for `k` draws of a method
+        that depends on chance: each is scored by itself, and the scores are averaged.
+    fit : callable, optional
+        ``(Cells, Context) -> anything``; the result is ``context.fitted[name]``.
+    needs : tuple of str
+        Of "neurons", "weights", "network", "classes" (more than one); without them it is left out.
+    supervision : str
+        "image labels", or "boxes" where boxes of train images are learnt from.
+    """
+
+    name: str
+    title: str
+    heat: Heat
+    fit: Fit | None = None
+    needs: tuple[str, ...] = ()
+    supervision: str = "image labels"
+
+
+@dataclass(frozen=True)
+class FittedMethods:
+    """Heat-map methods ready to be applied.
+
+    Attributes
+    ----------
+    methods : dict of str to HeatMethod
+    contexts : dict of str to Context
+        Layer → what the methods know of it, without images yet. Of several layers the heat maps
+        are fused (:func:`fuse_heats`).
+    """
+
+    methods: dict[str, HeatMethod]
+    contexts: dict[str, Context]
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Scores of :func:`evaluate`.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row per method, baselines last: method, baseline, supervision ("network" for methods
+        that were given), class_asked ("label" or "predicted"; "as given"; "none" where there is no
+        heat map of a class), threshold (NaN where there is none), n (images scored). At that
+        threshold, chosen on other images, for the box around the largest region: box_accuracy
+        (GT-known Loc: IoU >= 0.5 with the best true box), mean_iou, centre_in_box, top1_loc (NaN
+        without predicted classes). Oracles, which choose the threshold *on the scored images*
+        (what the literature prints): max_box_acc (also box_accuracy_oracle, at threshold_oracle)
+        and max_box_acc_v2 (any region, mean over IoU 0.3, 0.5, 0.7, each with its own threshold);
+        box_acc_v2_at_val is the latter with the three thresholds chosen on other images. pointing
+        (the peak lies in a true box) and heat_in_box (share of the heat) need no threshold, nor
+        has pxap (average precision of the pixels against masks, if given). Scores have _low and
+        _high (95 %, bootstrap over images, over whole groups where there are any; oracles choose
+        anew in each resample, which shifts their intervals upwards a little).
+        seconds_per_1000: the method's heat maps, an equal part of reading the maps, and the match
+        with the true boxes at all thresholds; fitting is left out, and for given methods only the
+        match counts. ``random_neuron`` is the mean over several draws, its threshold too, and its
+        intervals are over images and draws.
+        ``attrs`` says how it was made.
+    per_image : DataFrame
+        One row per method and scored image: method, row (of the image table), label, iou,
+        xmin, ymin, xmax, ymax (predicted, pixels of the original), centre_in_box, hit, iou_any
+        (of any region, at its own threshold), top1, pointing, heat_in_box. Of ``random_neuron``
+        the means over its draws, which have no box in common: the corners are NaN.
+    fitted : FittedMethods
+        What was learnt on the train rows, for heat maps of other images.
+    curves : DataFrame
+        method, delta, threshold, accuracy (largest region), accuracy_any (any region), on the
+        scored images; of ``random_neuron`` the mean curve of its draws.
+    success : DataFrame
+        method, delta (0, 0.05, … 1), accuracy (at `threshold`), accuracy_oracle (at the threshold
+        best for this delta); largest region.
+    draws : DataFrame
+        Every score (second level of the columns) of every method (first level) on the same
+        resamples of the images; for ``compare_methods``.
+    """
+
+    table: pd.DataFrame
+    per_image: pd.DataFrame
+    fitted: FittedMethods
+    curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CURVES)))
+    success: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SUCCESS)))
+    draws: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def __repr__(self) -> str:
+        if self.table.empty:
+            return "<Localisation without a scored image>"
+        n = int(self.table["n"].max())
+        return f"<Localisation by {', '.join(self.table['method'])} on {n} test images>"
+
+    def _repr_html_(self) -> str:
+        if self.table.empty:
+            return html.block("Localisation: no test image has a box")
+        scores = ["box_accuracy", "box_accuracy_low", "box_accuracy_high", "mean_iou"]
+        columns = ["method", "supervision", "threshold", *scores, "centre_in_box"]
+        return html.block(
+            f"Localisation: {int(self.table['n'].max()):,} test images, boxes at IoU ≥ 0.5",
+            html.table(self.table[columns]),
+            html.folded("How it was made", html.facts(self.table.attrs.items())),
+        )

@@ -1,0 +1,158 @@
+"""Pictures with boxes and heat maps, ready to be drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures of the data set, with their ground truth.
+
+    Attributes
+    ----------
+    pictures : list of ndarray of shape (height, width, 3), uint8, or None
+        None where the picture could not be read.
+    labels : list of str
+    boxes : list of ndarray of shape (k, 4)
+        ``xmin, ymin, xmax, ymax`` in pixels of `pictures` as they are here; k may be 0.
+    """
+
+    pictures: list[np.ndarray | None]
+    labels: list[str]
+    boxes: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pictures with heat maps; entry *i* of every list belongs to one image.
+
+    Attributes
+    ----------
+    rows : list of int
+        Row numbers in the image table.
+    pictures : list of ndarray of shape (height, width, 3), uint8, or None
+        None where the picture could not be read.
+    neurons : list of (class, neuron)
+        What the m maps of each image are; for localisation examples one entry, (method, -1).
+    heats : list of ndarray of shape (m, h, w)
+        Coarse or at the picture's size. Each covers exactly its picture: padding of the network's
+        input is already cut off.
+    true_boxes : list of ndarray of shape (k, 4)
+        ``xmin, ymin, xmax, ymax`` in pixels of `pictures` as they are here; k may be 0.
+    labels : list of str
+    predicted_boxes : list of ndarray of shape (4,) or None, optional
+    predicted_labels : list of str or None, optional
+    ious : list of float, optional
+    """
+
+    rows: list[int]
+    pictures: list[np.ndarray | None]
+    neurons: list[tuple[str, int]]
+    heats: list[np.ndarray]
+    true_boxes: list[np.ndarray]
+    labels: list[str]
+    predicted_boxes: list[np.ndarray | None] | None = None
+    predicted_labels: list[str | None] | None = None
+    ious: list[float] | None = None
+
+    def first(self, n: int) -> Examples:
+        """The first `n` images only."""
+        optional = (self.predicted_boxes, self.predicted_labels, self.ious)
+        boxes, labels, ious = (None if values is None else values[:n] for values in optional)
+        return Examples(
+            self.rows[:n], self.pictures[:n], self.neurons, self.heats[:n], self.true_boxes[:n],
+            self.labels[:n], boxes, labels, ious,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MethodExamples:
+    """Pictures with the heat map and box of several methods; entry *i* belongs to one image.
+
+    Attributes
+    ----------
+    pictures : list of ndarray of shape (height, width, 3), uint8, or None
+    labels : list of str
+    true_boxes : list of ndarray of shape (k, 4)
+    heats, predicted_boxes : dict of str to list
+        Method → heat maps ``(h, w)`` that cover the picture, and boxes ``(4,)``.
+    """
+
+    pictures: list[np.ndarray | None]
+    labels: list[str]
+    true_boxes: list[np.ndarray]
+    heats: dict[str, list[np.ndarray]]
+    predicted_boxes: dict[str, list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Test pictures under coarse heat maps, for the reader to threshold.
+
+    Attributes
+    ----------
+    rows : list of n int
+        Row numbers in the image table.
+    pictures : list of n ndarrays of shape (height, width, 3), uint8, or None
+    labels : list of n str
+    true_boxes : list of n ndarrays of shape (k, 4)
+        ``xmin, ymin, xmax, ymax`` in pixels of `pictures` as they are here; k may be 0.
+    frames : ndarray of shape (n, 4)
+        Where each picture lies in its heat maps: left, top, right, bottom in units of the map.
+    heats : dict of str to ndarray of shape (n, h, w)
+        Method → maps over the network's input, not normalised; the best method first.
+    thresholds : dict of str to float
+        Method → its own threshold.
+    neurons : list of m (class, neuron)
+    neuron_heats : ndarray of shape (n, m, h, w)
+        The maps of these detectors.
+    neuron_threshold : float or None
+        The threshold of single detectors.
+    """
+
+    rows: list[int]
+    pictures: list[np.ndarray | None]
+    labels: list[str]
+    true_boxes: list[np.ndarray]
+    frames: np.ndarray
+    heats: dict[str, np.ndarray]
+    thresholds: dict[str, float]
+    neurons: list[tuple[str, int]]
+    neuron_heats: np.ndarray
+    neuron_threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class NeuronCard:
+    """What :func:`neuron_card` draws; entry *i* of every list of pictures belongs to one image.
+
+    Attributes
+    ----------
+    title : str
+    facts : list of str
+        Effect, interval and the like, a line each.
+    best, worst : DataFrame
+        row, path, label, activation: the images on which the neuron is most and least active.
+    pictures : list of ndarray of shape (height, width, 3), uint8, or None
+        Of `best`, then of `worst`; None where a picture could not be read.
+    heats : list of ndarray of shape (h, w)
+        The neuron's maps over the same pictures, not normalised.
+    activations, labels : ndarray of shape (n,)
+        Pooled activations and classes of the images of the histogram.
+    unit : str
+        What the activations are.
+    """
+
+    title: str
+    facts: list[str]
+    best: pd.DataFrame
+    worst: pd.DataFrame
+    pictures: list[np.ndarray | None]
+    heats: list[np.ndarray]
+    activations: np.ndarray
+    labels: np.ndarray
+    unit: str
