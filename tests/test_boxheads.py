@@ -306,7 +306,7 @@ def test_of_very_many_images_a_sample_is_fitted_and_scored(monkeypatch, policy):
     store = scene_store(120, distractors=True)
     assert set(evaluate(store, policy=policy).table["n_fit"]) == {90}
     monkeypatch.setattr(boxheads._inputs, "_MOST_IMAGES", 24)
-    monkeypatch.setattr("featlab.features._sampling.LEAST_PER_CLASS", 1)
+    monkeypatch.setattr("featlab.arguments.images.LEAST_PER_CLASS", 1)
     found = evaluate(store, policy=policy)
     assert set(found.table["n_fit"]) == set(found.table["n"]) == {24}
     rows = found.per_image["row"].unique()

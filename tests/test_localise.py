@@ -17,7 +17,7 @@ from featlab import FeatlabError, localise
 from featlab import boxes as bx
 from featlab.intervals import wilson_interval
 from featlab.localise.regions import largest_region_boxes
-from featlab.results.localisation import Localisation
+from featlab.results.localisation import BASELINES, Localisation
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
 TARGET, DEAD, NOISE, SPARSE = 0, 1, 2, 3
@@ -317,10 +317,10 @@ def test_planted_detectors_find_the_box_and_baselines_do_not(result):
         assert table.loc[method, "mean_iou"] > 0.8
         assert table.loc[method, "centre_in_box"] == 1
         assert table.loc[method, "centre_in_box_low"] < 0.95  # Not [1, 1].
-    for method in localise.results.BASELINES:
+    for method in BASELINES:
         assert table.loc[method, "box_accuracy"] < 0.5
     assert table["baseline"].tolist() == sorted(table["baseline"])
-    assert set(table.index[table["baseline"]]) == set(localise.results.BASELINES)
+    assert set(table.index[table["baseline"]]) == set(BASELINES)
     assert (table["n"] == 20).all()
 
 

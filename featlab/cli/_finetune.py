@@ -26,13 +26,13 @@ from featlab.cli._options import (
 )
 from featlab.cli._pass import finished_store, index
 from featlab.cli._progress import extract_bar
-from featlab.results.transfer import Transfer
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from featlab.backbones import Backbone
     from featlab.finetune import FineTuned
+    from featlab.results.transfer import Transfer
 from featlab.cli._folder import write_figures, write_tables
 
 logger = logging.getLogger(__name__)

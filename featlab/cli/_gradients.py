@@ -12,10 +12,10 @@ from featlab.cli import _network
 from featlab.cli._options import BoxKind, Output, Seed, Store
 from featlab.cli._progress import quiet_bar
 from featlab.errors import FeatlabError
-from featlab.results.gradients import GradientResults
 
 if TYPE_CHECKING:
     from featlab.backbones import Backbone
+    from featlab.results.gradients import GradientResults
 
 _OWN_STRIDE = "network's own"
 _LOCALISATION = [

@@ -9,11 +9,11 @@ import typer
 
 from featlab.cli._options import Seed
 from featlab.cli._summary import show
-from featlab.results.heads import HeadResults
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from featlab.results.heads import HeadResults
     from featlab.store import MapStore
 from featlab.cli._folder import Folder, write_figures, write_tables
 
