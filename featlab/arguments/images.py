@@ -52,9 +52,7 @@ def row_numbers(rows: Any, n: int, *, name: str = "rows") -> NDArray[np.int64]:
         asked = np.array(asked.tolist())
     if asked.dtype == bool:
         if len(asked) != n:
-            raise FeatlabError(
-                f"{name} as a mask needs {n} entries, one per image, not {len(asked)}."
-            )
+            raise FeatlabError(f"{name} as a mask must have {n} entries, got {len(asked)}.")
         return np.flatnonzero(asked).astype(np.int64)
     if not len(asked):
         return everything[:0]

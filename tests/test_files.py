@@ -1,0 +1,41 @@
+"""Files appear whole, and on the disk, or not at all."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from featlab import FeatlabError
+from featlab.system.files import write_whole
+
+
+@pytest.mark.parametrize("content", [b"new", "new", lambda path: path.write_text("new", "utf-8")])
+def test_a_file_is_flushed_before_it_gets_its_name(content, tmp_path, monkeypatch):
+    path, order = tmp_path / "sub" / "table.csv", []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append("fsync"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), replace(a, b)))
+    write_whole(path, content)
+    assert order[:2] == ["fsync", "replace"]
+    assert path.read_text("utf-8") == "new" and list(path.parent.iterdir()) == [path]
+
+
+def test_an_interrupted_writing_leaves_the_earlier_file(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def interrupted(part):
+        assert part.suffix == path.suffix and part.parent == path.parent
+        part.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, interrupted)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_the_system_refuses_names_the_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FeatlabError, match=r"table.csv could not be written: .*; make room"):
+        write_whole(tmp_path / "file" / "table.csv", "new")
