@@ -274,6 +274,10 @@ def test_tables_sort_by_their_headers_and_back(browser, two):
     # What is missing comes last whichever way.
     assert seen["ascending"][-1] == seen["descending"][-1] == "–"
     assert column(table, 0) == printed
+    first = table.find_element(By.CSS_SELECTOR, "thead button")
+    for way in (1, -1):
+        first.click()
+        assert column(table, 0) == sorted(printed, key=str.casefold)[::way]
     everywhere = browser.find_elements(By.CSS_SELECTOR, "main .scroll table")
     for other in (table for table in everywhere if len(rows_of(table)) > 1):
         heads = other.find_elements(By.CSS_SELECTOR, "thead th")
@@ -310,7 +314,8 @@ def test_the_explorer_filters_sorts_and_pages(browser, two):
     Select(by_id(browser, "explorer-direction")).select_by_visible_text("silent")
     silent = strong[strong["direction"] == "silent"]
     assert place_of(browser).endswith(f" of {len(silent)}") and len(silent) < len(strong)
-    by_id(browser, "explorer-reset").click()
+    clear_filters(browser)
+    Select(by_id(browser, "explorer-direction")).select_by_visible_text("both")
     for state, mask in (
         ("2", live["detector"] & live["replicated"]),
         ("1", live["detector"] & ~live["replicated"]),
@@ -318,7 +323,8 @@ def test_the_explorer_filters_sorts_and_pages(browser, two):
     ):
         Select(by_id(browser, "explorer-state")).select_by_value(state)
         assert mask.sum() > 0 and place_of(browser).endswith(f" of {mask.sum():,}")
-    by_id(browser, "explorer-reset").click()
+    clear_filters(browser)
+    Select(by_id(browser, "explorer-direction")).select_by_visible_text("both")
     by_id(browser, "explorer-search").send_keys("17")
     assert place_of(browser) == "1 to 2 of 2"
     assert {row.text.split()[1] for row in rows_of(by_id(browser, "explorer"))} == {"17"}
@@ -333,6 +339,95 @@ def test_the_explorer_filters_sorts_and_pages(browser, two):
     slide(browser, "explorer-search", "4711")
     assert place_of(browser) == "No pair fits these filters."
     assert not by_id(browser, "explorer-download").is_enabled()
+
+
+def controls_of(browser):
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#explorer input, #explorer select')]"
+        ".map(e => e.value)"
+    )
+
+
+def clear_filters(browser):
+    by_id(browser, "explorer-reset").click()
+
+
+def sort_by(browser, key):
+    """Clicks a header of the explorer; returns how it says that the rows are sorted now."""
+    head = browser.find_element(By.CSS_SELECTOR, f'#explorer-head [data-key="{key}"]')
+    head.find_element(By.TAG_NAME, "button").click()
+    return head.get_attribute("aria-sort")
+
+
+@pytest.mark.parametrize("key", ["neuron", "class", "direction", "state", "auroc", "p_confirmed"])
+def test_every_column_of_the_explorer_sorts_as_it_says(browser, hostile, tmp_path, key):
+    """Text by the alphabet, numbers by size, what is missing last."""
+    show(browser, hostile[1])
+    rows = {None: downloaded(browser, tmp_path, key)}
+    for way in ("ascending", "descending"):
+        assert sort_by(browser, key) == way
+        rows[way] = downloaded(browser, tmp_path, key)
+        known = rows[way].dropna()
+        assert rows[way].iloc[len(known) :].isna().all()
+        if pd.api.types.is_numeric_dtype(known):
+            assert (np.diff(known) * (1 if way == "ascending" else -1) >= 0).all()
+        else:
+            # Equal ones stand together; how the browser orders odd letters is its own matter.
+            assert (known != known.shift()).sum() == known.nunique()
+    first = [rows[way].iloc[0] for way in ("ascending", "descending")]
+    assert first[0] != first[1]
+    if key == "direction":
+        assert first == ["active", "silent"]
+    assert sort_by(browser, key) is None
+    pd.testing.assert_series_equal(downloaded(browser, tmp_path, key), rows[None])
+
+
+def downloaded(browser, folder, key):
+    """A column of the explorer in the order of its rows."""
+    (folder / "neurons_shown.csv").unlink(missing_ok=True)
+    table = pd.read_csv(io.StringIO(download(browser, folder)))
+    table["state"] = table["selected"].astype(int) + table["confirmed"]
+    return table[key]
+
+
+def test_clearing_the_filters_gives_the_first_state_again(browser, two, hostile):
+    for _, path in (two, hostile):
+        show(browser, path)
+        first = controls_of(browser), place_of(browser), column(by_id(browser, "explorer"), 0)
+        Select(by_id(browser, "explorer-direction")).select_by_visible_text("silent")
+        Select(by_id(browser, "explorer-class")).select_by_index(1)
+        slide(browser, "explorer-effect", 0.2)
+        slide(browser, "explorer-search", "17")
+        assert place_of(browser) != first[1]
+        clear_filters(browser)
+        again = controls_of(browser), place_of(browser), column(by_id(browser, "explorer"), 0)
+        assert again == first
+
+
+def test_a_neuron_that_a_filter_hides_loses_its_ring(browser, two):
+    show(browser, two[1])
+    drawn = "return document.getElementById('explorer-plot').toDataURL()"
+    details = by_id(browser, "explorer-details")
+
+    def hide():
+        Select(by_id(browser, "explorer-class")).select_by_visible_text("raccoon")
+        return browser.execute_script(drawn)
+
+    Select(by_id(browser, "explorer-class")).select_by_visible_text("kangaroo")
+    plain, without = browser.execute_script(drawn), hide()
+    Select(by_id(browser, "explorer-class")).select_by_visible_text("kangaroo")
+    browser.execute_script("document.querySelector('#explorer-rows button').click()")
+    assert browser.execute_script(drawn) != plain and details.text.startswith("Neuron")
+    # A filter that it passes leaves it chosen.
+    Select(by_id(browser, "explorer-class")).select_by_visible_text("all")
+    assert details.text.startswith("Neuron")
+    assert browser.find_elements(By.CSS_SELECTOR, "#explorer-rows .pinned")
+    assert hide() == without and details.text.startswith("Choose a point")
+    # And the arrow keys, too, begin anew.
+    Select(by_id(browser, "explorer-class")).select_by_visible_text("kangaroo")
+    assert browser.execute_script(drawn) == plain
+    by_id(browser, "explorer-plot").send_keys(Keys.ARROW_RIGHT)
+    assert hide() == without and details.text.startswith("Choose a point")
 
 
 def download(browser, folder):
@@ -406,6 +501,7 @@ def test_points_open_their_details_and_the_card(browser, two):
     canvas.send_keys(Keys.ESCAPE)
     assert not details.find_elements(By.TAG_NAME, "img")
     name, neuron = results.card_neurons[0]
+    clear_filters(browser)
     slide(browser, "explorer-search", neuron)
     Select(by_id(browser, "explorer-class")).select_by_visible_text(name)
     browser.find_element(By.CSS_SELECTOR, "#explorer-rows button").click()

@@ -66,12 +66,12 @@ function startExplorer(data) {
   byId("explorer-held").textContent = `This page holds ${data.held}`;
   // Of two classes, a neuron that is active for one is silent for the other: the same fact twice.
   const twice = data.classes.length === 2;
+  const unfiltered = { search: "", class: "", direction: twice ? "active" : "", state: "", effect: 0 };
   if (twice) {
     byId("explorer-held").append(
       " With two classes a neuron that is active for one is silent for the other, so the list" +
         " begins with the active side; choose the direction “both” for all.",
     );
-    controls.direction.value = "active";
   }
   data.classes.forEach((name, k) => {
     controls.class.append(make("option", { value: k }, shortened(name)));
@@ -82,7 +82,6 @@ function startExplorer(data) {
   let pinned = -1;
   let walked = -1;
   let order = null;
-  let plot = null;
 
   function passes(i) {
     const wanted = controls.search.value.trim();
@@ -103,14 +102,20 @@ function startExplorer(data) {
         ? "any"
         : `AUROC ≥ ${decimal(0.5 + least / 2)} or ≤ ${decimal(0.5 - least / 2)}`;
     shown = all.filter(passes);
-    if (order) {
-      const keys = new Map(shown.map((i) => [i, value[order.key](i)]));
-      const compare = order.key === "class" ? collator.compare : (a, b) => a - b;
-      shown = ordered(shown, keys, compare, order.way === "descending");
-    }
+    if (order) shown = ordered(shown, value[order.key], order.way);
     page = 0;
+    // What a filter hides is let go.
+    if (!shown.includes(walked)) walked = -1;
+    if (!shown.includes(pinned)) pinned = -1;
     list();
-    plot?.redraw();
+    plot.redraw();
+    meet(walked);
+  }
+
+  /** The filters as the page begins with them. */
+  function clear() {
+    for (const [name, control] of Object.entries(controls)) control.value = unfiltered[name];
+    update();
   }
 
   function list() {
@@ -189,15 +194,12 @@ function startExplorer(data) {
   }
   const canvas = byId("explorer-plot");
   byId("explorer").hidden = false;
-  plot = volcano(canvas, data, table, () => shown, meet, (i) => i >= 0 && pin(i));
+  const plot = volcano(canvas, data, table, () => shown, meet, (i) => i >= 0 && pin(i));
   canvas.addEventListener("keydown", step);
   for (const control of Object.values(controls)) {
     control.addEventListener(control.tagName === "SELECT" ? "change" : "input", update);
   }
-  byId("explorer-reset").addEventListener("click", () => {
-    for (const control of Object.values(controls)) control.value = control.id === "explorer-effect" ? 0 : "";
-    update();
-  });
+  byId("explorer-reset").addEventListener("click", clear);
   byId("explorer-before").addEventListener("click", () => turn(-1));
   byId("explorer-after").addEventListener("click", () => turn(1));
   byId("explorer-download").addEventListener("click", () => download(csv(table, shown)));
@@ -211,7 +213,7 @@ function startExplorer(data) {
     page += by;
     list();
   }
-  update();
+  clear();
 }
 
 /** A pair's numbers in words, and its card where the page has one. */

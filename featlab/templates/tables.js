@@ -11,16 +11,21 @@ function cellNumber(text) {
     const exponent = [...power[3]].reduce((sum, digit) => 10 * sum + DIGITS.indexOf(digit), 0);
     return Number(`${power[1] ?? 1}e${power[2] ? "-" : ""}${exponent}`);
   }
-  const found = plain.match(/^(?:neuron )?[<≤≥]? ?([-+]?\d[\d,]*(?:\.\d+)?)/);
-  return found ? Number(found[1].replace(/,/g, "")) : null;
+  const number = plain.match(/^(?:neuron )?[<≤≥]? ?([-+]?\d[\d,]*(?:\.\d+)?)/);
+  return number ? Number(number[1].replace(/,/g, "")) : null;
 }
 
 const isEmpty = (text) => ["", "–"].includes(text.trim());
 
-/** Rows ordered by `keys`; what is missing comes last whichever way, ties stay as they were. */
-function ordered(rows, keys, compare, down) {
+/** Numbers by size, text by the alphabet; the keys of a column are all of one kind. */
+const compare = (a, b) => (typeof a === "string" ? collator.compare(a, b) : a - b);
+
+/** Rows ordered by `key(row)`; what is missing comes last whichever way, ties stay as they were. */
+function ordered(rows, key, way) {
+  const keys = new Map(rows.map((row) => [row, key(row)]));
+  const sign = way === "descending" ? -1 : 1;
   const known = rows.filter((row) => keys.get(row) !== null);
-  known.sort((a, b) => (down ? -1 : 1) * compare(keys.get(a), keys.get(b)));
+  known.sort((a, b) => sign * compare(keys.get(a), keys.get(b)));
   return [...known, ...rows.filter((row) => keys.get(row) === null)];
 }
 
@@ -45,20 +50,14 @@ function startTables() {
     const printed = [...body.rows];
     if (printed.length < 2) continue;
     [...table.tHead.rows[0].cells].forEach((header, column) => {
-      const texts = new Map(printed.map((row) => [row, row.cells[column].textContent]));
-      const full = [...texts.values()].filter((text) => !isEmpty(text));
-      const numeric = full.length > 0 && full.every((text) => cellNumber(text) !== null);
-      const keys = new Map(
-        printed.map((row) => {
-          const text = texts.get(row);
-          if (isEmpty(text)) return [row, null];
-          return [row, numeric ? cellNumber(text) : text];
-        }),
-      );
-      const compare = numeric ? (a, b) => a - b : collator.compare;
-      sortable(header, (way) => {
-        body.append(...(way ? ordered(printed, keys, compare, way === "descending") : printed));
-      });
+      const text = (row) => row.cells[column].textContent;
+      const full = printed.map(text).filter((cell) => !isEmpty(cell));
+      const numeric = full.length > 0 && full.every((cell) => cellNumber(cell) !== null);
+      const key = (row) => {
+        if (isEmpty(text(row))) return null;
+        return numeric ? cellNumber(text(row)) : text(row);
+      };
+      sortable(header, (way) => body.append(...(way ? ordered(printed, key, way) : printed)));
     });
   }
 }
