@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from featlab import backbones, datasets, extract, images, pipeline, plots, report
+from featlab import backbones, datasets, extract, images, pipeline, plots
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else datasets.write_scenes("data/scenes")
 path = Path(sys.argv[2] if len(sys.argv) > 2 else "reports/analysis/maps.h5")
@@ -32,7 +32,7 @@ print(store.provenance["description"])
 # %%
 # Some of the pictures, with their true boxes:
 load = pipeline.picture_loader(store)
-rows = report.choose_sample_rows(store.images, 12)
+rows = store.images.sample(12, random_state=0).index
 labels = store.images["label"].iloc[rows].tolist()
 corners = [
     store.boxes.loc[store.boxes["image"] == row, ["xmin", "ymin", "xmax", "ymax"]].to_numpy()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from featlab.results.analysis import BoxDetails, HeadDetails, Results
+from featlab.results.heads import HeadResults
+from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.pictures import Examples, Samples
 
 HOSTILE = [
@@ -90,43 +91,18 @@ class FakeStore:
         return self.activations if rows is None else self.activations[rows]
 
 
-@dataclass(frozen=True)
-class FakeHeads:
-    table: pd.DataFrame
-    predictions: pd.DataFrame
-
-    def confusion(self, head: str) -> pd.DataFrame:
-        rows = self.predictions[self.predictions["head"] == head]
-        names = sorted(set(rows["label"]) | set(rows["predicted"]))
-        counts = pd.crosstab(rows["label"], rows["predicted"])
-        return counts.reindex(index=names, columns=names, fill_value=0)
-
-
-@dataclass(frozen=True)
-class FakeLocalisation:
-    table: pd.DataFrame
-    per_image: pd.DataFrame
-
-    @property
-    def success(self) -> pd.DataFrame:
-        deltas = np.linspace(0, 1, 21)
-        parts = [
-            pd.DataFrame({"method": method, "delta": deltas, "accuracy": 1 - deltas})
-            for method in self.table["method"]
-        ]
-        return pd.concat(parts, ignore_index=True)
-
-    @property
-    def curves(self) -> pd.DataFrame:
-        thresholds = np.arange(100) / 100
-        parts = [
-            pd.DataFrame(
-                {"method": method, "delta": delta, "threshold": thresholds, "accuracy": 0.5}
-            )
-            for method in self.table["method"]
-            for delta in (0.3, 0.5, 0.7)
-        ]
-        return pd.concat(parts, ignore_index=True)
+def make_curves(methods: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Box accuracy by threshold, and by the IoU that is asked for."""
+    deltas, thresholds = np.linspace(0, 1, 21), np.arange(100) / 100
+    curves = [
+        pd.DataFrame({"method": name, "delta": delta, "threshold": thresholds, "accuracy": 0.5})
+        for name in methods
+        for delta in (0.3, 0.5, 0.7)
+    ]
+    success = [
+        pd.DataFrame({"method": name, "delta": deltas, "accuracy": 1 - deltas}) for name in methods
+    ]
+    return pd.concat(curves, ignore_index=True), pd.concat(success, ignore_index=True)
 
 
 def make_split(n: int, n_classes: int = 2) -> pd.Series:
@@ -135,7 +111,7 @@ def make_split(n: int, n_classes: int = 2) -> pd.Series:
     return pd.Series([sides[i // n_classes % 10] for i in range(n)], name="split")
 
 
-def make_heads(store: FakeStore, split: pd.Series, seed: int = 0) -> FakeHeads:
+def make_heads(store: FakeStore, split: pd.Series, seed: int = 0) -> HeadResults:
     rng = np.random.default_rng(seed)
     test = np.flatnonzero(split == "test")
     labels = store.images["label"].to_numpy(str)[test]
@@ -169,7 +145,8 @@ def make_heads(store: FakeStore, split: pd.Series, seed: int = 0) -> FakeHeads:
         )
     table = pd.DataFrame(rows)
     table.attrs["n_boot"] = 1000
-    return FakeHeads(table, pd.concat(predictions, ignore_index=True))
+    models: Any = dict.fromkeys(accuracies)
+    return HeadResults(table, pd.concat(predictions, ignore_index=True), models, store.classes)
 
 
 def make_neurons(store: FakeStore, split: pd.Series, *, detectors: bool = True) -> pd.DataFrame:
@@ -226,7 +203,7 @@ def make_neurons(store: FakeStore, split: pd.Series, *, detectors: bool = True) 
 
 def make_localisation(
     store: FakeStore, split: pd.Series, *, best: float = 0.648, rival: float = 0.51
-) -> FakeLocalisation:
+) -> Localisation:
     rows = np.flatnonzero(split == "test")
     scores = {
         "cam": (best - 0.08, False),
@@ -250,10 +227,14 @@ def make_localisation(
         per_image.append(
             pd.DataFrame({"method": method, "row": rows, "label": labels, "iou": ious})
         )
-    return FakeLocalisation(pd.DataFrame(table), pd.concat(per_image, ignore_index=True))
+    curves, success = make_curves(scores)
+    return Localisation(
+        pd.DataFrame(table), pd.concat(per_image, ignore_index=True), FittedMethods({}, {}),
+        curves, success,
+    )  # fmt: skip
 
 
-def make_head_details(heads: FakeHeads) -> HeadDetails:
+def make_head_details(heads: HeadResults) -> HeadDetails:
     scored = heads.table.set_index("head")
     n = int(scored["n"].iloc[0])
     pairs = pd.DataFrame(
@@ -276,7 +257,7 @@ def make_head_details(heads: FakeHeads) -> HeadDetails:
     return HeadDetails("logistic", pairs, calibration, learning)
 
 
-def make_box_laboratory(found: FakeLocalisation, *, ahead: float = 0.02) -> BoxDetails:
+def make_box_laboratory(found: Localisation, *, ahead: float = 0.02) -> BoxDetails:
     """`ahead`: lower limit of the paired difference to the best baseline."""
     rng = np.random.default_rng(5)
     corners = np.sort(rng.random((80, 2, 2)), axis=1)

@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 from fake_results import HOSTILE, make_box_laboratory, make_localisation, make_results
@@ -275,43 +274,6 @@ def test_cells_that_start_a_formula_are_quoted(tmp_path, cell):
     results = make_results([cell, "plain"], n=60, c=8, pictures=False)
     report.write_tables(results, tmp_path)
     assert set(pd.read_csv(tmp_path / "neurons.csv")["class"]) == {f"'{cell}", "plain"}
-
-
-def test_detectors_keep_the_order_of_selection(two):
-    table = report.confirmed_detectors(two[0].neurons)
-    assert table["replicated"].all() and table["detector"].all()
-    assert table.groupby("class")["rank"].apply(lambda rank: rank.is_monotonic_increasing).all()
-
-
-def test_example_rows_are_chosen_by_the_seed(two):
-    results = two[0]
-    rows = report.choose_detector_rows(results.heads, 6, 4)
-    assert rows == report.choose_detector_rows(results.heads, 6, 4)
-    scored = results.heads.predictions.query("head == 'logistic'").set_index("row")["correct"]
-    wrong = min(3, int((~scored).sum()))
-    assert list(scored[rows]) == [True] * (6 - wrong) + [False] * wrong
-    samples = report.choose_sample_rows(results.store.images, 8)
-    assert results.store.images["label"].iloc[samples].value_counts().tolist() == [4, 4]
-
-
-def test_gallery_rows_are_test_images_with_boxes_the_classes_in_turn(two):
-    images, split = two[0].store.images, two[0].split
-    test = np.flatnonzero(split == "test")
-    rows = report.choose_gallery_rows(images, split, test[:20], 8, 3)
-    assert set(rows) <= set(test[:20])
-    assert images["label"].iloc[rows].value_counts().tolist() == [4, 4]
-    assert rows == report.choose_gallery_rows(images, split, test[:20], 8, 3)
-    # Without boxes any test image will do.
-    assert set(report.choose_gallery_rows(images, split, [], 999)) == set(test)
-
-
-def test_localisation_rows_run_from_best_to_worst(two):
-    rows = report.choose_localisation_rows(two[0].localisation, 6)
-    scored = two[0].localisation.per_image.query("method == 'top_20_detectors'")
-    ious = scored.set_index("row")["iou"]
-    assert list(ious[rows]) == sorted(ious[rows], reverse=True)
-    assert (ious[rows[0]], ious[rows[-1]]) == (ious.max(), ious.min())
-    assert np.searchsorted(np.sort(ious), ious[rows[2]]) / len(ious) == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_confused_class_is_shown_as_its_name():

@@ -17,6 +17,7 @@ from fake_results import HOSTILE, make_picture, make_results
 from matplotlib import colormaps
 
 from featlab import embed, report
+from featlab.arguments import confirmed_detectors
 from featlab.localise import heat_boxes, normalise, upsample
 from featlab.results.analysis import SetOverview
 from featlab.results.pictures import Gallery, NeuronCard
@@ -129,7 +130,7 @@ def two(tmp_path_factory):
     # Silent detectors, and a p-value that no number can hold.
     table.loc[table["auroc"] < 0.2, "detector"] = True
     table.loc[table["auroc"].idxmax(), "p_adjusted"] = 0.0
-    leader = report.confirmed_detectors(table).iloc[0]
+    leader = confirmed_detectors(table).iloc[0]
     results = dataclasses.replace(
         results,
         cards=[make_card(results.store, int(leader["neuron"]))],

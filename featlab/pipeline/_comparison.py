@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab import features, heads, localise, report, splits
+from featlab import features, heads, localise, splits
+from featlab.arguments import selected_detectors
 from featlab.heads._compare import holm, paired
 from featlab.pipeline._analysis import LOCALISERS
 from featlab.pipeline._comparison_entries import Entry, check_same, entries_of
 from featlab.pipeline._comparison_rows import entry_row
+from featlab.pipeline._example_rows import gallery_rows
 from featlab.pipeline._examples import picture_loader
 from featlab.pipeline._stages import class_weights, find_detectors
-from featlab.report._choices import selected_detectors
 from featlab.results.comparison import ENTRY_COLUMNS, Comparison
 from featlab.results.heads import HeadResults
 from featlab.results.localisation import Localisation
@@ -176,7 +177,7 @@ def _named_features(entry: Entry) -> pd.DataFrame:
 
 
 def _own_method(found: Localisation) -> str:
-    best = report.best_method(found.table, baseline=False, supervision="image labels")
+    best = found.best(supervision="image labels")
     assert best is not None  # METHODS are such methods.
     return str(best["method"])
 
@@ -269,7 +270,7 @@ def _success(where: Mapping[str, Localisation], method: str) -> pd.DataFrame:
         found.success[found.success["method"] == method].assign(method=name)
         for name, found in where.items()
     ]
-    rivals = {name: report.best_method(found.table, baseline=True) for name, found in where.items()}
+    rivals = {name: found.best(baseline=True) for name, found in where.items()}
     highest = max(rivals, key=lambda name: rivals[name]["box_accuracy"])  # type: ignore[index]
     baseline = str(rivals[highest]["method"])  # type: ignore[index]
     rows = where[highest].success
@@ -289,9 +290,7 @@ def _strips(
         return None
     store = entries[0].store
     truth = localise.select_boxes(store, box_kind)
-    rows = report.choose_gallery_rows(
-        store.images, split, truth["image"].tolist(), _PICTURES, random_state
-    )
+    rows = gallery_rows(store.images, split, truth["image"].tolist(), _PICTURES, random_state)
     load = picture_loader(store)
     corners = [truth.loc[truth["image"] == row, _CORNERS].to_numpy(float) for row in rows]
     sizes = store.images[["width", "height"]].to_numpy()

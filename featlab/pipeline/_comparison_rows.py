@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab import report
 from featlab.pipeline._comparison_entries import Entry
 from featlab.results.heads import HeadResults
 from featlab.results.localisation import Localisation
@@ -95,7 +94,7 @@ def _boxes(found: Localisation | None, method: str | None) -> dict[str, Any]:
     if found is None:
         return {"n_boxes": 0}
     row = found.table[found.table["method"] == method].iloc[0]
-    baseline = report.best_method(found.table, baseline=True)
+    baseline = found.best(baseline=True)
     assert baseline is not None  # evaluate always scores them.
     scores = [
         f"{score}{end}" for score in ("box_accuracy", "mean_iou") for end in ("", "_low", "_high")

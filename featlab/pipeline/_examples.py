@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab import images, localise, report
+from featlab import images, localise
 from featlab.errors import FeatlabError
+from featlab.pipeline._example_rows import (
+    detector_rows,
+    gallery_rows,
+    localisation_rows,
+    rows_by_iou,
+    sample_rows,
+)
 from featlab.results.heads import HeadResults
 from featlab.results.localisation import Localisation
 from featlab.results.pictures import Examples, Gallery, MethodExamples, Samples
@@ -74,7 +81,7 @@ def samples(
     store: MapStore, load: Callable[[int], Any], boxes: pd.DataFrame, random_state: int
 ) -> Samples:
     """Pictures of the set, drawn at random, the classes in turn."""
-    rows = report.choose_sample_rows(store.images, SAMPLES, random_state)
+    rows = sample_rows(store.images, SAMPLES, random_state)
     return Samples(
         pictures=[load(row) for row in rows],
         labels=[str(store.images["label"].iloc[row]) for row in rows],
@@ -91,7 +98,7 @@ def detector_examples(
     random_state: int,
 ) -> Examples | None:
     """Test images, right and wrong ones, under the maps of the leading detectors."""
-    rows = report.choose_detector_rows(scores, EXAMPLES, random_state)
+    rows = detector_rows(scores, EXAMPLES, random_state)
     shown = _in_turn(chosen, SHOWN_DETECTORS)
     if shown.empty or not rows:
         return None
@@ -121,13 +128,13 @@ def localisation_examples(
 
     Or the worst only, the very worst first.
     """
-    best = report.best_method(where.table, baseline=False, supervision="image labels")
+    best = where.best(supervision="image labels")
     if best is None:
         return None
     method = str(best["method"])
-    rows = report.choose_localisation_rows(where, EXAMPLES, method)
+    rows = localisation_rows(where, method, EXAMPLES)
     if worst:
-        rows = report.rows_by_iou(where, method)[: -FAILURES - 1 : -1]
+        rows = rows_by_iou(where, method)[: -FAILURES - 1 : -1]
     scored = where.per_image[where.per_image["method"] == method].set_index("row")
     heats, predicted = localise.heats_for(
         store, rows, method, where.fitted, threshold=float(best["threshold"])
@@ -151,10 +158,10 @@ def strips(
     where: Localisation,
 ) -> MethodExamples | None:
     """A good, a middling and a bad image, seen by several methods."""
-    best = report.best_method(where.table, baseline=False, supervision="image labels")
+    best = where.best(supervision="image labels")
     if best is None:
         return None
-    rows = report.choose_localisation_rows(where, STRIPS, str(best["method"]))
+    rows = localisation_rows(where, str(best["method"]), STRIPS)
     thresholds = where.table.set_index("method")["threshold"].to_dict()
     heats, predicted = {}, {}
     for method in (name for name in STRIP_METHODS if name in thresholds):
@@ -186,9 +193,7 @@ def gallery(
     Methods that had a threshold chosen come in the order of what they scored on the images that
     thresholds were chosen on. Detectors have the threshold that was chosen for the best one alone.
     """
-    rows = report.choose_gallery_rows(
-        store.images, split, boxes["image"].tolist(), GALLERY, random_state
-    )
+    rows = gallery_rows(store.images, split, boxes["image"].tolist(), GALLERY, random_state)
     if not rows:
         return None
     # Refined and given boxes have no heat map that a threshold would turn into them.

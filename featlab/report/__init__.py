@@ -1,20 +1,11 @@
 """Results → one self-contained HTML page, and the tables beside it.
 
 The page needs no network, and is complete without its script. :class:`Results` says what the
-caller fills in; the ``choose_…_rows`` functions say which pictures to load for the examples.
+caller fills in.
 """
 
 from __future__ import annotations
 
-from featlab.report._choices import (
-    best_method,
-    choose_detector_rows,
-    choose_gallery_rows,
-    choose_localisation_rows,
-    choose_sample_rows,
-    confirmed_detectors,
-    rows_by_iou,
-)
 from featlab.report._compare import write_comparison
 from featlab.report._figures import save_figure, write_figures
 from featlab.report._page import write_report
@@ -23,18 +14,7 @@ from featlab.report._summary import summary
 from featlab.report._tables import tables_for, write_summary, write_table, write_tables
 
 __all__ = [
-    "BoxLaboratory",
-    "Glance",
-    "Laboratory",
     "Page",
-    "Strips",
-    "best_method",
-    "choose_detector_rows",
-    "choose_gallery_rows",
-    "choose_localisation_rows",
-    "choose_sample_rows",
-    "confirmed_detectors",
-    "rows_by_iou",
     "save_figure",
     "show",
     "summary",

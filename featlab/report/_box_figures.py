@@ -6,13 +6,12 @@ import math
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from featlab import plots
 from featlab.report import _words as words
-from featlab.report._choices import best_method
 from featlab.report._drawing import Drawing, drawing
 from featlab.results.analysis import Results
+from featlab.results.localisation import Localisation
 from featlab.results.pictures import Examples
 
 
@@ -87,7 +86,7 @@ def _success(results: Results) -> Drawing | None:
     return drawing(
         plots.success_curves(
             table,
-            _curve_titles(results.localisation.table),
+            _curve_titles(results.localisation),
             n=int(results.localisation.table["n"].max()),
         ),
         "Share of test images whose box reaches an IoU, for every IoU from 0 to 1.",
@@ -106,7 +105,10 @@ def _thresholds(results: Results) -> Drawing | None:
     chosen = dict(zip(table["method"].astype(str), table["threshold"], strict=True))
     return drawing(
         plots.threshold_curves(
-            results.localisation.curves, _curve_titles(table), chosen, n=int(table["n"].max())
+            results.localisation.curves,
+            _curve_titles(results.localisation),
+            chosen,
+            n=int(table["n"].max()),
         ),
         "Share of test images whose box is found, for every threshold from 0 to 0.99.",
         "How much hangs on the threshold? The best point of a curve is what the literature prints "
@@ -115,11 +117,12 @@ def _thresholds(results: Results) -> Drawing | None:
     )
 
 
-def _curve_titles(table: pd.DataFrame) -> dict[str, str]:
+def _curve_titles(localisation: Localisation) -> dict[str, str]:
     """The five best methods and the best baseline, which stands in brackets."""
+    table = localisation.table
     ours = table[~table["baseline"].astype(bool)].nlargest(5, "box_accuracy")["method"]
     titles = {str(name): words.method(name) for name in ours}
-    rival = best_method(table, baseline=True)
+    rival = localisation.best(baseline=True)
     if rival is not None:
         titles[str(rival["method"])] = f"({words.method(rival['method'])})"
     return titles

@@ -17,7 +17,6 @@ from featlab.report import (
     _neuron_figures,
     _transfer,
 )
-from featlab.report._choices import main_head
 from featlab.report._drawing import Drawing
 from featlab.report._tables import replace
 from featlab.results.analysis import Results
@@ -76,7 +75,7 @@ def write_figures(
         raise FeatlabError(f"format must be one of {', '.join(FORMATS)}, got {format!r}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    head = main_head(results.heads.table)
+    head = results.heads.main
     written = []
     for shown in _each(drawings(results, head, max_examples, random_state)):
         written.append(save_figure(shown.drawn, folder / f"{shown.file}.{format}", dpi=shown.dpi))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from featlab import plots
+from featlab.arguments import confirmed_detectors, selected_detectors
 from featlab.report import _words as words
-from featlab.report._choices import confirmed_detectors, selected_detectors
 from featlab.report._drawing import Drawing, drawing
 from featlab.results.analysis import Results
 from featlab.results.pictures import Examples

@@ -6,10 +6,10 @@ import os
 from pathlib import Path, PurePath
 from typing import Any
 
+from featlab.arguments import confirmed_detectors, selected_detectors
 from featlab.errors import FeatlabError
 from featlab.report import _glance, _gradients, _overview, _transfer
 from featlab.report import _words as words
-from featlab.report._choices import confirmed_detectors, main_head, selected_detectors
 from featlab.report._figures import drawings
 from featlab.report._grids import grids
 from featlab.report._interactive import PAGE_BYTES, interactive
@@ -71,7 +71,7 @@ def write_report(
 
 
 def _render(results: Results, max_examples: int, random_state: int) -> str:
-    head = main_head(results.heads.table)
+    head = results.heads.main
     tables: dict[str, Any] = dict(grids(results))
     sentences: dict[str, str] = {}
     for section in (_glance, _gradients, _transfer):

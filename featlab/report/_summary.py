@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab.report._choices import confirmed_detectors
+from featlab.arguments import confirmed_detectors
 from featlab.results.analysis import Results
 
 

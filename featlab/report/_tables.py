@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from featlab.arguments import confirmed_detectors
 from featlab.errors import FeatlabError
-from featlab.report._choices import confirmed_detectors
 from featlab.report._summary import plain, summary
 from featlab.results.analysis import Results
 from featlab.results.audit import Audit

@@ -10,13 +10,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from featlab import plots
-from featlab.report._choices import (
-    BASELINE_HEADS,
-    best_method,
-    confirmed_detectors,
-    selected_detectors,
-)
+from featlab.arguments import confirmed_detectors, selected_detectors
 from featlab.results.analysis import Results
+from featlab.results.heads import BASELINE_HEADS
 
 _LONGEST = 60
 _LISTED = 6
@@ -332,11 +328,11 @@ def scores(results: Results) -> pd.DataFrame | None:
 
 def localisation_answer(results: Results) -> tuple[str, str]:
     """Do the maps localise: a verdict of a few words, and the figures behind it."""
-    table = scores(results)
-    if table is None:
+    table, localisation = scores(results), results.localisation
+    if table is None or localisation is None:
         return "No boxes, so not measured", "Without boxes on test images nothing can be said."
-    ours = best_method(table, baseline=False, supervision="image labels")
-    rival = best_method(table, baseline=True)
+    ours = localisation.best(supervision="image labels")
+    rival = localisation.best(baseline=True)
     if ours is None or rival is None:
         return NOT_BETTER, "There is no map method and baseline to compare."
     text = (
@@ -344,7 +340,7 @@ def localisation_answer(results: Results) -> tuple[str, str]:
         f"{_picked_on(table)}, {_finds(ours)} of {plural(int(ours['n']), 'test image')}; the best "
         f"baseline, “{method(rival['method'])}”, {_finds(rival)}."
     )
-    taught = best_method(table, baseline=False, supervision="boxes")
+    taught = localisation.best(supervision="boxes")
     if taught is not None:
         text += (
             f" Where boxes of train images are there to learn from, “{method(taught['method'])}” "

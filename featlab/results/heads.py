@@ -13,6 +13,8 @@ from sklearn.pipeline import Pipeline
 from featlab.errors import FeatlabError
 from featlab.system import html
 
+BASELINE_HEADS = ("dummy", "colour_histogram")
+
 
 @dataclass(frozen=True)
 class HeadResults:
@@ -53,6 +55,12 @@ class HeadResults:
             html.table(self.table[columns]),
             html.folded("Parameters", html.table(self.table[["head", "parameters"]])),
         )
+
+    @property
+    def main(self) -> str:
+        """The head whose verdicts a page shows: the logistic one where it was fitted."""
+        fitted = [str(head) for head in self.table["head"] if head not in BASELINE_HEADS]
+        return "logistic" if "logistic" in fitted or not fitted else fitted[0]
 
     def confusion(self, head: str) -> pd.DataFrame:
         """Counts of test images, true class (rows) by predicted class (columns)."""

@@ -153,6 +153,25 @@ class Localisation:
     success: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SUCCESS)))
     draws: pd.DataFrame = field(default_factory=pd.DataFrame)
 
+    def best(self, *, baseline: bool = False, supervision: str | None = None) -> pd.Series | None:
+        """The best row of `table` among the map methods (of one kind of supervision) or baselines.
+
+        Best on the images that thresholds were chosen on, where that is known: picking the best on
+        the scored images would flatter it. None where there is none.
+        """
+        if self.table.empty:
+            return None
+        rows = self.table[self.table["baseline"].astype(bool).eq(baseline)]
+        rows = rows[rows["box_accuracy"].notna()]
+        if supervision is not None:
+            rows = rows[rows["supervision"] == supervision]
+        if rows.empty:
+            return None
+        tuned = rows.get("box_accuracy_confirm", pd.Series(np.nan, index=rows.index))
+        # A baseline is a bar to pass, so the highest one on the scored images counts.
+        by = rows["box_accuracy"] if baseline or tuned.isna().all() else tuned
+        return rows.iloc[by.to_numpy(float).argmax()]
+
     def __repr__(self) -> str:
         if self.table.empty:
             return "<Localisation without a scored image>"
