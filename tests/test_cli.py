@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import itertools
 import json
 import re
 import subprocess
@@ -10,10 +13,12 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from conftest import FakeBackbone
 from PIL import Image
 
 from featlab import cli, datasets
+from featlab.cli._options import Pass
 from featlab.store import MapStore
 
 
@@ -25,7 +30,7 @@ def fake_network(monkeypatch):
         networks.append(FakeBackbone())
         return networks[-1]
 
-    monkeypatch.setattr(cli._network, "load", load)
+    monkeypatch.setattr(cli._pass, "load_network", load)
     return networks
 
 
@@ -103,7 +108,7 @@ def stores(scenes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
     for i in range(2):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cli._network, "load", lambda *a, i=i, **k: FakeBackbone(gain=1 + i))
+            patch.setattr(cli._pass, "load_network", lambda *a, i=i, **k: FakeBackbone(gain=1 + i))
             assert featlab("extract", scenes, "-o", folder / f"net{i}.h5") == 0
     return folder / "net0.h5", folder / "net1.h5"
 
@@ -159,7 +164,7 @@ def coloured(tmp_path_factory):
             pixels[..., channel] += 80
             Image.fromarray(pixels).save(folder / "pictures" / label / f"{i}.png")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli._network, "load", lambda *a, **k: FakeBackbone())
+        patch.setattr(cli._pass, "load_network", lambda *a, **k: FakeBackbone())
         assert featlab("extract", folder / "pictures", "-o", folder / "maps.h5") == 0
     return folder / "maps.h5"
 
@@ -198,7 +203,7 @@ def test_neurons_of_which_none_is_needed(stores, capsys):
 def test_a_mistake_is_told_without_a_traceback(
     arguments, code, words, tmp_path, picture_folder, monkeypatch, capsys
 ):
-    monkeypatch.setattr(cli._network, "load", lambda *a, **k: FakeBackbone())
+    monkeypatch.setattr(cli._pass, "load_network", lambda *a, **k: FakeBackbone())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.h5").write_text("text")
     picture_folder({"a": 5, "b": 5})
@@ -224,7 +229,7 @@ def test_skipped_files_are_counted(picture_folder, tmp_path, fake_network):
 
 def test_ctrl_c_says_how_to_go_on(scenes, tmp_path, monkeypatch, capsys):
     broken = FakeBackbone(fail_at=1, error=KeyboardInterrupt())
-    monkeypatch.setattr(cli._network, "load", lambda *a, **k: broken)
+    monkeypatch.setattr(cli._pass, "load_network", lambda *a, **k: broken)
     assert featlab("run", scenes, "-o", tmp_path / "out") == 130
     assert "run the same command again to go on" in capsys.readouterr().err
 
@@ -250,3 +255,40 @@ def test_help_answers_without_tensorflow():
     assert done.returncode == 0, done.stderr
     for command in ("demo", "run", "extract", "info", "verify", "neurons", "localise", "report"):
         assert command in done.stdout
+
+
+def parameters(command):
+    """Names, type, help and default of each of a command's parameters."""
+    hints = inspect.signature(getattr(cli, command), eval_str=True).parameters
+    built = {one.name: one for one in typer.main.get_command(cli.app).commands[command].params}
+    return {
+        name: (hint.annotation.__args__, hint.default, built[name].opts, built[name].help)
+        for name, hint in hints.items()
+    }
+
+
+def test_what_makes_a_store_takes_the_same_options_everywhere():
+    commands = {name: parameters(name) for name in ("run", "extract", "finetune")}
+    shared = {field.name for field in dataclasses.fields(Pass)}
+    assert {"images", "engine", "precision", "layers", "dtype", "batch_size"} <= shared
+    for name, told in commands.items():
+        assert shared <= set(told), name
+        assert {key: told[key] for key in shared} == {
+            key: commands["run"][key] for key in shared
+        }, name
+    for ours, theirs in itertools.combinations(commands.values(), 2):
+        same = (set(ours) & set(theirs)) - {"output"}  # a folder, a file
+        assert {key: ours[key] for key in same} == {key: theirs[key] for key in same}
+
+
+def test_what_a_command_takes_reaches_the_network(scenes, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        cli._pass, "load_network", lambda made: asked.append(made) or FakeBackbone()
+    )
+    options = ("--backbone", "some", "--engine", "jax", "--layers", "a,b", "--dtype", "float32")
+    assert featlab("extract", scenes, "-o", tmp_path / "maps.h5", *options) == 0
+    wanted = {"backbone": "some", "engine": "jax", "layers": "a,b", "dtype": "float32"}
+    assert asked == [Pass(scenes, **wanted)]
+    with MapStore(tmp_path / "maps.h5") as store:
+        assert store.maps([0]).dtype == np.float32

@@ -66,7 +66,7 @@ def work_cli(arguments: list[str], **faults: Any) -> None:
                 file.write(b"\0")
         return Network()
 
-    cli._network.load = load
+    cli._pass.load_network = load
     if faults.get("clock_runs_backwards"):
         ticks = itertools.count()
         time.time = lambda: 2e9 - 60.0 * next(ticks)

@@ -1011,7 +1011,7 @@ def test_demo_on_the_pets(server, pets, tmp_path, monkeypatch, capsys):
         found = store.boxes[store.boxes["kind"] == box_kind]
         analysed.append((len(store.images), list(store.classes), box_kind, len(found)))
 
-    monkeypatch.setattr(cli._network, "load", lambda *a, **k: FakeBackbone())
+    monkeypatch.setattr(cli._pass, "load_network", lambda *a, **k: FakeBackbone())
     monkeypatch.setattr(pipeline, "analyse", analyse)
     monkeypatch.setattr(pipeline, "write_results", lambda results, output: {})
     monkeypatch.setattr(cli._pass, "tell", lambda summary, output: None)

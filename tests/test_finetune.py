@@ -542,7 +542,7 @@ def test_the_table_of_small_pictures_scores_every_way_on_the_same_rows(
 
 def test_the_command_trains_once_and_compares(pictures, small_network, tmp_path, capsys):
     arguments = [pictures.attrs["root"], "-o", tmp_path / "out", "--backbone", small_network]
-    arguments += ["--blocks", 1, "--epochs", 2, "--batch-size", 16]
+    arguments += ["--blocks", 1, "--epochs", 2, "--training-batch-size", 16]
 
     def run() -> str:
         with pytest.MonkeyPatch.context() as patch:

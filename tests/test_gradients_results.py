@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from featlab import FeatlabError, boxes, plots
 from featlab.backbones import load_backbone
 from featlab.cli import app
-from featlab.cli._gradients import figures, rebuilt
+from featlab.cli._rerun import gradient_figures, rebuilt
 from featlab.extract import extract_maps
 from featlab.finetune import save_transfer
 from featlab.images import index_images
@@ -121,7 +121,7 @@ def test_results_come_back_from_disk_and_are_drawn_without_the_network(results, 
                 np.testing.assert_array_equal(a, b)
             else:
                 assert a == b
-    drawn = figures(back)
+    drawn = gradient_figures(back)
     assert len(drawn) == 8
     for name, figure in drawn.items():
         assert len(plots.encode(figure, "png")) > 5_000, name

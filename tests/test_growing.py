@@ -548,7 +548,7 @@ def featlab(*arguments: object) -> int:
     """Run the command line in this process; returns the exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["featlab", *map(str, arguments)])
-        patch.setattr(cli._network, "load", lambda *_, **__: FakeBackbone(layers=LAYERS))
+        patch.setattr(cli._pass, "load_network", lambda *_, **__: FakeBackbone(layers=LAYERS))
         with pytest.raises(SystemExit) as end:
             cli.main()
     return int(end.value.code or 0)

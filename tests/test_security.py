@@ -421,7 +421,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from conftest import FakeBackbone
 from featlab import cli
-cli._network.load = lambda *a, **k: FakeBackbone()
+cli._pass.load_network = lambda *a, **k: FakeBackbone()
 for command in {commands!r}:
     sys.argv = ["featlab", *command]
     try:

@@ -14,18 +14,13 @@ from typing import Annotated
 
 import typer
 
-from featlab.cli._audit import audit
-from featlab.cli._boxheads import boxheads
-from featlab.cli._compare import compare
-from featlab.cli._embed import embed
-from featlab.cli._extract import extract, join
-from featlab.cli._finetune import finetune
-from featlab.cli._gradients import gradients
+from featlab.cli._boxes import boxheads, localise
 from featlab.cli._heads import heads
-from featlab.cli._localise import localise
 from featlab.cli._neurons import neurons
+from featlab.cli._pages import audit, compare, embed, report
 from featlab.cli._pass import demo, run
-from featlab.cli._stores import info, report, verify
+from featlab.cli._rerun import finetune, gradients
+from featlab.cli._stores import extract, info, join, verify
 from featlab.errors import FeatlabError
 from featlab.version import __version__
 

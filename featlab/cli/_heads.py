@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featlab.cli._options import Seed
-from featlab.cli._summary import show
+import featlab
+from featlab.cli._options import Folder, Layer, Seed
+from featlab.cli._output import show, write_figures, write_tables
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featlab.results.heads import HeadResults
-    from featlab.store import MapStore
-from featlab.cli._folder import Folder, write_figures, write_tables
-
 _SCORES = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "roc_auc", "log_loss"]
-
-
 _PAIRS = ["difference", "difference_low", "difference_high", "p_adjusted", "test"]
 
 
@@ -38,7 +34,7 @@ def heads(
     pooling: Annotated[
         str, typer.Option(help="mean, max, softmax_mean, softmax_max or flat.")
     ] = "mean",
-    layer: Annotated[str | None, typer.Option(help="(default: the last stored)")] = None,
+    layer: Layer = None,
     class_weight: Annotated[
         str | None, typer.Option(help="balanced: every class counts the same. (default: no)")
     ] = None,
@@ -52,46 +48,46 @@ def heads(
     seed: Seed = 0,
 ) -> None:
     """Who is in the picture: classifiers on the pooled maps, compared image by image."""
-    from featlab import heads as room
-    from featlab import plots, splits
-    from featlab.store import MapStore
-
     common: dict[str, Any] = {
         "heads": names.split(","),
         "class_weight": class_weight,
         "random_state": seed,
     }
     if len(stores) > 1:
-        opened = {name: MapStore(path) for name, path in _store_names(stores).items()}
-        images = next(iter(opened.values())).images
-        split = splits.make_split(images, random_state=seed)
-        found = room.compare_backbones(opened, split, pooling=pooling, layer=layer, **common)
-        show(found.table, ["backbone", "head", "n", *_SCORES])
+        with ExitStack() as stack:
+            opened = {
+                name: stack.enter_context(featlab.store.MapStore(path))
+                for name, path in _store_names(stores).items()
+            }
+            images = next(iter(opened.values())).images
+            split = featlab.splits.make_split(images, random_state=seed)
+            networks = featlab.heads.compare_backbones(
+                opened, split, pooling=pooling, layer=layer, **common
+            )
+        show(networks.table, ["backbone", "head", "n", *_SCORES])
         print("pairs of networks, on the same test images (Holm over all):")
-        show(found.pairs, ["head", "a", "b", *_PAIRS])
-        write_tables(output, {"backbones": found.table, "backbone_pairs": found.pairs})
-        write_figures(output, {"backbones": plots.backbones(found.table)})
+        show(networks.pairs, ["head", "a", "b", *_PAIRS])
+        write_tables(output, {"backbones": networks.table, "backbone_pairs": networks.pairs})
+        write_figures(output, {"backbones": featlab.plots.backbones(networks.table)})
         return
-    with MapStore(stores[0]) as store:
+    with featlab.store.MapStore(stores[0]) as store:
         tables, figures = _one_store(store, pooling, layer, folds, curve, common, output)
     write_tables(output, tables)
     write_figures(output, figures)
 
 
-def _save_heads(scores: HeadResults, folder: Path | None) -> None:
+def _save_heads(scores: featlab.results.HeadResults, folder: Path | None) -> None:
     """The fitted heads as plain arrays; the two that are no layers of weights are left out."""
-    from featlab.heads import save_head
-
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     for name, model in scores.models.items():
         if name not in ("dummy", "knn"):
-            save_head(model, folder / f"{name}.npz")
+            featlab.heads.save_head(model, folder / f"{name}.npz")
 
 
 def _one_store(
-    store: MapStore,
+    store: featlab.store.MapStore,
     pooling: str,
     layer: str | None,
     folds: int,
@@ -100,10 +96,8 @@ def _one_store(
     output: Path | None,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """Print the heads of one store; its tables and figures."""
-    from featlab import features, plots, splits
-    from featlab import heads as room
-
-    X = features.feature_table(store, pooling, layer=layer)
+    room, plots = featlab.heads, featlab.plots
+    X = featlab.features.feature_table(store, pooling, layer=layer)
     labels, groups = store.images["label"], store.images["group"]
     everything = {"groups": groups, "colour": store.colour_histogram, **common}
     if folds:
@@ -113,7 +107,7 @@ def _one_store(
         print("pairs of heads over the same folds (corrected resampled t, Holm over all):")
         show(pairs, ["a", "b", "difference", "difference_low", "difference_high", "p_adjusted"])
         return {"heads": summary, "head_folds": crossed.table, "head_pairs": pairs}, {}
-    split = splits.make_split(store.images, random_state=common["random_state"])
+    split = featlab.splits.make_split(store.images, random_state=common["random_state"])
     scores = room.evaluate_heads(X, labels, split, **everything)
     _save_heads(scores, output)
     first = common["heads"][0]

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import featlab
 from featlab.cli._options import Seed, Store
-from featlab.cli._summary import show
+from featlab.cli._output import show
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-    from featlab.store import MapStore
 
 
 def neurons(
@@ -69,26 +68,24 @@ def neurons(
     seed: Seed = 0,
 ) -> None:
     """Rank the neurons on train rows, confirm the detectors on others, show the best."""
-    import numpy as np
-
-    from featlab import features, report, splits
-    from featlab import neurons as room
-    from featlab.pipeline import find_detectors
-    from featlab.store import MapStore
-
-    with MapStore(store) as opened:
+    room = featlab.neurons
+    with featlab.store.MapStore(store) as opened:
         labels, groups = opened.images["label"], opened.images["group"]
-        split = splits.make_split(opened.images, random_state=seed)
+        split = featlab.splits.make_split(opened.images, random_state=seed)
         named = opened.layers if layer == "all" else (layer or opened.layers[-1]).split(",")
-        X = [features.feature_table(opened, p, layer=n) for n in named for p in pooling.split(",")]
-    chosen: dict[str, Any] = {
+        X = [
+            featlab.features.feature_table(opened, p, layer=n)
+            for n in named
+            for p in pooling.split(",")
+        ]
+    options: dict[str, Any] = {
         "test": test,
         "correction": correction,
         "reference": reference,
         "alpha": alpha,
         "min_auroc": min_auroc,
     }
-    table = find_detectors(X, labels, split, groups, random_state=seed, **chosen)
+    table = featlab.pipeline.find_detectors(X, labels, split, groups, random_state=seed, **options)
     best = room.select_neurons(table, direction=direction, top=top)
     show(room.replication(table))
     columns = ["class", "direction", "layer", "pooling", "neuron", "auroc", "auroc_confirmed"]
@@ -98,7 +95,7 @@ def neurons(
     print(", ".join(f"{key}: {value}" for key, value in table.attrs.items()))
     if shuffles:
         null = room.null_selection(
-            X, labels, split, groups=groups, n_repeats=shuffles, random_state=seed, **chosen
+            X, labels, split, groups=groups, n_repeats=shuffles, random_state=seed, **options
         )
         print(f"on {shuffles} sets of shuffled labels:")
         print(null.describe().loc[["mean", "max"]].to_string(float_format="{:.3g}".format))
@@ -112,27 +109,28 @@ def neurons(
             f"on the confirm images {omnibus['reject'].sum()} of {len(omnibus)} neurons differ "
             "between any of the classes (Kruskal-Wallis, corrected)"
         )
-    with MapStore(store) as opened:
+    with featlab.store.MapStore(store) as opened:
         if cards is not None:
-            _write_cards(opened, table, best, np.flatnonzero(split != "train"), cards)
+            _write_cards(opened, table, best, split.to_numpy() != "train", cards)
         if output is not None and output.suffix == ".h5ad":
             room.to_anndata(opened, table).write_h5ad(output)
         elif output is not None:
-            report.write_table(table, output)
+            featlab.report.write_table(table, output)
 
 
 def _write_cards(
-    store: MapStore, table: pd.DataFrame, chosen: pd.DataFrame, rows: np.ndarray, folder: Path
+    store: featlab.store.MapStore,
+    table: pd.DataFrame,
+    detectors: pd.DataFrame,
+    rows: np.ndarray,
+    folder: Path,
 ) -> None:
     """One picture for each detector, on images it was not chosen on."""
-    from featlab import plots, report
-    from featlab.pipeline import neuron_card
-
     folder.mkdir(parents=True, exist_ok=True)
-    for _, row in chosen.iterrows():
+    for _, row in detectors.iterrows():
         if row["pooling"] not in ("mean", "max"):
             continue
-        card = neuron_card(
+        card = featlab.pipeline.neuron_card(
             store,
             int(row["neuron"]),
             table,
@@ -142,7 +140,8 @@ def _write_cards(
             rows=rows,
         )
         name = f"{row['layer']}_{row['pooling']}_{row['neuron']}_{row['class']}"
-        report.save_figure(plots.neuron_card(card), folder / f"{file_name(name)}.png")
+        figure = featlab.plots.neuron_card(card)
+        featlab.report.save_figure(figure, folder / f"{file_name(name)}.png")
     print(f"cards: {folder}")
 
 
@@ -163,18 +162,17 @@ def _tell_needed(
     seed: int,
 ) -> None:
     """Clusters, ablation and the smallest set, for the detectors of the first table."""
-    from featlab import features, heads
-    from featlab import neurons as room
-    from featlab.pipeline import ablation_order
-
-    named = (X.attrs["layer"], X.attrs["pooling"])
-    own = detectors[(detectors["layer"] == named[0]) & (detectors["pooling"] == named[1])]
-    order = ablation_order(own, features.take_rows(X, split == "train"))
+    features, heads = featlab.features, featlab.heads
+    layer, pooling = X.attrs["layer"], X.attrs["pooling"]
+    own = detectors[(detectors["layer"] == layer) & (detectors["pooling"] == pooling)]
+    order = featlab.pipeline.ablation_order(own, features.take_rows(X, split == "train"))
     if not order:
         print("no detector was confirmed, so there is nothing to take out")
         return
     confirm = split == "confirm"
-    clusters = room.cluster_detectors(own, features.take_rows(X, confirm), labels[confirm])
+    clusters = featlab.neurons.cluster_detectors(
+        own, features.take_rows(X, confirm), labels[confirm]
+    )
     print(f"clusters of detectors that rise and fall together, of {len(own)}:")
     show(clusters.groupby("class")["cluster"].nunique().rename("clusters").reset_index())
     for mode, meaning in (("ablate", "set to their training mean"), ("keep", "kept alone")):

@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featlab.cli import _network
-from featlab.cli._options import (
-    BackboneName,
-    BoxKind,
-    Dtype,
-    Engine,
-    GroupFrom,
-    Images,
-    InputSize,
-    Layers,
-    OnError,
-    Output,
-    OutputStride,
-    PassBatchSize,
-    Precision,
-    Preprocessing,
-    Resize,
-    Seed,
-    Weights,
-)
-from featlab.cli._progress import bar, extract_bar, quiet_bar
-from featlab.cli._stores import found_earlier, workers_ready
-from featlab.cli._summary import command_line, tell
+import featlab
+from featlab.cli._options import BoxKind, Output, Pass, Seed, takes_pass
+from featlab.cli._output import bar, command_line, download_bar, extract_bar, quiet_bar, tell
 from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featlab.backbones import Backbone
-    from featlab.store import MapStore
-
-
 _N_SCENES = 240
+_LIBRARY_CHATTER = re.compile(
+    r"[IW]\d{4} .*\.cc:\d+\]|E\d{4} .*(cuda|oneDNN)|WARNING: All log messages before absl"
+)
 
 
 def demo(
@@ -64,166 +48,163 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Run everything on built-in scenes, or a public set, with the built-in network."""
-    load = partial(_network.load, "efficientnet_lite0")
     if dataset != "scenes":
         if n is not None:
             raise FeatlabError("-n is the number of built-in scenes; leave it out with --dataset.")
         images, box_kind = _fetched(dataset, data or Path.home() / ".cache" / "featlab")
         # A public set is as it is: a file or box in it that cannot be used is nobody's to mend.
-        _run(images, output, load, box_kind=box_kind, on_error="skip", seed=seed)
+        _run(Pass(images, on_error="skip"), output, box_kind, seed)
         return
-    from featlab import datasets
-
-    scenes = datasets.write_scenes(
+    scenes = featlab.datasets.write_scenes(
         output / "scenes", n or _N_SCENES, random_state=seed, progress=partial(bar, label="scenes")
     )
-    _run(scenes, output, load, seed=seed)
+    _run(Pass(scenes), output, None, seed)
 
 
 def _fetched(dataset: str, data: Path) -> tuple[Path, str]:
     """The index of a public set, and the kind of its boxes that every test picture has."""
-    from featlab import datasets
-
+    sets = featlab.datasets
     if dataset in ("oxford-pets", "oxford-pets-species"):
         label = "species" if dataset.endswith("-species") else "breed"
-        return datasets.fetch_oxford_pets(data, label=label, progress=_download_bar), "body"
+        return sets.fetch_oxford_pets(data, label=label, progress=download_bar), "body"
     if dataset == "cub-200-2011":
-        return datasets.fetch_cub_200_2011(data, progress=_download_bar), "object"
+        return sets.fetch_cub_200_2011(data, progress=download_bar), "object"
     raise FeatlabError(
         "--dataset must be scenes, oxford-pets, oxford-pets-species or cub-200-2011, got "
         f"{dataset!r}."
     )
 
 
-def _download_bar(blocks: Iterable[range]) -> Iterator[range]:
-    """Rate and time left in bytes; a download that is gone on with begins where it was."""
-    from tqdm import tqdm
-
-    blocks = list(blocks)
-    start, stop = blocks[0].start, blocks[-1].stop
-    with tqdm(desc="download", total=stop, initial=start, unit="B", unit_scale=True) as shown:
-        for block in blocks:
-            yield block
-            shown.update(len(block))
-
-
-def run(
-    images: Images,
-    output: Output,
-    backbone: BackboneName = "efficientnet_lite0",
-    weights: Weights = "imagenet",
-    input_size: InputSize = None,
-    output_stride: OutputStride = None,
-    layers: Layers = None,
-    preprocessing: Preprocessing = None,
-    resize: Resize = "stretch",
-    dtype: Dtype = "float16",
-    batch_size: PassBatchSize = None,
-    engine: Engine = "auto",
-    precision: Precision = "float32",
-    box_kind: BoxKind = None,
-    group_from: GroupFrom = None,
-    on_error: OnError = "raise",
-    seed: Seed = 0,
-) -> None:
+@takes_pass
+def run(made: Pass, output: Output, box_kind: BoxKind = None, seed: Seed = 0) -> None:
     """From an image folder to a report: index, extract, heads, neurons, localisation."""
-    _run(
-        images,
-        output,
-        partial(
-            _network.load,
-            backbone,
-            weights,
-            input_size,
-            layers,
-            output_stride,
-            preprocessing,
-            engine,
-            precision,
-        ),
-        resize=resize,
-        dtype=dtype,
-        batch_size=batch_size,
+    _run(made, output, box_kind, seed)
+
+
+def _run(made: Pass, output: Path, box_kind: str | None, seed: int) -> None:
+    path = output / "maps.h5"
+    with workers_ready(path.exists()):
+        start = time.perf_counter()
+        table, boxes = index(made)
+        seconds = {"index": round(time.perf_counter() - start, 3)}
+        # What the later stages would refuse is refused before the pass, not after it.
+        featlab.splits.make_split(table, random_state=seed)
+        featlab.arguments.boxes_of_kind(boxes, box_kind)
+        output.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        store, passed = finished_store(made, table, boxes, path)
+        seconds["extract"] = round(time.perf_counter() - start, 3) if passed else 0.0
+        with store:
+            write_page(store, output, box_kind, seed, seconds)
+
+
+def write_page(
+    store: featlab.store.MapStore,
+    output: Path,
+    box_kind: str | None,
+    seed: int,
+    seconds: dict[str, float],
+) -> featlab.results.Results:
+    """Report, tables and summary of a store, with what other commands left in the folder."""
+    results = featlab.pipeline.analyse(
+        store,
         box_kind=box_kind,
-        group_from=group_from,
-        on_error=on_error,
-        seed=seed,
+        random_state=seed,
+        command=command_line(),
+        seconds=seconds,
+        progress=quiet_bar,
+        **_earlier(output),
+    )
+    featlab.pipeline.write_results(results, output)
+    tell(featlab.report.summary(results), output)
+    return results
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """What `featlab gradients` and `featlab finetune` left in a folder, for the same page."""
+    results: dict[str, Any] = {}
+    if (folder / "gradient_examples.npz").is_file():
+        results["gradients"] = featlab.pipeline.load_gradients(folder)
+    if (folder / "transfer.json").is_file():
+        results["transfer"] = featlab.finetune.load_transfer(folder)
+    return results
+
+
+def workers_ready(wanted: bool = True) -> AbstractContextManager[None]:
+    """Other processes that import what they will need while this one does; where no pass comes."""
+    if not wanted:
+        return nullcontext()
+    from featlab.system.workers import ready
+
+    return ready("featlab.boxheads", "featlab.localise", "featlab.embed")
+
+
+def index(made: Pass) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The image table and the box table, with a bar."""
+    return featlab.images.index_images(
+        made.images,
+        group_from=made.group_from,
+        on_error=made.on_error,
+        progress=partial(bar, label="index"),
     )
 
 
-def _run(
-    images: Path,
-    output: Path,
-    load: Callable[[], Backbone],
-    *,
-    seed: int,
-    resize: str = "stretch",
-    dtype: str = "float16",
-    batch_size: int | None = None,
-    box_kind: str | None = None,
-    group_from: str | None = None,
-    on_error: str = "raise",
-) -> None:
-    path = output / "maps.h5"
-    with workers_ready(path.exists()):
-        from featlab import localise, splits
-        from featlab.pipeline import analyse, write_results
-
-        seconds: dict[str, float] = {}
-        start = time.perf_counter()
-        table, boxes = index(images, group_from, on_error)
-        seconds["index"] = round(time.perf_counter() - start, 3)
-        # What the later stages would refuse is refused before the pass, not after it.
-        splits.make_split(table, random_state=seed)
-        localise.boxes_of_kind(boxes, box_kind)
-        output.mkdir(parents=True, exist_ok=True)
-        options = {"boxes": boxes, "resize": resize, "dtype": dtype}
-        with finished_store(table, load, path, options, batch_size, seconds) as store:
-            results = analyse(
-                store,
-                box_kind=box_kind,
-                random_state=seed,
-                command=command_line(),
-                seconds=seconds,
-                progress=quiet_bar,
-                **found_earlier(output),
-            )
-            tell(write_results(results, output), output)
-
-
-def index(images: Path, group_from: str | None, on_error: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The image table and the box table, with a bar."""
-    from featlab.images import index_images
-
-    return index_images(
-        images, group_from=group_from, on_error=on_error, progress=partial(bar, label="index")
+def load_network(made: Pass) -> featlab.backbones.Backbone:
+    """The network that the options name; "none" is no weights, layers are separated by commas."""
+    return featlab.backbones.load_backbone(
+        made.backbone,
+        weights=None if made.weights.lower() == "none" else made.weights,
+        input_size=made.input_size,
+        layers=made.layers.split(",") if made.layers else None,
+        output_stride=made.output_stride,
+        preprocessing=made.preprocessing,
+        engine=made.engine,
+        precision=made.precision,
     )
 
 
 def finished_store(
+    made: Pass,
     table: pd.DataFrame,
-    load: Callable[[], Backbone],
+    boxes: pd.DataFrame,
     path: Path,
-    options: dict[str, Any],
-    batch_size: int | None,
-    seconds: dict[str, float],
-    make: Callable[..., MapStore] | None = None,
-) -> MapStore:
-    """The finished store; `seconds` gets those of the pass, 0 when the store was there."""
-    from featlab.extract import extract_maps, find_store
-
-    seconds["extract"] = 0.0
-    with _network.libraries_silenced():
-        network = load()
-        store = find_store(table, network, path, **options)
+    extract: Callable[..., featlab.store.MapStore] | None = None,
+) -> tuple[featlab.store.MapStore, bool]:
+    """The finished store, and whether a pass was needed; by `extract_maps` or another `extract`."""
+    options: dict[str, Any] = {"boxes": boxes, "resize": made.resize, "dtype": made.dtype}
+    with libraries_silenced():
+        network = load_network(made)
+        store = featlab.extract.find_store(table, network, path, **options)
         if store is None:
             network.probe()  # loads them
     if store is not None:
         logging.getLogger(__name__).info("%s is finished already: no forward pass", path)
-        return store
-    start = time.perf_counter()
-    store = (make or extract_maps)(
-        table, network, path, batch_size=batch_size, progress=extract_bar, **options
+        return store, False
+    extract = extract or featlab.extract.extract_maps
+    store = extract(
+        table, network, path, batch_size=made.batch_size, progress=extract_bar, **options
     )
-    seconds["extract"] = round(time.perf_counter() - start, 3)
-    return store
+    return store, True
+
+
+@contextmanager
+def libraries_silenced() -> Iterator[None]:
+    """Leave out what TensorFlow's C++ libraries print while they load.
+
+    TensorFlow 2.21 tells of CUDA and oneDNN there whatever TF_CPP_MIN_LOG_LEVEL says. Everything
+    else written to standard error meanwhile appears at the end.
+    """
+    sys.stderr.flush()
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(own, 2)
+            os.close(own)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines(keepends=True):
+                if not _LIBRARY_CHATTER.match(line):
+                    sys.stderr.write(line)

@@ -1,23 +1,76 @@
-"""Commands about a finished store as a whole: info, verify, report."""
+"""Stores: made by the pass alone, on one machine or many; joined, told of, checked."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featlab.cli._options import BoxKind, Output, Seed, Store
-from featlab.cli._progress import quiet_bar
-from featlab.cli._summary import command_line, tell
+import featlab
+from featlab.cli import _pass
+from featlab.cli._options import Pass, Store, Virtual, takes_pass
+from featlab.cli._output import extract_bar
+from featlab.errors import FeatlabError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from distributed import Client
+
+
+@takes_pass
+def extract(
+    made: Pass,
+    store: Annotated[Path, typer.Option("-o", "--output", help="The store to write (.h5).")],
+    append: Annotated[
+        Path | None,
+        typer.Option(
+            help="A finished store beside the new one: only pictures that it lacks are run, and "
+            "the new store shares its maps."
+        ),
+    ] = None,
+    virtual: Virtual = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="k/n: only the k-th of n shares, on n machines that see the same folder; then "
+            "`featlab join`."
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a Dask scheduler, such as tcp://10.0.0.1:8786: its workers run the "
+            "network."
+        ),
+    ] = None,
+) -> None:
+    """Run the network once and keep its feature maps; goes on where it was interrupted."""
+    if shard is not None and (append or virtual or scheduler):
+        raise FeatlabError("--shard goes without --append, --virtual and --scheduler.")
+    share = None if shard is None else _share(shard)
+    table, boxes = _pass.index(made)
+    if share is not None:
+        _extract_share(made, table, boxes, store, share)
+        return
+    with _client(scheduler) as client:
+        print(_pass.finished_store(made, table, boxes, store, _maker(append, virtual, client))[0])
+
+
+def join(
+    store: Annotated[Path, typer.Argument(help="The store that every shard was given.")],
+    virtual: Virtual = False,
+) -> None:
+    """Join what the shards of a pass wrote; or make one file of a virtual store."""
+    print(featlab.extract.join_shards(store, virtual=virtual))
 
 
 def info(store: Store) -> None:
     """Say what a store holds."""
-    from featlab.store import MapStore
-
-    with MapStore(store) as opened:
+    with featlab.store.MapStore(store) as opened:
         print(opened)
         for label, count in opened.images["label"].value_counts().sort_index().items():
             print(f"  class {label}: {count} images")
@@ -34,62 +87,62 @@ def info(store: Store) -> None:
 
 def verify(store: Store) -> None:
     """Read a store once and check it against itself."""
-    from featlab.store import MapStore
-
-    with MapStore(store) as opened:
+    with featlab.store.MapStore(store) as opened:
         opened.verify()
         print(f"{store}: {len(opened)} images, layers {', '.join(opened.layers)}: all is well")
 
 
-def report(
-    store: Store,
-    output: Output,
-    box_kind: BoxKind = None,
-    seed: Seed = 0,
-    figures: Annotated[
-        Literal["svg", "pdf", "png"] | None,
-        typer.Option(help="Write every figure of the page to the folder figures as well."),
-    ] = None,
+def _share(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise FeatlabError(f"--shard must be k/n with 1 ≤ k ≤ n, such as 3/8, got {text!r}.")
+    return int(number), int(of)
+
+
+def _extract_share(
+    made: Pass, table: pd.DataFrame, boxes: pd.DataFrame, path: Path, share: tuple[int, int]
 ) -> None:
-    """Write report, tables and summary of a finished store, and its figures where asked for."""
-    with workers_ready():
-        from featlab.pipeline import analyse, write_results
-        from featlab.report import write_figures
-        from featlab.store import MapStore
-
-        with MapStore(store) as opened:
-            results = analyse(
-                opened,
-                box_kind=box_kind,
-                random_state=seed,
-                command=command_line(),
-                seconds={"extract": 0.0},
-                progress=quiet_bar,
-                **found_earlier(output),
-            )
-            tell(write_results(results, output), output)
-            if figures is not None:
-                written = write_figures(results, output / "figures", format=figures)
-                print(f"figures: {output / 'figures'} ({len(written)} files)")
-
-
-def workers_ready(wanted: bool = True) -> AbstractContextManager[None]:
-    """Other processes that import what they will need while this one does; where no pass comes."""
-    if not wanted:
-        return nullcontext()
-    from featlab.system.workers import ready
-
-    return ready("featlab.boxheads", "featlab.localise", "featlab.embed")
+    with _pass.libraries_silenced():
+        network = _pass.load_network(made)
+        network.probe()
+    done = featlab.extract.extract_shard(
+        table,
+        network,
+        path,
+        share,
+        boxes=boxes,
+        resize=made.resize,
+        dtype=made.dtype,
+        batch_size=made.batch_size,
+        progress=extract_bar,
+    )
+    if done is None:
+        print(f"{path} is finished already")
+    else:
+        print(
+            f"shard {share[0]} of {share[1]}: {done} images; when all are done: featlab join {path}"
+        )
 
 
-def found_earlier(folder: Path) -> dict[str, Any]:
-    """What `featlab gradients` and `featlab finetune` left in a folder, for the same page."""
-    from featlab.finetune import load_transfer
-    from featlab.pipeline import load_gradients
+@contextmanager
+def _client(scheduler: str | None) -> Iterator[Client | None]:
+    if scheduler is None:
+        yield None
+        return
+    with featlab.extract.connect(scheduler) as client:
+        yield client
 
-    found: dict[str, Any] = {}
-    if (folder / "gradient_examples.npz").is_file():
-        found["gradients"] = load_gradients(folder)
-    if (folder / "transfer.json").is_file():
-        found["transfer"] = load_transfer(folder)
-    return found
+
+def _maker(
+    append: Path | None, virtual: bool, client: Client | None
+) -> Callable[..., featlab.store.MapStore]:
+    """What makes the store: a whole pass, or one over what another store lacks."""
+    if append is None:
+        return partial(featlab.extract.extract_maps, virtual=virtual, client=client)
+
+    def grown(
+        table: pd.DataFrame, network: featlab.backbones.Backbone, path: Path, **options: Any
+    ) -> featlab.store.MapStore:
+        return featlab.extract.append_maps(table, network, append, path, client=client, **options)
+
+    return grown

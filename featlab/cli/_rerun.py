@@ -1,0 +1,267 @@
+"""The commands that run the network again on purpose: gradients, finetune."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import featlab
+from featlab.cli import _pass
+from featlab.cli._options import BoxKind, Output, Pass, Seed, Store, takes_pass
+from featlab.cli._output import extract_bar, quiet_bar, show, write_figures, write_tables
+from featlab.errors import FeatlabError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+# The maps of the fine-tuned network are made and kept as those of the frozen one.
+_AS_THE_FROZEN = ("resize", "dtype", "batch_size", "engine", "precision")
+_OWN_STRIDE = "network's own"
+_LOCALISATION = [
+    *("n", "threshold", "box_accuracy", "box_accuracy_low", "box_accuracy_high", "mean_iou"),
+    *("mean_iou_low", "mean_iou_high", "max_box_acc", "centre_in_box", "picture_centre_in_box"),
+    "seconds_per_image",
+]
+
+
+def gradients(
+    store: Store,
+    output: Output,
+    images: Annotated[
+        int, typer.Option(min=1, help="Test images scored; more set the thresholds.")
+    ] = 60,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="A network or .keras file. (default: the one the store names)"),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="imagenet, none or a weights file. (default: those the store names)"),
+    ] = None,
+    box_kind: BoxKind = None,
+    seed: Seed = 0,
+) -> None:
+    """Run the network again on some images: DAM, Grad-CAM, guided maps and their checks."""
+    with featlab.store.MapStore(store) as opened:
+        with _pass.libraries_silenced():
+            network = rebuilt(opened.provenance, backbone, weights)
+            network.input_size, network.layers  # noqa: B018 - builds what the name does not tell
+        results = featlab.pipeline.analyse_gradients(
+            opened,
+            network,
+            n_images=images,
+            box_kind=box_kind,
+            random_state=seed,
+            progress=partial(quiet_bar, unit="item"),
+        )
+    featlab.pipeline.save_gradients(results, output)
+    for name, figure in gradient_figures(results).items():
+        figure.savefig(output / f"{name}.png", dpi=150)
+    _tell_gradients(results, output)
+
+
+def rebuilt(
+    provenance: dict[str, Any], backbone: str | None, weights: str | None
+) -> featlab.backbones.Backbone:
+    """The network that a store was made with, from what the store says of it.
+
+    Raises
+    ------
+    FeatlabError
+        The store's network came from a file, which has to be given.
+    """
+    name = backbone or str(provenance["backbone"])
+    own = str(provenance["weights"])
+    if Path(name).suffix in (".keras", ".h5", ".hdf5"):
+        scaling = str(provenance["preprocessing"]).partition(":")[0]
+        return featlab.backbones.load_backbone(
+            name,
+            layers=json.loads(provenance["layers"]),
+            output_stride=_stride(provenance),
+            preprocessing=scaling,
+        )
+    if name not in featlab.backbones.available_backbones():
+        raise FeatlabError(
+            f"the store's network {name!r} came from a file ({own}); give it with --backbone."
+        )
+    if weights is None and own not in ("ImageNet", "random"):
+        raise FeatlabError(
+            f"the store's network {name} has weights of its own ({own}); give them with --weights."
+        )
+    asked = weights or {"ImageNet": "imagenet", "random": "none"}[own]
+    height, width = (int(side) for side in str(provenance["input_size"]).split(" x "))
+    return featlab.backbones.load_backbone(
+        name,
+        weights=None if asked.lower() == "none" else asked,
+        input_size=(height, width),
+        layers=json.loads(provenance["layers"]),
+        output_stride=_stride(provenance),
+    )
+
+
+def gradient_figures(results: featlab.results.GradientResults) -> dict[str, Any]:
+    """Every figure, by the name of its file; works from loaded results too."""
+    plots = featlab.plots
+    drawn: dict[str, Any] = {
+        f"dam_{example.preset}_{k}": plots.dam_steps(example.trace, example.true_boxes)
+        for k, example in enumerate(results.dam)
+    }
+    examples = results.examples
+    drawn["gradient_maps"] = plots.gradient_maps(
+        examples.pictures, examples.maps, labels=examples.labels
+    )
+    drawn["grad_cam_family"] = plots.cam_strips(results.cams)
+    drawn["randomisation"] = plots.randomisation_curves(results.sanity).figure
+    drawn["faithfulness"] = plots.faithfulness_scores(results.faithfulness)
+    return drawn
+
+
+def _tell_gradients(results: featlab.results.GradientResults, output: Path) -> None:
+    """The tables in a few lines."""
+    facts = results.facts
+    if facts["guided_refused"]:
+        print(f"no guided back-propagation and no DAM: {facts['guided_refused']}")
+    else:
+        print(f"{facts['n_patched']} rectifiers guided in {facts['backbone']}")
+    table = results.localisation.set_index("method")[_LOCALISATION]
+    print(table.to_string(float_format="{:.3f}".format))
+    print("rank correlation with the trained network's map, weights shuffled down to …:")
+    agreement = results.sanity.assign(
+        down_to=results.sanity["down_to"].replace("", "(trained)")
+    ).pivot_table(
+        index=["stage", "down_to"], columns="rule", values=["spearman", "spearman_absolute"]
+    )
+    print(agreement.to_string(float_format="{:.3f}".format))
+    print("faithfulness:")
+    faith = results.faithfulness.set_index("method").drop(columns="baseline")
+    print(faith.to_string(float_format="{:.3f}".format))
+    print(f"tables, figures and examples: {output}")
+
+
+def _stride(provenance: dict[str, Any]) -> int | None:
+    stride = str(provenance["output_stride"])
+    return None if stride == _OWN_STRIDE else int(stride)
+
+
+@takes_pass
+def finetune(
+    made: Pass,
+    output: Output,
+    blocks: Annotated[int, typer.Option(min=1, help="Last blocks of the network to thaw.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="Most epochs of each phase.")] = 30,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Epochs without a lower validation loss before it stops.")
+    ] = 5,
+    learning_rate: Annotated[float, typer.Option(help="While the head learns alone.")] = 1e-3,
+    thawed_learning_rate: Annotated[float, typer.Option(help="After blocks are thawed.")] = 1e-4,
+    augment: Annotated[
+        bool, typer.Option(help="Flip, turn, zoom and change the contrast while thawed.")
+    ] = True,
+    class_weights: Annotated[
+        bool, typer.Option(help="Let the classes count alike, however many images they have.")
+    ] = True,
+    picture_size: Annotated[
+        int | None,
+        typer.Option(help="The trained models take pictures of this side and up-sample them."),
+    ] = None,
+    small_images: Annotated[
+        int | None,
+        typer.Option(min=32, help="Also compare copies of this side, with and without up-sampling"),
+    ] = None,
+    training_batch_size: Annotated[
+        int, typer.Option(min=1, help="Pictures per step of the training.")
+    ] = 32,
+    seed: Seed = 0,
+) -> None:
+    """Train a head, then the last blocks too; compare with the heads on stored maps."""
+    table, boxes = _pass.index(made)
+    split = featlab.splits.make_split(table, random_state=seed)
+    output.mkdir(parents=True, exist_ok=True)
+    with _pass.libraries_silenced():
+        import tensorflow  # noqa: F401  # tells of itself once, while it loads
+    with _pass.finished_store(made, table, boxes, output / "maps.h5")[0] as store:
+        small = None
+        if small_images is not None:
+            small = featlab.pipeline.small_images_table(
+                store.images, split, made.backbone,
+                weights=None if made.weights.lower() == "none" else made.weights,
+                side=small_images, folder=output / "small", random_state=seed,
+                progress=extract_bar,
+            )  # fmt: skip
+        train = partial(
+            _trained, store.images, split, made, output,
+            picture_size=picture_size, resize=made.resize, epochs=epochs, patience=patience,
+            batch_size=training_batch_size, learning_rate=learning_rate,
+            thawed_learning_rate=thawed_learning_rate,
+            class_weight="balanced" if class_weights else None, random_state=seed,
+        )  # fmt: skip
+        fits = {
+            "frozen": train("frozen", blocks=0),
+            "thawed": train("thawed", blocks=blocks, augment=augment),
+        }
+        tuned = dataclasses.replace(
+            Pass(made.images, backbone=str(output / "thawed.keras")),
+            **{name: getattr(made, name) for name in _AS_THE_FROZEN},
+        )
+        with _pass.finished_store(tuned, table, boxes, output / "maps_thawed.h5")[0] as after:
+            transfer = featlab.pipeline.transfer_study(
+                store, split, fits, after, small_images=small, random_state=seed
+            )
+    featlab.finetune.save_transfer(transfer, output)
+    _tell_transfer(transfer)
+    _write_transfer(transfer, output)
+
+
+def _trained(
+    images: pd.DataFrame, split: pd.Series, made: Pass, output: Path, name: str, **options: Any
+) -> featlab.finetune.FineTuned:
+    """A finished or resumed training, its model saved once: its digest names the maps' origin."""
+    fitted = featlab.finetune.fit(
+        images, split, _pass.load_network(made), folder=output / "checkpoints" / name,
+        progress=partial(_epochs, label=name), **options,
+    )  # fmt: skip
+    path = output / f"{name}.keras"
+    if fitted.epochs_run == 0 and path.exists():
+        logger.info("%s is trained already", path)
+    else:
+        fitted.save(path)
+    return fitted
+
+
+def _epochs(items: Iterable[int], *, label: str) -> Iterable[int]:
+    from tqdm import tqdm
+
+    return tqdm(items, desc=label, unit="epoch")
+
+
+def _write_transfer(transfer: featlab.results.Transfer, output: Path) -> None:
+    plots = featlab.plots
+    drawings: dict[str, Any] = {
+        "transfer_curves": plots.transfer_curves(transfer.curves),
+        "transfer_comparison": plots.transfer_comparison(transfer.comparison),
+    }
+    if transfer.neurons is not None:
+        drawings["transfer_detectors"] = plots.detector_changes(transfer.neurons)
+    if transfer.small_images is not None:
+        drawings["transfer_small_images"] = plots.small_images(transfer.small_images)
+    write_tables(output, {f"transfer_{name}": table for name, table in transfer.tables().items()})
+    write_figures(output, drawings, ["png"])
+
+
+def _tell_transfer(transfer: featlab.results.Transfer) -> None:
+    columns = ["name", "n", "accuracy", "accuracy_low", "accuracy_high", "difference", "p"]
+    show(transfer.comparison, [*columns, "seconds", "trainable_parameters"], "{:.3f}")
+    assert transfer.detectors is not None
+    print("detectors before and after, on confirm images:")
+    show(transfer.detectors, decimals="{:.3f}")
+    if transfer.small_images is not None:
+        show(transfer.small_images, decimals="{:.3f}")
