@@ -44,11 +44,11 @@ class PooledFile:
         """As MapStore's."""
         return 7, 7, self.file["pooled"].shape[1]
 
-    def pooled(self, how="mean", layer=None):
+    def pooled(self, *, layer=None, pooling="mean"):
         """As MapStore's."""
         return self.file["pooled"][()]
 
-    def iter_pooled(self, batch=4096, how="mean", layer=None):
+    def iter_pooled(self, *, layer=None, pooling="mean", batch=4096):
         """As MapStore's."""
         for start in range(0, len(self.images), batch):
             rows = np.arange(start, min(start + batch, len(self.images)))

@@ -87,7 +87,9 @@ class FakeStore:
     def map_shape(self, layer: str | None = None) -> tuple[int, int, int]:
         return self._shape
 
-    def pooled(self, how: str = "mean", layer: str | None = None, rows: Any = None) -> np.ndarray:
+    def pooled(
+        self, rows: Any = None, *, layer: str | None = None, pooling: str = "mean"
+    ) -> np.ndarray:
         return self.activations if rows is None else self.activations[rows]
 
 

@@ -37,10 +37,10 @@ class FakeStore:
     def map_shape(self, layer=None):
         return self.stored.shape[1:]
 
-    def maps(self, rows=None, layer=None):
+    def maps(self, rows=None, *, layer=None):
         return self.stored if rows is None else self.stored[rows]
 
-    def iter_maps(self, batch=64, rows=None, layer=None):
+    def iter_maps(self, rows=None, *, layer=None, batch=64):
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         for start in range(0, len(rows), batch):
             yield rows[start : start + batch], self.stored[rows[start : start + batch]]

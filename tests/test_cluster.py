@@ -102,7 +102,7 @@ def expected(images, tmp_path_factory) -> MapStore:
 def assert_same(store: MapStore, expected: MapStore) -> None:
     pd.testing.assert_frame_equal(store.images, expected.images)
     np.testing.assert_array_equal(store.maps(), expected.maps())
-    np.testing.assert_array_equal(store.pooled("max"), expected.pooled("max"))
+    np.testing.assert_array_equal(store.pooled(pooling="max"), expected.pooled(pooling="max"))
     np.testing.assert_array_equal(store.frames, expected.frames)
     np.testing.assert_array_equal(store.colour_histogram, expected.colour_histogram)
     left, right = store.provenance, expected.provenance

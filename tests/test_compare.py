@@ -75,7 +75,7 @@ def test_every_layer_is_an_entry_with_its_own_facts(found, stores):
     assert entries["dead"].tolist() == [1, 1, 1, 0]
     assert entries["input_size"].tolist() == ["56 x 56", "56 x 56", "112 x 112", "56 x 56"]
     assert entries["megabytes"].iloc[2] == stores[1].path.stat().st_size / 1e6
-    top = stores[1].pooled("max")
+    top = stores[1].pooled(pooling="max")
     assert entries.loc["large", "active_share"] == np.mean(top > 0) == pytest.approx(0.9)
 
 

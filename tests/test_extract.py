@@ -58,9 +58,7 @@ def test_maps_are_those_of_the_network_on_each_picture_alone(images, tmp_path, f
             pixels = picture.convert("RGB").resize((56, 56), Image.Resampling.BILINEAR)
         expected = fake_backbone.forward(np.asarray(pixels)[np.newaxis])["last"]
         np.testing.assert_allclose(store.maps(row), expected, rtol=1e-3, atol=1e-6)
-        np.testing.assert_allclose(
-            store.pooled("mean")[row], expected[0].mean(axis=(0, 1)), rtol=1e-6
-        )
+        np.testing.assert_allclose(store.pooled()[row], expected[0].mean(axis=(0, 1)), rtol=1e-6)
     store.close()
 
 

@@ -24,14 +24,14 @@ class FakeStore:
     def map_shape(self, layer=None):
         return self._maps[layer or "late"].shape[1:]
 
-    def pooled(self, how, layer=None):
-        return getattr(self._maps[layer or "late"], how)(axis=(1, 2))
+    def pooled(self, *, layer=None, pooling="mean"):
+        return getattr(self._maps[layer or "late"], pooling)(axis=(1, 2))
 
-    def iter_pooled(self, batch=3, how="mean", layer=None):
-        for rows, maps in self.iter_maps(batch, layer=layer):
-            yield rows, getattr(maps, how)(axis=(1, 2))
+    def iter_pooled(self, *, layer=None, pooling="mean", batch=3):
+        for rows, maps in self.iter_maps(layer=layer, batch=batch):
+            yield rows, getattr(maps, pooling)(axis=(1, 2))
 
-    def iter_maps(self, batch=3, rows=None, layer=None):
+    def iter_maps(self, rows=None, *, layer=None, batch=3):
         maps = self._maps[layer or "late"]
         for first in range(0, len(maps), batch):
             part = np.arange(first, min(first + batch, len(maps)))
@@ -42,7 +42,7 @@ class FakeStore:
 def test_pooled(how):
     store = FakeStore()
     table = feature_table(store, how)
-    np.testing.assert_array_equal(table, store.pooled(how))
+    np.testing.assert_array_equal(table, store.pooled(pooling=how))
     assert table.columns.tolist() == list(range(6))
     assert table.attrs == {"layer": "late", "pooling": how}
     assert (table.dtypes == np.float32).all()
@@ -58,7 +58,7 @@ def test_layer():
 def test_softmax_of_pooled(how):
     store = FakeStore()
     table = feature_table(store, f"softmax_{how}")
-    np.testing.assert_allclose(table, scipy_softmax(store.pooled(how), axis=1), rtol=1e-6)
+    np.testing.assert_allclose(table, scipy_softmax(store.pooled(pooling=how), axis=1), rtol=1e-6)
     assert table.attrs["pooling"] == f"softmax_{how}"
 
 

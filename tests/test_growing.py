@@ -69,7 +69,7 @@ def everything(store: MapStore) -> dict[str, np.ndarray]:
     for layer in store.layers:
         found[f"{layer} maps"] = store.maps(layer=layer)
         for how in ("mean", "max"):
-            found[f"{layer} {how}"] = store.pooled(how, layer)
+            found[f"{layer} {how}"] = store.pooled(layer=layer, pooling=how)
     return found
 
 
@@ -100,7 +100,9 @@ def test_a_virtual_store_reads_as_the_joined_one(images, whole, tmp_path):
         store.verify()
         rows = [54, 3, 3, 17, 16, 15, 0]
         np.testing.assert_array_equal(store.maps(rows), expected.maps(rows))
-        for (a, x), (b, y) in zip(store.iter_pooled(10), expected.iter_pooled(10), strict=True):
+        for (a, x), (b, y) in zip(
+            store.iter_pooled(batch=10), expected.iter_pooled(batch=10), strict=True
+        ):
             np.testing.assert_array_equal(a, b)
             np.testing.assert_array_equal(x, y)
     assert path.stat().st_size < whole.stat().st_size / 2

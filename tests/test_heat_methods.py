@@ -51,16 +51,16 @@ class Store:
         self.frames = np.tile([0.0, 0.0, 1.0, 1.0], (n, 1))
         self.split = np.array(["train", "train", "confirm", "test"])[np.arange(n) // 2 % 4]
 
-    def maps(self, rows, layer=None):
+    def maps(self, rows, *, layer=None):
         return self._maps[np.asarray(rows)]
 
-    def iter_maps(self, batch=16, *, rows=None, layer=None):
+    def iter_maps(self, rows=None, *, layer=None, batch=16):
         rows = np.arange(len(self._maps)) if rows is None else np.asarray(rows)
         for start in range(0, len(rows), batch):
             yield rows[start : start + batch], self._maps[rows[start : start + batch]]
 
-    def pooled(self, how="mean", layer=None, rows=None):
-        return getattr(self._maps[slice(None) if rows is None else rows], how)(axis=(1, 2))
+    def pooled(self, rows=None, *, layer=None, pooling="mean"):
+        return getattr(self._maps[slice(None) if rows is None else rows], pooling)(axis=(1, 2))
 
 
 TABLE = pd.DataFrame(
@@ -84,7 +84,7 @@ def store():
 @pytest.fixture(scope="module")
 def network(store):
     train = store.split == "train"
-    X, y = store.pooled("mean")[train], store.images["label"][train]
+    X, y = store.pooled()[train], store.images["label"][train]
     model = MLPClassifier((16,), max_iter=400, random_state=0)
     return Pipeline([("scale", StandardScaler()), ("model", model)]).fit(X, y)
 

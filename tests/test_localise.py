@@ -246,19 +246,19 @@ class FakeStore:
         return sorted(self.images["label"].unique())
 
     def pooled(
-        self, how: str, layer: str | None = None, rows: np.ndarray | None = None
+        self, rows: np.ndarray | None = None, *, layer: str | None = None, pooling: str = "mean"
     ) -> np.ndarray:
-        chosen = slice(None) if rows is None else rows
-        return getattr(self.of(layer)[chosen], how)(axis=(1, 2))
+        maps = self.of(layer)
+        return getattr(maps if rows is None else maps[rows], pooling)(axis=(1, 2))
 
     def of(self, layer: str | None) -> np.ndarray:
         return self.array if layer is None else self.others.get(layer, self.array)
 
-    def maps(self, rows: np.ndarray, layer: str | None = None) -> np.ndarray:
+    def maps(self, rows: np.ndarray, *, layer: str | None = None) -> np.ndarray:
         return self.of(layer)[rows]
 
     def iter_maps(
-        self, batch: int = 16, rows: np.ndarray | None = None, layer: str | None = None
+        self, rows: np.ndarray | None = None, *, layer: str | None = None, batch: int = 16
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         rows = np.arange(len(self.array)) if rows is None else np.asarray(rows)
         for start in range(0, len(rows), batch):

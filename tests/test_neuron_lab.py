@@ -134,7 +134,7 @@ def test_a_class_mean_alone_makes_no_cluster():
 
 
 def test_top_and_bottom_images(store):
-    pooled = store.pooled("max")
+    pooled = store.pooled(pooling="max")
     top = top_images(store, 3, 5, pooling="max")
     assert top["activation"].tolist() == sorted(pooled[:, 3], reverse=True)[:5]
     assert (pooled[top["row"], 3] == top["activation"]).all()
@@ -150,7 +150,7 @@ def test_top_and_bottom_images(store):
 class TestAnnData:
     @pytest.fixture
     def confirmed(self, store):
-        X = pd.DataFrame(store.pooled("mean"))
+        X = pd.DataFrame(store.pooled())
         X.attrs = {"layer": store.layers[-1], "pooling": "mean"}
         y = store.images["label"]
         return confirm_neurons(rank_neurons(X, y, min_auroc=0.5), X, y)
@@ -164,9 +164,9 @@ class TestAnnData:
         pytest.importorskip("anndata", reason="anndata is not installed (extra: anndata)")
         scanpy = pytest.importorskip("scanpy", reason="scanpy is not installed (extra: dev)")
         data = to_anndata(store, confirmed)
-        assert data.shape == store.pooled("mean").shape
-        np.testing.assert_array_equal(data.X, store.pooled("mean"))
-        np.testing.assert_array_equal(data.layers["max"], store.pooled("max"))
+        assert data.shape == store.pooled().shape
+        np.testing.assert_array_equal(data.X, store.pooled())
+        np.testing.assert_array_equal(data.layers["max"], store.pooled(pooling="max"))
         label = store.classes[0]
         best = confirmed[(confirmed["class"] == label) & (confirmed["rank"] == 1)].iloc[0]
         ranking = scanpy.get.rank_genes_groups_df(data, label)

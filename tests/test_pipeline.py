@@ -98,7 +98,7 @@ def test_the_page_tells_all_of_it_and_the_tables_lie_beside_it(results, tmp_path
 
 def test_a_card_shows_the_extremes_of_its_neuron(store, results):
     card = neuron_card(store, 0, results.all_neurons, label="red", k=3)
-    pooled = store.pooled("mean")[:, 0]
+    pooled = store.pooled()[:, 0]
     assert card.best["activation"].tolist() == sorted(pooled, reverse=True)[:3]
     assert card.worst["activation"].tolist() == sorted(pooled)[:3]
     assert len(card.pictures) == len(card.heats) == 6

@@ -133,10 +133,10 @@ class HalfSeen:
         self.frames = np.tile([0.0, 0.0, 1.0, 1.0], (n, 1))
         self.split = np.array(["train", "train", "confirm", "test"])[np.arange(n) // 2 % 4]
 
-    def pooled(self, how, layer=None, rows=None):
-        return getattr(self.array[slice(None) if rows is None else rows], how)(axis=(1, 2))
+    def pooled(self, rows=None, *, layer=None, pooling="mean"):
+        return getattr(self.array[slice(None) if rows is None else rows], pooling)(axis=(1, 2))
 
-    def iter_maps(self, batch=16, *, rows=None, layer=None):
+    def iter_maps(self, rows, *, layer=None, batch=16):
         for start in range(0, len(rows), batch):
             yield rows[start : start + batch], self.array[rows[start : start + batch]]
 
@@ -145,7 +145,7 @@ def test_of_very_many_images_a_sample_gives_the_scales(monkeypatch):
     store = HalfSeen()
     train = store.split == "train"
     every = context.train_maxima(store, train, None, 0)
-    np.testing.assert_array_equal(every, store.pooled("max")[train])
+    np.testing.assert_array_equal(every, store.pooled(pooling="max")[train])
     monkeypatch.setattr(context, "_MOST_SCALED", 20)
     some = context.train_maxima(store, train, None, 0)
     assert some.shape == (20, 2) and not np.isin(some[:, 0], every[:, 0], invert=True).any()

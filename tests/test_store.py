@@ -65,7 +65,7 @@ def test_pooled_is_the_networks_own_float32_and_agrees_with_the_maps(store_path)
         maps = store.maps()
         assert maps.dtype == np.float32
         for how, reduced in (("mean", maps.mean(axis=(1, 2))), ("max", maps.max(axis=(1, 2)))):
-            pooled = store.pooled(how)
+            pooled = store.pooled(pooling=how)
             assert pooled.dtype == np.float32
             np.testing.assert_allclose(pooled, reduced, atol=2e-3)
             assert not np.array_equal(pooled, pooled.astype(np.float16))
@@ -80,7 +80,7 @@ def test_rows_are_taken_as_numpy_would(store_path, rows):
         everything = store.maps()
         expected = np.atleast_1d(np.arange(9)[rows])
         np.testing.assert_array_equal(store.maps(rows), everything[expected])
-        seen = [(list(numbers), maps) for numbers, maps in store.iter_maps(batch=2, rows=rows)]
+        seen = [(list(numbers), maps) for numbers, maps in store.iter_maps(rows, batch=2)]
         assert [n for numbers, _ in seen for n in numbers] == list(expected)
         for numbers, maps in seen:
             np.testing.assert_array_equal(maps, everything[numbers])
@@ -95,8 +95,8 @@ def test_rows_are_taken_as_numpy_would(store_path, rows):
 def test_some_rows_of_pooled(store_path, monkeypatch, how, rows, block):
     monkeypatch.setattr("featlab.store._reading._BLOCK", block)
     with MapStore(store_path) as store:
-        expected = store.pooled(how, "early")[rows]
-        found = store.pooled(how, "early", rows)
+        expected = store.pooled(layer="early", pooling=how)[rows]
+        found = store.pooled(rows, layer="early", pooling=how)
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == np.float32
 
@@ -118,9 +118,9 @@ def test_an_archived_store_of_version_1_0_still_opens():
         store.verify()
         assert store.layers == ["last"]
         assert list(store.images["label"]) == ["cat"] * 3 + ["dog"] * 3
-        assert store.pooled("mean").shape == (6, 10)
+        assert store.pooled().shape == (6, 10)
         # Random pixels 0 … 255: their mean is a half of the range.
-        assert store.pooled("mean")[:, 0] == pytest.approx(0.5, abs=0.01)
+        assert store.pooled()[:, 0] == pytest.approx(0.5, abs=0.01)
         assert list(store.boxes["kind"]) == ["body"]
 
 
@@ -128,12 +128,26 @@ def test_unknown_layer_pooling_row_and_batch_say_what_is_allowed(store_path):
     with MapStore(store_path) as store:
         with pytest.raises(FeatlabError, match="layer must be one of early, last.*got 'first'"):
             store.maps(layer="first")
-        with pytest.raises(FeatlabError, match="how must be 'mean' or 'max', got 'median'"):
-            store.pooled("median")
-        with pytest.raises(FeatlabError, match="rows must lie in 0 … 8"):
-            store.maps([9])
-        with pytest.raises(FeatlabError, match="batch must be at least 1"):
-            next(store.iter_maps(batch=0))
+        with pytest.raises(FeatlabError, match="pooling must be one of mean, max, got 'median'"):
+            store.pooled(pooling="median")
+        for read in (store.maps, store.iter_maps, store.pooled, store.iter_pooled):
+            with pytest.raises(FeatlabError, match="rows must lie in 0 … 8, got 9"):
+                read([9])
+            with pytest.raises(FeatlabError, match="rows as a mask must have 9 entries, got 3"):
+                read([True, False, True])
+            with pytest.raises(FeatlabError, match="rows must be row numbers or a mask"):
+                read([0.5])
+        for iterate in (store.iter_maps, store.iter_pooled):
+            with pytest.raises(FeatlabError, match="batch must be at least 1, got 0"):
+                iterate(batch=0)
+
+
+def test_no_rows_give_empty_arrays_of_the_right_shape(store_path):
+    with MapStore(store_path) as store:
+        for none in ([], np.zeros(len(store), bool), slice(3, 3), ()):
+            assert store.maps(none).shape == (0, *store.map_shape())
+            assert store.pooled(none, pooling="max").shape == (0, store.map_shape()[2])
+            assert [*store.iter_maps(none), *store.iter_pooled(none)] == []
 
 
 def test_the_store_is_read_only(store_path):

@@ -149,7 +149,7 @@ def train_joint_head(
 def _rows(maps: MapStore | np.ndarray, rows: np.ndarray, layer: str | None) -> np.ndarray:
     if isinstance(maps, np.ndarray):
         return maps[rows].astype(np.float32)
-    return maps.maps(rows, layer)
+    return maps.maps(rows, layer=layer)
 
 
 def _rates(rate: float, epochs: int, *, falling: bool) -> np.ndarray:

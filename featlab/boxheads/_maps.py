@@ -47,7 +47,7 @@ def reduced_maps(
     # A step that shares a factor with the grid would always hit the same cells.
     while step > 1 and np.gcd(step, h * w) > 1:
         step += 1
-    batches = store.iter_maps(batch=_BATCH, rows=rows[fit], layer=layer)
+    batches = store.iter_maps(rows[fit], layer=layer, batch=_BATCH)
     sample = np.concatenate([maps.reshape(-1, c)[::step] for _, maps in batches])
     mean = sample.mean(axis=0)
     sample -= mean
@@ -58,7 +58,7 @@ def reduced_maps(
     reduced = np.empty((len(rows), h, w, k), dtype=np.float32)
     total = np.empty((len(rows), h, w), dtype=np.float32)
     done = 0
-    for _, maps in store.iter_maps(batch=_BATCH, rows=rows, layer=layer):
+    for _, maps in store.iter_maps(rows, layer=layer, batch=_BATCH):
         part = slice(done, done + len(maps))
         flat = maps.reshape(-1, c)
         reduced[part] = ((flat - mean) @ axes).reshape(len(maps), h, w, k)

@@ -175,7 +175,7 @@ def published_protocol(
         _among(duplicates, images.rows),
         random_state=random_state,
     )
-    maps, truth = store.maps(images.rows, layer), images.targets
+    maps, truth = store.maps(images.rows, layer=layer), images.targets
     rows = [_leaked(maps, own, truth, sides, epochs, random_state)]
     options: dict[str, Any] = {"epochs": epochs, "random_state": random_state}
     for head in dict.fromkeys(joint_heads):

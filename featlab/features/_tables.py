@@ -54,7 +54,7 @@ def feature_table(store: MapStore, how: str = "mean", *, layer: str | None = Non
     elif is_large(len(store.images), store.map_shape(name)[2]):
         values = _pooled_columns(store, how, name)
     else:
-        values = _activated(store.pooled(how.removeprefix("softmax_"), layer=name), how)
+        values = _activated(store.pooled(layer=name, pooling=how.removeprefix("softmax_")), how)
     table = pd.DataFrame(values, copy=False)
     table.attrs.update(layer=name, pooling=how)
     return table
@@ -88,7 +88,8 @@ def _pooled_columns(store: MapStore, how: str, layer: str) -> NDArray[np.float32
     """Pooled activations in a scratch file, written once, many rows at a time."""
     n, c = len(store.images), store.map_shape(layer)[2]
     values = scratch_columns(n, c)
-    for rows, pooled in store.iter_pooled(lines_at_once(c), how.removeprefix("softmax_"), layer):
+    plain = how.removeprefix("softmax_")
+    for rows, pooled in store.iter_pooled(layer=layer, pooling=plain, batch=lines_at_once(c)):
         values[rows[0] : rows[-1] + 1] = _activated(pooled, how)
     return values
 

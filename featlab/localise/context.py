@@ -57,7 +57,7 @@ def train_maxima(
     if len(rows) > _MOST_SCALED:
         drawn = np.random.default_rng(random_state).choice(rows, _MOST_SCALED, replace=False)
         rows = np.sort(drawn)
-    return store.pooled("max", layer, rows)
+    return store.pooled(rows, layer=layer, pooling="max")
 
 
 def train_cells(
@@ -86,7 +86,7 @@ def train_cells(
     rng = np.random.default_rng(random_state)
     share = min(_MOST_PER_IMAGE, max(1, _MOST_CELLS // max(len(rows), 1)))
     parts: list[tuple[np.ndarray, ...]] = []
-    for chunk, maps in store.iter_maps(rows=rows, layer=layer):
+    for chunk, maps in store.iter_maps(rows, layer=layer):
         n, h, w, c = maps.shape
         inside = cells_in_boxes(store, chunk, (h, w), truth)
         take = min(share, h * w)

@@ -74,7 +74,7 @@ def _layer_heats(
     spent: dict[str, float],
 ) -> dict[str, np.ndarray]:
     """Heat maps from one layer; the seconds of each method are added to `spent`."""
-    batches: Iterable[Any] = store.iter_maps(rows=rows, layer=layer)
+    batches: Iterable[Any] = store.iter_maps(rows, layer=layer)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in fitted.methods}
     done, begun, before = 0, time.perf_counter(), sum(spent.values())
     for chunk, maps in progress(batches) if progress else batches:
@@ -161,5 +161,5 @@ def example_heats(
     -------
     ndarray of shape (k rows, m neurons, h, w), float32
     """
-    maps = store.maps(np.asarray(rows, dtype=np.int64), layer)
+    maps = store.maps(rows, layer=layer)
     return np.moveaxis(maps[..., np.asarray(neurons, dtype=np.int64)], -1, 1)

@@ -99,7 +99,7 @@ def _hits(
 ) -> np.ndarray:
     """Share of each map's peak that lies in a box, ``(k, m)``."""
     hits = [np.zeros((0, len(ids)))]
-    batches = store.iter_maps(rows=rows, layer=layer) if len(ids) else ()
+    batches = store.iter_maps(rows, layer=layer) if len(ids) else ()
     for chunk, maps in progress(batches) if progress else batches:
         k, h, w, _ = maps.shape
         values = maps[..., ids].reshape(k, h * w, len(ids))

@@ -151,7 +151,7 @@ def _cells(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Activations ``(k, cells, m)`` of some neurons, and the cells in boxes ``(k, cells)``."""
     parts, inside = [], []
-    batches = store.iter_maps(rows=rows, layer=layer)
+    batches = store.iter_maps(rows, layer=layer)
     for chunk, maps in progress(batches) if progress else batches:
         k, h, w, _ = maps.shape
         parts.append(maps[..., ids].reshape(k, h * w, len(ids)))

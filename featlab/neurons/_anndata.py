@@ -56,7 +56,7 @@ def to_anndata(
             'to_anndata needs the package anndata: `pip install "featlab[anndata]"`.'
         ) from error
     name = layer or store.layers[-1]
-    X = store.pooled("mean", name)
+    X = store.pooled(layer=name)
     names = [f"neuron_{k}" for k in range(X.shape[1])]
     obs = store.images.set_index("path").rename_axis(None)
     obs.attrs = {}
@@ -66,7 +66,7 @@ def to_anndata(
         X,
         obs=obs,
         var=pd.DataFrame({"layer": name}, index=names),
-        layers={"max": store.pooled("max", name)},
+        layers={"max": store.pooled(layer=name, pooling="max")},
     )
     data.uns["provenance"] = {key: str(value) for key, value in store.provenance.items()}
     if table is not None:

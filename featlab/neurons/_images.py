@@ -79,7 +79,7 @@ def _extreme(
     c = store.map_shape(layer)[2]
     if not 0 <= neuron < c:
         raise FeatlabError(f"neuron must be from 0 to {c - 1}, got {neuron}.")
-    parts = [pooled[:, neuron] for _, pooled in store.iter_pooled(how=pooling, layer=layer)]
+    parts = [pooled[:, neuron] for _, pooled in store.iter_pooled(layer=layer, pooling=pooling)]
     column = np.concatenate(parts)
     chosen = np.arange(len(column)) if rows is None else np.asarray(rows, dtype=np.int64)
     values = column[chosen]

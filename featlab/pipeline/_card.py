@@ -68,7 +68,7 @@ def neuron_card(
     sizes, load = store.images[["width", "height"]].to_numpy(), picture_loader(store)
     labels = store.images["label"].to_numpy(str)
     drawn = np.sort(chosen[arguments.stratified_rows(labels[chosen], _MOST_IMAGES)])
-    pooled, labels = store.pooled(pooling, name, drawn), labels[drawn]
+    pooled, labels = store.pooled(drawn, layer=name, pooling=pooling), labels[drawn]
     return NeuronCard(
         title=f"Neuron {neuron} of {name}, {row['direction']} for {row['class']}",
         facts=_facts(row, pooled, labels, neuron),

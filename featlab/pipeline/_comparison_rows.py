@@ -39,7 +39,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
     height, width, neurons = store.map_shape(entry.layer)
     active = 0
     lowest, highest = np.float32(np.inf), np.float32(-np.inf)
-    for _, top in store.iter_pooled(how="max", layer=entry.layer):
+    for _, top in store.iter_pooled(layer=entry.layer, pooling="max"):
         active += int(np.count_nonzero(top > 0))
     for _, mean in store.iter_pooled(layer=entry.layer):
         lowest = np.minimum(lowest, mean.min(axis=0))

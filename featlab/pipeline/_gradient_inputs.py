@@ -173,7 +173,7 @@ def check_maps(
     FeatlabError
         Names the largest difference.
     """
-    stored = store.maps(rows, network.layer)
+    stored = store.maps(rows, layer=network.layer)
     off = np.abs(network.maps(pixels) - stored).max()
     if off > _FLOAT16 * np.abs(stored).max():
         raise FeatlabError(

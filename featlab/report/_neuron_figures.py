@@ -71,7 +71,7 @@ def _distributions(results: Results, random_state: int) -> Drawing | None:
     if len(unseen) > _MOST_DOTS:
         drawn = np.random.default_rng(random_state).choice(unseen, _MOST_DOTS, replace=False)
         unseen = np.sort(drawn)
-    pooled = results.store.pooled(pooling, layer or None, unseen)
+    pooled = results.store.pooled(unseen, layer=layer or None, pooling=pooling)
     labels = results.store.images["label"].iloc[unseen]
     return drawing(
         plots.activation_distributions(pooled, labels, detectors, random_state=random_state),

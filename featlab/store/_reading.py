@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from featlab.arguments import check_at_least, check_choice, row_numbers
 from featlab.errors import FeatlabError
 from featlab.store._checking import (
     check_maps,
@@ -23,6 +24,7 @@ from featlab.store._checking import (
 )
 from featlab.store._items import Tables, read_tables
 from featlab.store._pieces import Piece, Rows
+from featlab.store._schema import POOLINGS
 from featlab.system import html
 
 _BLOCK = 4096
@@ -47,7 +49,7 @@ class MapStore:
     Examples
     --------
     >>> with MapStore("maps.h5") as store:      # doctest: +SKIP
-    ...     X = store.pooled("mean")            # (n, c)
+    ...     X = store.pooled()                  # (n, c)
     ...     for rows, maps in store.iter_maps():
     ...         ...                             # (k, h, w, c)
     """
@@ -164,7 +166,7 @@ class MapStore:
         _, h, w, c = self._arrays.array(f"maps/{self.layer_name(layer)}").shape
         return h, w, c
 
-    def maps(self, rows: Any = None, layer: str | None = None) -> np.ndarray:
+    def maps(self, rows: Any = None, *, layer: str | None = None) -> np.ndarray:
         """Feature maps of some images.
 
         Parameters
@@ -177,35 +179,44 @@ class MapStore:
         Returns
         -------
         ndarray of shape (k, h, w, c), float32
+
+        Raises
+        ------
+        FeatlabError
+            `rows` or `layer` names what is not there.
         """
-        key = f"maps/{self.layer_name(layer)}"
-        return self._arrays.read(key, self._rows(rows), np.float32)
+        return self._arrays.read(self._maps_key(layer), self._rows(rows), np.float32)
 
     def iter_maps(
-        self, batch: int = 64, rows: Any = None, layer: str | None = None
+        self, rows: Any = None, *, layer: str | None = None, batch: int = 64
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Feature maps in batches: pairs of row numbers ``(k,)`` and maps ``(k, h, w, c)``."""
-        if batch < 1:
-            raise FeatlabError(f"batch must be at least 1, got {batch}.")
-        return self._batches(f"maps/{self.layer_name(layer)}", batch, rows)
+        return self._batches(self._maps_key(layer), rows, batch)
 
-    def pooled(self, how: str = "mean", layer: str | None = None, rows: Any = None) -> np.ndarray:
+    def pooled(
+        self, rows: Any = None, *, layer: str | None = None, pooling: str = "mean"
+    ) -> np.ndarray:
         """Pooled activations of some images, from the network's own float32 output.
 
         Parameters
         ----------
-        how : {"mean", "max"}
-            Over the cells of the map.
-        layer : str, optional
-            The last stored layer by default.
         rows : int, slice, sequence of int or boolean mask, optional
             Row numbers of the image table; all by default.
+        layer : str, optional
+            The last stored layer by default.
+        pooling : {"mean", "max"}
+            Over the cells of the map.
 
         Returns
         -------
         ndarray of shape (k, c), float32
+
+        Raises
+        ------
+        FeatlabError
+            `rows`, `layer` or `pooling` names what is not there.
         """
-        key, asked = self._pooled_key(how, layer), self._rows(rows)
+        key, asked = self._pooled_key(pooling, layer), self._rows(rows)
         if len(asked) == len(self):
             return self._arrays.read(key, asked, np.float32)
         unique, place = np.unique(asked, return_inverse=True)
@@ -219,12 +230,15 @@ class MapStore:
         return np.concatenate(parts)[place]
 
     def iter_pooled(
-        self, batch: int = _BLOCK, how: str = "mean", layer: str | None = None, rows: Any = None
+        self,
+        rows: Any = None,
+        *,
+        layer: str | None = None,
+        pooling: str = "mean",
+        batch: int = _BLOCK,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pooled activations in batches: pairs of row numbers ``(k,)`` and values ``(k, c)``."""
-        if batch < 1:
-            raise FeatlabError(f"batch must be at least 1, got {batch}.")
-        return self._batches(self._pooled_key(how, layer), batch, rows)
+        return self._batches(self._pooled_key(pooling, layer), rows, batch)
 
     def verify(self) -> None:
         """Read everything once and check it against itself.
@@ -240,8 +254,8 @@ class MapStore:
         for layer in self.layers:
             for rows, maps in self.iter_maps(layer=layer):
                 pooled = {
-                    how: self._arrays.read(self._pooled_key(how, layer), rows)
-                    for how in ("mean", "max")
+                    pooling: self._arrays.read(self._pooled_key(pooling, layer), rows)
+                    for pooling in POOLINGS
                 }
                 check_pooling(self.path, layer, rows, maps, pooled)
         if not np.allclose(self.colour_histogram.sum(axis=1), 1, atol=1e-4):
@@ -266,25 +280,23 @@ class MapStore:
     def _everything(self, key: str, dtype: type | None = None) -> np.ndarray:
         return self._arrays.read(key, np.arange(len(self)), dtype)
 
-    def _batches(self, key: str, batch: int, rows: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        wanted = self._rows(rows)
-        for start in range(0, len(wanted), batch):
-            chunk = wanted[start : start + batch]
-            yield chunk, self._arrays.read(key, chunk, np.float32)
+    def _batches(self, key: str, rows: Any, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Checked at the call, not at the first batch."""
+        check_at_least("batch", batch, 1)
+        asked = self._rows(rows)
+        starts = range(0, len(asked), batch)
+        batches = (asked[start : start + batch] for start in starts)
+        return ((some, self._arrays.read(key, some, np.float32)) for some in batches)
 
-    def _pooled_key(self, how: str, layer: str | None) -> str:
-        if how not in ("mean", "max"):
-            raise FeatlabError(f"how must be 'mean' or 'max', got {how!r}.")
-        return f"pooled/{self.layer_name(layer)}/{how}"
+    def _maps_key(self, layer: str | None) -> str:
+        return f"maps/{self.layer_name(layer)}"
+
+    def _pooled_key(self, pooling: str, layer: str | None) -> str:
+        check_choice("pooling", pooling, POOLINGS)
+        return f"pooled/{self.layer_name(layer)}/{pooling}"
 
     def _rows(self, rows: Any) -> np.ndarray:
-        everything = np.arange(len(self))
-        if rows is None:
-            return everything
-        try:
-            return np.atleast_1d(everything[np.asarray(rows) if np.iterable(rows) else rows])
-        except IndexError as error:
-            raise FeatlabError(f"rows must lie in 0 … {len(self) - 1}: {error}.") from error
+        return row_numbers(rows, len(self))
 
     def _check_layout(self) -> None:
         """That every array has the rows, the numbers and the bytes that the format says."""
@@ -294,7 +306,7 @@ class MapStore:
             with read_errors(self.path, f"/maps/{layer}"):
                 check_maps(maps)
                 self._check_rows(f"maps/{layer}", maps)
-                widths |= {f"pooled/{layer}/{how}": maps.shape[3] for how in ("mean", "max")}
+                widths |= {self._pooled_key(pooling, layer): maps.shape[3] for pooling in POOLINGS}
         for key, width in widths.items():
             dataset = self._arrays.array(key)
             with read_errors(self.path, f"/{key}"):

@@ -167,9 +167,9 @@ def use(path: Path) -> str:
         for layer in store.layers:
             h, w, c = store.map_shape(layer)
             for how in ("mean", "max"):
-                pooled = store.pooled(how, layer)
+                pooled = store.pooled(layer=layer, pooling=how)
                 assert pooled.dtype == np.float32 and pooled.shape == (n, c)
-            for rows, maps in store.iter_maps(4, layer=layer):
+            for rows, maps in store.iter_maps(layer=layer, batch=4):
                 assert maps.shape == (len(rows), h, w, c) and maps.dtype == np.float32
             assert "secret" not in str(maps)
         store.verify()
