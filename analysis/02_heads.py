@@ -13,7 +13,7 @@ path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
 
 with MapStore(path) as store:
     split = splits.make_split(store.images, random_state=0)
-    X = features.feature_table(store, "mean")
+    X = features.feature_table(store)
     colour, images = store.colour_histogram, store.images
 
 print(split.value_counts().to_string())

@@ -14,7 +14,7 @@ path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
 with MapStore(path) as store:
     labels, groups = store.images["label"], store.images["group"]
     split = splits.make_split(store.images, random_state=0)
-    X = features.feature_table(store, "mean")
+    X = features.feature_table(store)
 
 train, confirm = split == "train", split == "confirm"
 ranked = neurons.rank_neurons(X[train], labels[train], groups=groups[train])

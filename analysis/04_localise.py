@@ -15,7 +15,7 @@ kind = sys.argv[2] if len(sys.argv) > 2 else None
 with MapStore(path) as store:
     labels = store.images["label"]
     split = splits.make_split(store.images, random_state=0)
-    X = features.feature_table(store, "mean")
+    X = features.feature_table(store)
     train, confirm = split == "train", split == "confirm"
 
     ranked = neurons.rank_neurons(X[train], labels[train])

@@ -47,7 +47,7 @@ def results(store: MapStore, kind: str | None) -> tuple[pd.DataFrame, pd.DataFra
     """The neuron table, and the box of each method on each test image."""
     labels, groups = store.images["label"], store.images["group"]
     split = splits.make_split(store.images, random_state=0)
-    X = features.feature_table(store, "mean")
+    X = features.feature_table(store)
     neurons = pipeline.find_detectors(X, labels, split, groups, random_state=0)
     scores = heads.evaluate_heads(X, labels, split, groups=groups, heads=["logistic"])
     where = localise.evaluate(

@@ -22,6 +22,7 @@ import pandas as pd
 from scenes import scene_store
 
 from featlab import backbones, features, heads, localise, pipeline, splits
+from featlab.arguments import origin_of
 from featlab.store import MapStore
 
 METHODS = ["detectors", "cam", "sum", "ddt", "cell_boxes"]
@@ -61,12 +62,12 @@ def blocks(store: MapStore, box_kind: str | None) -> list[pd.DataFrame]:
     """The scores of every layer alone and, where there are several, of all fused."""
     labels, groups = store.images["label"], store.images["group"]
     split = splits.make_split(store.images, random_state=0)
-    tables = [features.feature_table(store, "mean", layer=layer) for layer in store.layers]
+    tables = [features.feature_table(store, layer=layer) for layer in store.layers]
     neurons = pipeline.find_detectors(tables, labels, split, groups, random_state=0)
     weights = {}
     for X in tables:
         scores = heads.evaluate_heads(X, labels, split, groups=groups, heads=["logistic"])
-        weights[X.attrs["layer"]] = pipeline.class_weights(scores)
+        weights[origin_of(X)[0]] = pipeline.class_weights(scores)
     layers = [[layer] for layer in store.layers]
     layers += [store.layers] if len(store.layers) > 1 else []
     found = []

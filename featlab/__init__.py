@@ -9,7 +9,7 @@ The network runs once; everything after that works from the file it leaves::
     store = extract.extract_maps(table, backbone, "maps.h5", boxes=boxes)
 
     split = splits.make_split(store.images)                       # train / confirm / test
-    X, y = features.feature_table(store, "mean"), store.images["label"]
+    X, y = features.feature_table(store), store.images["label"]
     scores = heads.evaluate_heads(X, y, split)
 
     train, confirm = split == "train", split == "confirm"

@@ -16,6 +16,7 @@ from test_pipeline import write_pictures
 from typer.testing import CliRunner
 
 from featlab import FeatlabError, features, heads, plots, report, splits
+from featlab.arguments import feature_columns
 from featlab.cli import app
 from featlab.extract import extract_maps
 from featlab.images import index_images
@@ -162,8 +163,7 @@ def test_detectors_are_one_family_over_all_entries(found, stores):
         strict=True,
     ):
         X = features.feature_table(store, layer=layer)[train]
-        X.attrs["layer"] = name
-        tables.append(X)
+        tables.append(X.set_axis(feature_columns(name, "mean", X.shape[1]), axis=1))
     ranked = neurons.rank_neurons(tables, labels[train])
     both = found.detectors.merge(ranked, on=["layer", "class", "neuron"], suffixes=("", "_again"))
     assert len(both) == len(found.detectors) == found.entries["selected"].sum() > 0

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import softmax as scipy_softmax
+from scipy.special import softmax
 
 from featlab import FeatlabError
-from featlab.features import feature_table, softmax
+from featlab.arguments import LEVELS, neuron_ids, origin_of
+from featlab.features import feature_table
 
 
 class FakeStore:
@@ -38,53 +39,65 @@ class FakeStore:
             yield part, maps[part]
 
 
-@pytest.mark.parametrize("how", ["mean", "max"])
-def test_pooled(how):
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_pooled(pooling):
     store = FakeStore()
-    table = feature_table(store, how)
-    np.testing.assert_array_equal(table, store.pooled(pooling=how))
-    assert table.columns.tolist() == list(range(6))
-    assert table.attrs == {"layer": "late", "pooling": how}
+    table = feature_table(store, pooling=pooling)
+    np.testing.assert_array_equal(table, store.pooled(pooling=pooling))
+    assert tuple(table.columns.names) == LEVELS
+    assert neuron_ids(table).tolist() == list(range(6))
+    assert origin_of(table) == ("late", pooling)
     assert (table.dtypes == np.float32).all()
 
 
 def test_layer():
     table = feature_table(FakeStore(), layer="early")
     assert table.shape == (7, 5)
-    assert table.attrs["layer"] == "early"
+    assert origin_of(table) == ("early", "mean")
 
 
-@pytest.mark.parametrize("how", ["mean", "max"])
-def test_softmax_of_pooled(how):
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_softmax_of_pooled(pooling):
     store = FakeStore()
-    table = feature_table(store, f"softmax_{how}")
-    np.testing.assert_allclose(table, scipy_softmax(store.pooled(pooling=how), axis=1), rtol=1e-6)
-    assert table.attrs["pooling"] == f"softmax_{how}"
+    table = feature_table(store, pooling=f"softmax_{pooling}")
+    np.testing.assert_allclose(table, softmax(store.pooled(pooling=pooling), axis=1), rtol=1e-6)
+    assert origin_of(table) == ("late", f"softmax_{pooling}")
 
 
 def test_flat_is_in_c_order():
     store = FakeStore()
-    table = feature_table(store, "flat", layer="early")
+    table = feature_table(store, layer="early", pooling="flat")
     assert table.shape == (7, 60)
     for (i, j, k), column in [((0, 0, 0), 0), ((0, 0, 4), 4), ((2, 1, 3), (2 * 3 + 1) * 5 + 3)]:
-        np.testing.assert_array_equal(table[column], store._maps["early"][:, i, j, k])
+        np.testing.assert_array_equal(
+            table["early", "flat", column], store._maps["early"][:, i, j, k]
+        )
 
 
-def test_attrs_survive_a_choice_of_rows():
+def test_layer_and_pooling_survive_a_choice_and_a_file(tmp_path):
     table = feature_table(FakeStore())
-    assert table[np.arange(7) % 2 == 0].attrs == table.attrs
+    assert origin_of(table[np.arange(7) % 2 == 0]) == origin_of(table)
+    table.to_parquet(tmp_path / "table.parquet")
+    assert origin_of(pd.read_parquet(tmp_path / "table.parquet")) == origin_of(table)
+
+
+def test_several_layers_in_one_table_are_refused():
+    both = feature_table(FakeStore()).join(feature_table(FakeStore(), layer="early"))
+    with pytest.raises(FeatlabError, match="one layer and one pooling"):
+        origin_of(both)
 
 
 def test_softmax_is_stable():
-    values = softmax([[1000.0, 999.0, -1000.0], [0.0, 0.0, 0.0]])
-    np.testing.assert_allclose(values[0], [0.7310585786, 0.2689414214, 0.0], atol=1e-9)
-    np.testing.assert_allclose(values[1], 1 / 3)
+    store = FakeStore()
+    store._maps["late"] *= 1000
+    table = feature_table(store, pooling="softmax_max").to_numpy()
+    np.testing.assert_allclose(table.sum(axis=1), 1, rtol=1e-6)
 
 
 def test_errors():
-    with pytest.raises(FeatlabError, match=r"how must be one of .* got 'median'"):
-        feature_table(FakeStore(), "median")
+    with pytest.raises(FeatlabError, match=r"pooling must be one of .* got 'median'"):
+        feature_table(FakeStore(), pooling="median")
     with pytest.raises(FeatlabError, match=r"layer must be one of .* got 'top'"):
         feature_table(FakeStore(), layer="top")
     with pytest.raises(FeatlabError, match="holds no image"):
-        feature_table(FakeStore(n=0), "flat")
+        feature_table(FakeStore(n=0), pooling="flat")

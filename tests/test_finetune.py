@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import softmax
 
 from featlab import FeatlabError, cli, extract, features, finetune, heads, images, neurons, plots
+from featlab.arguments import feature_columns
 from featlab.backbones import load_backbone
 from featlab.finetune._network import scaling_layers, transfer_network
 from featlab.finetune._rows import class_weights, validation_part
@@ -237,7 +239,7 @@ def test_a_frozen_network_stays_as_it_was_and_its_head_is_trained_on_its_feature
     )
     pooled = backbone.forward(pixels)[backbone.layers[-1]].mean(axis=(1, 2))
     kernel, bias = frozen.model.get_layer("head_classes").get_weights()
-    probability = features.softmax(pooled @ kernel + bias)
+    probability = softmax(pooled @ kernel + bias, axis=1)
     codes = (pictures["label"] == "b").to_numpy().astype(int)
     weights = class_weights(codes[frozen.fit_rows], 2, "balanced")[codes[rows]]
     loss = -(weights * np.log(probability[np.arange(len(rows)), codes[rows]])).mean()
@@ -413,7 +415,7 @@ def test_the_saved_network_goes_through_the_same_laboratory(
     after = extract.extract_maps(pictures, tuned, tmp_path / "after.h5", dtype="float32")
     before = extract.extract_maps(pictures, backbone, tmp_path / "before.h5", dtype="float32")
     kernel, bias = thawed.model.get_layer("head_classes").get_weights()
-    probability = features.softmax(after.pooled() @ kernel + bias)
+    probability = softmax(after.pooled() @ kernel + bias, axis=1)
     assert_allclose(thawed.predict_proba(pictures), probability, atol=1e-5)
 
     fits = {"frozen": frozen, "thawed": thawed}
@@ -475,8 +477,7 @@ def test_detector_changes_count_what_was_planted():
     after[:, 7] = 0
     tables, unseen = [], []
     for values in (before, after):
-        X = pd.DataFrame(values)
-        X.attrs.update(layer="l", pooling="mean")
+        X = pd.DataFrame(values, columns=feature_columns("l", "mean", 8))
         none = pd.Series([""] * 120)
         tables.append(find_detectors(X, pd.Series(y), pd.Series(side), none))
         unseen.append(neurons.rank_neurons(X[side == "confirm"], y[side == "confirm"]))

@@ -12,6 +12,7 @@ from scipy import stats
 from featlab import FeatlabError
 from featlab.datasets import make_neurons
 from featlab.extract import extract_maps
+from featlab.features import feature_table
 from featlab.images import index_images
 from featlab.neurons import (
     bottom_images,
@@ -38,7 +39,7 @@ class TestMadeUpNeurons:
         assert not planted["dead"].any()
         assert planted["label"].value_counts().tolist() == [4, 4, 4]
         for _, row in planted.iterrows():
-            means = made.X[row["neuron"]].groupby(made.y).mean()
+            means = made.X.iloc[:, row["neuron"]].groupby(made.y).mean()
             assert means.idxmax() == row["label"]
 
     def test_neurons_of_a_block_correlate(self):
@@ -150,8 +151,7 @@ def test_top_and_bottom_images(store):
 class TestAnnData:
     @pytest.fixture
     def confirmed(self, store):
-        X = pd.DataFrame(store.pooled())
-        X.attrs = {"layer": store.layers[-1], "pooling": "mean"}
+        X = feature_table(store)
         y = store.images["label"]
         return confirm_neurons(rank_neurons(X, y, min_auroc=0.5), X, y)
 

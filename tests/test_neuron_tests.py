@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score, mutual_info_score
 from statsmodels.stats.oneway import anova_oneway
 
 from featlab import FeatlabError
+from featlab.arguments import feature_columns
 from featlab.neurons import compare_classes, confirm_neurons, rank_neurons, replication
 from featlab.neurons._corrections import adjust, permuted_codes
 from featlab.neurons._rank_statistics import rank_statistics
@@ -269,9 +270,8 @@ def test_local_fdr_is_high_for_noise_and_low_for_planted():
 
 def test_several_layers_enter_one_max_t_family():
     X, y = relu(n=60, c=4)
-    first, second = pd.DataFrame(X), pd.DataFrame(X[:, ::-1].copy())
-    first.attrs = {"layer": "low", "pooling": "mean"}
-    second.attrs = {"layer": "high", "pooling": "mean"}
+    first = pd.DataFrame(X, columns=feature_columns("low", "mean", 4))
+    second = pd.DataFrame(X[:, ::-1].copy(), columns=feature_columns("high", "mean", 4))
     both = rank_neurons([first, second], y, correction="max_t", n_permutations=200)
     one = rank_neurons(first, y, correction="max_t", n_permutations=200)
     key = ["class", "neuron"]

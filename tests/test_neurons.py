@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from featlab import FeatlabError
+from featlab.arguments import feature_columns
 from featlab.intervals import auroc_score_interval
 from featlab.neurons import (
     COLUMNS,
@@ -170,8 +171,7 @@ class TestTable:
 
     def test_attrs_are_json(self):
         X, y = relu_data()
-        frame = pd.DataFrame(X)
-        frame.attrs.update(layer="top", pooling="max")
+        frame = pd.DataFrame(X, columns=feature_columns("top", "max", X.shape[1]))
         table = rank_neurons(frame, y, alpha=0.01)
         assert json.loads(json.dumps(table.attrs)) == {
             "test": "mannwhitneyu",
@@ -190,8 +190,7 @@ class TestTable:
         frames = []
         for seed, pooling in enumerate(["mean", "max"]):
             X, y = relu_data(seed)
-            frames.append(pd.DataFrame(X))
-            frames[-1].attrs.update(layer="top", pooling=pooling)
+            frames.append(pd.DataFrame(X, columns=feature_columns("top", pooling, X.shape[1])))
         both, alone = rank_neurons(frames, y), rank_neurons(frames[0], y)
         assert both.attrs["n_tests"] == 2 * alone.attrs["n_tests"]
         np.testing.assert_allclose(both["p_adjusted"], multipletests(both["p"], method="fdr_bh")[1])
@@ -380,8 +379,8 @@ class TestConfirm:
         for seed, pooling in enumerate(["mean", "max"]):
             for collection, offset in ((tables, 0), (fresh, 100)):
                 X, y = planted(seed + offset)
-                collection.append(pd.DataFrame(X).rename_axis(index=None))
-                collection[-1].attrs.update(layer="top", pooling=pooling)
+                columns = feature_columns("top", pooling, X.shape[1])
+                collection.append(pd.DataFrame(X, columns=columns))
         table = rank_neurons(tables, y)
         ours = confirm_neurons(table, fresh[::-1], y)
         pd.testing.assert_frame_equal(ours, confirm_neurons(table, fresh, y))

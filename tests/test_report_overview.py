@@ -111,7 +111,7 @@ def test_python_lines_make_the_results_again(tmp_path, picture_folder, fake_back
     again = namespace["results"]
     pd.testing.assert_frame_equal(again.neurons, first.neurons)
     pd.testing.assert_frame_equal(again.heads.table, first.heads.table)
-    assert features.feature_table(namespace["store"], "mean").shape[0] == 48
+    assert features.feature_table(namespace["store"]).shape[0] == 48
     page = (tmp_path / "results/report.html").read_text("utf-8")
     assert page.index('class="strip"') < page.index('class="answers"') < page.index('id="checks"')
     assert page.count('<a href="#checks">') == len(first.audit.summary)

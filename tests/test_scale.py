@@ -32,8 +32,10 @@ from featlab import (
     plots,
     splits,
 )
+from featlab.arguments import feature_columns
 from featlab.audit import _duplicates, _labels
 from featlab.embed import _overview, _planes
+from featlab.features._tables import POOLINGS
 from featlab.heads import _inputs, _scores
 from featlab.neurons import _corrections, _redundancy
 from featlab.system import scratch
@@ -49,8 +51,7 @@ def problem(grouping="none", n=N):
     values = np.maximum(rng.standard_normal((n, C)), 0)
     values[:, :CLASSES] += 0.9 * np.eye(CLASSES)[codes]
     values[:, 5] = 0.25  # dead
-    X = pd.DataFrame(values.astype(np.float32))
-    X.attrs.update(layer="top", pooling="mean")
+    X = pd.DataFrame(values.astype(np.float32), columns=feature_columns("top", "mean", C))
     labels = pd.Series(np.array(["ant", "bee", "cat"])[codes])
     names = {
         "none": np.full(n, ""),
@@ -79,9 +80,7 @@ def on_disk(X):
     """The same table in a scratch file."""
     values = scratch.scratch_columns(*X.shape)
     values[:] = X
-    table = pd.DataFrame(values, index=X.index, columns=X.columns, copy=False)
-    table.attrs = dict(X.attrs)
-    return table
+    return pd.DataFrame(values, index=X.index, columns=X.columns, copy=False)
 
 
 def is_mapped(X):
@@ -93,20 +92,19 @@ def is_mapped(X):
 
 
 class TestScratch:
-    @pytest.mark.parametrize("how", features.POOLINGS)
+    @pytest.mark.parametrize("pooling", POOLINGS)
     def test_a_table_on_disk_is_the_table_in_memory(
-        self, how, monkeypatch, tmp_path, picture_folder, fake_backbone
+        self, pooling, monkeypatch, tmp_path, picture_folder, fake_backbone
     ):
         table, _ = images.index_images(picture_folder({"a": 7, "b": 6}))
         store = extract.extract_maps(table, fake_backbone, tmp_path / "maps.h5")
-        plain = features.feature_table(store, how)
+        plain = features.feature_table(store, pooling=pooling)
         monkeypatch.setattr(scratch, "IN_MEMORY", 10)
         monkeypatch.setattr(scratch, "BLOCK", 40)  # four rows of ten neurons
-        mapped = features.feature_table(store, how)
+        mapped = features.feature_table(store, pooling=pooling)
         assert is_mapped(mapped)
         assert not is_mapped(plain)
         assert_frame_equal(mapped, plain)
-        assert mapped.attrs == plain.attrs
 
     def test_rows_are_taken_without_loading_the_others(self, tiny):
         X = problem().X
@@ -116,7 +114,6 @@ class TestScratch:
             taken = features.take_rows(on_disk(X), rows)
             assert is_mapped(taken)
             assert_frame_equal(taken, X.iloc[np.arange(N)[rows]])
-            assert taken.attrs == X.attrs
         few = features.take_rows(on_disk(X), [3, 1])
         assert not is_mapped(few)
         assert_frame_equal(few, X.iloc[[3, 1]])
@@ -179,17 +176,23 @@ class TestComponents:
         found = features.principal_components(values, 5)
         assert_allclose(found.axes, model.components_, atol=1e-9)
         assert_allclose(found.shares, model.explained_variance_ratio_, atol=1e-12)
-        assert_allclose(found.scores(values), model.transform(values), atol=1e-9)
-        assert_allclose(found.scores(values, [9, 2]), model.transform(values)[[9, 2]], atol=1e-9)
+        assert_allclose(
+            features.component_scores(found, values), model.transform(values), atol=1e-9
+        )
+        assert_allclose(
+            features.component_scores(found, values, [9, 2]),
+            model.transform(values)[[9, 2]],
+            atol=1e-9,
+        )
 
     def test_standardised_with_a_column_that_does_not_vary(self, tiny):
         X = problem().X
-        varying = X.drop(columns=5).to_numpy(np.float64)
+        varying = X.drop(columns=5, level="neuron").to_numpy(np.float64)
         scaled = StandardScaler().fit_transform(varying)
         model = PCA(4, svd_solver="full").fit(scaled)
         tiny()
         found = features.principal_components(on_disk(X), 4, standardised=True)
-        assert_allclose(found.scores(X), model.transform(scaled), atol=1e-9)
+        assert_allclose(features.component_scores(found, X), model.transform(scaled), atol=1e-9)
         assert_allclose(found.axes[:, 5], 0, atol=1e-12)
 
 
@@ -264,8 +267,8 @@ class TestNeurons:
 
     def test_clusters_from_a_sample_of_images(self, monkeypatch):
         made = problem(n=3000)
-        twin = made.X.assign(**{"17": made.X[0] * 2 + 1})
-        twin.columns = range(C + 1)
+        twin = pd.DataFrame(made.X.to_numpy()).assign(copy=lambda X: X[0] * 2 + 1)
+        twin.columns = feature_columns("top", "mean", C + 1)
         table = neurons.select_neurons(neurons.rank_neurons(twin, made.y), top=4)
         monkeypatch.setattr(_redundancy, "_MOST_IMAGES", 300)
         found = neurons.cluster_detectors(table, twin, made.y)
@@ -446,6 +449,7 @@ MEMORY = """
 import resource
 import numpy as np, pandas as pd
 from featlab import features, heads, neurons
+from featlab.arguments import feature_columns
 from featlab.system import scratch
 scratch.IN_MEMORY, scratch.BLOCK = 2**20, 500_000
 for room in (neurons._corrections, neurons._tests, neurons._rank_statistics):
@@ -457,8 +461,7 @@ for part in scratch.pieces(n, c):
     values[part] = rng.standard_normal((part.stop - part.start, c), dtype=np.float32)
 y = pd.Series(np.arange(n) % 2).map({0: "a", 1: "b"})
 values[:, 7] += y == "a"
-X = pd.DataFrame(values, copy=False)
-X.attrs.update(layer="l", pooling="mean")
+X = pd.DataFrame(values, columns=feature_columns("l", "mean", c), copy=False)
 small = X.iloc[:500, :20]
 split = ["train", "train", "test", "test"] * 125
 heads.evaluate_heads(small, y[:500], split, heads=["logistic"], n_boot=2)

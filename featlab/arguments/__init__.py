@@ -32,10 +32,17 @@ from featlab.arguments.images import (
     stratified_rows,
     text_labels,
 )
-from featlab.arguments.matrices import finite_matrix, neuron_ids, origin_of
+from featlab.arguments.matrices import (
+    LEVELS,
+    feature_columns,
+    finite_matrix,
+    neuron_ids,
+    origin_of,
+)
 from featlab.arguments.progress import Progress, tracked
 
 __all__ = [
+    "LEVELS",
     "SIDES",
     "Progress",
     "boxes_of_kind",
@@ -48,6 +55,7 @@ __all__ = [
     "class_codes",
     "confirmed_detectors",
     "detector_row",
+    "feature_columns",
     "finite_matrix",
     "group_codes",
     "group_names",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from featlab.errors import FeatlabError
 from featlab.system.scratch import count_bad
@@ -36,6 +36,20 @@ def finite_matrix(X: Any, name: str = "X") -> NDArray[np.floating]:
 
 LEVELS = ("layer", "pooling", "neuron")
 """Names of the levels of a feature table's columns."""
+
+
+def feature_columns(layer: str, pooling: str, neurons: int | ArrayLike) -> pd.MultiIndex:
+    """Columns of a feature table: the layer, the pooling and each neuron's id.
+
+    Parameters
+    ----------
+    layer, pooling : str
+        The same for all columns.
+    neurons : int or array_like of shape (c,)
+        How many there are, called 0, 1, …; or their ids.
+    """
+    ids = np.arange(neurons) if isinstance(neurons, int) else np.asarray(neurons)
+    return pd.MultiIndex.from_product([[layer], [pooling], ids], names=LEVELS)
 
 
 def neuron_ids(X: Any) -> NDArray[Any]:

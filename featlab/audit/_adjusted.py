@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from featlab.arguments import origin_of
 from featlab.audit._confounds import numeric_columns
 from featlab.audit._inputs import codes_of, matrix_of
 from featlab.errors import FeatlabError
@@ -63,7 +61,8 @@ def adjusted_effects(
     neurons : DataFrame
         Neuron table: ``class, neuron``. Of the columns ``detector, replicated, direction,
         reference, layer, pooling`` those that are there choose the rows: confirmed detectors that
-        are active for the class against the rest, in the layer and pooling that ``X.attrs`` names.
+        are active for the class against the rest, in the layer and pooling that the columns of `X`
+        name.
     top : int
         At most so many per class, by ``auroc``.
 
@@ -103,7 +102,7 @@ def adjusted_effects(
         raise FeatlabError(
             f"statistics must have one row per image ({len(values)}), got {len(statistics)}."
         )
-    chosen = chosen_detectors(neurons, getattr(X, "attrs", {}), top)
+    chosen = chosen_detectors(neurons, origin_of(X), top)
     if not len(chosen):
         return pd.DataFrame(columns=COLUMNS)
     places = pd.Index(ids).get_indexer(chosen["neuron"])
@@ -123,9 +122,7 @@ def adjusted_effects(
     return pd.concat(parts, ignore_index=True)[COLUMNS]
 
 
-def chosen_detectors(
-    neurons: pd.DataFrame, attrs: Mapping[Hashable, Any], top: int
-) -> pd.DataFrame:
+def chosen_detectors(neurons: pd.DataFrame, origin: tuple[str, str], top: int) -> pd.DataFrame:
     """The rows of a neuron table that `adjusted_effects` judges."""
     missing = [name for name in ("class", "neuron") if name not in neurons]
     if missing:
@@ -137,7 +134,9 @@ def chosen_detectors(
         if name in neurons:
             keep &= neurons[name].fillna(False).to_numpy(bool)
     wanted = {"direction": "active", "reference": "rest"}
-    wanted |= {name: attrs[name] for name in ("layer", "pooling") if attrs.get(name)}
+    wanted |= {
+        name: value for name, value in zip(("layer", "pooling"), origin, strict=True) if value
+    }
     for name, value in wanted.items():
         if name in neurons:
             keep &= (neurons[name] == value).to_numpy()

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from featlab.arguments import neuron_ids
 from featlab.errors import FeatlabError
 from featlab.system.scratch import count_bad
 
@@ -41,5 +42,4 @@ def matrix_of(X: pd.DataFrame | ArrayLike) -> tuple[NDArray[np.floating], NDArra
     n_bad = count_bad(values)
     if n_bad:
         raise FeatlabError(f"X holds {n_bad} NaN or infinite values; it must be finite.")
-    ids = X.columns.to_numpy() if isinstance(X, pd.DataFrame) else np.arange(values.shape[1])
-    return values, ids
+    return values, neuron_ids(X)

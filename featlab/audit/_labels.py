@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from featlab.arguments import stratified_rows
 from featlab.audit._inputs import codes_of, matrix_of
 from featlab.errors import FeatlabError
-from featlab.features import principal_components
+from featlab.features import component_scores, principal_components
 from featlab.heads._folds import Fold, stratified_folds
 from featlab.heads._inputs import group_codes
 
@@ -216,7 +216,7 @@ def _components(values: NDArray[np.floating], most: int, random_state: int) -> F
     """Scores on the leading principal components of the standardised columns that vary."""
     if len(values) > _MANY_IMAGES:
         found = principal_components(values, min(most, values.shape[1]), standardised=True)
-        return found.scores(values)
+        return component_scores(found, values)
     values = values.astype(np.float64)
     varying = values[:, values.std(axis=0) > 0]
     scaled = StandardScaler().fit_transform(varying)

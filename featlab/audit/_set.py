@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from featlab.arguments import neuron_ids, origin_of
 from featlab.audit import _lines as lines
 from featlab.audit._adjusted import COLUMNS as ADJUSTED_COLUMNS
 from featlab.audit._adjusted import TOP, adjusted_effects, chosen_detectors
@@ -112,7 +113,7 @@ def audit_set(
 def _features(store: MapStore, neurons: pd.DataFrame | None) -> pd.DataFrame:
     """Pooled activations, of the layer and the pooling that the neuron table begins with."""
     first = {} if neurons is None or not len(neurons) else neurons.iloc[0].to_dict()
-    return feature_table(store, first.get("pooling", "mean"), layer=first.get("layer"))
+    return feature_table(store, layer=first.get("layer"), pooling=first.get("pooling", "mean"))
 
 
 def _pictures(images: pd.DataFrame, progress: Progress | None) -> Pictures | None:
@@ -160,11 +161,14 @@ def _adjusted(
     else:
         rows = np.flatnonzero((sides != "train") & pictures.readable)
         try:
-            present = chosen_detectors(neurons, X.attrs, TOP)
+            present = chosen_detectors(neurons, origin_of(X), TOP)
             present = present[present["class"].isin(set(labels[rows]))]
-            judged = {name: X[name].to_numpy()[rows] for name in present["neuron"].unique()}
-            unchosen = pd.DataFrame(judged, index=X.index[rows])
-            unchosen.attrs = X.attrs
+            columns = np.flatnonzero(np.isin(neuron_ids(X), present["neuron"]))
+            values = X.to_numpy()
+            judged = [values[:, column][rows] for column in columns]
+            unchosen = pd.DataFrame(
+                np.reshape(judged, (len(columns), len(rows))).T, X.index[rows], X.columns[columns]
+            )
             table = adjusted_effects(unchosen, labels[rows], statistics.iloc[rows], present)
             return table, lines.adjusted_line(table, len(rows))
         except FeatlabError as error:

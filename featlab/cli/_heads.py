@@ -97,7 +97,7 @@ def _one_store(
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """Print the heads of one store; its tables and figures."""
     room, plots = featlab.heads, featlab.plots
-    X = featlab.features.feature_table(store, pooling, layer=layer)
+    X = featlab.features.feature_table(store, layer=layer, pooling=pooling)
     labels, groups = store.images["label"], store.images["group"]
     everything = {"groups": groups, "colour": store.colour_histogram, **common}
     if folds:

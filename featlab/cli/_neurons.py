@@ -74,7 +74,7 @@ def neurons(
         split = featlab.splits.make_split(opened.images, random_state=seed)
         named = opened.layers if layer == "all" else (layer or opened.layers[-1]).split(",")
         X = [
-            featlab.features.feature_table(opened, p, layer=n)
+            featlab.features.feature_table(opened, layer=n, pooling=p)
             for n in named
             for p in pooling.split(",")
         ]
@@ -163,7 +163,7 @@ def _tell_needed(
 ) -> None:
     """Clusters, ablation and the smallest set, for the detectors of the first table."""
     features, heads = featlab.features, featlab.heads
-    layer, pooling = X.attrs["layer"], X.attrs["pooling"]
+    layer, pooling = featlab.arguments.origin_of(X)
     own = detectors[(detectors["layer"] == layer) & (detectors["pooling"] == pooling)]
     order = featlab.pipeline.ablation_order(own, features.take_rows(X, split == "train"))
     if not order:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from featlab.arguments import feature_columns
 from featlab.errors import FeatlabError
 
 _BLOCK = 20
@@ -19,7 +20,7 @@ class Neurons:
     Attributes
     ----------
     X : DataFrame of shape (n_images, n_neurons)
-        float32, not negative.
+        float32, not negative; a feature table, of the layer "made_up" and the pooling "mean".
     y : Series of str of shape (n_images,)
     truth : DataFrame
         One row per neuron: neuron, label (the class that it detects, "" for none), dead.
@@ -107,6 +108,6 @@ def make_neurons(
     label[detectors] = names[detected]
     truth = pd.DataFrame({"neuron": np.arange(n_neurons), "label": label})
     truth["dead"] = np.isin(truth["neuron"], silent)
-    X = pd.DataFrame(np.maximum(latent, 0).astype(np.float32))
-    X.attrs.update(layer="made_up", pooling="mean")
+    columns = feature_columns("made_up", "mean", n_neurons)
+    X = pd.DataFrame(np.maximum(latent, 0).astype(np.float32), columns=columns)
     return Neurons(X, pd.Series(names[codes].astype(str), name="label"), truth)

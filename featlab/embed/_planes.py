@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab.arguments import stratified_rows
 from featlab.errors import FeatlabError
-from featlab.features import principal_components
+from featlab.features import component_scores, principal_components
 from featlab.results.embed import Embedding
 from featlab.system.scratch import count_bad, double_rows
 
@@ -165,7 +165,7 @@ def _principal_components(
     k = min(_COMPONENTS, len(values) - 1, values.shape[1])
     if len(chosen) < len(values):
         found = principal_components(values, k)
-        scores = np.pad(found.scores(values, chosen), ((0, 0), (0, max(0, 2 - k))))
+        scores = np.pad(component_scores(found, values, chosen), ((0, 0), (0, max(0, 2 - k))))
         return scores, found.shares
     values = values.astype(np.float64)
     solver = "full" if min(values.shape) <= _FULL_SVD else "randomized"

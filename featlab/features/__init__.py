@@ -4,17 +4,7 @@ A table too large for memory lies in a scratch file instead (`feature_table`), a
 it reads it in blocks; `take_rows` picks rows of such a table without loading it.
 """
 
-from __future__ import annotations
+from featlab.features._tables import feature_table, take_rows
+from featlab.features.components import component_scores, principal_components
 
-from featlab.features._components import Components, principal_components
-from featlab.features._tables import POOLINGS, feature_table, softmax
-from featlab.system.scratch import take_rows
-
-__all__ = [
-    "POOLINGS",
-    "Components",
-    "feature_table",
-    "principal_components",
-    "softmax",
-    "take_rows",
-]
+__all__ = ["component_scores", "feature_table", "principal_components", "take_rows"]

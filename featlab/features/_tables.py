@@ -2,95 +2,103 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+from scipy.special import softmax
 
+from featlab.arguments import check_choice, feature_columns, row_numbers
 from featlab.errors import FeatlabError
-from featlab.system.scratch import is_large, lines_at_once, scratch_columns
-
-if TYPE_CHECKING:
-    from featlab.store import MapStore
+from featlab.store import MapStore
+from featlab.system.scratch import chosen_rows, is_large, lines_at_once, scratch_columns
 
 POOLINGS = ("mean", "max", "softmax_mean", "softmax_max", "flat")
 """Ways from a map to a vector."""
 
 
-def feature_table(store: MapStore, how: str = "mean", *, layer: str | None = None) -> pd.DataFrame:
+def feature_table(
+    store: MapStore, *, layer: str | None = None, pooling: str = "mean"
+) -> pd.DataFrame:
     """One vector per image from the stored maps.
 
     Parameters
     ----------
     store : MapStore
         The stored maps of n images, each of shape (h, w, c).
-    how : {"mean", "max", "softmax_mean", "softmax_max", "flat"}
+    layer : str, optional
+        A layer of the store; default its last.
+    pooling : {"mean", "max", "softmax_mean", "softmax_max", "flat"}
         ``mean`` and ``max`` pool each neuron's map over its positions, as the store holds them;
         ``softmax_mean`` and ``softmax_max`` are the softmax of that vector over the neurons, so a
         row sums to 1; ``flat`` is the whole map, columns in C order of (h, w, c).
-    layer : str, optional
-        A layer of the store; default its last.
 
     Returns
     -------
     DataFrame of shape (n, c), or (n, h * w * c) for ``flat``
-        float32; row i is row i of the image table, columns are the neuron ids 0, 1, ...
-        ``attrs`` holds ``layer`` and ``pooling``. More than 512 MB lie in a scratch file that is
+        float32; row i is row i of the image table. The columns have the levels ``layer``,
+        ``pooling`` and ``neuron`` (0, 1, ...). More than 512 MB lie in a scratch file that is
         mapped into memory, column after column, and goes with the table (`take_rows` picks rows).
 
     Raises
     ------
     FeatlabError
-        If `how` or `layer` is unknown, or there is no room for the scratch file.
+        If `pooling` or `layer` is unknown, or there is no room for the scratch file.
     """
-    if how not in POOLINGS:
-        raise FeatlabError(f"how must be one of {list(POOLINGS)}, got {how!r}.")
+    check_choice("pooling", pooling, POOLINGS)
     name = store.layers[-1] if layer is None else layer
-    if name not in store.layers:
-        raise FeatlabError(f"layer must be one of the store's {list(store.layers)}, got {name!r}.")
-    if how == "flat":
+    check_choice("layer", name, store.layers)
+    if pooling == "flat":
         values = _flat(store, name)
     elif is_large(len(store.images), store.map_shape(name)[2]):
-        values = _pooled_columns(store, how, name)
+        values = _pooled_columns(store, pooling, name)
     else:
-        values = _activated(store.pooled(layer=name, pooling=how.removeprefix("softmax_")), how)
-    table = pd.DataFrame(values, copy=False)
-    table.attrs.update(layer=name, pooling=how)
-    return table
+        values = _activated(store.pooled(layer=name, pooling=pooling.removeprefix("softmax_")), pooling)
+    columns = feature_columns(name, pooling, values.shape[1])
+    return pd.DataFrame(values, columns=columns, copy=False)
 
 
-def softmax(X: ArrayLike) -> NDArray[np.float64]:
-    """Softmax of every row, stable for any finite input.
+def take_rows(X: pd.DataFrame, rows: Any) -> pd.DataFrame:
+    """Some rows of a table of features, in a scratch file where they are too many for memory.
 
     Parameters
     ----------
-    X : array_like of shape (n, c)
+    X : DataFrame of shape (n, c)
+        From `feature_table`.
+    rows : array_like
+        Row numbers, or a mask of shape (n,).
 
     Returns
     -------
-    ndarray of shape (n, c)
-        Values in [0, 1]; every row sums to 1.
+    DataFrame of shape (k, c)
+        As ``X.iloc[rows]``.
+
+    Raises
+    ------
+    FeatlabError
+        The rows do not fit the table, or there is no room for the scratch file.
     """
-    values = np.asarray(X, dtype=np.float64)
-    # The largest exponent becomes 0, so nothing overflows.
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    places = row_numbers(rows, len(X))
+    if not is_large(len(places), X.shape[1]):
+        return X.iloc[places]
+    taken = chosen_rows(X.to_numpy(), places)
+    return pd.DataFrame(taken, index=X.index[places], columns=X.columns, copy=False)
 
 
-def _activated(pooled: NDArray[np.float32], how: str) -> NDArray[np.float32]:
-    if how.startswith("softmax_"):
-        return softmax(pooled).astype(np.float32)
+def _activated(pooled: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:
+    if pooling.startswith("softmax_"):
+        return softmax(pooled.astype(np.float64), axis=1).astype(np.float32)
     return pooled
 
 
-def _pooled_columns(store: MapStore, how: str, layer: str) -> NDArray[np.float32]:
+def _pooled_columns(store: MapStore, pooling: str, layer: str) -> NDArray[np.float32]:
     """Pooled activations in a scratch file, written once, many rows at a time."""
     n, c = len(store.images), store.map_shape(layer)[2]
-    values = scratch_columns(n, c)
-    plain = how.removeprefix("softmax_")
-    for rows, pooled in store.iter_pooled(layer=layer, pooling=plain, batch=lines_at_once(c)):
-        values[rows[0] : rows[-1] + 1] = _activated(pooled, how)
+    values, over_cells = scratch_columns(n, c), pooling.removeprefix("softmax_")
+    parts = store.iter_pooled(layer=layer, pooling=over_cells, batch=lines_at_once(c))
+    for rows, pooled in parts:
+        values[rows[0] : rows[-1] + 1] = _activated(pooled, pooling)
     return values
 
 

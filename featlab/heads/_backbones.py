@@ -97,7 +97,7 @@ def compare_backbones(
     groups = images["group"].to_numpy() if "group" in images else None
     tables, results = [], {}
     for name, store in stores.items():
-        X = feature_table(store, pooling, layer=layer).iloc[rows[name]]
+        X = feature_table(store, layer=layer, pooling=pooling).iloc[rows[name]]
         results[name] = evaluate_heads(
             X,
             images["label"],

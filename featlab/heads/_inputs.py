@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab.arguments import stratified_rows
+from featlab.arguments import neuron_ids, stratified_rows
 from featlab.errors import FeatlabError
 from featlab.system.scratch import count_bad
 
@@ -126,11 +126,10 @@ def clusters_of(codes: Ints) -> Ints | None:
     return clusters if len(clusters) and clusters.max() + 1 < len(clusters) else None
 
 
-def columns_of(X: Any, order: Iterable[Hashable], width: int) -> Ints:
-    """Column of every neuron in `order`, repeated ones once; ids are a DataFrame's column names."""
+def columns_of(X: Any, order: Iterable[Hashable]) -> Ints:
+    """Column of every neuron in `order`, repeated ones once; ids are a feature table's."""
     wanted = list(dict.fromkeys(order))
-    names = X.columns.tolist() if isinstance(X, pd.DataFrame) else range(width)
-    place = {name: column for column, name in enumerate(names)}
+    place = {name: column for column, name in enumerate(neuron_ids(X).tolist())}
     unknown = [name for name in wanted if name not in place]
     if unknown:
         raise FeatlabError(f"order must name neurons of X, got {unknown[0]!r}.")

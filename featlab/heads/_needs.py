@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from featlab.arguments import neuron_ids
 from featlab.errors import FeatlabError
 from featlab.heads._inputs import (
     Floats,
@@ -104,7 +105,7 @@ def ablation_curve(
     values, codes, classes, train, test = train_and_test(X, y, split, random_state)
     check_choice("mode", mode, _MODES)
     check_at_least("n_random", n_random, 1)
-    columns = columns_of(X, order, values.shape[1])
+    columns = columns_of(X, order)
     numbers = [0, *checked_sizes("ks", ks, _default_ks(len(columns)))]
     if numbers[-1] > len(columns):
         raise FeatlabError(f"ks must be at most the {len(columns)} neurons of order, got {ks}.")
@@ -203,7 +204,7 @@ def smallest_set(
     (the rule of one standard error).
     """
     values, codes, classes, train, test = train_and_test(X, y, split, random_state)
-    columns = columns_of(X, order, values.shape[1])
+    columns = columns_of(X, order)
     numbers = checked_sizes("ks", ks, _default_ks(len(columns)))
     if numbers[-1] > len(columns):
         raise FeatlabError(f"ks must be at most the {len(columns)} neurons of order, got {ks}.")
@@ -226,7 +227,7 @@ def smallest_set(
         }
     weights = bootstrap_weights(len(test), n_boot, random_state, clusters)
     low, high = share_interval(right[chosen], clusters, weights)
-    names = X.columns.tolist() if isinstance(X, pd.DataFrame) else range(values.shape[1])
+    names = neuron_ids(X).tolist()
     return SmallestSet(
         neurons=[names[column] for column in columns[:chosen]],
         curve=curve.assign(chosen=curve["k"] == chosen),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from featlab.arguments import neuron_ids, origin_of
 from featlab.errors import FeatlabError
 from featlab.system.scratch import count_bad
 
@@ -34,13 +35,14 @@ class Block:
 
 
 def blocks_of(X: Features, y: ArrayLike, layer: str, pooling: str) -> list[Block]:
-    """The feature tables in `X`, checked; names given here go before those in ``attrs``."""
+    """The feature tables in `X`, checked; names given here go before their own."""
     tables = list(X) if isinstance(X, (list, tuple)) and _all_frames(X) else [X]
     blocks = [_block(table, y, layer, pooling) for table in tables]
     keys = [(block.layer, block.pooling) for block in blocks]
     if len(set(keys)) < len(keys):
         raise FeatlabError(
-            f"Each feature table needs its own layer and pooling in attrs, got {keys}."
+            f"Each feature table needs its own layer and pooling in its columns, got {keys}; "
+            "make them with feature_table."
         )
     return blocks
 
@@ -50,7 +52,6 @@ def _all_frames(tables: Sequence[Any]) -> bool:
 
 
 def _block(X: Any, y: ArrayLike, layer: str, pooling: str) -> Block:
-    attrs = X.attrs if isinstance(X, pd.DataFrame) else {}
     values = np.asarray(X)
     if values.ndim != 2:
         raise FeatlabError(f"X must be of shape (images, neurons), got {values.shape}.")
@@ -61,10 +62,8 @@ def _block(X: Any, y: ArrayLike, layer: str, pooling: str) -> Block:
     n_bad = count_bad(values)
     if n_bad:
         raise FeatlabError(f"X holds {n_bad} NaN or infinite values; activations must be finite.")
-    neurons = X.columns.to_numpy() if isinstance(X, pd.DataFrame) else np.arange(values.shape[1])
-    return Block(
-        values, neurons, layer or attrs.get("layer", ""), pooling or attrs.get("pooling", "")
-    )
+    named = origin_of(X)
+    return Block(values, neuron_ids(X), layer or named[0], pooling or named[1])
 
 
 def blocks_by_key(table: pd.DataFrame, X: Features, y: ArrayLike) -> dict[tuple[str, str], Block]:

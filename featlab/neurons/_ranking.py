@@ -133,7 +133,7 @@ def rank_neurons(
     n_permutations, random_state : int
         For "max_t"; `random_state` also for the folds of "l1_logistic".
     layer, pooling : str
-        Names for the table; default those in ``X.attrs``.
+        Names for the table; default those in the columns of `X`.
 
     Returns
     -------

@@ -163,7 +163,7 @@ def analyse(
             where = localise.evaluate(
                 store,
                 split,
-                neurons=all_neurons[all_neurons["pooling"] == X.attrs["pooling"]],
+                neurons=all_neurons[all_neurons["pooling"] == arguments.origin_of(X)[1]],
                 weights=weights_of_layers(tables, logistic),
                 layer=store.layers,
                 predicted=predicted_classes(scores, X),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab import features, heads, localise, splits
+from featlab import arguments, features, heads, localise, splits
 from featlab.arguments import selected_detectors
 from featlab.heads._compare import holm, paired
 from featlab.pipeline._analysis import LOCALISERS
@@ -172,8 +172,9 @@ def compare(
 def _named_features(entry: Entry) -> pd.DataFrame:
     """Mean-pooled maps under the entry's name: layers of different stores may share theirs."""
     X = features.feature_table(entry.store, layer=entry.layer)
-    X.attrs["layer"] = entry.name
-    return X
+    _, pooling = arguments.origin_of(X)
+    columns = arguments.feature_columns(entry.name, pooling, arguments.neuron_ids(X))
+    return X.set_axis(columns, axis=1)
 
 
 def _own_method(found: Localisation) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import features, heads, neurons
+from featlab.arguments import origin_of
 from featlab.pipeline._stages import main_rows, main_table
 from featlab.results.analysis import DetectorDetails
 from featlab.results.heads import HeadResults
@@ -82,8 +83,7 @@ def _poolings(
         scored = ["n", "accuracy", "accuracy_low", "accuracy_high"]
         rows.append(
             {
-                "layer": X.attrs["layer"],
-                "pooling": X.attrs["pooling"],
+                **dict(zip(("layer", "pooling"), origin_of(X), strict=True)),
                 "neurons": X.shape[1],
                 "selected": len(active),
                 "replicated": int(active["replicated"].sum()),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import features, heads, neurons
+from featlab.arguments import origin_of
 from featlab.results.heads import HeadResults
 from featlab.store import MapStore
 
@@ -18,7 +19,7 @@ POOLINGS = ("mean", "max")
 def feature_tables(store: MapStore) -> list[pd.DataFrame]:
     """The pooled activations of every layer, the last stored one last."""
     return [
-        features.feature_table(store, pooling, layer=layer)
+        features.feature_table(store, layer=layer, pooling=pooling)
         for layer in store.layers
         for pooling in POOLINGS
     ]
@@ -55,8 +56,8 @@ def find_detectors(
 
 def main_rows(table: pd.DataFrame, X: pd.DataFrame) -> pd.DataFrame:
     """The rows of a neuron table that are about one feature table; p-values stay the family's."""
-    chosen = (table["layer"] == X.attrs["layer"]) & (table["pooling"] == X.attrs["pooling"])
-    rows = table[chosen].reset_index(drop=True)
+    layer, pooling = origin_of(X)
+    rows = table[table["layer"].eq(layer) & table["pooling"].eq(pooling)].reset_index(drop=True)
     rows.attrs.update(table.attrs)
     return rows
 
@@ -90,9 +91,9 @@ def weights_of_layers(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Layer → the weights of the logistic head on its mean-pooled maps."""
     return {
-        X.attrs["layer"]: class_weights(one)
-        for X, one in zip(tables, logistic, strict=True)
-        if X.attrs["pooling"] == POOLINGS[0]
+        layer: class_weights(one)
+        for (layer, pooling), one in zip(map(origin_of, tables), logistic, strict=True)
+        if pooling == POOLINGS[0]
     }
 
 

@@ -13,6 +13,26 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Components:
+    """The leading principal components of n rows.
+
+    Attributes
+    ----------
+    mean, scale : ndarray of shape (c,)
+        What is subtracted from each column, and what it is divided by.
+    axes : ndarray of shape (k, c)
+        Unit vectors, the first of the largest variance; the largest entry of each is positive.
+    shares : ndarray of shape (k,)
+        Of the whole variance, in [0, 1].
+    """
+
+    mean: Floats
+    scale: Floats
+    axes: Floats
+    shares: Floats
+
+
+@dataclass(frozen=True)
 class Embedding:
     """The images on two planes.
 

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from featlab.errors import FeatlabError
 
@@ -62,35 +61,6 @@ def scratch(shape: tuple[int, ...]) -> NDArray[np.float32]:
             f"A scratch file of {size / 1e9:.1f} GB cannot be made in {folder}: {error}; make room "
             "or set TMPDIR to another folder."
         ) from error
-
-
-def take_rows(X: pd.DataFrame, rows: ArrayLike) -> pd.DataFrame:
-    """Some rows of a table of features, in a scratch file where they are too many for memory.
-
-    Parameters
-    ----------
-    X : DataFrame of shape (n, c)
-        From `feature_table`.
-    rows : array_like
-        Row numbers, or a mask of shape (n,).
-
-    Returns
-    -------
-    DataFrame of shape (k, c)
-        As ``X.iloc[rows]``, ``attrs`` included.
-
-    Raises
-    ------
-    FeatlabError
-        There is no room for the scratch file.
-    """
-    places = np.arange(len(X))[np.asarray(rows)]
-    if not is_large(len(places), X.shape[1]):
-        return X.iloc[places]
-    taken = chosen_rows(X.to_numpy(), places)
-    part = pd.DataFrame(taken, index=X.index[places], columns=X.columns, copy=False)
-    part.attrs = dict(X.attrs)
-    return part
 
 
 def chosen_rows(values: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:

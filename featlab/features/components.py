@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh
 
+from featlab.arguments import row_numbers
+from featlab.results.embed import Components
 from featlab.system.scratch import double_rows, pieces
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Components:
-    """The leading principal components of n rows.
-
-    Attributes
-    ----------
-    mean, scale : ndarray of shape (c,)
-        What is subtracted from each column, and what it is divided by.
-    axes : ndarray of shape (k, c)
-        Unit vectors, the first of the largest variance; the largest entry of each is positive.
-    shares : ndarray of shape (k,)
-        Of the whole variance, in [0, 1].
-    """
-
-    mean: Floats
-    scale: Floats
-    axes: Floats
-    shares: Floats
-
-    def scores(self, X: pd.DataFrame | ArrayLike, rows: ArrayLike | None = None) -> Floats:
-        """Scores ``(m, k)`` of some rows, by default of all, computed in blocks."""
-        values = np.asarray(X)
-        chosen = None if rows is None else np.asarray(rows)
-        found = np.empty((len(values) if chosen is None else len(chosen), len(self.axes)))
-        turn = self.axes.T / self.scale[:, None]
-        for part in pieces(len(found), values.shape[1]):
-            block = double_rows(values, part if chosen is None else chosen[part])
-            found[part] = (block - self.mean) @ turn
-        return found
 
 
 def principal_components(
@@ -98,3 +69,32 @@ def principal_components(
     total = float(np.trace(covariance))
     shares = np.maximum(sizes[::-1], 0) / total if total > 0 else np.zeros(k)
     return Components(shift + sums / n, scale, axes, shares)
+
+
+def component_scores(
+    components: Components, X: pd.DataFrame | ArrayLike, rows: Any = None
+) -> Floats:
+    """Scores of images on principal components, computed in blocks of rows.
+
+    Parameters
+    ----------
+    components : Components
+        From `principal_components`.
+    X : DataFrame or array_like of shape (n, c)
+        The columns that the components were made from.
+    rows : array_like, optional
+        Row numbers, or a mask, of the images; all by default.
+
+    Returns
+    -------
+    ndarray of shape (m, k)
+    """
+    values = np.asarray(X)
+    places = None if rows is None else row_numbers(rows, len(values))
+    n = len(values) if places is None else len(places)
+    scores = np.empty((n, len(components.axes)))
+    turn = components.axes.T / components.scale[:, None]
+    for part in pieces(n, values.shape[1]):
+        block = double_rows(values, part if places is None else places[part])
+        scores[part] = (block - components.mean) @ turn
+    return scores
