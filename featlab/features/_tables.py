@@ -54,7 +54,9 @@ def feature_table(
     elif is_large(len(store.images), store.map_shape(name)[2]):
         values = _pooled_columns(store, pooling, name)
     else:
-        values = _activated(store.pooled(layer=name, pooling=pooling.removeprefix("softmax_")), pooling)
+        values = _activated(
+            store.pooled(layer=name, pooling=pooling.removeprefix("softmax_")), pooling
+        )
     columns = feature_columns(name, pooling, values.shape[1])
     return pd.DataFrame(values, columns=columns, copy=False)
 
