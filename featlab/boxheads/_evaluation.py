@@ -6,18 +6,29 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from featlab import boxes as bx
-from featlab.boxheads._boosting import boosting_head
-from featlab.boxheads._cascade import cascade_head
+from featlab.arguments import (
+    Progress,
+    check_at_least,
+    check_choice,
+    check_choices,
+    group_codes,
+    group_names,
+    has_groups,
+    split_sides,
+    tracked,
+)
 from featlab.boxheads._inputs import (
-    checked_heads,
-    checked_split,
+    POLICIES,
+    TARGETS,
+    BoxedImages,
+    boxed_images,
     fit_and_test,
     folds_of,
     sampled,
@@ -26,42 +37,32 @@ from featlab.boxheads._linear import (
     Components,
     FitData,
     Floats,
+    Maps,
     ScoreHead,
     mlp_head,
     pls_head,
+    reduced_maps,
     ridge_head,
     ridge_out_of_fold,
 )
-from featlab.boxheads._maps import Maps, reduced_maps
-from featlab.boxheads._scores import SCORES, Scorer
-from featlab.boxheads._targets import POLICIES, TARGETS, BoxedImages, boxed_images
-from featlab.heads._inputs import check_at_least, check_choice
+from featlab.boxheads._regional import boosting_head, cascade_head
+from featlab.intervals import bootstrap_interval
 from featlab.results.boxheads import BoxHeadResults
+from featlab.store import MapStore
 
-if TYPE_CHECKING:
-    from featlab.store import MapStore
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-
-HEADS_DEFAULT = ("cascade", "ridge_pca", "pls", "mlp", "gradient_boosting")
-"""Regression heads that are fitted unless told otherwise."""
-HEADS = HEADS_DEFAULT
+HEADS = ("cascade", "ridge_pca", "pls", "mlp", "gradient_boosting")
 """Every regression head, by name."""
-_ON_RIDGE = ("cascade", "ridge_pca")
 BASELINES = ("mean_box", "whole_image", "centre")
 """Boxes that look at no map: scored beside every head."""
+SCORES = ("mean_iou", "box_accuracy", "box_accuracy_70", "centre_in_box")
 TABLE_COLUMNS = [
-    "head",
-    "baseline",
-    "n_fit",
-    "n",
+    *("head", "baseline", "n_fit", "n"),
     *(f"{score}{end}" for score in SCORES for end in ("", "_low", "_high")),
-    "interval",
-    "parameters",
-    "seconds",
+    *("interval", "parameters", "seconds"),
 ]
 IMAGE_COLUMNS = ["head", "row", "label", "iou", *bx.CORNERS, "centre_in_box", "hit"]
 
+_ON_RIDGE = ("cascade", "ridge_pca")
 _SHARES = np.arange(0.2, 1.001, 0.05)
 
 
@@ -72,12 +73,15 @@ class _Head(Protocol):
     def predict(self, maps: Maps, total: Maps) -> Floats: ...
 
 
+Predicted = dict[str, tuple[Floats, str, float]]  # head → boxes in pixels, parameters, seconds
+
+
 def evaluate_box_heads(
     store: MapStore,
     split: ArrayLike,
     *,
     box_kind: str | None = None,
-    heads: Sequence[str] = HEADS_DEFAULT,
+    heads: Sequence[str] = HEADS,
     target: str = "centre_size",
     policy: str = "largest",
     layer: str | None = None,
@@ -89,7 +93,8 @@ def evaluate_box_heads(
 
     Fitted, and tuned by cross-validation, on the *train and confirm* rows that have a box; scored
     once on the *test* rows that have one; of more than 10,000 of either, on about as many
-    drawn by class. The network is never run.
+    drawn by class. The network is never run. An image with several true boxes counts by the best
+    of them, as everywhere.
 
     Parameters
     ----------
@@ -104,9 +109,8 @@ def evaluate_box_heads(
         What the whole-map heads regress, in the frame of the network's input: centre and logarithms
         of the sides, or the corners. The corrections of ``cascade`` are always the former.
     policy : {"largest", "best_match"}
-        With several boxes in an image. ``largest``: the largest is learned, and is the one that
-        scores. ``best_match``: learned is the box that a cross-validated first ridge overlaps best
-        (the largest where it overlaps none), and any box of the image scores.
+        Which box is learned where an image has several: the largest, or the one that a
+        cross-validated first ridge overlaps best (the largest where it overlaps none).
     layer : str, optional
         The last stored layer by default.
     random_state : int
@@ -146,24 +150,26 @@ def evaluate_box_heads(
         ``ridge_pca``, then up to five corrections by a ridge on the maps sampled around the box,
         trained on boxes shifted at random; as in the box regression of detection networks.
 
-    Baselines: ``mean_box`` (of the boxes learned from, in units of the picture), ``whole_image``,
-    and ``centre``, the box in the middle of the picture whose share of its sides is best on the
-    fitted images.
+    Baselines, the first two those of ``evaluate_localisation``: ``mean_box`` (of all true boxes of
+    the train rows, in units of the picture; left out where there are none), ``whole_image``, and
+    ``centre``, the box in the middle of the picture whose share of its sides is best on the boxes
+    learned from.
 
     References
     ----------
     Cai & Vasconcelos (2018). Cascade R-CNN: delving into high quality object detection. CVPR.
     """
-    names = checked_heads(heads, HEADS)
+    names = check_choices("heads", heads, HEADS)
     check_choice("target", target, TARGETS)
     check_choice("policy", policy, POLICIES)
     check_at_least("n_boot", n_boot, 1)
     layer = store.layer_name(layer)
-    sides = checked_split(split, len(store))
+    sides = split_sides(split, len(store))
     labels = store.images["label"].to_numpy()
-    images = sampled(boxed_images(store, box_kind), sides, labels, random_state)
+    every = boxed_images(store, box_kind)
+    images = sampled(every, sides, labels, random_state)
     fit, test = fit_and_test(sides, images)
-    groups = store.images["group"].to_numpy(str)[images.rows]
+    groups = group_names(store.images["group"], len(store))[images.rows]
     maps, total = reduced_maps(store, images.rows, sides[images.rows] != "test", layer=layer)
     data = FitData(
         maps=maps[fit],
@@ -175,25 +181,20 @@ def evaluate_box_heads(
     )
     components = Components(data.maps, random_state)
     if policy == "best_match":
-        matched = images.best_matching(ridge_out_of_fold(data, components), fit)
-        data = replace(data, boxes=matched)
+        matching = images.best_matching(ridge_out_of_fold(data, components), fit)
+        data = replace(data, boxes=matching)
 
     def boxes_of(head: _Head) -> Floats:
         return images.to_pixels(head.predict(maps[test], total[test]), test)
 
-    shown = names if progress is None else progress(names)
-    predictions = _predictions(shown, data, components, boxes_of)
-    learned = bx.frame_to_picture(data.boxes, images.frames[fit], images.sizes[fit])
-    for name, boxes in _baselines(learned, images.sizes[fit], images.sizes[test]).items():
-        predictions[name] = (boxes, "", 0.0)
+    predicted = _predicted(tracked(names, progress), data, components, boxes_of)
+    sizes = images.sizes[test]
+    predicted |= _without_maps(_mean_box(every, sides), _centre_box(images, fit, data.boxes), sizes)
     scorer = Scorer(
-        images.rows[test],
-        _truth(images, test, policy),
-        groups=groups[test],
-        n_boot=n_boot,
+        images.rows[test], images.boxes, groups=groups[test], n_boot=n_boot,
         random_state=random_state,
-    )
-    attrs = {
+    )  # fmt: skip
+    facts = {
         "fitted_on": "train + confirm",
         "n_folds": data.n_folds,
         "box_kind": box_kind,
@@ -204,15 +205,15 @@ def evaluate_box_heads(
         "random_state": random_state,
         "n_boot": n_boot,
     }
-    return _results(predictions, scorer, labels[images.rows[test]], len(fit), attrs)
+    return _results(predicted, scorer, labels[images.rows[test]], len(fit), facts)
 
 
-def _predictions(
+def _predicted(
     names: Iterable[str],
     data: FitData,
     components: Components,
     boxes_of: Callable[[_Head], Floats],
-) -> dict[str, tuple[Floats, str, float]]:
+) -> Predicted:
     """Boxes of the test images, parameters and seconds of each head."""
     spent = {"ridge": 0.0}
 
@@ -224,17 +225,17 @@ def _predictions(
         spent["ridge"] = time.perf_counter() - began
         return head
 
-    predictions = {}
+    predicted = {}
     for name in names:
         began, earlier = time.perf_counter(), spent["ridge"]
-        head = fit_head(name, data, components, ridge)
+        head = _fit_head(name, data, components, ridge)
         boxes = boxes_of(head)
         seconds = time.perf_counter() - began + (earlier if name in _ON_RIDGE else 0.0)
-        predictions[name] = (boxes, head.parameters, seconds)
-    return predictions
+        predicted[name] = (boxes, head.parameters, seconds)
+    return predicted
 
 
-def fit_head(
+def _fit_head(
     name: str, data: FitData, components: Components, ridge: Callable[[], ScoreHead]
 ) -> _Head:
     """Fit and tune one head of :data:`HEADS`; `ridge` gives the ridge on these components."""
@@ -247,34 +248,41 @@ def fit_head(
     return {"pls": pls_head, "mlp": mlp_head}[name](data, components)
 
 
-def _truth(images: BoxedImages, test: np.ndarray, policy: str) -> pd.DataFrame:
-    if policy == "best_match":
-        return images.boxes
-    return pd.DataFrame(images.largest[test], columns=bx.CORNERS).assign(image=images.rows[test])
+def _mean_box(images: BoxedImages, sides: np.ndarray) -> Floats | None:
+    """Of all true boxes of the train rows, in units of the picture; None where there are none."""
+    train = images.rows[sides[images.rows] == "train"]
+    if not len(train):
+        return None
+    sizes = np.ones((len(sides), 2))
+    sizes[images.rows] = images.sizes
+    return bx.mean_box(images.boxes, sizes, train)
 
 
-def _baselines(
-    learned: np.ndarray, fit_sizes: np.ndarray, sizes: np.ndarray
-) -> dict[str, np.ndarray]:
-    unit = bx.unit_boxes(learned, fit_sizes)
+def _centre_box(images: BoxedImages, fit: np.ndarray, learned: Floats) -> Floats:
+    """The centred box that fits the boxes learned from best, in units of the picture."""
+    sizes = images.sizes[fit]
+    unit = bx.unit_boxes(bx.frame_to_picture(learned, images.frames[fit], sizes), sizes)
     centred = 0.5 + np.outer(_SHARES / 2, [-1, -1, 1, 1])
-    best = int(bx.iou(centred[:, None], unit[None]).mean(axis=1).argmax())
-    return {
-        "mean_box": bx.pixel_boxes(np.tile(unit.mean(axis=0), (len(sizes), 1)), sizes),
-        "whole_image": bx.whole_image_boxes(sizes),
-        "centre": bx.pixel_boxes(np.tile(centred[best], (len(sizes), 1)), sizes),
-    }
+    return centred[int(bx.iou(centred[:, None], unit[None]).mean(axis=1).argmax())]
+
+
+def _without_maps(mean: Floats | None, centre: Floats, sizes: np.ndarray) -> Predicted:
+    """The baselines' boxes for pictures of these sizes."""
+    boxes = {"whole_image": bx.whole_image_boxes(sizes), "centre": bx.pixel_boxes(centre, sizes)}
+    if mean is not None:
+        boxes = {"mean_box": bx.pixel_boxes(mean, sizes), **boxes}
+    return {name: (baseline, "", 0.0) for name, baseline in boxes.items()}
 
 
 def _results(
-    predictions: dict[str, tuple[np.ndarray, str, float]],
+    predicted: Predicted,
     scorer: Scorer,
     labels: np.ndarray,
     n_fit: int,
-    attrs: dict[str, Any],
+    facts: dict[str, Any],
 ) -> BoxHeadResults:
     rows, images = [], []
-    for name, (boxes, parameters, seconds) in predictions.items():
+    for name, (boxes, parameters, seconds) in predicted.items():
         scores, per_image = scorer.score(boxes)
         rows.append(
             {
@@ -290,6 +298,51 @@ def _results(
         images.append(per_image.assign(head=name, label=labels))
     table = pd.DataFrame(rows)[TABLE_COLUMNS]
     per_image = pd.concat(images, ignore_index=True)[IMAGE_COLUMNS]
-    table.attrs.update(attrs)
-    per_image.attrs.update(attrs)
-    return BoxHeadResults(table, per_image)
+    table.attrs.update(facts)
+    per_image.attrs.update(facts)
+    return BoxHeadResults(table, per_image, facts)
+
+
+class Scorer:
+    """Scores boxes of the same images again and again, with the same resamples."""
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        truth: pd.DataFrame,
+        *,
+        groups: np.ndarray,
+        n_boot: int,
+        random_state: int,
+    ) -> None:
+        self.rows, self.truth = rows, truth
+        codes = group_codes(groups, len(rows))
+        grouped = has_groups(codes)
+        self._draw = {"n_boot": n_boot, "random_state": random_state}
+        self._groups = groups if grouped else None
+        self.interval = f"bootstrap of {int(codes.max()) + 1} groups" if grouped else "bootstrap"
+
+    def score(self, predicted: np.ndarray) -> tuple[dict[str, Any], pd.DataFrame]:
+        """Scores with 95 % intervals over images or whole groups, and the same image by image.
+
+        Parameters
+        ----------
+        predicted : ndarray of shape (n, 4)
+            Pixels of the original pictures.
+        """
+        iou = bx.best_iou(predicted, self.rows, self.truth)
+        centre = bx.centre_in_box(predicted, self.rows, self.truth)
+        values = {
+            "mean_iou": iou,
+            "box_accuracy": (iou >= 0.5).astype(float),
+            "box_accuracy_70": (iou >= 0.7).astype(float),
+            "centre_in_box": centre,
+        }
+        scores: dict[str, Any] = {"n": len(iou)}
+        for name, one in values.items():
+            low, high = bootstrap_interval(one, groups=self._groups, **self._draw)
+            scores |= {name: float(one.mean()), f"{name}_low": low, f"{name}_high": high}
+        per_image = pd.DataFrame(predicted, columns=bx.CORNERS).assign(
+            row=self.rows, iou=iou, centre_in_box=centre.astype(bool), hit=iou >= 0.5
+        )
+        return scores, per_image

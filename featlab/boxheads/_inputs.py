@@ -1,29 +1,118 @@
-"""Checks of what the functions of this room are given, and folds to tune with."""
+"""The images with boxes: what a head learns and is scored on, and what the boxes look like."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
-from featlab.arguments import stratified_rows
-from featlab.boxheads._targets import BoxedImages
+from featlab import boxes as bx
+from featlab.arguments import boxes_of_kind, group_codes, stratified_rows, true_boxes
 from featlab.errors import FeatlabError
-from featlab.heads._inputs import check_sides, group_codes
+from featlab.store import MapStore
+
+TARGETS = ("centre_size", "corners")
+"""What a head regresses: centre with log size, or corners; shares of the input."""
+POLICIES = ("largest", "best_match")
+"""Which box is learned where an image has several."""
 
 _FEWEST_FIT_ROWS = 10
 _MOST_IMAGES = 10_000  # reduced maps of 7 x 7 cells take 25 kB an image
 _FOLDS, _FOLDS_OF_MANY, _MANY = 5, 3, 1500
+_LEAST_SIDE = 0.01  # of the picture's side: no predicted box is thinner
+_SMALLEST_LOG = -6.0
+_BORDER = 0.01  # of the picture's side
 
 
-def checked_split(split: ArrayLike, n: int) -> np.ndarray:
-    """The split as an array of str, its length and words checked."""
-    sides = np.asarray(split).astype(str)
-    if sides.shape != (n,):
-        raise FeatlabError(f"split must have one entry per image ({n}), got shape {sides.shape}.")
-    check_sides(sides)
-    return sides
+@dataclass(frozen=True)
+class BoxedImages:
+    """The images of a store that have a box of the kind asked for.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n,)
+        Row numbers of the image table, rising.
+    boxes : DataFrame
+        All true boxes of these images.
+    sizes : ndarray of shape (n, 2)
+        Width and height of the pictures, pixels.
+    frames : ndarray of shape (n, 4)
+        Where the pictures lie in the network's input.
+    largest : ndarray of shape (n, 4)
+        The largest box of each image, pixels of the original.
+    """
+
+    rows: np.ndarray
+    boxes: pd.DataFrame
+    sizes: np.ndarray
+    frames: np.ndarray
+    largest: np.ndarray
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The largest boxes in unit coordinates of the network's input."""
+        return bx.picture_to_frame(self.largest, self.frames, self.sizes)
+
+    def some(self, places: np.ndarray) -> BoxedImages:
+        """These images alone."""
+        rows = self.rows[places]
+        return BoxedImages(
+            rows,
+            self.boxes[self.boxes["image"].isin(rows)].reset_index(drop=True),
+            self.sizes[places],
+            self.frames[places],
+            self.largest[places],
+        )
+
+    def to_pixels(self, boxes: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Boxes of the images at `places`, unit coordinates of the input → pixels, never empty."""
+        return bx.frame_to_picture(
+            tidy(boxes, self.frames[places]), self.frames[places], self.sizes[places]
+        )
+
+    def best_matching(self, boxes: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Of each image its box that overlaps `boxes` best, else its largest; in the frame."""
+        predicted, matching = self.to_pixels(boxes, places), self.largest[places].copy()
+        best = np.zeros(len(places))
+        order = {int(self.rows[i]): k for k, i in enumerate(places)}
+        table = self.boxes[self.boxes["image"].isin(list(order))]
+        owner = np.array([order[int(image)] for image in table["image"]], dtype=np.intp)
+        truth = table[bx.CORNERS].to_numpy(float)
+        for k, box, value in zip(owner, truth, bx.iou(predicted[owner], truth), strict=True):
+            if value > best[k]:
+                best[k], matching[k] = value, box
+        return bx.picture_to_frame(matching, self.frames[places], self.sizes[places])
+
+
+def boxed_images(store: MapStore, box_kind: str | None) -> BoxedImages:
+    """The images with true boxes (:func:`featlab.arguments.true_boxes`), and the largest of each.
+
+    Raises
+    ------
+    FeatlabError
+        No box at all, several kinds and none chosen, or an unknown kind.
+    """
+    table = true_boxes(store.images, store.boxes, box_kind)
+    if table.empty:
+        raise FeatlabError("the store has no boxes to learn from; extract with an annotated set.")
+    largest = table[is_largest(table)].sort_values("image")
+    rows = largest["image"].to_numpy(np.int64)
+    return BoxedImages(
+        rows=rows,
+        boxes=table,
+        sizes=store.images[["width", "height"]].to_numpy(float)[rows],
+        frames=np.asarray(store.frames, dtype=float)[rows],
+        largest=largest[bx.CORNERS].to_numpy(float),
+    )
+
+
+def is_largest(table: pd.DataFrame) -> np.ndarray:
+    """Which rows of a box table are the largest of their image; of equal ones the first."""
+    area = (table["xmax"] - table["xmin"]) * (table["ymax"] - table["ymin"])
+    order = area.sort_values(ascending=False, kind="stable").index
+    return table.index.isin(table.loc[order].drop_duplicates("image").index)
 
 
 def sampled(
@@ -52,25 +141,102 @@ def fit_and_test(sides: np.ndarray, images: BoxedImages) -> tuple[np.ndarray, np
     return fit, test
 
 
-def folds_of(groups: np.ndarray, random_state: int) -> np.ndarray:
+def folds_of(groups: ArrayLike, random_state: int) -> np.ndarray:
     """Fold of every image; whole groups in one, all in one where there is a single group."""
-    codes, _ = group_codes(groups, len(groups))
-    units, place, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    wanted = _FOLDS if len(groups) <= _MANY else _FOLDS_OF_MANY
-    wanted = min(wanted, len(units))
-    order = np.random.default_rng(random_state).permutation(len(units))
+    codes = group_codes(groups, len(np.asarray(groups)))
+    counts = np.bincount(codes)
+    most = _FOLDS if len(codes) <= _MANY else _FOLDS_OF_MANY
+    order = np.random.default_rng(random_state).permutation(len(counts))
     order = order[np.argsort(-counts[order], kind="stable")]
-    fold, load = np.empty(len(units), dtype=np.intp), np.zeros(wanted)
+    fold, load = np.empty(len(counts), dtype=np.intp), np.zeros(min(most, len(counts)))
     for unit in order:
         fold[unit] = load.argmin()
         load[fold[unit]] += counts[unit]
-    return fold[place]
+    return fold[codes]
 
 
-def checked_heads(heads: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The heads asked for, each once; a FeatlabError for an unknown one."""
-    names = [heads] if isinstance(heads, str) else list(dict.fromkeys(heads))
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise FeatlabError(f"heads must be from {list(known)}, got {unknown[0]!r}.")
-    return names
+def encode_boxes(boxes: np.ndarray, target: str) -> np.ndarray:
+    """Corners → what is regressed: the corners, or the centre and the logarithms of the sides."""
+    if target == "corners":
+        return np.asarray(boxes, dtype=float)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    return np.hstack([(low + high) / 2, np.log(np.maximum(high - low, 1e-6))])
+
+
+def decode_boxes(values: np.ndarray, target: str) -> np.ndarray:
+    """The inverse of :func:`encode_boxes`; the corners are in order and inside [0, 1]."""
+    values = np.asarray(values, dtype=float)
+    if target == "centre_size":
+        half = np.exp(np.clip(values[:, 2:], _SMALLEST_LOG, 0)) / 2
+        values = np.hstack([values[:, :2] - half, values[:, :2] + half])
+    return tidy(values, np.array([[0.0, 0.0, 1.0, 1.0]]))
+
+
+def tidy(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Boxes with ``xmin < xmax`` and ``ymin < ymax``, cut at the frame of the picture."""
+    low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
+    first, last = frames[:, :2], frames[:, 2:]
+    low, high = np.clip(low, first, last), np.clip(high, first, last)
+    least = _LEAST_SIDE * (last - first)
+    centre = np.clip((low + high) / 2, first + least / 2, last - least / 2)
+    thin = high - low < least
+    return np.hstack(
+        [np.where(thin, centre - least / 2, low), np.where(thin, centre + least / 2, high)]
+    )
+
+
+def mirrored(boxes: np.ndarray) -> np.ndarray:
+    """Boxes of the pictures mirrored left to right, in unit coordinates of the input."""
+    return np.column_stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]])
+
+
+def box_statistics(store: MapStore, box_kind: str | None = None) -> pd.DataFrame:
+    """Size, shape and place of every true box, in units of its picture.
+
+    Parameters
+    ----------
+    store : MapStore
+    box_kind : str, optional
+        Which boxes, where the store has several kinds.
+
+    Returns
+    -------
+    DataFrame, one row per box
+        ``image`` (row of the image table), ``label`` (the image's), ``kind``; ``x, y`` (centre),
+        ``width, height`` (shares of the picture's sides), ``area`` (share of the picture),
+        ``aspect`` (width / height in pixels), ``on_border`` (within 1 % of a side of the picture's
+        border), ``boxes_in_image``, ``largest`` (of its image; exactly one per image). Empty boxes
+        and boxes of another class than their image's are left out; ``attrs`` says how many
+        (``n_left_out``), and of how many images (``n_images``).
+
+    Raises
+    ------
+    FeatlabError
+        The kind is unknown, or there are several and none was chosen.
+    """
+    table = true_boxes(store.images, store.boxes, box_kind)
+    rows = table["image"].to_numpy(np.int64)
+    sizes = store.images[["width", "height"]].to_numpy(float)[rows]
+    pixels = table[bx.CORNERS].to_numpy(float)
+    unit = bx.unit_boxes(pixels, sizes)
+    sides, pixel_sides = unit[:, 2:] - unit[:, :2], pixels[:, 2:] - pixels[:, :2]
+    close = (unit[:, :2] <= _BORDER).any(axis=1) | (unit[:, 2:] >= 1 - _BORDER).any(axis=1)
+    statistics = pd.DataFrame(
+        {
+            "image": rows,
+            "label": store.images["label"].to_numpy()[rows],
+            "kind": table["kind"].to_numpy(),
+            "x": (unit[:, 0] + unit[:, 2]) / 2,
+            "y": (unit[:, 1] + unit[:, 3]) / 2,
+            "width": sides[:, 0],
+            "height": sides[:, 1],
+            "area": sides.prod(axis=1),
+            "aspect": pixel_sides[:, 0] / pixel_sides[:, 1],
+            "on_border": close,
+            "boxes_in_image": table.groupby("image")["image"].transform("size").to_numpy(),
+            "largest": is_largest(table),
+        }
+    )
+    of_kind = boxes_of_kind(store.boxes, box_kind)
+    statistics.attrs.update(n_images=len(store), n_left_out=len(of_kind) - len(table))
+    return statistics

@@ -1,43 +1,87 @@
-"""Class and box learned together by a Keras head on stored maps."""
+"""Class and box learned together by a Keras head on stored maps; Keras is imported on use."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from featlab import boxes as bx
-from featlab.boxheads._maps import mirror_maps
-from featlab.boxheads._networks import ARCHITECTURES, LOSSES, build
-from featlab.boxheads._targets import mirrored, tidy
+from featlab.arguments import (
+    check_at_least,
+    check_choice,
+    check_same_length,
+    class_codes,
+    split_sides,
+)
+from featlab.boxheads._inputs import mirrored, tidy
+from featlab.boxheads._linear import mirror_maps
 from featlab.errors import FeatlabError
-from featlab.heads._inputs import check_at_least, check_choice, check_sides, encode
 from featlab.intervals import bootstrap_interval, wilson_interval
 from featlab.results.boxheads import JointHeadResults
+from featlab.store import MapStore
 
-if TYPE_CHECKING:
-    from featlab.store import MapStore
+ARCHITECTURES = ("flatten", "spatial")
+LOSSES = ("mse", "smooth_l1", "giou")
 
+_BATCH_SIZE = 32
 _PIXELS = 224.0
 _WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
+_CHANNELS, _LOOKS, _HIDDEN = 128, 16, 128
+_DROPOUT = 0.3
+_PULL = 10.0
+_BEND = 0.05  # where smooth L1 turns from a parabola into a line, shares of the input's side
 
 
-def train_joint_head(
+@dataclass(frozen=True)
+class _Recipe:
+    """How a joint head is trained.
+
+    Attributes
+    ----------
+    head, loss : str
+    epochs, batch_size : int
+    learning_rate : float
+        Adam's at the start.
+    box_scale : float
+        The box is learned in units of 1 / `box_scale` of the input's side.
+    mirror : bool
+        Show every image mirrored in half of the epochs, at random.
+    random_state : int
+    """
+
+    head: str
+    loss: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    box_scale: float
+    mirror: bool
+    random_state: int
+
+    @property
+    def rates(self) -> np.ndarray:
+        """Learning rate of every epoch; ``spatial``: half a cosine, down to a tenth of it."""
+        if self.head == "flatten" or self.epochs == 1:
+            return np.full(self.epochs, self.learning_rate)
+        turn = np.pi * np.arange(self.epochs) / (self.epochs - 1)
+        return self.learning_rate * (0.1 + 0.45 * (1 + np.cos(turn)))
+
+
+def fit_joint_head(
     maps: MapStore | np.ndarray,
-    labels: ArrayLike,
+    y: ArrayLike,
     boxes: ArrayLike,
     split: ArrayLike,
     *,
     head: str = "flatten",
     loss: str | None = None,
     epochs: int | None = None,
-    batch_size: int = 32,
     learning_rate: float = 1e-3,
-    box_scale: float | None = None,
-    mirror: bool | None = None,
     layer: str | None = None,
     random_state: int = 0,
 ) -> JointHeadResults:
@@ -49,29 +93,26 @@ def train_joint_head(
     Parameters
     ----------
     maps : MapStore or ndarray of shape (n, h, w, c)
-    labels : array_like of shape (n,)
+    y : array_like of shape (n,)
+        Class of every image.
     boxes : array_like of shape (n, 4)
         Corners in unit coordinates of the network's input
         (:func:`featlab.boxes.picture_to_frame`); NaN where an image has none.
     split : array_like of shape (n,)
         ``train``, ``confirm`` or ``test``.
     head : {"flatten", "spatial"}
-        ``flatten``: Flatten → Dense softmax and Flatten → Dense(4, linear), as published.
-        ``spatial``: 1 x 1 and 3 x 3 convolutions, then soft looks that keep their positions.
+        ``flatten``: Flatten → Dense softmax and Flatten → Dense(4, linear), as published; it learns
+        pixels of an input of 224 (in units of the input Adam does not converge on a few hundred
+        unscaled maps).
+        ``spatial``: 1 x 1 and 3 x 3 convolutions, then soft looks that keep their positions; every
+        image is shown mirrored in half of the epochs, at random.
     loss : {"mse", "smooth_l1", "giou"}, optional
         Of the box; by default "mse" for ``flatten``, "smooth_l1" for ``spatial``. "giou"
         has a share of smooth L1 in it; alone it can stay at boxes as large as the picture.
     epochs : int, optional
         By default 7 (as published) for ``flatten``, 60 for ``spatial``.
-    batch_size : int
     learning_rate : float
         Adam's at the start; it falls to a tenth over the epochs of ``spatial``.
-    box_scale : float, optional
-        The box is learned in units of 1 / `box_scale` of the input's side. By default 224 for
-        ``flatten``, which learns pixels, as published (with 1 and Adam it does not converge on a
-        few hundred unscaled maps), and 1 for ``spatial``.
-    mirror : bool, optional
-        Show every image mirrored in half of the epochs, at random; by default for ``spatial`` only.
     layer : str, optional
         Of the store; its last by default.
     random_state : int
@@ -84,128 +125,117 @@ def train_joint_head(
     Raises
     ------
     FeatlabError
-        Shapes that do not match, an unknown word, nothing to train or to score on.
+        Shapes that do not match, an unknown word, nothing to train or to score on, a class that is
+        scored but never trained on.
     """
-    check_choice("head", head, ARCHITECTURES)
-    spatial = head == "spatial"
-    loss = loss or ("smooth_l1" if spatial else "mse")
-    check_choice("loss", loss, LOSSES)
-    epochs = (60 if spatial else 7) if epochs is None else epochs
-    box_scale = (1.0 if spatial else _PIXELS) if box_scale is None else float(box_scale)
-    check_at_least("epochs", epochs, 1)
-    check_at_least("batch_size", batch_size, 1)
-    mirror = spatial if mirror is None else mirror
-    codes, classes = encode(labels)
-    truth, sides = np.asarray(boxes, dtype=float), np.asarray(split).astype(str)
-    n = len(codes)
-    if len(maps) != n or truth.shape != (n, 4) or sides.shape != (n,):
+    recipe = _recipe(head, loss, epochs, learning_rate, random_state)
+    codes, classes = class_codes(y)
+    truth = np.asarray(boxes, dtype=float)
+    check_same_length({"maps": len(maps), "y": len(codes), "boxes": len(truth)})
+    if truth.shape != (len(codes), 4):
         raise FeatlabError(
-            f"maps, labels, boxes (n, 4) and split must have one row per image, got {len(maps)}, "
-            f"{n}, {truth.shape} and {sides.shape}."
+            f"boxes must have 4 columns (xmin, ymin, xmax, ymax), got shape {truth.shape}."
         )
-    check_sides(sides)
+    sides = split_sides(split, len(codes))
     known = np.isfinite(truth).all(axis=1)
     fit, test = np.flatnonzero(known & (sides != "test")), np.flatnonzero(known & (sides == "test"))
-    if not len(fit) or not len(test):
-        raise FeatlabError(
-            f"the joint head needs images with boxes to train and to score on, got {len(fit)} "
-            f"train and confirm and {len(test)} test rows."
-        )
+    _check_sides(codes, classes, fit, test)
     X, X_test = _rows(maps, fit, layer), _rows(maps, test, layer)
 
     import keras
 
     keras.utils.set_random_seed(random_state)
     unit = np.sqrt(np.mean(X**2)) or 1.0
-    if spatial:  # flatten takes the maps as they are, as published
+    if head == "spatial":  # flatten takes the maps as they are, as published
         X, X_test = X / unit, X_test / unit
-    model = build(head, X.shape[1:], len(classes), loss, box_scale, learning_rate)
-    history = _train(
-        model, X, codes[fit], truth[fit] * box_scale,
-        epochs=epochs, batch_size=batch_size, mirror=mirror, box_scale=box_scale,
-        rates=_rates(learning_rate, epochs, falling=spatial), random_state=random_state,
-    )  # fmt: skip
-    probability, raw = _predict(model, X_test, batch_size, box_scale, both=mirror)
+    network = _build(X.shape[1:], len(classes), recipe)
+    history = _train(network, X, codes[fit], truth[fit], recipe)
+    probability, raw = _predict(network, X_test, recipe)
     predictions = _predictions(test, codes[test], classes, probability, raw, truth[test])
-    return _scored(
-        predictions,
-        history,
-        len(fit),
-        random_state,
-        {
-            "head": head,
-            "loss": loss,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "box_scale": box_scale,
-            "mirror": mirror,
-            "random_state": random_state,
-            "weights": int(model.count_params()),
-        },
-    )
+    parameters = asdict(recipe) | {"weights": int(network.count_params())}
+    return _scored(predictions, history, len(fit), parameters)
+
+
+def _recipe(
+    head: str, loss: str | None, epochs: int | None, learning_rate: float, random_state: int
+) -> _Recipe:
+    """What was asked for; the rest as suits the head."""
+    check_choice("head", head, ARCHITECTURES)
+    spatial = head == "spatial"
+    loss = ("smooth_l1" if spatial else "mse") if loss is None else loss
+    epochs = (60 if spatial else 7) if epochs is None else epochs
+    check_choice("loss", loss, LOSSES)
+    check_at_least("epochs", epochs, 1)
+    return _Recipe(
+        head, loss, epochs, _BATCH_SIZE, learning_rate,
+        box_scale=1.0 if spatial else _PIXELS, mirror=spatial, random_state=random_state,
+    )  # fmt: skip
+
+
+def _check_sides(codes: np.ndarray, classes: np.ndarray, fit: np.ndarray, test: np.ndarray) -> None:
+    """Something to train and to score on, and no class that only the test rows have."""
+    if not len(fit) or not len(test):
+        raise FeatlabError(
+            f"the joint head needs images with boxes to train and to score on, got {len(fit)} "
+            f"train and confirm and {len(test)} test rows."
+        )
+    unseen = np.setdiff1d(codes[test], codes[fit])
+    if len(unseen):
+        raise FeatlabError(
+            f"class {classes[unseen[0]]!r} has no image with a box in train or confirm; no head "
+            "can learn it: leave the class out, or make another split."
+        )
 
 
 def _rows(maps: MapStore | np.ndarray, rows: np.ndarray, layer: str | None) -> np.ndarray:
-    if isinstance(maps, np.ndarray):
-        return maps[rows].astype(np.float32)
-    return maps.maps(rows, layer=layer)
-
-
-def _rates(rate: float, epochs: int, *, falling: bool) -> np.ndarray:
-    """Learning rate of every epoch; half a cosine from `rate` to a tenth of it where it falls."""
-    if not falling or epochs == 1:
-        return np.full(epochs, rate)
-    return rate * (0.1 + 0.45 * (1 + np.cos(np.pi * np.arange(epochs) / (epochs - 1))))
+    if not isinstance(maps, np.ndarray):
+        return maps.maps(rows, layer=layer)
+    if maps.ndim != 4 or layer is not None or not np.isfinite(maps[rows]).all():
+        raise FeatlabError(
+            f"maps as an array must be finite and of shape (n, h, w, c), without layer=; got shape "
+            f"{maps.shape}, layer {layer!r}."
+        )
+    return maps[rows].astype(np.float32)
 
 
 def _train(
-    model: Any,
-    X: np.ndarray,
-    codes: np.ndarray,
-    boxes: np.ndarray,
-    *,
-    epochs: int,
-    batch_size: int,
-    mirror: bool,
-    box_scale: float,
-    rates: np.ndarray,
-    random_state: int,
+    network: Any, X: np.ndarray, codes: np.ndarray, boxes: np.ndarray, recipe: _Recipe
 ) -> pd.DataFrame:
-    rng = np.random.default_rng(random_state)
+    rng, scale = np.random.default_rng(recipe.random_state), recipe.box_scale
+    boxes = boxes * scale
     rows = []
-    for epoch in range(epochs):
+    for epoch, rate in enumerate(recipe.rates):
         began = time.perf_counter()
-        model.optimizer.learning_rate.assign(float(rates[epoch]))
+        network.optimizer.learning_rate.assign(float(rate))
         order, sums = rng.permutation(len(X)), np.zeros(3)
-        flipped = rng.random(len(X)) < (0.5 if mirror else 0.0)
-        for start in range(0, len(X), batch_size):
-            part = order[start : start + batch_size]
+        flipped = rng.random(len(X)) < (0.5 if recipe.mirror else 0.0)
+        for start in range(0, len(X), recipe.batch_size):
+            part = order[start : start + recipe.batch_size]
             maps, box, turn = X[part], boxes[part], flipped[part]
             if turn.any():
                 maps[turn] = mirror_maps(maps[turn])
-                box[turn] = mirrored(box[turn] / box_scale) * box_scale
+                box[turn] = mirrored(box[turn] / scale) * scale
             target = {"label": codes[part], "box": box.astype(np.float32)}
-            model.reset_metrics()  # else Keras mixes the batches so far into its answer
-            logs = model.train_on_batch(maps, target, return_dict=True)
+            network.reset_metrics()  # else Keras mixes the batches so far into its answer
+            logs = network.train_on_batch(maps, target, return_dict=True)
             values = [float(logs[name]) for name in ("loss", "label_loss", "box_loss")]
             sums += len(part) * np.array(values)
-        seconds = time.perf_counter() - began
-        rows.append([epoch, seconds, *sums / len(X)])
+        rows.append([epoch, time.perf_counter() - began, *sums / len(X)])
     return pd.DataFrame(rows, columns=["epoch", "seconds", "loss", "label_loss", "box_loss"])
 
 
-def _predict(
-    model: Any, X: np.ndarray, batch_size: int, box_scale: float, *, both: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Class probabilities, and boxes in unit coordinates; with `both` means over mirror images."""
-    found = model.predict(X, batch_size=batch_size, verbose=0)
-    probability, boxes = np.asarray(found["label"]), np.asarray(found["box"], float) / box_scale
-    if both:
-        other = model.predict(mirror_maps(X), batch_size=batch_size, verbose=0)
-        probability = (probability + np.asarray(other["label"])) / 2
-        boxes = (boxes + mirrored(np.asarray(other["box"], float) / box_scale)) / 2
+def _predict(network: Any, X: np.ndarray, recipe: _Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """Class probabilities, boxes in unit coordinates; means over mirror images where trained so."""
+    probability, boxes = _outputs(network, X, recipe)
+    if recipe.mirror:
+        other, turned = _outputs(network, mirror_maps(X), recipe)
+        probability, boxes = (probability + other) / 2, (boxes + mirrored(turned)) / 2
     return probability, boxes
+
+
+def _outputs(network: Any, X: np.ndarray, recipe: _Recipe) -> tuple[np.ndarray, np.ndarray]:
+    outputs = network.predict(X, batch_size=recipe.batch_size, verbose=0)
+    return np.asarray(outputs["label"]), np.asarray(outputs["box"], float) / recipe.box_scale
 
 
 def _predictions(
@@ -235,12 +265,11 @@ def _scored(
     predictions: pd.DataFrame,
     history: pd.DataFrame,
     n_train: int,
-    random_state: int,
     parameters: dict[str, Any],
 ) -> JointHeadResults:
     correct, iou = predictions["correct"].to_numpy(bool), predictions["iou"].to_numpy(float)
     accuracy_low, accuracy_high = wilson_interval(int(correct.sum()), len(correct))
-    iou_low, iou_high = bootstrap_interval(iou, random_state=random_state)
+    iou_low, iou_high = bootstrap_interval(iou, random_state=parameters["random_state"])
     seconds = history["seconds"].to_numpy(float)
     return JointHeadResults(
         accuracy=float(correct.mean()),
@@ -256,3 +285,103 @@ def _scored(
         predictions=predictions,
         parameters=parameters,
     )
+
+
+def _build(shape: tuple[int, ...], n_classes: int, recipe: _Recipe) -> Any:
+    """A compiled network: maps → class probabilities and four corners, in the recipe's units."""
+    import keras
+
+    maps, scale, flat = keras.Input(shape), recipe.box_scale, recipe.head == "flatten"
+    outputs = _flatten(maps, n_classes) if flat else _spatial(maps, n_classes, scale)
+    network = keras.Model(maps, dict(zip(("label", "box"), outputs, strict=True)))
+    network.compile(
+        optimizer=keras.optimizers.Adam(recipe.learning_rate),
+        loss={"label": "sparse_categorical_crossentropy", "box": _loss(recipe.loss, scale)},
+        loss_weights={"label": 1.0, "box": 1.0 if flat else 10.0},
+    )
+    return network
+
+
+def _flatten(maps: Any, n_classes: int) -> tuple[Any, Any]:
+    """As published: everything flattened, one dense layer each."""
+    from keras import layers
+
+    flat = layers.Flatten()(maps)
+    return layers.Dense(n_classes, activation="softmax")(flat), layers.Dense(4)(flat)
+
+
+def _spatial(maps: Any, n_classes: int, scale: float) -> tuple[Any, Any]:
+    """Fewer channels, two small convolutions, and looks that keep where they look.
+
+    Each look is a softmax over the cells; it passes on its mean position, its spread, and the mean
+    features there. The box is centre and sides, by sigmoids, so that corners are in order.
+    """
+    import keras
+    from keras import layers, ops
+
+    h, w, _ = maps.shape[1:]
+    x = layers.Conv2D(_CHANNELS, 1)(layers.SpatialDropout2D(_DROPOUT)(maps))
+    x = layers.Activation("relu")(layers.LayerNormalization()(x))
+    for _ in range(2):
+        y = layers.Conv2D(_CHANNELS, 3, padding="same", activation="relu")(x)
+        x = layers.LayerNormalization()(layers.Add()([x, y]))
+    looks = layers.Reshape((h * w, _LOOKS))(layers.Conv2D(_LOOKS, 1)(x))
+    looks = layers.Softmax(axis=1)(looks)
+    place = _places(h, w)
+    seen = layers.Dot(axes=(1, 1))([looks, layers.Reshape((h * w, _CHANNELS))(x)])
+    where = layers.Lambda(lambda a: ops.einsum("bpl,pd->bld", a, place), output_shape=(_LOOKS, 4))(
+        looks
+    )
+    joined = layers.Concatenate()([layers.Flatten()(where), layers.Flatten()(seen)])
+    hidden = layers.Dense(_HIDDEN, activation="relu")(layers.Dropout(_DROPOUT)(joined))
+    hidden = layers.Concatenate()([hidden, layers.Flatten()(where)])
+    raw = layers.Dense(4, activation="sigmoid")(hidden)
+    box = layers.Lambda(lambda b: _corners(b) * scale, output_shape=(4,))(raw)
+    pooled = layers.Dropout(_DROPOUT)(layers.GlobalAveragePooling2D()(maps))
+    label = keras.layers.Dense(n_classes, activation="softmax")(pooled)
+    return label, box
+
+
+def _places(h: int, w: int) -> np.ndarray:
+    """Position of every cell and its square, ``(h * w, 4)``."""
+    y, x = np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing="ij")
+    return np.stack([x, y, x**2, y**2], axis=-1).reshape(-1, 4).astype(np.float32)
+
+
+def _corners(box: Any) -> Any:
+    from keras import ops
+
+    centre, half = box[:, :2], box[:, 2:] / 2
+    return ops.concatenate([centre - half, centre + half], axis=1)
+
+
+def _loss(loss: str, scale: float) -> Any:
+    from keras import ops
+
+    if loss == "mse":
+        return "mse"
+
+    def smooth_l1(truth: Any, box: Any) -> Any:
+        error = ops.abs(truth - box) / scale
+        bent = ops.where(error < _BEND, error**2 / (2 * _BEND), error - _BEND / 2)
+        return ops.mean(bent, axis=-1)
+
+    def giou(truth: Any, box: Any) -> Any:
+        # Smooth L1 moves boxes where GIoU is flat: disjoint, without area, or the whole input.
+        return 1 - _giou(truth, box, scale) + _PULL * smooth_l1(truth, box)
+
+    return {"smooth_l1": smooth_l1, "giou": giou}[loss]
+
+
+def _giou(truth: Any, box: Any, scale: float) -> Any:
+    """Generalised IoU (Rezatofighi et al. 2019, CVPR)."""
+    from keras import ops
+
+    a, b = truth / scale, box / scale
+    area_a, area_b = (ops.prod(ops.maximum(c[:, 2:] - c[:, :2], 0.0), axis=1) for c in (a, b))
+    low, high = ops.maximum(a[:, :2], b[:, :2]), ops.minimum(a[:, 2:], b[:, 2:])
+    shared = ops.prod(ops.maximum(high - low, 0.0), axis=1)
+    union = area_a + area_b - shared
+    outer = ops.maximum(a[:, 2:], b[:, 2:]) - ops.minimum(a[:, :2], b[:, :2])
+    hull = ops.prod(ops.maximum(outer, 0.0), axis=1)
+    return shared / (union + 1e-7) - (hull - union) / (hull + 1e-7)

@@ -12,23 +12,28 @@ from featlab.system import html
 
 @dataclass(frozen=True)
 class BoxHeadResults:
-    """Scores of :func:`evaluate_box_heads`.
+    """Scores of :func:`featlab.boxheads.evaluate_box_heads`.
 
     Attributes
     ----------
     table : DataFrame, one row per head, baselines last
-        ``head``, ``baseline``, ``n_fit`` (images fitted on), ``n`` (images scored); ``mean_iou``,
-        ``box_accuracy`` (IoU >= 0.5), ``box_accuracy_70`` and ``centre_in_box``, each with
-        ``_low`` and ``_high`` (95 %); ``interval`` (what was resampled), ``parameters`` (what was
-        tuned, in words), ``seconds`` (fitting and predicting, without reading the maps). ``attrs``
-        says how it was made.
+        ``head``, ``baseline``, ``n_fit`` (images fitted on), ``n`` (images scored); ``mean_iou``
+        (with the best true box of the image), ``box_accuracy`` (IoU >= 0.5), ``box_accuracy_70``
+        and ``centre_in_box``, each with ``_low`` and ``_high`` (95 %); ``interval`` (what was
+        resampled), ``parameters`` (what was tuned, in words), ``seconds`` (fitting and predicting,
+        without reading the maps).
     per_image : DataFrame, one row per head and scored image
         ``head``, ``row`` (of the image table), ``label``, ``iou``, ``xmin, ymin, xmax, ymax``
         (predicted, pixels of the original), ``centre_in_box``, ``hit`` (IoU >= 0.5).
+    facts : dict
+        How it was made: ``fitted_on``, ``n_folds`` (0 where nothing could be tuned), ``box_kind``,
+        ``target``, ``policy``, ``layer``, ``map_shape``, ``random_state``, ``n_boot``. The tables'
+        ``attrs`` repeat it.
     """
 
     table: pd.DataFrame
     per_image: pd.DataFrame
+    facts: dict[str, Any]
 
     def __repr__(self) -> str:
         n = int(self.table["n"].max())
@@ -40,12 +45,13 @@ class BoxHeadResults:
             f"BoxHeadResults: {int(self.table['n'].max()):,} test images",
             html.table(self.table[["head", "n_fit", *scores, "seconds"]]),
             html.folded("Parameters", html.table(self.table[["head", "parameters"]])),
+            html.folded("How it was made", html.facts(self.facts.items())),
         )
 
 
 @dataclass(frozen=True)
 class JointHeadResults:
-    """A trained joint head and its test scores.
+    """What a joint class + box head reached on test images; it holds no model.
 
     Attributes
     ----------

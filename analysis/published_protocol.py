@@ -1,12 +1,21 @@
-"""A published recipe, scored as it was published and as it should be."""
+"""A published class + box recipe for pet heads, scored as it was published and as it should be.
+
+python analysis/published_protocol.py [STORE] [BOX_KIND] [label|group|breed]
+
+*As published*: the test rows are all training rows (both tensors were filled from the first row of
+the whole table on), the box is learned in pixels, and the overlap takes corners for widths, sums
+over a batch and leaves out what does not overlap. These rows reproduce a claim; they are no
+estimate of anything, and the column ``leak`` says so. *Honest*: split by image within each class,
+duplicates together; the mean of the true IoU. Both scores are given in both rows.
+"""
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Sequence
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,34 +23,17 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
+from featlab import audit, boxheads, features
 from featlab import boxes as bx
-from featlab.boxheads._evaluation import HEADS, fit_head
-from featlab.boxheads._inputs import checked_heads, folds_of
-from featlab.boxheads._joint import JointHeadResults, train_joint_head
-from featlab.boxheads._linear import Components, FitData, ridge_head
-from featlab.boxheads._maps import reduced_maps
-from featlab.boxheads._targets import BoxedImages, boxed_images
 from featlab.errors import FeatlabError
 from featlab.intervals import bootstrap_interval
+from featlab.results import JointHeadResults
 from featlab.splits import make_split
-
-if TYPE_CHECKING:
-    from featlab.store import MapStore
+from featlab.store import MapStore
 
 COLUMNS = [
-    "protocol",
-    "head",
-    "leak",
-    "n_fit",
-    "n",
-    "accuracy",
-    "accuracy_low",
-    "accuracy_high",
-    "mean_iou",
-    "mean_iou_low",
-    "mean_iou_high",
-    "legacy_iou",
-    "seconds_per_epoch",
+    *("protocol", "head", "leak", "n_fit", "n", "accuracy", "accuracy_low", "accuracy_high"),
+    *("mean_iou", "mean_iou_low", "mean_iou_high", "legacy_iou", "seconds_per_epoch"),
 ]
 PUBLISHED, HONEST = "as published", "honest"
 
@@ -50,17 +42,8 @@ _BATCH = 32
 _FRACTIONS = (0.5, 0.2, 0.3)
 
 
-def breed_names(paths: Sequence[str] | pd.Series) -> list[str]:
-    """Class from the name of a file: ``cat/Maine_Coon_12.jpg`` → ``Maine_Coon``.
-
-    Parameters
-    ----------
-    paths : sequence of str
-
-    Returns
-    -------
-    list of str
-    """
+def breed_names(paths: Iterable[str]) -> list[str]:
+    """Class from the name of a file: ``cat/Maine_Coon_12.jpg`` → ``Maine_Coon``."""
     return [re.sub(r"_\d+$", "", PurePosixPath(str(path)).stem) for path in paths]
 
 
@@ -116,17 +99,9 @@ def published_protocol(
     joint_heads: Sequence[str] = ("flatten", "spatial"),
     heads: Sequence[str] = ("ridge_pca", "pls", "cascade"),
     epochs: int | None = None,
-    layer: str | None = None,
     random_state: int = 0,
 ) -> pd.DataFrame:
-    """The joint class + box recipe for pet heads, under its own protocol and an honest one.
-
-    *As published*: the test rows are all training rows (both tensors were filled from the first row
-    of the whole table on), the box is learned in pixels, and the overlap is ``legacy_iou``, which
-    takes corners for widths, sums over a batch and leaves out what does not overlap. These rows
-    reproduce a claim; they are no estimate of anything, and ``leak`` says so.
-    *Honest*: split by image within each class, duplicates together; the mean of the true IoU.
-    Both scores are given in both rows.
+    """The recipe under its own protocol and an honest one.
 
     Parameters
     ----------
@@ -138,14 +113,11 @@ def published_protocol(
     duplicates : DataFrame, optional
         Near duplicates that must not be torn apart (:func:`featlab.audit.duplicates`).
     joint_heads : sequence of str
-        Joint heads under the honest protocol, see :func:`train_joint_head`; ``flatten`` is the
-        published one.
+        Under the honest protocol (``fit_joint_head``); ``flatten`` is the published one.
     heads : sequence of str
-        Classical heads under the honest protocol (no class), see :func:`evaluate_box_heads`.
+        Classical heads under the honest protocol, which know no class (``evaluate_box_heads``).
     epochs : int, optional
         Of the joint heads, instead of their own numbers.
-    layer : str, optional
-        The last stored layer by default.
     random_state : int
         Seed of split, training and bootstrap.
 
@@ -154,38 +126,68 @@ def published_protocol(
     DataFrame, one row per protocol and head
         ``protocol``, ``head``, ``leak`` (test images among those trained on), ``n_fit``, ``n``;
         ``accuracy`` and ``mean_iou`` with ``_low`` and ``_high`` (95 %; where there is a leak they
-        say how well it was memorised); ``legacy_iou``; ``seconds_per_epoch``. The IoU is measured
-        in the frame of the network's input.
+        say how well it was memorised); ``legacy_iou``; ``seconds_per_epoch``. The IoU is that with
+        the largest box.
 
     Raises
     ------
     FeatlabError
         No boxes, a class of fewer than three boxed images, an unknown head.
     """
-    names = checked_heads(heads, HEADS)
-    layer = store.layer_name(layer)
-    images = boxed_images(store, box_kind)
-    every = store.images["label"].to_numpy() if classes is None else np.asarray(classes)
-    if every.shape != (len(store),):
+    labels = store.images["label"].to_numpy() if classes is None else np.asarray(classes)
+    if labels.shape != (len(store),):
         raise FeatlabError(f"classes must have one entry per image ({len(store)}).")
-    own = every[images.rows]
+    truth = largest_boxes(store, box_kind)
+    rows = np.flatnonzero(np.isfinite(truth).all(axis=1))
     sides = honest_split(
-        store.images.iloc[images.rows].reset_index(drop=True),
-        own,
-        _among(duplicates, images.rows),
+        store.images.iloc[rows].reset_index(drop=True),
+        labels[rows],
+        _among(duplicates, rows),
         random_state=random_state,
     )
-    maps, truth = store.maps(images.rows, layer=layer), images.targets
-    rows = [_leaked(maps, own, truth, sides, epochs, random_state)]
-    options: dict[str, Any] = {"epochs": epochs, "random_state": random_state}
+    maps, options = store.maps(rows), {"epochs": epochs, "random_state": random_state}
+    table = [_leaked(maps, labels[rows], truth[rows], sides, options)]
     for head in dict.fromkeys(joint_heads):
-        result = train_joint_head(maps, own, truth, sides, head=head, **options)
-        rows.append(_joint_row(HONEST, head, result, truth, leak=False))
-    rows += _classical(store, images, sides, names, layer, random_state)
-    table = pd.DataFrame(rows).reindex(columns=COLUMNS)
-    table.attrs.update(box_kind=box_kind, layer=layer, random_state=random_state)
-    table.attrs["n_classes"] = len(np.unique(own))
-    return table
+        result = boxheads.fit_joint_head(
+            maps, labels[rows], truth[rows], sides, head=head, **options
+        )
+        table.append(_joint_row(HONEST, head, result, truth[rows], leak=False))
+    split = np.full(len(store), "train", dtype="<U7")  # images without a box are not looked at
+    split[rows] = sides
+    results = boxheads.evaluate_box_heads(
+        store, split, box_kind=box_kind, heads=heads, random_state=random_state
+    )
+    n_fit = int((sides != "test").sum())
+    for name in (*heads, "mean_box"):
+        own = results.per_image[results.per_image["head"] == name]
+        boxes = in_frame(store, own["row"].to_numpy(), own[bx.CORNERS].to_numpy(float))
+        iou = bx.iou(boxes, truth[own["row"]])
+        low, high = bootstrap_interval(iou, random_state=random_state)
+        row = {"protocol": HONEST, "head": name, "leak": False, "n_fit": n_fit, "n": len(iou)}
+        row |= {"mean_iou": float(iou.mean()), "mean_iou_low": low, "mean_iou_high": high}
+        table.append(row | {"legacy_iou": _legacy(boxes, truth[own["row"]])})
+    return pd.DataFrame(table).reindex(columns=COLUMNS)
+
+
+def largest_boxes(store: MapStore, box_kind: str | None) -> np.ndarray:
+    """The largest true box of every image, unit coordinates of the input; NaN without one."""
+    statistics = boxheads.box_statistics(store, box_kind)
+    largest = statistics[statistics["largest"]]
+    rows = largest["image"].to_numpy()
+    x, y, width, height = largest[["x", "y", "width", "height"]].to_numpy(float).T / [
+        [1], [1], [2], [2],
+    ]  # fmt: skip
+    sizes = store.images[["width", "height"]].to_numpy(float)[rows]
+    unit = np.column_stack([x - width, y - height, x + width, y + height])
+    boxes = np.full((len(store), 4), np.nan)
+    boxes[rows] = in_frame(store, rows, bx.pixel_boxes(unit, sizes))
+    return boxes
+
+
+def in_frame(store: MapStore, rows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Boxes in pixels of the originals → unit coordinates of the network's input."""
+    sizes = store.images[["width", "height"]].to_numpy(float)[rows]
+    return bx.picture_to_frame(boxes, np.asarray(store.frames, dtype=float)[rows], sizes)
 
 
 def _among(duplicates: pd.DataFrame | None, rows: np.ndarray) -> pd.DataFrame | None:
@@ -203,19 +205,15 @@ def _leaked(
     classes: np.ndarray,
     truth: np.ndarray,
     sides: np.ndarray,
-    epochs: int | None,
-    random_state: int,
+    options: dict[str, Any],
 ) -> dict[str, Any]:
     """Train on the first rows of the table and "test" on the first of them again."""
     n_fit, n_test = int((sides != "test").sum()), int((sides == "test").sum())
     # Shuffled, because a table sorted by class would leave the last classes out.
-    order = np.random.default_rng(random_state).permutation(len(sides))[:n_fit]
+    order = np.random.default_rng(options["random_state"]).permutation(len(sides))[:n_fit]
     twice = np.concatenate([order, order[:n_test]])
     split = np.repeat(["train", "test"], [n_fit, n_test])
-    result = train_joint_head(
-        maps[twice], classes[twice], truth[twice], split,
-        epochs=epochs, random_state=random_state,
-    )  # fmt: skip
+    result = boxheads.fit_joint_head(maps[twice], classes[twice], truth[twice], split, **options)
     return _joint_row(PUBLISHED, "flatten", result, truth[twice], leak=True)
 
 
@@ -241,39 +239,6 @@ def _joint_row(
     }
 
 
-def _classical(
-    store: MapStore,
-    images: BoxedImages,
-    sides: np.ndarray,
-    heads: Sequence[str],
-    layer: str,
-    random_state: int,
-) -> list[dict[str, Any]]:
-    fit, test = np.flatnonzero(sides != "test"), np.flatnonzero(sides == "test")
-    truth = images.targets
-    boxes = {"mean_box": np.tile(truth[fit].mean(axis=0), (len(test), 1))}
-    if heads:
-        maps, total = reduced_maps(store, images.rows, sides != "test", layer=layer)
-        groups = store.images["group"].to_numpy(str)[images.rows[fit]]
-        data = FitData(
-            maps[fit], total[fit], truth[fit], folds_of(groups, random_state), "centre_size",
-            random_state,
-        )  # fmt: skip
-        components = Components(data.maps, random_state)
-        ridge = functools.cache(lambda: ridge_head(data, components))
-        for name in heads:
-            head = fit_head(name, data, components, ridge)
-            boxes[name] = head.predict(maps[test], total[test])
-    rows = []
-    for name in (*heads, "mean_box"):
-        iou = bx.iou(boxes[name], truth[test])
-        low, high = bootstrap_interval(iou, random_state=random_state)
-        row = {"protocol": HONEST, "head": name, "leak": False, "n_fit": len(fit), "n": len(test)}
-        row |= {"mean_iou": float(iou.mean()), "mean_iou_low": low, "mean_iou_high": high}
-        rows.append(row | {"legacy_iou": _legacy(boxes[name], truth[test])})
-    return rows
-
-
 def _legacy(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Mean over batches of the published overlap score."""
     a, b = predicted * _PIXELS, truth * _PIXELS
@@ -284,3 +249,25 @@ def _legacy(predicted: np.ndarray, truth: np.ndarray) -> float:
         for start in range(0, len(a), _BATCH)
     ]
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def main() -> None:
+    """Print the table and write it beside the store."""
+    path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
+    kind = sys.argv[2] if len(sys.argv) > 2 else None
+    column = sys.argv[3] if len(sys.argv) > 3 else "label"
+    with MapStore(path) as store:
+        breeds = column == "breed"
+        classes = breed_names(store.images["path"]) if breeds else store.images[column].to_numpy()
+        table = published_protocol(
+            store,
+            box_kind=kind,
+            classes=classes,
+            duplicates=audit.duplicates(store.images, features.feature_table(store)),
+        )
+    table.to_csv(path.with_name("published_protocol.csv"), index=False)
+    print(table.round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
