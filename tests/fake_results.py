@@ -273,9 +273,6 @@ def make_box_laboratory(found: Localisation, *, ahead: float = 0.02) -> BoxDetai
             "largest": True,
         }
     )  # fmt: skip
-    statistics.attrs.update(
-        n_images=80, n_images_with_boxes=80, mean_box=[0.2, 0.2, 0.8, 0.8], n_left_out=0
-    )
     heads = pd.DataFrame({"head": ["cascade", "mean_box"], "baseline": [False, True]})
     for score in ("mean_iou", "box_accuracy", "box_accuracy_70", "centre_in_box"):
         heads = heads.assign(

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from featlab import FeatlabError, boxheads, plots
+from featlab import FeatlabError, boxheads, localise, plots
 from featlab import boxes as bx
-from featlab.boxheads import _linear, _maps, _targets
+from featlab.boxheads import _inputs, _linear
+from featlab.boxheads._evaluation import BASELINES
+from featlab.boxheads._inputs import POLICIES, TARGETS
 
 LINEAR = ("ridge_pca", "pls")
 
@@ -29,6 +31,10 @@ class FakeStore:
     def __len__(self):
         return len(self.images)
 
+    @property
+    def classes(self):
+        return sorted(self.images["label"].unique())
+
     def layer_name(self, layer=None):
         if layer not in (None, *self.layers):
             raise FeatlabError(f"layer must be one of {self.layers}")
@@ -39,6 +45,9 @@ class FakeStore:
 
     def maps(self, rows=None, *, layer=None):
         return self.stored if rows is None else self.stored[rows]
+
+    def pooled(self, *_args, **_options):
+        return self.stored.max(axis=(1, 2))
 
     def iter_maps(self, rows=None, *, layer=None, batch=64):
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
@@ -118,10 +127,10 @@ def all_heads():
 def test_every_head_finds_the_planted_boxes(all_heads):
     _, results = all_heads
     iou = iou_of(results)
-    assert list(iou.index) == [*boxheads.HEADS, *boxheads.BASELINES]
+    assert list(iou.index) == [*boxheads.HEADS, *BASELINES]
     assert iou["cascade"] > 0.8 and iou["ridge_pca"] > 0.75 and iou["pls"] > 0.75
     assert iou["mlp"] > 0.6 and iou["gradient_boosting"] > 0.65
-    assert iou[list(boxheads.HEADS)].min() > iou[list(boxheads.BASELINES)].max() + 0.05
+    assert iou[list(boxheads.HEADS)].min() > iou[list(BASELINES)].max() + 0.05
 
 
 def test_the_table_and_the_images_agree(all_heads):
@@ -146,7 +155,7 @@ def test_the_table_and_the_images_agree(all_heads):
     boxes = per_image[bx.CORNERS].to_numpy()
     assert (boxes[:, :2] < boxes[:, 2:]).all() and (boxes >= 0).all()
     assert (boxes[:, 2:] <= sizes + 1e-9).all()
-    assert table.attrs["fitted_on"] == "train + confirm" and table.attrs["policy"] == "largest"
+    assert results.facts["fitted_on"] == "train + confirm" and results.facts["policy"] == "largest"
 
 
 def test_boxes_that_the_maps_do_not_show_are_not_found():
@@ -183,7 +192,7 @@ def test_the_same_seed_gives_the_same_result():
 # ----------------------------------------------------------------------------- geometry
 
 
-@pytest.mark.parametrize("target", boxheads.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("pad", [False, True])
 def test_stretched_and_padded_pictures(target, pad):
     results = evaluate(scene_store(pad=pad), heads=("ridge_pca", "cascade"), target=target)
@@ -195,13 +204,13 @@ def test_encoding_is_undone_and_tidied():
     rng = np.random.default_rng(0)
     low = rng.uniform(0, 0.5, (50, 2))
     boxes = np.hstack([low, low + rng.uniform(0.05, 0.5, (50, 2))])
-    for target in boxheads.TARGETS:
-        again = _targets.decode_boxes(_targets.encode_boxes(boxes, target), target)
+    for target in TARGETS:
+        again = _inputs.decode_boxes(_inputs.encode_boxes(boxes, target), target)
         assert np.allclose(again, boxes)
-    assert np.allclose(_targets.mirrored(_targets.mirrored(boxes)), boxes)
+    assert np.allclose(_inputs.mirrored(_inputs.mirrored(boxes)), boxes)
     frame = np.array([[0.0, 0.25, 1.0, 0.75]])
     wild = np.array([[0.9, 0.7, 0.1, 0.3], [-3, -3, -2, -2], [0.5, 0.9, 0.6, 0.95], [1, 1, 1, 1]])
-    tidy = _targets.tidy(wild, np.repeat(frame, 4, axis=0))
+    tidy = _inputs.tidy(wild, np.repeat(frame, 4, axis=0))
     assert tidy[0].tolist() == pytest.approx([0.1, 0.3, 0.9, 0.7])
     assert (tidy[:, :2] < tidy[:, 2:]).all()
     assert (tidy >= frame[:, [0, 1, 0, 1]] - 1e-12).all()
@@ -212,14 +221,14 @@ def test_regions_are_sampled_bilinearly():
     side = 9
     y, x = np.meshgrid(*[(np.arange(side) + 0.5) / side] * 2, indexing="ij")
     maps = np.stack([x, y], axis=-1)[None].astype(np.float32)
-    region = _maps.sample_regions(maps, np.array([[0.2, 0.3, 0.6, 0.9]]), 4, 1.0).reshape(4, 4, 2)
+    region = _linear.sample_regions(maps, np.array([[0.2, 0.3, 0.6, 0.9]]), 4, 1.0).reshape(4, 4, 2)
     assert np.allclose(region[0, :, 0], 0.2 + 0.4 * (np.arange(4) + 0.5) / 4, atol=1e-6)
     assert np.allclose(region[:, 0, 1], 0.3 + 0.6 * (np.arange(4) + 0.5) / 4, atol=1e-6)
 
 
 def test_reduced_maps_keep_a_narrow_map_whole():
     store = scene_store(20)
-    maps, total = _maps.reduced_maps(store, np.arange(20), np.arange(20) < 12)
+    maps, total = _linear.reduced_maps(store, np.arange(20), np.arange(20) < 12)
     cells = store.stored.reshape(-1, 12)
     distance = np.linalg.norm(cells[0] - cells[9])
     reduced = maps.reshape(-1, 12)
@@ -256,19 +265,51 @@ def test_the_largest_box_is_learned_whatever_the_order():
     assert iou["ridge_pca"] > 0.75
 
 
-def test_best_match_scores_any_box():
+def test_an_image_counts_by_the_best_of_its_boxes_whichever_was_learned():
     store = scene_store(distractors=True)
-    largest, best = (evaluate(store, policy=p) for p in boxheads.POLICIES)
-    assert (iou_of(best) >= iou_of(largest) - 0.05).all()
-    # Another box as large as the first: only best_match lets it count.
-    twin = store.boxes[store.boxes["image"] % 2 == 0].copy()
-    store.boxes = twin.drop_duplicates("image", keep="last")
-    with_twin = store.boxes.assign(xmin=0.0, ymin=0.0)
-    with_twin["xmax"] = store.images["width"].to_numpy()[with_twin["image"]]
-    with_twin["ymax"] = 0.75 * store.images["height"].to_numpy()[with_twin["image"]]
-    store.boxes = pd.concat([store.boxes, with_twin], ignore_index=True)
-    largest, best = (iou_of(evaluate(store, policy=p)) for p in boxheads.POLICIES)
-    assert best["whole_image"] >= largest["whole_image"] - 1e-12
+    for policy in POLICIES:
+        results = evaluate(store, policy=policy)
+        table = results.per_image
+        best = bx.best_iou(table[bx.CORNERS].to_numpy(), table["row"], store.boxes)
+        assert np.allclose(best, table["iou"])
+        assert iou_of(results)["ridge_pca"] > 0.75
+    # Another box of half the images that is three quarters of the picture.
+    wide = store.boxes[store.boxes["image"] % 2 == 0].drop_duplicates("image")
+    wide = wide.assign(
+        xmin=0.0,
+        ymin=0.0,
+        xmax=store.images["width"].to_numpy()[wide["image"]],
+        ymax=0.75 * store.images["height"].to_numpy()[wide["image"]],
+    )
+    store.boxes = pd.concat([store.boxes, wide], ignore_index=True)
+    whole = evaluate(store).per_image.query("head == 'whole_image' and row % 2 == 0")
+    assert np.allclose(whole["iou"], 0.75)
+
+
+def test_the_tables_of_heads_and_heat_maps_agree_on_the_baselines():
+    """Several boxes an image, boxes of another class: one truth, one mean box."""
+    store = scene_store(distractors=True, groups=True)
+    foreign = store.boxes.drop_duplicates("image", keep="last").iloc[::3]
+    foreign = foreign.assign(
+        label=np.where(foreign["label"] == "cat", "dog", "cat"), xmin=0.0, ymin=0.0
+    )
+    store.boxes = pd.concat([store.boxes, foreign], ignore_index=True)
+    sides = sides_of(len(store), 3)
+    regression = evaluate(store, heads=(), n_boot=1000).table.set_index("head")
+    heat_maps = localise.evaluate(store, sides, methods=["sum"]).table.set_index("method")
+    scores = ["n", "mean_iou", "mean_iou_low", "mean_iou_high", "box_accuracy", "centre_in_box"]
+    for baseline in ("mean_box", "whole_image"):
+        pd.testing.assert_series_equal(
+            regression.loc[baseline, scores].astype(float),
+            heat_maps.loc[baseline, scores].astype(float),
+            check_names=False,
+        )
+    assert (regression["n"] == (sides == "test").sum()).all()
+    # Without a box of a train image there is no mean box in either.
+    store.boxes = store.boxes[np.isin(sides[store.boxes["image"]], ["confirm", "test"])]
+    assert "mean_box" not in set(evaluate(store, heads=()).table["head"])
+    methods = localise.evaluate(store, sides, methods=["sum"]).table["method"]
+    assert "mean_box" not in set(methods)
 
 
 def test_images_without_boxes_are_neither_fitted_nor_scored():
@@ -285,19 +326,31 @@ def test_groups_stay_together_in_folds_and_resamples():
     table = evaluate(store).table
     assert table["interval"].str.fullmatch(r"bootstrap of 10 groups").all()
     assert (evaluate(scene_store()).table["interval"] == "bootstrap").all()
-    from featlab.boxheads._inputs import folds_of
-
     groups = store.images["group"].to_numpy(str)
-    folds = pd.DataFrame({"group": groups, "fold": folds_of(groups, 0)})
+    folds = pd.DataFrame({"group": groups, "fold": _inputs.folds_of(groups, 0)})
     assert folds.groupby("group")["fold"].nunique().max() == 1
     assert folds["fold"].nunique() == 5
+
+
+def test_an_image_without_a_group_is_on_its_own_however_that_is_said():
+    store, missing = scene_store(60), scene_store(60)
+    missing.images["group"] = [None, np.nan, ""] * 20
+    tables = [evaluate(one, heads=("ridge_pca",)).table for one in (store, missing)]
+    pd.testing.assert_frame_equal(*(table.drop(columns="seconds") for table in tables))
+
+
+def test_a_single_head_may_be_named_and_none_leaves_the_baselines():
+    store = scene_store(48)
+    assert list(evaluate(store, heads="pls").table["head"]) == ["pls", *BASELINES]
+    assert list(evaluate(store, heads=["pls", "pls"]).table["head"]) == ["pls", *BASELINES]
+    assert list(evaluate(store, heads=()).table["head"]) == list(BASELINES)
 
 
 def test_a_single_group_leaves_nothing_to_tune_with():
     store = scene_store(80)
     store.images["group"] = np.where(sides_of(80, 3) == "test", "", "one")
     results = evaluate(store, heads=boxheads.HEADS)
-    assert results.table.attrs["n_folds"] == 0
+    assert results.facts["n_folds"] == 0
     assert iou_of(results)["ridge_pca"] > iou_of(results)["mean_box"] + 0.05
 
 
@@ -305,13 +358,13 @@ def test_a_single_group_leaves_nothing_to_tune_with():
 def test_of_very_many_images_a_sample_is_fitted_and_scored(monkeypatch, policy):
     store = scene_store(120, distractors=True)
     assert set(evaluate(store, policy=policy).table["n_fit"]) == {90}
-    monkeypatch.setattr(boxheads._inputs, "_MOST_IMAGES", 24)
+    monkeypatch.setattr(_inputs, "_MOST_IMAGES", 24)
     monkeypatch.setattr("featlab.arguments.images.LEAST_PER_CLASS", 1)
-    found = evaluate(store, policy=policy)
-    assert set(found.table["n_fit"]) == set(found.table["n"]) == {24}
-    rows = found.per_image["row"].unique()
+    results = evaluate(store, policy=policy)
+    assert set(results.table["n_fit"]) == set(results.table["n"]) == {24}
+    rows = results.per_image["row"].unique()
     assert len(rows) == 24 and (sides_of(120, 3)[rows] == "test").all()
-    pd.testing.assert_frame_equal(found.per_image, evaluate(store, policy=policy).per_image)
+    pd.testing.assert_frame_equal(results.per_image, evaluate(store, policy=policy).per_image)
 
 
 # ----------------------------------------------------------------------------- errors
@@ -320,7 +373,7 @@ def test_of_very_many_images_a_sample_is_fitted_and_scored(monkeypatch, policy):
 def test_errors_say_what_was_wrong():
     store, sides = scene_store(40), sides_of(40, 3)
     for options, words in (
-        ({"heads": ("ridge", "pls")}, "heads must be from .* got 'ridge'"),
+        ({"heads": ("ridge", "pls")}, "heads must be from cascade, .*, got 'ridge'"),
         ({"target": "edges"}, "target must be one of"),
         ({"policy": "any"}, "policy must be one of"),
         ({"n_boot": 0}, "n_boot must be at least 1"),
@@ -376,43 +429,24 @@ def test_box_statistics_are_exact():
     assert stats["on_border"].tolist() == [False, True, False]
     assert stats["boxes_in_image"].tolist() == [2, 2, 1]
     assert stats["largest"].tolist() == [False, True, True]
-    assert stats.attrs["n_left_out"] == 2 and stats.attrs["n_images_with_boxes"] == 2
+    assert stats.attrs["n_left_out"] == 2 and stats.attrs["n_images"] == 3
 
 
 def test_plots_draw_results_and_nothing_else(all_heads):
     store, results = all_heads
     stats = boxheads.box_statistics(store)
-    figure = plots.box_eda(stats)
+    figure = plots.box_eda(stats, n_images=130)
     assert isinstance(figure, Figure) and len(figure.axes) == 7
     assert figure.axes[0].get_title(loc="left") == "n = 120 boxes"
+    assert figure.axes[3].get_title(loc="left") == "n = 130 images"
+    assert figure.axes[3].patches[0].get_height() == 10  # without a box
     axes = plots.box_heads(results.table)
     names = [tick.get_text() for tick in axes.get_yticklabels()]
     assert set(names) == {name.replace("_", " ") for name in results.table["head"]}
     assert len(plots.encode(axes, "png")) > 1000 and len(plots.encode(figure, "png")) > 1000
 
 
-# ----------------------------------------------------------------------------- protocol, joint head
-
-
-def test_breeds_are_read_from_file_names():
-    paths = ["cat/Maine_Coon_12.jpg", "dog/pug_3.jpg", "plain.png"]
-    assert boxheads.breed_names(paths) == ["Maine_Coon", "pug", "plain"]
-
-
-def test_the_honest_split_keeps_duplicates_and_groups_together():
-    images = scene_store(60).images
-    pairs = pd.DataFrame({"row_a": [0, 1, 2, 3], "row_b": [10, 2, 13, 30]})
-    sides = boxheads.honest_split(images, images["label"], pairs)
-    assert sides[0] == sides[10] and sides[1] == sides[2] == sides[13] and sides[3] == sides[30]
-    assert set(sides) == {"train", "confirm", "test"}
-    shares = pd.crosstab(images["label"], sides, normalize="index")
-    assert np.allclose(shares["test"], 0.3, atol=0.07)
-    images["group"] = [f"g{k // 4}" for k in range(60)]
-    sides = boxheads.honest_split(images, images["label"], pairs)
-    grouped = pd.Series(sides).groupby(images["group"].to_numpy()).nunique()
-    assert (grouped == 1).all() and sides[0] == sides[10]
-    with pytest.raises(FeatlabError, match="rows 0 … 59"):
-        boxheads.honest_split(images, images["label"], pairs + 60)
+# ----------------------------------------------------------------------------- joint head
 
 
 def test_joint_head_refuses_what_does_not_fit():
@@ -424,11 +458,27 @@ def test_joint_head_refuses_what_does_not_fit():
         ({"epochs": 0}, "epochs must be at least 1"),
     ):
         with pytest.raises(FeatlabError, match=words):
-            boxheads.train_joint_head(maps, labels, boxes, sides, **options)
+            boxheads.fit_joint_head(maps, labels, boxes, sides, **options)
     with pytest.raises(FeatlabError, match="one row per image"):
-        boxheads.train_joint_head(maps, labels, boxes[:5], sides)
+        boxheads.fit_joint_head(maps, labels, boxes[:5], sides)
     with pytest.raises(FeatlabError, match="got 4 train and confirm and 0 test"):
-        boxheads.train_joint_head(maps, labels, np.vstack([boxes[:4], boxes[:2] * np.nan]), sides)
+        boxheads.fit_joint_head(maps, labels, np.vstack([boxes[:4], boxes[:2] * np.nan]), sides)
+    with pytest.raises(FeatlabError, match="boxes must have 4 columns"):
+        boxheads.fit_joint_head(maps, labels, boxes[:, :3], sides)
+    with pytest.raises(FeatlabError, match="maps as an array must be finite"):
+        boxheads.fit_joint_head(maps * np.nan, labels, boxes, sides)
+    with pytest.raises(FeatlabError, match="'train', 'confirm' or 'test', got 'val'"):
+        boxheads.fit_joint_head(maps, labels, boxes, [*sides[:5], "val"])
+
+
+def test_a_class_that_the_joint_head_never_saw_is_refused():
+    maps = np.random.default_rng(0).random((6, 2, 2, 3)).astype(np.float32)
+    boxes, sides = np.tile([0.1, 0.1, 0.5, 0.5], (6, 1)), ["train"] * 4 + ["test"] * 2
+    with pytest.raises(FeatlabError, match="class 'c' has no image with a box in train or confirm"):
+        boxheads.fit_joint_head(maps, ["a", "b", "a", "b", "a", "c"], boxes, sides)
+    boxes[[1, 3]] = np.nan  # the only boxes of class 1 that could be learned
+    with pytest.raises(FeatlabError, match="class '1' has no image with a box"):
+        boxheads.fit_joint_head(maps, [0, 1] * 3, boxes, sides)
 
 
 @pytest.mark.slow
@@ -443,15 +493,9 @@ def test_joint_heads_learn_class_and_box():
     )
     sides = sides_of(160, 3)
     arguments = (store, store.images["label"], truth, sides)
-    spatial = boxheads.train_joint_head(*arguments, head="spatial", learning_rate=2e-3)
+    spatial = boxheads.fit_joint_head(*arguments, head="spatial", learning_rate=2e-3)
     assert spatial.accuracy > 0.9 and spatial.mean_iou > 0.6
     assert spatial.n == (sides == "test").sum() and len(spatial.history) == 60
     assert (spatial.predictions["iou"].between(0, 1)).all()
-    a, b = (boxheads.train_joint_head(*arguments, epochs=1) for _ in range(2))
+    a, b = (boxheads.fit_joint_head(*arguments, epochs=1) for _ in range(2))
     assert np.allclose(a.predictions["iou"], b.predictions["iou"], atol=1e-4)
-    table = boxheads.published_protocol(store, epochs=2, joint_heads=("flatten",), heads=LINEAR)
-    assert table["protocol"].tolist() == ["as published"] + ["honest"] * 4
-    assert table["leak"].tolist() == [True] + [False] * 4
-    classical = table.iloc[2:]  # Two epochs in pixels leave the joint head near the origin.
-    assert (classical["legacy_iou"] > classical["mean_iou"]).all()
-    assert table["head"].tolist() == ["flatten", "flatten", "ridge_pca", "pls", "mean_box"]

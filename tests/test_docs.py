@@ -21,7 +21,6 @@ import subprocess
 import sys
 import unittest
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -300,7 +299,7 @@ def small_network(path: Path, side: int) -> None:
 @pytest.fixture(scope="session")
 def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Every table that a command writes, with its columns."""
-    from featlab import backbones, boxheads, neurons
+    from featlab import backbones, neurons
 
     folder = tmp_path_factory.mktemp("tables")
     small_network(folder / "mine.keras", 56)
@@ -313,7 +312,7 @@ def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "heads mine.h5 -o folds --folds 2 --heads nearest_centroid",
         "heads mine.h5 other.h5 -o several --heads nearest_centroid",
         "localise mine.h5 -o localise/localisation.csv --methods sum",
-        "boxheads mine.h5 -o boxheads --heads ridge_pca --published",
+        "boxheads mine.h5 -o boxheads --heads ridge_pca",
         "audit mine.h5 -o audit",
         "embed mine.h5 -o embed",
         "gradients mine.h5 -o gradients --backbone mine.keras --images 2",
@@ -328,8 +327,6 @@ def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         patch.chdir(folder)
         patch.setattr("featlab.pipeline._analysis.BOX_HEADS", ("ridge_pca",))
         patch.setattr("featlab.pipeline._transfer.load_backbone", load)
-        one_epoch = partial(boxheads.published_protocol, epochs=1)
-        patch.setattr(boxheads, "published_protocol", one_epoch)
         os.symlink(finished / "my_pictures", "pictures")
         for made in ("neurons", "localise"):
             Path(made).mkdir()

@@ -32,7 +32,7 @@ ALLOWED = {
     "embed": {"features"},
     "audit": {"images", "intervals", "neurons", "heads", "features"},
     "localise": {"boxes", "intervals"},
-    "boxheads": {"boxes", "features", "heads", "intervals"},
+    "boxheads": {"boxes", "intervals"},
     "gradients": {"backbones", "boxes", "intervals"},
     "finetune": {"backbones", "images", "heads"},
     "plots": set(),

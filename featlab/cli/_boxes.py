@@ -12,7 +12,6 @@ import typer
 import featlab
 from featlab.cli._options import BoxKind, Folder, Layer, Seed, Store
 from featlab.cli._output import quiet_bar, show, write_figures, write_tables
-from featlab.cli._pass import libraries_silenced
 from featlab.errors import FeatlabError
 
 
@@ -95,30 +94,17 @@ def boxheads(
     ] = "cascade,ridge_pca,pls,gradient_boosting",
     target: Annotated[str, typer.Option(help="centre_size or corners.")] = "centre_size",
     policy: Annotated[
-        str, typer.Option(help="Of several boxes in an image: largest, or best_match.")
+        str, typer.Option(help="Of several boxes in an image learn the largest, or best_match.")
     ] = "largest",
     layer: Layer = None,
-    published: Annotated[
-        bool,
-        typer.Option(
-            "--published",
-            help="Also the joint class + box recipe, as published (with its leak) and honestly.",
-        ),
-    ] = False,
-    classes: Annotated[
-        str,
-        typer.Option(help="The classes of that recipe: label, group, or breed (of breed_12.jpg)."),
-    ] = "label",
     box_kind: BoxKind = None,
     output: Folder = None,
     seed: Seed = 0,
 ) -> None:
     """Boxes by regression on the stored maps, for sets whose train images have boxes."""
-    if classes not in ("label", "group", "breed"):
-        raise FeatlabError(f"--classes must be label, group or breed, got {classes!r}.")
     room = featlab.boxheads
     with featlab.store.MapStore(store) as opened:
-        statistics = room.box_statistics(opened, box_kind)
+        statistics, n_images = room.box_statistics(opened, box_kind), len(opened)
         regression = room.evaluate_box_heads(
             opened,
             featlab.splits.make_split(opened.images, random_state=seed),
@@ -134,25 +120,9 @@ def boxheads(
         columns += ["box_accuracy", "box_accuracy_70", "centre_in_box", "seconds", "parameters"]
         show(regression.table, columns)
         tables = {"box_heads": regression.table, "box_heads_images": regression.per_image}
-        if published:
-            with libraries_silenced():
-                import tensorflow  # noqa: F401  # tells of itself once, while it loads
-            both = room.published_protocol(
-                opened,
-                box_kind=box_kind,
-                classes=room.breed_names(opened.images["path"])
-                if classes == "breed"
-                else opened.images[classes].to_numpy(),
-                duplicates=featlab.audit.duplicates(
-                    opened.images, featlab.features.feature_table(opened)
-                ),
-                layer=layer,
-                random_state=seed,
-            )
-            print("the joint class + box recipe, as published and under an honest protocol:")
-            show(both)
-            tables["published"] = both
     write_tables(output, tables | {"boxes": statistics})
-    plots = featlab.plots
-    figures = {"box_heads": plots.box_heads(regression.table), "boxes": plots.box_eda(statistics)}
+    figures = {
+        "box_heads": featlab.plots.box_heads(regression.table),
+        "boxes": featlab.plots.box_eda(statistics, n_images=n_images),
+    }
     write_figures(output, figures)

@@ -17,13 +17,15 @@ _MOST_COUNTED = 10
 _MOST_TICKS = 3  # on either side of the square
 
 
-def box_eda(statistics: pd.DataFrame) -> Figure:
+def box_eda(statistics: pd.DataFrame, *, n_images: int | None = None) -> Figure:
     """Size, shape and place of the boxes: six panels.
 
     Parameters
     ----------
     statistics : DataFrame
         From :func:`featlab.boxheads.box_statistics`.
+    n_images : int, optional
+        Images of the set, with boxes or without; those with boxes by default.
 
     Returns
     -------
@@ -35,7 +37,7 @@ def box_eda(statistics: pd.DataFrame) -> Figure:
     _area(axes[0, 0], statistics)
     _sides(axes[0, 1], statistics)
     _aspect(axes[0, 2], statistics)
-    _per_image(axes[1, 0], statistics)
+    _per_image(axes[1, 0], statistics, n_images)
     _centres(axes[1, 1], statistics)
     _outlines(axes[1, 2], statistics)
     return figure
@@ -89,9 +91,9 @@ def _aspect(ax: Axes, statistics: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
-def _per_image(ax: Axes, statistics: pd.DataFrame) -> None:
+def _per_image(ax: Axes, statistics: pd.DataFrame, n_images: int | None) -> None:
     counts = statistics.loc[statistics["largest"], "boxes_in_image"].to_numpy(int)
-    without = int(statistics.attrs.get("n_images", len(counts))) - len(counts)
+    without = 0 if n_images is None else n_images - len(counts)
     values = np.bincount(np.minimum(counts, _MOST_COUNTED), minlength=2)
     values[0] = max(without, 0)
     ax.bar(np.arange(len(values)), values, color=BLUE, width=0.75)

@@ -35,7 +35,7 @@ def _box_eda(results: Results) -> Drawing | None:
         return None
     mean = float(boxes.statistics["area"].median())
     return drawing(
-        plots.box_eda(boxes.statistics),
+        plots.box_eda(boxes.statistics, n_images=len(results.store.images)),
         f"Size, shape and place of {len(boxes.statistics)} boxes; half cover less than "
         f"{words.percent(mean)} of their picture.",
         "The ground-truth boxes: size, shape, number and place, in units of the picture.",
