@@ -20,17 +20,19 @@ if not paths:
     extract.extract_maps(table, fine, paths[1], boxes=boxes).close()
 
 stores = [MapStore(path) for path in paths]
-found = pipeline.compare(stores, random_state=0, command=" ".join(["python", *sys.argv]))
+comparison = pipeline.compare_stores(
+    stores, random_state=0, command=" ".join(["python", *sys.argv])
+)
 for store in stores:
     store.close()
 columns = ["name", "accuracy", "confirmed", "auroc_confirmed", "method", "box_accuracy", "mean_iou"]
-print(found.entries[columns].round(3).to_string(index=False))
+print(comparison.entries[columns].round(3).to_string(index=False))
 print("boxes found on the same test images, the best on confirm less the others:")
 columns = ["a", "b", "difference", "difference_low", "difference_high", "p_adjusted"]
-print(found.box_pairs[columns].round(3).to_string(index=False))
+print(comparison.box_pairs[columns].round(3).to_string(index=False))
 
 # %%
-page = report.write_comparison(found, paths[0].parent / "compare.html")
-figure = plots.detector_aurocs(found.detectors, found.entries["name"].tolist()).figure
+page = report.write_comparison(comparison, paths[0].parent / "compare.html")
+figure = plots.detector_aurocs(comparison.detectors, comparison.entries["name"].tolist()).figure
 figure.savefig(page.with_name("compare_detectors.svg"))
 print(page)

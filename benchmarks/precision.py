@@ -48,14 +48,14 @@ def results(store: MapStore, kind: str | None) -> tuple[pd.DataFrame, pd.DataFra
     labels, groups = store.images["label"], store.images["group"]
     split = splits.make_split(store.images, random_state=0)
     X = features.feature_table(store)
-    neurons = pipeline.find_detectors(X, labels, split, groups, random_state=0)
+    neurons = pipeline.detectors.find_detectors(X, labels, split, groups, random_state=0)
     scores = heads.evaluate_heads(X, labels, split, groups=groups, heads=["logistic"])
     where = localise.evaluate(
         store,
         split,
         methods=METHODS,
         neurons=neurons,
-        weights=pipeline.class_weights(scores),
+        weights=pipeline.detectors.class_weights(scores),
         box_kind=kind,
     )
     return neurons, where.per_image[where.per_image["method"].isin(METHODS)]

@@ -63,11 +63,11 @@ def blocks(store: MapStore, box_kind: str | None) -> list[pd.DataFrame]:
     labels, groups = store.images["label"], store.images["group"]
     split = splits.make_split(store.images, random_state=0)
     tables = [features.feature_table(store, layer=layer) for layer in store.layers]
-    neurons = pipeline.find_detectors(tables, labels, split, groups, random_state=0)
+    neurons = pipeline.detectors.find_detectors(tables, labels, split, groups, random_state=0)
     weights = {}
     for X in tables:
         scores = heads.evaluate_heads(X, labels, split, groups=groups, heads=["logistic"])
-        weights[origin_of(X)[0]] = pipeline.class_weights(scores)
+        weights[origin_of(X)[0]] = pipeline.detectors.class_weights(scores)
     layers = [[layer] for layer in store.layers]
     layers += [store.layers] if len(store.layers) > 1 else []
     found = []

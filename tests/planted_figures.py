@@ -125,6 +125,9 @@ def _card(world: Planted) -> Any:
     name = world.classes[0]
     return plots.neuron_card(
         NeuronCard(
+            layer="top",
+            neuron=7,
+            label=str(name),
             title=f"Neuron 7 of top, active for {name}",
             facts=[f"chosen: AUROC 0.90 for {name}", "unseen: AUROC 0.87 [0.80, 0.92], replicated"],
             best=rows.assign(activation=[2.0, 1.9, 1.8, 1.7]),

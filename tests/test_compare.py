@@ -20,8 +20,8 @@ from featlab.arguments import feature_columns
 from featlab.cli import app
 from featlab.extract import extract_maps
 from featlab.images import index_images
-from featlab.pipeline import compare
-from featlab.pipeline._comparison_entries import entries_of
+from featlab.pipeline import compare_stores
+from featlab.pipeline._entries import entries_of
 from featlab.report._interactive import PAGE_BYTES
 from featlab.store import MapStore
 
@@ -66,7 +66,7 @@ def stores(base):
 
 @pytest.fixture(scope="module")
 def found(stores):
-    return compare(stores, names=["two", "large", "noise"], command="featlab compare")
+    return compare_stores(stores, names=["two", "large", "noise"], command="featlab compare")
 
 
 def test_every_layer_is_an_entry_with_its_own_facts(found, stores):
@@ -174,7 +174,7 @@ def test_a_store_beside_itself_differs_in_nothing(base, stores):
     copy = base / "copy.h5"
     copy.write_bytes(stores[1].path.read_bytes())
     with MapStore(copy) as again:
-        same = compare([stores[1], again])
+        same = compare_stores([stores[1], again])
     files = [f"fake, {base.name}/{name}.h5" for name in ("large", "copy")]
     assert same.entries["name"].tolist() == files
     for pairs in (same.head_pairs, same.box_pairs):
@@ -198,13 +198,13 @@ def test_names_tell_the_fewest_things_that_differ(stores):
 
 def test_entries_are_layers_and_names_must_fit(stores):
     with pytest.raises(FeatlabError, match="at least two stores, or one with two layers"):
-        compare(stores[:1], layers=["low"])
+        compare_stores(stores[:1], layers=["low"])
     with pytest.raises(FeatlabError, match="from those stored, low, high; got 'deep'"):
-        compare(stores[:1], layers=["deep"])
+        compare_stores(stores[:1], layers=["deep"])
     with pytest.raises(FeatlabError, match="one for each of the 2 stores, got 1: a"):
-        compare(stores[:2], names=["a"])
+        compare_stores(stores[:2], names=["a"])
     with pytest.raises(FeatlabError, match="must be distinct, got 'a' twice"):
-        compare(stores[1:], names=["a", "a"])
+        compare_stores(stores[1:], names=["a", "a"])
 
 
 def without(pictures, *paths):
@@ -224,14 +224,14 @@ def test_stores_of_other_images_are_refused_and_the_difference_named(base, store
             FeatlabError, match="2 only in .*large.h5 \\(such as 'red/00.png'\\)"
         ) as told,
     ):
-        compare([stores[1], other])
+        compare_stores([stores[1], other])
     assert "fewer.h5" not in str(told.value)
     (pictures / "green/99.png").write_bytes((base / "pictures/red/00.png").read_bytes())
     with (
         make_store(pictures, tmp_path / "both.h5", FakeBackbone()) as other,
         pytest.raises(FeatlabError, match="2 only in .*large.h5.* and 1 only in .*both.h5"),
     ):
-        compare([stores[1], other])
+        compare_stores([stores[1], other])
 
 
 @pytest.mark.parametrize("what", ["images", "boxes"])
@@ -247,14 +247,14 @@ def test_the_same_names_with_other_content_are_refused(base, stores, tmp_path, w
         make_store(pictures, tmp_path / "other.h5", FakeBackbone()) as other,
         pytest.raises(FeatlabError, match=f"the {what} of .*other.h5 differ .* in row"),
     ):
-        compare([stores[1], other])
+        compare_stores([stores[1], other])
 
 
 def test_without_boxes_the_rest_is_told(base, tmp_path):
     pictures = write_pictures(tmp_path / "pictures")
     (pictures / "boxes.csv").unlink()
     with make_store(pictures, tmp_path / "a.h5", FakeBackbone(layers=("low", "high"))) as store:
-        found = compare([store])
+        found = compare_stores([store])
     assert found.best_boxes == "" and found.strips is None and found.box_pairs.empty
     page = report.write_comparison(found, tmp_path / "compare.html").read_text("utf-8")
     assert "No boxes, so not measured." in page
@@ -266,7 +266,7 @@ def test_groups_are_the_unit_of_the_comparison(base, tmp_path):
     backbone = FakeBackbone(layers=("low", "high"))
     with make_store(base / "pictures", tmp_path / "a.h5", backbone, **options) as store:
         assert len(set(store.images["group"])) == 10
-        found = compare([store])
+        found = compare_stores([store])
     for pairs in (found.head_pairs, found.box_pairs):
         assert pairs["test"].str.fullmatch(r"sign flips of \d+ groups").all()
 

@@ -12,7 +12,7 @@ from test_pipeline import write_pictures
 from test_report_browser import browser, column, requested, severe, show  # noqa: F401
 
 from featlab import report
-from featlab.pipeline import compare
+from featlab.pipeline import compare_stores
 
 By = pytest.importorskip("selenium.webdriver.common.by").By
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
@@ -26,7 +26,7 @@ def page(tmp_path_factory):
         make_store(pictures, base / "a.h5", FakeBackbone()) as one,
         make_store(pictures, base / "b.h5", NoisyBackbone()) as other,
     ):
-        found = compare([one, other], names=["<i>& “fake”", "noise"])
+        found = compare_stores([one, other], names=["<i>& “fake”", "noise"])
     return report.write_comparison(found, base / "compare.html")
 
 

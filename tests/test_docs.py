@@ -326,7 +326,7 @@ def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("featlab.pipeline._analysis.BOX_HEADS", ("ridge_pca",))
-        patch.setattr("featlab.pipeline._transfer.load_backbone", load)
+        patch.setattr("featlab.pipeline.transfer.load_backbone", load)
         os.symlink(finished / "my_pictures", "pictures")
         for made in ("neurons", "localise"):
             Path(made).mkdir()

@@ -23,7 +23,7 @@ import pytest
 from conftest import FakeBackbone
 from PIL import Image
 
-from featlab import FeatlabError, boxes, cli, datasets, extract, images, localise, pipeline, splits
+from featlab import FeatlabError, boxes, cli, datasets, extract, images, localise, splits
 from featlab.datasets import _birds, _fetch, _pets
 from featlab.datasets._fetch import Archive, fetch_file
 from featlab.datasets._unpack import extract_archive
@@ -1007,14 +1007,12 @@ def featlab(*arguments: object) -> int:
 def test_demo_on_the_pets(server, pets, tmp_path, monkeypatch, capsys):
     analysed = []
 
-    def analyse(store: MapStore, *, box_kind: str, **options: object) -> None:
+    def write_page(store: MapStore, output: Path, box_kind: str, *_: object) -> None:
         found = store.boxes[store.boxes["kind"] == box_kind]
         analysed.append((len(store.images), list(store.classes), box_kind, len(found)))
 
     monkeypatch.setattr(cli._pass, "load_network", lambda *a, **k: FakeBackbone())
-    monkeypatch.setattr(pipeline, "analyse", analyse)
-    monkeypatch.setattr(pipeline, "write_results", lambda results, output: {})
-    monkeypatch.setattr(cli._pass, "tell", lambda summary, output: None)
+    monkeypatch.setattr(cli._pass, "write_page", write_page)
     official = partial(datasets.fetch_oxford_pets, base_url=f"{server.url}/pets")
     monkeypatch.setattr(datasets, "fetch_oxford_pets", official)
     out, data = tmp_path / "out", tmp_path / "data"

@@ -19,7 +19,9 @@ from featlab.backbones import load_backbone
 from featlab.finetune._network import scaling_layers, transfer_network
 from featlab.finetune._rows import class_weights, validation_part
 from featlab.finetune._training import best_epoch, has_stopped
-from featlab.pipeline import find_detectors, small_images_table, transfer_study
+from featlab.pipeline import transfer_study
+from featlab.pipeline.detectors import find_detectors
+from featlab.pipeline.transfer import small_images_table
 from featlab.store import MapStore
 
 COUNTS = {"a": 26, "b": 38}
@@ -525,7 +527,7 @@ def test_the_table_of_small_pictures_scores_every_way_on_the_same_rows(
             return load_backbone(name)
         return load_backbone(write_network(tmp_path / f"{name}_{input_size}.keras", input_size))
 
-    monkeypatch.setattr("featlab.pipeline._transfer.load_backbone", load)
+    monkeypatch.setattr("featlab.pipeline.transfer.load_backbone", load)
     table = small_images_table(pictures, split, "net", folder=tmp_path / "small")
     assert table["cells"].tolist() == ["4 × 4", "8 × 8", "8 × 8", "8 × 8"]
     assert table["accuracy"].iloc[1] == pytest.approx(table["accuracy"].iloc[2], abs=0.07)

@@ -97,14 +97,14 @@ def test_the_page_tells_all_of_it_and_the_tables_lie_beside_it(results, tmp_path
 
 
 def test_a_card_shows_the_extremes_of_its_neuron(store, results):
-    card = neuron_card(store, 0, results.all_neurons, label="red", k=3)
+    card = neuron_card(store, 0, results.all_neurons, label="red", most=3)
     pooled = store.pooled()[:, 0]
     assert card.best["activation"].tolist() == sorted(pooled, reverse=True)[:3]
     assert card.worst["activation"].tolist() == sorted(pooled)[:3]
     assert len(card.pictures) == len(card.heats) == 6
     assert card.title == "Neuron 0 of high, active for red"
     assert isinstance(plots.neuron_card(card), matplotlib.figure.Figure)
-    unseen = neuron_card(store, 0, results.all_neurons, rows=[3, 4, 5], k=2)
+    unseen = neuron_card(store, 0, results.all_neurons, rows=[3, 4, 5], most=2)
     assert set(unseen.best["row"]) <= {3, 4, 5}
     with pytest.raises(FeatlabError, match="no living neuron 9"):
         neuron_card(store, 9, results.all_neurons)  # channel 9 is dead
@@ -143,9 +143,9 @@ def test_the_gallery_has_the_boxes_that_were_scored(results, store):
     maps = store.maps(np.asarray(gallery.rows))
     for k, (_, neuron) in enumerate(gallery.neurons):
         np.testing.assert_array_equal(gallery.neuron_heats[:, k], maps[..., neuron])
-    assert [f"Neuron {neuron} of" for _, neuron in results.card_neurons] == [
-        " ".join(card.title.split()[:3]) for card in results.cards
-    ]
+    assert [
+        f"Neuron {card.neuron} of {card.layer}, active for {card.label}" for card in results.cards
+    ] == [card.title for card in results.cards]
 
 
 def test_of_very_many_boxes_a_sample_is_scored_and_the_page_says_so(store, monkeypatch):
@@ -155,6 +155,6 @@ def test_of_very_many_boxes_a_sample_is_scored_and_the_page_says_so(store, monke
     table = results.localisation.table
     assert set(table["n"]) == {10}
     assert table.attrs["n_threshold_images"] == 10
-    assert table.attrs["n_boxed"] == (results.split == "test").sum()
+    assert results.boxed_test_images == (results.split == "test").sum()
     said = " ".join(_methods.methods(results)[0])
-    assert f"Heat maps of a random 10 of the {table.attrs['n_boxed']} test images with" in said
+    assert f"Heat maps of a random 10 of the {results.boxed_test_images} test images with" in said

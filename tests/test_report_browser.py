@@ -107,10 +107,13 @@ def make_glance(store):
     return SetOverview(found, {row: make_picture(row) for row in sorted(rows)})
 
 
-def make_card(store, neuron):
+def make_card(store, neuron, label):
     labels, activations = store.images["label"].to_numpy(str), store.activations[:, neuron]
     four = pd.DataFrame({"row": range(4), "path": "a.jpg", "label": labels[:4], "activation": 1.0})
     return NeuronCard(
+        layer="top",
+        neuron=neuron,
+        label=label,
         title=f"Neuron {neuron}",
         facts=["a fact"],
         best=four,
@@ -133,10 +136,9 @@ def two(tmp_path_factory):
     leader = confirmed_detectors(table).iloc[0]
     results = dataclasses.replace(
         results,
-        cards=[make_card(results.store, int(leader["neuron"]))],
+        cards=[make_card(results.store, int(leader["neuron"]), str(leader["class"]))],
         gallery=make_gallery(results.store),
         glance=make_glance(results.store),
-        card_neurons=[(str(leader["class"]), int(leader["neuron"]))],
     )
     return results, report.write_report(results, tmp_path_factory.mktemp("two") / "report.html")
 
@@ -501,7 +503,7 @@ def test_points_open_their_details_and_the_card(browser, two):
     assert details.text == pinned
     canvas.send_keys(Keys.ESCAPE)
     assert not details.find_elements(By.TAG_NAME, "img")
-    name, neuron = results.card_neurons[0]
+    name, neuron = results.cards[0].label, results.cards[0].neuron
     clear_filters(browser)
     slide(browser, "explorer-search", neuron)
     Select(by_id(browser, "explorer-class")).select_by_visible_text(name)

@@ -40,8 +40,7 @@ def localise(
     seed: Seed = 0,
 ) -> None:
     """Score the boxes that the stored maps give, beside the baselines."""
-    from featlab import pipeline
-
+    detectors = featlab.pipeline.detectors
     with featlab.store.MapStore(store) as opened:
         # What would be refused after the heads and detectors is refused before them.
         boxed = featlab.localise.select_boxes(opened, box_kind)["image"]
@@ -59,14 +58,14 @@ def localise(
         localisation = featlab.localise.evaluate(
             opened,
             split,
-            methods=_named_methods(methods, pipeline.LOCALISERS),
+            methods=_named_methods(methods),
             refine=refine.split(",") if refine else (),
-            neurons=pipeline.find_detectors(
+            neurons=detectors.find_detectors(
                 list(X.values()), labels, split, groups, random_state=seed
             ),
-            weights={name: pipeline.class_weights(scores[name]) for name in names},
+            weights={name: detectors.class_weights(scores[name]) for name in names},
             network={name: scores[name].models["mlp"] for name in names},
-            predicted=pipeline.predicted_classes(scores[last], X[last]),
+            predicted=detectors.predicted_classes(scores[last], X[last]),
             target=target,
             layer=names,
             box_kind=box_kind,
@@ -78,9 +77,9 @@ def localise(
         featlab.report.write_table(localisation.table, output)
 
 
-def _named_methods(asked: str | None, usual: Sequence[str]) -> Sequence[str] | None:
+def _named_methods(asked: str | None) -> Sequence[str] | None:
     if asked is None:
-        return usual
+        return featlab.pipeline.detectors.LOCALISERS
     return None if asked == "all" else asked.split(",")
 
 

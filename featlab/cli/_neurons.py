@@ -85,7 +85,9 @@ def neurons(
         "alpha": alpha,
         "min_auroc": min_auroc,
     }
-    table = featlab.pipeline.find_detectors(X, labels, split, groups, random_state=seed, **options)
+    table = featlab.pipeline.detectors.find_detectors(
+        X, labels, split, groups, random_state=seed, **options
+    )
     best = room.select_neurons(table, direction=direction, top=top)
     show(room.replication(table))
     columns = ["class", "direction", "layer", "pooling", "neuron", "auroc", "auroc_confirmed"]
@@ -165,7 +167,7 @@ def _tell_needed(
     features, heads = featlab.features, featlab.heads
     layer, pooling = featlab.arguments.origin_of(X)
     own = detectors[(detectors["layer"] == layer) & (detectors["pooling"] == pooling)]
-    order = featlab.pipeline.ablation_order(own, features.take_rows(X, split == "train"))
+    order = featlab.pipeline.detectors.ablation_order(own, features.take_rows(X, split == "train"))
     if not order:
         print("no detector was confirmed, so there is nothing to take out")
         return

@@ -50,7 +50,7 @@ def compare(
 ) -> None:
     """Compare networks, layers or input sizes on the same images, on one page."""
     with ExitStack() as opened:
-        comparison = featlab.pipeline.compare(
+        comparison = featlab.pipeline.compare_stores(
             [opened.enter_context(featlab.store.MapStore(path)) for path in stores],
             names=[name.strip() for name in names.split(",")] if names else None,
             layers=layers.split(",") if layers else None,
@@ -118,11 +118,14 @@ def audit(store: Store, box_kind: BoxKind = None, output: Folder = None, seed: S
         scores = featlab.heads.evaluate_heads(
             X, labels, split, colour=opened.colour_histogram, groups=groups, random_state=seed
         )
+        neurons = featlab.pipeline.detectors.find_detectors(
+            X, labels, split, groups, random_state=seed
+        )
         audit = featlab.audit.audit_set(
             opened,
             split,
             head_table=scores.table,
-            neurons=featlab.pipeline.find_detectors(X, labels, split, groups, random_state=seed),
+            neurons=neurons,
             box_kind=box_kind,
             random_state=seed,
             progress=partial(quiet_bar, label="audit", unit="img"),

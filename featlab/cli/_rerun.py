@@ -191,7 +191,7 @@ def finetune(
     with _pass.finished_store(made, table, boxes, output / "maps.h5")[0] as store:
         small = None
         if small_images is not None:
-            small = featlab.pipeline.small_images_table(
+            small = featlab.pipeline.transfer.small_images_table(
                 store.images, split, made.backbone,
                 weights=None if made.weights.lower() == "none" else made.weights,
                 side=small_images, folder=output / "small", random_state=seed,

@@ -2,55 +2,53 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn import config_context
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab import (
-    arguments,
-    audit,
-    boxheads,
-    embed,
-    features,
-    heads,
-    localise,
-    neurons,
-    report,
-    splits,
+from featlab import embed, report
+from featlab.arguments import Progress, confirmed_detectors, stratified_rows
+from featlab.audit import audit_set
+from featlab.boxheads import box_statistics, evaluate_box_heads
+from featlab.features import take_rows
+from featlab.heads import (
+    calibration_table,
+    compare_all,
+    evaluate_heads,
+    learning_curve,
+    per_class,
 )
-from featlab.pipeline._card import neuron_card
-from featlab.pipeline._examples import (
-    GALLERY_DETECTORS,
-    SHOWN_DETECTORS,
-    detector_examples,
-    gallery,
-    localisation_examples,
-    picture_loader,
-    samples,
-    strips,
-    thumbnails,
+from featlab.localise import (
+    compare_methods,
+    evaluate,
+    neuron_pointing,
+    select_boxes,
+    unit_localisation,
 )
-from featlab.pipeline._laboratory import detector_laboratory
-from featlab.pipeline._stages import (
+from featlab.neurons import softmax_top_k
+from featlab.pipeline import pictures
+from featlab.pipeline.detectors import (
+    LOCALISERS,
+    POOLINGS,
+    Place,
+    detector_details,
     feature_tables,
     find_detectors,
-    logistic_heads,
-    main_rows,
-    main_table,
+    layer_weights,
+    main_place,
+    neuron_card,
+    place_heads,
     predicted_classes,
-    weights_of_layers,
+    rows_of,
 )
+from featlab.pipeline.scheduler import Stage, run_stages, timed
 from featlab.results.analysis import BoxDetails, HeadDetails, Results, SetOverview
+from featlab.results.audit import Audit
 from featlab.results.boxheads import BoxHeadResults
 from featlab.results.embed import Overview
 from featlab.results.gradients import GradientResults
@@ -58,34 +56,16 @@ from featlab.results.heads import HeadResults
 from featlab.results.localisation import Localisation
 from featlab.results.pictures import NeuronCard
 from featlab.results.transfer import Transfer
+from featlab.splits import make_split
 from featlab.store import MapStore
-from featlab.system.machine import usable_cores
-from featlab.system.workers import beside
 
-LOCALISERS = (
-    "detectors",
-    "best_detector",
-    "cam",
-    "cam_positive",
-    "sum",
-    "ddt",
-    "fusion",
-    "cell_boxes",
-    "random_neuron",
-)
-"""Heat-map methods that a report compares."""
 REFINED = ("cell_boxes",)
+BOX_HEADS = ("cascade", "ridge_pca", "pls", "gradient_boosting")
 _POINTING_DETECTORS = 10
 _CARDS = 3
 _REPEATS = 5  # draws of train images for each size of the learning curve
 _FEWEST_BOXED = 30
 _MOST_LOCALISED = 10_000  # images with boxes that thresholds are chosen on, and that are scored
-_MOST_SENT = 2**26  # values of a table that is sent to another process
-BOX_HEADS = ("cascade", "ridge_pca", "pls", "gradient_boosting")
-
-P = ParamSpec("P")
-T = TypeVar("T")
-Progress = Callable[[Any], Any]
 
 
 def analyse(
@@ -94,7 +74,7 @@ def analyse(
     box_kind: str | None = None,
     random_state: int = 0,
     command: str = "",
-    seconds: dict[str, float] | None = None,
+    seconds: Mapping[str, float] | None = None,
     progress: Progress | None = None,
     gradients: GradientResults | None = None,
     transfer: Transfer | None = None,
@@ -114,8 +94,8 @@ def analyse(
         Seed of the split, the heads, the bootstrap and the examples.
     command : str
         How the analysis was called, for the report.
-    seconds : dict of str to float, optional
-        Seconds of earlier stages; this function adds its own.
+    seconds : mapping of str to float, optional
+        Seconds of earlier stages, to be told with those of this function.
     progress : callable, optional
         Wraps the batches of maps that localisation reads.
     gradients, transfer : optional
@@ -126,147 +106,119 @@ def analyse(
     -------
     featlab.Results
     """
-    seconds = {} if seconds is None else seconds
-    labels, groups = store.images["label"], store.images["group"]
-    truth = localise.select_boxes(store, box_kind)
-    split = splits.make_split(store.images, random_state=random_state)
-    load = picture_loader(store)
-    with contextlib.ExitStack() as others:
-        # More threads than cores that are free would wait for each other at every product.
-        others.enter_context(threadpool_limits(max(1, usable_cores() - 1)))
-        others.enter_context(_unchecked())
-        box_heads = others.enter_context(_box_heads(store, split, box_kind, random_state))
-        tables = feature_tables(store)
-        X = main_table(tables)
-        with _timed(seconds, "heads"):
-            scores = heads.evaluate_heads(
-                X,
-                labels,
-                split,
-                colour=store.colour_histogram,
-                groups=groups,
-                random_state=random_state,
-            )
-            logistic = logistic_heads(tables, labels, split, groups, scores, random_state)
-        with _timed(seconds, "neurons"):
-            all_neurons = find_detectors(tables, labels, split, groups, random_state=random_state)
-            table = main_rows(all_neurons, X)
-            chosen_on = features.take_rows(X, split == "train")
-            frequent = neurons.softmax_top_k(chosen_on, labels[split == "train"])
-        with _timed(seconds, "detector details"):
-            detector_details = detector_laboratory(
-                store, split, tables, all_neurons, logistic, random_state
-            )
-        overview = others.enter_context(_overview(store, X, scores, random_state))
-        with _timed(seconds, "localise"):
-            looked_at = _looked_at(labels, split, truth, random_state)
-            where = localise.evaluate(
-                store,
-                split,
-                neurons=all_neurons[all_neurons["pooling"] == arguments.origin_of(X)[1]],
-                weights=weights_of_layers(tables, logistic),
-                layer=store.layers,
-                predicted=predicted_classes(scores, X),
-                methods=LOCALISERS,
-                refine=REFINED,
-                rows=looked_at,
-                box_kind=box_kind,
-                random_state=random_state,
-                progress=progress,
-            )
-            where.table.attrs["n_boxed"] = int((split[truth["image"].unique()] == "test").sum())
-        # Only the page asks for these: they run beside what is left to do here.
-        learning = others.enter_context(
-            _sent(
-                heads.learning_curve,
-                X,
-                labels,
-                split,
-                groups=groups,
-                n_repeats=_REPEATS,
-                random_state=random_state,
-            )
-        )
-        audited = others.enter_context(
-            _beside(
-                audit.audit_set,
-                store,
-                split,
-                head_table=scores.table,
-                neurons=table,
-                box_kind=box_kind,
-                random_state=random_state,
-            )
-        )
-        with _timed(seconds, "units"):
-            chosen = neurons.select_neurons(table, top=SHOWN_DETECTORS)
-            test_rows = np.flatnonzero((split == "test") & looked_at)
-            units = localise.unit_localisation(
-                store,
-                table,
-                np.flatnonzero((split != "train") & looked_at),
-                box_kind=box_kind,
-                random_state=random_state,
-            )
-            pointing = localise.neuron_pointing(
-                store, table, test_rows, box_kind=box_kind, top=_POINTING_DETECTORS
-            )
-        with _timed(seconds, "examples"):
-            leaders = neurons.select_neurons(table, top=GALLERY_DETECTORS)
-            cards = _cards(store, table, chosen, split)
-            shown: dict[str, Any] = {
-                "samples": samples(store, load, truth, random_state),
-                "detector_examples": detector_examples(
-                    store, load, truth, scores, chosen, random_state
-                ),
-                "localisation_examples": localisation_examples(store, load, truth, where),
-                "failures": localisation_examples(store, load, truth, where, worst=True),
-                "cards": [card for _, card in cards],
-                "card_neurons": [pair for pair, _ in cards],
-                "strips": strips(store, load, truth, where),
-                "gallery": gallery(store, load, truth, split, where, leaders, random_state),
-            }
-        with _timed(seconds, "glance"):
-            glance = _glance(store, overview(), load, random_state)
-        with _timed(seconds, "box heads"):
-            regressed = _box_laboratory(store, where, box_kind, box_heads)
-        with _timed(seconds, "audit"):
-            found = audited()
-        with _timed(seconds, "learning curve"):
-            details = HeadDetails(
-                head="logistic",
-                pairs=heads.compare_all(scores, random_state=random_state),
-                calibration=heads.calibration_table(scores, "logistic"),
-                learning=learning(),
-            )
+    given: dict[str, Any] = {
+        "store": store,
+        "labels": store.images["label"],
+        "groups": store.images["group"],
+        "truth": select_boxes(store, box_kind),
+        "split": make_split(store.images, random_state=random_state),
+        "box_kind": box_kind,
+        "random_state": random_state,
+        "progress": progress,
+        "load": pictures.picture_loader(store),
+    }
+    made, own = run_stages(STAGES, given)
     return Results(
         store=store,
-        split=split,
-        heads=scores,
-        per_class=heads.per_class(scores, "logistic"),
-        head_details=details,
-        glance=glance,
-        gradients=gradients,
-        transfer=transfer,
-        box_details=regressed,
-        neurons=table,
-        all_neurons=all_neurons,
-        detector_details=detector_details,
-        audit=found,
-        softmax_top_k=frequent,
-        localisation=where,
-        pointing=pointing if len(pointing) else None,
-        units=units if len(units) else None,
-        seconds=seconds,
+        split=given["split"],
+        seconds={**(seconds or {}), **own},
         box_kind=box_kind or _only_kind(store.boxes),
         command=command,
         random_state=random_state,
         backbone_description=str(store.provenance.get("description", "")),
-        **shown,
+        gradients=gradients,
+        transfer=transfer,
+        boxed_test_images=int((given["split"][given["truth"]["image"].unique()] == "test").sum()),
+        **{field.name: made[field.name] for field in fields(Results) if field.name in made},
     )
 
 
-def _looked_at(
+def write_results(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write the page with the tables beside it, and the summary with the seconds that took.
+
+    Returns
+    -------
+    list of Path
+        ``report.html`` and ``summary.json``.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds = dict(results.seconds)
+    with timed(seconds, "report"):
+        report.write_report(results, folder / "report.html")
+    seconds["report"] = round(seconds["report"], 3)
+    report.write_summary(replace(results, seconds=seconds), folder / "summary.json")
+    return [folder / "report.html", folder / "summary.json"]
+
+
+def _only_kind(boxes: pd.DataFrame) -> str | None:
+    kinds = boxes["kind"].unique()
+    return str(kinds[0]) if len(kinds) == 1 else None
+
+
+def _box_regression(
+    store: MapStore, split: pd.Series, truth: pd.DataFrame, box_kind: str | None, random_state: int
+) -> BoxHeadResults | None:
+    """Boxes by regression; None where too few images have one."""
+    boxed = truth["image"].unique()
+    if len(boxed):
+        boxed = box_statistics(store, box_kind)["image"].unique()
+    sides = split.to_numpy(str)[boxed]
+    if (sides != "test").sum() < _FEWEST_BOXED or not (sides == "test").any():
+        return None
+    return evaluate_box_heads(
+        store, split, box_kind=box_kind, heads=BOX_HEADS, random_state=random_state
+    )
+
+
+def _main_table(store: MapStore, tables: Mapping[Place, pd.DataFrame]) -> pd.DataFrame:
+    return tables[main_place(store)]
+
+
+def _heads(store: MapStore, X: pd.DataFrame, split: pd.Series, random_state: int) -> HeadResults:
+    return evaluate_heads(
+        X,
+        store.images["label"],
+        split,
+        colour=store.colour_histogram,
+        groups=store.images["group"],
+        random_state=random_state,
+    )
+
+
+def _per_class(heads: HeadResults) -> pd.DataFrame:
+    return per_class(heads, "logistic")
+
+
+def _all_neurons(
+    tables: Mapping[Place, pd.DataFrame],
+    labels: pd.Series,
+    split: pd.Series,
+    groups: pd.Series,
+    random_state: int,
+) -> pd.DataFrame:
+    return find_detectors(list(tables.values()), labels, split, groups, random_state=random_state)
+
+
+def _neurons(store: MapStore, all_neurons: pd.DataFrame) -> pd.DataFrame:
+    return rows_of(all_neurons, main_place(store))
+
+
+def _softmax_top_k(X: pd.DataFrame, labels: pd.Series, split: pd.Series) -> pd.DataFrame:
+    train = split == "train"
+    return softmax_top_k(take_rows(X, train), labels[train])
+
+
+def _overview(
+    X: pd.DataFrame, labels: pd.Series, heads: HeadResults, random_state: int
+) -> Overview | None:
+    """The images on a plane, where there are enough of them to lie on one."""
+    if len(X) < embed.LEAST_IMAGES:
+        return None
+    return embed.overview(X, labels, heads.of("logistic"), random_state=random_state)
+
+
+def _localised_rows(
     labels: pd.Series, split: pd.Series, truth: pd.DataFrame, random_state: int
 ) -> np.ndarray:
     """All images but what a random sample of confirm and of test images with boxes leaves out.
@@ -277,140 +229,176 @@ def _looked_at(
     boxed = np.isin(np.arange(len(split)), truth["image"])
     for side in ("confirm", "test"):
         rows = np.flatnonzero(boxed & (split == side))
-        sample = arguments.stratified_rows(labels.iloc[rows], _MOST_LOCALISED, random_state)
+        sample = stratified_rows(labels.iloc[rows], _MOST_LOCALISED, random_state)
         kept[np.delete(rows, sample)] = False
     return kept
 
 
-def _sent(
-    call: Callable[Concatenate[pd.DataFrame, P], T],
-    X: pd.DataFrame,
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> AbstractContextManager[Callable[[], T]]:
-    """A call on a table, begun in another process unless the table is too large to be sent."""
-    if X.size > _MOST_SENT:
-        return contextlib.nullcontext(partial(call, X, *args, **kwargs))
-    return _beside(call, X, *args, **kwargs)
-
-
-def _beside(
-    call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-) -> AbstractContextManager[Callable[[], T]]:
-    return beside(_call_unchecked, partial(call, *args, **kwargs))
-
-
-def _call_unchecked(call: Callable[[], T]) -> T:
-    with _unchecked():
-        return call()
-
-
-def _unchecked() -> AbstractContextManager[None]:
-    """Thousands of small models are fitted, on values that the store has checked."""
-    return config_context(assume_finite=True, skip_parameter_validation=True)
-
-
-def _box_heads(
+def _localisation(
     store: MapStore,
     split: pd.Series,
+    by_place: Mapping[Place, HeadResults],
+    all_neurons: pd.DataFrame,
+    predicted: np.ndarray,
+    localised: np.ndarray,
     box_kind: str | None,
     random_state: int,
-) -> AbstractContextManager[Callable[[], BoxHeadResults | None]]:
-    """Boxes by regression, begun in a process of their own; None where too few images have one."""
-    boxed = localise.select_boxes(store, box_kind)["image"].unique()
-    if len(boxed):
-        boxed = boxheads.box_statistics(store, box_kind)["image"].unique()
-    parts = split.to_numpy(str)[boxed]
-    if (parts != "test").sum() < _FEWEST_BOXED or not (parts == "test").any():
-        return contextlib.nullcontext(lambda: None)
-    return _beside(
-        boxheads.evaluate_box_heads,
+    progress: Progress | None,
+) -> Localisation:
+    return evaluate(
         store,
         split,
+        neurons=all_neurons[all_neurons["pooling"] == POOLINGS[0]],
+        weights=layer_weights(by_place),
+        layer=store.layers,
+        predicted=predicted,
+        methods=LOCALISERS,
+        refine=REFINED,
+        rows=localised,
         box_kind=box_kind,
-        heads=BOX_HEADS,
         random_state=random_state,
+        progress=progress,
     )
 
 
-def _box_laboratory(
+def _learning_curve(
+    X: pd.DataFrame, labels: pd.Series, split: pd.Series, groups: pd.Series, random_state: int
+) -> pd.DataFrame:
+    return learning_curve(
+        X, labels, split, groups=groups, n_repeats=_REPEATS, random_state=random_state
+    )
+
+
+def _audit(
     store: MapStore,
-    where: Localisation,
+    split: pd.Series,
+    heads: HeadResults,
+    neurons: pd.DataFrame,
     box_kind: str | None,
-    box_heads: Callable[[], BoxHeadResults | None],
-) -> BoxDetails | None:
-    """What the boxes look like, boxes by regression, and the heat maps' boxes in pairs."""
-    if where.table.empty:
-        return None
-    found = box_heads()
-    return BoxDetails(
-        statistics=boxheads.box_statistics(store, box_kind),
-        heads=None if found is None else found.table,
-        pairs=localise.compare_methods(where, scores=["box_accuracy"]),
-    )
-
-
-def _overview(
-    store: MapStore, X: pd.DataFrame, scores: HeadResults, random_state: int
-) -> AbstractContextManager[Callable[[], Overview | None]]:
-    """The images on a plane, where there are enough of them to lie on one."""
-    if len(store) < embed.LEAST_IMAGES:
-        return contextlib.nullcontext(lambda: None)
-    return _sent(
-        embed.overview,
-        X,
-        store.images["label"],
-        scores.of("logistic"),
+    random_state: int,
+) -> Audit:
+    return audit_set(
+        store,
+        split,
+        head_table=heads.table,
+        neurons=neurons,
+        box_kind=box_kind,
         random_state=random_state,
     )
 
 
-def _glance(
+def _units(
     store: MapStore,
-    found: Overview | None,
-    load: Callable[[int], np.ndarray | None],
+    split: pd.Series,
+    neurons: pd.DataFrame,
+    localised: np.ndarray,
+    box_kind: str | None,
     random_state: int,
-) -> SetOverview | None:
-    """The plane with pictures: those that it names, and others."""
-    if found is None:
-        return None
-    first = [*found.embedding.thumbnails["row"]]
-    if found.misclassified is not None:
-        first += [*found.misclassified["row"]]
-    return SetOverview(found, thumbnails(store, load, first, random_state))
+) -> pd.DataFrame | None:
+    """What the detectors fire on, in images that they were not chosen on."""
+    units = unit_localisation(
+        store,
+        neurons,
+        np.flatnonzero((split != "train").to_numpy() & localised),
+        box_kind=box_kind,
+        random_state=random_state,
+    )
+    return units if len(units) else None
+
+
+def _pointing(
+    store: MapStore,
+    split: pd.Series,
+    neurons: pd.DataFrame,
+    localised: np.ndarray,
+    box_kind: str | None,
+) -> pd.DataFrame | None:
+    rows = np.flatnonzero((split == "test").to_numpy() & localised)
+    pointing = neuron_pointing(store, neurons, rows, box_kind=box_kind, top=_POINTING_DETECTORS)
+    return pointing if len(pointing) else None
 
 
 def _cards(
-    store: MapStore, table: pd.DataFrame, chosen: pd.DataFrame, split: pd.Series
-) -> list[tuple[tuple[str, int], NeuronCard]]:
+    store: MapStore, split: pd.Series, neurons: pd.DataFrame, detectors: pd.DataFrame
+) -> list[NeuronCard]:
     """A card of the lead detector of the first classes, on images it was not chosen on."""
-    unseen = np.flatnonzero(split != "train")
-    leaders = chosen.drop_duplicates("class").head(_CARDS)
+    unseen = (split != "train").to_numpy()
+    leaders = detectors.drop_duplicates("class").head(_CARDS)
     return [
-        (
-            (str(row["class"]), int(row["neuron"])),
-            neuron_card(store, int(row["neuron"]), table, label=row["class"], rows=unseen),
+        neuron_card(
+            store, int(row["neuron"]), neurons, label=row["class"], layer=row["layer"], rows=unseen
         )
         for _, row in leaders.iterrows()
     ]
 
 
-def write_results(results: Results, folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Report, tables and summary; returns the summary."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _timed(results.seconds, "report"):  # type: ignore[arg-type]
-        report.write_report(results, folder / "report.html")
-    return report.write_summary(results, folder / "summary.json")
+def _glance(
+    store: MapStore, load: pictures.Load, overview: Overview | None, random_state: int
+) -> SetOverview | None:
+    """The plane with pictures: those that it names, and others."""
+    if overview is None:
+        return None
+    named = [*overview.embedding.thumbnails["row"]]
+    if overview.misclassified is not None:
+        named += [*overview.misclassified["row"]]
+    return SetOverview(overview, pictures.thumbnails(store, load, named, random_state))
 
 
-def _only_kind(boxes: pd.DataFrame) -> str | None:
-    kinds = boxes["kind"].unique()
-    return str(kinds[0]) if len(kinds) == 1 else None
+def _box_details(
+    store: MapStore,
+    localisation: Localisation,
+    box_regression: BoxHeadResults | None,
+    box_kind: str | None,
+) -> BoxDetails | None:
+    """What the boxes look like, boxes by regression, and the heat maps' boxes in pairs."""
+    if localisation.table.empty:
+        return None
+    return BoxDetails(
+        statistics=box_statistics(store, box_kind),
+        heads=None if box_regression is None else box_regression.table,
+        pairs=compare_methods(localisation, scores=["box_accuracy"]),
+    )
 
 
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = round(time.perf_counter() - start, 3)
+def _head_details(heads: HeadResults, learning: pd.DataFrame, random_state: int) -> HeadDetails:
+    return HeadDetails(
+        head="logistic",
+        pairs=compare_all(heads, random_state=random_state),
+        calibration=calibration_table(heads, "logistic"),
+        learning=learning,
+    )
+
+
+STAGES = (
+    Stage("box_regression", _box_regression, "box heads", beside=True),
+    Stage("tables", feature_tables, "features"),
+    Stage("X", _main_table, "features"),
+    Stage("heads", _heads, "heads"),
+    Stage("by_place", place_heads, "heads"),
+    Stage("predicted", predicted_classes, "heads"),
+    Stage("per_class", _per_class, "heads"),
+    Stage("all_neurons", _all_neurons, "neurons"),
+    Stage("neurons", _neurons, "neurons"),
+    Stage("detectors", confirmed_detectors, "neurons"),
+    Stage("softmax_top_k", _softmax_top_k, "neurons"),
+    Stage("detector_details", detector_details, "detector details"),
+    Stage("overview", _overview, "glance", beside=True),
+    Stage("localised", _localised_rows, "localise"),
+    Stage("localisation", _localisation, "localise"),
+    # Only the page asks for these: they run beside what is left to do here.
+    Stage("learning", _learning_curve, "learning curve", beside=True),
+    Stage("audit", _audit, "audit", beside=True),
+    Stage("units", _units, "units"),
+    Stage("pointing", _pointing, "units"),
+    Stage("samples", pictures.samples, "examples"),
+    Stage("detector_examples", pictures.detector_examples, "examples"),
+    Stage("localisation_examples", pictures.localisation_examples, "examples"),
+    Stage("failures", pictures.failures, "examples"),
+    Stage("cards", _cards, "examples"),
+    Stage("strips", pictures.strips, "examples"),
+    Stage("gallery", pictures.gallery, "examples"),
+    Stage("glance", _glance, "glance"),
+    Stage("box_details", _box_details, "box heads"),
+    Stage("head_details", _head_details, "learning curve"),
+)
+"""An analysis after the pass; what bears the name of a field of `Results` becomes that."""

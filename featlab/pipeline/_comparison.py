@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
-from featlab import arguments, features, heads, localise, splits
-from featlab.arguments import selected_detectors
-from featlab.heads._compare import holm, paired
-from featlab.pipeline._analysis import LOCALISERS
-from featlab.pipeline._comparison_entries import Entry, check_same, entries_of
-from featlab.pipeline._comparison_rows import entry_row
-from featlab.pipeline._example_rows import gallery_rows
-from featlab.pipeline._examples import picture_loader
-from featlab.pipeline._stages import class_weights, find_detectors
+from featlab import localise
+from featlab.arguments import (
+    Progress,
+    boxes_of_kind,
+    confirmed_detectors,
+    feature_columns,
+    neuron_ids,
+    origin_of,
+    selected_detectors,
+    tracked,
+)
+from featlab.features import feature_table
+from featlab.heads import evaluate_heads
+from featlab.heads._compare import paired
+from featlab.pipeline._entries import Entry, check_same, entries_of
+from featlab.pipeline.detectors import LOCALISERS, class_weights, find_detectors
+from featlab.pipeline.pictures import (
+    gallery_rows,
+    heats_on_pictures,
+    labels_of,
+    picture_loader,
+    true_corners,
+)
 from featlab.results.comparison import ENTRY_COLUMNS, Comparison
 from featlab.results.heads import HeadResults
 from featlab.results.localisation import Localisation
 from featlab.results.pictures import MethodExamples
+from featlab.splits import make_split
 from featlab.store import MapStore
 
 # Boxes to learn from would hide what the maps themselves tell; random neurons tell little of what
@@ -29,12 +45,29 @@ from featlab.store import MapStore
 METHODS = tuple(name for name in LOCALISERS if name not in ("cell_boxes", "random_neuron"))
 _PICTURES = 5
 _N_BOOT = 2000
-_CORNERS = ["xmin", "ymin", "xmax", "ymax"]
-
-Progress = Callable[[Any], Any]
 
 
-def compare(
+@dataclass(frozen=True)
+class _Located:
+    """Boxes by an entry's own maps, and the method that was best on the confirm images."""
+
+    localisation: Localisation
+    method: str
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Its row of scores."""
+        table = self.localisation.table
+        return table[table["method"] == self.method]
+
+    @property
+    def per_image(self) -> pd.DataFrame:
+        """Its boxes, in the order of the images."""
+        scored = self.localisation.per_image
+        return scored[scored["method"] == self.method].sort_values("row")
+
+
+def compare_stores(
     stores: Sequence[MapStore],
     *,
     names: Sequence[str] | None = None,
@@ -86,82 +119,56 @@ def compare(
     entries = entries_of(stores, names, layers)
     check_same(entries)
     first = entries[0].store
-    localise.boxes_of_kind(first.boxes, box_kind)
+    boxes_of_kind(first.boxes, box_kind)
     labels, groups = first.images["label"], first.images["group"]
-    split = splits.make_split(first.images, random_state=random_state)
+    split = make_split(first.images, random_state=random_state)
     tables = {entry.name: _named_features(entry) for entry in entries}
-    scores: dict[str, HeadResults] = {}
-    for name, X in tables.items():
-        scores[name] = heads.evaluate_heads(
+    scores = {
+        name: evaluate_heads(
             X,
             labels,
             split,
-            colour=None if scores else first.colour_histogram,
+            colour=first.colour_histogram if name == entries[0].name else None,
             groups=groups,
             heads=["logistic"],
             random_state=random_state,
         )
-    table = find_detectors(list(tables.values()), labels, split, groups, random_state=random_state)
-    where = {
-        entry.name: localise.evaluate(
-            entry.store,
-            split,
-            methods=METHODS,
-            neurons=table[table["layer"] == entry.name].assign(layer=entry.layer),
-            weights=class_weights(scores[entry.name]),
-            layer=entry.layer,
-            box_kind=box_kind,
-            random_state=random_state,
-        )
-        for entry in (entries if progress is None else progress(entries))
+        for name, X in tables.items()
     }
-    # Without boxes on other images than those of test there is nothing to choose by.
-    where = {
-        name: found
-        for name, found in where.items()
-        if found.table["box_accuracy_confirm"].notna().any()
-    }
-    chosen = {name: _own_method(found) for name, found in where.items()}
-    detectors = selected_detectors(table)
-    summary = pd.DataFrame(
-        [
-            entry_row(
-                entry,
-                tables[entry.name],
-                labels,
-                split,
-                scores[entry.name],
-                detectors[detectors["layer"] == entry.name],
-                where.get(entry.name),
-                chosen.get(entry.name),
-            )
-            for entry in entries
-        ],
-        columns=ENTRY_COLUMNS,
+    neurons = find_detectors(
+        list(tables.values()), labels, split, groups, random_state=random_state
     )
-    # Accuracies tie easily; the log loss seldom does.
-    order = summary.sort_values(
-        ["accuracy_confirm", "log_loss_confirm"], ascending=[False, True], kind="stable"
-    )
-    best_head, clusters = str(order["name"].iloc[0]), scores[entries[0].name].clusters
+    located = {}
+    for entry in tracked(entries, progress):
+        boxes = _located(entry, neurons, scores[entry.name], split, box_kind, random_state)
+        if boxes is not None:
+            located[entry.name] = boxes
+    rows = [
+        {
+            **_facts(entry),
+            **_head(scores[entry.name], tables[entry.name], labels, split),
+            **_detectors(neurons[neurons["layer"] == entry.name]),
+            **_boxes(located.get(entry.name)),
+        }
+        for entry in entries
+    ]
+    table = pd.DataFrame(rows, columns=ENTRY_COLUMNS)
+    best_head, best_boxes = _leaders(table, bool(located))
+    clusters = scores[best_head].clusters
     right = {name: one.of("logistic")["correct"].to_numpy(bool) for name, one in scores.items()}
-    best_boxes, shared, box_pairs = "", "", pd.DataFrame()
-    if where:
-        best_boxes = str(summary["name"].iloc[int(summary["box_accuracy_confirm"].argmax())])
-        shared = _shared_method(where)
-        box_pairs = _box_pairs(where, chosen, best_boxes, split, clusters, random_state)
+    shared = _shared_method(located)
     return Comparison(
-        entries=summary,
+        entries=table,
         heads=_head_table(scores),
         head_pairs=_pairs(best_head, right, clusters, random_state),
-        detectors=detectors.reset_index(drop=True),
-        localisation=_stacked({name: found.table for name, found in where.items()}),
-        box_pairs=box_pairs,
-        success=_success(where, shared),
+        detectors=selected_detectors(neurons).reset_index(drop=True),
+        localisation=_stacked({name: one.localisation.table for name, one in located.items()}),
+        box_pairs=_box_pairs(located, best_boxes, split, clusters, random_state),
+        success=_success(located, shared),
         best_head=best_head,
         best_boxes=best_boxes,
         shared_method=shared,
-        strips=_strips(entries, where, shared, split, box_kind, random_state),
+        strips=_strips(entries, located, shared, split, box_kind, random_state),
         images=first.images,
         split=split,
         box_kind=box_kind,
@@ -171,53 +178,165 @@ def compare(
 
 def _named_features(entry: Entry) -> pd.DataFrame:
     """Mean-pooled maps under the entry's name: layers of different stores may share theirs."""
-    X = features.feature_table(entry.store, layer=entry.layer)
-    _, pooling = arguments.origin_of(X)
-    columns = arguments.feature_columns(entry.name, pooling, arguments.neuron_ids(X))
+    X = feature_table(entry.store, layer=entry.layer)
+    columns = feature_columns(entry.name, origin_of(X)[1], neuron_ids(X))
     return X.set_axis(columns, axis=1)
 
 
-def _own_method(found: Localisation) -> str:
-    best = found.best(supervision="image labels")
+def _located(
+    entry: Entry,
+    neurons: pd.DataFrame,
+    scores: HeadResults,
+    split: pd.Series,
+    box_kind: str | None,
+    random_state: int,
+) -> _Located | None:
+    """None without boxes on other images than those of test: there is nothing to choose by."""
+    localisation = localise.evaluate(
+        entry.store,
+        split,
+        methods=METHODS,
+        neurons=neurons[neurons["layer"] == entry.name].assign(layer=entry.layer),
+        weights=class_weights(scores),
+        layer=entry.layer,
+        box_kind=box_kind,
+        random_state=random_state,
+    )
+    if not localisation.table["box_accuracy_confirm"].notna().any():
+        return None
+    best = localisation.best(supervision="image labels")
     assert best is not None  # METHODS are such methods.
-    return str(best["method"])
+    return _Located(localisation, str(best["method"]))
+
+
+def _facts(entry: Entry) -> dict[str, Any]:
+    store, known = entry.store, entry.store.provenance
+    height, width, neurons = store.map_shape(entry.layer)
+    active = 0
+    lowest, highest = np.float32(np.inf), np.float32(-np.inf)
+    for _, top in store.iter_pooled(layer=entry.layer, pooling="max"):
+        active += int(np.count_nonzero(top > 0))
+    for _, mean in store.iter_pooled(layer=entry.layer):
+        lowest = np.minimum(lowest, mean.min(axis=0))
+        highest = np.maximum(highest, mean.max(axis=0))
+    return {
+        "name": entry.name,
+        "store": str(store.path),
+        "backbone": str(known.get("backbone", "")),
+        "weights": str(known.get("weights", "")),
+        "input_size": str(known.get("input_size", "")),
+        "layer": entry.layer,
+        "map_height": height,
+        "map_width": width,
+        "neurons": neurons,
+        "dead": int(np.count_nonzero(lowest == highest)),
+        "active_share": active / (len(store) * neurons),
+        "megabytes": store.path.stat().st_size / 1e6,
+    }
+
+
+def _head(
+    scores: HeadResults, X: pd.DataFrame, labels: pd.Series, split: pd.Series
+) -> dict[str, Any]:
+    confirm = (split == "confirm").to_numpy()
+    probability = scores.models["logistic"].predict_proba(X.to_numpy()[confirm])
+    truth = np.searchsorted(scores.classes, labels[confirm].to_numpy(str))
+    given = np.clip(probability[np.arange(len(truth)), truth], 1e-15, 1)
+    row = scores.table[scores.table["head"] == "logistic"].iloc[0]
+    return {
+        **row[["n", "accuracy", "accuracy_low", "accuracy_high"]],
+        "accuracy_confirm": float((probability.argmax(axis=1) == truth).mean()),
+        "log_loss_confirm": float(-np.log(given).mean()),
+    }
+
+
+def _detectors(neurons: pd.DataFrame) -> dict[str, Any]:
+    kept = confirmed_detectors(neurons)
+    counts: dict[str, Any] = {
+        "selected": len(selected_detectors(neurons)),
+        "confirmed": len(kept),
+    }
+    if kept.empty:
+        return counts
+    # Best at selection: the best of the confirmed values would be flattered by the choice.
+    best = kept.iloc[int(kept["auroc"].argmax())]
+    ends = ["auroc_confirmed", "auroc_confirmed_low", "auroc_confirmed_high"]
+    return {
+        **counts,
+        "best_class": str(best["class"]),
+        "best_neuron": int(best["neuron"]),
+        **best[ends],
+    }
+
+
+def _boxes(located: _Located | None) -> dict[str, Any]:
+    if located is None:
+        return {"n_boxes": 0}
+    row = located.table.iloc[0]
+    baseline = located.localisation.best(baseline=True)
+    assert baseline is not None  # they are always scored
+    scores = [
+        f"{score}{end}" for score in ("box_accuracy", "mean_iou") for end in ("", "_low", "_high")
+    ]
+    return {
+        "n_boxes": int(row["n"]),
+        "method": located.method,
+        **row[["box_accuracy_confirm", *scores, "seconds_per_1000"]],
+        "baseline": str(baseline["method"]),
+        "baseline_box_accuracy": float(baseline["box_accuracy"]),
+    }
+
+
+def _leaders(entries: pd.DataFrame, boxes: bool) -> tuple[str, str]:
+    """The best head and the best boxes, chosen on the confirm images."""
+    # Accuracies tie easily; the log loss seldom does.
+    order = entries.sort_values(
+        ["accuracy_confirm", "log_loss_confirm"], ascending=[False, True], kind="stable"
+    )
+    best_boxes = (
+        entries["name"].iloc[int(entries["box_accuracy_confirm"].argmax())] if boxes else ""
+    )
+    return str(order["name"].iloc[0]), str(best_boxes)
 
 
 def _head_table(scores: Mapping[str, HeadResults]) -> pd.DataFrame:
-    parts = []
-    for name, found in scores.items():
-        network = found.table["head"] == "logistic"
-        parts.append(found.table[network].assign(backbone=name))
-        if not parts[1:]:  # the baselines see no network
-            parts.insert(0, found.table[~network].assign(backbone=""))
-    return pd.concat(parts, ignore_index=True)
+    tables = []
+    for name, one in scores.items():
+        network = one.table["head"] == "logistic"
+        tables.append(one.table[network].assign(backbone=name))
+        if len(tables) == 1:  # the baselines see no network
+            tables.insert(0, one.table[~network].assign(backbone=""))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _pairs(
     leader: str, right: Mapping[str, np.ndarray], clusters: np.ndarray | None, random_state: int
 ) -> pd.DataFrame:
     """The leader against each of the others, image by image; Holm over these."""
-    rows = [
-        {"a": leader, "b": name, **paired(right[leader], theirs, clusters, _N_BOOT, random_state)}
-        for name, theirs in right.items()
-        if name != leader
-    ]
-    table = pd.DataFrame(rows)
-    return table.assign(p_adjusted=holm(table["p"].to_numpy(float)))
+    table = pd.DataFrame(
+        [
+            {
+                "a": leader,
+                "b": name,
+                **paired(right[leader], theirs, clusters, _N_BOOT, random_state),
+            }
+            for name, theirs in right.items()
+            if name != leader
+        ]
+    )
+    return table.assign(p_adjusted=multipletests(table["p"], method="holm")[1])
 
 
 def _box_pairs(
-    where: Mapping[str, Localisation],
-    chosen: Mapping[str, str],
+    located: Mapping[str, _Located],
     leader: str,
     split: pd.Series,
     clusters: np.ndarray | None,
     random_state: int,
 ) -> pd.DataFrame:
-    scored = {
-        name: found.per_image[found.per_image["method"] == chosen[name]].sort_values("row")
-        for name, found in where.items()
-    }
+    if not located:
+        return pd.DataFrame()
+    scored = {name: one.per_image for name, one in located.items()}
     units = None
     if clusters is not None:
         rows = scored[leader]["row"].to_numpy(int)
@@ -227,17 +346,15 @@ def _box_pairs(
     hits = {name: rows["hit"].to_numpy(bool) for name, rows in scored.items()}
     table = _pairs(leader, hits, units, random_state)
     # One Localisation whose methods are the entries: its draws are of the same images.
+    own = _stacked({name: one.table for name, one in located.items()})
     merged = replace(
-        where[leader],
-        table=_stacked(
-            {
-                name: found.table[found.table["method"] == chosen[name]]
-                for name, found in where.items()
-            }
-        ).assign(method=lambda rows: rows["entry"]),
-        draws=pd.concat({name: found.draws[chosen[name]] for name, found in where.items()}, axis=1),
+        located[leader].localisation,
+        table=own.assign(method=own["entry"]),
+        draws=pd.concat(
+            {name: one.localisation.draws[one.method] for name, one in located.items()}, axis=1
+        ),
     )
-    merged.table.attrs.update(where[leader].table.attrs)
+    merged.table.attrs.update(located[leader].localisation.table.attrs)
     gaps = localise.compare_methods(merged, against=leader, scores=["mean_iou"])
     gaps = gaps.set_index("method").loc[table["b"]]
     # compare_methods tells other less leader.
@@ -249,69 +366,69 @@ def _box_pairs(
 
 
 def _stacked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    parts = [table.assign(entry=name) for name, table in tables.items()]
-    if not parts:
+    if not tables:
         return pd.DataFrame(columns=["entry", "method"])
-    every = pd.concat(parts, ignore_index=True)
+    named = [table.assign(entry=name) for name, table in tables.items()]
+    every = pd.concat(named, ignore_index=True)
     return every[["entry", *every.columns.drop("entry")]]
 
 
-def _shared_method(where: Mapping[str, Localisation]) -> str:
-    every = _stacked({name: found.table for name, found in where.items()})
+def _shared_method(located: Mapping[str, _Located]) -> str:
+    """The method that is best on the confirm images, mean over the entries."""
+    if not located:
+        return ""
+    every = pd.concat([one.localisation.table for one in located.values()], ignore_index=True)
     ours = every[every["supervision"].eq("image labels") & ~every["baseline"].astype(bool)]
     return str(ours.groupby("method", sort=False)["box_accuracy_confirm"].mean().idxmax())
 
 
-def _success(where: Mapping[str, Localisation], method: str) -> pd.DataFrame:
+def _success(located: Mapping[str, _Located], method: str) -> pd.DataFrame:
     """One method on every entry, and the highest baseline of any of them."""
     columns = ["method", "delta", "accuracy"]
-    if not where:
+    if not located:
         return pd.DataFrame(columns=columns)
-    parts = [
-        found.success[found.success["method"] == method].assign(method=name)
-        for name, found in where.items()
-    ]
-    rivals = {name: found.best(baseline=True) for name, found in where.items()}
-    highest = max(rivals, key=lambda name: rivals[name]["box_accuracy"])  # type: ignore[index]
-    baseline = str(rivals[highest]["method"])  # type: ignore[index]
-    rows = where[highest].success
-    parts.append(rows[rows["method"] == baseline].assign(method=f"baseline: {baseline}"))
-    return pd.concat(parts, ignore_index=True)[columns]
+    curves = {name: one.localisation.success for name, one in located.items()}
+    tables = [rows[rows["method"] == method].assign(method=name) for name, rows in curves.items()]
+    baselines = _stacked({name: one.localisation.table for name, one in located.items()})
+    baselines = baselines[baselines["baseline"].astype(bool) & baselines["box_accuracy"].notna()]
+    highest = baselines.iloc[int(baselines["box_accuracy"].argmax())]
+    rows = curves[highest["entry"]]
+    rows = rows[rows["method"] == highest["method"]]
+    tables.append(rows.assign(method=f"baseline: {highest['method']}"))
+    return pd.concat(tables, ignore_index=True)[columns]
 
 
 def _strips(
     entries: Sequence[Entry],
-    where: Mapping[str, Localisation],
+    located: Mapping[str, _Located],
     method: str,
     split: pd.Series,
     box_kind: str | None,
     random_state: int,
 ) -> MethodExamples | None:
-    if not where:
+    if not located:
         return None
     store = entries[0].store
     truth = localise.select_boxes(store, box_kind)
     rows = gallery_rows(store.images, split, truth["image"].tolist(), _PICTURES, random_state)
-    load = picture_loader(store)
-    corners = [truth.loc[truth["image"] == row, _CORNERS].to_numpy(float) for row in rows]
-    sizes = store.images[["width", "height"]].to_numpy()
     heats, predicted = {}, {}
     for entry in entries:
-        found = where[entry.name]
-        threshold = float(found.table.loc[found.table["method"] == method, "threshold"].iloc[0])
+        localisation = located[entry.name].localisation
+        thresholds = localisation.table.set_index("method")["threshold"]
         maps, boxes = localise.heats_for(
-            entry.store, rows, method, found.fitted, threshold=threshold
+            entry.store,
+            rows,
+            method,
+            localisation.fitted,
+            threshold=float(thresholds[method]),
         )
-        frames = entry.store.frames
-        heats[entry.name] = [
-            localise.heat_on_picture(heat, frames[row], *sizes[row])
-            for row, heat in zip(rows, maps, strict=True)
-        ]
+        heats[entry.name] = heats_on_pictures(entry.store, rows, maps)
         predicted[entry.name] = list(boxes)
+    load = picture_loader(store)
     return MethodExamples(
         pictures=[load(row) for row in rows],
-        labels=[str(store.images["label"].iloc[row]) for row in rows],
-        true_boxes=corners,
+        labels=labels_of(store, rows),
+        true_boxes=true_corners(truth, rows),
         heats=heats,
         predicted_boxes=predicted,
     )

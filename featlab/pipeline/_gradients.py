@@ -1,36 +1,91 @@
 """What the network itself adds to the stored maps: DAM, Grad-CAM, guided maps, and their checks.
 
-The only part of this room that runs the network, on a seeded sample of the images.
+This runs the network, on a seeded sample of the images; what it gives is kept as tables and one
+file of arrays.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from featlab import features, gradients, heads, localise, splits
+from featlab import gradients, localise
+from featlab.arguments import check_at_least
+from featlab.backbones import Backbone
 from featlab.errors import FeatlabError
-from featlab.pipeline._gradient_inputs import Sample, check_backbone, check_maps, draw_sample
-from featlab.pipeline._stages import class_weights, find_detectors, predicted_classes
-from featlab.results.gradients import CamExamples, DamExample, GradientExamples, GradientResults
+from featlab.features import feature_table
+from featlab.heads import evaluate_heads, linear_weights
+from featlab.pipeline._sample import Sample, check_backbone, check_maps, draw_sample
+from featlab.pipeline.detectors import class_weights, find_detectors, predicted_classes
+from featlab.pipeline.scheduler import timed
+from featlab.report import write_table
+from featlab.results.gradients import (
+    CamExamples,
+    DamExample,
+    DamTrace,
+    GradientExamples,
+    GradientResults,
+)
 from featlab.results.localisation import Localisation
+from featlab.splits import make_split
 from featlab.store import MapStore
-
-if TYPE_CHECKING:
-    from featlab.backbones import Backbone
+from featlab.system.files import write_whole
 
 STORED_METHODS = ("detectors", "cam", "cam_positive", "sum")
 _EXAMPLES, _DAM_EXAMPLES, _SANITY_IMAGES, _FAITHFUL_IMAGES = 5, 2, 8, 24
 _FAITHFUL_STEPS = 10
 _VARIANT_LAYER = "block5_conv2"  # of VGG16, for which the variant was made
+_TABLES = ("localisation", "sanity", "faithfulness", "faithfulness_curves")
+_ARRAYS = "gradient_examples.npz"
+_VERSION = 1
 
-Progress = Callable[..., Any]
+LabelledProgress = Callable[..., Any]
+Heats = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Study:
+    """The network with its head, and the images that it is run on."""
+
+    store: MapStore
+    split: pd.Series
+    sample: Sample
+    network: gradients.HeadedNetwork
+    box_kind: str | None
+    random_state: int
+    progress: LabelledProgress | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def refusal(self) -> str:
+        """Why guided back-propagation is not possible, "" where it is."""
+        try:
+            _ = self.network.guided
+        except FeatlabError as error:
+            return str(error)
+        return ""
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """Of DAM, which needs guided back-propagation."""
+        return () if self.refusal else tuple(gradients.DAM_PRESETS)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """How gradients pass a rectifier."""
+        return ("plain",) if self.refusal else ("plain", "guided")
+
+    def labelled(self, label: str) -> partial[Any] | None:
+        """The progress of one step."""
+        return None if self.progress is None else partial(self.progress, label=label)
 
 
 def analyse_gradients(
@@ -40,7 +95,7 @@ def analyse_gradients(
     n_images: int = 60,
     box_kind: str | None = None,
     random_state: int = 0,
-    progress: Progress | None = None,
+    progress: LabelledProgress | None = None,
 ) -> GradientResults:
     """Run the network again on some test images, beside what their stored maps give.
 
@@ -74,12 +129,11 @@ def analyse_gradients(
         does not give the stored maps; there are no boxes to score.
     """
     check_backbone(store, backbone)
-    if n_images < 1:
-        raise FeatlabError(f"n_images must be at least 1, got {n_images}.")
-    seconds: dict[str, float] = {}
+    check_at_least("n_images", n_images, 1)
     labels, groups = store.images["label"], store.images["group"]
-    split = splits.make_split(store.images, random_state=random_state)
-    with _timed(seconds, "pictures"):
+    split = make_split(store.images, random_state=random_state)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "pictures"):
         sample = draw_sample(
             store,
             split,
@@ -88,117 +142,89 @@ def analyse_gradients(
             box_kind=box_kind,
             random_state=random_state,
         )
-    with _timed(seconds, "head and neurons"):
-        X = features.feature_table(store)
-        scores = heads.evaluate_heads(
+    with timed(seconds, "head and neurons"):
+        X = feature_table(store)
+        heads = evaluate_heads(
             X, labels, split, heads=("logistic",), groups=groups, random_state=random_state
         )
         neurons = find_detectors(X, labels, split, groups, random_state=random_state)
     network = gradients.attach_head(
-        backbone, scores.classes, *heads.linear_weights(scores.models["logistic"])
+        backbone, heads.classes, *linear_weights(heads.models["logistic"])
     )
     check_maps(store, sample.rows, network, sample.pixels)
-    refusal = _refusal(network)
-    presets = tuple(gradients.DAM_PRESETS) if refusal is None else ()
-    rules = ("plain", "guided") if refusal is None else ("plain",)
-    with _timed(seconds, "grad_cam_family"):
+    study = _Study(store, split, sample, network, box_kind, random_state, progress, seconds)
+    with timed(seconds, "grad_cam_family"):
         heats = gradients.cam_heats(network, sample.pixels, sample.labels)
-    found = _dam_boxes(network, sample, presets, seconds, progress)
-    with _timed(seconds, "localisation"):
-        where = localise.evaluate(
+    boxes = _dam_boxes(study)
+    with timed(seconds, "localisation"):
+        localisation = localise.evaluate(
             store,
             split,
             methods=STORED_METHODS,
             neurons=neurons,
-            weights=class_weights(scores),
-            given={name: sample.all_rows(values) for name, values in (heats | found).items()},
+            weights=class_weights(heads),
+            given={name: sample.all_rows(values) for name, values in (heats | boxes).items()},
             rows=sample.rows,
-            predicted=predicted_classes(scores, X),
+            predicted=predicted_classes(heads, X),
             box_kind=box_kind,
             random_state=random_state,
         )
-    some = sample.some(_SANITY_IMAGES)
-    with _timed(seconds, "sanity"):
-        sanity = gradients.randomisation_check(
-            network,
-            sample.pixels[some],
-            sample.labels[some],
-            rules=rules,
-            random_state=random_state,
-        )
-    with _timed(seconds, "faithfulness"):
-        faith, curves = _faithfulness(
-            network, store, sample, where, heats, rules, random_state, progress
-        )
-    with _timed(seconds, "examples"):
-        examples = sample.some(_EXAMPLES)
-        dam = [
-            _dam_example(network, sample, preset, place)
-            for preset in presets
-            for place in examples[:_DAM_EXAMPLES]
-        ]
-        maps = _gradient_examples(network, sample, examples, ("plain", "input", *rules[1:]))
-    accuracy = scores.table.set_index("head")["accuracy"]["logistic"]
+    sanity = _sanity(study)
+    faithfulness, curves = _faithfulness(study, localisation, heats)
+    dam, maps = _examples(study)
     return GradientResults(
-        localisation=_localisation_table(where, heats, found, sample, seconds),
+        localisation=_localisation_table(study, localisation, heats, boxes),
         sanity=sanity,
-        faithfulness=faith,
+        faithfulness=faithfulness,
         faithfulness_curves=curves,
         dam=dam,
         examples=maps,
-        cams=_cam_examples(where, heats, sample, examples),
+        cams=_cam_examples(study, localisation, heats),
         facts={
             "backbone": backbone.name,
             "weights": backbone.weights,
-            "layer": network.layer,
-            "classes": list(scores.classes),
-            "head_accuracy": float(accuracy),
-            "n_scored": len(sample.scored),
-            "n_tuning": len(sample.rows) - len(sample.scored),
-            "n_patched": network.guided.n_patched if refusal is None else 0,
-            "guided_refused": refusal or "",
-            "dam_layers": {preset: _dam_layer(network, preset) for preset in presets},
-            "box_kind": str(where.table.attrs.get("box_kind", "")),
-            "random_state": random_state,
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            "head_accuracy": float(heads.table.set_index("head")["accuracy"]["logistic"]),
+            "box_kind": str(localisation.table.attrs.get("box_kind", "")),
+            **_facts(study),
         },
     )
 
 
-def _refusal(network: gradients.HeadedNetwork) -> str | None:
-    """Why guided back-propagation is not possible, if it is not."""
-    try:
-        _ = network.guided
-    except FeatlabError as error:
-        return str(error)
-    return None
+def _facts(study: _Study) -> dict[str, Any]:
+    sample, network = study.sample, study.network
+    return {
+        "layer": network.layer,
+        "classes": list(network.head.classes),
+        "n_scored": len(sample.scored),
+        "n_tuning": len(sample.rows) - len(sample.scored),
+        "n_patched": 0 if study.refusal else network.guided.n_patched,
+        "guided_refused": study.refusal,
+        "dam_layers": {preset: _dam_layer(network, preset) for preset in study.presets},
+        "random_state": study.random_state,
+        "seconds": {name: round(value, 3) for name, value in study.seconds.items()},
+    }
 
 
-def _dam_boxes(
-    network: gradients.HeadedNetwork,
-    sample: Sample,
-    presets: Sequence[str],
-    seconds: dict[str, float],
-    progress: Progress | None,
-) -> dict[str, np.ndarray]:
+def _dam_boxes(study: _Study) -> dict[str, np.ndarray]:
     """Boxes of the scored images.
 
     Boxes have no threshold to choose: those of the other images are empty and never looked at.
     """
-    found = {}
-    for preset in presets:
+    network, sample = study.network, study.sample
+    boxes = {}
+    for preset in study.presets:
         name, layer = f"dam_{preset}", _dam_layer(network, preset)
         run = partial(gradients.dam_boxes, network, parameters=preset, layer=layer)
         run(sample.pixels[:1])  # compiles
-        found[name] = np.zeros((len(sample.rows), 4))
-        with _timed(seconds, name):
-            found[name][sample.scored] = run(
+        boxes[name] = np.zeros((len(sample.rows), 4))
+        with timed(study.seconds, name):
+            boxes[name][sample.scored] = run(
                 sample.pixels[sample.scored],
                 frames=sample.frames[sample.scored],
                 sizes=sample.sizes[sample.scored],
-                progress=None if progress is None else partial(progress, label=f"DAM, {preset}"),
+                progress=study.labelled(f"DAM, {preset}"),
             )
-    return found
+    return boxes
 
 
 def _dam_layer(network: gradients.HeadedNetwork, preset: str) -> str:
@@ -206,110 +232,229 @@ def _dam_layer(network: gradients.HeadedNetwork, preset: str) -> str:
     return _VARIANT_LAYER if preset == "variant" and _VARIANT_LAYER in names else network.layer
 
 
+def _sanity(study: _Study) -> pd.DataFrame:
+    sample = study.sample
+    some = sample.some(_SANITY_IMAGES)
+    with timed(study.seconds, "sanity"):
+        return gradients.randomisation_check(
+            study.network,
+            sample.pixels[some],
+            sample.labels[some],
+            rules=study.rules,
+            random_state=study.random_state,
+        )
+
+
 def _faithfulness(
-    network: gradients.HeadedNetwork,
-    store: MapStore,
-    sample: Sample,
-    where: Localisation,
-    heats: dict[str, np.ndarray],
-    rules: Sequence[str],
-    random_state: int,
-    progress: Progress | None,
+    study: _Study, localisation: Localisation, heats: Heats
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The Grad-CAM family, the detectors of the stored maps and the gradients themselves."""
+    network, sample = study.network, study.sample
     some = np.sort(sample.some(_FAITHFUL_IMAGES))
     pixels, labels = sample.pixels[some], sample.labels[some]
-    stored = localise.method_heats(store, sample.rows[some], where.fitted)
-    judged = {name: heat[some] for name, heat in heats.items()}
-    judged["detectors"] = stored["detectors"]
-    for rule in rules:
-        gradient = gradients.input_gradients(network, pixels, classes=labels, rule=rule)
-        judged[f"{rule}_gradient"] = np.abs(gradient).sum(axis=-1)
-    return gradients.faithfulness(
-        network,
-        pixels,
-        judged,
-        labels,
-        n_steps=_FAITHFUL_STEPS,
-        groups=sample.groups[some],
-        random_state=random_state,
-        progress=None if progress is None else partial(progress, label="faithfulness"),
-    )
+    with timed(study.seconds, "faithfulness"):
+        stored = localise.method_heats(study.store, sample.rows[some], localisation.fitted)
+        judged = {name: heat[some] for name, heat in heats.items()}
+        judged["detectors"] = stored["detectors"]
+        for rule in study.rules:
+            gradient = gradients.input_gradients(network, pixels, classes=labels, rule=rule)
+            judged[f"{rule}_gradient"] = np.abs(gradient).sum(axis=-1)
+        return gradients.faithfulness(
+            network,
+            pixels,
+            judged,
+            labels,
+            n_steps=_FAITHFUL_STEPS,
+            groups=sample.groups[some],
+            random_state=study.random_state,
+            progress=study.labelled("faithfulness"),
+        )
 
 
 def _localisation_table(
-    where: Localisation,
-    heats: dict[str, np.ndarray],
-    found: dict[str, np.ndarray],
-    sample: Sample,
-    seconds: dict[str, float],
+    study: _Study, localisation: Localisation, heats: Heats, boxes: Heats
 ) -> pd.DataFrame:
     """The table of `evaluate`, with seconds per image and the picture centre's own rate."""
+    sample, seconds = study.sample, study.seconds
     own = dict.fromkeys(heats, seconds["grad_cam_family"] / len(sample.rows))
-    own |= {name: seconds[name] / len(sample.scored) for name in found}
-    table = where.table.copy()
+    own |= {name: seconds[name] / len(sample.scored) for name in boxes}
+    table = localisation.table.copy()
     matching = table["seconds_per_1000"] / 1000
     table["seconds_per_image"] = matching + table["method"].map(own).fillna(0).astype(float)
     rates = table.set_index("method")["centre_in_box"]
     table["picture_centre_in_box"] = float(rates["whole_image"])
-    table.loc[table["method"].isin(found), "box_accuracy_confirm"] = np.nan
-    table.attrs = dict(where.table.attrs) | {"runs_the_network": sorted(own)}
+    table.loc[table["method"].isin(boxes), "box_accuracy_confirm"] = np.nan
+    table.attrs = dict(localisation.table.attrs) | {"runs_the_network": sorted(own)}
     return table.drop(columns="seconds_per_1000")
 
 
-def _dam_example(
-    network: gradients.HeadedNetwork, sample: Sample, preset: str, place: int
-) -> DamExample:
-    trace = gradients.dam_trace(
-        network,
-        sample.pixels[place],
-        parameters=preset,
-        layer=_dam_layer(network, preset),
-        frame=sample.frames[place],
-        size=sample.sizes[place],
-    )
-    return DamExample(preset, str(sample.labels[place]), trace, sample.true_boxes(place))
-
-
-def _gradient_examples(
-    network: gradients.HeadedNetwork, sample: Sample, places: np.ndarray, rules: Sequence[str]
-) -> GradientExamples:
+def _examples(study: _Study) -> tuple[list[DamExample], GradientExamples]:
+    """DAM step by step for each preset, and gradients by each rule, for a few images."""
+    network, sample = study.network, study.sample
+    places = sample.some(_EXAMPLES)
     pixels, labels = sample.pixels[places], sample.labels[places]
-    maps = {
-        rule: gradients.input_gradients(network, pixels, classes=labels, rule=rule)
-        for rule in rules
-    }
-    return GradientExamples(pixels, labels.tolist(), maps)
+    with timed(study.seconds, "examples"):
+        dam = [
+            DamExample(
+                preset,
+                str(sample.labels[place]),
+                gradients.dam_trace(
+                    network,
+                    sample.pixels[place],
+                    parameters=preset,
+                    layer=_dam_layer(network, preset),
+                    frame=sample.frames[place],
+                    size=sample.sizes[place],
+                ),
+                sample.true_boxes(place),
+            )
+            for preset in study.presets
+            for place in places[:_DAM_EXAMPLES]
+        ]
+        maps = {
+            rule: gradients.input_gradients(network, pixels, classes=labels, rule=rule)
+            for rule in ("plain", "input", *study.rules[1:])
+        }
+    return dam, GradientExamples(pixels, labels.tolist(), maps)
 
 
-def _cam_examples(
-    where: Localisation,
-    heats: dict[str, np.ndarray],
-    sample: Sample,
-    places: np.ndarray,
-) -> CamExamples:
+def _cam_examples(study: _Study, localisation: Localisation, heats: Heats) -> CamExamples:
     """Heat maps and boxes of some images, in pixels of the network's input."""
+    sample = study.sample
+    places = sample.some(_EXAMPLES)
     height, width = sample.pixels.shape[1:3]
-    thresholds = where.table.set_index("method")["threshold"]
+    thresholds = localisation.table.set_index("method")["threshold"]
     whole = np.tile([0.0, 0.0, 1.0, 1.0], (len(places), 1))
     sizes = np.tile([width, height], (len(places), 1))
-    found = {
-        name: localise.heat_boxes(
-            heat[places], [float(thresholds[name])], frames=whole, sizes=sizes
-        )[:, 0]
-        for name, heat in heats.items()
-    }
     return CamExamples(
         pictures=sample.pixels[places],
         labels=sample.labels[places].tolist(),
         true_boxes=[sample.true_boxes(place) for place in places],
         heats={name: heat[places] for name, heat in heats.items()},
-        boxes=found,
+        boxes={
+            name: localise.heat_boxes(
+                heat[places], [float(thresholds[name])], frames=whole, sizes=sizes
+            )[:, 0]
+            for name, heat in heats.items()
+        },
     )
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start
+def save_gradients(results: GradientResults, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write the tables (CSV and Parquet) and the examples (one ``.npz``, no pickles).
+
+    Parameters
+    ----------
+    results : GradientResults
+    folder : path-like
+        Made if it is not there.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name in _TABLES:
+        for suffix in (".csv", ".parquet"):
+            paths.append(_table_path(folder, name, suffix))
+            write_table(getattr(results, name), paths[-1])
+    write_whole(folder / _ARRAYS, lambda file: np.savez_compressed(file, **_arrays(results)))
+    return [*paths, folder / _ARRAYS]
+
+
+def load_gradients(folder: str | os.PathLike[str]) -> GradientResults:
+    """Read what :func:`save_gradients` wrote; runs no network.
+
+    Gradients and heat maps come back in half precision, each scaled to a largest value of
+    1, which is what a figure needs.
+
+    Raises
+    ------
+    FeatlabError
+        A file is missing or of another version.
+    """
+    folder = Path(folder)
+    try:
+        tables = {name: pd.read_parquet(_table_path(folder, name, ".parquet")) for name in _TABLES}
+        with np.load(folder / _ARRAYS, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        facts = json.loads(str(arrays["facts"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise FeatlabError(
+            f"{folder} holds no finished results of `featlab gradients`: {error}. Make them again."
+        ) from error
+    if facts.pop("version") != _VERSION:
+        raise FeatlabError(f"{folder} was written by another version of featlab; make it again.")
+    return GradientResults(
+        **tables,
+        dam=[_dam_example(arrays, k) for k in range(facts.pop("n_dam"))],
+        examples=GradientExamples(
+            arrays["examples/pictures"],
+            arrays["examples/labels"].tolist(),
+            _below(arrays, "examples/maps/"),
+        ),
+        cams=CamExamples(
+            arrays["cams/pictures"],
+            arrays["cams/labels"].tolist(),
+            [arrays[f"cams/true/{k}"] for k in range(len(arrays["cams/pictures"]))],
+            _below(arrays, "cams/heats/"),
+            _below(arrays, "cams/boxes/"),
+        ),
+        facts=facts,
+    )
+
+
+def _arrays(results: GradientResults) -> dict[str, Any]:
+    facts = results.facts | {"version": _VERSION, "n_dam": len(results.dam)}
+    arrays: dict[str, Any] = {"facts": np.array(json.dumps(facts))}
+    for k, example in enumerate(results.dam):
+        arrays[f"dam/{k}/preset"], arrays[f"dam/{k}/label"] = example.preset, example.label
+        arrays[f"dam/{k}/true_boxes"] = example.true_boxes
+        for name in (one.name for one in fields(DamTrace)):
+            arrays[f"dam/{k}/trace/{name}"] = _small(getattr(example.trace, name))
+    arrays["examples/pictures"] = results.examples.pictures
+    arrays["examples/labels"] = np.array(results.examples.labels)
+    arrays["cams/pictures"] = results.cams.pictures
+    arrays["cams/labels"] = np.array(results.cams.labels)
+    for k, true in enumerate(results.cams.true_boxes):
+        arrays[f"cams/true/{k}"] = true
+    for place, values in (
+        ("examples/maps", results.examples.maps),
+        ("cams/heats", results.cams.heats),
+        ("cams/boxes", results.cams.boxes),
+    ):
+        for name, array in values.items():
+            arrays[f"{place}/{name}"] = _small(array)
+    return arrays
+
+
+def _dam_example(arrays: dict[str, np.ndarray], k: int) -> DamExample:
+    trace = _below(arrays, f"dam/{k}/trace/")
+    trace["label"] = str(trace["label"])
+    trace["map_shape"] = tuple(int(side) for side in trace["map_shape"])
+    return DamExample(
+        str(arrays[f"dam/{k}/preset"]),
+        str(arrays[f"dam/{k}/label"]),
+        DamTrace(**trace),
+        arrays[f"dam/{k}/true_boxes"],
+    )
+
+
+def _below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
+    return {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)}
+
+
+def _small(values: Any) -> np.ndarray:
+    """Float32 pictures scaled to their largest value, in half precision; the rest as it is."""
+    array = np.asarray(values)
+    if array.dtype != np.float32 or array.ndim < 3:
+        return array
+    top = np.abs(array).max(initial=0)
+    return (array / top if top > 0 else array).astype(np.float16)
+
+
+def _table_path(folder: Path, name: str, suffix: str) -> Path:
+    return folder / f"gradients_{name}{suffix}"

@@ -193,7 +193,9 @@ def explorer(results: Results, most_rows: int) -> dict[str, Any] | None:
         "min_auroc": known.get("min_auroc"),
         "p_scale": _P_SCALE,
         "columns": {name: _packed(values) for name, values in columns.items()},
-        "cards": [[place[name], neuron] for name, neuron in results.card_neurons if name in place],
+        "cards": [
+            [place[card.label], card.neuron] for card in results.cards if card.label in place
+        ],
     }
 
 

@@ -200,7 +200,7 @@ def _localisation(results: Results, citations: Citations) -> str:
         )
         if key in shown
     ]
-    n, boxed = int(table["n"].max()), known.get("n_boxed", 0)
+    n, boxed = int(table["n"].max()), results.boxed_test_images
     some = f" of a random {n:,} of the {boxed:,} test images with a box" if boxed > n else ""
     among = f" Among them are {' and '.join(maps)}." if maps else ""
     return (

@@ -97,7 +97,7 @@ class SetOverview:
 
     Attributes
     ----------
-    overview : embed.Overview
+    overview : Overview
     pictures : mapping of int to ndarray of shape (height, width, 3), uint8, or None
         Row → picture, for the rows of ``overview.embedding.thumbnails``.
     """
@@ -126,6 +126,8 @@ class Results:
         From ``localise.unit_localisation``.
     pointing : DataFrame, optional
         ``class, neuron, n, pointing, pointing_low, pointing_high``.
+    boxed_test_images : int
+        Test images with a true box; of very many only a sample was scored.
     seconds : mapping of str to float
         Stage → wall-clock seconds.
     box_kind : str, optional
@@ -149,11 +151,9 @@ class Results:
     head_details : HeadDetails, optional
     box_details : BoxDetails, optional
     glance : SetOverview, optional
-    gradients : pipeline.GradientResults, optional
-    transfer : finetune.Transfer, optional
+    gradients : GradientResults, optional
+    transfer : Transfer, optional
     cards : sequence of NeuronCard
-    card_neurons : sequence of (class, neuron)
-        What each card is about.
     strips : MethodExamples, optional
     gallery : Gallery, optional
     """
@@ -166,6 +166,7 @@ class Results:
     localisation: Localisation | None = None
     pointing: pd.DataFrame | None = None
     units: pd.DataFrame | None = None
+    boxed_test_images: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     box_kind: str | None = None
     command: str = ""
@@ -185,7 +186,6 @@ class Results:
     gradients: GradientResults | None = None
     transfer: Transfer | None = None
     cards: Sequence[NeuronCard] = ()
-    card_neurons: Sequence[tuple[str, int]] = ()
     strips: MethodExamples | None = None
     gallery: Gallery | None = None
 

@@ -132,6 +132,8 @@ class NeuronCard:
 
     Attributes
     ----------
+    layer, neuron, label : str, int, str
+        The neuron, and the class that the facts are about.
     title : str
     facts : list of str
         Effect, interval and the like, a line each.
@@ -147,6 +149,9 @@ class NeuronCard:
         What the activations are.
     """
 
+    layer: str
+    neuron: int
+    label: str
     title: str
     facts: list[str]
     best: pd.DataFrame

@@ -6,7 +6,7 @@ import hashlib
 import io
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ import pandas as pd
 from PIL import Image
 
 from featlab import extract, features, finetune, heads, images, neurons
+from featlab.arguments import Progress
 from featlab.backbones import Backbone, load_backbone
-from featlab.pipeline._stages import find_detectors, main_rows
+from featlab.pipeline.detectors import find_detectors
 from featlab.results.heads import HeadResults
 from featlab.results.transfer import Transfer
 from featlab.store import MapStore
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 TRANSFER_HEADS = ("logistic", "mlp")
 
@@ -63,8 +62,8 @@ def transfer_study(
     changed, per_neuron = None, None
     if tuned is not None:
         changed, per_neuron = finetune.detector_changes(
-            *(_chosen(part, split, random_state) for part in (store, tuned)),
-            *(_measured(part, split) for part in (store, tuned)),
+            *(_detectors(maps, split, random_state) for maps in (store, tuned)),
+            *(_measured(maps, split) for maps in (store, tuned)),
         )
     named = [fitted.curves.assign(name=name) for name, fitted in fits.items()]
     curves = pd.concat(named, ignore_index=True)
@@ -99,21 +98,21 @@ def _timed_heads(
 ) -> tuple[HeadResults, dict[str, float]]:
     """The heads on the mean-pooled maps, and the seconds that fitting and scoring each took."""
     X, labels, groups = _inputs(store)
-    found, seconds = [], {}
+    scores, seconds = [], {}
     for name in TRANSFER_HEADS:
         start = time.perf_counter()
-        found.append(
+        scores.append(
             heads.evaluate_heads(
                 X, labels, split, groups=groups, heads=[name], random_state=random_state
             )
         )
         seconds[name] = round(time.perf_counter() - start, 3)
     both = HeadResults(
-        table=_joined([part.table for part in found]),
-        predictions=_joined([part.predictions for part in found]),
-        models={name: model for part in found for name, model in part.models.items()},
-        classes=found[0].classes,
-        clusters=found[0].clusters,
+        table=_joined([one.table for one in scores]),
+        predictions=_joined([one.predictions for one in scores]),
+        models={name: model for one in scores for name, model in one.models.items()},
+        classes=scores[0].classes,
+        clusters=scores[0].clusters,
     )
     return both, seconds
 
@@ -127,9 +126,9 @@ def _inputs(store: MapStore) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
     return features.feature_table(store), store.images["label"], store.images["group"]
 
 
-def _chosen(store: MapStore, split: pd.Series, random_state: int) -> pd.DataFrame:
+def _detectors(store: MapStore, split: pd.Series, random_state: int) -> pd.DataFrame:
     X, labels, groups = _inputs(store)
-    return main_rows(find_detectors(X, labels, split, groups, random_state=random_state), X)
+    return find_detectors(X, labels, split, groups, random_state=random_state)
 
 
 def _measured(store: MapStore, split: pd.Series) -> pd.DataFrame:
@@ -200,17 +199,17 @@ def small_images_table(
              load_backbone(by_layer), height),
             ("original", f"at {height} px", table, full, height),
         ]  # fmt: skip
-        rows, found = [], {}
+        rows, scores = [], {}
         for number, (pictures, network, rows_of, loaded, size) in enumerate(ways):
             path = place / f"small_{number}.h5"
             with extract.extract_maps(rows_of, loaded, path, progress=progress) as store:
                 X, labels, groups = _inputs(store)
                 h, w, c = store.map_shape()
             name = f"{pictures}, {network}"
-            found[name] = heads.evaluate_heads(
+            scores[name] = heads.evaluate_heads(
                 X, labels, split, groups=groups, heads=["logistic"], random_state=random_state
             )
-            scored = found[name].table.set_index("head").loc["logistic"]
+            scored = scores[name].table.set_index("head").loc["logistic"]
             rows.append(
                 {
                     "pictures": pictures, "network": network,
@@ -220,24 +219,24 @@ def small_images_table(
                     **scored[["n", "accuracy", "accuracy_low", "accuracy_high"]],
                 }
             )  # fmt: skip
-    return pd.DataFrame(rows).assign(**_differences(found))
+    return pd.DataFrame(rows).assign(**_differences(scores))
 
 
-def _differences(found: Mapping[str, HeadResults]) -> pd.DataFrame:
+def _differences(scores: Mapping[str, HeadResults]) -> pd.DataFrame:
     """Each way's logistic head against the last one's, on the same test images."""
-    *_, last = found
+    *_, last = scores
     joined = HeadResults(
         table=pd.DataFrame(),
         predictions=pd.concat(
-            [part.of("logistic").assign(head=name) for name, part in found.items()]
+            [one.of("logistic").assign(head=name) for name, one in scores.items()]
         ),
-        models={name: part.models["logistic"] for name, part in found.items()},
-        classes=found[last].classes,
-        clusters=found[last].clusters,
+        models={name: one.models["logistic"] for name, one in scores.items()},
+        classes=scores[last].classes,
+        clusters=scores[last].clusters,
     )
     columns = ["difference", "difference_low", "difference_high", "p"]
-    compared = [heads.compare_heads(joined, name, last)[columns] for name in found if name != last]
-    return pd.concat(compared, ignore_index=True).reindex(range(len(found)))
+    compared = [heads.compare_heads(joined, name, last)[columns] for name in scores if name != last]
+    return pd.concat(compared, ignore_index=True).reindex(range(len(scores)))
 
 
 def _small_copies(table: pd.DataFrame, folder: Path, side: int) -> pd.DataFrame:

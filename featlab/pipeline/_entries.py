@@ -30,11 +30,11 @@ def entries_of(
             f"names must be one for each of the {len(stores)} stores, got {len(names)}: "
             f"{', '.join(names)}."
         )
-    there = list(dict.fromkeys(layer for store in stores for layer in store.layers))
-    unknown = [layer for layer in layers or () if layer not in there]
+    stored = list(dict.fromkeys(layer for store in stores for layer in store.layers))
+    unknown = [layer for layer in layers or () if layer not in stored]
     if unknown:
         raise FeatlabError(
-            f"layers must be from those stored, {', '.join(there)}; got {unknown[0]!r}."
+            f"layers must be from those stored, {', '.join(stored)}; got {unknown[0]!r}."
         )
     pairs = [
         (k, layer)
@@ -48,17 +48,17 @@ def entries_of(
             f"{', '.join(f'{stores[k].path} ({layer})' for k, layer in pairs) or 'none'}."
         )
     if names is None:
-        told = _distinct([_traits(stores[k], layer) for k, layer in pairs])
+        distinct = _distinct([_traits(stores[k], layer) for k, layer in pairs])
     else:
         several = {k for k, _ in pairs if sum(k == other for other, _ in pairs) > 1}
-        told = [f"{names[k]}, {layer}" if k in several else str(names[k]) for k, layer in pairs]
-    twice = [name for k, name in enumerate(told) if name in told[:k]]
+        distinct = [f"{names[k]}, {layer}" if k in several else str(names[k]) for k, layer in pairs]
+    twice = [name for k, name in enumerate(distinct) if name in distinct[:k]]
     if twice:
         raise FeatlabError(
             f"names must be distinct, got {twice[0]!r} twice; give each store its own name, and "
             "each store once."
         )
-    return [Entry(name, stores[k], layer) for name, (k, layer) in zip(told, pairs, strict=True)]
+    return [Entry(name, stores[k], layer) for name, (k, layer) in zip(distinct, pairs, strict=True)]
 
 
 def _traits(store: MapStore, layer: str) -> list[str]:
@@ -107,11 +107,11 @@ def check_same(entries: Sequence[Entry]) -> None:
                 "Extract both from the same folder."
             )
         for table in ("images", "boxes"):
-            found = _first_difference(getattr(first, table), getattr(store, table))
-            if found:
+            difference = _first_difference(getattr(first, table), getattr(store, table))
+            if difference:
                 raise FeatlabError(
                     f"Stores must hold the same images to be compared: the {table} of "
-                    f"{store.path} differ from those of {first.path}: {found}. Extract both "
+                    f"{store.path} differ from those of {first.path}: {difference}. Extract both "
                     "from the same folder."
                 )
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from featlab import boxes, gradients, images, localise
+from featlab.backbones import Backbone
 from featlab.errors import FeatlabError
 from featlab.store import MapStore
-
-if TYPE_CHECKING:
-    from featlab.backbones import Backbone
 
 _TUNING_SHARE = 2 / 3  # images that thresholds are chosen on, per image scored
 _FLOAT16 = 1e-3  # of the largest activation: rounding of the stored maps, and another batch size
@@ -96,8 +93,8 @@ def draw_sample(
     boxed = np.zeros(len(split), dtype=bool)
     boxed[truth["image"].to_numpy(np.int64)] = True
     drawn = []
-    for part, n in (("test", n_images), ("confirm", round(n_images * _TUNING_SHARE))):
-        rows = np.flatnonzero(boxed & (split == part).to_numpy())
+    for side, n in (("test", n_images), ("confirm", round(n_images * _TUNING_SHARE))):
+        rows = np.flatnonzero(boxed & (split == side).to_numpy())
         drawn.append(rng.choice(rows, min(n, len(rows)), replace=False))
     if not len(drawn[0]):
         raise FeatlabError(f"no test image of {store.path} has a box, so no box can be scored.")

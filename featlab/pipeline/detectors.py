@@ -1,0 +1,349 @@
+"""Which neurons detect a class: their table, what else is known of them, and a card of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featlab import features, localise
+from featlab.arguments import (
+    confirmed_detectors,
+    in_turn,
+    row_numbers,
+    selected_detectors,
+    stratified_rows,
+)
+from featlab.errors import FeatlabError
+from featlab.heads import (
+    ablation_curve,
+    classify,
+    evaluate_heads,
+    linear_weights,
+    smallest_set,
+)
+from featlab.neurons import (
+    bottom_images,
+    cluster_detectors,
+    compare_classes,
+    confirm_neurons,
+    null_selection,
+    rank_neurons,
+    replication,
+    top_images,
+)
+from featlab.pipeline.pictures import picture_loader
+from featlab.results.analysis import DetectorDetails
+from featlab.results.heads import HeadResults
+from featlab.results.pictures import NeuronCard
+from featlab.store import MapStore
+
+POOLINGS = ("mean", "max")
+"""Those of the neuron table; heads and detectors rest on the first."""
+LOCALISERS = (
+    "detectors",
+    "best_detector",
+    "cam",
+    "cam_positive",
+    "sum",
+    "ddt",
+    "fusion",
+    "cell_boxes",
+    "random_neuron",
+)
+"""Heat-map methods that a report compares."""
+_SHUFFLES = 5
+_ABLATED = 50  # detectors per class that the ablation takes out, best first
+_RELATIVES = 4
+_MOST_IMAGES = 20_000  # whose activations make a card's distributions and relatives
+
+Place = tuple[str, str]
+"""A layer and a pooling."""
+
+
+def feature_tables(store: MapStore) -> dict[Place, pd.DataFrame]:
+    """Layer and pooling → the pooled activations; the last stored layer last."""
+    return {
+        (layer, pooling): features.feature_table(store, layer=layer, pooling=pooling)
+        for layer in store.layers
+        for pooling in POOLINGS
+    }
+
+
+def main_place(store: MapStore) -> Place:
+    """That on which heads and detectors rest: the last layer, mean-pooled."""
+    return store.layers[-1], POOLINGS[0]
+
+
+def find_detectors(
+    X: pd.DataFrame | Sequence[pd.DataFrame],
+    labels: pd.Series,
+    split: pd.Series,
+    groups: pd.Series,
+    **parameters: Any,
+) -> pd.DataFrame:
+    """The neuron table: ranked on the train rows, confirmed on the confirm rows.
+
+    `parameters` are those of `neurons.rank_neurons`. Where images have groups, the ranking (unless
+    by "max_t") only screens, since it takes every image for independent evidence; the confirmation
+    takes the group as its unit.
+    """
+    tables = [X] if isinstance(X, pd.DataFrame) else list(X)
+    train, confirm = split == "train", split == "confirm"
+    ranked = rank_neurons(
+        [features.take_rows(x, train) for x in tables],
+        labels[train],
+        groups=groups[train],
+        **parameters,
+    )
+    return confirm_neurons(
+        ranked,
+        [features.take_rows(x, confirm) for x in tables],
+        labels[confirm],
+        groups=groups[confirm],
+    )
+
+
+def rows_of(table: pd.DataFrame, place: Place) -> pd.DataFrame:
+    """The rows of a neuron table of one layer and pooling; p-values stay the family's."""
+    layer, pooling = place
+    rows = table[table["layer"].eq(layer) & table["pooling"].eq(pooling)].reset_index(drop=True)
+    rows.attrs.update(table.attrs)
+    return rows
+
+
+def place_heads(
+    store: MapStore,
+    tables: Mapping[Place, pd.DataFrame],
+    split: pd.Series,
+    heads: HeadResults,
+    random_state: int,
+) -> dict[Place, HeadResults]:
+    """A logistic head on each feature table; `heads` are those of the main one."""
+    return {
+        place: heads
+        if place == main_place(store)
+        else evaluate_heads(
+            X,
+            store.images["label"],
+            split,
+            groups=store.images["group"],
+            heads=["logistic"],
+            random_state=random_state,
+        )
+        for place, X in tables.items()
+    }
+
+
+def layer_weights(by_place: Mapping[Place, HeadResults]) -> dict[str, dict[str, np.ndarray]]:
+    """Layer → the weights of the logistic head on its mean-pooled maps."""
+    return {
+        layer: class_weights(heads)
+        for (layer, pooling), heads in by_place.items()
+        if pooling == POOLINGS[0]
+    }
+
+
+def class_weights(heads: HeadResults) -> dict[str, np.ndarray]:
+    """Class → the logistic head's weights of the neurons, for class activation maps."""
+    coefficients, _ = linear_weights(heads.models["logistic"])
+    return dict(zip(heads.classes, coefficients, strict=True))
+
+
+def predicted_classes(heads: HeadResults, X: pd.DataFrame) -> np.ndarray:
+    """The logistic head's class of every image; it saw those of train."""
+    return classify(heads, X).astype(str)
+
+
+def detector_details(
+    store: MapStore,
+    split: pd.Series,
+    tables: Mapping[Place, pd.DataFrame],
+    all_neurons: pd.DataFrame,
+    by_place: Mapping[Place, HeadResults],
+    random_state: int,
+) -> DetectorDetails:
+    """Which layer and pooling, does it replicate, is it needed, is it redundant."""
+    labels, groups = store.images["label"], store.images["group"]
+    X, table = tables[main_place(store)], rows_of(all_neurons, main_place(store))
+    detectors = confirmed_detectors(table)
+    confirm = split == "confirm"
+    judging = features.take_rows(X, confirm)
+    order = ablation_order(detectors, features.take_rows(X, split == "train"))
+    needed, smallest = None, None
+    if order:
+        curves = [
+            ablation_curve(
+                X, labels, split, order, mode=mode, groups=groups, random_state=random_state
+            )
+            for mode in ("ablate", "keep")
+        ]
+        needed = pd.concat(curves, ignore_index=True)
+        smallest = smallest_set(X, labels, split, order, groups=groups, random_state=random_state)
+    return DetectorDetails(
+        poolings=_poolings(tables, all_neurons, by_place),
+        replication=replication(table),
+        clusters=cluster_detectors(detectors, judging, labels[confirm]) if len(detectors) else None,
+        nulls=null_selection(
+            X, labels, split, groups=groups, n_repeats=_SHUFFLES, random_state=random_state
+        ),
+        ablation=needed,
+        smallest=smallest,
+        omnibus=compare_classes(judging, labels[confirm]) if len(store.classes) > 2 else None,
+    )
+
+
+def ablation_order(detectors: pd.DataFrame, X: pd.DataFrame) -> list[int]:
+    """The best of each class first, then the second best; at most half of the living neurons.
+
+    The other half is what they are compared with. `detectors` are of one layer, best first.
+    """
+    first = detectors.groupby("class", sort=False).head(_ABLATED)
+    order = list(dict.fromkeys(in_turn(first, len(first))["neuron"].tolist()))
+    return order[: int((np.ptp(X.to_numpy(), axis=0) > 0).sum()) // 2]
+
+
+def _poolings(
+    tables: Mapping[Place, pd.DataFrame],
+    all_neurons: pd.DataFrame,
+    by_place: Mapping[Place, HeadResults],
+) -> pd.DataFrame:
+    """Detectors and head accuracy of every layer and pooling."""
+    scored = ["n", "accuracy", "accuracy_low", "accuracy_high"]
+    rows = []
+    for (layer, pooling), X in tables.items():
+        active = selected_detectors(rows_of(all_neurons, (layer, pooling)))
+        scores = by_place[layer, pooling].table.set_index("head").loc["logistic", scored]
+        rows.append(
+            {
+                "layer": layer,
+                "pooling": pooling,
+                "neurons": X.shape[1],
+                "selected": len(active),
+                "replicated": int(active["replicated"].sum()),
+                "median_confirmed": active["auroc_confirmed"].median(),
+                **scores,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def neuron_card(
+    store: MapStore,
+    neuron: int,
+    neurons: pd.DataFrame,
+    *,
+    label: str | None = None,
+    layer: str | None = None,
+    pooling: str = "mean",
+    rows: Any = None,
+    most: int = 4,
+) -> NeuronCard:
+    """The best and worst images of a neuron, its effect, and its nearest relatives.
+
+    Parameters
+    ----------
+    store : MapStore
+    neuron : int
+        Channel index.
+    neurons : DataFrame
+        Neuron table of `rank_neurons`, confirmed or not.
+    label : str, optional
+        The class that the facts are about; by default the one with the largest effect.
+    layer : str, optional
+        The last stored layer by default.
+    pooling : {"mean", "max"}
+    rows : sequence of int, or mask of shape (n,), optional
+        The images to show and to count; unseen ones are the honest choice. All by default. Of more
+        than 20,000 a random 20,000 make the distributions and the relatives.
+    most : int
+        Best and worst images, at most so many of each.
+
+    Returns
+    -------
+    featlab.NeuronCard
+        For `featlab.plots.neuron_card`.
+
+    Raises
+    ------
+    FeatlabError
+        The table has no row for the neuron, layer, pooling and class.
+    """
+    layer = layer or store.layers[-1]
+    row = _row_of(neurons, neuron, (layer, pooling), label)
+    rows = row_numbers(rows, len(store))
+    best = top_images(store, neuron, most, pooling=pooling, layer=layer, rows=rows)
+    worst = bottom_images(store, neuron, most, pooling=pooling, layer=layer, rows=rows)
+    pictured = [*best["row"], *worst["row"]]
+    heats = localise.example_heats(store, pictured, neurons=[neuron], layer=layer)[:, 0]
+    sizes, load = store.images[["width", "height"]].to_numpy(), picture_loader(store)
+    labels = store.images["label"].to_numpy(str)
+    counted = np.sort(rows[stratified_rows(labels[rows], _MOST_IMAGES)])
+    pooled, labels = store.pooled(counted, layer=layer, pooling=pooling), labels[counted]
+    return NeuronCard(
+        layer=layer,
+        neuron=neuron,
+        label=str(row["class"]),
+        title=f"Neuron {neuron} of {layer}, {row['direction']} for {row['class']}",
+        facts=_facts(row, pooled, labels, neuron),
+        best=best,
+        worst=worst,
+        pictures=[load(place) for place in pictured],
+        heats=[
+            localise.heat_on_picture(heat, store.frames[place], *sizes[place])
+            for heat, place in zip(heats, pictured, strict=True)
+        ],
+        activations=pooled[:, neuron],
+        labels=labels,
+        unit=f"{pooling} activation (network units)",
+    )
+
+
+def _row_of(neurons: pd.DataFrame, neuron: int, place: Place, label: str | None) -> pd.Series:
+    rows = rows_of(neurons, place)
+    rows = rows[rows["neuron"].eq(neuron) & rows["reference"].eq("rest") & rows["auroc"].notna()]
+    if label is not None:
+        rows = rows[rows["class"] == label]
+    if rows.empty:
+        raise FeatlabError(
+            f"the neuron table has no living neuron {neuron} of layer {place[0]!r}, pooling "
+            f"{place[1]!r}" + (f" and class {label!r}." if label is not None else ".")
+        )
+    # Of two classes that share an effect, the one that the neuron is active for.
+    size = rows["effect"].abs().round(12)
+    return rows.assign(size=size).sort_values(["size", "effect"]).iloc[-1]
+
+
+def _facts(row: pd.Series, pooled: np.ndarray, labels: np.ndarray, neuron: int) -> list[str]:
+    facts = [
+        f"chosen: AUROC {row['auroc']:.2f} [{row['auroc_low']:.2f}, {row['auroc_high']:.2f}], "
+        f"adjusted p {row['p_adjusted']:.1g}",
+    ]
+    if np.isfinite(row.get("auroc_confirmed", np.nan)):
+        low, high = row["auroc_confirmed_low"], row["auroc_confirmed_high"]
+        held = "replicated" if row["replicated"] else "not replicated"
+        facts.append(f"unseen: AUROC {row['auroc_confirmed']:.2f} [{low:.2f}, {high:.2f}], {held}")
+    else:
+        facts.append("not selected, so not confirmed")
+    facts += [
+        f"fires in {row['pts']:.0%} of the class, {row['pts_ref']:.0%} of the rest",
+        f"mean {row['mean']:.2f} and {row['mean_ref']:.2f}, Hedges' g {row['hedges_g']:.2f}",
+        "",
+        "nearest relatives (rank correlation within classes):",
+    ]
+    return facts + [f"neuron {other}: {r:+.2f}" for other, r in _relatives(pooled, labels, neuron)]
+
+
+def _relatives(pooled: np.ndarray, labels: np.ndarray, neuron: int) -> list[tuple[int, float]]:
+    """The neurons that agree most from image to image, whatever the classes' means."""
+    ranks = pd.DataFrame(pooled).rank()
+    within = (ranks - ranks.groupby(labels).transform("mean")).to_numpy()
+    length = np.sqrt((within**2).sum(axis=0))
+    r = np.divide(
+        within.T @ within[:, neuron], length * length[neuron],
+        out=np.zeros(len(length)), where=length * length[neuron] > 0,
+    )  # fmt: skip
+    r[neuron] = 0
+    return [(int(k), float(r[k])) for k in np.argsort(-np.abs(r))[:_RELATIVES]]

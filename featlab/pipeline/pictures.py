@@ -1,0 +1,322 @@
+"""The pictures that a report shows, with the heat that the stored maps give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from featlab import images, localise
+from featlab.arguments import in_turn
+from featlab.errors import FeatlabError
+from featlab.results.heads import HeadResults
+from featlab.results.localisation import Localisation
+from featlab.results.pictures import Examples, Gallery, MethodExamples, Samples
+from featlab.store import MapStore
+from featlab.system.machine import usable_cores
+
+METHODS = ("detectors", "cam_positive", "sum", "ddt", "cell_boxes")
+"""Those that a few images are seen by, beside each other."""
+_SAMPLES, _EXAMPLES, _FAILURES, _STRIPS, _GALLERY = 12, 6, 9, 5, 24  # images of each
+_EXAMPLE_DETECTORS, _GALLERY_DETECTORS = 4, 8
+_THUMBNAILS, _THUMBNAIL_SIDE, _GALLERY_SIDE = 600, 160, 256
+_THUMBNAIL_PIXELS = 200_000_000  # decoded in a few seconds
+_CORNERS = ["xmin", "ymin", "xmax", "ymax"]
+
+Load = Callable[[int], "np.ndarray | None"]
+
+
+def picture_loader(store: MapStore) -> Load:
+    """A function from row number to the picture, None where it is not to be had any more."""
+    root = Path(store.images.attrs["root"])
+
+    def load(row: int) -> np.ndarray | None:
+        try:
+            return images.decode_image((root / store.images["path"].iloc[row]).read_bytes())
+        except (OSError, FeatlabError):
+            return None
+
+    return load
+
+
+def true_corners(truth: pd.DataFrame, rows: Sequence[int]) -> list[np.ndarray]:
+    """The true boxes ``(k, 4)`` of each of some images, in pixels of the picture."""
+    return [truth.loc[truth["image"] == row, _CORNERS].to_numpy(float) for row in rows]
+
+
+def labels_of(store: MapStore, rows: Sequence[int]) -> list[str]:
+    """The classes of some images."""
+    return [str(store.images["label"].iloc[row]) for row in rows]
+
+
+def heats_on_pictures(store: MapStore, rows: Sequence[int], heats: np.ndarray) -> list[np.ndarray]:
+    """Heat maps ``(k, h, w)`` over the network's input, each brought onto its picture."""
+    frames, sizes = store.frames, store.images[["width", "height"]].to_numpy()
+    return [
+        localise.heat_on_picture(heat, frames[row], *sizes[row])
+        for row, heat in zip(rows, heats, strict=True)
+    ]
+
+
+def thumbnails(
+    store: MapStore, load: Load, first: Sequence[int], random_state: int
+) -> dict[int, np.ndarray | None]:
+    """Row → small picture: those of `first`, then others at random while it takes seconds."""
+    others = np.random.default_rng(random_state).permutation(len(store))
+    rows = list(dict.fromkeys([*map(int, first), *others.tolist()]))
+    sizes = store.images[["width", "height"]].to_numpy(np.int64).prod(axis=1)[rows]
+    affordable = int((np.cumsum(sizes) <= _THUMBNAIL_PIXELS).sum())
+    count = max(len(set(first)), min(affordable, _THUMBNAILS))
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        small = pool.map(lambda row: _shrunk(load(row), _THUMBNAIL_SIDE), rows[:count])
+        return dict(zip(rows[:count], small, strict=True))
+
+
+def _size(picture: np.ndarray | None, otherwise: np.ndarray) -> np.ndarray:
+    """Width and height of a picture."""
+    return otherwise if picture is None else np.array(picture.shape[1::-1], dtype=float)
+
+
+def _shrunk(picture: np.ndarray | None, side: int) -> np.ndarray | None:
+    """The picture with at most `side` pixels on its longer side."""
+    if picture is None or max(picture.shape[:2]) <= side:
+        return picture
+    height, width = (max(1, round(n * side / max(picture.shape[:2]))) for n in picture.shape[:2])
+    return images.resize_image(picture, (height, width))
+
+
+def samples(store: MapStore, load: Load, truth: pd.DataFrame, random_state: int) -> Samples:
+    """Pictures of the set, drawn at random, the classes in turn."""
+    rows = sample_rows(store.images, _SAMPLES, random_state)
+    return Samples(
+        pictures=[load(row) for row in rows],
+        labels=labels_of(store, rows),
+        boxes=true_corners(truth, rows),
+    )
+
+
+def detector_examples(
+    store: MapStore,
+    load: Load,
+    truth: pd.DataFrame,
+    heads: HeadResults,
+    detectors: pd.DataFrame,
+    random_state: int,
+) -> Examples | None:
+    """Test images, right and wrong ones, under the last layer's maps of the leading detectors."""
+    rows = detector_rows(heads, _EXAMPLES, random_state)
+    leaders = in_turn(detectors, _EXAMPLE_DETECTORS)
+    if leaders.empty or not rows:
+        return None
+    predicted = heads.of("logistic").set_index("row")["predicted"]
+    maps = localise.example_heats(store, rows, neurons=leaders["neuron"].to_numpy())
+    on_pictures = [heats_on_pictures(store, rows, maps[:, k]) for k in range(len(leaders))]
+    return Examples(
+        rows=rows,
+        pictures=[load(row) for row in rows],
+        neurons=_named(leaders),
+        heats=[np.stack(heats) for heats in zip(*on_pictures, strict=True)],
+        true_boxes=true_corners(truth, rows),
+        labels=labels_of(store, rows),
+        predicted_labels=[str(predicted[row]) for row in rows],
+    )
+
+
+def localisation_examples(
+    store: MapStore, load: Load, truth: pd.DataFrame, localisation: Localisation
+) -> Examples | None:
+    """The best, middling and worst boxes of the best method that learns from labels alone."""
+    best = localisation.best(supervision="image labels")
+    if best is None:
+        return None
+    rows = localisation_rows(localisation, str(best["method"]), _EXAMPLES)
+    return _boxes_of(best, rows, store, load, truth, localisation)
+
+
+def failures(
+    store: MapStore, load: Load, truth: pd.DataFrame, localisation: Localisation
+) -> Examples | None:
+    """The worst boxes of the same method, the very worst first."""
+    best = localisation.best(supervision="image labels")
+    if best is None:
+        return None
+    rows = rows_by_iou(localisation, str(best["method"]))[: -_FAILURES - 1 : -1]
+    return _boxes_of(best, rows, store, load, truth, localisation)
+
+
+def _boxes_of(
+    best: pd.Series,
+    rows: list[int],
+    store: MapStore,
+    load: Load,
+    truth: pd.DataFrame,
+    localisation: Localisation,
+) -> Examples:
+    method = str(best["method"])
+    scored = localisation.per_image[localisation.per_image["method"] == method].set_index("row")
+    heats, predicted = localise.heats_for(
+        store, rows, method, localisation.fitted, threshold=float(best["threshold"])
+    )
+    return Examples(
+        rows=rows,
+        pictures=[load(row) for row in rows],
+        neurons=[(method, -1)],
+        heats=[heat[np.newaxis] for heat in heats_on_pictures(store, rows, heats)],
+        true_boxes=true_corners(truth, rows),
+        labels=labels_of(store, rows),
+        predicted_boxes=list(predicted),
+        ious=scored.loc[rows, "iou"].tolist(),
+    )
+
+
+def strips(
+    store: MapStore, load: Load, truth: pd.DataFrame, localisation: Localisation
+) -> MethodExamples | None:
+    """A good, a middling and a bad image, seen by several methods."""
+    best = localisation.best(supervision="image labels")
+    if best is None:
+        return None
+    rows = localisation_rows(localisation, str(best["method"]), _STRIPS)
+    thresholds = localisation.table.set_index("method")["threshold"].to_dict()
+    heats, predicted = {}, {}
+    for method in (name for name in METHODS if name in thresholds):
+        maps, corners = localise.heats_for(
+            store, rows, method, localisation.fitted, threshold=thresholds[method]
+        )
+        heats[method] = heats_on_pictures(store, rows, maps)
+        predicted[method] = list(corners)
+    return MethodExamples(
+        pictures=[load(row) for row in rows],
+        labels=labels_of(store, rows),
+        true_boxes=true_corners(truth, rows),
+        heats=heats,
+        predicted_boxes=predicted,
+    )
+
+
+def gallery(
+    store: MapStore,
+    load: Load,
+    truth: pd.DataFrame,
+    split: pd.Series,
+    localisation: Localisation,
+    detectors: pd.DataFrame,
+    random_state: int,
+) -> Gallery | None:
+    """Test images with the coarse maps of all methods and of the leading detectors.
+
+    Methods that had a threshold chosen come in the order of what they scored on the images that
+    thresholds were chosen on. Detectors have the threshold that was chosen for the best one alone.
+    """
+    rows = gallery_rows(store.images, split, truth["image"].tolist(), _GALLERY, random_state)
+    if not rows:
+        return None
+    table, fitted = localisation.table, localisation.fitted
+    # Refined and given boxes have no heat map that a threshold would turn into them.
+    own = table["method"].isin(list(fitted.methods)) & table["threshold"].notna()
+    tuned = table[own & ~table["baseline"].astype(bool)]
+    tuned = tuned.sort_values("box_accuracy_confirm", ascending=False, kind="stable")
+    thresholds = dict(zip(tuned["method"].astype(str), tuned["threshold"].tolist(), strict=True))
+    leaders = in_turn(detectors, _GALLERY_DETECTORS)
+    pictures = [_shrunk(load(row), _GALLERY_SIDE) for row in rows]
+    sizes = store.images[["width", "height"]].to_numpy(float)[rows]
+    return Gallery(
+        rows=rows,
+        pictures=pictures,
+        labels=labels_of(store, rows),
+        true_boxes=[
+            corners * np.tile(_size(picture, size) / size, 2)
+            for corners, picture, size in zip(
+                true_corners(truth, rows), pictures, sizes, strict=True
+            )
+        ],
+        frames=np.asarray(store.frames)[rows],
+        heats={
+            method: localise.heats_for(store, rows, method, fitted, threshold=threshold)[0]
+            for method, threshold in thresholds.items()
+        },
+        thresholds=thresholds,
+        neurons=_named(leaders),
+        neuron_heats=localise.example_heats(store, rows, neurons=leaders["neuron"].to_numpy()),
+        neuron_threshold=thresholds.get("best_detector"),
+    )
+
+
+def _named(detectors: pd.DataFrame) -> list[tuple[str, int]]:
+    return [
+        (str(label), int(neuron))
+        for label, neuron in zip(detectors["class"], detectors["neuron"], strict=True)
+    ]
+
+
+def sample_rows(images: pd.DataFrame, most: int = 12, random_state: int = 0) -> list[int]:
+    """Rows of the image table to show as samples: at random, the classes in turn."""
+    return _drawn(images["label"].to_numpy(str), np.arange(len(images)), most, random_state)
+
+
+def gallery_rows(
+    images: pd.DataFrame,
+    split: pd.Series,
+    boxed: Sequence[int],
+    most: int = 24,
+    random_state: int = 0,
+) -> list[int]:
+    """Test rows to show in the gallery: at random, the classes in turn; with a box if any has one.
+
+    Parameters
+    ----------
+    images : DataFrame
+        Image table.
+    split : Series of str
+    boxed : sequence of int
+        Rows with a true box.
+    most : int
+    random_state : int
+        Seed of the choice.
+    """
+    test = np.flatnonzero(np.asarray(split, dtype=str) == "test")
+    known = test[np.isin(test, np.asarray(boxed, dtype=int))]
+    rows = known if len(known) else test
+    return _drawn(images["label"].to_numpy(str)[rows], rows, most, random_state)
+
+
+def detector_rows(heads: HeadResults, most: int = 6, random_state: int = 0) -> list[int]:
+    """Test rows to show detectors on: half of them images that the main head gets wrong.
+
+    Fewer of those where there are fewer; right ones come first, and the classes take turns.
+    """
+    scored = heads.of(heads.main)
+    rows, labels = scored["row"].to_numpy(int), scored["label"].to_numpy(str)
+    correct = scored["correct"].to_numpy(bool)
+    n_wrong = min(most // 2, int((~correct).sum()))
+    right = _drawn(labels[correct], rows[correct], most - n_wrong, random_state)
+    return right + _drawn(labels[~correct], rows[~correct], n_wrong, random_state)
+
+
+def localisation_rows(localisation: Localisation, method: str, most: int = 6) -> list[int]:
+    """Rows to show: a third each of the best, the median and the worst IoU, in that order."""
+    rows = rows_by_iou(localisation, method)
+    if len(rows) <= most:
+        return rows
+    third, middle = min(max(1, most // 3), most // 2), len(rows) // 2
+    centre = range(middle - third // 2, middle - third // 2 + most - 2 * third)
+    return rows[:third] + [rows[i] for i in centre] + rows[len(rows) - third :]
+
+
+def rows_by_iou(localisation: Localisation, method: str) -> list[int]:
+    """Scored rows of the image table, from a method's best box to its worst."""
+    scored = localisation.per_image
+    scored = scored[(scored["method"] == method) & scored["iou"].notna()]
+    scored = scored.sort_values(["iou", "row"], ascending=[False, True])
+    return [int(row) for row in scored["row"]]
+
+
+def _drawn(labels: np.ndarray, rows: np.ndarray, most: int, random_state: int) -> list[int]:
+    order = np.random.default_rng(random_state).permutation(len(rows))
+    table = pd.DataFrame({"label": labels[order], "row": rows[order]})
+    table["turn"] = table.groupby("label").cumcount()
+    first = table.sort_values(["turn", "label"], kind="stable")["row"].head(most)
+    return [int(row) for row in first]

@@ -1,0 +1,124 @@
+"""Stages of an analysis: what each needs, how long it took, and which run beside the others."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from sklearn import config_context
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from featlab.system.machine import usable_cores
+from featlab.system.workers import beside
+
+_MOST_SENT = 2**26  # values of a table that is sent to another process
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of an analysis.
+
+    Attributes
+    ----------
+    name : str
+        What its result is called.
+    make : callable
+        Makes the result; its parameters without a default bear the names of what it needs: what was
+        given, and the results of stages before it.
+    title : str
+        What its time counts as; several stages may share one.
+    beside : bool
+        Whether it is begun in another process when its turn comes, and awaited where it is needed.
+        Then everything that it takes must be able to travel there.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    title: str
+    beside: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of what it takes."""
+        parameters = inspect.signature(self.make).parameters.values()
+        return tuple(one.name for one in parameters if one.default is inspect.Parameter.empty)
+
+
+def run_stages(
+    stages: Sequence[Stage], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Run stages one after the other, some of them beside the rest.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        In their order.
+    given : mapping of str to Any
+        What there is before the first of them.
+
+    Returns
+    -------
+    results : dict of str to Any
+        By the stages' names, without what was given.
+    seconds : dict of str to float
+        Title → wall-clock seconds here; of a stage beside the others only what it was awaited for.
+    """
+    known: dict[str, Callable[[], Any]] = {
+        name: functools.partial(_same, value) for name, value in given.items()
+    }
+    seconds: dict[str, float] = {}
+    with contextlib.ExitStack() as others:
+        # More threads than cores that are free would wait for each other at every product.
+        others.enter_context(threadpool_limits(max(1, usable_cores() - 1)))
+        others.enter_context(_unchecked())
+        for stage in stages:
+            with timed(seconds, stage.title):
+                call = functools.partial(
+                    stage.make, **{name: known[name]() for name in stage.needs}
+                )
+                if stage.beside:
+                    known[stage.name] = others.enter_context(_begun(call))
+                else:
+                    known[stage.name] = functools.partial(_same, call())
+        for stage in stages:
+            with timed(seconds, stage.title):
+                known[stage.name]()
+    results = {stage.name: known[stage.name]() for stage in stages}
+    return results, {title: round(value, 3) for title, value in seconds.items()}
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], title: str) -> Iterator[None]:
+    """Add the wall-clock seconds of a block to those of its title."""
+    start = time.perf_counter()
+    yield
+    seconds[title] = seconds.get(title, 0.0) + time.perf_counter() - start
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _begun(call: functools.partial[Any]) -> AbstractContextManager[Callable[[], Any]]:
+    """A call in another process; made here, when asked for, where a table is too large to send."""
+    tables = [value for value in call.keywords.values() if isinstance(value, pd.DataFrame)]
+    if any(table.size > _MOST_SENT for table in tables):
+        return contextlib.nullcontext(functools.cache(call))
+    return beside(_call_unchecked, call)
+
+
+def _call_unchecked(call: Callable[[], Any]) -> Any:
+    with _unchecked():
+        return call()
+
+
+def _unchecked() -> AbstractContextManager[None]:
+    """Thousands of small models are fitted, on values that the store has checked."""
+    return config_context(assume_finite=True, skip_parameter_validation=True)
