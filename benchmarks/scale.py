@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import audit, embed, features, heads, neurons, splits
+from featlab.heads.models import predict_classes
 
 N, C, CLASSES, PER_GROUP = [
     int(given) for given in sys.argv[1:] + ["1000000", "256", "10", "0"][len(sys.argv) - 1 :]
@@ -156,9 +157,9 @@ def main(folder: Path) -> None:
     with stage("per class, calibration, head against dummy"):
         heads.per_class(scores, "logistic")
         heads.calibration_table(scores, "logistic")
-        heads.compare_all(scores)
+        heads.compare_heads(scores)
     with stage("predicted class of every image"):
-        heads.classify(scores, X)
+        predict_classes(scores, X)
     with stage("label errors, all rows"):
         audit.label_errors(X, labels, groups=groups)
     with stage("outliers, all rows"):

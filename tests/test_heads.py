@@ -17,10 +17,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from featlab import FeatlabError
 from featlab.heads import evaluate_heads, linear_weights
-from featlab.heads._folds import stratified_folds
-from featlab.heads._logistic import C_GRID, tuned_c
-from featlab.heads._scores import _roc_auc, _weighted_auroc, bootstrap_weights, scores_of
-from featlab.heads._training import Train, folds_of
+from featlab.heads.scores import _roc_auc, _weighted_auroc, bootstrap_weights, scores_of
+from featlab.heads.training import C_GRID, Train, folds_of, stratified_folds, tuned_c
 from featlab.results.heads import HeadResults
 
 METRICS = ["accuracy", "balanced_accuracy", "roc_auc", "log_loss"]
@@ -203,6 +201,17 @@ class TestSmallAndOdd:
         assert isinstance(results, HeadResults)
         assert results.table["n"].eq(3).all()
 
+    def test_labels_are_text_whatever_they_are(self):
+        X, y, split = problem(n=360, c=12, k=3)
+        numbers = np.unique(y, return_inverse=True)[1] * 5 + 5  # 5, 10, 15: as text 10 is first
+        ours, theirs = (
+            evaluate_heads(X, labels, split, heads=["logistic"], n_boot=5)
+            for labels in (numbers, numbers.astype(str))
+        )
+        assert ours.classes == ["10", "15", "5"] == ours.models["logistic"].classes_.tolist()
+        pd.testing.assert_frame_equal(ours.predictions, theirs.predictions)
+        assert ours.table["accuracy"].iloc[1] > 0.7
+
     def test_one_train_image_is_not_tuned(self):
         X, y, _ = problem(n=15, k=3)
         y = np.repeat(["a", "b", "c"], 5)
@@ -246,7 +255,8 @@ class TestSmallAndOdd:
             ({"n_boot": 0}, "n_boot must be at least 1"),
             ({"split": ["train"] * 240}, "no 'test' row"),
             ({"split": ["fit"] * 240}, "got 'fit'"),
-            ({"split": ["train"]}, "one row per image"),
+            ({"split": ["train"]}, "split must have one entry per image"),
+            ({"colour": np.zeros((3, 64))}, "one row per image"),
             ({"groups": ["g"]}, "one entry per image"),
             ({"y": ["a"] * 240}, "at least two classes"),
             ({"X": np.full((240, 2), np.nan)}, "X holds 480 NaN"),

@@ -17,14 +17,12 @@ from test_heads_details import results_of
 
 from featlab import FeatlabError, plots
 from featlab.heads import (
-    compare_all,
     compare_backbones,
     compare_heads,
-    corrected_resampled_t,
     cross_validate_heads,
     evaluate_heads,
 )
-from featlab.heads._compare import newcombe_paired, sign_flip_p
+from featlab.heads.comparison import corrected_resampled_t, newcombe_paired, sign_flip_p
 from featlab.results.heads import HeadResults
 
 
@@ -91,7 +89,7 @@ class TestCompareHeads:
     def test_all_pairs_with_holm(self):
         X, y, split = problem()
         results = evaluate_heads(X, y, split, heads=["logistic", "nearest_centroid"], n_boot=5)
-        table = compare_all(results)
+        table = compare_heads(results)
         assert table[["a", "b"]].to_numpy().tolist() == [
             ["dummy", "logistic"],
             ["dummy", "nearest_centroid"],
@@ -99,13 +97,22 @@ class TestCompareHeads:
         ]
         expected = multipletests(table["p"], method="holm")[1]
         np.testing.assert_allclose(table["p_adjusted"], expected)
+        one = compare_heads(results, "logistic")
+        assert one[["a", "b"]].to_numpy().tolist() == [
+            ["logistic", "dummy"],
+            ["logistic", "nearest_centroid"],
+        ]
+        last = compare_heads(results, b="logistic")
+        assert last["difference"].tolist() == (-one["difference"]).tolist()
+        pair = compare_heads(results, "logistic", "nearest_centroid")
+        assert pair["p_adjusted"].tolist() == pair["p"].tolist() == [table["p"].iloc[-1]]
 
     def test_errors(self):
         results = two_heads(5, 1, 1, 1)
-        with pytest.raises(FeatlabError, match="head must be one of"):
+        with pytest.raises(FeatlabError, match="b must be one of"):
             compare_heads(results, "a", "c")
         with pytest.raises(FeatlabError, match="metric must be 'accuracy'"):
-            compare_all(results, metric="roc_auc")
+            compare_heads(results, metric="roc_auc")
 
 
 class TestCorrectedT:
@@ -188,7 +195,7 @@ class TestCrossValidation:
 
     def test_pairs(self, done):
         results = done[3]
-        table = compare_all(results, metric="roc_auc")
+        table = compare_heads(results, metric="roc_auc")
         assert len(table) == 6
         row = table.query("a == 'logistic' and b == 'nearest_centroid'").iloc[0]
         scores = results.table.set_index("head")["roc_auc"]
@@ -200,7 +207,7 @@ class TestCrossValidation:
         assert (table["p_adjusted"] >= table["p"]).all()
 
     def test_summary(self, done):
-        summary = done[3].summary()
+        summary = done[3].summary
         scores = done[3].table.query("head == 'logistic'")["accuracy"]
         row = summary.set_index("head").loc["logistic"]
         assert row["accuracy"] == pytest.approx(scores.mean())
@@ -210,7 +217,7 @@ class TestCrossValidation:
     def test_perfect_scores_are_not_certain(self):
         X, y, _ = problem(n=60, k=2)
         X[:, 0] = np.where(y == "class 1", 50.0, -50.0)
-        row = cross_validate_heads(X[:, :1], y, heads=["nearest_centroid"]).summary().iloc[1]
+        row = cross_validate_heads(X[:, :1], y, heads=["nearest_centroid"]).summary.iloc[1]
         for metric in ("accuracy", "balanced_accuracy", "roc_auc"):
             assert row[metric] == row[f"{metric}_high"] == 1
             assert row[f"{metric}_low"] < 0.97
@@ -219,7 +226,7 @@ class TestCrossValidation:
         X, y, _ = problem(n=200, c=12, k=2)
         y = np.random.default_rng(3).permutation(y)
         heads = ["logistic", "knn", "nearest_centroid"]
-        summary = cross_validate_heads(X, y, heads=heads, n_outer=3).summary()
+        summary = cross_validate_heads(X, y, heads=heads, n_outer=3).summary
         assert summary["accuracy"].to_numpy() == pytest.approx(0.5, abs=0.12)
 
     def test_held_out_rows_do_not_touch_the_fit(self):
@@ -243,7 +250,7 @@ class TestCrossValidation:
             ({"n_outer": 1}, "n_outer must be at least 2"),
             ({"n_repeats": 0}, "n_repeats must be at least 1"),
             ({"n_outer": 90}, "smallest class"),
-            ({"y": ["a"]}, "one row per image"),
+            ({"y": ["a"]}, "one entry per image"),
             ({"heads": ["tree"]}, "heads must be from"),
         ],
     )

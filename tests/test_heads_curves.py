@@ -15,8 +15,7 @@ from featlab.heads import (
     learning_curve,
     smallest_set,
 )
-from featlab.heads._curves import _nested_choice
-from featlab.heads._needs import _Partners
+from featlab.heads._curves import _nested_choice, _Partners
 
 NEW = ("logistic_l1", "linear_svm", "knn", "nearest_centroid")
 
@@ -138,9 +137,9 @@ class TestAblation:
             ({"mode": "drop"}, "mode must be one of"),
             ({"order": ["n99"]}, "order must name neurons of X, got 'n99'"),
             ({"order": []}, "order is empty"),
-            ({"ks": [2]}, "ks must be at most the 1 neurons"),
+            ({"sizes": [2]}, "sizes must be at most the 1 neurons"),
             ({"n_random": 0}, "n_random must be at least 1"),
-            ({"order": [f"n{i}" for i in range(60)]}, "ks must be at most 4, as many"),
+            ({"order": [f"n{i}" for i in range(60)]}, "sizes must be at most 4, the neurons"),
         ],
     )
     def test_errors(self, planted, change, words):
@@ -151,7 +150,7 @@ class TestAblation:
     def test_smallest_set(self, planted):
         X, y, split = planted
         order = [f"n{i}" for i in range(64)]
-        found = smallest_set(X, y, split, order, ks=[1, 2, 4, 16, 64])
+        found = smallest_set(X, y, split, order, sizes=[1, 2, 4, 16, 64])
         assert found.neurons == order[: len(found.neurons)] and 2 <= len(found.neurons) <= 4
         curve = found.curve.set_index("k")
         best = curve["accuracy"].idxmax()

@@ -14,7 +14,7 @@ from test_heads import problem
 
 from featlab import FeatlabError
 from featlab.heads import calibration_table, evaluate_heads, per_class
-from featlab.heads._scores import bootstrap_weights, share_interval
+from featlab.heads.scores import bootstrap_weights, share_interval
 from featlab.results.heads import HeadResults
 
 

@@ -26,9 +26,6 @@ from test_heads import problem
 
 from featlab import FeatlabError, plots
 from featlab.heads import (
-    HEADS,
-    HEADS_DEFAULT,
-    CentroidClassifier,
     NeuronSelector,
     calibration_table,
     evaluate_heads,
@@ -36,7 +33,7 @@ from featlab.heads import (
     load_head,
     save_head,
 )
-from featlab.heads._models import _NEIGHBOURS
+from featlab.heads.models import _NEIGHBOURS, HEADS, HEADS_DEFAULT, CentroidClassifier
 
 NEW = ("logistic_l1", "linear_svm", "knn", "nearest_centroid")
 

@@ -36,7 +36,9 @@ from featlab.arguments import feature_columns
 from featlab.audit import _duplicates, _labels
 from featlab.embed import _overview, _planes
 from featlab.features._tables import POOLINGS
-from featlab.heads import _inputs, _scores
+from featlab.heads import scores as head_scores
+from featlab.heads import training
+from featlab.heads.models import predict_classes
 from featlab.neurons import _corrections, _redundancy
 from featlab.system import scratch
 
@@ -292,12 +294,12 @@ class TestHeads:
                 scores.table,
                 scores.predictions,
                 heads.calibration_table(scores, "logistic", n_boot=200),
-                heads.compare_all(scores, n_boot=200),
+                heads.compare_heads(scores, n_boot=200),
                 heads.per_class(scores, "logistic"),
                 curve,
                 ablated,
                 small.curve,
-                pd.DataFrame({"called": heads.classify(scores, X)}),
+                pd.DataFrame({"called": predict_classes(scores, X)}),
             ]
 
         plain = found(made.X)
@@ -308,7 +310,7 @@ class TestHeads:
 
     def test_fitted_on_a_stratified_part_and_scored_on_all(self, monkeypatch):
         made = problem(n=3000)
-        monkeypatch.setattr(_inputs, "MOST_ROWS", 300)
+        monkeypatch.setattr(training, "MOST_ROWS", 300)
         n_train, n_test = (int((made.split == side).sum()) for side in ("train", "test"))
         part = heads.evaluate_heads(made.X, made.y, made.split, heads=["logistic"])
         row = part.table.set_index("head").loc["logistic"]
@@ -327,8 +329,8 @@ class TestHeads:
     def test_the_part_is_of_train_and_in_the_classes_shares(self, monkeypatch):
         codes = np.repeat([0, 1], [3000, 1000])
         train = np.flatnonzero(np.arange(4000) % 2)
-        monkeypatch.setattr(_inputs, "MOST_ROWS", 400)
-        rows = _inputs.fitted_rows(codes, train, 0)
+        monkeypatch.setattr(training, "MOST_ROWS", 400)
+        rows = training.fitted_rows(codes, train, 0)
         assert np.isin(rows, train).all()
         assert_array_equal(np.bincount(codes[rows]), [300, 100])
 
@@ -339,12 +341,12 @@ class TestHeads:
         drawn = rng.multinomial(units, np.full(units, 1 / units), size=70)
         drawn = drawn if clusters is None else drawn[:, clusters]
         tiny()
-        weights = _scores.bootstrap_weights(60, 70, 8, clusters)
+        weights = head_scores.bootstrap_weights(60, 70, 8, clusters)
         assert weights.dtype == np.uint8
         assert_array_equal(weights, np.vstack([np.ones(60), drawn]))
         values = np.random.default_rng(0).random((60, 2))
         expected = weights.astype(float) @ values / weights.sum(axis=1)[:, None]
-        assert_allclose(_scores.weighted_means(weights, values), expected, rtol=1e-12)
+        assert_allclose(head_scores.weighted_means(weights, values), expected, rtol=1e-12)
 
 
 class TestGlance:

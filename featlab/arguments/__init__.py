@@ -23,6 +23,7 @@ from featlab.arguments.detectors import (
 )
 from featlab.arguments.images import (
     SIDES,
+    check_classes_in_train,
     class_codes,
     group_codes,
     group_names,
@@ -50,6 +51,7 @@ __all__ = [
     "check_between",
     "check_choice",
     "check_choices",
+    "check_classes_in_train",
     "check_columns",
     "check_same_length",
     "class_codes",

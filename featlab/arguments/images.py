@@ -121,6 +121,29 @@ def class_codes(
     return codes, classes
 
 
+def check_classes_in_train(codes: NDArray[np.integer], classes: NDArray[Any]) -> None:
+    """Refuse a class without a train image: nothing can learn it.
+
+    Parameters
+    ----------
+    codes : ndarray of int
+        Class codes of the train images.
+    classes : ndarray of shape (k,)
+        Names of the classes, in the order of their codes.
+
+    Raises
+    ------
+    FeatlabError
+        A class is not among the codes.
+    """
+    missing = np.setdiff1d(np.arange(len(classes)), codes)
+    if len(missing):
+        raise FeatlabError(
+            f"Class {str(classes[missing[0]])!r} has no image in train, so nothing can learn it; "
+            "leave the class out, or make another split."
+        )
+
+
 def split_sides(split: ArrayLike, n: int, *, name: str = "split") -> NDArray[np.str_]:
     """The side of every image, its length and words checked.
 

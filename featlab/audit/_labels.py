@@ -14,12 +14,11 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab.arguments import stratified_rows
+from featlab.arguments import group_codes, has_groups, stratified_rows
 from featlab.audit._inputs import codes_of, matrix_of
 from featlab.errors import FeatlabError
 from featlab.features import component_scores, principal_components
-from featlab.heads._folds import Fold, stratified_folds
-from featlab.heads._inputs import group_codes
+from featlab.heads.training import Fold, stratified_folds
 
 Floats = NDArray[np.float64]
 
@@ -230,7 +229,8 @@ def _components(values: NDArray[np.floating], most: int, random_state: int) -> F
 def _folds(
     codes: NDArray[np.intp], classes: list, groups: ArrayLike | None, random_state: int
 ) -> list[Fold]:
-    units, is_grouped = group_codes(groups, len(codes))
+    units = group_codes(groups, len(codes))
+    is_grouped = has_groups(units)
     pairs = np.unique(np.column_stack([codes, units]), axis=0)[:, 0]
     sizes = np.bincount(pairs)
     if sizes.min() < 2:

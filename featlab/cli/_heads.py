@@ -102,7 +102,7 @@ def _one_store(
     everything = {"groups": groups, "colour": store.colour_histogram, **common}
     if folds:
         crossed = room.cross_validate_heads(X, labels, n_outer=folds, **everything)
-        summary, pairs = crossed.summary(), room.compare_all(crossed)
+        summary, pairs = crossed.summary, room.compare_heads(crossed)
         show(summary, ["head", "n_scores", *_SCORES])
         print("pairs of heads over the same folds (corrected resampled t, Holm over all):")
         show(pairs, ["a", "b", "difference", "difference_low", "difference_high", "p_adjusted"])
@@ -113,7 +113,7 @@ def _one_store(
     first = common["heads"][0]
     tables = {
         "heads": scores.table,
-        "head_pairs": room.compare_all(scores),
+        "head_pairs": room.compare_heads(scores),
         "per_class": room.per_class(scores, first),
         "calibration": room.calibration_table(scores, first),
     }

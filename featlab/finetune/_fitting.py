@@ -13,6 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from featlab.arguments import (
+    check_choice,
+    check_classes_in_train,
+    class_codes,
+    split_sides,
+    text_labels,
+)
 from featlab.errors import FeatlabError
 from featlab.finetune._checkpoint import State, read_state
 from featlab.finetune._network import thaw, trainable_parameters, transfer_network
@@ -20,7 +27,6 @@ from featlab.finetune._phases import Data, head_phase, thawed_phase, train_phase
 from featlab.finetune._pictures import PictureReader, outputs_of
 from featlab.finetune._rows import validation_part
 from featlab.finetune._training import Progress, curves_of, restore
-from featlab.heads._inputs import check_choice, check_classes, check_sides, encode
 
 if TYPE_CHECKING:
     import keras
@@ -203,15 +209,10 @@ def fit(
     if augment is None:
         augment = blocks > 0
     _check(class_weight, epochs, patience, batch_size, dropout, picture_size, resize)
-    codes, classes = encode(images["label"])
-    sides = np.asarray(split)
-    if len(sides) != len(images):
-        raise FeatlabError(
-            f"split must have one entry per image ({len(images)}), got {len(sides)}."
-        )
-    check_sides(sides)
+    codes, classes = class_codes(text_labels(images["label"], name="labels"), least=2)
+    sides = split_sides(split, len(images))
     train = np.flatnonzero(sides == "train")
-    check_classes(classes, codes[train], codes[sides == "test"])
+    check_classes_in_train(codes[train], classes)
     fit_rows, held = validation_part(images, codes, train, validation, random_state)
     model = transfer_network(
         backbone,

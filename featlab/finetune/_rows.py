@@ -42,7 +42,7 @@ def validation_part(
     FeatlabError
         A share out of range, or too few images or groups in train to put some aside.
     """
-    from featlab.heads._folds import stratified_folds
+    from featlab.heads.training import stratified_folds
 
     if not 0 < share <= 0.5:
         raise FeatlabError(f"validation must be above 0 and at most 0.5, got {share!r}.")

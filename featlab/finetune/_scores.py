@@ -10,12 +10,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 
+from featlab.arguments import class_codes, text_labels
 from featlab.errors import FeatlabError
 from featlab.finetune._fitting import FineTuned
 from featlab.heads import compare_heads
-from featlab.heads._evaluation import prediction_rows
-from featlab.heads._inputs import encode
-from featlab.heads._scores import bootstrap_weights, interval_name, scores_of
+from featlab.heads.models import prediction_rows
+from featlab.heads.scores import bootstrap_weights, interval_name, scores_of
 from featlab.results.heads import HeadResults
 
 SCORES = ["n", "accuracy", "accuracy_low", "accuracy_high", "interval", "balanced_accuracy"]
@@ -68,7 +68,7 @@ def compare_transfer(
     FeatlabError
         Heads that were scored on other rows or classes, or without the reference.
     """
-    codes, classes = encode(images["label"])
+    codes, classes = class_codes(text_labels(images["label"], name="labels"))
     test = np.flatnonzero(np.asarray(split) == "test")
     known = scores.of(reference)["row"].to_numpy()
     if scores.classes != [str(name) for name in classes] or not np.array_equal(known, test):

@@ -1,37 +1,49 @@
-"""How many images a head needs: its accuracy against the images it was trained on."""
+"""What a head needs: how many images, and which neurons."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab.heads._inputs import (
-    Ints,
-    check_at_least,
-    check_choice,
-    checked_sizes,
-    clusters_of,
-    group_codes,
-    train_and_test,
-)
-from featlab.heads._models import HEADS, fit_head
-from featlab.heads._scores import (
+from featlab.arguments import check_at_least, check_choice, finite_matrix, neuron_ids
+from featlab.errors import FeatlabError
+from featlab.heads.models import HEADS, fit_head, predictions
+from featlab.heads.scores import (
     Counts,
     bootstrap_weights,
     interval_name,
     percentiles,
     share_interval,
-    warn_of_few_groups,
     weighted_means,
 )
-from featlab.heads._training import Train, predictions
-from featlab.system.scratch import double_rows
+from featlab.heads.training import (
+    C_GRID,
+    Floats,
+    Ints,
+    Train,
+    fit_logistic,
+    fit_quietly,
+    folds_of,
+    images_of,
+    linear_weights,
+    log_losses,
+    logistic,
+    one_thread,
+    rotated,
+    scaled_fold,
+    sides_of,
+)
+from featlab.results.heads import SmallestSet
+from featlab.system.scratch import double_rows, pieces
 
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_MODES = ("ablate", "keep")
+_NUMBERS = (*_SIZES, 2000, 5000)
+_NEAREST = 10  # neurons of like variance that a random one is drawn from
 
 
 def learning_curve(
@@ -60,7 +72,7 @@ def learning_curve(
     n_repeats : int
         Random choices of train images per size, at least 1.
     head : str
-        From :data:`HEADS`; tuned anew on every choice.
+        As in :func:`evaluate_heads`; tuned anew on every choice.
     groups : array_like of shape (n,), optional
         Images of one non-empty group are added together, one group after another (the last one
         in part), and are resampled together.
@@ -87,31 +99,28 @@ def learning_curve(
     were tested on. Where all train images are chosen there is one repeat only, and its interval is
     that of :func:`evaluate_heads`.
     """
-    values, codes, classes, train, test = train_and_test(X, y, split, random_state)
+    values = finite_matrix(X)
+    images = images_of(y, groups, len(values))
     check_choice("head", head, HEADS)
     check_at_least("n_repeats", n_repeats, 1)
-    every_group, grouped = group_codes(groups, len(codes))
-    clusters = clusters_of(every_group[test])
-    warn_of_few_groups(clusters)
-    largest = int(np.bincount(codes[train]).max())
-    wanted = checked_sizes("sizes", sizes, [*(k for k in _SIZES if k < largest), largest])
+    sides = sides_of(split, images, random_state)
+    train, test, clusters = sides.fitted, sides.test, sides.clusters
+    largest = int(np.bincount(images.y[train]).max())
+    asked = _whole_numbers("sizes", sizes, [*(size for size in _SIZES if size < largest), largest])
     weights = bootstrap_weights(len(test), n_boot, random_state, clusters)
+    truth = images.classes[images.y[test]]
     rows = []
-    for size in wanted:
+    for size in asked:
         n_choices = 1 if size >= largest else n_repeats
         right = np.empty((n_choices, len(test)), dtype=bool)
         for repeat in range(n_choices):
             rng = np.random.default_rng([random_state, repeat])
-            chosen = train[_nested_choice(codes[train], every_group[train], size, rng)]
-            part = Train(
-                double_rows(values, chosen), codes[chosen], classes, every_group[chosen], grouped,
-                random_state,
-            )  # fmt: skip
-            model, _ = fit_head(head, part)
-            right[repeat] = predictions(model, values, test) == classes[codes[test]]
+            some = train[_nested_choice(images.y[train], images.groups[train], size, rng)]
+            model, _ = fit_head(head, images.train(double_rows(values, some), some, random_state))
+            right[repeat] = predictions(model, values, test) == truth
         rows.append(
             {
-                "head": head, "size": size, "n_train": len(chosen), "n_repeats": n_choices,
+                "head": head, "size": size, "n_train": len(some), "n_repeats": n_choices,
                 "n": len(test), **_mean_accuracy(right, weights, clusters, random_state),
             }
         )  # fmt: skip
@@ -122,8 +131,8 @@ def _nested_choice(codes: Ints, groups: Ints, size: int, rng: np.random.Generato
     """`size` random rows of every class, group by group; the same draws for every size."""
     ranks = rng.permutation(int(groups.max()) + 1)[groups]
     order = np.lexsort((rng.random(len(codes)), ranks))
-    chosen = [order[codes[order] == code][:size] for code in np.unique(codes)]
-    return np.sort(np.concatenate(chosen))
+    some = [order[codes[order] == code][:size] for code in np.unique(codes)]
+    return np.sort(np.concatenate(some))
 
 
 def _mean_accuracy(
@@ -147,3 +156,288 @@ def _mean_accuracy(
         "accuracy": float(right.mean()), "accuracy_low": low, "accuracy_high": high,
         "accuracy_sd": sd, "interval": name,
     }  # fmt: skip
+
+
+def ablation_curve(
+    X: pd.DataFrame | ArrayLike,
+    y: ArrayLike,
+    split: ArrayLike,
+    order: Iterable[Hashable],
+    *,
+    mode: str = "ablate",
+    sizes: Sequence[int] | None = None,
+    n_random: int = 20,
+    groups: ArrayLike | None = None,
+    n_boot: int = 1000,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Does the head need these neurons: its accuracy without them, or with nothing else.
+
+    The logistic head is fitted once, on train. On the test rows the first k neurons of `order` are
+    then set to their mean over train (``ablate``), or all the others are (``keep``). Beside it
+    stands the same with random neurons of like variance.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+        Features; finite.
+    y, split : array_like of shape (n,)
+        Labels; ``train``, ``confirm`` or ``test``.
+    order : iterable
+        Neuron ids (column names of a DataFrame, else column numbers), best first; repeated ones
+        count once. For instance ``ranked.query("detector").sort_values("rank")["neuron"]``.
+    mode : {"ablate", "keep"}
+    sizes : sequence of int, optional
+        Numbers of neurons, from 1 to the length of `order`; default 1, 2, 5, 10, … and the length.
+        0 is always there.
+    n_random : int
+        Random sets of neurons, at least 1.
+    groups : array_like of shape (n,), optional
+        Stay together in the folds that tune C, and are resampled together.
+    n_boot, random_state : int
+        Resamples of groups, where there are any; seed.
+
+    Returns
+    -------
+    DataFrame, one row per kind and k
+        ``mode``; ``kind``, "detectors" (those of `order`) or "random"; ``k``; ``n`` (test images);
+        ``accuracy``; ``low`` and ``high``: for the detectors a 95 % interval over test images
+        (Wilson, or whole groups resampled), for the random sets the 2.5 and 97.5 % points of the
+        `n_random` draws around their mean.
+
+    Raises
+    ------
+    FeatlabError
+        As :func:`evaluate_heads`; an unknown mode or neuron; sizes out of range; too few other
+        neurons to draw as many random ones.
+
+    Notes
+    -----
+    Of more than 50,000 train images a random 50,000 stand for all, as in :func:`evaluate_heads`.
+    A neuron's partner is drawn from the 10 neurons outside `order` nearest to it in variance over
+    train (logarithm) that are not taken yet. Neurons that are constant on train are no partners.
+    The head is not fitted anew: neurons whose loss costs nothing may be replaceable, not idle, and
+    with few neurons kept its intercept, tuned to all of them, may give every image to one class
+    (:func:`smallest_set` fits anew).
+    """
+    values = finite_matrix(X)
+    images = images_of(y, groups, len(values))
+    check_choice("mode", mode, _MODES)
+    check_at_least("n_random", n_random, 1)
+    columns = _columns_of_order(X, order)
+    numbers = [0, *_numbers_of_neurons(sizes, len(columns))]
+    sides = sides_of(split, images, random_state)
+    test, truth = sides.test, images.y[sides.test]
+    train = images.train(double_rows(values, sides.fitted), sides.fitted, random_state)
+    with one_thread(train.X.size):
+        model, _ = fit_logistic(train)
+    rng = np.random.default_rng(random_state)
+    partners = _Partners(train.X.var(axis=0), columns[: numbers[-1]])
+    orders = [columns, *(partners.draw(rng) for _ in range(n_random))]
+    hits = np.empty((len(numbers), len(orders), len(test)), dtype=bool)
+    ablate = _Ablation(*linear_weights(model), mean=train.X.mean(axis=0), keep=mode == "keep")
+    for piece in pieces(len(test), values.shape[1]):
+        X_test = double_rows(values, test[piece])
+        for place, k in enumerate(numbers):
+            for number, called in enumerate(ablate.predict(X_test, [one[:k] for one in orders])):
+                hits[place, number, piece] = called == truth[piece]
+    weights = bootstrap_weights(len(test), n_boot, random_state, sides.clusters)
+    rows = []
+    for k, (right, *others) in zip(numbers, hits, strict=True):
+        low, high = share_interval(right, sides.clusters, weights)
+        common = {"mode": mode, "k": k, "n": len(test)}
+        rows.append(
+            {**common, "kind": "detectors", "accuracy": right.mean(), "low": low, "high": high}
+        )
+        scores = [other.mean() for other in others]
+        low, high = np.quantile(scores, [0.025, 0.975])
+        rows.append(
+            {**common, "kind": "random", "accuracy": np.mean(scores), "low": low, "high": high}
+        )
+    table = pd.DataFrame(rows).sort_values(["kind", "k"], kind="stable", ignore_index=True)
+    return table[["mode", "kind", "k", "n", "accuracy", "low", "high"]]
+
+
+def smallest_set(
+    X: pd.DataFrame | ArrayLike,
+    y: ArrayLike,
+    split: ArrayLike,
+    order: Iterable[Hashable],
+    *,
+    sizes: Sequence[int] | None = None,
+    groups: ArrayLike | None = None,
+    n_boot: int = 1000,
+    random_state: int = 0,
+) -> SmallestSet:
+    """The fewest neurons, taken in `order`, that classify as well as the best number of them.
+
+    A logistic regression on the first k neurons is cross-validated on the train rows for every k;
+    the smallest k within one standard error of the best mean accuracy is taken, fitted on train and
+    scored on test.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+        Features; finite.
+    y, split : array_like of shape (n,)
+        Labels; ``train``, ``confirm`` or ``test``.
+    order : iterable
+        Neuron ids (column names of a DataFrame, else column numbers), best first; repeated ones
+        count once.
+    sizes : sequence of int, optional
+        Numbers of neurons to try; default 1, 2, 5, 10, … and the length of `order`.
+    groups : array_like of shape (n,), optional
+        Stay together in the folds, and are resampled together.
+    n_boot, random_state : int
+        Resamples of groups, where there are any; seed.
+
+    Returns
+    -------
+    SmallestSet
+
+    Raises
+    ------
+    FeatlabError
+        As :func:`evaluate_heads`; an unknown neuron; sizes out of range; a class with a single
+        image or group in train.
+
+    Notes
+    -----
+    `order` was most likely made from the train rows, all of them; then the accuracies of ``curve``
+    are too high (they serve to compare numbers of neurons only), and those on test are not.
+    C is the one of the least log-loss over the same folds. Of more than 50,000 train images a
+    random 50,000 stand for all, as in :func:`evaluate_heads`.
+
+    References
+    ----------
+    Breiman, Friedman, Olshen & Stone (1984). Classification and regression trees, section 3.4.3
+    (the rule of one standard error).
+    """
+    values = finite_matrix(X)
+    images = images_of(y, groups, len(values))
+    columns = _columns_of_order(X, order)
+    numbers = _numbers_of_neurons(sizes, len(columns))
+    sides = sides_of(split, images, random_state)
+
+    def first(k: int) -> Train:
+        X_k = _some_columns(values, sides.fitted, columns[:k])
+        return images.train(X_k, sides.fitted, random_state)
+
+    with one_thread(len(sides.fitted) * values.shape[1]):
+        curve = pd.DataFrame([_validated(first(k), k) for k in numbers])
+        best = curve.iloc[int(curve["accuracy"].to_numpy().argmax())]
+        enough = curve["accuracy"] >= best["accuracy"] - best["se"]
+        least = int(curve.loc[enough, "k"].min())
+        right = {
+            k: fit_logistic(first(k))[0].predict(_some_columns(values, sides.test, columns[:k]))
+            == images.classes[images.y[sides.test]]
+            for k in (least, len(columns))
+        }
+    weights = bootstrap_weights(len(sides.test), n_boot, random_state, sides.clusters)
+    low, high = share_interval(right[least], sides.clusters, weights)
+    names = neuron_ids(X).tolist()
+    return SmallestSet(
+        neurons=[names[column] for column in columns[:least]],
+        curve=curve.assign(chosen=curve["k"] == least),
+        accuracy=float(right[least].mean()),
+        accuracy_low=low,
+        accuracy_high=high,
+        accuracy_all=float(right[len(columns)].mean()),
+        n=len(sides.test),
+    )
+
+
+def _columns_of_order(X: Any, order: Iterable[Hashable]) -> Ints:
+    """Column of every neuron in `order`, repeated ones once; ids are a feature table's."""
+    ids = list(dict.fromkeys(order))
+    place = {name: column for column, name in enumerate(neuron_ids(X).tolist())}
+    unknown = [name for name in ids if name not in place]
+    if unknown:
+        raise FeatlabError(f"order must name neurons of X, got {unknown[0]!r}.")
+    if not ids:
+        raise FeatlabError("order is empty; name at least one neuron, the best first.")
+    return np.array([place[name] for name in ids], dtype=np.intp)
+
+
+def _whole_numbers(name: str, sizes: Sequence[int] | None, default: Iterable[int]) -> list[int]:
+    """Sorted distinct whole numbers from 1 up."""
+    given = list(default) if sizes is None else list(sizes)
+    whole = sorted({int(size) for size in given})
+    if not whole or whole[0] < 1 or any(size != int(size) for size in given):
+        raise FeatlabError(f"{name} must be whole numbers from 1 up, got {given}.")
+    return whole
+
+
+def _numbers_of_neurons(sizes: Sequence[int] | None, most: int) -> list[int]:
+    numbers = _whole_numbers("sizes", sizes, [*(size for size in _NUMBERS if size < most), most])
+    if numbers[-1] > most:
+        raise FeatlabError(f"sizes must be at most the {most} neurons of order, got {sizes}.")
+    return numbers
+
+
+def _some_columns(values: NDArray[np.floating], rows: Ints, columns: Ints) -> Floats:
+    """Some rows of some columns in double precision, read column by column."""
+    return np.stack([values[rows, column].astype(np.float64) for column in columns], axis=1)
+
+
+class _Ablation:
+    """A linear head on features of which some neurons, or all others, are at their train mean."""
+
+    def __init__(self, coef: Floats, intercept: Floats, *, mean: Floats, keep: bool) -> None:
+        self._coef, self._mean, self._keep = coef, mean, keep
+        self._base = mean @ coef.T + intercept
+
+    def predict(self, X: Floats, sets: Iterable[Ints]) -> Iterator[Ints]:
+        """Class codes of every row, for each set of columns."""
+        away = X - self._mean  # a neuron at its training mean adds nothing
+        for columns in sets:
+            known = away[:, columns] @ self._coef[:, columns].T
+            scores = self._base + (known if self._keep else away @ self._coef.T - known)
+            yield scores.argmax(axis=1)
+
+
+class _Partners:
+    """Draws, for every neuron of an order, another one of like variance."""
+
+    def __init__(self, variance: Floats, columns: Ints) -> None:
+        others = np.setdiff1d(np.flatnonzero(variance > 0), columns)
+        if len(others) < len(columns):
+            raise FeatlabError(
+                f"sizes must be at most {len(others)}, the neurons that are outside order and "
+                f"not constant on train, got {len(columns)}."
+            )
+        sizes = np.log(np.maximum(variance, np.finfo(float).tiny))
+        gaps = np.abs(sizes[columns][:, None] - sizes[others])
+        self._nearest: NDArray[np.intp] = others[np.argsort(gaps, axis=1, kind="stable")]
+
+    def draw(self, rng: np.random.Generator) -> Ints:
+        """A partner of every neuron, each once."""
+        taken: dict[int, None] = {}  # a set that keeps its order
+        for row in self._nearest:
+            near = row[: len(taken) + _NEAREST].tolist()
+            free = [column for column in near if column not in taken]
+            taken[int(rng.choice(free[:_NEAREST]))] = None
+        return np.array(list(taken), dtype=np.intp)
+
+
+def _validated(train: Train, k: int) -> dict[str, float]:
+    """Cross-validated accuracy of the best C."""
+    folds = folds_of(train)
+    if len(folds) < 2:
+        raise FeatlabError("A class has too few images or groups in train to cross-validate.")
+    losses = np.zeros(len(C_GRID))
+    hits = np.empty((len(C_GRID), len(folds)))
+    for column, fold in enumerate(folds):
+        X_fit, X_held = rotated(*scaled_fold(train, fold))
+        model = logistic(C_GRID[0], warm_start=True)
+        for place, C in enumerate(C_GRID):
+            fit_quietly(model.set_params(C=C), X_fit, train.y[fold[0]])
+            losses[place] += log_losses(model, X_held, train.y[fold[1]]).sum()
+            hits[place, column] = (model.predict(X_held) == train.y[fold[1]]).mean()
+    best = int(losses.argmin())
+    return {
+        "k": k,
+        "accuracy": float(hits[best].mean()),
+        "se": float(hits[best].std(ddof=1) / np.sqrt(len(folds))),
+        "C": C_GRID[best],
+    }

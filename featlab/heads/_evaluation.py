@@ -1,4 +1,4 @@
-"""Fit on train, score on test, with what was predicted for every image."""
+"""Heads scored on a test split, or by nested cross-validation, with what they say of each image."""
 
 from __future__ import annotations
 
@@ -8,41 +8,44 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
-from featlab.heads._inputs import (
-    Floats,
-    Ints,
+from featlab.arguments import (
     check_at_least,
     check_choice,
-    check_classes,
-    check_lengths,
-    check_sides,
-    checked_matrix,
-    clusters_of,
-    encode,
-    fitted_rows,
-    group_codes,
+    check_choices,
+    check_same_length,
+    finite_matrix,
 )
-from featlab.heads._models import HEADS_DEFAULT, checked_heads, fit_head
-from featlab.heads._scores import bootstrap_weights, interval_name, scores_of, warn_of_few_groups
-from featlab.heads._training import Train, predictions, probabilities
-from featlab.results.heads import HeadResults
+from featlab.errors import FeatlabError
+from featlab.heads.models import (
+    HEADS,
+    HEADS_DEFAULT,
+    fit_head,
+    prediction_rows,
+    probabilities,
+)
+from featlab.heads.scores import (
+    METRICS,
+    bootstrap_weights,
+    interval_name,
+    perfect_low,
+    scores_of,
+)
+from featlab.heads.training import (
+    Floats,
+    Images,
+    Ints,
+    Train,
+    fitted_rows,
+    images_of,
+    sides_of,
+    stratified_folds,
+)
+from featlab.results.heads import CrossValidation, HeadResults
 from featlab.system.scratch import double_rows
 
-
-def classify(
-    results: HeadResults, X: pd.DataFrame | ArrayLike, head: str = "logistic"
-) -> NDArray[Any]:
-    """The class that a fitted head gives to each row of features ``(m, c)``, in blocks of rows.
-
-    Raises
-    ------
-    FeatlabError
-        No such head, or features that are not finite.
-    """
-    check_choice("head", head, list(results.models))
-    values = checked_matrix(X, "X")
-    return predictions(results.models[head], values, np.arange(len(values)))
+_CLASS_WEIGHTS = (None, "balanced")
 
 
 def evaluate_heads(
@@ -77,12 +80,13 @@ def evaluate_heads(
         Images of one non-empty group stay together in the folds that tune a head, and in the
         resamples of the test images; ``""`` is no group.
     heads : sequence of str
-        From :data:`HEADS`; see Notes.
+        From ``logistic``, ``mlp``, ``logistic_l1``, ``linear_svm``, ``knn``, ``nearest_centroid``;
+        see Notes.
     class_weight : {"balanced"}, optional
         Whether the classes count alike, however many images they have: in ``logistic``,
         ``logistic_l1`` and ``linear_svm``, and in ``colour_histogram``. The others take no weights.
     random_state : int
-        Seed of the folds, the network and the bootstrap.
+        Seed of the folds, the perceptron and the bootstrap.
     n_boot : int
         Bootstrap samples of the test images, at least 1.
 
@@ -137,79 +141,216 @@ def evaluate_heads(
     Field & Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical Society B
     69, 369-390.
     """
-    names = checked_heads(heads)
     check_at_least("n_boot", n_boot, 1)
-    check_choice("class_weight", class_weight, (None, "balanced"))
-    features = features_of(names, X, colour)
-    codes, classes = encode(y)
-    sides = np.asarray(split)
-    lengths = {name: len(matrix) for name, matrix in features.items()}
-    check_lengths(lengths | {"y": len(codes), "split": len(sides)}, "Features, y and split")
-    check_sides(sides)
-    train, test = np.flatnonzero(sides == "train"), np.flatnonzero(sides == "test")
-    check_classes(classes, codes[train], codes[test])
-    every_group, grouped = group_codes(groups, len(codes))
-    clusters = clusters_of(every_group[test])
-    warn_of_few_groups(clusters)
-    weights = bootstrap_weights(len(test), n_boot, random_state, clusters)
-    fitted = fitted_rows(codes, train, random_state)
+    check_choice("class_weight", class_weight, _CLASS_WEIGHTS)
+    features = _features_of(heads, X, colour)
+    images = images_of(y, groups, len(features["dummy"]))
+    sides = sides_of(split, images, random_state)
+    test, truth = sides.test, images.y[sides.test]
+    weights = bootstrap_weights(len(test), n_boot, random_state, sides.clusters)
     rows, predicted, models = [], [], {}
     for name, matrix in features.items():
-        part = Train(
-            double_rows(matrix, fitted), codes[fitted], classes, every_group[fitted], grouped,
-            random_state, class_weight,
-        )  # fmt: skip
-        models[name], parameters = fit_head(name, part)
+        X_fit = double_rows(matrix, sides.fitted)
+        train = images.train(X_fit, sides.fitted, random_state, class_weight)
+        models[name], parameters = fit_head(name, train)
         probability = probabilities(models[name], matrix, test)
-        correct = probability.argmax(axis=1) == codes[test]
+        correct = probability.argmax(axis=1) == truth
         rows.append(
             {
                 "head": name,
-                "n_train": len(fitted),
+                "n_train": len(sides.fitted),
                 "n": len(test),
-                **scores_of(codes[test], probability, weights, clusters),
-                "interval": interval_name(correct, clusters),
-                "parameters": parameters + sampled_words(len(fitted), len(train)),
+                **scores_of(truth, probability, weights, sides.clusters),
+                "interval": interval_name(correct, sides.clusters),
+                "parameters": parameters + _sampled_words(len(sides.fitted), len(sides.train)),
             }
         )
-        predicted.append(prediction_rows(name, test, codes[test], probability, classes))
+        predicted.append(prediction_rows(name, test, truth, probability, images.classes))
     return HeadResults(
         table=pd.DataFrame(rows),
         predictions=pd.concat(predicted, ignore_index=True),
         models=models,
-        classes=classes.tolist(),
-        clusters=clusters,
+        classes=images.classes.tolist(),
+        clusters=sides.clusters,
     )
 
 
-def features_of(names: Sequence[str], X: Any, colour: Any) -> dict[str, NDArray[np.floating]]:
+def cross_validate_heads(
+    X: pd.DataFrame | ArrayLike,
+    y: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    heads: Sequence[str] = HEADS_DEFAULT,
+    n_outer: int = 5,
+    n_repeats: int = 1,
+    colour: ArrayLike | None = None,
+    class_weight: str | None = None,
+    random_state: int = 0,
+) -> CrossValidation:
+    """Score heads by nested, stratified and, with groups, grouped cross-validation.
+
+    A head is scaled, tuned and fitted on the outer training part alone, then scored on the part
+    held out. For small sets, where one test split leaves wide intervals.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+        Features; finite.
+    y : array_like of shape (n,)
+        Labels.
+    groups : array_like of shape (n,), optional
+        Images of one non-empty group are never on two sides, outside or inside; ``""`` is no group.
+    heads : sequence of str
+        As in :func:`evaluate_heads`; ``dummy`` is always there, ``colour_histogram`` with `colour`.
+    n_outer : int
+        Outer folds, at least 2.
+    n_repeats : int
+        Divisions into folds, each with its own seed; at least 1.
+    colour : array_like of shape (n, 64), optional
+        Colour histograms.
+    class_weight : {"balanced"}, optional
+        As in :func:`evaluate_heads`.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    CrossValidation
+
+    Raises
+    ------
+    FeatlabError
+        Shapes that do not match, features that are not finite, fewer than two classes, a class of
+        fewer images (or groups) than outer folds, an unknown head.
+
+    Notes
+    -----
+    Do not choose neurons on all images first: that choice has seen the held-out ones.
+    :class:`NeuronSelector` in a Pipeline chooses inside the fold.
+
+    References
+    ----------
+    Varma & Simon (2006). Bias in error estimation when using cross-validation for model selection.
+    BMC Bioinformatics 7, 91.
+    """
+    check_at_least("n_outer", n_outer, 2)
+    check_at_least("n_repeats", n_repeats, 1)
+    check_choice("class_weight", class_weight, _CLASS_WEIGHTS)
+    features = _features_of(heads, X, colour)
+    images = images_of(y, groups, len(features["dummy"]))
+    class_sizes = _class_sizes(images)
+    _check_enough(class_sizes, images, n_outer)
+    rows, predictions = [], []
+    for repeat in range(n_repeats):
+        seed = random_state + repeat
+        units = images.groups if images.grouped else None
+        outer = stratified_folds(images.y, units, n_outer, seed)
+        for fold, (train, test) in enumerate(outer):
+            place = {"repeat": repeat, "fold": fold}
+            fitted = fitted_rows(images.y, train, seed)
+            for name, matrix in features.items():
+                part = images.train(double_rows(matrix, fitted), fitted, seed, class_weight)
+                probability, parameters = _fitted(name, part, matrix, test)
+                row, predicted = _scored(name, images, test, probability, place)
+                parameters += _sampled_words(len(fitted), len(train))
+                rows.append({**row, "n_train": len(fitted), "parameters": parameters})
+                predictions.append(predicted)
+    keys = ["head", "repeat", "row"]
+    every = _by_head(pd.concat(predictions, ignore_index=True), list(features), keys)
+    table = _by_head(pd.DataFrame(rows), list(features), ["head"])
+    columns = ["head", "repeat", "fold", "n_train", "n", *METRICS, "parameters"]
+    table = table[columns]
+    return CrossValidation(
+        table=table,
+        summary=_summary(table, class_sizes),
+        predictions=every,
+        classes=images.classes.tolist(),
+    )
+
+
+def _features_of(heads: str | Sequence[str], X: Any, colour: Any) -> dict[str, NDArray[Any]]:
     """What each head is fitted on, the baselines included."""
-    values = checked_matrix(X, "X")
+    names = check_choices("heads", heads, HEADS)
+    values = finite_matrix(X)
     features = dict.fromkeys(("dummy", *names), values)
     if colour is not None:
-        features["colour_histogram"] = checked_matrix(colour, "colour")
+        features["colour_histogram"] = finite_matrix(colour, "colour")
+        check_same_length({"X": len(values), "colour": len(features["colour_histogram"])})
     return features
 
 
-def sampled_words(fitted: int, train: int) -> str:
+def _sampled_words(fitted: int, train: int) -> str:
     """That a head was not fitted on all train images, if so."""
     return "" if fitted == train else f", on a random {fitted:,} of {train:,} train images"
 
 
-def prediction_rows(
-    head: str, rows: Ints, y: Ints, probability: Floats, classes: NDArray[Any], **extra: Any
-) -> pd.DataFrame:
-    """One row per scored image; `extra` columns stand after the head."""
-    best = probability.argmax(axis=1)
-    return pd.DataFrame(
-        {
-            "head": head,
-            **extra,
-            "row": rows,
-            "label": classes[y],
-            "predicted": classes[best],
-            "correct": best == y,
-            "probability": probability.max(axis=1),
-            **{f"p:{name}": column for name, column in zip(classes, probability.T, strict=True)},
-        }
+def _scored(
+    name: str, images: Images, test: Ints, probability: Floats, place: dict[str, int]
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Scores of one fold, and what was predicted for each of its images."""
+    truth = images.y[test]
+    scores = scores_of(truth, probability, np.ones((1, len(test)), np.uint8))
+    row = {"head": name, **place, "n": len(test)} | {metric: scores[metric] for metric in METRICS}
+    return row, prediction_rows(name, test, truth, probability, images.classes, **place)
+
+
+def _by_head(table: pd.DataFrame, heads: list[str], keys: list[str]) -> pd.DataFrame:
+    """Sorted by head, in the order of `heads`, and the other keys; else as it was."""
+    return table.sort_values(
+        keys,
+        kind="stable",
+        key=lambda key: key.map(heads.index) if key.name == "head" else key,
+        ignore_index=True,
     )
+
+
+def _summary(table: pd.DataFrame, class_sizes: Ints) -> pd.DataFrame:
+    """Mean of every metric over repeats and folds, with a corrected interval."""
+    rows = []
+    for head, scores in table.groupby("head", sort=False):
+        row: dict[str, Any] = {"head": head, "n_scores": len(scores)}
+        test_share = float((scores["n"] / scores["n_train"]).mean())
+        for metric in METRICS:
+            mean, sd, half = _corrected_mean(scores[metric].to_numpy(float), test_share)
+            top = np.inf if metric == "log_loss" else 1.0
+            low, high = max(mean - half, 0.0), min(mean + half, top)
+            if metric != "log_loss" and mean == 1 and half == 0:
+                low = perfect_low(metric, class_sizes)
+            row |= {metric: mean, f"{metric}_sd": sd, f"{metric}_low": low, f"{metric}_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _fitted(name: str, part: Train, matrix: NDArray[np.floating], test: Ints) -> tuple[Floats, str]:
+    """Probabilities of every class, 0 for one that this training part lacks."""
+    model, parameters = fit_head(name, part)
+    probability = np.zeros((len(test), len(part.classes)))
+    seen = np.searchsorted(part.classes, model.classes_)
+    probability[:, seen] = probabilities(model, matrix, test)
+    return probability, parameters
+
+
+def _class_sizes(images: Images) -> Ints:
+    """Images of each class, or groups where there are any."""
+    pairs = np.unique(np.column_stack([images.y, images.groups]), axis=0)
+    return np.bincount(pairs[:, 0])
+
+
+def _check_enough(sizes: Ints, images: Images, n_outer: int) -> None:
+    least = int(sizes.argmin())
+    if sizes[least] < n_outer:
+        raise FeatlabError(
+            f"n_outer must be at most the {'groups' if images.grouped else 'images'} of the "
+            f"smallest class ({images.classes[least]!r}: {sizes[least]}), got {n_outer}."
+        )
+
+
+def _corrected_mean(scores: Floats, test_share: float) -> tuple[float, float, float]:
+    """Mean, standard deviation and half of the 95 % interval; of the known scores."""
+    known = scores[~np.isnan(scores)]
+    j = len(known)
+    if j < 2:
+        return (float(known.mean()) if j else np.nan), np.nan, np.nan
+    sd = float(known.std(ddof=1))
+    half = stats.t.ppf(0.975, j - 1) * sd * np.sqrt(1 / j + test_share)
+    return float(known.mean()), sd, float(half)

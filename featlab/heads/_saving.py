@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from featlab.arguments import finite_matrix
 from featlab.errors import FeatlabError
-from featlab.heads._estimators import CentroidClassifier
-from featlab.heads._inputs import Floats, matrix_of
+from featlab.heads.models import CentroidClassifier
+from featlab.system.files import write_whole
+
+Floats = NDArray[np.float64]
 
 FORMAT = "featlab-head"
 VERSION = "1.0"
@@ -82,12 +84,13 @@ class SavedHead:
         FeatlabError
             If X is not finite, or has another number of features.
         """
-        values = matrix_of(X, "X")
+        values = finite_matrix(X)
         if values.shape[1] != len(self.mean):
             raise FeatlabError(
                 f"X must have the head's {len(self.mean)} features, got {values.shape[1]}."
             )
-        values = (values - self.mean) / self.scale
+        # In single precision the last layer's sums drown in rounding.
+        values = (values.astype(np.float64) - self.mean) / self.scale
         for place, (weights, intercepts) in enumerate(self.layers):
             values = values @ weights + intercepts
             if place + 1 < len(self.layers):
@@ -135,15 +138,7 @@ def save_head(model: Pipeline, path: str | os.PathLike[str]) -> Path:
     }
     for place, (weights, intercepts) in enumerate(head.layers):
         arrays |= {f"coef_{place}": weights, f"intercept_{place}": intercepts}
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(part, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, lambda part: np.savez(part, allow_pickle=False, **arrays))
     return path
 
 

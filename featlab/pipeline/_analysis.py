@@ -18,7 +18,7 @@ from featlab.boxheads import box_statistics, evaluate_box_heads
 from featlab.features import take_rows
 from featlab.heads import (
     calibration_table,
-    compare_all,
+    compare_heads,
     evaluate_heads,
     learning_curve,
     per_class,
@@ -363,7 +363,7 @@ def _box_details(
 def _head_details(heads: HeadResults, learning: pd.DataFrame, random_state: int) -> HeadDetails:
     return HeadDetails(
         head="logistic",
-        pairs=compare_all(heads, random_state=random_state),
+        pairs=compare_heads(heads, random_state=random_state),
         calibration=calibration_table(heads, "logistic"),
         learning=learning,
     )

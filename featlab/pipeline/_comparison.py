@@ -23,7 +23,7 @@ from featlab.arguments import (
 )
 from featlab.features import feature_table
 from featlab.heads import evaluate_heads
-from featlab.heads._compare import paired
+from featlab.heads.comparison import paired
 from featlab.pipeline._entries import Entry, check_same, entries_of
 from featlab.pipeline.detectors import LOCALISERS, class_weights, find_detectors
 from featlab.pipeline.pictures import (

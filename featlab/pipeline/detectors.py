@@ -19,11 +19,11 @@ from featlab.arguments import (
 from featlab.errors import FeatlabError
 from featlab.heads import (
     ablation_curve,
-    classify,
     evaluate_heads,
     linear_weights,
     smallest_set,
 )
+from featlab.heads.models import predict_classes
 from featlab.neurons import (
     bottom_images,
     cluster_detectors,
@@ -154,7 +154,7 @@ def class_weights(heads: HeadResults) -> dict[str, np.ndarray]:
 
 def predicted_classes(heads: HeadResults, X: pd.DataFrame) -> np.ndarray:
     """The logistic head's class of every image; it saw those of train."""
-    return classify(heads, X).astype(str)
+    return predict_classes(heads, X).astype(str)
 
 
 def detector_details(

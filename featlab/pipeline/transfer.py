@@ -235,8 +235,7 @@ def _differences(scores: Mapping[str, HeadResults]) -> pd.DataFrame:
         clusters=scores[last].clusters,
     )
     columns = ["difference", "difference_low", "difference_high", "p"]
-    compared = [heads.compare_heads(joined, name, last)[columns] for name in scores if name != last]
-    return pd.concat(compared, ignore_index=True).reindex(range(len(scores)))
+    return heads.compare_heads(joined, b=last)[columns].reindex(range(len(scores)))
 
 
 def _small_copies(table: pd.DataFrame, folder: Path, side: int) -> pd.DataFrame:

@@ -10,16 +10,23 @@ from featlab.results.boxheads import BoxHeadResults, JointHeadResults
 from featlab.results.comparison import Comparison
 from featlab.results.embed import Embedding, Overview
 from featlab.results.gradients import DamTrace, GradientResults
-from featlab.results.heads import HeadResults, SmallestSet
+from featlab.results.heads import (
+    BackboneComparison,
+    CrossValidation,
+    HeadResults,
+    SmallestSet,
+)
 from featlab.results.localisation import Context, FittedMethods, HeatMethod, Localisation
 from featlab.results.pictures import NeuronCard
 from featlab.results.transfer import Transfer
 
 __all__ = [
     "Audit",
+    "BackboneComparison",
     "BoxHeadResults",
     "Comparison",
     "Context",
+    "CrossValidation",
     "DamTrace",
     "Embedding",
     "FittedMethods",

@@ -59,7 +59,7 @@ class HeadDetails:
     ----------
     head : str
     pairs : DataFrame
-        From ``heads.compare_all``: every two heads on the same test images.
+        From ``heads.compare_heads``: every two heads on the same test images.
     calibration : DataFrame
         From ``heads.calibration_table``.
     learning : DataFrame

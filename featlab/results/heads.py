@@ -105,3 +105,52 @@ class SmallestSet:
     accuracy_high: float
     accuracy_all: float
     n: int
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Scores and out-of-fold predictions of every head.
+
+    Attributes
+    ----------
+    table : DataFrame, one row per head, repeat and fold
+        ``head``, ``repeat``, ``fold`` (both from 0), ``n_train``, ``n`` (held-out images),
+        ``accuracy``, ``balanced_accuracy``, ``roc_auc``, ``log_loss`` and the ``parameters``
+        tuned in that fold, in words.
+    summary : DataFrame, one row per head
+        ``head``, ``n_scores`` (repeats x folds), and the mean of each metric with ``_sd`` over them
+        and ``_low``, ``_high``: 95 % by t with the variance of Nadeau & Bengio, as the training
+        parts overlap. Limits of shares are cut at 0 and 1; where every score is perfect, the
+        lower limit is that of one perfect score of all images (``evaluate_heads``).
+    predictions : DataFrame, one row per head, repeat and image
+        ``head``, ``repeat``, ``fold``, ``row``, ``label``, ``predicted``, ``correct``,
+        ``probability`` (of the predicted class) and one column ``p:<class>`` per class.
+    classes : list of str
+        Sorted; the order of the probabilities.
+    """
+
+    table: pd.DataFrame
+    summary: pd.DataFrame
+    predictions: pd.DataFrame
+    classes: list[str]
+
+
+@dataclass(frozen=True)
+class BackboneComparison:
+    """Heads on several networks' features of the same images.
+
+    Attributes
+    ----------
+    table : DataFrame, one row per backbone and head
+        ``backbone``, ``c`` (neurons), then the columns of ``HeadResults.table``. The baselines,
+        ``dummy`` and ``colour_histogram``, see no network and are there once, as backbone "".
+    pairs : DataFrame, one row per head and pair of backbones
+        ``head``, ``a``, ``b``, the columns of ``compare_heads``, and ``p_adjusted``: Holm over
+        all rows.
+    results : mapping of str to HeadResults
+        By backbone.
+    """
+
+    table: pd.DataFrame
+    pairs: pd.DataFrame
+    results: Mapping[str, HeadResults]
