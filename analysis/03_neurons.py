@@ -25,7 +25,7 @@ table.to_parquet(path.with_name("neurons.parquet"))
 print(neurons.replication(table).to_string())
 
 # %%
-detectors = neurons.select_neurons(table, top=5)
+detectors = neurons.select_neurons(table, most=5)
 print(detectors[["class", "neuron", "auroc", "auroc_confirmed", "p_confirmed"]].to_string())
 
 # %%

@@ -15,17 +15,16 @@ from featlab.extract import extract_maps
 from featlab.features import feature_table
 from featlab.images import index_images
 from featlab.neurons import (
-    bottom_images,
     cluster_detectors,
     confirm_neurons,
     null_selection,
     rank_neurons,
+    ranked_images,
     select_neurons,
     to_anndata,
-    top_images,
 )
-from featlab.neurons._clusters import WHOLE, WITHIN, clustered_auroc, clustered_p, scheme_of
-from featlab.neurons._rank_statistics import rank_statistics
+from featlab.neurons._corrections import WHOLE, WITHIN, clustered_auroc, clustered_p, scheme_of
+from featlab.neurons.rank_statistics import rank_statistics
 
 
 class TestMadeUpNeurons:
@@ -71,12 +70,13 @@ def store(picture_folder, fake_backbone, tmp_path):
         yield opened
 
 
-def test_error_rates_hold_on_many_families():
+def test_error_rates_hold_on_many_families(monkeypatch):
+    monkeypatch.setattr("featlab.neurons._corrections.PERMUTATIONS", 200)
     """60 families of noise and of planted neurons; the bounds lie 3 simulation errors off."""
     false_families, false_shares, power = 0, [], []
     for seed in range(60):
         noise = make_neurons(60, 120, 0, correlation=0.3, random_state=seed)
-        table = rank_neurons(noise.X, noise.y, correction="max_t", n_permutations=200)
+        table = rank_neurons(noise.X, noise.y, correction="max_t")
         false_families += bool(table["reject"].any())
         made = make_neurons(60, 120, 12, effect=1.5, correlation=0.3, random_state=seed)
         table = rank_neurons(made.X, made.y)
@@ -136,16 +136,35 @@ def test_a_class_mean_alone_makes_no_cluster():
 
 def test_top_and_bottom_images(store):
     pooled = store.pooled(pooling="max")
-    top = top_images(store, 3, 5, pooling="max")
+    top = ranked_images(store, 3, most=5, pooling="max")
     assert top["activation"].tolist() == sorted(pooled[:, 3], reverse=True)[:5]
     assert (pooled[top["row"], 3] == top["activation"]).all()
     assert top["path"].tolist() == store.images["path"].iloc[top["row"]].tolist()
-    bottom = bottom_images(store, 3, 5, pooling="max")
+    bottom = ranked_images(store, 3, most=5, pooling="max", lowest=True)
     assert bottom["activation"].tolist() == sorted(pooled[:, 3])[:5]
-    among = top_images(store, 3, 99, rows=[4, 1])
+    among = ranked_images(store, 3, [4, 1], most=99)
     assert sorted(among["row"]) == [1, 4]
     with pytest.raises(FeatlabError, match="neuron must be from 0 to"):
-        top_images(store, 9999)
+        ranked_images(store, 9999)
+
+
+def test_images_to_rank_may_be_a_mask(store):
+    mask = np.zeros(len(store.images), dtype=bool)
+    mask[[4, 1]] = True
+    expected = ranked_images(store, 3, [1, 4])
+    pd.testing.assert_frame_equal(ranked_images(store, 3, mask), expected)
+
+
+@pytest.mark.parametrize(
+    ("side", "words"),
+    [("train", "'class_2' has no image in train"), ("confirm", "must hold the table's classes")],
+)
+def test_shuffled_labels_need_every_class_on_both_sides(side, words):
+    made = make_neurons(60, 20, 4, classes=3)
+    split = np.where(np.arange(60) // 3 % 2, "train", "confirm")
+    split[(made.y == "class_2") & (split == side)] = "test"
+    with pytest.raises(FeatlabError, match=words):
+        null_selection(made.X, made.y, split, n_repeats=1)
 
 
 class TestAnnData:
@@ -181,9 +200,10 @@ class TestAnnData:
         assert again.uns["provenance"]["backbone"] == store.provenance["backbone"]
 
 
-def test_attrs_can_be_exported():
+def test_attrs_can_be_exported(monkeypatch):
+    monkeypatch.setattr("featlab.neurons._corrections.PERMUTATIONS", 20)
     made = make_neurons(40, 30, 3)
-    attrs = rank_neurons(made.X, made.y, correction="max_t", n_permutations=20).attrs
+    attrs = rank_neurons(made.X, made.y, correction="max_t").attrs
     assert json.loads(json.dumps(attrs)) == attrs
     assert attrs["permuted"] == "images"
 

@@ -16,13 +16,13 @@ from featlab import FeatlabError
 from featlab.arguments import feature_columns
 from featlab.intervals import auroc_score_interval
 from featlab.neurons import (
-    COLUMNS,
     confirm_neurons,
     rank_neurons,
     select_neurons,
     softmax_top_k,
 )
-from featlab.neurons._rank_statistics import auroc_interval, rank_statistics
+from featlab.neurons._ranking import COLUMNS
+from featlab.neurons.rank_statistics import auroc_interval, rank_statistics
 
 CONTRACT = (
     "layer pooling class neuron n n_ref mean mean_ref pts pts_ref statistic p p_adjusted auroc "
@@ -179,12 +179,11 @@ class TestTable:
             "alpha": 0.01,
             "min_auroc": 0.7,
             "n_tests": 36,
-            "reference": "rest",
+            "reference": "the rest",
             "weighted": False,
         }
         assert set(table["layer"]) == {"top"}
         assert set(table["pooling"]) == {"max"}
-        assert set(rank_neurons(frame, y, layer="mine")["layer"]) == {"mine"}
 
     def test_several_tables_are_one_family(self):
         frames = []
@@ -305,7 +304,7 @@ class TestTruth:
             fresh, y_fresh = planted(seed + 1000, n=80, c=300, shift=0.0)
             table = rank_neurons(X, y, alpha=1.0, min_auroc=0.6)
             table = confirm_neurons(table, fresh, y_fresh)
-            best = select_neurons(table, replicated=False, top=10)
+            best = select_neurons(table, replicated=False, most=10)
             chosen.append(best["effect"].mean())
             confirmed.append(2 * best["auroc_confirmed"].mean() - 1)
         assert np.mean(chosen) > 0.25
@@ -402,7 +401,7 @@ class TestSelect:
     def test_best_first_at_most_top(self):
         X, y = planted(0, shifted=(3, 7, 9))
         table = rank_neurons(X, y)
-        best = select_neurons(table, top=2)
+        best = select_neurons(table, most=2)
         dogs = best[best["class"] == "dog"]
         assert len(dogs) == 2
         assert dogs["auroc"].is_monotonic_decreasing
@@ -421,8 +420,8 @@ class TestSelect:
         table = rank_neurons(X, y)
         with pytest.raises(FeatlabError, match="run confirm_neurons"):
             select_neurons(table, replicated=True)
-        with pytest.raises(FeatlabError, match="top must be at least 1"):
-            select_neurons(table, top=0)
+        with pytest.raises(FeatlabError, match="most must be at least 1"):
+            select_neurons(table, most=0)
 
 
 class TestSoftmaxTopK:
@@ -460,9 +459,9 @@ class TestSoftmaxTopK:
         ({"correction": "none"}, "correction must be one of"),
         ({"alpha": 2.0}, "alpha must be from 0 to 1"),
         ({"min_auroc": 0.3}, "min_auroc must be from 0.5 to 1"),
-        ({"reference": "z"}, "reference must be one of"),
+        ({"reference": "z"}, "reference must be from"),
         ({"correction": "max_t", "test": "welch"}, "it goes with test 'mannwhitneyu'"),
-        ({"correction": "max_t", "reference": "pairs"}, "it goes with test"),
+        ({"correction": "max_t", "reference": ["a", "b"]}, "it goes with test"),
         ({"correction": "local_fdr"}, "needs at least 100 tests"),
     ],
 )
@@ -478,7 +477,7 @@ def test_bad_data():
     bad[0, :3] = np.nan, np.inf, -np.inf
     with pytest.raises(FeatlabError, match="X holds 3 NaN or infinite"):
         rank_neurons(bad, y)
-    with pytest.raises(FeatlabError, match="60 rows and y has 59"):
+    with pytest.raises(FeatlabError, match="'X': 60, 'y': 59"):
         rank_neurons(X, y[1:])
     with pytest.raises(FeatlabError, match="at least two classes"):
         rank_neurons(X, ["a"] * len(X))
@@ -488,3 +487,86 @@ def test_bad_data():
         rank_neurons(pd.DataFrame(X), pd.Series(y).iloc[::-1])
     with pytest.raises(FeatlabError, match="its own layer and pooling"):
         rank_neurons([pd.DataFrame(X), pd.DataFrame(X)], y)
+
+
+class TestNamesOfClasses:
+    """No class name means anything but the class: not "rest", not "pairs"."""
+
+    @pytest.mark.parametrize("names", [("cat", "dog", "rest"), ("cat", "pairs", "the rest")])
+    def test_a_class_may_be_called_anything(self, names):
+        rng = np.random.default_rng(0)
+        codes = np.tile([0, 1, 2], 40)
+        X = rng.normal(size=(120, 3))
+        X[:, 0] += np.array([2.0, 3.0, 0.0])[codes]  # the first tells itself from the last alone
+        plain, odd = np.array(["a", "b", "c"])[codes], np.array(names)[codes]
+        for reference in (None, ["a", "b", "c"], "c"):
+            table = rank_neurons(X, plain, reference=reference, min_auroc=0.6)
+            expected = confirm_neurons(table, X, plain)
+            to = dict(zip("abc", names, strict=True)) | {"": ""}
+            given = reference and [to[name] for name in reference]
+            table = rank_neurons(X, odd, reference=given, min_auroc=0.6)
+            found = confirm_neurons(table, X, odd)
+            for frame in (expected, found):
+                frame.attrs = {}
+            renamed = expected.assign(
+                **{name: expected[name].map(to) for name in ("class", "reference")}
+            )
+            pd.testing.assert_frame_equal(found, renamed)
+        first = found[(found["class"] == names[0]) & (found["neuron"] == 0)].iloc[0]
+        auroc = roc_auc_score(odd[codes != 1] == names[0], X[codes != 1, 0])
+        assert first["auroc_confirmed"] == pytest.approx(auroc)
+
+    @pytest.mark.parametrize("reference", [None, "0", ["0", "1", "2"]])
+    @pytest.mark.parametrize("kind", [int, "Int64", "category", object])
+    def test_labels_that_are_numbers(self, kind, reference):
+        X, _ = planted(0)
+        codes = np.arange(len(X)) % 3
+        y = pd.Series(codes).astype(kind)
+        found = confirm_neurons(rank_neurons(X, y, reference=reference), X, y)
+        text = codes.astype(str)
+        expected = confirm_neurons(rank_neurons(X, text, reference=reference), X, text)
+        pd.testing.assert_frame_equal(found, expected)
+
+    def test_labels_that_are_true_or_false_and_numbers_of_one_set(self):
+        X, y = planted(0)
+        truth = y == y[0]
+        found = confirm_neurons(rank_neurons(X, truth, reference="False"), X, truth)
+        assert set(found["class"]) == {"True"}
+        mixed = pd.Series(truth.astype(float), dtype=object).replace({0.0: "none"})
+        assert set(rank_neurons(X, mixed)["class"]) == {"none", "1.0"}
+
+    def test_tables_of_several_types_of_numbers(self):
+        X, y = planted(0)
+        frame = pd.DataFrame(X)
+        mixed = frame.astype({0: "Float64", 1: "float32"}).assign(flag=frame[2] > 0)
+        plain = mixed.astype(float)
+        found = confirm_neurons(rank_neurons(mixed, y), mixed, y)
+        pd.testing.assert_frame_equal(found, confirm_neurons(rank_neurons(plain, y), plain, y))
+
+    def test_a_class_without_a_name_is_refused(self):
+        X, y = planted(0)
+        with pytest.raises(FeatlabError, match="no name"):
+            rank_neurons(X, np.where(y == y[0], "", "other"))
+
+
+class TestRowsOfTheTable:
+    def test_a_row_given_twice_is_refused(self):
+        X, y = planted(0)
+        table = rank_neurons(X, y)
+        with pytest.raises(FeatlabError, match=r"holds 1 rows twice .*neuron"):
+            confirm_neurons(pd.concat([table, table.iloc[:1]]), X, y)
+
+    def test_numbers_of_rows_that_repeat_change_nothing(self):
+        X, y = planted(0)
+        table = rank_neurons(X, y)
+        found = confirm_neurons(table.set_axis(np.zeros(len(table), int)), X, y)
+        expected = confirm_neurons(table, X, y)
+        pd.testing.assert_frame_equal(found.reset_index(drop=True), expected)
+        assert (found.index == 0).all()
+
+    def test_the_unit_of_evidence_stands_in_the_row(self):
+        X, y = planted(0)
+        table = rank_neurons(X, y)
+        whole = np.char.add(y.astype(str), (np.arange(len(y)) // 4 % 5).astype(str))
+        assert set(confirm_neurons(table, X, y)["unit"]) == {"", "images"}
+        assert set(confirm_neurons(table, X, y, groups=whole)["unit"]) == {"", "whole groups"}

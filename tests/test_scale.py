@@ -39,7 +39,7 @@ from featlab.features._tables import POOLINGS
 from featlab.heads import scores as head_scores
 from featlab.heads import training
 from featlab.heads.models import predict_classes
-from featlab.neurons import _corrections, _redundancy
+from featlab.neurons import _corrections, _detectors
 from featlab.system import scratch
 
 N, C, CLASSES = 360, 17, 3
@@ -201,7 +201,8 @@ class TestComponents:
 class TestNeurons:
     @pytest.mark.parametrize("grouping", GROUPINGS)
     @pytest.mark.parametrize("correction", ["fdr_bh", "max_t"])
-    def test_ranked_and_confirmed_alike(self, grouping, correction, tiny):
+    def test_ranked_and_confirmed_alike(self, grouping, correction, tiny, monkeypatch):
+        monkeypatch.setattr("featlab.neurons._corrections.PERMUTATIONS", 99)
         made = problem(grouping)
         train, confirm = made.split == "train", made.split == "confirm"
 
@@ -211,7 +212,6 @@ class TestNeurons:
                 made.y[train],
                 correction=correction,
                 groups=made.groups[train],
-                n_permutations=99,
                 min_auroc=0.55,
             )
             return neurons.confirm_neurons(
@@ -250,7 +250,7 @@ class TestNeurons:
 
     def test_the_other_tables_alike(self, tiny):
         made = problem()
-        pairs = {"reference": "pairs"}
+        pairs = {"reference": ["ant", "bee", "cat"]}
 
         def found(X):
             detectors = neurons.select_neurons(neurons.rank_neurons(X, made.y, min_auroc=0.6))
@@ -271,8 +271,8 @@ class TestNeurons:
         made = problem(n=3000)
         twin = pd.DataFrame(made.X.to_numpy()).assign(copy=lambda X: X[0] * 2 + 1)
         twin.columns = feature_columns("top", "mean", C + 1)
-        table = neurons.select_neurons(neurons.rank_neurons(twin, made.y), top=4)
-        monkeypatch.setattr(_redundancy, "_MOST_IMAGES", 300)
+        table = neurons.select_neurons(neurons.rank_neurons(twin, made.y), most=4)
+        monkeypatch.setattr(_detectors, "_MOST_IMAGES", 300)
         found = neurons.cluster_detectors(table, twin, made.y)
         ants = found[found["class"] == "ant"].set_index("neuron")
         assert ants.loc[0, "cluster"] == ants.loc[17, "cluster"]
@@ -454,8 +454,9 @@ from featlab import features, heads, neurons
 from featlab.arguments import feature_columns
 from featlab.system import scratch
 scratch.IN_MEMORY, scratch.BLOCK = 2**20, 500_000
-for room in (neurons._corrections, neurons._tests, neurons._rank_statistics):
+for room in (neurons._corrections, neurons._tests, neurons.rank_statistics):
     room._ELEMENTS_AT_ONCE = 100_000
+neurons._corrections.PERMUTATIONS = 20
 n, c = 40_000, 256
 rng = np.random.default_rng(0)
 values = scratch.scratch_columns(n, c)
@@ -478,7 +479,7 @@ except MemoryError:
     pass
 train = features.take_rows(X, np.arange(n) % 2 == 0)
 labels = pd.Series(np.where(np.arange(len(train)) % 2, "a", "b"), index=train.index)
-table = neurons.rank_neurons(X, y, correction="max_t", n_permutations=20)
+table = neurons.rank_neurons(X, y, correction="max_t")
 active = table[table["detector"] & (table["direction"] == "active")]
 features.principal_components(X, 3)
 print(active[["class", "neuron"]].to_numpy().tolist())

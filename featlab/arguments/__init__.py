@@ -16,6 +16,7 @@ from featlab.arguments.checks import (
     check_same_length,
 )
 from featlab.arguments.detectors import (
+    best_first,
     confirmed_detectors,
     detector_row,
     in_turn,
@@ -35,6 +36,10 @@ from featlab.arguments.images import (
 )
 from featlab.arguments.matrices import (
     LEVELS,
+    FeatureBlock,
+    Features,
+    blocks_of_neurons,
+    feature_blocks,
     feature_columns,
     finite_matrix,
     neuron_ids,
@@ -45,7 +50,11 @@ from featlab.arguments.progress import Progress, tracked
 __all__ = [
     "LEVELS",
     "SIDES",
+    "FeatureBlock",
+    "Features",
     "Progress",
+    "best_first",
+    "blocks_of_neurons",
     "boxes_of_kind",
     "check_at_least",
     "check_between",
@@ -57,6 +66,7 @@ __all__ = [
     "class_codes",
     "confirmed_detectors",
     "detector_row",
+    "feature_blocks",
     "feature_columns",
     "finite_matrix",
     "group_codes",

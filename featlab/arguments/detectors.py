@@ -76,7 +76,7 @@ def confirmed_detectors(
     for column, value in (("layer", layer), ("pooling", pooling)):
         if value is not None:
             rows = rows[rows[column].eq(value)]
-    rows = _best_first(rows).drop_duplicates(["layer", "class", "neuron"])
+    rows = best_first(rows).drop_duplicates(["layer", "class", "neuron"])
     if most is not None:
         rows = rows.groupby("class", sort=False).head(most)
     return rows.reset_index(drop=True)
@@ -101,11 +101,11 @@ def detector_row(neurons: pd.DataFrame, neuron: int, label: str, *, layer: str) 
     ]
     if rows.empty:
         raise FeatlabError(f"the neuron table has no neuron {neuron} of {layer} for {label!r}.")
-    return _best_first(rows).iloc[0]
+    return best_first(rows).iloc[0]
 
 
-def _best_first(rows: pd.DataFrame) -> pd.DataFrame:
-    """By class; within it the largest effect, then the first rank, then the first number."""
+def best_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a neuron table by class; within it the largest effect, then the first rank."""
     order = rows.assign(_size=-(rows["auroc"].astype(float) - 0.5).abs()).sort_values(
         ["class", "_size", "rank", "layer", "pooling", "neuron"], kind="stable"
     )

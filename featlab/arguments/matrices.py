@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from featlab.arguments.checks import check_same_length
 from featlab.errors import FeatlabError
 from featlab.system.scratch import count_bad
 
@@ -78,3 +81,82 @@ def origin_of(X: Any) -> tuple[str, str]:
         )
     layer, pooling = names[0]
     return str(layer), str(pooling)
+
+
+Features = pd.DataFrame | ArrayLike | Sequence[pd.DataFrame]
+"""A feature table, or several of the same images."""
+
+
+@dataclass(frozen=True)
+class FeatureBlock:
+    """One feature table: its matrix (n, c), the neurons' ids (c,), and where they come from."""
+
+    matrix: NDArray[np.floating]
+    neurons: NDArray[Any]
+    layer: str
+    pooling: str
+
+    def places(self, channels: ArrayLike) -> NDArray[np.intp]:
+        """The columns that hold neurons, by their ids."""
+        asked = np.asarray(channels)
+        places = pd.Index(self.neurons).get_indexer(asked)
+        if (places < 0).any():
+            where = f" of {self.layer}" if self.layer else ""
+            raise FeatlabError(
+                f"X has no neuron {asked[places < 0][0]}{where}, which the neuron table holds."
+            )
+        return places
+
+
+def feature_blocks(X: Features, y: ArrayLike) -> list[FeatureBlock]:
+    """The feature tables in `X`, checked, with a row per label in `y`.
+
+    Raises
+    ------
+    FeatlabError
+        As for :func:`finite_matrix`; rows that do not match; two tables of one layer and pooling.
+    """
+    several = isinstance(X, (list, tuple)) and len(X) and isinstance(X[0], pd.DataFrame)
+    blocks = []
+    for table in X if several else [X]:  # type: ignore[union-attr]
+        values = finite_matrix(table)
+        check_same_length({"X": len(values), "y": len(np.asarray(y))})
+        if (
+            isinstance(table, pd.DataFrame)
+            and isinstance(y, pd.Series)
+            and not table.index.equals(y.index)
+        ):
+            raise FeatlabError("X and y are indexed differently; take both from the same rows.")
+        blocks.append(FeatureBlock(values, neuron_ids(table), *origin_of(table)))
+    origins = [(block.layer, block.pooling) for block in blocks]
+    if len(set(origins)) < len(origins):
+        raise FeatlabError(
+            f"each table in X needs its own layer and pooling, got {origins}; make them with "
+            "feature_table."
+        )
+    return blocks
+
+
+def blocks_of_neurons(
+    neurons: pd.DataFrame, X: Features, y: ArrayLike
+) -> dict[tuple[str, str], FeatureBlock]:
+    """The blocks of `X` by the (layer, pooling) of a neuron table.
+
+    A single table that names neither is the table's only one.
+
+    Raises
+    ------
+    FeatlabError
+        As for :func:`feature_blocks`, or `X` lacks a layer or pooling.
+    """
+    origins = list(dict.fromkeys(zip(neurons["layer"], neurons["pooling"], strict=True)))
+    blocks = {(block.layer, block.pooling): block for block in feature_blocks(X, y)}
+    if len(origins) == 1 and list(blocks) == [("", "")]:
+        return {origins[0]: blocks["", ""]}
+    absent = [origin for origin in origins if origin not in blocks]
+    if absent:
+        raise FeatlabError(
+            f"the neuron table has layer and pooling {absent[0]}, X has {list(blocks)}; give the "
+            "feature tables that the neurons were ranked on."
+        )
+    return blocks

@@ -13,7 +13,7 @@ from featlab.audit._confounds import numeric_columns
 from featlab.audit._inputs import codes_of, matrix_of
 from featlab.errors import FeatlabError
 from featlab.intervals import auroc_score_interval
-from featlab.neurons._rank_statistics import RankStatistics, auroc_interval, rank_statistics
+from featlab.neurons.rank_statistics import RankStatistics, auroc_interval, rank_statistics
 
 Floats = NDArray[np.float64]
 
@@ -133,7 +133,7 @@ def chosen_detectors(neurons: pd.DataFrame, origin: tuple[str, str], top: int) -
     for name in ("detector", "replicated"):
         if name in neurons:
             keep &= neurons[name].fillna(False).to_numpy(bool)
-    wanted = {"direction": "active", "reference": "rest"}
+    wanted = {"direction": "active", "reference": ""}
     wanted |= {
         name: value for name, value in zip(("layer", "pooling"), origin, strict=True) if value
     }

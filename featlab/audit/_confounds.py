@@ -11,8 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from featlab.audit._inputs import codes_of
 from featlab.errors import FeatlabError
-from featlab.neurons._rank_statistics import auroc_interval, rank_statistics
-from featlab.neurons._tests import mannwhitney_p
+from featlab.neurons.rank_statistics import auroc_interval, mannwhitney_p, rank_statistics
 
 Floats = NDArray[np.float64]
 

@@ -42,8 +42,12 @@ def neurons(
         ),
     ] = "fdr_bh",
     reference: Annotated[
-        str, typer.Option(help="What a class is compared with: rest, pairs, or a class.")
-    ] = "rest",
+        str | None,
+        typer.Option(help="Class that the others are compared with. (default: all other classes)"),
+    ] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Compare every class with each other one by itself.")
+    ] = False,
     alpha: Annotated[float, typer.Option(help="Bound of the corrected p.")] = 0.05,
     min_auroc: Annotated[float, typer.Option(help="Smallest AUROC of a detector.")] = 0.7,
     direction: Annotated[str, typer.Option(help="active, silent or both.")] = "active",
@@ -81,17 +85,18 @@ def neurons(
     options: dict[str, Any] = {
         "test": test,
         "correction": correction,
-        "reference": reference,
+        "reference": opened.classes if pairs else reference,
         "alpha": alpha,
         "min_auroc": min_auroc,
     }
     table = featlab.pipeline.detectors.find_detectors(
         X, labels, split, groups, random_state=seed, **options
     )
-    best = room.select_neurons(table, direction=direction, top=top)
+    best = room.select_neurons(table, direction=direction, most=top)
     show(room.replication(table))
     columns = ["class", "direction", "layer", "pooling", "neuron", "auroc", "auroc_confirmed"]
     columns += ["auroc_confirmed_low", "auroc_confirmed_high", "p_confirmed", "shrinkage"]
+    columns += ["reference"] if pairs or reference is not None else []
     print(f"confirmed detectors, at most {top} per class:")
     show(best, columns)
     print(", ".join(f"{key}: {value}" for key, value in table.attrs.items()))

@@ -40,7 +40,7 @@ from featlab.heads.training import (
     one_thread,
     scaled,
 )
-from featlab.neurons._rank_statistics import rank_statistics
+from featlab.neurons.rank_statistics import rank_statistics
 from featlab.results.heads import HeadResults
 from featlab.system.scratch import double_rows, pieces
 

@@ -1,33 +1,47 @@
-"""Detectors judged on images they were not chosen on, and the choice of the best."""
+"""Detectors judged on images they were not chosen on, and the same on labels that mean nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab.errors import FeatlabError
-from featlab.intervals import wilson_interval
-from featlab.neurons._clusters import clustered_auroc, clustered_p, scheme_of, units_of
-from featlab.neurons._corrections import MULTIPLETESTS, adjust, check_correction
-from featlab.neurons._inputs import (
-    Block,
+from featlab.arguments import (
+    FeatureBlock,
     Features,
-    blocks_by_key,
-    check_choice,
-    encode,
+    blocks_of_neurons,
+    check_classes_in_train,
+    check_columns,
+    class_codes,
+    group_codes,
     group_names,
+    split_sides,
 )
-from featlab.neurons._rank_statistics import Floats, auroc_interval, rank_statistics
-from featlab.neurons._ranking import REST
-from featlab.neurons._tests import mannwhitney_p
-from featlab.neurons._weighted import checked_weights, one_sided_p, weighted_statistics
+from featlab.errors import FeatlabError
+from featlab.features import take_rows
+from featlab.neurons._corrections import (
+    MULTIPLETESTS,
+    adjust,
+    check_correction,
+    clustered_auroc,
+    clustered_p,
+    permuted_codes,
+    scheme_of,
+)
+from featlab.neurons._ranking import REST, rank_neurons
+from featlab.neurons._tests import checked_weights, one_sided_p, weighted_statistics
+from featlab.neurons.rank_statistics import (
+    Floats,
+    auroc_interval,
+    mannwhitney_p,
+    rank_statistics,
+)
 from featlab.system.scratch import pieces
 
-DIRECTIONS = ("active", "silent", "both")
+_KEY = ["layer", "pooling", "class", "reference", "neuron"]
 
 
 def confirm_neurons(
@@ -72,199 +86,123 @@ def confirm_neurons(
         `table` and the columns ``auroc_confirmed``, ``auroc_confirmed_low``,
         ``auroc_confirmed_high`` (95 %), ``p_confirmed`` (corrected), ``replicated``
         (``p_confirmed`` <= `alpha`) and ``shrinkage``: how much of the selected effect was lost,
-        in AUROC towards 0.5 and beyond; NaN and False in rows that are not detectors. ``attrs``
-        gains ``confirm_correction``, ``confirm_alpha``, ``confirm_unit`` and ``n_confirm_tests``.
+        in AUROC towards 0.5 and beyond; NaN and False in rows that are not detectors. ``unit`` is
+        the unit of evidence: "images", "whole groups" or "images within groups". ``attrs`` repeats
+        the parameters.
 
     Raises
     ------
     FeatlabError
-        Labels, layers or neurons that differ from the table's, bad values in `X`, or weights
-        together with groups.
+        Labels, layers or neurons that differ from the table's, a row that is there twice, bad
+        values in `X`, or weights together with groups.
     """
     check_correction(correction, alpha, MULTIPLETESTS)
-    codes, classes = encode(y)
-    known = sorted(set(table["class"]) | set(table["reference"]) - {REST})
-    if classes != known:
-        raise FeatlabError(f"y must hold the table's classes {known}, got {classes}.")
-    blocks = blocks_by_key(table, X, y)
+    codes, classes = class_codes(y, least=2)
+    rows = _rows_to_judge(table, classes)
+    blocks = blocks_of_neurons(rows, X, y)
     names = group_names(groups, len(codes))
-    grouped = bool((names != "").any())
     counted = None if weights is None else checked_weights(weights, codes)
+    grouped = bool((names != "").any())
     if grouped and counted is not None:
         raise FeatlabError("give weights or groups, not both: a group is weighted as one already.")
-    judged = pd.DataFrame(np.nan, index=table.index, columns=["auroc", "low", "high", "p"])
+    judged, unit = np.full((len(rows), 4), np.nan), np.full(len(rows), "", dtype=object)
     compared = ["layer", "pooling", "reference"]
-    for (layer, pooling, reference), rows in table[table["detector"]].groupby(compared):
+    for (layer, pooling, reference), part in rows[rows["detector"]].groupby(compared):
         block = blocks[str(layer), str(pooling)]
-        for part, use, inside, compared_classes in _contrasts(rows, reference, codes, classes):
+        for some, use, inside, pair in _contrasts(part, str(reference), codes, classes):
             if grouped:
-                found = _judged_by_groups(block, part, use, inside, compared_classes, names[use])
+                found = _judged_by_groups(block, some, use, inside, pair, names[use])
+                judged[some.index], unit[some.index] = found
             else:
                 used = None if counted is None else counted[use]
-                found = _judged(block, part, use, inside, compared_classes, used)
-            judged.loc[part.index] = found
-    sign = np.where(table["direction"] == "silent", -1.0, 1.0)
+                judged[some.index] = _judged(block, some, use, inside, pair, used)
+                unit[some.index] = "images"
+    auroc, low, high, p = judged.T
+    # Rows that are one test count once in the family, and share its p.
+    first = _first_of_mirrored(rows, len(classes))
+    family = np.where(first == np.arange(len(p)), p, np.nan)
+    corrected = adjust(family, correction, alpha)[first]
+    sign = np.where(rows["direction"] == "silent", -1.0, 1.0)
     result = table.assign(
-        auroc_confirmed=judged["auroc"],
-        auroc_confirmed_low=judged["low"],
-        auroc_confirmed_high=judged["high"],
+        auroc_confirmed=auroc,
+        auroc_confirmed_low=low,
+        auroc_confirmed_high=high,
+        p_confirmed=corrected,
+        replicated=corrected <= alpha,
+        shrinkage=sign * (rows["auroc"].to_numpy() - auroc),
+        unit=unit,
     )
-    tested = _first_of_mirrored(result, len(classes))
-    p = judged["p"].to_numpy()
-    adjusted = adjust(
-        np.where(tested.to_numpy() == np.arange(len(p)), p, np.nan), correction, alpha
-    )
-    result["p_confirmed"] = adjusted[tested]
-    result["replicated"] = result["p_confirmed"] <= alpha
-    result["shrinkage"] = sign * (table["auroc"] - result["auroc_confirmed"])
     result.attrs = {
         **table.attrs,
         "confirm_correction": correction,
         "confirm_alpha": float(alpha),
         "confirm_unit": scheme_of(codes, names) if grouped else "images",
-        "n_confirm_tests": int((~np.isnan(adjusted)).sum()),
+        "n_confirm_tests": int((~np.isnan(family)).sum()),
     }
     return result
 
 
-def replication(table: pd.DataFrame) -> pd.DataFrame:
-    """How many of the selected neurons held on other images, and what their effects lost.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `confirm_neurons`.
-
-    Returns
-    -------
-    DataFrame
-        class, direction, selected, replicated, rate, rate_low, rate_high (Wilson, 95 %, over the
-        neurons), median_selected, median_confirmed (AUROC) and median_shrinkage; one row per class
-        and direction that has any.
-
-    Raises
-    ------
-    FeatlabError
-        The table is not confirmed.
-    """
-    _check_confirmed(table)
-    rows = []
-    for (name, direction), part in table[table["detector"]].groupby(["class", "direction"]):
-        held = int(part["replicated"].sum())
-        rows.append(
-            {
-                "class": name,
-                "direction": direction,
-                "selected": len(part),
-                "replicated": held,
-                "rate": held / len(part),
-                **dict(
-                    zip(("rate_low", "rate_high"), wilson_interval(held, len(part)), strict=True)
-                ),
-                "median_selected": part["auroc"].median(),
-                "median_confirmed": part["auroc_confirmed"].median(),
-                "median_shrinkage": part["shrinkage"].median(),
-            }
+def _rows_to_judge(table: pd.DataFrame, classes: NDArray[np.object_]) -> pd.DataFrame:
+    """The rows of a neuron table numbered anew, each of them there once, of these classes."""
+    check_columns(
+        "the neuron table", table, [*_KEY, "detector", "direction", "auroc"],
+        "give the result of rank_neurons",
+    )  # fmt: skip
+    rows = table.reset_index(drop=True)
+    repeated = rows[rows.duplicated(_KEY)]
+    if len(repeated):
+        first = ", ".join(f"{name} {repeated[name].iloc[0]!r}" for name in _KEY)
+        raise FeatlabError(
+            f"the neuron table holds {len(repeated)} rows twice ({first}); give each once, so that "
+            "no test counts twice."
         )
-    return pd.DataFrame(rows)
+    known = sorted({*rows["class"], *rows["reference"]} - {REST})
+    if sorted(classes) != known:
+        raise FeatlabError(f"y must hold the table's classes {known}, got {sorted(classes)}.")
+    return rows
 
 
-def select_neurons(
-    table: pd.DataFrame,
-    *,
-    replicated: bool | None = None,
-    direction: str = "active",
-    top: int | None = None,
-) -> pd.DataFrame:
-    """Detectors of a neuron table, the best of each class first.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `rank_neurons` or `confirm_neurons`.
-    replicated : bool, optional
-        Whether to keep only the replicated ones; default: if the table says which those are.
-    direction : {"active", "silent", "both"}
-        Which way the neurons tell the class.
-    top : int, optional
-        At most so many per class, over all layers and poolings.
-
-    Returns
-    -------
-    DataFrame
-        Rows of `table`, sorted by class and by the effect they were chosen by (not the confirmed
-        one, which stays an unbiased estimate because nothing is chosen by it), numbered anew.
-
-    Raises
-    ------
-    FeatlabError
-        `replicated` is asked for and the table is not confirmed; `top` is less than 1.
-    """
-    if top is not None and top < 1:
-        raise FeatlabError(f"top must be at least 1, got {top}.")
-    check_choice("direction", direction, DIRECTIONS)
-    if replicated is None:
-        replicated = "replicated" in table
-    chosen = table[table["detector"]]
-    if replicated:
-        _check_confirmed(table)
-        chosen = chosen[chosen["replicated"]]
-    if direction != "both":
-        chosen = chosen[chosen["direction"] == direction]
-    chosen = chosen.assign(size=chosen["effect"].abs()).sort_values(
-        ["class", "size", "p", "layer", "pooling", "reference", "neuron"],
-        ascending=[True, False, True, True, True, True, True],
-    )
-    if top is not None:
-        chosen = chosen.groupby("class", sort=False).head(top)
-    return chosen.drop(columns="size").reset_index(drop=True)
-
-
-def _check_confirmed(table: pd.DataFrame) -> None:
-    if "replicated" not in table:
-        raise FeatlabError("The neuron table has no 'replicated' column; run confirm_neurons.")
-
-
-def _first_of_mirrored(table: pd.DataFrame, n_classes: int) -> pd.Series:
+def _first_of_mirrored(rows: pd.DataFrame, n_classes: int) -> NDArray[np.intp]:
     """For each row the number of the row that stands for its test.
 
     Of two classes, one's active neuron is the other's silent one: the same images, the same order.
     """
-    place = pd.Series(np.arange(len(table)), index=table.index)
+    place = pd.Series(np.arange(len(rows)))
     if n_classes == 2:
-        chosen = table[table["detector"]]
-        keys = [chosen[name] for name in ("layer", "pooling", "neuron")]
-        place[chosen.index] = place[chosen.index].groupby(keys).transform("min")
-    return place
+        detectors = rows[rows["detector"]]
+        keys = [detectors[name] for name in ("layer", "pooling", "neuron")]
+        place[detectors.index] = place[detectors.index].groupby(keys).transform("min")
+    return place.to_numpy(np.intp)
 
 
 def _contrasts(
-    rows: pd.DataFrame, reference: Any, codes: NDArray[np.intp], classes: Sequence[Any]
-) -> Iterator[tuple[pd.DataFrame, slice | NDArray[np.bool_], NDArray[np.intp], Sequence[Any]]]:
+    rows: pd.DataFrame, reference: str, codes: NDArray[np.intp], classes: NDArray[np.object_]
+) -> Iterator[tuple[pd.DataFrame, slice | NDArray[np.bool_], NDArray[np.intp], list[str]]]:
     """Rows of the table, the images they compare, those images' codes and what the codes mean."""
+    names = classes.tolist()
     if reference == REST:
-        yield rows, slice(None), codes, classes
+        yield rows, slice(None), codes, names
         return
     for name, part in rows.groupby("class"):
-        pair = [classes.index(name), [str(c) for c in classes].index(str(reference))]
+        pair = [names.index(name), names.index(reference)]
         use = np.isin(codes, pair)
-        yield part, use, (codes[use] == pair[1]).astype(np.intp), [name, reference]
+        yield part, use, (codes[use] == pair[1]).astype(np.intp), [str(name), reference]
 
 
 def _judged(
-    block: Block,
+    block: FeatureBlock,
     rows: pd.DataFrame,
     use: slice | NDArray[np.bool_],
     codes: NDArray[np.intp],
-    classes: Sequence[Any],
+    classes: list[str],
     weights: Floats | None,
 ) -> Floats:
     """AUROC, low, high and one-sided p of the rows' neurons for the rows' classes; (rows, 4)."""
-    columns, place = np.unique(_places(block, rows), return_inverse=True)
-    code = pd.Index(classes).get_indexer(rows["class"])
+    columns, place = np.unique(block.places(rows["neuron"]), return_inverse=True)
+    code = pd.Index(classes).get_indexer(pd.Index(rows["class"]))
     parts = [
-        _measured(block.activations[:, columns[part]][use], codes, len(classes), weights)
-        for part in pieces(len(columns), len(block.activations))
+        _measured(block.matrix[:, columns[part]][use], codes, len(classes), weights)
+        for part in pieces(len(columns), len(block.matrix))
     ]
     silent = (rows["direction"] == "silent").to_numpy()[:, None]
     measured, opposite = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
@@ -290,15 +228,16 @@ def _measured(
 
 
 def _judged_by_groups(
-    block: Block,
+    block: FeatureBlock,
     rows: pd.DataFrame,
     use: slice | NDArray[np.bool_],
     codes: NDArray[np.intp],
-    classes: Sequence[Any],
+    classes: list[str],
     names: NDArray[np.str_],
-) -> Floats:
-    """As `_judged`, with the group as the unit of evidence."""
-    places, measured = _places(block, rows), np.empty((len(rows), 4))
+) -> tuple[Floats, NDArray[np.object_]]:
+    """As `_judged`, with the group as the unit of evidence; and what was exchanged, by row."""
+    places, measured = block.places(rows["neuron"]), np.empty((len(rows), 4))
+    schemes, unit = np.empty(len(rows), dtype=object), group_codes(names, len(names))
     for code, name in enumerate(classes):
         for silent in (False, True):
             mine = (
@@ -306,23 +245,91 @@ def _judged_by_groups(
             ).to_numpy()
             if not mine.any():
                 continue
-            inside, unit = codes == code, units_of(names)
+            inside = codes == code
             scheme = scheme_of(inside.astype(np.intp), names)
-            columns, found = places[mine], []
-            for part in pieces(len(columns), len(block.activations)):
-                values = block.activations[:, columns[part]][use].astype(np.float64)
+            columns, parts = places[mine], []
+            for part in pieces(len(columns), len(block.matrix)):
+                values = block.matrix[:, columns[part]][use].astype(np.float64)
                 auroc, low, high = clustered_auroc(values, inside, unit)
                 p = clustered_p(-values if silent else values, inside, names, scheme)
-                found.append(np.stack([auroc, low, high, p], axis=-1))
-            measured[mine] = np.concatenate(found)
-    return measured
+                parts.append(np.stack([auroc, low, high, p], axis=-1))
+            measured[mine], schemes[mine] = np.concatenate(parts), scheme
+    return measured, schemes
 
 
-def _places(block: Block, rows: pd.DataFrame) -> NDArray[np.intp]:
-    """Columns of the block that hold the rows' neurons."""
-    places = pd.Index(block.neurons).get_indexer(rows["neuron"])
-    if (places < 0).any():
-        raise FeatlabError(
-            f"X has no neuron {rows['neuron'][places < 0].iloc[0]}, which the neuron table holds."
+def null_selection(
+    X: Features,
+    y: ArrayLike,
+    split: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    n_repeats: int = 20,
+    random_state: int = 0,
+    **parameters: Any,
+) -> pd.DataFrame:
+    """Select and confirm on shuffled labels, over and over.
+
+    The labels are shuffled on each side of the split by itself (whole groups, or within groups, as
+    in "max_t"), so that selection and confirmation both run on labels that have nothing to do with
+    the pictures, and every class keeps its number of images, or groups, on both.
+
+    Parameters
+    ----------
+    X, y
+        As in `rank_neurons`, for all images.
+    split : array_like of shape (n,)
+        "train", "confirm" or "test"; selection uses train, confirmation confirm.
+    groups : array_like of shape (n,), optional
+        Images of one non-empty group are not exchangeable.
+    n_repeats : int
+        Number of shuffles.
+    random_state : int
+        Seed.
+    **parameters
+        Of `rank_neurons`, as in the real run.
+
+    Returns
+    -------
+    DataFrame
+        One row per shuffle: repeat, rejected (rows of the table with a corrected p of at most
+        alpha), selected, replicated, best_selected and best_confirmed (the largest distance of an
+        AUROC from 0.5 among all neurons on train, and that neuron's on confirm).
+
+    Raises
+    ------
+    FeatlabError
+        As for `rank_neurons`.
+    """
+    codes, classes = class_codes(y, least=2)
+    sides = split_sides(split, len(codes))
+    tables = list(X) if isinstance(X, (list, tuple)) else [X]
+    frames = [t if isinstance(t, pd.DataFrame) else pd.DataFrame(np.asarray(t)) for t in tables]
+    train, confirm = np.flatnonzero(sides == "train"), np.flatnonzero(sides == "confirm")
+    check_classes_in_train(codes[train], classes)
+    names = group_names(groups, len(codes))
+    shuffles = np.tile(codes, (n_repeats, 1))
+    for place, side in enumerate((train, confirm)):
+        seed = random_state * 2 + place
+        shuffles[:, side], _ = permuted_codes(codes[side], names[side], n_repeats, seed)
+    sides_of = [[take_rows(frame, part) for frame in frames] for part in (train, confirm)]
+    rows = []
+    for repeat, shuffled in enumerate(shuffles):
+        labels = classes[shuffled]
+        table = rank_neurons(sides_of[0], labels[train], groups=names[train], **parameters)
+        table = confirm_neurons(table, sides_of[1], labels[confirm], groups=names[confirm])
+        # The best neuron of all, whether or not it was selected, shows the regression to chance.
+        place = int(np.nanargmax(table["effect"].abs()))
+        strongest = table.assign(detector=np.arange(len(table)) == place)
+        best = confirm_neurons(strongest, sides_of[1], labels[confirm]).iloc[place]
+        sign = np.sign(best["auroc"] - 0.5)
+        rows.append(
+            {
+                "repeat": repeat,
+                "rejected": int(table["reject"].sum()),
+                "selected": int(table["detector"].sum()),
+                "replicated": int(table["replicated"].sum()),
+                "best_selected": sign * (best["auroc"] - 0.5),
+                "best_confirmed": sign * (best["auroc_confirmed"] - 0.5),
+            }
         )
-    return places
+    return pd.DataFrame(rows)

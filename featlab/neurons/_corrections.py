@@ -1,4 +1,4 @@
-"""Corrections for many tests: p-values of a family → corrected ones."""
+"""Corrections for many tests, and what changes where images of one group are not independent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from scipy.stats import rankdata
 from statsmodels.stats.multitest import (
     local_fdr,
@@ -15,14 +15,24 @@ from statsmodels.stats.multitest import (
     multitest_methods_names,
 )
 
+from featlab.arguments import (
+    FeatureBlock,
+    check_between,
+    check_choice,
+    group_codes,
+    group_names,
+)
 from featlab.errors import FeatlabError
-from featlab.neurons._clusters import WHOLE, WITHIN, rows_of_groups, scheme_of, units_of
-from featlab.neurons._inputs import Block, check_choice, check_range, group_names
-from featlab.neurons._rank_statistics import Floats
+from featlab.intervals import auroc_score_interval
+from featlab.neurons.rank_statistics import Floats
 from featlab.system.scratch import pieces
+
+WHOLE, WITHIN = "whole groups", "images within groups"
 
 MULTIPLETESTS = tuple(dict.fromkeys([*multitest_methods_names, *multitest_alias]))
 CORRECTIONS = (*MULTIPLETESTS, "local_fdr", "max_t")
+PERMUTATIONS = 1000
+"""Permutations of the labels for the correction "max_t"."""
 
 _FEWEST_FOR_LOCAL_FDR = 100
 _SMALLEST_P = 1e-300
@@ -34,7 +44,7 @@ _ELEMENTS_AT_ONCE = 64_000_000  # ranks, or labels, in single precision: 256 MB
 def check_correction(correction: str, alpha: float, allowed: Sequence[str] = CORRECTIONS) -> None:
     """Refuse an unknown correction or a bound outside [0, 1]."""
     check_choice("correction", correction, allowed)
-    check_range("alpha", alpha, 0.0, 1.0)
+    check_between("alpha", alpha, 0.0, 1.0)
 
 
 def adjust(
@@ -80,12 +90,11 @@ def _local_fdr(p: Floats, sign: Floats) -> Floats:
 
 
 def max_t(
-    blocks: Sequence[Block],
+    blocks: Sequence[FeatureBlock],
     codes: NDArray[np.intp],
     n_classes: int,
     *,
     groups: ArrayLike | None = None,
-    n_permutations: int = 1000,
     random_state: int = 0,
 ) -> tuple[Floats, str]:
     """Single-step max-T p-values of one-vs-rest rank sums, by permuting the labels.
@@ -96,20 +105,19 @@ def max_t(
 
     Parameters
     ----------
-    blocks : sequence of Block
+    blocks : sequence of FeatureBlock
         Feature tables of the same images.
     codes : ndarray of shape (n,)
         Class codes.
     n_classes : int
     groups : array_like of shape (n,), optional
         Images of one non-empty group are not exchangeable with others: see `permuted_codes`.
-    n_permutations : int
     random_state : int
 
     Returns
     -------
     p : ndarray, one value per (block, class, neuron) in this order
-        In [1 / (n_permutations + 1), 1]; NaN for a constant neuron.
+        In [1 / (PERMUTATIONS + 1), 1]; NaN for a constant neuron.
     scheme : str
         What was permuted, in words.
 
@@ -117,23 +125,23 @@ def max_t(
     ----------
     Westfall & Young (1993). Resampling-based multiple testing. Wiley. Algorithm 2.5.
     """
-    permuted, scheme = permuted_codes(codes, groups, n_permutations, random_state)
+    permuted, scheme = permuted_codes(codes, groups, PERMUTATIONS, random_state)
     # With two classes the second one's statistics only change their sign.
     tested = range(1) if n_classes == 2 else range(n_classes)
     n = len(codes)
     width = int(np.clip(_ELEMENTS_AT_ONCE // n, 1, _COLUMNS_AT_ONCE))
     height = int(np.clip(_ELEMENTS_AT_ONCE // n, 1, _PERMUTATIONS_AT_ONCE))
-    largest = np.zeros(n_permutations)
+    largest = np.zeros(PERMUTATIONS)
     observed = []
     for block in blocks:
-        scores = np.full((n_classes, block.activations.shape[1]), np.nan)
+        scores = np.full((n_classes, block.matrix.shape[1]), np.nan)
         for first in range(0, scores.shape[1], width):
             columns = slice(first, first + width)
-            ranks = _unit_ranks(block.activations[:, columns])
+            ranks = _unit_ranks(block.matrix[:, columns])
             for code in tested:
                 z = _absolute_z(codes[None], code, ranks)[0]
                 scores[code, columns] = np.where(ranks.any(axis=0), z, np.nan)
-                for start in range(0, n_permutations, height):
+                for start in range(0, PERMUTATIONS, height):
                     part = slice(start, start + height)
                     z = _absolute_z(permuted[part], code, ranks)
                     np.maximum(largest[part], z.max(axis=1, initial=0), out=largest[part])
@@ -143,8 +151,8 @@ def max_t(
     score = np.concatenate(observed)
     ordered = np.sort(largest)
     # Rounding must not make a permutation that repeats the labels look smaller than they.
-    reached = n_permutations - np.searchsorted(ordered, score * (1 - 1e-5), side="left")
-    p = (1 + reached) / (1 + n_permutations)
+    reached = PERMUTATIONS - np.searchsorted(ordered, score * (1 - 1e-5), side="left")
+    p = (1 + reached) / (1 + PERMUTATIONS)
     return np.where(np.isnan(score), np.nan, p), scheme
 
 
@@ -166,7 +174,7 @@ def permuted_codes(
         permuted = np.tile(codes, (n_permutations, 1))
         return rng.permuted(permuted, axis=1, out=permuted), "images"
     if scheme_of(codes, names) == WHOLE:
-        unit = units_of(names)
+        unit = group_codes(names, len(names))
         first = np.unique(unit, return_index=True)[1]
         swapped = rng.permuted(np.tile(codes[first], (n_permutations, 1)), axis=1)
         return swapped[:, unit], WHOLE
@@ -197,3 +205,131 @@ def _absolute_z(
     variance = n * (total - n) / (total * (total - 1.0))
     sums = inside @ unit_ranks
     return np.divide(np.abs(sums), np.sqrt(variance), out=np.zeros(sums.shape), where=variance > 0)
+
+
+def scheme_of(codes: NDArray[np.intp], names: NDArray[np.str_]) -> str:
+    """What may be exchanged: whole groups where each has one class, else images within groups."""
+    unit = group_codes(names, len(names))
+    first = np.unique(unit, return_index=True)[1]
+    return WHOLE if (codes[first][unit] == codes).all() else WITHIN
+
+
+def rows_of_groups(names: NDArray[np.str_]) -> list[NDArray[np.intp]]:
+    """The rows of every group, groups in the order of their names."""
+    order = np.argsort(names, kind="stable")
+    _, first = np.unique(names[order], return_index=True)
+    return np.split(order, first[1:])
+
+
+def clustered_auroc(
+    values: NDArray, inside: NDArray[np.bool_], unit: NDArray[np.intp]
+) -> tuple[Floats, Floats, Floats]:
+    """AUROC of every column and its 95 % interval when images come in clusters.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, c)
+    inside : ndarray of shape (n,)
+        Whether an image is of the class.
+    unit : ndarray of shape (n,)
+        Cluster number of every image.
+
+    Returns
+    -------
+    auroc, low, high : ndarrays of shape (c,)
+        The limits are Student's, with the clusters of both sides less two as degrees of freedom: a
+        variance from a few clusters is itself uncertain. Where the class or the rest
+        lies in one cluster, or nothing varies, the interval is the score interval of as many
+        images as there are clusters.
+
+    References
+    ----------
+    Obuchowski (1997). Nonparametric analysis of clustered ROC curve data. Biometrics 53, 567-578.
+    """
+    n, n_ref = int(inside.sum()), int((~inside).sum())
+    below = rankdata(values, axis=0)
+    won = (below[inside] - rankdata(values[inside], axis=0)) / n_ref
+    lost = 1 - (below[~inside] - rankdata(values[~inside], axis=0)) / n
+    auroc = won.mean(axis=0)
+    k = int(unit.max()) + 1
+    class_sums, rest_sums = np.zeros((k, values.shape[1])), np.zeros((k, values.shape[1]))
+    np.add.at(class_sums, unit[inside], won - auroc)
+    np.add.at(rest_sums, unit[~inside], lost - auroc)
+    in_class, in_rest = len(np.unique(unit[inside])), len(np.unique(unit[~inside]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = (
+            np.float64(in_class) / (in_class - 1) * (class_sums**2).sum(axis=0) / n**2
+            + np.float64(in_rest) / (in_rest - 1) * (rest_sums**2).sum(axis=0) / n_ref**2
+            + 2 * np.float64(k) / (k - 1) * (class_sums * rest_sums).sum(axis=0) / (n * n_ref)
+        )
+        margin = stdtrit(max(in_class + in_rest - 2, 1), 0.975) * np.sqrt(variance)
+    low, high = np.clip(auroc - margin, 0, 1), np.clip(auroc + margin, 0, 1)
+    bare = ~(np.isfinite(variance) & (variance > 0))
+    low[bare], high[bare] = auroc_score_interval(
+        auroc[bare], np.full(bare.sum(), float(in_class)), np.full(bare.sum(), float(in_rest))
+    )
+    return auroc, low, high
+
+
+def clustered_p(
+    values: NDArray, inside: NDArray[np.bool_], names: NDArray[np.str_], scheme: str
+) -> Floats:
+    """One-sided p (larger in the class) of every column, with the group as the unit.
+
+    Whole groups: Student's t on the groups' mean ranks, the group being one observation. Images
+    within groups: van Elteren's stratified Wilcoxon test, the group being the stratum.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, c)
+    inside : ndarray of shape (n,)
+    names : ndarray of shape (n,)
+        Groups; "" is an image by itself (whole groups) or one common stratum (within).
+    scheme : str
+        `WHOLE` or `WITHIN`.
+
+    Returns
+    -------
+    ndarray of shape (c,)
+        1 where nothing can be said: a constant column, too few groups.
+
+    References
+    ----------
+    van Elteren (1960). On the combination of independent two-sample tests of Wilcoxon. Bulletin of
+    the International Statistical Institute 37, 351-361.
+    """
+    p = _means_p(values, inside, names) if scheme == WHOLE else _strata_p(values, inside, names)
+    return np.nan_to_num(p, nan=1.0)
+
+
+def _means_p(values: NDArray, inside: NDArray[np.bool_], names: NDArray[np.str_]) -> Floats:
+    unit = group_codes(names, len(names))
+    size = np.bincount(unit)[:, None]
+    sums = np.zeros((len(size), values.shape[1]))
+    np.add.at(sums, unit, rankdata(values, axis=0))
+    means = sums / size
+    member = inside[np.unique(unit, return_index=True)[1]]
+    a, b = means[member], means[~member]
+    df = len(means) - 2
+    if df < 1:
+        return np.full(values.shape[1], np.nan)
+    squares = ((a - a.mean(axis=0)) ** 2).sum(axis=0) + ((b - b.mean(axis=0)) ** 2).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.sqrt(squares / df * (1 / len(a) + 1 / len(b)))
+        t = (a.mean(axis=0) - b.mean(axis=0)) / error
+    return np.where(error > 0, stdtr(df, -t), np.nan)
+
+
+def _strata_p(values: NDArray, inside: NDArray[np.bool_], names: NDArray[np.str_]) -> Floats:
+    excess, variance = np.zeros(values.shape[1]), np.zeros(values.shape[1])
+    for rows in rows_of_groups(names):
+        total, n = len(rows), int(inside[rows].sum())
+        if n in (0, total):
+            continue
+        ranks = rankdata(values[rows], axis=0)
+        weight = 1 / (total + 1)
+        excess += weight * (ranks[inside[rows]].sum(axis=0) - n * (total + 1) / 2)
+        spread = ((ranks - (total + 1) / 2) ** 2).sum(axis=0)
+        variance += weight**2 * n * (total - n) / (total * (total - 1)) * spread
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(variance > 0, ndtr(-excess / np.sqrt(variance)), np.nan)

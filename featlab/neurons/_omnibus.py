@@ -7,10 +7,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtrc, fdtrc
 
+from featlab.arguments import Features, check_choice, class_codes, feature_blocks
 from featlab.neurons._corrections import MULTIPLETESTS, adjust, check_correction
-from featlab.neurons._inputs import Features, blocks_of, check_choice, encode
-from featlab.neurons._rank_statistics import Floats, rank_statistics
 from featlab.neurons._tests import moments
+from featlab.neurons.rank_statistics import Floats, rank_statistics
 
 OMNIBUS_TESTS = ("kruskal", "welch_anova")
 
@@ -22,14 +22,12 @@ def compare_classes(
     test: str = "kruskal",
     correction: str = "fdr_bh",
     alpha: float = 0.05,
-    layer: str = "",
-    pooling: str = "",
 ) -> pd.DataFrame:
     """Whether each neuron's activations differ between any of the classes.
 
     Parameters
     ----------
-    X, y, layer, pooling
+    X, y
         As in `rank_neurons`.
     test : {"kruskal", "welch_anova"}
         Kruskal and Wallis's H on ranks, corrected for ties; or Welch's F, which allows the
@@ -46,7 +44,7 @@ def compare_classes(
         (the share of the ranks', or values', variance that lies between the classes: epsilon
         squared for Kruskal-Wallis, eta squared for Welch), best_class (of the highest mean rank,
         or mean), reject. NaN for a dead neuron, and for Welch where a class has one image or two
-        classes that do not vary. ``attrs`` holds the parameters and ``n_tests``.
+        classes that do not vary. ``attrs`` repeats the parameters and ``n_tests``.
 
     Raises
     ------
@@ -60,10 +58,10 @@ def compare_classes(
     """
     check_choice("test", test, OMNIBUS_TESTS)
     check_correction(correction, alpha, MULTIPLETESTS)
-    codes, classes = encode(y)
+    codes, classes = class_codes(y, least=2)
     k, parts = len(classes), []
-    for block in blocks_of(X, y, layer, pooling):
-        values = block.activations
+    for block in feature_blocks(X, y):
+        values = block.matrix
         compare = _kruskal if test == "kruskal" else _welch_anova
         statistic, p, effect, place = compare(values, codes, k)
         alive = values.min(axis=0) < values.max(axis=0)
@@ -78,7 +76,7 @@ def compare_classes(
                     "statistic": np.where(alive, statistic, np.nan),
                     "p": np.where(alive, p, np.nan),
                     "effect": np.where(alive, effect, np.nan),
-                    "best_class": np.asarray(classes, dtype=object)[place],
+                    "best_class": classes[place],
                 }
             )
         )

@@ -11,26 +11,33 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
+from featlab.arguments import (
+    FeatureBlock,
+    Features,
+    check_between,
+    check_choice,
+    check_choices,
+    class_codes,
+    feature_blocks,
+)
 from featlab.errors import FeatlabError
 from featlab.neurons._corrections import adjust, check_correction, max_t
-from featlab.neurons._inputs import (
-    Block,
-    Features,
-    blocks_of,
-    check_choice,
-    check_range,
-    encode,
+from featlab.neurons._tests import (
+    TESTS,
+    WEIGHTED_TESTS,
+    Moments,
+    checked_weights,
+    l1_coefficients,
+    moments,
+    weighted_statistics,
 )
-from featlab.neurons._l1 import l1_coefficients
-from featlab.neurons._rank_statistics import (
+from featlab.neurons.rank_statistics import (
     Floats,
     RankStatistics,
     auroc_interval,
     one_class,
     rank_statistics,
 )
-from featlab.neurons._tests import TESTS, Moments, moments
-from featlab.neurons._weighted import WEIGHTED_TESTS, checked_weights, weighted_statistics
 from featlab.system.scratch import chosen_rows
 
 COLUMNS = [
@@ -67,7 +74,8 @@ COLUMNS = [
 ]
 """Columns of the neuron table, in order."""
 L1 = "l1_logistic"
-REST, PAIRS = "rest", "pairs"
+REST = ""
+"""The reference of a comparison with all other classes: no class has this name."""
 
 _TINY_MEAN = 1e-9  # scanpy's, so that a fold change over silence is finite
 
@@ -76,17 +84,14 @@ def rank_neurons(
     X: Features,
     y: ArrayLike,
     *,
-    reference: str = REST,
+    reference: str | Sequence[str] | None = None,
     test: str = "mannwhitneyu",
     correction: str = "fdr_bh",
     alpha: float = 0.05,
     min_auroc: float = 0.7,
     weights: ArrayLike | None = None,
     groups: ArrayLike | None = None,
-    n_permutations: int = 1000,
     random_state: int = 0,
-    layer: str = "",
-    pooling: str = "",
 ) -> pd.DataFrame:
     """Compare every neuron's activations between each class and the rest.
 
@@ -106,9 +111,9 @@ def rank_neurons(
         (layers, poolings) of the same images are corrected as one family.
     y : array_like of shape (n,)
         Labels; row i is row i of `X`.
-    reference : str
-        What a class is compared with: "rest", all images of the other classes; "pairs", each
-        other class by itself; or the name of one class.
+    reference : str or sequence of str, optional
+        The class, or classes, that each class is compared with one by one (all classes: every
+        pair); by default all images of the other classes together, the rest.
     test : str
         Two-sided: "mannwhitneyu" (normal approximation, corrected for ties and continuity),
         "welch", "brunner_munzel", "kolmogorov_smirnov" (asymptotic), "mutual_information" (in nats,
@@ -118,7 +123,7 @@ def rank_neurons(
     correction : str
         A method of `statsmodels.stats.multitest.multipletests` over all rows of the table;
         "local_fdr" (Efron's, then ``p_adjusted`` is the chance that this very row is null); or
-        "max_t", permutation of the labels ("mannwhitneyu" against the rest only).
+        "max_t", 1,000 permutations of the labels ("mannwhitneyu" against the rest only).
     alpha : float
         Bound of the corrected p-value, in (0, 1).
     min_auroc : float
@@ -130,10 +135,8 @@ def rank_neurons(
     groups : array_like of shape (n,), optional
         Groups of images that are not exchangeable, for "max_t": whole groups are permuted where
         each has one class, else labels within groups. "" is no group.
-    n_permutations, random_state : int
-        For "max_t"; `random_state` also for the folds of "l1_logistic".
-    layer, pooling : str
-        Names for the table; default those in the columns of `X`.
+    random_state : int
+        For the permutations of "max_t" and the folds of "l1_logistic".
 
     Returns
     -------
@@ -147,7 +150,8 @@ def rank_neurons(
         ``average_precision`` is of the class among the images compared; ``log_fold_change`` is
         log2 of the means' ratio (1e-9 added to both; NaN for negative means); ``rank`` is 1 for
         the highest AUROC of the layer, pooling, class and reference (ties by p, then by neuron).
-        ``attrs`` holds the parameters and ``n_tests``, the size of the family.
+        ``reference`` is the class compared with, "" for the rest. ``attrs`` repeats the parameters
+        and ``n_tests``, the size of the family (the rows that have a p).
 
     Raises
     ------
@@ -182,20 +186,22 @@ def rank_neurons(
     """
     check_choice("test", test, (*TESTS, L1))
     check_correction(correction, alpha)
-    check_range("min_auroc", min_auroc, 0.5, 1.0)
-    blocks = blocks_of(X, y, layer, pooling)
-    codes, classes = encode(y)
-    check_choice("reference", reference, (REST, PAIRS, *map(str, classes)))
-    if correction == "max_t" and (test != "mannwhitneyu" or reference != REST):
+    check_between("min_auroc", min_auroc, 0.5, 1.0)
+    blocks = feature_blocks(X, y)
+    codes, classes = class_codes(y, least=2)
+    if REST in classes:
+        raise FeatlabError("y holds images whose class has no name; label every image.")
+    references = _reference_codes(reference, classes)
+    if correction == "max_t" and (test != "mannwhitneyu" or references is not None):
         raise FeatlabError(
             "correction 'max_t' permutes the labels of rank sums against the rest: it goes with "
-            f"test 'mannwhitneyu' and reference 'rest', got {test!r} and {reference!r}."
+            f"test 'mannwhitneyu' and no reference, got {test!r} and {reference!r}."
         )
     counted = None if weights is None else checked_weights(weights, codes)
     if counted is not None and test not in WEIGHTED_TESTS:
         raise FeatlabError(f"weights go with the tests {list(WEIGHTED_TESTS)}, got {test!r}.")
     parts = [
-        _compare(block, codes, classes, test, reference, counted, random_state) for block in blocks
+        _compare(block, codes, classes, test, references, counted, random_state) for block in blocks
     ]
     table = pd.concat(parts, ignore_index=True)
     attrs: dict[str, Any] = {}
@@ -205,10 +211,9 @@ def rank_neurons(
             codes,
             len(classes),
             groups=groups,
-            n_permutations=n_permutations,
             random_state=random_state,
         )
-        attrs = {"permuted": scheme, "n_permutations": n_permutations}
+        attrs = {"permuted": scheme}
     else:
         excess = table["auroc"].to_numpy() - 0.5
         table["p_adjusted"] = adjust(table["p"].to_numpy(), correction, alpha, sign=excess)
@@ -226,25 +231,25 @@ def rank_neurons(
         "alpha": float(alpha),
         "min_auroc": float(min_auroc),
         "n_tests": int(table["p"].notna().sum()),
-        "reference": reference,
+        "reference": "the rest" if references is None else [str(classes[k]) for k in references],
     }
     table.attrs.update(attrs)
     return table
 
 
 def _compare(
-    block: Block,
+    block: FeatureBlock,
     codes: NDArray[np.intp],
-    classes: Sequence[Any],
+    classes: NDArray[np.object_],
     test: str,
-    reference: str,
+    references: list[int] | None,
     weights: Floats | None,
     random_state: int,
 ) -> pd.DataFrame:
     """Uncorrected, unsorted rows of the neuron table for one feature table."""
     parts = []
-    for names, against, rows, inside in _comparisons(codes, classes, reference):
-        values = block.activations
+    for names, against, rows, inside in _comparisons(codes, classes, references):
+        values = block.matrix
         if rows is not None:
             values = chosen_rows(values, np.flatnonzero(rows))
         k, counts = int(inside.max()) + 1, np.bincount(inside)
@@ -280,27 +285,34 @@ def _compare(
     return pd.concat(parts, ignore_index=True)
 
 
+def _reference_codes(
+    reference: str | Sequence[str] | None, classes: NDArray[np.object_]
+) -> list[int] | None:
+    if reference is None:
+        return None
+    names = classes.tolist()
+    asked = [reference] if isinstance(reference, str) else [str(name) for name in reference]
+    return [names.index(name) for name in check_choices("reference", asked, names)]
+
+
 def _comparisons(
-    codes: NDArray[np.intp], classes: Sequence[Any], reference: str
-) -> Iterator[tuple[list[Any], list[str], NDArray[np.bool_] | None, NDArray[np.intp]]]:
+    codes: NDArray[np.intp], classes: NDArray[np.object_], references: list[int] | None
+) -> Iterator[tuple[list[str], list[str], NDArray[np.bool_] | None, NDArray[np.intp]]]:
     """Classes, their references, the rows compared (None: all) and the codes of those rows.
 
     Where there is one name fewer than codes, the last code is only the reference.
     """
-    if reference == REST:
-        yield list(classes), [REST] * len(classes), None, codes
+    if references is None:
+        yield classes.tolist(), [REST] * len(classes), None, codes
         return
-    named = [str(name) for name in classes]
-    pairs = combinations(range(len(classes)), 2)
-    for a, b in pairs:
-        if reference == PAIRS:
-            first, second = a, b
-            names, against = [classes[a], classes[b]], [named[b], named[a]]
-        elif reference in (named[a], named[b]):
-            first, second = (a, b) if named[b] == reference else (b, a)
-            names, against = [classes[first]], [reference]
-        else:
+    for a, b in combinations(range(len(classes)), 2):
+        if a not in references and b not in references:
             continue
+        first, second = (a, b) if b in references else (b, a)
+        pair = [classes[first], classes[second]]
+        names, against = pair[:1], pair[1:]
+        if a in references and b in references:
+            names, against = pair, pair[::-1]
         rows = (codes == first) | (codes == second)
         yield names, against, rows, (codes[rows] == second).astype(np.intp)
 

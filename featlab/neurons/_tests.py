@@ -1,18 +1,38 @@
-"""The two-sample tests: statistics and p-values of many columns at once."""
+"""The tests of two samples: statistics and p-values of many columns at once."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import chdtrc, gammaln, ndtr, stdtr
+import sklearn
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import chdtrc, gammaln, stdtr
 from scipy.stats import kstwo
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import StandardScaler
 
-from featlab.neurons._rank_statistics import Floats, RankStatistics
+from featlab.errors import FeatlabError
+from featlab.neurons.rank_statistics import Floats, RankStatistics, mannwhitney_p, tie_bounds
 
+WEIGHTED_TESTS = ("brunner_munzel", "welch")
+
+_WEIGHTED_AT_ONCE = 400_000
+_COLUMNS = (
+    *("auroc", "variance_class", "variance_rest", "precision", "distance", "median"),
+    *("median_ref", "mean", "mean_ref", "squares", "squares_ref", "pts", "pts_ref"),
+)
 _ELEMENTS_AT_ONCE = 4_000_000  # copies in double precision: 32 MB
+_STRENGTHS = np.logspace(-2, 1, 7)
+_FOLDS = 5
+# scikit-learn 1.8 renamed the choice of the penalty.
+_RENAMED = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 8)
+_PENALTY: dict[str, Any] = {"l1_ratio": 1.0} if _RENAMED else {"penalty": "l1"}
 
 
 @dataclass(frozen=True)
@@ -74,32 +94,6 @@ def moments(values: NDArray, codes: NDArray[np.intp], n_classes: int) -> Moments
         [other[code] @ (squares + n * (mean - mean_ref[code]) ** 2) for code in range(n_classes)]
     )
     return Moments(mean, mean_ref, squares, squares_ref, fires / n, other @ fires / n_ref, n, n_ref)
-
-
-def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided") -> Floats:
-    """P-values of the normal approximation, corrected for ties and continuity.
-
-    Parameters
-    ----------
-    statistics : RankStatistics
-    alternative : {"two-sided", "greater", "less"}
-
-    Returns
-    -------
-    ndarray of shape (k, c)
-        In [0, 1]; NaN for a constant column. As `scipy.stats.mannwhitneyu` with
-        ``method="asymptotic"``.
-    """
-    n, n_ref = statistics.n, statistics.n_ref
-    total = n + n_ref
-    excess = statistics.u - n * n_ref / 2
-    spread = np.sqrt(n * n_ref / 12 * (total + 1 - statistics.ties / (total * (total - 1))))
-    side = {"two-sided": np.abs(excess), "greater": excess, "less": -excess}[alternative]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = ndtr((0.5 - side) / spread)
-    if alternative == "two-sided":
-        p = np.minimum(2 * p, 1.0)
-    return np.where(spread > 0, p, np.nan)
 
 
 def _mannwhitney(ranks: RankStatistics, _: Moments) -> tuple[Floats, Floats]:
@@ -167,3 +161,195 @@ def _student_p(t: Floats, df: Floats, variance: Floats, n: Floats, n_ref: Floats
         p = 2 * stdtr(df, -np.abs(t))
     separations = np.exp(gammaln(n + 1) + gammaln(n_ref + 1) - gammaln(n + n_ref + 1))
     return np.where(variance > 0, p, np.where(np.isinf(t), np.minimum(2 * separations, 1), np.nan))
+
+
+def checked_weights(weights: ArrayLike, codes: NDArray[np.intp]) -> Floats:
+    """One positive, finite weight per image."""
+    values = np.asarray(weights, dtype=np.float64)
+    if values.shape != codes.shape:
+        raise FeatlabError(
+            f"weights must have one entry per image {codes.shape}, got {values.shape}."
+        )
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise FeatlabError(
+            "weights must be positive and finite; leave an image of weight 0 out of X and y."
+        )
+    return values
+
+
+def weighted_statistics(
+    values: NDArray, codes: NDArray[np.intp], n_classes: int, weights: Floats
+) -> tuple[RankStatistics, Moments]:
+    """What `rank_statistics` and `moments` give, with images that count differently.
+
+    Each side of a comparison becomes a weighted distribution; ``n`` and ``n_ref`` are Kish's
+    effective numbers of images, (sum of w)^2 / sum of w^2, and with equal weights every value is
+    that of the functions without weights. Mutual information and ties are not defined here (NaN).
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, c)
+    codes : ndarray of shape (n,)
+    n_classes : int
+    weights : ndarray of shape (n,)
+        Positive.
+
+    References
+    ----------
+    Kish (1965). Survey Sampling, section 8.2.
+    """
+    width = max(1, _WEIGHTED_AT_ONCE // len(values))
+    found = {name: np.empty((n_classes, values.shape[1])) for name in _COLUMNS}
+    n, n_ref = np.empty((n_classes, 1)), np.empty((n_classes, 1))
+    for code in range(n_classes):
+        inside = codes == code
+        p, q = weights * inside / weights[inside].sum(), weights * ~inside / weights[~inside].sum()
+        n[code], n_ref[code] = 1 / (p**2).sum(), 1 / (q**2).sum()
+        share = weights[inside].sum() / weights.sum()
+        for first in range(0, values.shape[1], width):
+            columns = slice(first, first + width)
+            block = np.ascontiguousarray(values[:, columns].T, dtype=np.float64)
+            for name, array in _side_by_side(block, p, q, share).items():
+                found[name][code, columns] = array
+    unknown = np.full((1, values.shape[1]), np.nan)
+    ranks = RankStatistics(
+        u=found["auroc"] * n * n_ref,
+        variance_class=found["variance_class"],
+        variance_rest=found["variance_rest"],
+        average_precision=found["precision"],
+        distance=found["distance"],
+        median=found["median"],
+        median_ref=found["median_ref"],
+        information=np.full_like(found["auroc"], np.nan),
+        bins=unknown,
+        bin_shares=unknown,
+        ties=unknown,
+        n=n,
+        n_ref=n_ref,
+    )
+    sums = found["squares"] * (n - 1), found["squares_ref"] * (n_ref - 1)
+    sizes = Moments(
+        found["mean"], found["mean_ref"], *sums, found["pts"], found["pts_ref"], n, n_ref
+    )
+    return ranks, sizes
+
+
+def one_sided_p(ranks: RankStatistics) -> tuple[Floats, Floats]:
+    """P of "larger" and of "smaller in the class", Brunner and Munzel's; 1 where nothing varies."""
+    a, b = ranks.variance_class, ranks.variance_rest
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = (ranks.auroc - 0.5) / np.sqrt(a + b)
+        df = (a + b) ** 2 / (a**2 / (ranks.n - 1) + b**2 / (ranks.n_ref - 1))
+        greater, less = (np.where(a + b > 0, stdtr(df, way * t), np.nan) for way in (-1, 1))
+    return np.nan_to_num(greater, nan=1.0), np.nan_to_num(less, nan=1.0)
+
+
+def _side_by_side(block: Floats, p: Floats, q: Floats, share: float) -> dict[str, Floats]:
+    """Statistics of columns ``(c, n)``; `p` and `q` are the shares of the images of each side."""
+    order = np.argsort(block, axis=1)
+    ordered = np.take_along_axis(block, order, axis=1)
+    start, end = tie_bounds(ordered)
+    ours, theirs = p[order], q[order]
+    placed, below = _placements(ours, start, end), _placements(theirs, start, end)
+    auroc = (ours * below).sum(axis=1)
+    # Of all that is at least as large: the class's part. Both sides in units of the whole set.
+    above, above_ref = (1 - _mass(side, start) for side in (ours, theirs))
+    part = share * above
+    precision = (ours * part / (part + (1 - share) * above_ref)).sum(axis=1)
+    mean, mean_ref = block @ p, block @ q
+    return {
+        "auroc": auroc,
+        "variance_class": _variance_of_mean(below, ours, auroc),
+        "variance_rest": _variance_of_mean(placed, theirs, 1 - auroc),
+        "precision": precision,
+        "distance": np.abs(_mass(ours, end) - _mass(theirs, end)).max(axis=1),
+        "median": _weighted_median(ordered, ours),
+        "median_ref": _weighted_median(ordered, theirs),
+        "mean": mean,
+        "mean_ref": mean_ref,
+        "squares": ((block - mean[:, None]) ** 2 @ p) / (1 - (p**2).sum()),
+        "squares_ref": ((block - mean_ref[:, None]) ** 2 @ q) / (1 - (q**2).sum()),
+        "pts": (block > 0) @ p,
+        "pts_ref": (block > 0) @ q,
+    }
+
+
+def _mass(shares: Floats, position: NDArray[np.intp]) -> Floats:
+    """Share of a side that lies before each position of its sorted rows."""
+    before = np.zeros((len(shares), shares.shape[1] + 1))
+    np.cumsum(shares, axis=1, out=before[:, 1:])
+    return np.take_along_axis(before, position, axis=1)
+
+
+def _placements(shares: Floats, start: NDArray[np.intp], end: NDArray[np.intp]) -> Floats:
+    """Share of a side that lies below each value, ties counting half."""
+    return (_mass(shares, start) + _mass(shares, end)) / 2
+
+
+def _variance_of_mean(placements: Floats, shares: Floats, mean: Floats) -> Floats:
+    """Variance of the weighted mean of one side's placements; NaN for one image."""
+    spread = ((shares * (placements - mean[:, None])) ** 2).sum(axis=1)
+    left = 1 - (shares[0] ** 2).sum()
+    # Rounding of sums of shares must not pass for variance where all placements are equal.
+    spread[spread < 1e-28] = 0
+    return spread / left if left > 1e-12 else np.full(len(shares), np.nan)
+
+
+def _weighted_median(ordered: Floats, shares: Floats) -> Floats:
+    """Where half of a side lies on each side; the mean of two values where that is between them."""
+    counted = np.cumsum(shares, axis=1)
+    tolerance = 1e-12
+    middle = [(counted > 0.5 + shift).argmax(axis=1)[:, None] for shift in (-tolerance, tolerance)]
+    found = [np.take_along_axis(ordered, at, 1)[:, 0] for at in middle]
+    return np.mean(found, axis=0)
+
+
+def l1_coefficients(
+    values: NDArray, codes: NDArray[np.intp], n_classes: int, random_state: int
+) -> Floats:
+    """Coefficients of an L1-penalised logistic regression of each class against the others.
+
+    Activations are standardised (inside the fold while the strength of the penalty is chosen by
+    log-loss over stratified folds; without folds, where a class has one image, it is C = 0.1).
+
+    Returns
+    -------
+    ndarray of shape (n_classes, c)
+        The first `n_classes` codes' coefficients.
+    """
+    X = values.astype(np.float64)
+    rows: list[Floats] = []
+    for code in range(n_classes):
+        y = codes == code
+        if n_classes == 2 and code == 1:
+            rows.append(-rows[0])
+            continue
+        strength = _tuned(X, y, random_state)
+        scaled = StandardScaler().fit_transform(X)
+        rows.append(_fit(scaled, y, strength, random_state).coef_[0])
+    return np.stack(rows)
+
+
+def _fit(X: Floats, y: NDArray[np.bool_], strength: float, seed: int) -> LogisticRegression:
+    model = LogisticRegression(
+        C=strength, **_PENALTY, solver="liblinear", max_iter=1000, random_state=seed
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(X, y)
+
+
+def _tuned(X: Floats, y: NDArray[np.bool_], seed: int) -> float:
+    n_folds = min(_FOLDS, int(y.sum()), int((~y).sum()))
+    if n_folds < 2:
+        return 0.1
+    losses = np.zeros(len(_STRENGTHS))
+    folds = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    for fit, held in folds.split(X, y):
+        scale = StandardScaler().fit(X[fit])
+        X_fit, X_held = scale.transform(X[fit]), scale.transform(X[held])
+        for place, strength in enumerate(_STRENGTHS):
+            p = _fit(X_fit, y[fit], strength, seed).predict_proba(X_held)[:, 1]
+            p = np.clip(p, 1e-15, 1 - 1e-15)
+            losses[place] -= np.log(np.where(y[held], p, 1 - p)).sum()
+    return float(_STRENGTHS[losses.argmin()])

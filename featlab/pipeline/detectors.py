@@ -25,14 +25,13 @@ from featlab.heads import (
 )
 from featlab.heads.models import predict_classes
 from featlab.neurons import (
-    bottom_images,
     cluster_detectors,
     compare_classes,
     confirm_neurons,
     null_selection,
     rank_neurons,
+    ranked_images,
     replication,
-    top_images,
 )
 from featlab.pipeline.pictures import picture_loader
 from featlab.results.analysis import DetectorDetails
@@ -274,8 +273,10 @@ def neuron_card(
     layer = layer or store.layers[-1]
     row = _row_of(neurons, neuron, (layer, pooling), label)
     rows = row_numbers(rows, len(store))
-    best = top_images(store, neuron, most, pooling=pooling, layer=layer, rows=rows)
-    worst = bottom_images(store, neuron, most, pooling=pooling, layer=layer, rows=rows)
+    best, worst = (
+        ranked_images(store, neuron, rows, most=most, layer=layer, pooling=pooling, lowest=lowest)
+        for lowest in (False, True)
+    )
     pictured = [*best["row"], *worst["row"]]
     heats = localise.example_heats(store, pictured, neurons=[neuron], layer=layer)[:, 0]
     sizes, load = store.images[["width", "height"]].to_numpy(), picture_loader(store)
@@ -303,7 +304,7 @@ def neuron_card(
 
 def _row_of(neurons: pd.DataFrame, neuron: int, place: Place, label: str | None) -> pd.Series:
     rows = rows_of(neurons, place)
-    rows = rows[rows["neuron"].eq(neuron) & rows["reference"].eq("rest") & rows["auroc"].notna()]
+    rows = rows[rows["neuron"].eq(neuron) & rows["reference"].eq("") & rows["auroc"].notna()]
     if label is not None:
         rows = rows[rows["class"] == label]
     if rows.empty:

@@ -156,7 +156,7 @@ def explorer_rows(table: pd.DataFrame) -> pd.DataFrame:
     """The living pairs, what matters first: confirmed, selected, then by the size of the effect."""
     live = table[table["auroc"].notna()]
     if "reference" in live:
-        live = live[live["reference"].eq("rest")]
+        live = live[live["reference"].eq("")]
     selected, confirmed = live["detector"].eq(True), live["replicated"].eq(True)
     state = (selected & confirmed).astype(int) + selected.astype(int)
     size = (live["auroc"] - 0.5).abs()

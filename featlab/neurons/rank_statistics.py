@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from featlab.intervals import auroc_score_interval
 
@@ -222,6 +222,32 @@ def auroc_interval(statistics: RankStatistics) -> tuple[Floats, Floats]:
     bare = ~(statistics.variance > 0)
     low[bare], high[bare] = auroc_score_interval(auroc[bare], n[bare], n_ref[bare])
     return low, high
+
+
+def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided") -> Floats:
+    """P-values of the normal approximation, corrected for ties and continuity.
+
+    Parameters
+    ----------
+    statistics : RankStatistics
+    alternative : {"two-sided", "greater", "less"}
+
+    Returns
+    -------
+    ndarray of shape (k, c)
+        In [0, 1]; NaN for a constant column. As `scipy.stats.mannwhitneyu` with
+        ``method="asymptotic"``.
+    """
+    n, n_ref = statistics.n, statistics.n_ref
+    total = n + n_ref
+    excess = statistics.u - n * n_ref / 2
+    spread = np.sqrt(n * n_ref / 12 * (total + 1 - statistics.ties / (total * (total - 1))))
+    side = {"two-sided": np.abs(excess), "greater": excess, "less": -excess}[alternative]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = ndtr((0.5 - side) / spread)
+    if alternative == "two-sided":
+        p = np.minimum(2 * p, 1.0)
+    return np.where(spread > 0, p, np.nan)
 
 
 def one_class(statistics: PerClass, code: int) -> PerClass:
