@@ -283,7 +283,7 @@ def checks(results: Results) -> str:
         n = int(clusters.groupby("class")["cluster"].nunique().sum())
         sentences.append(
             f"Put together where they rise and fall from image to image of a class in the same "
-            f"way (rank correlation of {clusters.attrs['correlation']:g} on average), the "
+            f"way (rank correlation of {detector_details.cluster_correlation:g} on average), the "
             f"{len(clusters):,} confirmed detectors "
             f"form {plural(n, 'cluster')}."
         )

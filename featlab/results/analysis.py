@@ -32,6 +32,8 @@ class DetectorDetails:
         From ``neurons.replication``.
     clusters : DataFrame or None
         From ``neurons.cluster_detectors``.
+    cluster_correlation : float
+        Mean correlation at which clusters still merge.
     nulls : DataFrame or None
         From ``neurons.null_selection``.
     ablation : DataFrame or None
@@ -49,6 +51,7 @@ class DetectorDetails:
     ablation: pd.DataFrame | None = None
     smallest: SmallestSet | None = None
     omnibus: pd.DataFrame | None = None
+    cluster_correlation: float = 0.7
 
 
 @dataclass(frozen=True)
