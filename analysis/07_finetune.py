@@ -17,7 +17,7 @@ with MapStore(path) as store:
     images = store.images
     split = splits.make_split(images, random_state=0)
     fits = {
-        name: finetune.fit(images, split, backbone, blocks=blocks, folder=folder / name)
+        name: finetune.fit_finetuned(images, split, backbone, blocks=blocks, folder=folder / name)
         for name, blocks in (("frozen", 0), ("thawed", 2))
     }
     file = folder / "thawed.keras"

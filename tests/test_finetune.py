@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -16,9 +17,10 @@ from scipy.special import softmax
 from featlab import FeatlabError, cli, extract, features, finetune, heads, images, neurons, plots
 from featlab.arguments import feature_columns
 from featlab.backbones import load_backbone
-from featlab.finetune._network import scaling_layers, transfer_network
-from featlab.finetune._rows import class_weights, validation_part
-from featlab.finetune._training import best_epoch, has_stopped
+from featlab.finetune._training import TrainingOptions, best_epoch, has_stopped
+from featlab.finetune.fitting import class_weights, validation_rows
+from featlab.finetune.network import blocks_of, map_network, scaling_layers, transfer_network
+from featlab.finetune.transfer import detector_changes
 from featlab.pipeline import transfer_study
 from featlab.pipeline.detectors import find_detectors
 from featlab.pipeline.transfer import small_images_table
@@ -27,6 +29,14 @@ from featlab.store import MapStore
 COUNTS = {"a": 26, "b": 38}
 SIDES = ("train", "train", "confirm", "test")
 QUICK = {"epochs": 3, "batch_size": 8, "random_state": 5}
+
+
+def fit(pictures, split, backbone, *, blocks=0, folder=None, random_state=0, progress=None, **how):
+    """`fit_finetuned` with the options one by one."""
+    return finetune.fit_finetuned(
+        pictures, split, backbone, blocks=blocks, options=TrainingOptions(**how), folder=folder,
+        random_state=random_state, progress=progress,
+    )  # fmt: skip
 
 
 def write_network(path: Path, side: int) -> Path:
@@ -93,7 +103,7 @@ def changed(before: dict, after: dict) -> set[str]:
 
 def test_the_copy_gives_the_maps_of_the_backbone(backbone):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
-    copy = finetune.map_network(backbone)
+    copy = map_network(backbone)
     expected = backbone.forward(pixels)[backbone.layers[-1]]
     assert_allclose(copy.predict(pixels.astype(np.float32), verbose=0), expected, atol=1e-5)
     copy.get_layer("block3_conv").set_weights(
@@ -134,7 +144,7 @@ def test_preprocessing_that_is_no_layer_is_refused():
     ],
 )
 def test_blocks_are_those_of_the_architecture(name, n_blocks, last):
-    found = finetune.blocks_of(load_backbone(name, weights=None, input_size=64).model)
+    found = blocks_of(load_backbone(name, weights=None, input_size=64).model)
     assert len(found) == n_blocks
     assert last <= set(found[-1])
     layers = [layer for block in found for layer in block]
@@ -148,8 +158,8 @@ def test_layers_without_block_names_are_a_block_each(backbone):
     plain = keras.Sequential(
         [keras.Input((8, 8, 3)), layers.Conv2D(2, 3, name="x"), layers.ReLU(), layers.Dense(2)]
     )
-    assert [block[0] for block in finetune.blocks_of(plain)] == ["x", plain.layers[-1].name]
-    assert finetune.blocks_of(backbone.model) == [
+    assert [block[0] for block in blocks_of(plain)] == ["x", plain.layers[-1].name]
+    assert blocks_of(backbone.model) == [
         ["block1_conv", "block1_bn"],
         ["block2_conv", "block2_bn"],
         ["block3_conv", "block3_bn", "top_conv"],
@@ -170,7 +180,7 @@ def test_the_validation_part_is_stratified_and_keeps_groups_and_copies_together(
         }
     )
     train = np.sort(rng.choice(n, 90, replace=False))
-    fit, held = validation_part(table, codes, train, 0.2, 0)
+    fit, held = validation_rows(table, codes, train, 0.2, 0)
     assert set(fit) | set(held) == set(train) and not set(fit) & set(held)
     assert abs(len(held) / 90 - 0.2) < 0.07
     assert abs(codes[held].mean() - codes[train].mean()) < 0.12
@@ -178,16 +188,16 @@ def test_the_validation_part_is_stratified_and_keeps_groups_and_copies_together(
         sides = {name for name in table.loc[fit, column] if name}
         shared = sides & {name for name in table.loc[held, column] if name}
         assert not shared, column
-    again = validation_part(table, codes, train, 0.2, 0)
+    again = validation_rows(table, codes, train, 0.2, 0)
     assert_array_equal(again[1], held)
 
 
 def test_too_few_rows_for_a_validation_part_are_refused():
     table = pd.DataFrame({"group": ["x", "x", "y", "y"], "sha256": list("abcd")})
     with pytest.raises(FeatlabError, match="too few images or groups.*4 images, 2 independent"):
-        validation_part(table, np.array([0, 0, 1, 1]), np.arange(4), 0.2, 0)
+        validation_rows(table, np.array([0, 0, 1, 1]), np.arange(4), 0.2, 0)
     with pytest.raises(FeatlabError, match=r"at most 0.5, got 0.7"):
-        validation_part(table, np.array([0, 0, 1, 1]), np.arange(4), 0.7, 0)
+        TrainingOptions(validation=0.7)
 
 
 def test_class_weights_make_classes_count_alike():
@@ -211,12 +221,12 @@ def test_stopping_waits_for_patience_and_keeps_the_first_best():
 
 @pytest.fixture(scope="module")
 def frozen(pictures, split, backbone):
-    return finetune.fit(pictures, split, backbone, **QUICK)
+    return fit(pictures, split, backbone, **QUICK)
 
 
 @pytest.fixture(scope="module")
 def thawed(pictures, split, backbone):
-    return finetune.fit(pictures, split, backbone, blocks=1, **QUICK)
+    return fit(pictures, split, backbone, blocks=1, **QUICK)
 
 
 def test_a_frozen_network_stays_as_it_was_and_its_head_is_trained_on_its_features(
@@ -257,7 +267,7 @@ def test_only_train_rows_are_looked_at(pictures, split, backbone, frozen):
     elsewhere.attrs = dict(pictures.attrs)
     unseen = split != "train"
     elsewhere.loc[unseen, "path"] = "no such file"
-    again = finetune.fit(elsewhere, split, backbone, **QUICK)
+    again = fit(elsewhere, split, backbone, **QUICK)
     pd.testing.assert_frame_equal(again.curves, frozen.curves)
 
 
@@ -286,7 +296,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(thawed, pictures):
 
 
 def test_it_learns_what_can_be_learned(pictures, split, backbone):
-    found = finetune.fit(
+    found = fit(
         pictures, split, backbone, blocks=2, epochs=12, batch_size=8, dropout=0.0,
         learning_rate=0.01, thawed_learning_rate=0.003, augment=False, random_state=0,
     )  # fmt: skip
@@ -298,7 +308,7 @@ def test_it_learns_what_can_be_learned(pictures, split, backbone):
 
 def test_it_stops_when_the_validation_loss_rises(pictures, split, backbone):
     options = {"learning_rate": 3.0, "patience": 1, "epochs": 40, "batch_size": 8}
-    found = finetune.fit(pictures, split, backbone, **options)
+    found = fit(pictures, split, backbone, **options)
     assert 2 <= len(found.curves) < 40
     assert found.curves["val_loss"].idxmin() == len(found.curves) - 2
 
@@ -312,9 +322,29 @@ def test_options_out_of_range_are_refused(pictures, split, backbone):
         ({"picture_size": 0}, "picture_size must be at least 1"),
     ):
         with pytest.raises(FeatlabError, match=words):
-            finetune.fit(pictures, split, backbone, **options)
-    with pytest.raises(FeatlabError, match=r"one entry per image \(64\), got 3"):
-        finetune.fit(pictures, ["train"] * 3, backbone)
+            fit(pictures, split, backbone, **options)
+    with pytest.raises(FeatlabError, match=r"one entry per image \(64\), got shape \(3,\)"):
+        fit(pictures, ["train"] * 3, backbone)
+
+
+def test_a_class_without_train_images_is_refused_before_anything_is_read(split, backbone, pictures):
+    nowhere = split.where(pictures["label"] == "a", "test")
+    with pytest.raises(FeatlabError, match="Class 'b' has no image in train"):
+        fit(pictures, nowhere, backbone)
+
+
+def test_rows_may_be_a_mask(frozen, pictures, split):
+    mask = (split == "test").to_numpy()
+    expected = frozen.predict_proba(pictures, np.flatnonzero(mask))
+    assert_array_equal(frozen.predict_proba(pictures, mask), expected)
+
+
+def test_what_is_written_is_flushed_to_the_disk(frozen, tmp_path, monkeypatch):
+    flushed = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (flushed.append(handle), real(handle))[1])
+    path = frozen.save(tmp_path / "new" / "frozen.keras")
+    assert flushed and [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_a_picture_that_has_changed_is_named(pictures, split, backbone):
@@ -322,7 +352,7 @@ def test_a_picture_that_has_changed_is_named(pictures, split, backbone):
     table.attrs = dict(pictures.attrs)
     table.loc[(split == "train").to_numpy().argmax(), "sha256"] = "other"
     with pytest.raises(FeatlabError, match="000.png has changed since"):
-        finetune.fit(table, split, backbone, augment=True, **QUICK)  # read inside TensorFlow
+        fit(table, split, backbone, augment=True, **QUICK)  # read inside TensorFlow
 
 
 # ---- interruption ------------------------------------------------------------------------------
@@ -334,8 +364,10 @@ from featlab import finetune, images
 from featlab.backbones import load_backbone
 table = images.index_images(sys.argv[1])[0]
 split = pd.Series([("train", "train", "confirm", "test")[i % 4] for i in range(len(table))])
-finetune.fit(table, split, load_backbone(sys.argv[2]), blocks=1, folder=sys.argv[3],
-             epochs=400, patience=400, batch_size=8, random_state=5)
+finetune.fit_finetuned(
+    table, split, load_backbone(sys.argv[2]), blocks=1, folder=sys.argv[3], random_state=5,
+    options=finetune.TrainingOptions(epochs=400, patience=400, batch_size=8),
+)
 """
 
 
@@ -356,18 +388,18 @@ def test_a_broken_off_training_goes_on_and_ends_where_an_unbroken_one_does(
 
     for done in (2, 3):  # in the first phase, then in the second
         with pytest.raises(KeyboardInterrupt):
-            finetune.fit(pictures, split, backbone, progress=break_off(done), **options)
-    last = finetune.fit(pictures, split, backbone, **options)
+            fit(pictures, split, backbone, progress=break_off(done), **options)
+    last = fit(pictures, split, backbone, **options)
     assert last.epochs_run == 6 - 2 - 3
     pd.testing.assert_frame_equal(last.curves, thawed.curves, rtol=1e-4)
     test = np.flatnonzero(split == "test")
     expected = thawed.predict_proba(pictures, test)
     assert_allclose(last.predict_proba(pictures, test), expected, atol=1e-4)
-    finished = finetune.fit(pictures, split, backbone, **options)
+    finished = fit(pictures, split, backbone, **options)
     assert finished.epochs_run == 0
     assert_allclose(finished.predict_proba(pictures, test), expected, atol=1e-4)
     with pytest.raises(FeatlabError, match="another learning rate: 0.001 there, 0.1 asked for"):
-        finetune.fit(pictures, split, backbone, learning_rate=0.1, **options)
+        fit(pictures, split, backbone, learning_rate=0.1, **options)
 
 
 @pytest.mark.slow
@@ -392,14 +424,14 @@ def test_a_process_killed_outright_leaves_a_whole_checkpoint(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune.fit(
+        fit(
             pictures, split, load_backbone(small_network), blocks=1, folder=folder,
             epochs=400, patience=400, batch_size=8, random_state=5, progress=count,
         )  # fmt: skip
     assert 0 < epochs[0] < 400
     (folder / "training.npz").write_bytes(b"PK damaged")
     with pytest.raises(FeatlabError, match="training.npz is not a checkpoint"):
-        finetune.fit(
+        fit(
             pictures, split, load_backbone(small_network), blocks=1, folder=folder, epochs=400,
             patience=400, batch_size=8, random_state=5,
         )  # fmt: skip
@@ -483,7 +515,7 @@ def test_detector_changes_count_what_was_planted():
         none = pd.Series([""] * 120)
         tables.append(find_detectors(X, pd.Series(y), pd.Series(side), none))
         unseen.append(neurons.rank_neurons(X[side == "confirm"], y[side == "confirm"]))
-    classes, per_neuron = finetune.detector_changes(*tables, *unseen)
+    classes, per_neuron = detector_changes(*tables, *unseen)
     x = classes.set_index("class").loc["x"]
     assert x[["replicated_before", "replicated_after", "replicated_both"]].tolist() == [2, 2, 1]
     assert x["neurons"] == 7
@@ -495,18 +527,21 @@ def test_detector_changes_count_what_was_planted():
     alive = mine.dropna()
     expected = spearmanr(alive["auroc_before"], alive["auroc_after"]).statistic
     assert x["spearman"] == pytest.approx(expected)
-    same, _ = finetune.detector_changes(tables[0], tables[0], unseen[0], unseen[0])
+    same, _ = detector_changes(tables[0], tables[0], unseen[0], unseen[0])
     assert same["spearman"].tolist() == [1, 1]
+    both = pd.concat([tables[0], tables[0].assign(layer="other")])
+    with pytest.raises(FeatlabError, match="of one layer and one pooling"):
+        detector_changes(both, both, unseen[0], unseen[1])
     half = tables[1][tables[1]["neuron"] < 4]
     with pytest.raises(FeatlabError, match="16 and 8 rows"):
-        finetune.detector_changes(tables[0], half, unseen[0], unseen[1])
+        detector_changes(tables[0], half, unseen[0], unseen[1])
 
 
 # ---- small pictures ------------------------------------------------------------------------------
 
 
 def test_a_layer_up_samples_small_pictures_as_reading_does(pictures, split, backbone, tmp_path):
-    found = finetune.fit(pictures, split, backbone, picture_size=12, **QUICK)
+    found = fit(pictures, split, backbone, picture_size=12, **QUICK)
     assert found.input_size == (12, 12)
     loaded = load_backbone(found.save(tmp_path / "small.keras"))
     assert loaded.input_size == (12, 12)

@@ -30,7 +30,7 @@ from featlab import FeatlabError, datasets, finetune, heads, report
 from featlab.backbones.torch_weights import read_state_dict
 from featlab.cli._neurons import file_name
 from featlab.extract import extract_maps
-from featlab.finetune._checkpoint import read_state
+from featlab.finetune._training import read_state
 from featlab.images import index_images
 from featlab.pipeline import load_gradients
 from featlab.store import MapStore

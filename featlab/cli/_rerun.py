@@ -199,15 +199,15 @@ def finetune(
             )  # fmt: skip
         train = partial(
             _trained, store.images, split, made, output,
-            picture_size=picture_size, resize=made.resize, epochs=epochs, patience=patience,
-            batch_size=training_batch_size, learning_rate=learning_rate,
-            thawed_learning_rate=thawed_learning_rate,
-            class_weight="balanced" if class_weights else None, random_state=seed,
+            options=featlab.finetune.TrainingOptions(
+                picture_size=picture_size, resize=made.resize, epochs=epochs, patience=patience,
+                batch_size=training_batch_size, learning_rate=learning_rate,
+                thawed_learning_rate=thawed_learning_rate,
+                class_weight="balanced" if class_weights else None,
+            ),
+            random_state=seed,
         )  # fmt: skip
-        fits = {
-            "frozen": train("frozen", blocks=0),
-            "thawed": train("thawed", blocks=blocks, augment=augment),
-        }
+        fits = {"frozen": train("frozen", 0, None), "thawed": train("thawed", blocks, augment)}
         tuned = dataclasses.replace(
             Pass(made.images, backbone=str(output / "thawed.keras")),
             **{name: getattr(made, name) for name in _AS_THE_FROZEN},
@@ -222,12 +222,23 @@ def finetune(
 
 
 def _trained(
-    images: pd.DataFrame, split: pd.Series, made: Pass, output: Path, name: str, **options: Any
-) -> featlab.finetune.FineTuned:
+    images: pd.DataFrame,
+    split: pd.Series,
+    made: Pass,
+    output: Path,
+    name: str,
+    blocks: int,
+    augment: bool | None,
+    *,
+    options: featlab.finetune.TrainingOptions,
+    random_state: int,
+) -> featlab.finetune.fitting.FineTuned:
     """A finished or resumed training, its model saved once: its digest names the maps' origin."""
-    fitted = featlab.finetune.fit(
-        images, split, _pass.load_network(made), folder=output / "checkpoints" / name,
-        progress=partial(_epochs, label=name), **options,
+    fitted = featlab.finetune.fit_finetuned(
+        images, split, _pass.load_network(made), blocks=blocks,
+        options=dataclasses.replace(options, augment=augment),
+        folder=output / "checkpoints" / name, random_state=random_state,
+        progress=partial(_epochs, label=name),
     )  # fmt: skip
     path = output / f"{name}.keras"
     if fitted.epochs_run == 0 and path.exists():

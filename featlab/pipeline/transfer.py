@@ -15,9 +15,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from featlab import extract, features, finetune, heads, images, neurons
+from featlab import extract, features, heads, images, neurons
 from featlab.arguments import Progress
 from featlab.backbones import Backbone, load_backbone
+from featlab.finetune import compare_transfer
+from featlab.finetune.fitting import FineTuned
+from featlab.finetune.network import map_network
+from featlab.finetune.transfer import detector_changes
 from featlab.pipeline.detectors import find_detectors
 from featlab.results.heads import HeadResults
 from featlab.results.transfer import Transfer
@@ -29,7 +33,7 @@ TRANSFER_HEADS = ("logistic", "mlp")
 def transfer_study(
     store: MapStore,
     split: pd.Series,
-    fits: Mapping[str, finetune.FineTuned],
+    fits: Mapping[str, FineTuned],
     tuned: MapStore | None = None,
     *,
     small_images: pd.DataFrame | None = None,
@@ -56,12 +60,12 @@ def transfer_study(
     featlab.Transfer
     """
     scores, seconds = _timed_heads(store, split, random_state)
-    comparison, predictions = finetune.compare_transfer(
+    comparison, predictions = compare_transfer(
         fits, store.images, split, scores, seconds, random_state=random_state
     )
     changed, per_neuron = None, None
     if tuned is not None:
-        changed, per_neuron = finetune.detector_changes(
+        changed, per_neuron = detector_changes(
             *(_detectors(maps, split, random_state) for maps in (store, tuned)),
             *(_measured(maps, split) for maps in (store, tuned)),
         )
@@ -83,7 +87,7 @@ def transfer_study(
     )
 
 
-def _about(fitted: finetune.FineTuned) -> dict[str, Any]:
+def _about(fitted: FineTuned) -> dict[str, Any]:
     return {
         **fitted.parameters,
         "thawed": fitted.thawed,
@@ -190,7 +194,7 @@ def small_images_table(
         copies = _small_copies(table, place / f"copies_{side}", side)
         by_layer = place / f"{full.name}_takes_{side}.keras"
         if not by_layer.exists():
-            finetune.map_network(full, (side, side)).save(by_layer)
+            map_network(full, (side, side)).save(by_layer)
         ways: list[tuple[str, str, pd.DataFrame, Backbone, int]] = [
             (f"{side} px copies", f"at {side} px", copies,
              load_backbone(backbone, weights=weights, input_size=side), side),

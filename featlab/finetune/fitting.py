@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+import warnings
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +15,38 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from featlab.arguments import (
-    check_choice,
+    Progress,
     check_classes_in_train,
     class_codes,
+    row_numbers,
     split_sides,
     text_labels,
 )
+from featlab.backbones import Backbone
 from featlab.errors import FeatlabError
-from featlab.finetune._checkpoint import State, read_state
-from featlab.finetune._network import thaw, trainable_parameters, transfer_network
-from featlab.finetune._phases import Data, head_phase, thawed_phase, train_phase
-from featlab.finetune._pictures import PictureReader, outputs_of
-from featlab.finetune._rows import validation_part
-from featlab.finetune._training import Progress, curves_of, restore
+from featlab.finetune._training import (
+    Data,
+    State,
+    TrainingOptions,
+    curves_of,
+    head_phase,
+    read_state,
+    restore,
+    thawed_phase,
+    train_phase,
+)
+from featlab.finetune.network import (
+    PictureReader,
+    outputs_of,
+    thaw,
+    trainable_parameters,
+    transfer_network,
+)
+from featlab.heads.training import stratified_folds
+from featlab.system.files import write_whole
 
 if TYPE_CHECKING:
     import keras
-
-    from featlab.backbones import Backbone
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -91,18 +106,18 @@ class FineTuned:
         ----------
         images : DataFrame
             Image table with ``attrs["root"]``.
-        rows : array_like of int, optional
-            Row numbers; all by default.
+        rows : array_like of int, or boolean mask, optional
+            All by default.
 
         Returns
         -------
         ndarray of shape (len(rows), k)
             Rows sum to 1.
         """
-        wanted = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.intp)
+        numbers = row_numbers(rows, len(images))
         read = PictureReader(images, self.input_size, self.parameters["resize"])
-        found = outputs_of(self.model, read, wanted, self.parameters["batch_size"])
-        values = found.astype(np.float64)
+        outputs = outputs_of(self.model, read, numbers, self.parameters["batch_size"])
+        values = outputs.astype(np.float64)
         return values / values.sum(axis=1, keepdims=True)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -114,33 +129,17 @@ class FineTuned:
         path = Path(path)
         if path.suffix != ".keras":
             raise FeatlabError(f"path must end in .keras, got {path}.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.stem}.{os.getpid()}.part.keras")
-        try:
-            self.model.save(part)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, self.model.save)
         return path
 
 
-def fit(
+def fit_finetuned(
     images: pd.DataFrame,
     split: ArrayLike,
     backbone: Backbone,
     *,
     blocks: int = 0,
-    picture_size: int | None = None,
-    resize: str = "stretch",
-    augment: bool | None = None,
-    class_weight: str | None = "balanced",
-    validation: float = 0.2,
-    epochs: int = 30,
-    patience: int = 5,
-    batch_size: int = 32,
-    learning_rate: float = 1e-3,
-    thawed_learning_rate: float = 1e-4,
-    dropout: float = 0.2,
+    options: TrainingOptions | None = None,
     folder: str | os.PathLike[str] | None = None,
     random_state: int = 0,
     progress: Progress | None = None,
@@ -161,33 +160,14 @@ def fit(
     backbone : Backbone
         Its weights are copied; it is left as it was.
     blocks : int
-        Blocks to thaw, from the end; see :func:`blocks_of` for what a block is.
-    picture_size : int, optional
-        The saved model takes pictures of this side and up-samples them bilinearly to the network's
-        input by a layer. The network's own input size by default.
-    resize : {"stretch", "pad"}
-        How pictures are brought to size, as in the pass.
-    augment : bool, optional
-        Whether pictures are flipped left to right and slightly turned, zoomed and changed in
-        contrast while training (where blocks are thawed, only after that). By default where
-        `blocks` is not 0.
-    class_weight : {"balanced", None}
-        Whether the classes count alike in the loss.
-    validation : float
-        Share of the train rows that decides when to stop and which epoch was best, stratified by
-        class, groups and copies of a file together.
-    epochs, patience : int
-        Most epochs of each phase; epochs without a lower validation loss before it stops.
-    batch_size : int
-    learning_rate, thawed_learning_rate : float
-        Adam's, while the head learns alone, and after.
-    dropout : float
-        Before the dense layer, 0 to below 1.
+        Blocks to thaw, from the end: layers whose names share a block's number.
+    options : TrainingOptions, optional
+        Sizes, epochs, learning rates, augmentation, weights of the classes.
     folder : path-like, optional
         For the checkpoint: an interrupted training goes on from its last finished epoch with the
         same result, a finished one is read.
     random_state : int
-        Seed of weights, order, augmentation and validation part.
+        Seed of weights, order, augmentation and validation rows.
     progress : callable, optional
         Wraps the epochs of a phase.
 
@@ -198,52 +178,44 @@ def fit(
     Raises
     ------
     FeatlabError
-        An option out of range, too few train images, a picture that changed, a checkpoint of
-        another training, a backbone that cannot be rebuilt.
+        Too few train images, a class without any, a picture that changed, a checkpoint of another
+        training, a backbone that cannot be rebuilt.
 
     References
     ----------
     Yosinski, Clune, Bengio & Lipson (2014). How transferable are features in deep neural networks?
     NeurIPS 27 (thawing the last layers).
     """
-    if augment is None:
-        augment = blocks > 0
-    _check(class_weight, epochs, patience, batch_size, dropout, picture_size, resize)
-    codes, classes = class_codes(text_labels(images["label"], name="labels"), least=2)
+    options = options or TrainingOptions()
+    if options.augment is None:
+        options = replace(options, augment=blocks > 0)
+    codes, classes = class_codes(text_labels(images["label"], name="label"), least=2)
     sides = split_sides(split, len(images))
     train = np.flatnonzero(sides == "train")
     check_classes_in_train(codes[train], classes)
-    fit_rows, held = validation_part(images, codes, train, validation, random_state)
+    fit_rows, held = validation_rows(images, codes, train, options.validation, random_state)
+    size = options.picture_size
     model = transfer_network(
         backbone,
         len(classes),
-        picture_size=None if picture_size is None else (picture_size, picture_size),
-        dropout=dropout,
+        picture_size=None if size is None else (size, size),
+        dropout=options.dropout,
         random_state=random_state,
     )
     thawed = thaw(model, backbone, blocks)
     parameters = {
         "backbone": backbone.name,
         "blocks": blocks,
-        "picture_size": picture_size,
-        "resize": resize,
-        "augment": augment,
-        "class_weight": class_weight,
-        "validation": validation,
-        "epochs": epochs,
-        "patience": patience,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "thawed_learning_rate": thawed_learning_rate,
-        "dropout": dropout,
+        **asdict(options),
         "random_state": random_state,
     }
     checkpoint = None if folder is None else Path(folder) / _CHECKPOINT
     key = _key(backbone, images, sides, parameters)
     state = State(key) if checkpoint is None else read_state(checkpoint, key)
     before = len(state.history)
-    read = PictureReader(images, model.input_shape[1:3], resize)
-    data = Data(read, codes, fit_rows, held, parameters, model)
+    read = PictureReader(images, model.input_shape[1:3], options.resize)
+    weights = class_weights(codes[fit_rows], len(classes), options.class_weight)
+    data = Data(read, codes, weights, fit_rows, held, options, blocks, random_state, model)
     makers = [head_phase] if blocks == 0 else [head_phase, thawed_phase]
     with read.own_errors():
         for place, make in enumerate(makers):
@@ -252,7 +224,7 @@ def fit(
     restore(model, state.best)
     return FineTuned(
         model=model,
-        classes=[str(name) for name in classes],
+        classes=classes.tolist(),
         curves=curves_of(state),
         fit_rows=fit_rows,
         validation_rows=held,
@@ -263,26 +235,6 @@ def fit(
         epochs_run=len(state.history) - before,
         parameters=parameters,
     )
-
-
-def _check(
-    class_weight: str | None,
-    epochs: int,
-    patience: int,
-    batch_size: int,
-    dropout: float,
-    picture_size: int | None,
-    resize: str,
-) -> None:
-    check_choice("class_weight", class_weight, (None, "balanced"))
-    check_choice("resize", resize, ("stretch", "pad"))
-    for name, value in (("epochs", epochs), ("patience", patience), ("batch_size", batch_size)):
-        if value < 1:
-            raise FeatlabError(f"{name} must be at least 1, got {value}.")
-    if not 0 <= dropout < 1:
-        raise FeatlabError(f"dropout must be at least 0 and below 1, got {dropout!r}.")
-    if picture_size is not None and picture_size < 1:
-        raise FeatlabError(f"picture_size must be at least 1 px, got {picture_size}.")
 
 
 def _key(
@@ -296,3 +248,61 @@ def _key(
         "image_set_and_split": digest.hexdigest()[:32],
         **{name: json.dumps(value) for name, value in parameters.items() if name != "backbone"},
     }
+
+
+def validation_rows(
+    images: pd.DataFrame, codes: Ints, train: Ints, share: float, random_state: int
+) -> tuple[Ints, Ints]:
+    """Divide the train rows, stratified by class; a group or the copies of a file stay together.
+
+    Parameters
+    ----------
+    images : DataFrame
+        Image table.
+    codes : ndarray of shape (n,)
+        Class code of every image.
+    train : ndarray of int
+        The train rows.
+    share : float
+        Of the train rows that are put aside, above 0, at most 0.5.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    fit, validation : ndarrays of int
+        Row numbers; every class is in `fit`.
+
+    Raises
+    ------
+    FeatlabError
+        Too few images or groups in train to put some aside.
+    """
+    y, units = codes[train], _units(images.iloc[train])
+    per_class = [len(np.unique(units[y == code])) for code in np.unique(y)]
+    n_folds = min(round(1 / share), max(per_class))
+    if n_folds > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a class with fewer units than folds
+            divided = stratified_folds(y, units, n_folds, random_state)
+        for fit, held in divided:
+            if len(np.unique(y[fit])) == len(per_class):
+                return train[fit], train[held]
+    raise FeatlabError(
+        f"train has too few images or groups ({len(train)} images, {len(np.unique(units))} "
+        "independent units) to put some aside that decide when to stop: add images."
+    )
+
+
+def _units(images: pd.DataFrame) -> NDArray[np.str_]:
+    """What must not be divided: the group, else the file's digest, which its copies share."""
+    group, digest = images["group"].to_numpy(str), images["sha256"].to_numpy(str)
+    return np.where(group != "", np.char.add("group ", group), np.char.add("file ", digest))
+
+
+def class_weights(codes: Ints, n_classes: int, kind: str | None) -> Floats:
+    """Weight of an image of each class: 1, or "balanced": n / (classes x images of the class)."""
+    if kind is None:
+        return np.ones(n_classes)
+    counts = np.bincount(codes, minlength=n_classes)
+    return len(codes) / (n_classes * counts)
