@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
+from featlab.arguments import SIDES, check_columns, group_names, text_labels
 from featlab.errors import FeatlabError
+
+__all__ = ["make_split"]
 
 logger = logging.getLogger(__name__)
 
-SIDES = ("train", "confirm", "test")
-"""The sides of a split: what fits and chooses, what judges, what is only scored."""
 _GIVEN_NAMES = {"train": "train", "val": "confirm", "confirm": "confirm", "test": "test"}
 
 
@@ -63,23 +64,26 @@ def make_split(
     Raises
     ------
     FeatlabError
-        Fewer than two classes; a class with fewer units than sides to fill, or too entangled with
-        others by groups to be on every side; a ``split`` column that is partly filled, holds other
-        words or no ``train``; wrong `fractions`.
+        No column for path or label, or a label missing; fewer than two classes; a class with fewer
+        units than sides to fill, or too entangled with others by groups to be on every side; a
+        ``split`` column that is partly filled, holds other words or no ``train``; wrong
+        `fractions`.
     """
-    _check_columns(images)
+    check_columns(
+        "the image table", images, ("path", "label"), "make it with featlab.images.index_images"
+    )
     if fractions is None:
-        grouped = (_blank_column(images, "group") != "").any()
+        grouped = (_named(images, "group") != "").any()
         fractions = (0.4, 0.3, 0.3) if grouped else (0.5, 0.2, 0.3)
     shares = _checked_fractions(fractions)
     table = images.assign(_row=np.arange(len(images))).sort_values("path", kind="stable")
-    labels = _blank_column(table, "label")
+    labels = text_labels(table["label"], name="label").astype(np.str_)
     if len(np.unique(labels)) < 2:
         raise FeatlabError(
             f"A split needs at least two classes, got {sorted(set(labels.tolist()))}; "
             "add images of another class."
         )
-    given = _blank_column(table, "split")
+    given = _named(table, "split")
     units = _units(table)
     rng = np.random.default_rng(random_state)
     if (given == "").all():
@@ -101,28 +105,16 @@ def _checked_fractions(fractions: Sequence[float]) -> NDArray[np.float64]:
     return shares
 
 
-def _check_columns(images: pd.DataFrame) -> None:
-    missing = [name for name in ("path", "label") if name not in images]
-    if missing:
-        raise FeatlabError(
-            f"The image table needs the columns 'path' and 'label', {missing} is missing; "
-            "make it with featlab.images.index_images."
-        )
-
-
-def _blank_column(table: pd.DataFrame, name: str) -> NDArray[np.str_]:
-    """Values of a column as str; a missing column or value is ``""``."""
-    if name not in table:
-        return np.full(len(table), "", dtype=np.str_)
-    filled = table[name].where(table[name].notna(), "")
-    return np.array([str(value) for value in filled], dtype=np.str_)
+def _named(table: pd.DataFrame, column: str) -> NDArray[np.str_]:
+    """Values of a column that may be absent, ``""`` where nothing is named."""
+    return group_names(table.get(column), len(table), name=column)
 
 
 def _units(table: pd.DataFrame) -> NDArray[np.intp]:
     """Component id per row: rows are linked through an equal group or an equal sha256."""
     rows, keys, n_keys = [], [], 0
     for name in ("group", "sha256"):
-        values = _blank_column(table, name)
+        values = _named(table, name)
         linked = np.flatnonzero(values != "")
         _, codes = np.unique(values[linked], return_inverse=True)
         rows.append(linked)
@@ -148,9 +140,9 @@ def _assign(
     counts = np.zeros((len(first), len(classes)), dtype=np.int64)
     np.add.at(counts, (unit_codes, label_codes), 1)
     _check_enough_units(classes, counts, sides)
-    chosen = _fill(counts, _quotas(counts.sum(axis=0), shares), rng)
-    _check_all_sides(classes, counts, chosen, sides)
-    return np.asarray(sides)[chosen][unit_codes]
+    side_codes = _fill(counts, _quotas(counts.sum(axis=0), shares), rng)
+    _check_all_sides(classes, counts, side_codes, sides)
+    return np.asarray(sides)[side_codes][unit_codes]
 
 
 def _quotas(class_sizes: NDArray[np.int64], shares: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -176,13 +168,13 @@ def _fill(
     # A class weighs as much as the share of it that hangs on this unit: rare classes come first.
     weights = counts / counts.sum(axis=0)
     need = quotas.astype(np.float64)
-    chosen = np.empty(len(counts), dtype=np.intp)
+    side_codes = np.empty(len(counts), dtype=np.intp)
     for unit in order:
         relative = (need / quotas) @ weights[unit]
         level = relative >= relative.max() - 1e-12
-        chosen[unit] = np.flatnonzero(level)[quotas[level].sum(axis=1).argmax()]
-        need[chosen[unit]] -= counts[unit]
-    return chosen
+        side_codes[unit] = np.flatnonzero(level)[quotas[level].sum(axis=1).argmax()]
+        need[side_codes[unit]] -= counts[unit]
+    return side_codes
 
 
 def _check_enough_units(
@@ -203,11 +195,11 @@ def _check_enough_units(
 def _check_all_sides(
     classes: NDArray[np.str_],
     counts: NDArray[np.int64],
-    chosen: NDArray[np.intp],
+    side_codes: NDArray[np.intp],
     sides: Sequence[str],
 ) -> None:
     for code, side in enumerate(sides):
-        absent = classes[counts[chosen == code].sum(axis=0) == 0]
+        absent = classes[counts[side_codes == code].sum(axis=0) == 0]
         if len(absent):
             raise FeatlabError(
                 f"Class {str(absent[0])!r} has no image left for {side!r}: its groups are tied to "
@@ -226,7 +218,7 @@ def _honour(
     """Sides from the table's own split, the missing ones carved out of its train."""
     _check_given(given)
     mapped = np.array([_GIVEN_NAMES[value] for value in given])
-    sides = _without_copies_across(mapped, _blank_column(table, "sha256"))
+    sides = _without_copies_across(mapped, _named(table, "sha256"))
     emptied = sorted(set(mapped.tolist()) - set(sides.tolist()))
     if emptied:
         raise FeatlabError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 
 import matplotlib.figure
@@ -11,11 +13,16 @@ import pytest
 from conftest import FakeBackbone
 from PIL import Image
 
-from featlab import FeatlabError, localise, neurons, plots
+from featlab import FeatlabError, localise, neurons, plots, report
+from featlab.arguments import confirmed_detectors
 from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.pipeline import analyse, neuron_card, write_results
+from featlab.pipeline._analysis import STAGES
+from featlab.pipeline.detectors import ablation_order
+from featlab.pipeline.scheduler import Stage, run_stages
 from featlab.report import _methods
+from featlab.results import Results
 
 
 def write_pictures(folder, n=40, classes=("red", "green")):
@@ -74,9 +81,16 @@ def test_planted_colour_is_found_confirmed_and_located(results):
     assert results.audit.verdict in ("warn", "fail")
 
 
-def test_the_page_tells_all_of_it_and_the_tables_lie_beside_it(results, tmp_path):
-    write_results(results, tmp_path)
-    page = (tmp_path / "report.html").read_text("utf-8")
+@pytest.fixture(scope="module")
+def written(results, tmp_path_factory):
+    """The folder of the results, the paths told, and the seconds known before."""
+    folder, before = tmp_path_factory.mktemp("written"), dict(results.seconds)
+    return folder, write_results(results, folder), before
+
+
+def test_the_page_tells_all_of_it_and_the_tables_lie_beside_it(results, written):
+    folder = written[0]
+    page = (folder / "report.html").read_text("utf-8")
     for words in (
         "Is it fit for the question?",
         "Checks of the set",
@@ -90,8 +104,8 @@ def test_the_page_tells_all_of_it_and_the_tables_lie_beside_it(results, tmp_path
     assert "&lt;bdi" not in page and "&lt;b" not in page
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page))
     for name in ("audit", "audit_images", "confounds", "heads", "neurons", "detectors"):
-        assert (tmp_path / f"{name}.csv").exists(), name
-    again = pd.read_parquet(tmp_path / "neurons.parquet")
+        assert (folder / f"{name}.csv").exists(), name
+    again = pd.read_parquet(folder / "neurons.parquet")
     assert again.attrs["correction"] == "fdr_bh"
     pd.testing.assert_frame_equal(again, results.all_neurons, check_dtype=False)
 
@@ -158,3 +172,120 @@ def test_of_very_many_boxes_a_sample_is_scored_and_the_page_says_so(store, monke
     assert results.boxed_test_images == (results.split == "test").sum()
     said = " ".join(_methods.methods(results)[0])
     assert f"Heat maps of a random 10 of the {results.boxed_test_images} test images with" in said
+
+
+def test_rows_of_a_card_may_be_a_mask(store, results):
+    mask = np.zeros(len(store), dtype=bool)
+    mask[[3, 4, 5, 50]] = True
+    cards = [
+        neuron_card(store, 0, results.all_neurons, rows=rows, most=2)
+        for rows in ([3, 4, 5, 50], mask, pd.Series(mask))
+    ]
+    assert set(cards[0].best["row"]) | set(cards[0].worst["row"]) == {3, 4, 5, 50}
+    for card in cards[1:]:
+        pd.testing.assert_frame_equal(card.best, cards[0].best)
+        pd.testing.assert_frame_equal(card.worst, cards[0].worst)
+        np.testing.assert_array_equal(card.activations, cards[0].activations)
+    with pytest.raises(FeatlabError, match="rows .* 80 entries"):
+        neuron_card(store, 0, results.all_neurons, rows=mask[:5])
+
+
+def test_a_card_is_of_the_layer_that_was_asked_for(store, results):
+    cards = {
+        layer: neuron_card(store, 0, results.all_neurons, label="red", layer=layer)
+        for layer in store.layers
+    }
+    for layer, card in cards.items():
+        assert (card.layer, card.neuron, card.label) == (layer, 0, "red")
+        np.testing.assert_array_equal(card.activations, store.pooled(layer=layer)[:, 0])
+    assert cards["low"].activations.max() < cards["high"].activations.max()
+
+
+def test_the_lead_detector_is_the_same_one_everywhere(results):
+    """Several neurons tell these classes apart without a mistake: their AUROCs tie at 1."""
+    tied = results.neurons.query("auroc == 1 and direction == 'active'")
+    assert tied.groupby("class").size().max() > 1
+    shown = report.summary(results)["detectors"]
+    context = results.localisation.fitted.contexts["high"]
+    for label in ("red", "green"):
+        lead = confirmed_detectors(results.neurons).query("`class` == @label").iloc[0]["neuron"]
+        own = context.neurons[context.neurons["class"] == label]
+        assert own[own["direction"] == "active"]["neuron"].iloc[0] == lead
+        assert shown[label]["best_neuron"] == lead
+        assert [card.neuron for card in results.cards if card.label == label] == [lead]
+        for pictures in (results.gallery, results.detector_examples):
+            assert next(k for name, k in pictures.neurons if name == label) == lead
+
+
+def test_ablation_takes_the_best_of_each_class_first(results):
+    detectors = confirmed_detectors(results.neurons)
+    X = pd.DataFrame(np.random.default_rng(0).random((9, 10)))
+    order = ablation_order(detectors, X)
+    first = detectors.drop_duplicates("class")["neuron"].tolist()
+    assert order[: len(set(first))] == list(dict.fromkeys(first))
+    assert len(order) <= 5  # of ten living neurons
+
+
+def test_results_are_not_written_into_after_they_were_made(results, written):
+    folder, (page, summary), before = written
+    assert (page, summary) == (folder / "report.html", folder / "summary.json")
+    assert dict(results.seconds) == before and "report" not in before
+    told = json.loads(summary.read_text("utf-8"))["seconds"]
+    assert told.pop("report") > 0 and told == before
+
+
+def test_seconds_of_earlier_stages_are_told_and_left_alone(store, monkeypatch):
+    monkeypatch.setattr("featlab.pipeline._analysis.STAGES", ())
+    earlier = {"extract": 3.0}
+    with pytest.raises(TypeError, match="heads"):  # nothing was made
+        analyse(store, seconds=earlier)
+    assert earlier == {"extract": 3.0}
+
+
+def test_every_stage_has_what_it_needs():
+    known = {"store", "labels", "groups", "truth", "split", "box_kind", "random_state"}
+    known |= {"progress", "load"}
+    names = [stage.name for stage in STAGES]
+    assert len(set(names)) == len(names)
+    for stage in STAGES:
+        assert set(stage.needs) <= known, stage.name
+        known.add(stage.name)
+    made = {field.name for field in dataclasses.fields(Results)}
+    assert {"heads", "neurons", "localisation", "audit", "cards", "glance"} <= made & known
+
+
+def double():
+    """A function that travels by value: another process need not import this file."""
+
+    def twice(x):
+        return 2 * x
+
+    return twice
+
+
+def total(doubled, x, most=3):
+    return min(doubled + x, most)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_stages_take_what_was_given_and_what_stages_before_them_made(cores, monkeypatch):
+    monkeypatch.setattr("featlab.system.workers.usable_cores", lambda: cores)
+    stages = [Stage("doubled", double(), "one", beside=True), Stage("total", total, "two")]
+    made, seconds = run_stages(stages, {"x": 1})
+    assert made == {"doubled": 2, "total": 3}
+    assert set(seconds) == {"one", "two"}
+
+
+def test_a_table_too_large_to_be_sent_is_worked_on_here(monkeypatch):
+    monkeypatch.setattr("featlab.pipeline.scheduler.beside", None)
+    monkeypatch.setattr("featlab.pipeline.scheduler._MOST_SENT", 3)
+    calls = []
+
+    def rows(X):
+        calls.append(len(X))
+        return len(X)
+
+    made, _ = run_stages(
+        [Stage("n", rows, "rows", beside=True)], {"X": pd.DataFrame({"a": [1] * 4})}
+    )
+    assert made == {"n": 4} and calls == [4]

@@ -109,7 +109,7 @@ def test_columns_may_be_absent():
     images = image_table({"a": 10, "b": 10})
     split = make_split(images[["path", "label"]])
     pd.testing.assert_series_equal(split, make_split(images))
-    with pytest.raises(FeatlabError, match="'path' and 'label'"):
+    with pytest.raises(FeatlabError, match="no column path; make it"):
         make_split(images[["label"]])
 
 
@@ -195,3 +195,19 @@ class TestGiven:
     def test_no_train(self):
         with pytest.raises(FeatlabError, match="no 'train' image"):
             make_split(self.given_table(["val", "test"]))
+
+
+def test_a_missing_group_is_no_group_however_it_is_written():
+    images = image_table({"a": 20, "b": 20})
+    blank = make_split(images)
+    for missing in (None, np.nan, pd.NA):
+        groups = pd.Series([missing] * len(images), dtype=object)
+        assert make_split(images.assign(group=groups)).tolist() == blank.tolist()
+
+
+def test_labels_may_be_numbers_but_not_missing():
+    images = image_table({"0": 20, "1": 20})
+    split = make_split(images)
+    assert make_split(images.assign(label=images["label"].astype(int))).tolist() == split.tolist()
+    with pytest.raises(FeatlabError, match="label holds 1 missing"):
+        make_split(images.assign(label=[None, *images["label"][1:]]))
