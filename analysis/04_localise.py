@@ -6,7 +6,7 @@ python analysis/04_localise.py [STORE] [BOX_KIND]
 import sys
 from pathlib import Path
 
-from featlab import features, heads, localise, neurons, plots, splits
+from featlab import features, heads, localise, neurons, pipeline, plots, splits
 from featlab.store import MapStore
 
 path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
@@ -21,10 +21,11 @@ with MapStore(path) as store:
     ranked = neurons.rank_neurons(X[train], labels[train])
     table = neurons.confirm_neurons(ranked, X[confirm], labels[confirm])
     scores = heads.evaluate_heads(X, labels, split, heads=("logistic",))
-    coefficients, _ = heads.linear_weights(scores.models["logistic"])
-    weights = dict(zip(scores.classes, coefficients, strict=True))
+    weights = pipeline.class_weights(scores)
 
-    where = localise.evaluate(store, split, neurons=table, weights=weights, box_kind=kind)
+    where = localise.evaluate_localisation(
+        store, split, neurons=table, weights=weights, box_kind=kind
+    )
 
 where.table.to_csv(path.with_name("localisation.csv"), index=False)
 columns = ["method", "supervision", "threshold", "n", "box_accuracy", "mean_iou", "centre_in_box"]

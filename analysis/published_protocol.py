@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from legacy_boxes import legacy_batch_iou
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from featlab import audit, boxheads, features
-from featlab import boxes as bx
+from featlab.boxes import geometry as bx
 from featlab.errors import FeatlabError
 from featlab.intervals import bootstrap_interval
 from featlab.results import JointHeadResults
@@ -243,7 +244,7 @@ def _legacy(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Mean over batches of the published overlap score."""
     a, b = predicted * _PIXELS, truth * _PIXELS
     values = [
-        bx.legacy_batch_iou(
+        legacy_batch_iou(
             a[start : start + _BATCH], b[start : start + _BATCH], corners_as_width=True
         )
         for start in range(0, len(a), _BATCH)

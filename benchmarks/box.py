@@ -25,9 +25,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from limits import say
-from scenes import scene_store
+from scenes import network_of, scene_store
 
 from featlab import backbones, gradients, images, localise
+from featlab.localise.heat import cam_heat
 from featlab.store import MapStore
 
 SCENES, THRESHOLD, BATCH = 240, 0.3, 32
@@ -38,7 +39,7 @@ Work = Callable[[], object]
 
 def from_store(store: MapStore, weights: np.ndarray) -> np.ndarray:
     """The box of every image of the store."""
-    heat = np.concatenate([localise.cam_heat(maps, weights) for _, maps in store.iter_maps()])
+    heat = np.concatenate([cam_heat(maps, weights) for _, maps in store.iter_maps()])
     sizes = store.images[["width", "height"]].to_numpy(float)
     return localise.heat_boxes(heat, [THRESHOLD], frames=store.frames, sizes=sizes)[:, 0]
 
@@ -91,8 +92,7 @@ def by_library(model, layer: str, pixels: np.ndarray) -> Work | None:
     return lambda: [cam(score, picture[None], **find) for picture in pixels]
 
 
-def read_pictures(store: MapStore, n: int) -> np.ndarray:
-    size = tuple(int(side) for side in str(store.provenance["input_size"]).split(" x "))
+def read_pictures(store: MapStore, n: int, size: tuple[int, int]) -> np.ndarray:
     root = Path(store.images.attrs["root"])
     return np.stack(
         [
@@ -115,8 +115,8 @@ def milliseconds(work: Work, n: int) -> tuple[float, float]:
 def compare(path: Path, rounds: int, n: int) -> None:
     with MapStore(path) as store:
         weights = np.random.default_rng(0).normal(size=store.map_shape()[2]).astype(np.float32)
-        backbone = backbones.load_backbone(store.provenance["backbone"], engine="tensorflow")
-        pixels = read_pictures(store, 4 * n)
+        backbone = network_of(store, engine="tensorflow", layers=store.layers[-1])
+        pixels = read_pictures(store, 4 * n, backbone.input_size)
         model = headed_model(backbone, weights)
         coef = np.stack([weights, -weights])
         network = gradients.attach_head(backbone, ("a", "b"), coef, np.zeros(2))
@@ -135,14 +135,14 @@ def compare(path: Path, rounds: int, n: int) -> None:
         for turn in range(rounds + 1):
             for name, (work, count) in works.items():
                 if work is not None:
-                    found = milliseconds(work, count)
+                    spent = milliseconds(work, count)
                     if turn:  # The first one warms up.
-                        seconds.setdefault(name, []).append(found)
+                        seconds.setdefault(name, []).append(spent)
         print(f"{len(store)} images, maps {store.map_shape()}, {rounds} rounds; ms an image")
     print(f"{'':34s} {'by clock (least … most)':28s} of the processor")
     wall, cost = {}, {}
-    for name, found in seconds.items():
-        clock, processor = zip(*found, strict=True)
+    for name, spent in seconds.items():
+        clock, processor = zip(*spent, strict=True)
         wall[name], cost[name] = statistics.median(clock), statistics.median(processor)
         spread = f"({min(clock):.3f} … {max(clock):.3f})"
         print(f"{name:34s} {wall[name]:8.3f} {spread:19s} {cost[name]:8.3f}")

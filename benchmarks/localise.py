@@ -15,12 +15,13 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 import numpy as np
 from scipy import ndimage
 
-from featlab import boxes as bx
-from featlab import localise
+from featlab.boxes import iou_matrix
+from featlab.localise.heat import normalise, upsample
+from featlab.localise.regions import GRID, THRESHOLDS, score_heats
 
 N = int(sys.argv[1]) if len(sys.argv) > 1 else 500
 SIDE = int(sys.argv[2]) if len(sys.argv) > 2 else 14
-GRID, FEW = localise.regions.GRID, 20
+FEW = 20
 EIGHT = np.ones((3, 3))
 
 
@@ -34,31 +35,31 @@ def made_maps(kind, n, rng):
 
 def pictures(heats):
     for heat in heats:
-        fine = localise.normalise(localise.upsample(heat, GRID))
+        fine = normalise(upsample(heat, GRID))
         pixels = (fine * np.float32(255)).astype(np.uint8)
-        for cut in np.floor(localise.THRESHOLDS * pixels.max()):
+        for cut in np.floor(THRESHOLDS * pixels.max()):
             yield (pixels > cut).astype(np.uint8)
 
 
 def by_scipy(heats, truth):
     for k, hot in enumerate(pictures(heats)):
         labels, _ = ndimage.label(hot, EIGHT)
-        found = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
-        if found:
-            bx.iou_matrix(found, truth[k // 100, None]).max()
+        corners = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
+        if corners:
+            iou_matrix(corners, truth[k // 100, None]).max()
 
 
 def by_contours(heats, truth):
     for k, hot in enumerate(pictures(heats)):
         contours = cv2.findContours(hot, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-        found = [(x, y, x + w, y + h) for x, y, w, h in map(cv2.boundingRect, contours)]
-        if found:
-            bx.iou_matrix(found, truth[k // 100, None]).max()
+        corners = [(x, y, x + w, y + h) for x, y, w, h in map(cv2.boundingRect, contours)]
+        if corners:
+            iou_matrix(corners, truth[k // 100, None]).max()
 
 
 def ours(heats, truth):
     n = len(heats)
-    return localise.score_heats(
+    return score_heats(
         heats,
         truth,
         np.arange(n),

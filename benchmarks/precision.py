@@ -50,7 +50,7 @@ def results(store: MapStore, kind: str | None) -> tuple[pd.DataFrame, pd.DataFra
     X = features.feature_table(store)
     neurons = pipeline.detectors.find_detectors(X, labels, split, groups, random_state=0)
     scores = heads.evaluate_heads(X, labels, split, groups=groups, heads=["logistic"])
-    where = localise.evaluate(
+    where = localise.evaluate_localisation(
         store,
         split,
         methods=METHODS,

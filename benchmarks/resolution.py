@@ -19,9 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pandas as pd
-from scenes import scene_store
+from scenes import network_of, scene_store
 
-from featlab import backbones, features, heads, localise, pipeline, splits
+from featlab import features, heads, localise, pipeline, splits
 from featlab.arguments import origin_of
 from featlab.store import MapStore
 
@@ -38,17 +38,9 @@ BATCH, REPEATS = 8, 5
 
 def seconds_of_pass(store: MapStore) -> float:
     """The forward pass alone, per picture; the fastest of a few batches."""
-    made = store.provenance
-    size = int(str(made["input_size"]).split(" x ")[0])
-    stride = str(made.get("output_stride", ""))
-    backbone = backbones.load_backbone(
-        str(made["backbone"]),
-        weights=None,  # Random weights cost the same time.
-        input_size=size,
-        output_stride=int(stride) if stride.isdigit() else None,
-        layers=store.layers,
-    )
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, size, size, 3), dtype=np.uint8)
+    backbone = network_of(store, weights=None)  # Random weights cost the same time.
+    shape = (BATCH, *backbone.input_size, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     backbone.forward(pixels)
     spent = []
     for _ in range(REPEATS):
@@ -70,24 +62,24 @@ def blocks(store: MapStore, box_kind: str | None) -> list[pd.DataFrame]:
         weights[origin_of(X)[0]] = pipeline.detectors.class_weights(scores)
     layers = [[layer] for layer in store.layers]
     layers += [store.layers] if len(store.layers) > 1 else []
-    found = []
+    scored = []
     for some in layers:
         start = time.perf_counter()
-        result = localise.evaluate(
+        result = localise.evaluate_localisation(
             store,
             split,
             methods=METHODS,
             neurons=neurons,
             weights=weights,  # Of one layer in a list, too, they are taken by the layer's name.
-            refine=REFINED,
             box_kind=box_kind,
             layer=some,
+            options=localise.LocalisationOptions(refine=REFINED),
         )
         table = result.table[~result.table["baseline"]]
         maps = " + ".join("{} x {} x {}".format(*store.map_shape(layer)) for layer in some)
         print(f"  {', '.join(some)}: {time.perf_counter() - start:.0f} s", flush=True)
-        found.append(table.assign(maps=maps))
-    return found
+        scored.append(table.assign(maps=maps))
+    return scored
 
 
 def main(stores: list[Path], box_kind: str | None) -> None:
@@ -102,9 +94,9 @@ def main(stores: list[Path], box_kind: str | None) -> None:
             print(f"{path}: {len(store)} images, {cost['s/image']:.3f} s an image", flush=True)
             rows += [part.assign(**cost) for part in blocks(store, box_kind)]
     table = pd.concat(rows).rename(columns=COLUMNS)
-    shown = ["input", "maps", "s/image", "MB/1000", "method", "n", *COLUMNS.values()]
+    columns = ["input", "maps", "s/image", "MB/1000", "method", "n", *COLUMNS.values()]
     print(f"\ntest rows, {box_kind or 'all'} boxes")
-    print(table[shown].round(3).to_string(index=False))
+    print(table[columns].round(3).to_string(index=False))
 
 
 if __name__ == "__main__":

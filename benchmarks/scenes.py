@@ -1,4 +1,4 @@
-"""Built-in scenes for benchmarks that are given no pictures or store of their own.
+"""Stores for benchmarks: of built-in scenes, and the network that a given one was made with.
 
 Not a benchmark itself.
 """
@@ -6,8 +6,10 @@ Not a benchmark itself.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from featlab import backbones, datasets, extract, images
+from featlab.store import MapStore
 
 
 def scene_store(work: Path, n: int) -> Path:
@@ -16,3 +18,19 @@ def scene_store(work: Path, n: int) -> Path:
     backbone = backbones.load_backbone("efficientnet_lite0")
     extract.extract_maps(table, backbone, work / "scenes.h5", boxes=boxes).close()
     return work / "scenes.h5"
+
+
+def network_of(store: MapStore, **options: Any) -> backbones.Backbone:
+    """The network that a store was made with: its input size, its layers, its output stride.
+
+    `options` go before what the store says.
+    """
+    made = store.provenance
+    height, width = (int(side) for side in str(made["input_size"]).split(" x "))
+    stride = str(made.get("output_stride", ""))
+    own = {
+        "input_size": (height, width),
+        "layers": store.layers,
+        "output_stride": int(stride) if stride.isdigit() else None,
+    }
+    return backbones.load_backbone(str(made["backbone"]), **(own | options))

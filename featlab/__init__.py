@@ -15,7 +15,7 @@ The network runs once; everything after that works from the file it leaves::
     train, confirm = split == "train", split == "confirm"
     ranked = neurons.rank_neurons(X[train], y[train])             # chosen here ...
     table = neurons.confirm_neurons(ranked, X[confirm], y[confirm])  # ... judged there
-    where = localise.evaluate(store, split, neurons=table)
+    where = localise.evaluate_localisation(store, split, neurons=table)
 
 Submodules load when they are first named; ``import featlab`` loads no TensorFlow.
 """

@@ -292,7 +292,7 @@ def make_box_laboratory(found: Localisation, *, ahead: float = 0.02) -> BoxDetai
 
 def make_units(detectors: pd.DataFrame) -> pd.DataFrame:
     verdicts = np.resize(["on the object", "not shown", "beside the object"], len(detectors))
-    return detectors[["class", "neuron"]].assign(
+    return detectors[["layer", "class", "neuron"]].assign(
         n=60, auroc_inside=0.8, auroc_inside_low=0.75, auroc_inside_high=0.85, iou=0.3,
         iou_chance=0.2, p=0.001, p_adjusted=0.01, verdict=verdicts,
     )  # fmt: skip
@@ -336,10 +336,9 @@ def make_results(
     neurons = make_neurons(store, split, detectors=detectors)
     chosen = neurons[neurons["detector"]].groupby("class").head(2)
     pairs = [(str(row["class"]), int(row["neuron"])) for _, row in chosen.head(4).iterrows()]
-    pointing = neurons.loc[neurons["detector"], ["class", "neuron"]].assign(
-        n=80, pointing=0.71, pointing_low=0.6, pointing_high=0.8
+    pointing = neurons.loc[neurons["detector"], ["layer", "class", "neuron"]].assign(
+        n=80, pointing=0.71, pointing_low=0.6, pointing_high=0.8, picture_centre=0.86
     )
-    pointing.attrs["picture_centre"] = dict.fromkeys(store.classes, 0.86)
     share = neurons[["class", "neuron"]].assign(share=0.95, share_rest=0.94, difference=0.01)
     examples = make_examples(store.classes, pairs or [(store.classes[0], 0)])
     heads, found = make_heads(store, split), make_localisation(store, split)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -37,6 +37,25 @@ def test_make_bench_leaves_no_script_out(run_all):
     names = [script.name for script in run_all.SCRIPTS]
     assert len(set(names)) == len(names)
     assert "benchmarks/run_all.py" in (FOLDER.parent / "Makefile").read_text("utf-8")
+
+
+def test_a_store_s_network_is_loaded_with_its_own_input_size(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.delitem(sys.modules, "scenes", raising=False)
+    scenes, asked = importlib.import_module("scenes"), []
+    monkeypatch.setattr(
+        scenes.backbones, "load_backbone", lambda name, **options: asked.append((name, options))
+    )
+    made = {"backbone": "small", "input_size": "96 x 128", "output_stride": "16"}
+    store = SimpleNamespace(provenance=made, layers=["early", "late"])
+    scenes.network_of(store, engine="tensorflow", layers="late")
+    assert asked == [
+        ("small", {"input_size": (96, 128), "layers": "late", "output_stride": 16,
+                   "engine": "tensorflow"}),
+    ]  # fmt: skip
+    for script in ("box.py", "resolution.py"):
+        text = (FOLDER / script).read_text("utf-8")
+        assert "network_of(store" in text and "load_backbone" not in text
 
 
 def test_a_figure_is_read_back_as_it_was_said(run_all, capsys):

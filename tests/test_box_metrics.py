@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import ndimage
 
-from featlab import FeatlabError, localise
-from featlab import boxes as bx
+from featlab import FeatlabError
+from featlab.boxes import geometry as bx
+from featlab.boxes import scores
 from featlab.intervals import bootstrap_draws, bootstrap_interval, draws_interval, wilson_interval
-from featlab.localise.components import all_regions
-from featlab.localise.runs import largest_boxes
+from featlab.localise._components import all_regions, largest_boxes
+from featlab.localise.heat import normalise, upsample
+from featlab.localise.regions import THRESHOLDS, score_boxes, score_heats
 
 EIGHT = np.ones((3, 3))
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
@@ -27,7 +32,7 @@ def random_truth(n: int, rng: np.random.Generator, sizes: np.ndarray) -> pd.Data
 
 
 def scores_of(heat: np.ndarray, truth: pd.DataFrame, sizes: np.ndarray, **more):
-    return localise.score_heats(
+    return score_heats(
         heat,
         truth[bx.CORNERS].to_numpy(),
         truth["image"].to_numpy(),
@@ -60,7 +65,7 @@ def test_all_regions_equal_scipy_label(density):
 
 def test_plateaus_and_rounding_do_not_matter():
     rng = np.random.default_rng(0)
-    heat = localise.normalise(localise.upsample(np.maximum(rng.normal(size=(9, 7)), 0), 96))
+    heat = normalise(upsample(np.maximum(rng.normal(size=(9, 7)), 0), 96))
     pixels = (heat * np.float32(255)).astype(np.uint8)
     cuts = np.arange(0, 255, 5, dtype=np.uint8)
     for one, other in zip(
@@ -99,8 +104,8 @@ def test_regions_equal_opencv_contours():
     rng = np.random.default_rng(0)
     heats = ndimage.gaussian_filter(rng.random((6, 14, 14)), (0, 1, 1)).astype(np.float32)
     for heat in heats:
-        pixels = (localise.normalise(localise.upsample(heat, 224)) * 255).astype(np.uint8)
-        cuts = np.floor(localise.THRESHOLDS * pixels.max()).astype(np.uint8)
+        pixels = (normalise(upsample(heat, 224)) * 255).astype(np.uint8)
+        cuts = np.floor(THRESHOLDS * pixels.max()).astype(np.uint8)
         found = all_regions(pixels, cuts)
         largest = found.largest(len(cuts))
         for k, cut in enumerate(cuts):
@@ -121,7 +126,7 @@ def brute_force(heat, truth, sizes, thresholds, grid):
     largest = np.full((len(heat), len(thresholds)), np.nan)
     best = largest.copy()
     for i, own in truth.groupby("image"):
-        fine = localise.upsample(heat[i], grid)
+        fine = upsample(heat[i], grid)
         fine = (fine - fine.min()) / (fine.max() - fine.min())
         pixels = (fine * np.float32(255)).astype(np.uint8)
         true = own[bx.CORNERS].to_numpy() / np.tile(sizes[i], 2) * grid
@@ -153,23 +158,23 @@ def test_scores_equal_brute_force():
     assert found.iou_any == pytest.approx(best, nan_ok=True)
     assert np.isnan(found.iou).all(axis=1).sum() == 12 - truth["image"].nunique() > 0
     known = ~np.isnan(largest[:, 0])
-    per_delta = [(largest[known] >= delta).mean(axis=0).max() for delta in bx.DELTAS]
-    assert bx.max_box_acc(found.iou) == pytest.approx(per_delta[1])
-    any_delta = [(best[known] >= delta).mean(axis=0).max() for delta in bx.DELTAS]
-    assert bx.max_box_acc_v2(found.iou_any) == pytest.approx(np.mean(any_delta))
+    per_delta = [(largest[known] >= delta).mean(axis=0).max() for delta in scores.DELTAS]
+    assert scores.max_box_acc(found.iou) == pytest.approx(per_delta[1])
+    any_delta = [(best[known] >= delta).mean(axis=0).max() for delta in scores.DELTAS]
+    assert scores.max_box_acc_v2(found.iou_any) == pytest.approx(np.mean(any_delta))
     assert bx.best_iou(found.boxes, np.arange(12), truth) == pytest.approx(largest, nan_ok=True)
     assert (found.iou_any[known] >= found.iou[known]).all()
 
 
 def test_max_box_acc_has_one_threshold_for_all_images():
     ious = np.array([[0.6, 0.2], [0.2, 0.6], [0.2, 0.71], [np.nan, np.nan]])
-    assert bx.max_box_acc(ious) == pytest.approx(2 / 3)  # Each its own would give 1.
-    assert bx.max_box_acc(ious, delta=0.7) == pytest.approx(1 / 3)
-    assert bx.max_box_acc_v2(ious) == pytest.approx((2 / 3 + 2 / 3 + 1 / 3) / 3)
-    assert bx.box_acc_at(ious, [0, 0, 1]) == pytest.approx((1 / 3 + 1 / 3 + 1 / 3) / 3)
-    assert np.isnan(bx.max_box_acc(ious[3:]))
+    assert scores.max_box_acc(ious) == pytest.approx(2 / 3)  # Each its own would give 1.
+    assert scores.max_box_acc(ious, delta=0.7) == pytest.approx(1 / 3)
+    assert scores.max_box_acc_v2(ious) == pytest.approx((2 / 3 + 2 / 3 + 1 / 3) / 3)
+    assert scores.box_acc_at(ious, [0, 0, 1]) == pytest.approx((1 / 3 + 1 / 3 + 1 / 3) / 3)
+    assert np.isnan(scores.max_box_acc(ious[3:]))
     with pytest.raises(FeatlabError, match="a column per threshold"):
-        bx.max_box_acc(ious[:, 0])
+        scores.max_box_acc(ious[:, 0])
 
 
 def test_two_blobs_the_largest_misses_and_any_hits():
@@ -215,7 +220,7 @@ def test_given_boxes_are_scored_like_even_heat():
         columns=["image", *bx.CORNERS],
     )
     boxes = bx.whole_image_boxes(sizes)
-    found = localise.score_boxes(boxes, truth[bx.CORNERS], truth["image"], sizes=sizes)
+    found = score_boxes(boxes, truth[bx.CORNERS], truth["image"], sizes=sizes)
     assert found.iou[:2, 0].tolist() == found.iou_any[:2, 0].tolist() == [0.5, 0.125]
     assert found.heat_in_box[:2] == pytest.approx([0.5, 0.25])
     assert found.pointing[:2].tolist() == [1, 0]  # The middle is on the edge of the first box.
@@ -223,17 +228,9 @@ def test_given_boxes_are_scored_like_even_heat():
         assert np.isnan(values[2]).all()
 
 
-def test_top1_needs_box_and_class():
-    hits = bx.top1_hits([0.6, 0.6, 0.4, np.nan], ["a", "b", "a", "a"], ["a", "a", "a", "a"])
-    assert hits[:3].tolist() == [1, 0, 0]
-    assert np.isnan(hits[3])
-    with pytest.raises(FeatlabError, match="one class for each of the 2 images"):
-        bx.top1_hits([0.6, 0.6], ["a"], ["a"])
-
-
 def test_success_curve_falls_from_one():
     ious = np.random.default_rng(0).random((50, 3))
-    curve = bx.success_curve(ious, [0, 0.5, 1])
+    curve = scores.success_curve(ious, [0, 0.5, 1])
     assert curve.shape == (3, 3)
     assert (curve[0] == 1).all()
     assert curve[1] == pytest.approx((ious >= 0.5).mean(axis=0))
@@ -258,18 +255,20 @@ def test_pxap_equals_brute_force_and_leaves_ignored_pixels_out():
     rng = np.random.default_rng(0)
     heat = rng.random((5, 20, 30))
     heat[0, 0, :3] = 0, 0.5, 1
-    masks = rng.choice([0, 1, bx.IGNORE], heat.shape)
+    masks = rng.choice([0, 1, scores.IGNORE], heat.shape)
     thresholds = np.arange(100) / 100
-    histograms = bx.pixel_histograms(heat, masks)
+    histograms = scores.pixel_histograms(heat, masks)
     assert histograms.shape == (5, 2, 101)
-    assert histograms.sum() == (masks != bx.IGNORE).sum()
+    assert histograms.sum() == (masks != scores.IGNORE).sum()
     expected = brute_force_pxap(heat, masks, thresholds)
-    assert bx.pxap(histograms) == pytest.approx(expected)
-    heat[masks == bx.IGNORE] = rng.random((masks == bx.IGNORE).sum())
-    assert bx.pxap(bx.pixel_histograms(heat, masks)) == pytest.approx(expected)
+    assert scores.pxap(histograms) == pytest.approx(expected)
+    heat[masks == scores.IGNORE] = rng.random((masks == scores.IGNORE).sum())
+    assert scores.pxap(scores.pixel_histograms(heat, masks)) == pytest.approx(expected)
     weights = np.array([[1.0] * 5, [2, 0, 0, 3, 0]])
     again = np.concatenate([heat[[0, 0, 3, 3, 3]]]), np.concatenate([masks[[0, 0, 3, 3, 3]]])
-    assert bx.pxap(histograms, weights)[1] == pytest.approx(bx.pxap(bx.pixel_histograms(*again)))
+    assert scores.pxap(histograms, weights)[1] == pytest.approx(
+        scores.pxap(scores.pixel_histograms(*again))
+    )
 
 
 def test_masks_are_taken_to_the_grid():
@@ -277,20 +276,20 @@ def test_masks_are_taken_to_the_grid():
     heat[:, :, 4:] = 1
     mask = np.zeros((4, 6), dtype=int)
     mask[:, 3:] = 1
-    mask[:, 2:4] = bx.IGNORE
+    mask[:, 2:4] = scores.IGNORE
     truth = pd.DataFrame([[0, 1.0, 1.0, 4.0, 4.0]], columns=["image", *bx.CORNERS])
     found = scores_of(heat, truth, np.array([[6.0, 4.0]] * 2), masks=[mask, None])
     assert found.histograms[0].sum(axis=1) == pytest.approx([224 * 224 / 3] * 2, rel=0.02)
     assert not found.histograms[1].any()
-    assert bx.pxap(found.histograms) == 1
-    boxes = localise.score_boxes(
+    assert scores.pxap(found.histograms) == 1
+    boxes = score_boxes(
         [[3.0, 0.0, 6.0, 4.0]] * 2,
         truth[bx.CORNERS],
         truth["image"],
         sizes=[[6.0, 4.0]] * 2,
         masks=[mask, None],
     )
-    assert bx.pxap(boxes.histograms) == 1
+    assert scores.pxap(boxes.histograms) == 1
     with pytest.raises(FeatlabError, match="of 0, 1 and 255"):
         scores_of(heat, truth, np.array([[6.0, 4.0]] * 2), masks=[mask + 2, None])
 
@@ -298,19 +297,19 @@ def test_masks_are_taken_to_the_grid():
 def test_pxap_of_perfect_constant_and_empty():
     masks = np.zeros((1, 10, 10), dtype=int)
     masks[0, :3] = 1
-    masks[0, 3] = bx.IGNORE
+    masks[0, 3] = scores.IGNORE
     perfect = (masks == 1).astype(float)
-    assert bx.pxap(bx.pixel_histograms(perfect, masks)) == 1
+    assert scores.pxap(scores.pixel_histograms(perfect, masks)) == 1
     for value in (0.0, 0.5, 1.0):
         constant = np.full(masks.shape, value)
-        assert bx.pxap(bx.pixel_histograms(constant, masks)) == pytest.approx(30 / 90)
-    assert np.isnan(bx.pxap(bx.pixel_histograms(perfect, np.zeros_like(masks))))
+        assert scores.pxap(scores.pixel_histograms(constant, masks)) == pytest.approx(30 / 90)
+    assert np.isnan(scores.pxap(scores.pixel_histograms(perfect, np.zeros_like(masks))))
     with pytest.raises(FeatlabError, match=r"in \[0, 1\] without NaN"):
-        bx.pixel_histograms(np.full(masks.shape, np.nan), masks)
+        scores.pixel_histograms(np.full(masks.shape, np.nan), masks)
     with pytest.raises(FeatlabError, match="one shape"):
-        bx.pixel_histograms(perfect[0], masks)
+        scores.pixel_histograms(perfect[0], masks)
     with pytest.raises(FeatlabError, match="increase from 0"):
-        bx.pixel_histograms(perfect, masks, [0.5, 0.2])
+        scores.pixel_histograms(perfect, masks, [0.5, 0.2])
 
 
 def test_pointing_and_heat_share():
@@ -319,16 +318,16 @@ def test_pointing_and_heat_share():
     heat[1, 0, 0] = heat[1, 3, 3] = 1
     masks = np.zeros((3, 4, 4), dtype=bool)
     masks[:, :2, :2] = True
-    assert bx.pointing_hits(heat, masks).tolist() == [1, 0.5, 0]
-    assert bx.heat_in_mask(heat, masks).tolist() == [1, 0.5, 0]
+    assert scores.pointing_hits(heat, masks).tolist() == [1, 0.5, 0]
+    assert scores.heat_in_mask(heat, masks).tolist() == [1, 0.5, 0]
     ignored = masks.astype(int)
-    ignored[1, 3, 3] = bx.IGNORE
-    assert bx.heat_in_mask(heat, ignored)[1] == 1
+    ignored[1, 3, 3] = scores.IGNORE
+    assert scores.heat_in_mask(heat, ignored)[1] == 1
 
 
 def test_box_masks_hold_cell_centres():
     boxes = [[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0.26, 0.26, 0.3, 0.3]]
-    masks = bx.box_masks(boxes, [0, 0, 2], 3, (4, 4))
+    masks = scores.box_masks(boxes, [0, 0, 2], 3, (4, 4))
     assert masks[0].sum() == 8
     assert not masks[1].any()
     assert not masks[2].any()
@@ -344,15 +343,15 @@ def test_bootstrap_of_an_oracle_equals_resampling_by_hand():
 
     def statistic(weights):
         chosen.extend(weights)
-        return bx.max_box_acc_v2(ious, weights=weights)
+        return scores.max_box_acc_v2(ious, weights=weights)
 
     draws = bootstrap_draws(statistic, 30, n_boot=50)
     for weights, value in zip(chosen, draws, strict=True):
         resample = ious[np.repeat(np.arange(30), weights.astype(int))]
         assert len(resample) == 30
-        assert value == pytest.approx(bx.max_box_acc_v2(resample))
+        assert value == pytest.approx(scores.max_box_acc_v2(resample))
     low, high = draws_interval(draws, 30)
-    assert low < bx.max_box_acc_v2(ious) <= high
+    assert low < scores.max_box_acc_v2(ious) <= high
 
 
 def test_the_same_seed_pairs_differences():
@@ -360,7 +359,7 @@ def test_the_same_seed_pairs_differences():
     a = rng.random(200)
     b = a - 0.1
     first, second = (
-        bootstrap_draws(lambda w, v=v: bx.mean_score(v, w), 200, n_boot=20) for v in (a, b)
+        bootstrap_draws(lambda w, v=v: scores.mean_score(v, w), 200, n_boot=20) for v in (a, b)
     )
     assert first - second == pytest.approx(np.full(20, 0.1))
 
@@ -392,33 +391,42 @@ def test_draws_interval_of_nothing_and_of_certainty():
 # ----------------------------------------------------------------------------- legacy
 
 
-def test_plus_one_is_the_reference_evaluators_iou():
-    assert bx.legacy_iou_plus_one([1, 2, 5, 6], [3, 1, 4, 5]) == pytest.approx(8 / 27)
+@pytest.fixture(scope="module")
+def legacy():
+    path = Path(__file__).resolve().parents[1] / "analysis" / "legacy_boxes.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_plus_one_is_the_reference_evaluators_iou(legacy):
+    assert legacy.legacy_iou_plus_one([1, 2, 5, 6], [3, 1, 4, 5]) == pytest.approx(8 / 27)
     # The same pixels in continuous coordinates: the last pixel's far edge.
     assert bx.iou([1, 2, 6, 7], [3, 1, 5, 6]) == pytest.approx(8 / 27)
-    assert bx.legacy_iou_plus_one([0, 0, 0, 0], [0, 0, 0, 0]) == 1
+    assert legacy.legacy_iou_plus_one([0, 0, 0, 0], [0, 0, 0, 0]) == 1
     assert bx.iou([0, 0, 0, 0], [0, 0, 0, 0]) == 0
     with pytest.raises(FeatlabError, match=r"in pixels .* boxes.iou"):
-        bx.legacy_iou_plus_one([0, 0, 0.82, 1], [0, 0, 1, 1])
+        legacy.legacy_iou_plus_one([0, 0, 0.82, 1], [0, 0, 1, 1])
     with pytest.raises(FeatlabError, match="xmin <= xmax"):
-        bx.legacy_iou_plus_one([5, 5, 1, 1], [0, 0, 9, 9])
+        legacy.legacy_iou_plus_one([5, 5, 1, 1], [0, 0, 9, 9])
 
 
-def test_batch_iou_forgets_misses_and_weighs_by_size():
+def test_batch_iou_forgets_misses_and_weighs_by_size(legacy):
     true = np.array([[0, 0, 10, 10], [0, 0, 1, 1], [50, 50, 60, 60]])
     predicted = np.array([[0, 0, 10, 8], [0.5, 0, 1, 1], [0, 0, 10, 10]])
     assert bx.iou(true, predicted).mean() == pytest.approx((0.8 + 0.5 + 0) / 3)
-    assert bx.legacy_batch_iou(true, predicted) == pytest.approx(80.5 / 101)
-    assert np.isnan(bx.legacy_batch_iou(true[2:], predicted[2:]))
+    assert legacy.legacy_batch_iou(true, predicted) == pytest.approx(80.5 / 101)
+    assert np.isnan(legacy.legacy_batch_iou(true[2:], predicted[2:]))
 
 
-def test_corners_read_as_width_flatter():
+def test_corners_read_as_width_flatter(legacy):
     a, b = [[100, 100, 120, 120]], [[121, 100, 141, 120]]
     assert bx.iou(a, b)[0] == 0
-    wrong = bx.legacy_corners_as_width(a)
+    wrong = legacy.legacy_corners_as_width(a)
     assert wrong.tolist() == [[100, 100, 220, 220]]
-    expected = float(bx.iou(wrong, bx.legacy_corners_as_width(b))[0])
-    assert bx.legacy_batch_iou(a, b, corners_as_width=True) == pytest.approx(expected)
+    expected = float(bx.iou(wrong, legacy.legacy_corners_as_width(b))[0])
+    assert legacy.legacy_batch_iou(a, b, corners_as_width=True) == pytest.approx(expected)
     assert expected > 0.6
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featlab import FeatlabError
-from featlab import boxes as bx
+from featlab.boxes import box_accuracy
+from featlab.boxes import geometry as bx
 
 
 def box_table(*rows: tuple[int, float, float, float, float]) -> pd.DataFrame:
@@ -180,6 +181,6 @@ def test_centre_heat_is_centred_and_symmetric():
 
 
 def test_box_accuracy_leaves_nan_out():
-    assert bx.box_accuracy(np.array([0.5, 0.49, np.nan, 1.0])) == pytest.approx(2 / 3)
-    assert bx.box_accuracy(np.array([0.5, 0.49]), delta=0.3) == 1
-    assert np.isnan(bx.box_accuracy(np.array([np.nan])))
+    assert box_accuracy(np.array([0.5, 0.49, np.nan, 1.0])) == pytest.approx(2 / 3)
+    assert box_accuracy(np.array([0.5, 0.49]), delta=0.3) == 1
+    assert np.isnan(box_accuracy(np.array([np.nan])))

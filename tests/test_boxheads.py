@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from featlab import FeatlabError, boxheads, localise, plots
-from featlab import boxes as bx
+from featlab.boxes import geometry as bx
 from featlab.boxheads import _inputs, _linear
 from featlab.boxheads._evaluation import BASELINES
 from featlab.boxheads._inputs import POLICIES, TARGETS
@@ -296,7 +296,9 @@ def test_the_tables_of_heads_and_heat_maps_agree_on_the_baselines():
     store.boxes = pd.concat([store.boxes, foreign], ignore_index=True)
     sides = sides_of(len(store), 3)
     regression = evaluate(store, heads=(), n_boot=1000).table.set_index("head")
-    heat_maps = localise.evaluate(store, sides, methods=["sum"]).table.set_index("method")
+    heat_maps = localise.evaluate_localisation(store, sides, methods=["sum"]).table.set_index(
+        "method"
+    )
     scores = ["n", "mean_iou", "mean_iou_low", "mean_iou_high", "box_accuracy", "centre_in_box"]
     for baseline in ("mean_box", "whole_image"):
         pd.testing.assert_series_equal(
@@ -308,7 +310,7 @@ def test_the_tables_of_heads_and_heat_maps_agree_on_the_baselines():
     # Without a box of a train image there is no mean box in either.
     store.boxes = store.boxes[np.isin(sides[store.boxes["image"]], ["confirm", "test"])]
     assert "mean_box" not in set(evaluate(store, heads=()).table["head"])
-    methods = localise.evaluate(store, sides, methods=["sum"]).table["method"]
+    methods = localise.evaluate_localisation(store, sides, methods=["sum"]).table["method"]
     assert "mean_box" not in set(methods)
 
 

@@ -760,11 +760,12 @@ def test_masks_of_pets_follow_the_rows_of_the_store(server, pets, tmp_path):
 def test_pets_go_through_the_network_and_are_localised_with_masks(server, pets, tmp_path):
     table, found = images.index_images(fetch_pets(server, tmp_path))
     with extract.extract_maps(table, FakeBackbone(), tmp_path / "m.h5", boxes=found) as store:
-        where = localise.evaluate(
+        masks = datasets.pet_masks(tmp_path / "oxford-pets", store.images)
+        where = localise.evaluate_localisation(
             store,
             splits.make_split(store.images),
             box_kind="body",
-            masks=datasets.pet_masks(tmp_path / "oxford-pets", store.images),
+            options=localise.LocalisationOptions(masks=masks),
         ).table.set_index("method")
     assert (where["n"] == len(BREEDS) * N_TEST).all()
     assert where["pxap"].notna().all()

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from featlab import FeatlabError, gradients
-from featlab import boxes as bx
+from featlab.boxes import geometry as bx
 from featlab.gradients import DAM_PRESETS, DamParameters
-from featlab.localise import cam_heat
+from featlab.localise.heat import cam_heat
 
 keras = pytest.importorskip("keras")
 

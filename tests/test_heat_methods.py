@@ -12,11 +12,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featlab import FeatlabError, localise
-from featlab import boxes as bx
-from featlab.localise import units
-from featlab.localise.context import cells_in_boxes
-from featlab.localise.registry import METHODS
-from featlab.localise.units import unit_localisation
+from featlab.boxes import geometry as bx
+from featlab.localise import METHODS, detectors, unit_localisation
+from featlab.localise.fitting import cells_in_boxes
+from featlab.results.localisation import ClassWeights
 
 CLASSES, SIDE, NEURONS = ["cat", "dog"], 7, 8
 # Neurons 0 and 1 fire on the object of cat and of dog, 2 on both, 3 beside a cat (a shortcut),
@@ -72,8 +71,10 @@ TABLE = pd.DataFrame(
         ("dog", 4, 0.95, "active"),
     ],
     columns=["class", "neuron", "auroc", "direction"],
-).assign(layer="top", detector=True, replicated=True)
-WEIGHTS = {"cat": np.eye(NEURONS)[0] - np.eye(NEURONS)[1], "dog": np.eye(NEURONS)[1]}
+).assign(layer="top", pooling="mean", rank=1, detector=True, replicated=True)
+WEIGHTS = ClassWeights(
+    ["dog", "cat"], np.eye(NEURONS)[[1, 0]] - [[0], [1]] * np.eye(NEURONS)[1], np.zeros(2)
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def store():
 
 
 @pytest.fixture(scope="module")
-def network(store):
+def mlp(store):
     train = store.split == "train"
     X, y = store.pooled()[train], store.images["label"][train]
     model = MLPClassifier((16,), max_iter=400, random_state=0)
@@ -90,17 +91,16 @@ def network(store):
 
 
 @pytest.fixture(scope="module")
-def fitted(store, network):
+def fitted(store, mlp):
     return localise.fit_methods(
-        store, train=store.split == "train", truth=store.boxes, neurons=TABLE, weights=WEIGHTS,
-        network=network,
+        store, store.split == "train", boxes=store.boxes, neurons=TABLE, weights=WEIGHTS, mlp=mlp
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def heats(store, fitted):
     rows = np.flatnonzero(store.split == "test")
-    return rows, localise.method_heats(store, rows, fitted)
+    return rows, localise.heat_maps(store, rows, fitted)
 
 
 def test_every_method_gives_one_finite_map_an_image(heats):
@@ -145,44 +145,81 @@ def test_methods_without_it_still_prefer_the_object(name, heats, store):
 def test_the_class_asked_for_decides(store, fitted):
     rows = np.flatnonzero(store.split == "test")
     codes = np.searchsorted(CLASSES, store.images["label"].to_numpy(str))[rows]
-    own = localise.method_heats(store, rows, fitted)["best_detector"]
-    other = localise.method_heats(store, rows, fitted, codes=1 - codes)["best_detector"]
+    own = localise.heat_maps(store, rows, fitted)["best_detector"]
+    other = localise.heat_maps(store, rows, fitted, codes=1 - codes)["best_detector"]
     assert (own.max(axis=(1, 2)) > 0.5).all()
     assert (other.max(axis=(1, 2)) < 0.5).all()
 
 
 def test_cell_head_is_the_log_odds_of_every_cell_and_does_not_saturate(store, fitted):
-    weights = np.random.default_rng(0).normal(size=(3, NEURONS)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(3, NEURONS)).astype(np.float32)
+    intercepts = rng.normal(size=3).astype(np.float32)
     maps, codes = store.maps([0, 1, 2]), np.array([2, 0, 1])
-    context = replace(fitted.contexts["top"].of(codes), weights=weights)
+    context = replace(fitted.contexts["top"].of(codes), weights=weights, intercepts=intercepts)
     heat = METHODS["cell_head"].heat(maps, context)
     for i, y, x in np.ndindex(3, SIDE, SIDE):
-        shares = np.exp(maps[i, y, x].astype(float) @ weights.T)
+        shares = np.exp(maps[i, y, x].astype(float) @ weights.T + intercepts)
         share = shares[codes[i]] / shares.sum()
         expected = max(np.log(share / (1 - share)), 0)
         assert heat[i, y, x] == pytest.approx(expected, abs=1e-4)
     # Ten times the activation is ten times the heat; a probability would be 1 everywhere.
-    two = replace(context, weights=weights[:2], codes=np.array([1, 0, 1]))
+    two = replace(context, weights=weights[:2], intercepts=np.zeros(2), codes=np.array([1, 0, 1]))
     once, tenfold = (METHODS["cell_head"].heat(x, two) for x in (maps, maps * 10))
     np.testing.assert_allclose(tenfold, once * 10, rtol=1e-4, atol=1e-4)
 
 
-def test_mlp_cam_is_the_numerical_gradient(store, network, fitted):
-    maps = store.maps([0, 1])
-    context = fitted.contexts["top"].of(np.array([0, 1]))
+def test_the_intercept_of_the_head_reaches_the_method(store):
+    head = replace(WEIGHTS, intercept=np.array([-1.0, 2.0]))
+    fitted = localise.fit_methods(
+        store, store.split == "train", "cell_head", boxes=store.boxes, weights=head
+    )
+    # The head's classes are dog and cat, the store's cat and dog.
+    assert fitted.contexts["top"].intercepts.tolist() == [2, -1]
+    heat = localise.heat_maps(store, [0, 1], fitted)["cell_head"]
+    logits = store.maps([0, 1]) @ head.coef.T + head.intercept
+    cat, dog = logits[0, ..., 1] - logits[0, ..., 0], logits[1, ..., 0] - logits[1, ..., 1]
+    np.testing.assert_allclose(heat, np.maximum([cat, dog], 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "logistic", "identity"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_mlp_cam_is_the_numerical_gradient(store, fitted, activation, n_classes):
+    X = store.pooled().astype(np.float64)
+    y = np.arange(len(X)) % n_classes
+    net = MLPClassifier((12, 6), activation=activation, max_iter=60, tol=0, random_state=0)
+    mlp = Pipeline([("scale", StandardScaler()), ("model", net)]).fit(X, y)
+    rows, codes = np.arange(n_classes), np.arange(n_classes)[::-1].copy()
+    maps = store.maps(rows)
+    context = replace(fitted.contexts["top"].of(codes), mlp=mlp)
     heat = METHODS["mlp_cam"].heat(maps, context)
     X = maps.mean(axis=(1, 2)).astype(np.float64)
 
-    def logit(x, code):
-        p = network.predict_proba(x[None])[0]
-        return np.log(p[code] / p[1 - code])
+    def output(x, code):
+        """The class's input to the softmax (of two classes to the sigmoid)."""
+        p = mlp.predict_proba(x[None])[0]
+        # The softmax forgets a constant: what is differentiated is the network itself.
+        if n_classes == 2:
+            return np.log(p[code] / p[1 - code])
+        values = mlp[0].transform(x[None])
+        functions = {
+            "relu": lambda z: np.maximum(z, 0),
+            "tanh": np.tanh,
+            "logistic": lambda z: 1 / (1 + np.exp(-z)),
+            "identity": lambda z: z,
+        }
+        for weights, bias in zip(net.coefs_[:-1], net.intercepts_[:-1], strict=True):
+            values = functions[activation](values @ weights + bias)
+        last = (values @ net.coefs_[-1] + net.intercepts_[-1])[0]
+        np.testing.assert_allclose(np.exp(last) / np.exp(last).sum(), p, atol=1e-9)
+        return last[code]
 
-    for i, code in enumerate((0, 1)):
+    for i, code in enumerate(codes):
         gradient = [
-            (logit(X[i] + step, code) - logit(X[i] - step, code)) / 2e-5
+            (output(X[i] + step, code) - output(X[i] - step, code)) / 2e-5
             for step in np.eye(NEURONS) * 1e-5
         ]
-        np.testing.assert_allclose(heat[i], maps[i] @ np.array(gradient), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(heat[i], maps[i] @ np.array(gradient), rtol=1e-3, atol=1e-3)
 
 
 def test_eigen_cam_is_the_first_singular_vector(store, fitted):
@@ -199,7 +236,7 @@ def test_boxes_of_other_rows_are_not_learnt_from(store, fitted):
     unseen = store.split[moved["image"]] != "train"
     moved.loc[unseen, bx.CORNERS] = [0.0, 0.0, 1.0, 1.0]
     again = (
-        localise.fit_methods(store, ["cell_boxes"], train=store.split == "train", truth=moved)
+        localise.fit_methods(store, store.split == "train", ["cell_boxes"], boxes=moved)
         .contexts["top"]
         .fitted["cell_boxes"]
     )
@@ -209,8 +246,8 @@ def test_boxes_of_other_rows_are_not_learnt_from(store, fitted):
 
 def test_without_boxes_the_method_that_needs_them_is_flat(store):
     none = store.boxes.iloc[:0]
-    bare = localise.fit_methods(store, ["cell_boxes"], train=store.split == "train", truth=none)
-    assert not localise.method_heats(store, np.arange(4), bare)["cell_boxes"].any()
+    bare = localise.fit_methods(store, store.split == "train", ["cell_boxes"], boxes=none)
+    assert not localise.heat_maps(store, np.arange(4), bare)["cell_boxes"].any()
 
 
 def test_a_users_method_takes_five_lines(store):
@@ -219,7 +256,7 @@ def test_a_users_method_takes_five_lines(store):
         return (maps**3).sum(axis=-1)
 
     try:
-        found = localise.evaluate(store, store.split, methods=["cubed", "sum"])
+        found = localise.evaluate_localisation(store, store.split, methods=["cubed", "sum"])
         assert {"cubed", "sum"} <= set(found.table["method"])
         assert "detectors" not in set(found.table["method"])
     finally:
@@ -229,9 +266,9 @@ def test_a_users_method_takes_five_lines(store):
 def test_errors_name_what_is_missing(store):
     train = store.split == "train"
     with pytest.raises(FeatlabError, match="methods must be from"):
-        localise.fit_methods(store, ["magic"], train=train, truth=store.boxes)
+        localise.fit_methods(store, train, ["magic"], boxes=store.boxes)
     with pytest.raises(FeatlabError, match="'cam' needs weights"):
-        localise.fit_methods(store, ["cam"], train=train, truth=store.boxes)
+        localise.fit_methods(store, train, ["cam"], boxes=store.boxes)
     with pytest.raises(FeatlabError, match="supervision must be"):
         localise.register("x", "x", supervision="magic")
 
@@ -239,7 +276,7 @@ def test_errors_name_what_is_missing(store):
 class TestUnits:
     def test_the_shortcut_is_called_out(self, store):
         rows = np.flatnonzero(store.split != "train")
-        found = unit_localisation(store, TABLE, rows, n_permutations=200)
+        found = unit_localisation(store, rows, TABLE, n_permutations=200)
         verdict = found.set_index(["class", "neuron"])["verdict"]
         assert verdict["cat", 0] == verdict["dog", 1] == "on the object"
         assert verdict["cat", 3] == "beside the object"
@@ -254,12 +291,12 @@ class TestUnits:
         store = Store()
         store._maps = np.minimum(store._maps, 0.5)  # a ceiling, as of ReLU6
         rows = np.flatnonzero(store.split != "train")
-        found = unit_localisation(store, TABLE, rows, n_permutations=50)
+        found = unit_localisation(store, rows, TABLE, n_permutations=50)
         assert found.set_index(["class", "neuron"]).loc[("cat", 0), "iou"] > 0.5
 
     def test_iou_is_the_plain_count(self, store):
         rows = np.flatnonzero(store.split == "test")
-        found = unit_localisation(store, TABLE, rows, n_permutations=10).set_index(
+        found = unit_localisation(store, rows, TABLE, n_permutations=10).set_index(
             ["class", "neuron"]
         )
         maps = store.maps(rows)[..., 1].reshape(len(rows), -1)
@@ -273,10 +310,10 @@ class TestUnits:
     def test_some_neurons_at_a_time_give_what_all_at_once_give(self, monkeypatch):
         rng = np.random.default_rng(0)
         active, inside = rng.random((30, 9, 7)) < 0.3, rng.random((30, 9)) < 0.4
-        whole = units._iou(active, inside, 50, np.random.default_rng(1))
-        monkeypatch.setattr(units, "_NEURONS_AT_ONCE", 3)
+        whole = detectors._iou(active, inside, 50, np.random.default_rng(1))
+        monkeypatch.setattr(detectors, "_NEURONS_AT_ONCE", 3)
         for a, b in zip(
-            whole, units._iou(active, inside, 50, np.random.default_rng(1)), strict=True
+            whole, detectors._iou(active, inside, 50, np.random.default_rng(1)), strict=True
         ):
             np.testing.assert_array_equal(a, b)
         shuffled, null = np.random.default_rng(1), []
@@ -286,13 +323,35 @@ class TestUnits:
         np.testing.assert_allclose(whole[1], np.mean(null, axis=0))
 
     def test_of_a_large_class_a_sample_is_judged(self, store, monkeypatch):
-        monkeypatch.setattr(units, "_MOST_OF_A_CLASS", 12)
+        monkeypatch.setattr(detectors, "_MOST_OF_A_CLASS", 12)
         rows = np.flatnonzero(store.split != "train")
-        found = unit_localisation(store, TABLE, rows, n_permutations=50)
+        found = unit_localisation(store, rows, TABLE, n_permutations=50)
         assert found["n"].max() <= 12
         assert found.set_index(["class", "neuron"]).loc[("cat", 0), "verdict"] == "on the object"
 
+    def test_a_mask_is_the_rows_it_marks(self, store):
+        mask = store.split == "test"
+        one, other = (
+            unit_localisation(store, rows, TABLE, n_permutations=20)
+            for rows in (mask, np.flatnonzero(mask))
+        )
+        pd.testing.assert_frame_equal(one, other)
+        assert one["n"].max() > 2 and (one["layer"] == "top").all()
+
+    def test_alpha_is_the_interval_s_and_the_bound(self, store):
+        wide, narrow = (
+            unit_localisation(store, store.split == "test", TABLE, n_permutations=99, alpha=alpha)
+            for alpha in (0.01, 0.5)
+        )
+        size = [t["auroc_inside_high"] - t["auroc_inside_low"] for t in (wide, narrow)]
+        assert (size[0] > size[1]).any() and (size[0] >= size[1]).all()
+        # p is 1 / 100 at least: corrected over four detectors it is above 0.01.
+        assert "on the object" not in set(wide["verdict"])
+        assert "on the object" in set(narrow["verdict"])
+        with pytest.raises(FeatlabError, match="alpha must lie"):
+            unit_localisation(store, [1], TABLE, alpha=0)
+
     def test_nothing_to_judge(self, store):
-        assert unit_localisation(store, TABLE.iloc[:0], [1, 2]).empty
+        assert unit_localisation(store, [1, 2], TABLE.iloc[:0]).empty
         with pytest.raises(FeatlabError, match="quantile must lie"):
-            unit_localisation(store, TABLE, [1], quantile=1)
+            unit_localisation(store, [1], TABLE, quantile=1)

@@ -13,11 +13,24 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from featlab import FeatlabError, localise
-from featlab import boxes as bx
+from featlab import FeatlabError, arguments, localise
+from featlab.boxes import geometry as bx
+from featlab.boxes import scores as box_scores
 from featlab.intervals import wilson_interval
-from featlab.localise.regions import largest_region_boxes
-from featlab.results.localisation import BASELINES, Localisation
+from featlab.localise import LocalisationOptions, evaluation, regions
+from featlab.localise import detectors as judged
+from featlab.localise import scores as scoring
+from featlab.localise._components import all_regions
+from featlab.localise.heat import (
+    cam_heat,
+    detector_heat,
+    detector_scale,
+    fuse_heats,
+    normalise,
+    timed_heats,
+    upsample,
+)
+from featlab.results.localisation import BASELINES, ClassWeights, HeatScores, Localisation
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
 TARGET, DEAD, NOISE, SPARSE = 0, 1, 2, 3
@@ -41,7 +54,7 @@ def naive_upsample(heat: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def test_upsample_equals_a_loop_and_pillow():
     heat = np.random.default_rng(0).random((2, 7, 5)).astype(np.float32)
-    result = localise.upsample(heat, (28, 33))
+    result = upsample(heat, (28, 33))
     assert result.dtype == np.float32
     for one, expected in zip(result, heat, strict=True):
         assert np.allclose(one, naive_upsample(expected, 28, 33), atol=1e-5)
@@ -50,8 +63,8 @@ def test_upsample_equals_a_loop_and_pillow():
 
 
 def test_upsample_keeps_constants_and_single_cells():
-    assert np.allclose(localise.upsample(np.full((1, 1), 3.0), 4), 3)
-    assert np.allclose(localise.upsample(np.full((2, 7, 7), 3.0), 224), 3)
+    assert np.allclose(upsample(np.full((1, 1), 3.0), 4), 3)
+    assert np.allclose(upsample(np.full((2, 7, 7), 3.0), 224), 3)
 
 
 def test_heat_on_picture_cuts_the_letterbox_off():
@@ -64,41 +77,40 @@ def test_heat_on_picture_cuts_the_letterbox_off():
     assert result[20, 70] == pytest.approx(1)
     assert result[6:, :30].max() == pytest.approx(0)
     # On the picture's cells the picture's own up-sampling agrees away from the border.
-    inner = localise.upsample(heat[2:6], (40, 80))
+    inner = upsample(heat[2:6], (40, 80))
     assert np.allclose(result[5:35], inner[5:35], atol=1e-5)
 
 
 def test_normalise():
     heat = np.array([[[1.0, 3.0], [2.0, 5.0]], [[4.0, 4.0], [4.0, 4.0]]])
-    result = localise.normalise(heat)
+    result = normalise(heat)
     assert result[0].ravel().tolist() == [0, 0.5, 0.25, 1]
     assert not result[1].any()
     with pytest.raises(FeatlabError, match="NaN"):
-        localise.normalise(np.array([[np.nan, 1.0]]))
+        normalise(np.array([[np.nan, 1.0]]))
 
 
 def test_a_flat_map_stays_flat_after_up_sampling():
     heat = np.full((1, 7, 7), 1234.567, dtype=np.float32)
-    assert not localise.normalise(localise.upsample(heat, 224)).any()
+    assert not normalise(upsample(heat, 224)).any()
 
 
 def test_linear_heats_equal_their_formulas():
     rng = np.random.default_rng(0)
     maps = rng.random((4, 3, 3, 6)).astype(np.float32)
     weights = rng.normal(size=6)
-    assert np.allclose(localise.cam_heat(maps, weights), maps @ weights, atol=1e-5)
-    assert np.array_equal(localise.neuron_heat(maps, 2), maps[..., 2])
+    assert np.allclose(cam_heat(maps, weights), maps @ weights, atol=1e-5)
     scale = np.array([2, 1, 4, 0, 1, 1], dtype=np.float32)
     expected = (maps[..., 0] / 2 + maps[..., 2] / 4) / 2
-    assert np.allclose(localise.detector_heat(maps, [0, 2], scale), expected, atol=1e-6)
-    assert not localise.detector_heat(maps, [3], scale).any()  # Dead.
+    assert np.allclose(detector_heat(maps, [0, 2], scale), expected, atol=1e-6)
+    assert not detector_heat(maps, [3], scale).any()  # Dead.
 
 
 def test_detector_scale_is_the_percentile_or_the_maximum():
     maxima = np.zeros((100, 3))
     maxima[:, 0] = np.arange(100)
     maxima[0, 1] = 7  # Fires once.
-    scale = localise.detector_scale(maxima)
+    scale = detector_scale(maxima)
     assert scale.tolist() == pytest.approx([np.quantile(maxima[:, 0], 0.95), 7, 0])
 
 
@@ -128,7 +140,7 @@ def test_regions_equal_scipy_label(density):
         pixels = (rng.random(shape) < density).astype(np.uint8) * rng.integers(1, 256, shape)
         pixels = pixels.astype(np.uint8)
         cuts = np.array([0, 3, 90, 200, 254, *range(0, 250, 10)], dtype=np.uint8)
-        result = largest_region_boxes(pixels, cuts)
+        result = all_regions(pixels, cuts).largest(len(cuts))
         assert result.tolist() == [reference_box(pixels > cut) for cut in cuts]
 
 
@@ -138,14 +150,14 @@ def test_every_region_equals_scipy_label(kind):
     for shape in [(1, 12), (12, 1), (2, 2), (23, 31), (40, 40)]:
         height = rng.random(shape).astype(np.float32)
         if kind in ("smooth", "plateaus"):
-            height = localise.upsample(rng.random((5, 6)), shape)
+            height = upsample(rng.random((5, 6)), shape)
         if kind == "plateaus":
             height = np.round(height * 4) / 4
         if kind == "spirals":  # long ways up, none of them straight
             height = (np.arange(height.size).reshape(shape) % 7 / 7).astype(np.float32)
         pixels = (height * np.float32(255)).astype(np.uint8)
         cuts = np.unique(rng.integers(0, 255, 40)).astype(np.uint8)
-        found = localise.all_regions(pixels, cuts, height=height)
+        found = all_regions(pixels, cuts, height=height)
         for k, cut in enumerate(cuts):
             labels, n = ndimage.label(pixels > cut, np.ones((3, 3)))
             places = ndimage.find_objects(labels)
@@ -159,10 +171,10 @@ def test_every_region_equals_scipy_label(kind):
 
 def test_touching_corners_are_one_region_and_the_picture_border_does_not_wrap():
     diagonal = np.eye(4, dtype=np.uint8)
-    assert largest_region_boxes(diagonal, np.uint8([0])).tolist() == [[0, 0, 4, 4]]
+    assert all_regions(diagonal, np.uint8([0])).largest(1).tolist() == [[0, 0, 4, 4]]
     wrap = np.zeros((4, 4), dtype=np.uint8)
     wrap[0, 3] = wrap[1, 0] = wrap[2, 0] = 1
-    assert largest_region_boxes(wrap, np.uint8([0])).tolist() == [[0, 1, 1, 3]]
+    assert all_regions(wrap, np.uint8([0])).largest(1).tolist() == [[0, 1, 1, 3]]
 
 
 def test_of_two_blobs_the_largest_is_enclosed():
@@ -186,7 +198,7 @@ def test_a_few_thresholds_give_the_boxes_of_many(kind):
     frames = np.stack([left, top, 1 - left, 1 - top], axis=1)
     frames[:32] = WHOLE  # One block of stretched pictures, one of padded ones.
     sizes = rng.integers(50, 900, (40, 2))
-    many = localise.heat_boxes(heat, localise.THRESHOLDS, frames=frames, sizes=sizes)
+    many = localise.heat_boxes(heat, regions.THRESHOLDS, frames=frames, sizes=sizes)
     few = localise.heat_boxes(heat, [0.5, 0.0, 0.2, 0.99], frames=frames, sizes=sizes)
     np.testing.assert_array_equal(few, many[:, [50, 0, 20, 99]])
     assert (few[7] == 0).all()
@@ -199,7 +211,7 @@ def test_heat_boxes_equal_the_protocol_done_one_at_a_time():
     sizes = rng.integers(50, 400, (5, 2)).astype(float)
     result = localise.heat_boxes(heat, thresholds, frames=np.tile(WHOLE, (5, 1)), sizes=sizes)
     for i, (j, tau) in itertools.product(range(5), enumerate(thresholds)):
-        fine = localise.upsample(heat[i], 224)
+        fine = upsample(heat[i], 224)
         pixels = ((fine - fine.min()) / (fine.max() - fine.min()) * 255).astype(np.uint8)
         expected = np.array(reference_box(pixels > int(tau * pixels.max())))
         assert result[i, j] == pytest.approx(expected / 224 * np.tile(sizes[i], 2))
@@ -287,7 +299,12 @@ def planted_store(n: int = 60, seed: int = 0) -> FakeStore:
 def neuron_table(*detectors: tuple[str, int, float]) -> pd.DataFrame:
     table = pd.DataFrame(list(detectors), columns=["class", "neuron", "auroc"])
     table = table.astype({"class": str, "neuron": int, "auroc": float})
-    return table.assign(layer="top", detector=True, replicated=True, direction="active")
+    same = {"layer": "top", "pooling": "mean", "detector": True, "replicated": True}
+    return table.assign(**same, rank=np.arange(1, len(table) + 1), direction="active")
+
+
+def head(coef: np.ndarray) -> ClassWeights:
+    return ClassWeights(["a", "b"], coef, np.zeros(len(coef)))
 
 
 def planted_split(n: int = 60) -> np.ndarray:
@@ -306,8 +323,10 @@ def planted() -> FakeStore:
 
 @pytest.fixture(scope="module")
 def result(planted: FakeStore) -> Localisation:
-    weights = (np.eye(8)[[TARGET, 4]], ["a", "b"])
-    return localise.evaluate(planted, planted_split(), neurons=PLANTED, weights=weights)
+    weights = head(np.eye(8)[[TARGET, 4]])
+    return localise.evaluate_localisation(
+        planted, planted_split(), neurons=PLANTED, weights=weights
+    )
 
 
 def test_planted_detectors_find_the_box_and_baselines_do_not(result):
@@ -325,14 +344,14 @@ def test_planted_detectors_find_the_box_and_baselines_do_not(result):
 
 
 def test_table_columns_order_and_oracle(result):
-    assert list(result.table) == localise.results.TABLE_COLUMNS
-    assert list(result.per_image) == localise.results.IMAGE_COLUMNS
+    assert list(result.table) == evaluation.TABLE_COLUMNS
+    assert list(result.per_image) == evaluation.IMAGE_COLUMNS
     assert (result.table["box_accuracy_oracle"] >= result.table["box_accuracy"]).all()
     assert (result.table["box_accuracy_low"] <= result.table["box_accuracy"]).all()
     fixed = result.table["method"].isin(["whole_image", "mean_box"])
     assert (result.table["threshold"].isna() == fixed).all()
-    assert result.table.attrs["threshold_from"] == "confirm"
-    assert "GT-known" in result.table.attrs["class_asked_for"]
+    assert result.parameters["threshold_from"] == "confirm"
+    assert "GT-known" in result.parameters["class_asked_for"]
 
 
 def test_per_image_agrees_with_the_table_and_with_boxes(result, planted):
@@ -353,7 +372,7 @@ def test_the_threshold_never_sees_the_test_boxes(result, planted):
     test = planted_split()[moved["image"]] == "test"
     moved.loc[test, bx.CORNERS] = [0.0, 0.0, 5.0, 5.0]
     other = FakeStore(planted.images, moved, planted.array, planted.frames)
-    again = localise.evaluate(other, planted_split(), methods=FEW, neurons=PLANTED)
+    again = localise.evaluate_localisation(other, planted_split(), methods=FEW, neurons=PLANTED)
     second = again.table.set_index("method")
     first = result.table.set_index("method").loc[second.index]
     assert first["threshold"].equals(second["threshold"])
@@ -366,21 +385,21 @@ def test_the_order_of_the_images_does_not_matter(planted):
     images = planted.images.iloc[order].reset_index(drop=True)
     store = FakeStore(images, boxes, planted.array[order], planted.frames)
     split = planted_split()
-    first = localise.evaluate(planted, split, methods=FEW, neurons=PLANTED).table
-    again = localise.evaluate(store, split[order], methods=FEW, neurons=PLANTED).table
+    first = localise.evaluate_localisation(planted, split, methods=FEW, neurons=PLANTED).table
+    again = localise.evaluate_localisation(store, split[order], methods=FEW, neurons=PLANTED).table
     pd.testing.assert_frame_equal(again.drop(columns=SECONDS), first.drop(columns=SECONDS))
 
 
 def test_the_maps_are_read_once_and_only_where_needed(planted):
     store = FakeStore(planted.images, planted.boxes, planted.array, planted.frames)
-    localise.evaluate(store, planted_split(), methods=FEW, neurons=PLANTED)
+    localise.evaluate_localisation(store, planted_split(), methods=FEW, neurons=PLANTED)
     assert sorted(store.rows_read) == np.flatnonzero(planted_split() != "train").tolist()
 
 
 def test_a_class_without_detectors_gets_the_empty_box(planted):
     only_a = neuron_table(("a", TARGET, 0.99))
-    found = localise.evaluate(planted, planted_split(), methods=FEW, neurons=only_a)
-    assert found.table.attrs["classes_without_detectors"] == ["b"]
+    found = localise.evaluate_localisation(planted, planted_split(), methods=FEW, neurons=only_a)
+    assert found.parameters["classes_without_detectors"] == ["b"]
     rows = found.per_image.query("method == 'detectors'")
     assert not rows.loc[rows["label"] == "b", [*bx.CORNERS, "iou"]].to_numpy().any()
     assert rows.loc[rows["label"] == "a", "hit"].mean() > 0.9
@@ -389,7 +408,9 @@ def test_a_class_without_detectors_gets_the_empty_box(planted):
 def test_only_replicated_detectors_count_and_the_best_comes_first(planted):
     table = neuron_table(("a", NOISE, 0.999), ("a", TARGET, 0.9), ("a", 5, 0.8), ("b", 4, 0.9))
     table.loc[0, "replicated"] = False
-    found = localise.evaluate(planted, planted_split(), methods=["best_detector"], neurons=table)
+    found = localise.evaluate_localisation(
+        planted, planted_split(), methods=["best_detector"], neurons=table
+    )
     assert found.table.set_index("method").loc["best_detector", "box_accuracy"] > 0.9
 
 
@@ -397,12 +418,12 @@ def test_random_neurons_are_alive_different_and_seeded(planted):
     def heats(seed):
         fitted = localise.fit_methods(
             planted,
-            ["random_neuron"],
-            train=planted_split() == "train",
-            truth=planted.boxes,
+            planted_split() == "train",
+            "random_neuron",
+            boxes=planted.boxes,
             random_state=seed,
         )
-        return localise.method_heats(planted, np.arange(60), fitted)["random_neuron"]
+        return localise.heat_maps(planted, None, fitted)["random_neuron"]
 
     first, again, other = heats(0), heats(0), heats(5)
     assert first.shape == (60, 10, 14, 14)
@@ -423,8 +444,11 @@ def test_several_draws_are_scored_one_by_one_and_averaged(planted):
         return np.stack([np.zeros_like(hot), hot], axis=1)
 
     try:
-        found = localise.evaluate(
-            planted, planted_split(), methods=["chance"], given={"alone": heats}
+        found = localise.evaluate_localisation(
+            planted,
+            planted_split(),
+            methods=["chance"],
+            options=LocalisationOptions(given={"alone": heats}),
         )
     finally:
         del localise.METHODS["chance"]
@@ -444,19 +468,13 @@ def test_several_draws_are_scored_one_by_one_and_averaged(planted):
     assert at_half["accuracy"].item() == 0.5
 
 
-def test_a_method_of_several_draws_shows_its_first(planted):
-    found = localise.evaluate(planted, planted_split(), methods=["random_neuron"])
-    heats, boxes = localise.heats_for(planted, [4, 5], "random_neuron", found.fitted, threshold=0.2)
-    assert (heats.shape, boxes.shape) == ((2, 14, 14), (2, 4))
-
-
 def test_no_boxes_gives_empty_tables(planted):
     store = FakeStore(planted.images, planted.boxes.iloc[:0], planted.array, planted.frames)
-    found = localise.evaluate(store, planted_split(), methods=FEW, neurons=PLANTED)
+    found = localise.evaluate_localisation(store, planted_split(), methods=FEW, neurons=PLANTED)
     assert found.table.empty
-    assert list(found.table) == localise.results.TABLE_COLUMNS
+    assert list(found.table) == evaluation.TABLE_COLUMNS
     assert found.per_image.empty
-    assert list(found.per_image) == localise.results.IMAGE_COLUMNS
+    assert list(found.per_image) == evaluation.IMAGE_COLUMNS
     assert not store.rows_read
 
 
@@ -464,13 +482,13 @@ def test_images_without_boxes_are_skipped_and_few_confirm_boxes_said(planted):
     kept = (planted_split() != "confirm") | (np.arange(60) < 6)
     boxes = planted.boxes[kept[planted.boxes["image"]] & (planted.boxes["image"] != 4)]
     store = FakeStore(planted.images, boxes, planted.array, planted.frames)
-    found = localise.evaluate(store, planted_split(), methods=FEW, neurons=PLANTED)
-    assert found.table.attrs["threshold_from"] == "train + confirm"
+    found = localise.evaluate_localisation(store, planted_split(), methods=FEW, neurons=PLANTED)
+    assert found.parameters["threshold_from"] == "train + confirm"
     assert (found.table["n"] == 19).all()
     only_test = boxes[planted_split()[boxes["image"]] == "test"]
     store = FakeStore(planted.images, only_test, planted.array, planted.frames)
-    found = localise.evaluate(store, planted_split(), methods=["sum"])
-    assert found.table.attrs["threshold_from"] == "fixed at 0.2"
+    found = localise.evaluate_localisation(store, planted_split(), methods=["sum"])
+    assert found.parameters["threshold_from"] == "fixed at 0.2"
     assert "mean_box" not in set(found.table["method"])
 
 
@@ -479,11 +497,11 @@ def test_box_kinds(planted):
     both = pd.concat([planted.boxes, heads], ignore_index=True)
     store = FakeStore(planted.images, both, planted.array, planted.frames)
     with pytest.raises(FeatlabError, match=r"body, head.*--box-kind"):
-        localise.evaluate(store, planted_split(), methods=["sum"])
+        localise.evaluate_localisation(store, planted_split(), methods=["sum"])
     with pytest.raises(FeatlabError, match="one of body, head, got 'tail'"):
-        localise.evaluate(store, planted_split(), box_kind="tail")
-    found = localise.evaluate(store, planted_split(), methods=["sum"], box_kind="head")
-    assert found.table.attrs["box_kind"] == "head"
+        localise.evaluate_localisation(store, planted_split(), box_kind="tail")
+    found = localise.evaluate_localisation(store, planted_split(), methods=["sum"], box_kind="head")
+    assert found.parameters["box_kind"] == "head"
     assert found.table["n"].iloc[0] == 20
 
 
@@ -493,22 +511,28 @@ def test_a_box_of_another_class_is_no_truth(planted):
     extra["label"] = np.where(extra["label"] == "a", "b", "a")
     both = pd.concat([planted.boxes, extra], ignore_index=True)
     store = FakeStore(planted.images, both, planted.array, planted.frames)
-    table = localise.evaluate(store, planted_split(), methods=["sum"]).table.set_index("method")
+    table = localise.evaluate_localisation(store, planted_split(), methods=["sum"]).table.set_index(
+        "method"
+    )
     assert table.loc["whole_image", "box_accuracy"] == 0
 
 
 def test_wrong_requests_are_explained(planted):
     split = planted_split()
-    with pytest.raises(FeatlabError, match="split must have one of train"):
-        localise.evaluate(planted, np.where(split == "test", "tset", split))
-    with pytest.raises(FeatlabError, match="for each of the 60 images"):
-        localise.evaluate(planted, split[:-1])
+    with pytest.raises(
+        FeatlabError, match="split must be 'train', 'confirm' or 'test', got 'tset'"
+    ):
+        localise.evaluate_localisation(planted, np.where(split == "test", "tset", split))
+    with pytest.raises(FeatlabError, match=r"split must have one entry per image \(60\)"):
+        localise.evaluate_localisation(planted, split[:-1])
     with pytest.raises(FeatlabError, match="replicated; give the result of confirm_neurons"):
-        localise.evaluate(planted, split, neurons=PLANTED.drop(columns="replicated"))
+        localise.evaluate_localisation(planted, split, neurons=PLANTED.drop(columns="replicated"))
     with pytest.raises(FeatlabError, match="lack the classes"):
-        localise.evaluate(planted, split, weights={"a": np.ones(8)})
+        localise.evaluate_localisation(
+            planted, split, weights=ClassWeights(["a"], np.ones((1, 8)), np.zeros(1))
+        )
     with pytest.raises(FeatlabError, match="8 values per class"):
-        localise.evaluate(planted, split, weights={"a": np.ones(9), "b": np.ones(9)})
+        localise.evaluate_localisation(planted, split, weights=head(np.ones((2, 9))))
 
 
 def test_choose_threshold():
@@ -527,8 +551,8 @@ def test_stable_threshold_is_not_lured_by_a_lucky_one():
     ious = np.zeros((40, 100))
     ious[:20, 30:51] = 0.7
     ious[:21, 80] = 0.7
-    assert localise.choose_threshold(ious, localise.THRESHOLDS) == 0.8
-    assert localise.stable_threshold(ious, localise.THRESHOLDS) == pytest.approx(0.4)
+    assert localise.choose_threshold(ious, regions.THRESHOLDS) == 0.8
+    assert regions.stable_threshold(ious, regions.THRESHOLDS) == pytest.approx(0.4)
 
 
 def test_stable_threshold_equals_its_formula_done_by_hand():
@@ -539,11 +563,11 @@ def test_stable_threshold_equals_its_formula_done_by_hand():
     kernel = np.exp(-(np.arange(-16, 17) ** 2) / (2 * 4**2))
     smooth = np.convolve(padded, kernel / kernel.sum(), mode="valid")
     expected = thresholds[smooth.argmax()]
-    assert localise.stable_threshold(ious, thresholds, 0.7) == expected
+    assert regions.stable_threshold(ious, thresholds, 0.7) == expected
     without = np.concatenate([ious, np.full((3, 50), np.nan)])
-    assert localise.stable_threshold(without, thresholds, 0.7) == expected
+    assert regions.stable_threshold(without, thresholds, 0.7) == expected
     with pytest.raises(FeatlabError, match="no image has a box"):
-        localise.stable_threshold(without[30:], thresholds)
+        regions.stable_threshold(without[30:], thresholds)
 
 
 # ----------------------------------------------------------------------------- the field's scores
@@ -557,7 +581,7 @@ def test_oracles_bound_what_was_chosen_elsewhere(result):
     assert table.loc["detectors", "pointing"] == 1
     assert table.loc["detectors", "heat_in_box"] > 0.8
     assert table["top1_loc"].isna().all()
-    for score in localise.SCORES:
+    for score in scoring.SCORES:
         known = table[table[score].notna()]
         assert (known[f"{score}_low"] <= known[f"{score}_high"]).all()
         assert known[[score, f"{score}_low", f"{score}_high"]].to_numpy().min(initial=0) >= 0
@@ -566,7 +590,7 @@ def test_oracles_bound_what_was_chosen_elsewhere(result):
 
 def test_table_scores_are_those_of_boxes():
     rng = np.random.default_rng(0)
-    found = localise.HeatScores(
+    found = HeatScores(
         boxes=np.zeros((30, 100, 4)),
         iou=rng.random((30, 100)),
         iou_any=rng.random((30, 100)),
@@ -574,7 +598,7 @@ def test_table_scores_are_those_of_boxes():
         heat_in_box=rng.random(30),
         histograms=rng.random((30, 2, 101)),
     )
-    one = localise.scoring.score_method(
+    one = scoring.score_method(
         found,
         scored=np.arange(20),
         tuning=np.arange(20, 30),
@@ -583,22 +607,23 @@ def test_table_scores_are_those_of_boxes():
     weights = rng.integers(0, 3, (7, 20)).astype(float)
     iou, iou_any = found.iou[:20], found.iou_any[:20]
     expected = {
-        "box_accuracy": bx.mean_score(iou[:, one.column] >= 0.5, weights),
-        "mean_iou": bx.mean_score(iou[:, one.column], weights),
-        "max_box_acc": bx.max_box_acc(iou, weights=weights),
-        "max_box_acc_v2": bx.max_box_acc_v2(iou_any, weights=weights),
-        "box_acc_v2_at_val": bx.box_acc_at(iou_any, one.columns_v2, weights=weights),
-        "heat_in_box": bx.mean_score(found.heat_in_box[:20], weights),
-        "pxap": bx.pxap(found.histograms[:20], weights),
+        "box_accuracy": box_scores.mean_score(iou[:, one.column] >= 0.5, weights),
+        "mean_iou": box_scores.mean_score(iou[:, one.column], weights),
+        "max_box_acc": box_scores.max_box_acc(iou, weights=weights),
+        "max_box_acc_v2": box_scores.max_box_acc_v2(iou_any, weights=weights),
+        "box_acc_v2_at_val": box_scores.box_acc_at(iou_any, one.columns_v2, weights=weights),
+        "heat_in_box": box_scores.mean_score(found.heat_in_box[:20], weights),
+        "pxap": box_scores.pxap(found.histograms[:20], weights),
     }
-    got = dict(zip(localise.SCORES, one.resampled(weights).T, strict=True))
+    got = dict(zip(scoring.SCORES, one.resampled(weights).T, strict=True))
     for name, values in expected.items():
         assert got[name] == pytest.approx(values), name
     assert np.isnan(got["top1_loc"]).all()
     chosen = [
-        localise.stable_threshold(found.iou_any[20:], localise.THRESHOLDS, d) for d in bx.DELTAS
+        regions.stable_threshold(found.iou_any[20:], regions.THRESHOLDS, d)
+        for d in box_scores.DELTAS
     ]
-    assert localise.THRESHOLDS[one.columns_v2].tolist() == chosen
+    assert regions.THRESHOLDS[one.columns_v2].tolist() == chosen
 
 
 def test_curves_and_success_agree_with_the_table(result):
@@ -618,15 +643,21 @@ def test_curves_and_success_agree_with_the_table(result):
 def test_top1_needs_the_right_class(planted):
     split, labels = planted_split(), planted.images["label"].to_numpy()
     wrong = np.where(np.arange(60) % 12 == 4, "nothing", labels)
-    found = localise.evaluate(
-        planted, split, methods=["detectors"], neurons=PLANTED, predicted=wrong
+    found = localise.evaluate_localisation(
+        planted,
+        split,
+        methods=["detectors"],
+        neurons=PLANTED,
+        options=LocalisationOptions(predicted=wrong),
     )
     row = found.table.set_index("method").loc["detectors"]
     assert row["box_accuracy"] == 1
     assert row["top1_loc"] == (wrong == labels)[split == "test"].mean() < 1
     assert found.per_image.query("top1 == 0 and method == 'detectors'")["row"].isin([4, 16]).any()
-    with pytest.raises(FeatlabError, match="one class for each of the 60 images"):
-        localise.evaluate(planted, split, methods=["sum"], predicted=labels[:3])
+    with pytest.raises(FeatlabError, match=r"predicted must have one entry per image \(60\)"):
+        localise.evaluate_localisation(
+            planted, split, methods=["sum"], options=LocalisationOptions(predicted=labels[:3])
+        )
 
 
 def test_masks_give_the_average_precision_of_pixels(planted):
@@ -637,10 +668,14 @@ def test_masks_give_the_average_precision_of_pixels(planted):
         box = planted.boxes.loc[row, bx.CORNERS].to_numpy(float)
         width, height = planted.images.loc[row, ["width", "height"]]
         unit = bx.unit_boxes(box[None], [[width, height]])
-        return bx.box_masks(unit, [0], 1, (height, width))[0].astype(int)
+        return box_scores.box_masks(unit, [0], 1, (height, width))[0].astype(int)
 
-    found = localise.evaluate(
-        planted, planted_split(), methods=["best_detector"], neurons=PLANTED, masks=masks
+    found = localise.evaluate_localisation(
+        planted,
+        planted_split(),
+        methods=["best_detector"],
+        neurons=PLANTED,
+        options=LocalisationOptions(masks=masks),
     )
     assert sorted(asked) == np.flatnonzero(planted_split() == "test").tolist()
     scores = found.table.set_index("method")["pxap"]
@@ -654,14 +689,21 @@ def test_whole_groups_are_resampled(planted, result):
     groups = np.where(
         planted_split() == "test", np.char.add("g", (np.arange(60) // 20).astype(str)), ""
     )
-    found = localise.evaluate(planted, planted_split(), methods=["sum"], groups=groups)
-    assert found.table.attrs["n_groups"] == 3
-    assert result.table.attrs["n_groups"] == 20
+    found = localise.evaluate_localisation(
+        planted, planted_split(), methods=["sum"], options=LocalisationOptions(groups=groups)
+    )
+    assert found.parameters["n_groups"] == 3
+    assert result.parameters["n_groups"] == 20
     few, many = (x.table.set_index("method").loc["sum"] for x in (found, result))
     assert few["mean_iou"] == many["mean_iou"]
     assert few["mean_iou_low"] != many["mean_iou_low"]
-    with pytest.raises(FeatlabError, match="one entry for each of the 60"):
-        localise.evaluate(planted, planted_split(), methods=["sum"], groups=groups[:5])
+    with pytest.raises(FeatlabError, match=r"groups must have one entry per image \(60\)"):
+        localise.evaluate_localisation(
+            planted,
+            planted_split(),
+            methods=["sum"],
+            options=LocalisationOptions(groups=groups[:5]),
+        )
 
 
 def test_methods_are_compared_on_the_same_images(result):
@@ -679,7 +721,7 @@ def test_methods_are_compared_on_the_same_images(result):
     twin = same.set_index("method").loc["best_detector"]
     assert abs(twin["difference"]) < 1e-9
     assert twin["difference_high"] - twin["difference_low"] < 1e-9
-    with pytest.raises(FeatlabError, match="got .*'nothing'"):
+    with pytest.raises(FeatlabError, match="against must be one of .*got 'nothing'"):
         localise.compare_methods(result, against="nothing")
     with pytest.raises(FeatlabError, match="scores must be from box_accuracy"):
         localise.compare_methods(result, scores=["beauty"])
@@ -696,8 +738,12 @@ def planted_heats(store: FakeStore) -> np.ndarray:
 def test_given_heats_and_boxes_are_scored_like_the_methods_own(planted):
     true = planted.boxes[bx.CORNERS].to_numpy()
     given = {"heats": planted_heats(planted), "boxes": true}
-    found = localise.evaluate(
-        planted, planted_split(), methods=["best_detector"], neurons=PLANTED, given=given
+    found = localise.evaluate_localisation(
+        planted,
+        planted_split(),
+        methods=["best_detector"],
+        neurons=PLANTED,
+        options=LocalisationOptions(given=given),
     )
     table = found.table.set_index("method")
     scores = [name for name in table if name not in ("supervision", "class_asked", *SECONDS)]
@@ -709,7 +755,7 @@ def test_given_heats_and_boxes_are_scored_like_the_methods_own(planted):
     assert table.loc["heats", "supervision"] == table.loc["boxes", "supervision"] == "network"
     assert table.loc["heats", "class_asked"] == "as given"
     assert not table.loc["heats", "baseline"]
-    assert "given methods the match alone" in found.table.attrs["seconds"]
+    assert "given methods the match alone" in found.parameters["seconds"]
     assert set(localise.compare_methods(found)["method"]) >= {"heats", "boxes"}
     assert list(found.table["method"])[:3] == ["best_detector", "heats", "boxes"]
 
@@ -721,18 +767,23 @@ def test_images_without_a_given_heat_are_left_out_for_every_method(planted):
     heats[without] = heats[split == "train"] = np.nan
     boxes = planted.boxes[bx.CORNERS].to_numpy().copy()
     boxes[test[3]] = np.nan
-    found = localise.evaluate(
-        planted, split, methods=["sum"], given={"heats": heats, "boxes": boxes}
+    found = localise.evaluate_localisation(
+        planted,
+        split,
+        methods=["sum"],
+        options=LocalisationOptions(given={"heats": heats, "boxes": boxes}),
     )
     assert (found.table["n"] == 16).all()
-    assert found.table.attrs["n_without_given"] == 6
-    assert found.table.attrs["n_threshold_images"] == 18
+    assert found.parameters["n_without_given"] == 6
+    assert found.parameters["n_threshold_images"] == 18
     for _, rows in found.per_image.groupby("method"):
         assert rows["row"].tolist() == test[4:].tolist()
     # The same as if only the others had been asked for.
     rest = np.setdiff1d(np.arange(60), [*without, test[3]])
-    again = localise.evaluate(planted, split, methods=["sum"], rows=rest)
-    assert again.table.attrs["n_without_given"] == 0
+    again = localise.evaluate_localisation(
+        planted, split, methods=["sum"], options=LocalisationOptions(rows=rest)
+    )
+    assert again.parameters["n_without_given"] == 0
     left = found.table[~found.table["method"].isin(["heats", "boxes"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(left.drop(columns=SECONDS), again.table.drop(columns=SECONDS))
 
@@ -741,20 +792,31 @@ def test_only_the_rows_asked_for_are_tuned_on_and_scored(planted):
     split = planted_split()
     mask = np.arange(60) % 12 < 6
     store = FakeStore(planted.images, planted.boxes, planted.array, planted.frames)
-    found = localise.evaluate(store, split, methods=FEW, neurons=PLANTED, rows=mask)
+    found = localise.evaluate_localisation(
+        store, split, methods=FEW, neurons=PLANTED, options=LocalisationOptions(rows=mask)
+    )
     assert sorted(store.rows_read) == np.flatnonzero(mask & (split != "train")).tolist()
-    numbers = localise.evaluate(
-        planted, split, methods=FEW, neurons=PLANTED, rows=np.flatnonzero(mask)[::-1]
+    numbers = localise.evaluate_localisation(
+        planted,
+        split,
+        methods=FEW,
+        neurons=PLANTED,
+        options=LocalisationOptions(rows=np.flatnonzero(mask)[::-1]),
     )
     same = found.table.drop(columns=SECONDS)
     pd.testing.assert_frame_equal(same, numbers.table.drop(columns=SECONDS))
     assert (found.table["n"] == 10).all()
-    assert localise.evaluate(planted, split, methods=["sum"], rows=[]).table.empty
+    assert localise.evaluate_localisation(
+        planted, split, methods=["sum"], options=LocalisationOptions(rows=[])
+    ).table.empty
 
 
 def test_wrong_given_and_rows_are_explained(planted):
     def asked(**parameters):
-        return localise.evaluate(planted, planted_split(), methods=["sum"], **parameters)
+        options = LocalisationOptions(**parameters)
+        return localise.evaluate_localisation(
+            planted, planted_split(), methods=["sum"], options=options
+        )
 
     heats = planted_heats(planted)
     for name in ("cam", "mean_box", "random_neuron"):
@@ -770,8 +832,8 @@ def test_wrong_given_and_rows_are_explained(planted):
     partly[7] = np.inf
     with pytest.raises(FeatlabError, match="row 7 is partly"):
         asked(given={"x": partly})
-    for rows in ([60], [-1], [0.5], np.ones(59, bool), [[1, 2]]):
-        with pytest.raises(FeatlabError, match="rows must be row numbers from 0 to 59"):
+    for rows in ([60], [0.5], np.ones(59, bool), [[1, 2]]):
+        with pytest.raises(FeatlabError, match="^rows .*59|^rows must be row numbers or a mask"):
             asked(rows=rows)
 
 
@@ -782,8 +844,12 @@ def test_heat_maps_of_the_predicted_class(planted):
     wrong[test[:4]] = np.where(labels[test[:4]] == "a", "b", "a")
 
     def asked(**parameters):
-        return localise.evaluate(
-            planted, split, methods=["best_detector"], neurons=PLANTED, **parameters
+        return localise.evaluate_localisation(
+            planted,
+            split,
+            methods=["best_detector"],
+            neurons=PLANTED,
+            options=LocalisationOptions(**parameters),
         )
 
     known, guessed = asked(predicted=wrong), asked(predicted=wrong, target="predicted")
@@ -792,12 +858,12 @@ def test_heat_maps_of_the_predicted_class(planted):
     # Where the class is right both boxes are the same one.
     assert first["top1_loc"] == second["top1_loc"] == 0.8
     assert (first["class_asked"], second["class_asked"]) == ("label", "predicted")
-    assert guessed.table.attrs["target"] == "predicted"
-    assert "predicted" in guessed.table.attrs["class_asked_for"]
+    assert guessed.parameters["target"] == "predicted"
+    assert "predicted" in guessed.parameters["class_asked_for"]
     assert guessed.table.set_index("method").loc["whole_image", "class_asked"] == "none"
-    with pytest.raises(FeatlabError, match="give predicted="):
+    with pytest.raises(FeatlabError, match="give predicted"):
         asked(target="predicted")
-    with pytest.raises(FeatlabError, match="target must be 'label' or 'predicted', got 'best'"):
+    with pytest.raises(FeatlabError, match="target must be one of label, predicted, got 'best'"):
         asked(target="best", predicted=wrong)
     with pytest.raises(FeatlabError, match=r"from the classes a, b .*got \['cow'\]"):
         asked(target="predicted", predicted=np.where(labels == "a", "cow", "b"))
@@ -809,12 +875,11 @@ def test_seconds_are_each_methods_own(planted):
         time.sleep(0.2)
         return maps.sum(axis=-1)
 
-    seconds: dict[str, float] = {}
     try:
         fitted = localise.fit_methods(
-            planted, ["slow", "sum"], train=planted_split() == "train", truth=planted.boxes
+            planted, planted_split() == "train", ["slow", "sum"], boxes=planted.boxes
         )
-        localise.method_heats(planted, np.arange(40), fitted, seconds=seconds)
+        _, seconds = timed_heats(planted, np.arange(40), fitted)
     finally:
         del localise.METHODS["slow"]
     assert seconds["slow"] >= 0.6  # Three batches of 16 rows.
@@ -827,26 +892,24 @@ def test_seconds_are_each_methods_own(planted):
 def test_fused_heats_are_the_geometric_mean_on_the_finest_grid():
     rng = np.random.default_rng(0)
     coarse, fine = rng.random((3, 4, 4)), rng.random((3, 8, 8))
-    fused = localise.fuse_heats([coarse, fine])
-    expected = localise.normalise(localise.upsample(coarse, 8)) * localise.normalise(fine)
+    fused = fuse_heats([coarse, fine])
+    expected = normalise(upsample(coarse, 8)) * normalise(fine)
     np.testing.assert_allclose(fused, np.sqrt(expected), atol=1e-6)
     assert fused.dtype == np.float32
     # Each layer counts by its own range: its units do not matter.
-    np.testing.assert_allclose(localise.fuse_heats([coarse * 100 - 7, fine]), fused, atol=1e-4)
-    assert localise.fuse_heats([coarse]) is coarse
-    draws = localise.fuse_heats([np.stack([coarse, coarse], 1), np.stack([fine, fine], 1)])
+    np.testing.assert_allclose(fuse_heats([coarse * 100 - 7, fine]), fused, atol=1e-4)
+    assert fuse_heats([coarse]) is coarse
+    draws = fuse_heats([np.stack([coarse, coarse], 1), np.stack([fine, fine], 1)])
     assert np.array_equal(draws[:, 1], fused)
 
 
 def test_a_flat_layer_says_nothing():
     heat = np.random.default_rng(0).random((2, 5, 5)).astype(np.float32)
     flat = np.full((2, 3, 3), 7.0)
-    np.testing.assert_allclose(
-        localise.fuse_heats([heat, flat]), localise.normalise(heat), atol=1e-6
-    )
-    assert not localise.fuse_heats([flat, flat]).any()
+    np.testing.assert_allclose(fuse_heats([heat, flat]), normalise(heat), atol=1e-6)
+    assert not fuse_heats([flat, flat]).any()
     with pytest.raises(FeatlabError, match="NaN"):
-        localise.fuse_heats([heat, np.full((2, 5, 5), np.nan)])
+        fuse_heats([heat, np.full((2, 5, 5), np.nan)])
 
 
 @pytest.fixture(scope="module")
@@ -862,10 +925,10 @@ def two_layers(planted: FakeStore) -> FakeStore:
 def test_heat_maps_of_several_layers_are_fused(two_layers):
     neurons = pd.concat([PLANTED, PLANTED.assign(layer="mid")], ignore_index=True)
     weights = {
-        "mid": (np.eye(7)[[TARGET, 4]], ["a", "b"]),
-        "top": (np.eye(8)[[TARGET, 4]], ["a", "b"]),
+        "mid": head(np.eye(7)[[TARGET, 4]]),
+        "top": head(np.eye(8)[[TARGET, 4]]),
     }
-    found = localise.evaluate(
+    found = localise.evaluate_localisation(
         two_layers,
         planted_split(),
         methods=["detectors", "cam", "sum", "cell_boxes", "random_neuron"],
@@ -873,30 +936,30 @@ def test_heat_maps_of_several_layers_are_fused(two_layers):
         weights=weights,
         layer=["mid", "top"],
     )
-    assert found.table.attrs["layer"] == "mid, top"
+    assert found.parameters["layer"] == "mid, top"
     assert found.table.set_index("method").loc["detectors", "box_accuracy"] > 0.95
     rows = np.flatnonzero(planted_split() == "test")
-    fused = localise.method_heats(two_layers, rows, found.fitted)
+    fused = localise.heat_maps(two_layers, rows, found.fitted)
     assert fused["random_neuron"].shape == (20, 10, 14, 14)
     own = np.where(two_layers.images["label"] == "a", TARGET, 4)[rows]
     each = [two_layers.of(x)[rows, :, :, own] for x in ("mid", "top")]
-    np.testing.assert_allclose(fused["cam"], localise.fuse_heats(each), atol=1e-5)
+    np.testing.assert_allclose(fused["cam"], fuse_heats(each), atol=1e-5)
     threshold = found.table.set_index("method").loc["cam", "threshold"]
-    _, boxes = localise.heats_for(two_layers, rows, "cam", found.fitted, threshold=threshold)
+    boxes = boxes_at(two_layers, rows, fused["cam"], threshold)
     scored = found.per_image.query("method == 'cam'")[bx.CORNERS]
     assert boxes == pytest.approx(scored.to_numpy())
 
 
 def test_one_layer_with_detectors_is_enough_and_each_needs_its_weights(two_layers):
     split = planted_split()
-    found = localise.evaluate(
+    found = localise.evaluate_localisation(
         two_layers, split, methods=["detectors"], neurons=PLANTED, layer=["mid", "top"]
     )
-    assert found.table.attrs["classes_without_detectors"] == []
+    assert found.parameters["classes_without_detectors"] == []
     assert found.table.set_index("method").loc["detectors", "box_accuracy"] > 0.95
-    for wrong in ((np.eye(8)[:2], ["a", "b"]), {"top": (np.eye(8)[:2], ["a", "b"])}):
+    for wrong in (head(np.eye(8)[:2]), {"top": head(np.eye(8)[:2])}):
         with pytest.raises(FeatlabError, match="weights must be a dict .* got none for 'mid'"):
-            localise.evaluate(two_layers, split, weights=wrong, layer=["mid", "top"])
+            localise.evaluate_localisation(two_layers, split, weights=wrong, layer=["mid", "top"])
 
 
 # ----------------------------------------------------------------------------- neurons, drawing
@@ -905,8 +968,8 @@ def test_one_layer_with_detectors_is_enough_and_each_needs_its_weights(two_layer
 def test_pointing_finds_the_planted_neuron_and_not_the_noise(planted):
     table = neuron_table(("a", TARGET, 0.99), ("a", NOISE, 0.9), ("a", DEAD, 0.8), ("b", 4, 0.9))
     rows = np.flatnonzero(planted_split() == "test")
-    found = localise.neuron_pointing(planted, table, rows)
-    assert list(found) == list(localise.pointing.COLUMNS)
+    found = localise.neuron_pointing(planted, rows, table)
+    assert list(found) == list(judged.POINTING_COLUMNS)
     assert found["neuron"].tolist() == [TARGET, NOISE, DEAD, 4]
     assert (found["n"] == 10).all()
     assert found["pointing"].tolist()[0] == 1
@@ -915,14 +978,21 @@ def test_pointing_finds_the_planted_neuron_and_not_the_noise(planted):
     assert found["pointing"].tolist()[2] == 0
     low, high = wilson_interval(10, 10)
     assert found.loc[0, ["pointing_low", "pointing_high"]].tolist() == [low, high]
-    assert set(found.attrs["picture_centre"]) == {"a", "b"}
+    middle = planted.images[["width", "height"]].to_numpy() / 2
+    for name, own in found.groupby("class"):
+        of_class = rows[planted.images["label"].to_numpy()[rows] == name]
+        boxes = planted.boxes.loc[of_class, bx.CORNERS].to_numpy()
+        inside = (boxes[:, :2] <= middle[of_class]) & (middle[of_class] <= boxes[:, 2:])
+        assert (own["picture_centre"] == inside.all(axis=1).mean()).all()
+    mask = planted_split() == "test"
+    pd.testing.assert_frame_equal(localise.neuron_pointing(planted, mask, table), found)
 
 
 def test_pointing_equals_the_peak_mapped_to_pixels(planted):
     rows = np.flatnonzero(planted_split() == "test")
     frames = np.tile([0.1, 0.0, 0.9, 1.0], (60, 1))
     store = FakeStore(planted.images, planted.boxes, planted.array, frames)
-    found = localise.neuron_pointing(store, neuron_table(("a", NOISE, 0.9)), rows)
+    found = localise.neuron_pointing(store, rows, neuron_table(("a", NOISE, 0.9)))
     hits = []
     for row in rows[planted.images["label"].to_numpy()[rows] == "a"]:
         y, x = np.unravel_index(planted.array[row, ..., NOISE].argmax(), (14, 14))
@@ -935,26 +1005,82 @@ def test_pointing_equals_the_peak_mapped_to_pixels(planted):
 
 def test_pointing_without_detectors_or_boxes(planted):
     rows = np.flatnonzero(planted_split() == "test")
-    assert localise.neuron_pointing(planted, neuron_table(), rows).empty
+    assert localise.neuron_pointing(planted, rows, neuron_table()).empty
     store = FakeStore(planted.images, planted.boxes.iloc[:0], planted.array, planted.frames)
-    found = localise.neuron_pointing(store, PLANTED, rows)
+    found = localise.neuron_pointing(store, rows, PLANTED)
     assert (found["n"] == 0).all()
     assert found["pointing"].isna().all()
 
 
-def test_heats_for_draws_what_was_scored(planted, result):
+def boxes_at(store: FakeStore, rows: list[int], maps: np.ndarray, threshold: float) -> np.ndarray:
+    sizes = store.images[["width", "height"]].to_numpy(float)[rows]
+    return localise.heat_boxes(maps, [threshold], frames=store.frames[rows], sizes=sizes)[:, 0]
+
+
+def test_heat_maps_are_those_that_were_scored(planted, result):
     threshold = result.table.set_index("method").loc["detectors", "threshold"]
-    heats, boxes = localise.heats_for(
-        planted, [10, 4], "detectors", result.fitted, threshold=threshold
-    )
+    maps = localise.heat_maps(planted, [10, 4], result.fitted, methods="detectors")
+    assert list(maps) == ["detectors"] and maps["detectors"].shape == (2, 14, 14)
     scored = result.per_image.query("method == 'detectors'").set_index("row")
-    assert boxes == pytest.approx(scored.loc[[10, 4], bx.CORNERS].to_numpy())
-    assert heats.shape == (2, 14, 14)
-    with pytest.raises(FeatlabError, match=r"one of .*sum.*got 'nothing'"):
-        localise.heats_for(planted, [4], "nothing", result.fitted, threshold=0.5)
+    assert boxes_at(planted, [10, 4], maps["detectors"], threshold) == pytest.approx(
+        scored.loc[[10, 4], bx.CORNERS].to_numpy()
+    )
+    mask = np.isin(np.arange(60), [4, 10])
+    by_mask = localise.heat_maps(planted, mask, result.fitted, methods=["detectors"])
+    assert np.array_equal(by_mask["detectors"], maps["detectors"][::-1])
+    with pytest.raises(FeatlabError, match=r"methods must be from .*sum.*got 'nothing'"):
+        localise.heat_maps(planted, [4], result.fitted, methods="nothing")
+    with pytest.raises(FeatlabError, match="at least one image"):
+        localise.heat_maps(planted, [], result.fitted)
 
 
-def test_example_heats_are_the_stored_maps(planted):
-    heats = localise.example_heats(planted, [7, 3], neurons=[4, 2])
-    assert heats.shape == (2, 2, 14, 14)
-    assert np.array_equal(heats[0, 1], planted.array[7, ..., 2])
+# ----------------------------------------------------------------------------- arguments
+
+
+def test_one_method_may_be_a_word_and_an_unknown_one_is_named(planted):
+    found = localise.evaluate_localisation(planted, planted_split(), methods="sum")
+    assert found.table["method"].tolist() == ["sum", *BASELINES[1:]]
+    with pytest.raises(FeatlabError, match="methods must be from .*got 'summe'"):
+        localise.evaluate_localisation(planted, planted_split(), methods="summe")
+
+
+def test_a_class_without_train_images_is_refused_for_every_method(planted):
+    split = np.where((planted.images["label"] == "b") & (planted_split() == "train"), "confirm",
+                     planted_split())  # fmt: skip
+    for method in ("sum", "ddt", "parts", "best_detector"):
+        with pytest.raises(FeatlabError, match="classes b have no train images"):
+            localise.evaluate_localisation(planted, split, methods=method, neurons=PLANTED)
+    with pytest.raises(FeatlabError, match="no 'train' rows"):
+        localise.evaluate_localisation(planted, np.full(60, "test"), methods="sum")
+
+
+def test_parts_of_a_network_with_few_neurons(planted):
+    few = FakeStore(planted.images, planted.boxes, planted.array[..., [TARGET, 4]], planted.frames)
+    found = localise.evaluate_localisation(few, planted_split(), methods="parts")
+    assert found.table.set_index("method").loc["parts", "box_accuracy"] > 0.9
+
+
+def test_the_best_detector_is_the_first_of_confirmed_detectors(planted):
+    """Of equal effects the rank decides, not the channel's number."""
+    table = neuron_table(("a", NOISE, 1.0), ("a", TARGET, 1.0), ("b", 4, 1.0)).assign(
+        rank=[2, 1, 1]
+    )
+    for rows in ([0, 1, 2], [1, 0, 2]):
+        fitted = localise.fit_methods(
+            planted, planted_split() == "train", "best_detector", boxes=planted.boxes,
+            neurons=table.iloc[rows],
+        )  # fmt: skip
+        heats = localise.heat_maps(planted, [0], fitted)["best_detector"]
+        own = planted.array[0, ..., arguments.confirmed_detectors(table)["neuron"][0]]
+        np.testing.assert_allclose(heats[0] / heats[0].max(), own / own.max(), atol=1e-6)
+
+
+def test_true_boxes_without_area_are_none(planted):
+    empty = planted.boxes.assign(xmax=planted.boxes["xmin"])
+    boxes = pd.concat([planted.boxes, empty], ignore_index=True)
+    store = FakeStore(planted.images, boxes, planted.array, planted.frames)
+    one, other = (
+        localise.evaluate_localisation(x, planted_split(), methods="sum").table
+        for x in (planted, store)
+    )
+    pd.testing.assert_frame_equal(one.drop(columns=SECONDS), other.drop(columns=SECONDS))

@@ -168,7 +168,7 @@ def test_of_very_many_boxes_a_sample_is_scored_and_the_page_says_so(store, monke
     results = analyse(store, random_state=0)
     table = results.localisation.table
     assert set(table["n"]) == {10}
-    assert table.attrs["n_threshold_images"] == 10
+    assert results.localisation.parameters["n_threshold_images"] == 10
     assert results.boxed_test_images == (results.split == "test").sum()
     said = " ".join(_methods.methods(results)[0])
     assert f"Heat maps of a random 10 of the {results.boxed_test_images} test images with" in said

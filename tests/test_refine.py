@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 
 from featlab import FeatlabError, localise
-from featlab import boxes as bx
-from featlab.localise import context
-from featlab.localise.refine import BoxCorrection, corrected_boxes, fit_correction
-from featlab.results.localisation import Localisation
+from featlab.boxes import geometry as bx
+from featlab.localise import LocalisationOptions, fitting
+from featlab.localise.matching import corrected_boxes, fit_correction
+from featlab.localise.regions import THRESHOLDS
+from featlab.results.localisation import BoxCorrection, Localisation
 
-T = len(localise.THRESHOLDS)
+T = len(THRESHOLDS)
 
 
 def planted_boxes(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -45,7 +46,7 @@ def correction() -> BoxCorrection:
 
 def test_a_planted_error_is_undone_on_other_images(correction):
     truth, boxes, sizes = planted_boxes(50, seed=1)
-    column = int(np.searchsorted(localise.THRESHOLDS, correction.threshold))
+    column = int(np.searchsorted(THRESHOLDS, correction.threshold))
     before = bx.iou(boxes[:, column], truth)
     after = bx.iou(corrected_boxes(correction, boxes, sizes), truth)
     assert before.max() < 0.6
@@ -95,7 +96,7 @@ def test_from_few_or_missed_objects_nothing_is_learnt():
     iou = overlaps(boxes, truth)
     few = fit_correction(boxes[:19], iou[:19], truth[:19], np.arange(19), sizes[:19])
     assert few.model is None
-    column = int(np.searchsorted(localise.THRESHOLDS, few.threshold))
+    column = int(np.searchsorted(THRESHOLDS, few.threshold))
     assert np.array_equal(corrected_boxes(few, boxes, sizes), boxes[:, column])
     missed = boxes.copy()
     missed[15:] = [0, 0, 3, 3]
@@ -143,13 +144,13 @@ class HalfSeen:
 
 def test_of_very_many_images_a_sample_gives_the_scales(monkeypatch):
     store = HalfSeen()
-    train = store.split == "train"
-    every = context.train_maxima(store, train, None, 0)
+    train = np.flatnonzero(store.split == "train")
+    every = fitting.train_maxima(store, train, None, 0)
     np.testing.assert_array_equal(every, store.pooled(pooling="max")[train])
-    monkeypatch.setattr(context, "_MOST_SCALED", 20)
-    some = context.train_maxima(store, train, None, 0)
+    monkeypatch.setattr(fitting, "_MOST_SCALED", 20)
+    some = fitting.train_maxima(store, train, None, 0)
     assert some.shape == (20, 2) and not np.isin(some[:, 0], every[:, 0], invert=True).any()
-    np.testing.assert_array_equal(some, context.train_maxima(store, train, None, 0))
+    np.testing.assert_array_equal(some, fitting.train_maxima(store, train, None, 0))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,9 @@ def store() -> HalfSeen:
 
 @pytest.fixture(scope="module")
 def found(store: HalfSeen) -> Localisation:
-    return localise.evaluate(store, store.split, methods=["sum"], refine=["sum"])
+    return localise.evaluate_localisation(
+        store, store.split, methods=["sum"], options=LocalisationOptions(refine=["sum"])
+    )
 
 
 def test_refined_boxes_are_a_row_of_their_own(found):
@@ -182,7 +185,9 @@ def test_the_correction_never_sees_confirm_or_test_boxes(store, found):
     other = HalfSeen()
     unseen = other.split[other.boxes["image"]] != "train"
     other.boxes.loc[unseen, bx.CORNERS] = [0.0, 0.0, 7.0, 7.0]
-    again = localise.evaluate(other, other.split, methods=["sum"], refine=["sum"])
+    again = localise.evaluate_localisation(
+        other, other.split, methods=["sum"], options=LocalisationOptions(refine=["sum"])
+    )
     boxes, same = (
         x.per_image.query("method == 'sum_refined'")[bx.CORNERS].to_numpy() for x in (found, again)
     )
@@ -191,13 +196,23 @@ def test_the_correction_never_sees_confirm_or_test_boxes(store, found):
 
 def test_what_cannot_be_refined_is_explained(store):
     for name in ("cam", "random_neuron", "whole_image", "magic"):
-        with pytest.raises(FeatlabError, match=f"refine must be from sum .*got '{name}'"):
-            localise.evaluate(store, store.split, methods=["sum", "random_neuron"], refine=[name])
+        with pytest.raises(FeatlabError, match=f"refine must be from sum, got '{name}'"):
+            localise.evaluate_localisation(
+                store,
+                store.split,
+                methods=["sum", "random_neuron"],
+                options=LocalisationOptions(refine=[name]),
+            )
     with pytest.raises(FeatlabError, match="name of a method of featlab, got 'sum_refined'"):
-        localise.evaluate(
-            store, store.split, methods=["sum"], given={"sum_refined": np.zeros((120, 4))}
+        localise.evaluate_localisation(
+            store,
+            store.split,
+            methods=["sum"],
+            options=LocalisationOptions(given={"sum_refined": np.zeros((120, 4))}),
         )
     few = HalfSeen()
     few.boxes = few.boxes[few.split[few.boxes["image"]] != "train"]
-    table = localise.evaluate(few, few.split, methods=["sum"], refine=["sum"]).table
+    table = localise.evaluate_localisation(
+        few, few.split, methods=["sum"], options=LocalisationOptions(refine=["sum"])
+    ).table
     assert "sum_refined" not in set(table["method"])

@@ -276,6 +276,26 @@ def test_cells_that_start_a_formula_are_quoted(tmp_path, cell):
     assert set(pd.read_csv(tmp_path / "neurons.csv")["class"]) == {f"'{cell}", "plain"}
 
 
+def test_what_is_known_of_a_neuron_is_not_that_of_another_layers(tmp_path):
+    results = make_results(n=60, c=8, pictures=False)
+    twin = results.neurons.assign(layer="early")
+    others = {
+        "pointing": results.pointing.assign(layer="early", pointing=0.1),
+        "units": results.units.assign(layer="early", verdict="not shown"),
+    }
+    both = {
+        name: pd.concat([table, getattr(results, name)], ignore_index=True)
+        for name, table in others.items()
+    }
+    neurons = pd.concat([twin, results.neurons], ignore_index=True)
+    report.write_tables(dataclasses.replace(results, neurons=neurons, **both), tmp_path)
+    table = pd.read_csv(tmp_path / "detectors.csv")
+    assert not table.duplicated(["layer", "class", "neuron"]).any()
+    assert set(table.loc[table["layer"] == "early", "pointing"]) == {0.1}
+    assert set(table.loc[table["layer"] == "top", "pointing"]) == {0.71}
+    assert set(table.loc[table["layer"] == "early", "fires"].dropna()) == {"not shown"}
+
+
 def test_a_confused_class_is_shown_as_its_name():
     results = make_results(["cat", "dog", "owl"])
     table = pd.DataFrame({"class": ["cat", "dog", "owl"], "support": 9, "f1": 0.9, "confused": 2})

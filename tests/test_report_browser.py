@@ -18,7 +18,8 @@ from matplotlib import colormaps
 
 from featlab import embed, report
 from featlab.arguments import confirmed_detectors
-from featlab.localise import heat_boxes, normalise, upsample
+from featlab.localise import heat_boxes
+from featlab.localise.heat import normalise, upsample
 from featlab.results.analysis import SetOverview
 from featlab.results.pictures import Gallery, NeuronCard
 

@@ -104,7 +104,7 @@ def test_results_show_their_tables(store, split):
     n = int((split == "test").sum())
     assert repr(scores) == f"<HeadResults of dummy, logistic on {n} test images>"
 
-    where = localise.evaluate(store, split, methods=["sum"])
+    where = localise.evaluate_localisation(store, split, methods=["sum"])
     told = read(where._repr_html_())
     assert "centre_gaussian" in told and f"{n} test images" in told
     assert repr(where).startswith("<Localisation by sum, ")

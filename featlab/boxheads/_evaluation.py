@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from featlab import boxes as bx
 from featlab.arguments import (
     Progress,
     check_at_least,
@@ -24,6 +23,7 @@ from featlab.arguments import (
     split_sides,
     tracked,
 )
+from featlab.boxes import geometry as bx
 from featlab.boxheads._inputs import (
     POLICIES,
     TARGETS,

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from featlab import boxes as bx
 from featlab.arguments import boxes_of_kind, group_codes, stratified_rows, true_boxes
+from featlab.boxes import geometry as bx
 from featlab.errors import FeatlabError
 from featlab.store import MapStore
 

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from featlab import boxes as bx
 from featlab.arguments import (
     check_at_least,
     check_choice,
@@ -18,6 +17,7 @@ from featlab.arguments import (
     class_codes,
     split_sides,
 )
+from featlab.boxes import geometry as bx
 from featlab.boxheads._inputs import mirrored, tidy
 from featlab.boxheads._linear import mirror_maps
 from featlab.errors import FeatlabError

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from sklearn.utils.extmath import randomized_svd
 
-from featlab import boxes as bx
+from featlab.boxes import geometry as bx
 from featlab.boxheads._inputs import decode_boxes, encode_boxes, mirrored
 from featlab.errors import FeatlabError
 from featlab.store import MapStore

@@ -16,7 +16,7 @@ import numpy as np
 import sklearn
 from sklearn.ensemble import GradientBoostingRegressor
 
-from featlab import boxes as bx
+from featlab.boxes import geometry as bx
 from featlab.boxheads._inputs import decode_boxes, encode_boxes, mirrored
 from featlab.boxheads._linear import (
     Components,

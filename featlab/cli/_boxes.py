@@ -43,7 +43,7 @@ def localise(
     detectors = featlab.pipeline.detectors
     with featlab.store.MapStore(store) as opened:
         # What would be refused after the heads and detectors is refused before them.
-        boxed = featlab.localise.select_boxes(opened, box_kind)["image"]
+        boxed = featlab.arguments.true_boxes(opened.images, opened.boxes, box_kind)["image"]
         labels, groups = opened.images["label"], opened.images["group"]
         split = featlab.splits.make_split(opened.images, random_state=seed)
         if not (split.to_numpy()[boxed] == "test").any():
@@ -55,22 +55,24 @@ def localise(
             for name, x in X.items()
         }
         last = names[-1]
-        localisation = featlab.localise.evaluate(
+        localisation = featlab.localise.evaluate_localisation(
             opened,
             split,
             methods=_named_methods(methods),
-            refine=refine.split(",") if refine else (),
             neurons=detectors.find_detectors(
                 list(X.values()), labels, split, groups, random_state=seed
             ),
             weights={name: detectors.class_weights(scores[name]) for name in names},
-            network={name: scores[name].models["mlp"] for name in names},
-            predicted=detectors.predicted_classes(scores[last], X[last]),
-            target=target,
+            mlp={name: scores[name].models["mlp"] for name in names},
             layer=names,
             box_kind=box_kind,
+            options=featlab.localise.LocalisationOptions(
+                refine=refine.split(",") if refine else (),
+                predicted=detectors.predicted_classes(scores[last], X[last]),
+                target=target,
+                progress=quiet_bar,
+            ),
             random_state=seed,
-            progress=quiet_bar,
         )
     print(localisation.table.set_index("method").T.to_string(float_format="{:.3f}".format))
     if output is not None:

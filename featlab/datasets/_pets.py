@@ -96,7 +96,7 @@ def fetch_oxford_pets(
 def pet_masks(
     folder: str | os.PathLike[str], images: pd.DataFrame
 ) -> Callable[[int], npt.NDArray[np.uint8] | None]:
-    """Masks of the pets for ``localise.evaluate(..., masks=)``, read from the trimaps as needed.
+    """Masks of the pets, read from the trimaps as needed: ``LocalisationOptions(masks=…)``.
 
     Parameters
     ----------

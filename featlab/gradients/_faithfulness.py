@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from featlab.boxes import centre_heat
+from featlab.boxes.geometry import centre_heat
 from featlab.errors import FeatlabError
 from featlab.gradients._dam_steps import GREY
 from featlab.gradients._network import BATCH_SIZE, HeadedNetwork, checked_pixels

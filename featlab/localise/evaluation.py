@@ -2,237 +2,349 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from featlab import boxes as bx
-from featlab.errors import FeatlabError
-from featlab.localise.checks import (
-    Given,
-    asked_codes,
-    checked_given,
-    checked_names,
-    checked_split,
-    chosen_rows,
-    known_to_all,
-    picture_sizes,
-    resampling_units,
+from featlab.arguments import (
+    Progress,
+    check_choice,
+    check_choices,
+    group_codes,
+    group_names,
+    split_sides,
+    text_labels,
 )
-from featlab.localise.fitting import ClassWeights, classes_without_detectors, fit_methods
-from featlab.localise.matching import match_methods, match_refined
-from featlab.localise.methods import Progress
-from featlab.localise.refine import SUFFIX
+from featlab.boxes.geometry import CORNERS, centre_in_box
+from featlab.errors import FeatlabError
+from featlab.localise.fitting import classes_without_detectors, fit_methods
+from featlab.localise.heat import label_codes, picture_sizes
+from featlab.localise.matching import SUFFIX, Matches, Truth, find_truth, match_methods
+from featlab.localise.methods import METHODS
 from featlab.localise.regions import THRESHOLDS
-from featlab.localise.registry import METHODS
-from featlab.localise.results import localisation
-from featlab.localise.scoring import per_image, score_columns, score_draws, score_method
-from featlab.localise.truth import Truth, find_truth
-from featlab.results.localisation import BASELINES, FittedMethods, Localisation
+from featlab.localise.scores import (
+    SCORES,
+    MethodScores,
+    curve_tables,
+    per_image,
+    score_columns,
+    score_draws,
+    score_method,
+)
+from featlab.results.localisation import BASELINES, ClassWeights, FittedMethods, Localisation
+from featlab.store import MapStore
 
-if TYPE_CHECKING:
-    from featlab.store import MapStore
-
+TABLE_COLUMNS = [
+    "method",
+    "baseline",
+    "supervision",
+    "class_asked",
+    "box_accuracy_confirm",
+    "threshold",
+    "n",
+    *(f"{score}{end}" for score in SCORES[:3] for end in ("", "_low", "_high")),
+    "box_accuracy_oracle",
+    "threshold_oracle",
+    *(f"{score}{end}" for score in SCORES[3:] for end in ("", "_low", "_high")),
+    "seconds_per_1000",
+]
+IMAGE_COLUMNS = [
+    *("method", "row", "label", "iou", *CORNERS, "centre_in_box", "hit"),
+    *("iou_any", "top1", "pointing", "heat_in_box"),
+]
 _ASKED = {"label": "the image's own (GT-known)", "predicted": "the predicted one"}
+_SECONDS = (
+    "heat maps, an equal part of reading the maps, and the match with the boxes; "
+    "of given methods the match alone"
+)
 _N_BOOT = 1000
 
 
-def evaluate(
+@dataclass(frozen=True)
+class LocalisationOptions:
+    """What is scored, and how, beyond the methods themselves.
+
+    Attributes
+    ----------
+    rows : sequence of int, or mask of shape (n,), optional
+        Only these images are scored, and tuned on; all train rows are learnt from. All by default.
+    refine : str or sequence of str
+        Methods whose boxes are also corrected by a ridge regression on the boxes of the train rows:
+        further rows ``<method>_refined``, of supervision "boxes" and without a threshold to choose.
+        Without boxes of train rows there are none.
+    given : mapping of str to ndarray
+        Further methods, computed elsewhere: name → heat maps ``(n, h, w)`` over the network's input
+        or boxes ``(n, 4)`` in pixels of the originals, for all images of the store. A row that was
+        not computed is NaN throughout; such an image is left out for *every* method, so that all
+        are scored on the same images (``parameters["n_without_given"]`` counts them).
+    predicted : array-like of shape (n,), optional
+        A head's class for each image, for Top-1 Loc and `target`.
+    target : {"label", "predicted"}
+        The class that heat maps are made for: the image's own (GT-known Loc), or the predicted one.
+    groups : array-like of shape (n,), optional
+        Images that are resampled together; by default the store's, "" is no group.
+    masks : callable, optional
+        For a row number the picture's mask (height, width), of any size: 1 on the object, 0 beside
+        it, ``boxes.IGNORE`` where nobody knows; or None. Called for the scored images, for PxAP.
+    progress : callable, optional
+        Wraps the iterable of batches of maps.
+    """
+
+    rows: Any = None
+    refine: str | Iterable[str] = ()
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
+    predicted: ArrayLike | None = None
+    target: str = "label"
+    groups: ArrayLike | None = None
+    masks: Callable[[int], np.ndarray | None] | None = None
+    progress: Progress | None = None
+
+
+_DEFAULT = LocalisationOptions()
+
+
+def evaluate_localisation(
     store: MapStore,
-    split: Sequence[str] | np.ndarray | pd.Series,
+    split: ArrayLike,
     *,
-    methods: Sequence[str] | None = None,
+    methods: str | Iterable[str] | None = None,
     neurons: pd.DataFrame | None = None,
     weights: ClassWeights | Mapping[str, ClassWeights] | None = None,
-    network: Any | None = None,
-    refine: Sequence[str] = (),
-    given: Given | None = None,
-    predicted: Sequence[str] | np.ndarray | pd.Series | None = None,
-    target: str = "label",
-    rows: Sequence[int] | np.ndarray | None = None,
-    groups: Sequence[str] | np.ndarray | pd.Series | None = None,
-    masks: Callable[[int], np.ndarray | None] | None = None,
-    box_kind: str | None = None,
+    mlp: Any | None = None,
     layer: str | Sequence[str] | None = None,
+    box_kind: str | None = None,
+    options: LocalisationOptions = _DEFAULT,
     random_state: int = 0,
-    progress: Progress | None = None,
 ) -> Localisation:
     """Where in the picture: boxes from heat maps, on the test rows, beside baselines.
 
     Methods: those of the registry (``METHODS``; :func:`register` adds more), some of which need
-    `neurons`, `weights` or `network`. Those that learn from boxes of train images say so in the
-    column ``supervision``.
+    `neurons`, `weights` or `mlp`. Those that learn from boxes of train images say so in the column
+    ``supervision``.
     Baselines: ``random_neuron`` (a live neuron drawn for each class; the mean of ten such draws),
     ``centre_gaussian``, ``whole_image``, ``mean_box`` (of the train rows). Each method has one
-    threshold, chosen on the confirm rows (:func:`stable_threshold`).
+    threshold, chosen on the confirm rows (``regions.stable_threshold``).
 
     Parameters
     ----------
     store : MapStore
     split : array-like of str of shape (n,)
         "train", "confirm" or "test" for each image.
-    methods : sequence of str, optional
+    methods : str or sequence of str, optional
         Names of the registry; by default all that have what they need.
     neurons : DataFrame, optional
         Neuron table after ``confirm_neurons``; without it there are no detector methods.
-    weights : dict of str to (c,) array, or (coef (k, c), classes), optional
-        Weights of a linear head on raw mean-pooled features; without them there is no ``cam``.
-    network : Pipeline, optional
+    weights : ClassWeights, optional
+        A linear head on raw mean-pooled features; without it there is no ``cam``.
+    mlp : Pipeline, optional
         A fitted scaling and scikit-learn MLP on mean-pooled features, for ``mlp_cam``.
-    refine : sequence of str, optional
-        Methods whose boxes are also corrected by a ridge regression on the boxes of the train rows
-        (:func:`fit_correction`): further rows ``<method>_refined``, of supervision "boxes" and
-        without a threshold to choose. Without boxes of train rows there are none.
-    given : mapping of str to ndarray, optional
-        Further methods, computed elsewhere: name → heat maps ``(n, h, w)`` over the network's input
-        or boxes ``(n, 4)`` in pixels of the originals, for all images of the store. A row that was
-        not computed is NaN throughout; such an image is left out for *every* method, so that all
-        are scored on the same images (``table.attrs["n_without_given"]`` counts them).
-    predicted : array-like of str of shape (n,), optional
-        A head's class for each image, for Top-1 Loc and `target`.
-    target : {"label", "predicted"}
-        The class that heat maps are made for: the image's own (GT-known Loc), or the predicted one.
-    rows : sequence of int, or mask of shape (n,), optional
-        Only these images are scored, and tuned on; all train rows are learnt from. All by default.
-    groups : array-like of str of shape (n,), optional
-        Images that are resampled together; by default the store's, "" is no group.
-    masks : callable, optional
-        For a row number the picture's mask (height, width), of any size: 1 on the object, 0 beside
-        it, ``boxes.IGNORE`` where nobody knows; or None. Called for the scored images, for PxAP.
-    box_kind : str, optional
-        Which kind of boxes is the truth; needed where the box table has several.
     layer : str or sequence of str, optional
         The last stored layer by default. Of several layers the heat maps of each method are fused
-        (:func:`fuse_heats`); `neurons` then holds the detectors of all of them, and `weights` and
-        `network` map each layer to its own.
+        (``heat.fuse_heats``); `neurons` then holds the detectors of all of them, and `weights` and
+        `mlp` map each layer to its own.
+    box_kind : str, optional
+        Which kind of boxes is the truth; needed where the box table has several.
+    options : LocalisationOptions, optional
+        What is scored: which rows, corrected and given boxes, the class asked for, groups, masks.
     random_state : int
         Seed of the random neurons and of the intervals.
-    progress : callable, optional
-        Wraps the iterable of batches of maps.
 
     Returns
     -------
     Localisation
         Without rows where no test image has a box. A class without confirmed detectors has an
-        empty box (IoU 0) from those methods; ``table.attrs["classes_without_detectors"]`` lists
+        empty box (IoU 0) from those methods; ``parameters["classes_without_detectors"]`` lists
         it. With fewer than 10 confirm rows with boxes the thresholds are chosen on train and
-        confirm rows together (``table.attrs["threshold_from"]``); with none, they are 0.2.
+        confirm rows together (``parameters["threshold_from"]``); with none, they are 0.2.
 
     Raises
     ------
     FeatlabError
-        `box_kind` is missing or unknown; split, neurons, weights, given, predicted or rows do not
-        fit the store; a given name is taken; `target` is another word; `refine` names a method
-        that is not scored.
+        `box_kind` is missing or unknown; split, neurons, weights or an option do not fit the
+        store; a class has no train image; a given name is taken; `refine` names a method that is
+        not scored.
 
     Notes
     -----
     What is held grows with the scored and tuned-on images: for each of them and each method (a
     draw counts as one) some 6.5 KB, the boxes and overlaps at all thresholds, and 4 bytes a cell,
-    the heat map; never the maps themselves. Of a very large set score a sample (`rows`).
+    the heat map; never the maps themselves. Of a very large set score a sample (`options.rows`).
 
     A box that bears the name of *another* class of the store is no truth for the image's class and
-    is left out.
+    is left out, and so is one without area.
     """
     n = len(store.images)
-    taken = {*METHODS, *BASELINES}
-    given = checked_given(given, n, taken | {name + SUFFIX for name in taken})
-    use, known = chosen_rows(rows, n), known_to_all(given, n)
-    truth = find_truth(store, checked_split(split, n), box_kind, use=use, known=known)
-    names = None if predicted is None else checked_names(store, predicted)
-    asked = asked_codes(store, names, target)
+    given = _checked_given(options.given, n)
+    known = np.all([np.ones(n, dtype=bool), *map(_all_finite, given.values())], axis=0)
+    sides = split_sides(split, n)
+    truth = find_truth(store, sides, box_kind, rows=options.rows, known=known)
+    predicted = options.predicted
+    predicted = None if predicted is None else text_labels(predicted, n, name="predicted")
+    codes = _asked_codes(store, predicted, options.target)
+    groups = _groups(store, options.groups)[truth.scored]
     fitted = fit_methods(
         store,
+        truth.train,
         methods,
-        train=truth.train,
-        truth=truth.boxes,
+        boxes=truth.boxes,
         neurons=neurons,
         weights=weights,
-        network=network,
+        mlp=mlp,
         layer=layer,
         random_state=random_state,
     )
-    for name in refine:
-        if name not in fitted.methods or name in BASELINES:
-            allowed = ", ".join(known for known in fitted.methods if known not in BASELINES)
-            raise FeatlabError(f"refine must be from {allowed} (those scored), got {name!r}.")
-    attrs = _attrs(truth, fitted, box_kind)
-    attrs["target"], attrs["class_asked_for"] = target, _ASKED[target]
+    scored = [name for name in fitted.methods if name not in BASELINES]
+    refine = check_choices("refine", options.refine, scored)
+    parameters = _parameters(truth, fitted, box_kind, options.target, groups)
     if not len(truth.scored):
-        return localisation([], [], attrs, fitted)
-    both = np.unique(np.concatenate([truth.scored, truth.tuning]))
-    scored_ones = set(truth.scored.tolist())
-    pictured = [masks(row) if masks and row in scored_ones else None for row in both.tolist()]
-    found, seconds = match_methods(
+        return _localisation([], [], parameters, fitted)
+    matches, seconds = match_methods(
         store,
-        both,
         truth,
         fitted,
-        codes=asked[both],
+        codes=codes,
         given=given,
-        masks=pictured,
-        progress=progress,
+        refine=refine,
+        masks=options.masks,
+        progress=options.progress,
     )
-    corrected, further = match_refined(store, both, truth, fitted, found, refine, pictured)
-    found |= corrected
-    seconds |= {name: spent + seconds[_base(name)] for name, spent in further.items()}
-    labels = store.images["label"].to_numpy(str)
-    right = None if names is None else (names == labels)[truth.scored]
-    scored = {
-        name: [
-            score_method(
-                one,
-                scored=np.searchsorted(both, truth.scored),
-                tuning=np.searchsorted(both, truth.tuning),
-                centre_in_box=lambda boxes: bx.centre_in_box(boxes, truth.scored, truth.boxes),
-                right_class=right,
-            )
-            for one in found[name]
-        ]
-        for name in sorted(found, key=_place)
-    }
-    units = resampling_units(store, groups)[truth.scored]
-    attrs["n_groups"] = len(np.unique(units))
+    labels = store.images["label"].to_numpy(str)[truth.scored]
+    right = None if predicted is None else predicted[truth.scored] == labels
+    scores = _scored(matches, truth, right)
     draws = score_draws(
-        scored,
+        scores,
         order=_order_by_truth(store, truth),
-        groups=units if attrs["n_groups"] < len(units) else None,
+        groups=groups if parameters["n_groups"] < len(groups) else None,
         n_boot=_N_BOOT,
         random_state=random_state,
     )
     table, images = [], []
-    for method, scores in scored.items():
-        table.append(
-            {
-                "method": method,
-                "baseline": method in BASELINES,
-                **_origin(method, fitted, given, target),
-                **score_columns(scores, pd.DataFrame(draws[method]), attrs["n_groups"]),
-                "seconds_per_1000": seconds[method] / len(scores) / len(both) * 1000,
-            }
-        )
-        images.append(
-            per_image(scores).assign(method=method, row=truth.scored, label=labels[truth.scored])
-        )
-    return localisation(table, images, attrs, fitted, scored, draws)
+    for method, several in scores.items():
+        origin = _origin(method, fitted, given, options.target)
+        columns = score_columns(several, pd.DataFrame(draws[method]), parameters["n_groups"])
+        spent = seconds[method] / len(several) / len(truth.rows) * 1000
+        table.append({"method": method, **origin, **columns, "seconds_per_1000": spent})
+        images.append(per_image(several).assign(method=method, row=truth.scored, label=labels))
+    return _localisation(table, images, parameters, fitted, scores, draws)
 
 
-def _origin(method: str, fitted: FittedMethods, given: Given, target: str) -> dict[str, str]:
-    """What a method learnt from, and the class its heat maps are of."""
+def _localisation(
+    table: list[dict[str, Any]],
+    images: list[pd.DataFrame],
+    parameters: dict[str, Any],
+    fitted: FittedMethods,
+    scores: Mapping[str, Sequence[MethodScores]] | None = None,
+    draws: pd.DataFrame | None = None,
+) -> Localisation:
+    """The result from the rows of its tables, whose ``attrs`` repeat the parameters."""
+    methods = pd.DataFrame(table, columns=TABLE_COLUMNS)
+    of_images = pd.concat(images, ignore_index=True) if images else pd.DataFrame()
+    of_images = of_images.reindex(columns=IMAGE_COLUMNS)
+    methods.attrs.update(parameters)
+    of_images.attrs.update(parameters)
+    if scores is None or draws is None:
+        return Localisation(methods, of_images, fitted, parameters=parameters)
+    return Localisation(methods, of_images, fitted, *curve_tables(scores), draws, parameters)
+
+
+def _scored(
+    matches: Matches, truth: Truth, right_class: np.ndarray | None
+) -> dict[str, list[MethodScores]]:
+    """The scores of every method, each with its own threshold; baselines last."""
+    rows = truth.rows
+    return {
+        name: [
+            score_method(
+                match,
+                scored=np.searchsorted(rows, truth.scored),
+                tuning=np.searchsorted(rows, truth.tuning),
+                centre_in_box=lambda boxes: centre_in_box(boxes, truth.scored, truth.boxes),
+                right_class=right_class,
+            )
+            for match in matches[name]
+        ]
+        for name in sorted(matches, key=_place)
+    }
+
+
+def _asked_codes(store: MapStore, predicted: np.ndarray | None, target: str) -> np.ndarray:
+    """Place in ``store.classes`` of the class asked for in every image."""
+    check_choice("target", target, _ASKED)
+    if target == "label":
+        return label_codes(store)
+    if predicted is None:
+        raise FeatlabError("target 'predicted' needs a class for each image; give predicted.")
+    unknown = sorted(set(predicted.tolist()) - set(store.classes))
+    if unknown:
+        raise FeatlabError(
+            f"predicted must be from the classes {', '.join(store.classes)} where target is "
+            f"'predicted', got {unknown}."
+        )
+    return np.searchsorted(store.classes, predicted.astype(str))
+
+
+def _groups(store: MapStore, groups: ArrayLike | None) -> np.ndarray:
+    """The group of every image, by default the store's; "" for none."""
+    if groups is None and "group" in store.images:
+        groups = store.images["group"]
+    return group_names(groups, len(store.images))
+
+
+def _checked_given(given: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
+    """The given heat maps ``(n, h, w)`` and boxes ``(n, 4)``, their names and values checked.
+
+    Raises
+    ------
+    FeatlabError
+        A name is one of a method of featlab, a shape is another, or a row is partly NaN or
+        infinite.
+    """
+    taken, checked = {*METHODS, *BASELINES}, {}
+    for name, values in given.items():
+        if name.removesuffix(SUFFIX) in taken:
+            raise FeatlabError(
+                f"given must not use the name of a method of featlab, got {name!r}; "
+                "give it another name."
+            )
+        array = np.asarray(values)
+        shaped = (array.ndim == 3 or array.shape[1:] == (4,)) and array.size and len(array) == n
+        if not shaped or array.dtype.kind not in "fiu":
+            raise FeatlabError(
+                f"given[{name!r}] must have a heat map (n, h, w) or a box (n, 4) for each of the "
+                f"{n} images, got {array.dtype} of shape {array.shape}; give rows of NaN where "
+                "none was computed."
+            )
+        partly = ~_all_finite(array) & ~np.isnan(array).reshape(n, -1).all(axis=1)
+        if partly.any():
+            raise FeatlabError(
+                f"given[{name!r}] must be finite, or NaN throughout where nothing was computed, "
+                f"but row {int(partly.argmax())} is partly NaN or infinite."
+            )
+        checked[name] = array
+    return checked
+
+
+def _all_finite(array: np.ndarray) -> np.ndarray:
+    return np.isfinite(array).reshape(len(array), -1).all(axis=1)
+
+
+def _origin(
+    method: str, fitted: FittedMethods, given: Mapping[str, np.ndarray], target: str
+) -> dict[str, Any]:
+    """Whether it is a baseline, what it learnt from, and the class its heat maps are of."""
+    origin = {"baseline": method in BASELINES, "supervision": "none", "class_asked": "none"}
     if method in given:
-        return {"supervision": "network", "class_asked": "as given"}
-    if method not in fitted.methods and _base(method) in fitted.methods:
-        return {"supervision": "boxes", "class_asked": target}
+        return origin | {"supervision": "network", "class_asked": "as given"}
     if method in fitted.methods:
-        return {"supervision": fitted.methods[method].supervision, "class_asked": target}
-    return {"supervision": "none", "class_asked": "none"}
-
-
-def _base(method: str) -> str:
-    """The method whose boxes were refined, or the method itself."""
-    return method.removesuffix(SUFFIX)
+        learnt_from = fitted.methods[method].supervision
+        return origin | {"supervision": learnt_from, "class_asked": target}
+    if method.removesuffix(SUFFIX) in fitted.methods:
+        return origin | {"supervision": "boxes", "class_asked": target}
+    return origin
 
 
 def _place(method: str) -> int:
@@ -242,11 +354,13 @@ def _place(method: str) -> int:
 
 def _order_by_truth(store: MapStore, truth: Truth) -> np.ndarray:
     """An order of the scored images that depends on pictures and boxes, not on row numbers."""
-    sums = truth.boxes.groupby("image")[bx.CORNERS].sum().loc[truth.scored]
+    sums = truth.boxes.groupby("image")[CORNERS].sum().loc[truth.scored]
     return np.lexsort([*sums.to_numpy().T, *picture_sizes(store)[truth.scored].T])
 
 
-def _attrs(truth: Truth, fitted: FittedMethods, box_kind: str | None) -> dict[str, Any]:
+def _parameters(
+    truth: Truth, fitted: FittedMethods, box_kind: str | None, target: str, groups: np.ndarray
+) -> dict[str, Any]:
     kinds = truth.boxes["kind"].unique()
     return {
         "box_kind": box_kind if box_kind is not None else "".join(kinds),
@@ -257,7 +371,9 @@ def _attrs(truth: Truth, fitted: FittedMethods, box_kind: str | None) -> dict[st
         "n_boot": _N_BOOT,
         "n_threshold_images": len(truth.tuning),
         "n_without_given": truth.n_without_given,
-        "seconds": "heat maps, an equal part of reading the maps, and the match with the boxes; "
-        "of given methods the match alone",
+        "seconds": _SECONDS,
         "classes_without_detectors": classes_without_detectors(fitted),
+        "target": target,
+        "class_asked_for": _ASKED[target],
+        "n_groups": len(np.unique(group_codes(groups, len(groups)))),
     }

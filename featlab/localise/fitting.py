@@ -1,38 +1,38 @@
-"""The chosen methods fitted on the train rows, for each layer."""
+"""The methods asked for, fitted on the train rows: scales, detectors, head weights, cells."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from featlab.arguments import check_choices, confirmed_detectors, row_numbers
+from featlab.boxes.geometry import CORNERS, picture_to_frame
 from featlab.errors import FeatlabError
-from featlab.localise.checks import class_codes
-from featlab.localise.context import train_cells, train_maxima
-from featlab.localise.heat import detector_scale
-from featlab.localise.registry import METHODS
-from featlab.results.localisation import Context, FittedMethods, HeatMethod
+from featlab.localise.heat import detector_scale, label_codes, picture_sizes
+from featlab.localise.methods import METHODS
+from featlab.results.localisation import Cells, ClassWeights, Context, FittedMethods, HeatMethod
+from featlab.store import MapStore
 
-if TYPE_CHECKING:
-    from featlab.store import MapStore
-
-ClassWeights = Mapping[str, np.ndarray] | tuple[np.ndarray, Sequence[str]]
 RANDOM = "random_neuron"
 _DRAWS = 10
+_MOST_CELLS = 40_000
+_MOST_PER_IMAGE = 100
+_MOST_SCALED = 50_000
 
 
 def fit_methods(
     store: MapStore,
-    names: Sequence[str] | None = None,
+    rows: Any,
+    methods: str | Iterable[str] | None = None,
     *,
-    train: np.ndarray,
-    truth: pd.DataFrame,
+    boxes: pd.DataFrame,
     neurons: pd.DataFrame | None = None,
     weights: ClassWeights | Mapping[str, ClassWeights] | None = None,
-    network: Any | None = None,
+    mlp: Any | None = None,
     layer: str | Sequence[str] | None = None,
     random_state: int = 0,
 ) -> FittedMethods:
@@ -41,14 +41,16 @@ def fit_methods(
     Parameters
     ----------
     store : MapStore
-    names : sequence of str, optional
-        Methods of the registry, and ``random_neuron``; all that have what they need by default.
-    train : ndarray of shape (n,), bool
-        Rows that may be learnt from.
-    truth : DataFrame
-        Box table; only boxes of train rows are used, and only by methods that say so.
-    neurons, weights, network, layer, random_state
-        As in :func:`evaluate`.
+    rows : sequence of int, or mask of shape (n,)
+        What may be learnt from: the train rows.
+    methods : str or sequence of str, optional
+        Of the registry, and ``random_neuron``; all that have what they need by default.
+    boxes : DataFrame
+        True boxes; only those of `rows` are used, and only by methods that say so.
+    neurons, weights, mlp, layer
+        As in :func:`evaluate_localisation`.
+    random_state : int
+        Seed of the random neurons and of the methods' own fits.
 
     Returns
     -------
@@ -57,90 +59,35 @@ def fit_methods(
     Raises
     ------
     FeatlabError
-        A name is unknown, or asked for without what it needs; `weights` or `network` lack a layer.
+        A method is unknown, or asked for without what it needs; a class has no train image;
+        `weights` or `mlp` lack a layer.
     """
-    if not train.any():
-        raise FeatlabError("split has no 'train' rows, from which the neurons' scales are taken.")
+    train = np.unique(row_numbers(rows, len(store.images)))
+    _check_classes(store, train)
     known = {RANDOM: _RANDOM_NEURON, **METHODS}
-    given = {"neurons": neurons, "weights": weights, "network": network}
-    have = {name for name, value in given.items() if value is not None}
-    chosen = {
-        name: method
-        for name, method in known.items()
-        if (names is None and set(method.needs) <= have) or (names is not None and name in names)
-    }
-    for name in names or ():
-        _check_available(name, known, have)
-    per_layer: dict[str, tuple[Any, Any]]
-    if layer is None or isinstance(layer, str):
-        per_layer = {layer or store.layers[-1]: (weights, network)}
-    else:
-        per_layer = {
-            one: (_of_layer("weights", weights, one), _of_layer("network", network, one))
-            for one in layer
-        }
+    have = {"neurons": neurons, "weights": weights, "mlp": mlp}
+    wanted = _available(known, methods, {name for name, one in have.items() if one is not None})
+    layers = [layer or store.layers[-1]] if layer is None or isinstance(layer, str) else layer
     contexts = {}
-    for one, (own_weights, own_network) in per_layer.items():
+    for one in layers:
         maxima = train_maxima(store, train, one, random_state)
-        scale = detector_scale(maxima)
+        head = _of_layer("weights", weights, one, len(layers))
+        coef, intercepts = _head_weights(head, store.classes, maxima.shape[1])
         context = Context(
             classes=store.classes,
             codes=np.zeros(0, dtype=np.int64),
-            scale=scale,
-            neurons=None if neurons is None else _confirmed(neurons, one),
-            weights=_head_weights(own_weights, store.classes, len(scale)),
-            network=own_network,
+            scale=detector_scale(maxima),
+            neurons=None
+            if neurons is None
+            else confirmed_detectors(neurons, layer=one, silent=True),
+            weights=coef,
+            intercepts=intercepts,
+            mlp=_of_layer("mlp", mlp, one, len(layers)),
             random_state=random_state,
             fitted={RANDOM: _drawn_neurons(maxima, len(store.classes), random_state)},
         )
-        contexts[one] = _fitted(chosen, context, store, train, truth, one)
-    return FittedMethods(chosen, contexts)
-
-
-def _fitted(
-    methods: Mapping[str, HeatMethod],
-    context: Context,
-    store: MapStore,
-    train: np.ndarray,
-    truth: pd.DataFrame,
-    layer: str,
-) -> Context:
-    """The context with the results of the methods' own fits on cells of the train rows."""
-    fits = {name: method.fit for name, method in methods.items() if method.fit is not None}
-    if not fits:
-        return context
-    cells = train_cells(
-        store,
-        np.flatnonzero(train),
-        class_codes(store),
-        truth,
-        layer=layer,
-        random_state=context.random_state,
-    )
-    own = {name: fit(cells, context) for name, fit in fits.items()}
-    return replace(context, fitted={**context.fitted, **own})
-
-
-def confirmed_detectors(
-    neurons: pd.DataFrame, *, layer: str, top: int | None = None
-) -> pd.DataFrame:
-    """The replicated, active detectors of one layer, best first, each once per class.
-
-    Best is the highest AUROC on the rows they were chosen on. Only an active neuron's map shows
-    where its class is.
-
-    Raises
-    ------
-    FeatlabError
-        The table has no column ``replicated``, or `top` is less than 1.
-    """
-    if top is not None and top < 1:
-        raise FeatlabError(f"top must be at least 1, got {top}.")
-    chosen = _confirmed(neurons, layer)
-    chosen = chosen[chosen["direction"] == "active"]
-    if top is not None:
-        chosen = chosen.groupby("class", sort=False).head(top)
-    return chosen.reset_index(drop=True)
+        contexts[one] = _fitted(wanted, context, store, train, boxes, one)
+    return FittedMethods(wanted, contexts)
 
 
 def classes_without_detectors(fitted: FittedMethods) -> list[str]:
@@ -149,39 +96,127 @@ def classes_without_detectors(fitted: FittedMethods) -> list[str]:
     Of several layers one with detectors is enough.
     """
     tables = [one.neurons for one in fitted.contexts.values() if one.neurons is not None]
-    found = {name for t in tables for name in t.loc[t["direction"] == "active", "class"]}
+    known = {name for t in tables for name in t.loc[t["direction"] == "active", "class"]}
     classes = next(iter(fitted.contexts.values())).classes
-    return [name for name in classes if name not in found] if tables else []
+    return [name for name in classes if name not in known] if tables else []
 
 
-def _confirmed(neurons: pd.DataFrame, layer: str) -> pd.DataFrame:
-    """Replicated detectors of both directions of one layer, the largest effect first."""
-    missing = {"layer", "class", "neuron", "auroc", "detector", "direction", "replicated"}
-    missing -= set(neurons)
-    if missing:
+def train_maxima(
+    store: MapStore, rows: np.ndarray, layer: str | None, random_state: int
+) -> np.ndarray:
+    """Max-pooled activations of the (train) rows, of very many a random sample."""
+    if len(rows) > _MOST_SCALED:
+        drawn = np.random.default_rng(random_state).choice(rows, _MOST_SCALED, replace=False)
+        rows = np.sort(drawn)
+    return store.pooled(rows, layer=layer, pooling="max")
+
+
+def train_cells(
+    store: MapStore,
+    rows: np.ndarray,
+    codes: np.ndarray,
+    boxes: pd.DataFrame,
+    *,
+    layer: str | None,
+    random_state: int,
+) -> Cells:
+    """Draw cells of the given (train) rows in one pass over their maps.
+
+    Parameters
+    ----------
+    store : MapStore
+    rows : ndarray of shape (k,)
+        Row numbers, sorted.
+    codes : ndarray of shape (n,)
+        Class of every image of the store.
+    boxes : DataFrame
+        True boxes; those of other images are ignored.
+    layer : str, optional
+    random_state : int
+    """
+    rng = np.random.default_rng(random_state)
+    share = min(_MOST_PER_IMAGE, max(1, _MOST_CELLS // max(len(rows), 1)))
+    parts: list[tuple[np.ndarray, ...]] = []
+    for chunk, maps in store.iter_maps(rows=rows, layer=layer):
+        n, h, w, c = maps.shape
+        inside = cells_in_boxes(store, chunk, (h, w), boxes)
+        take = min(share, h * w)
+        drawn = np.argsort(rng.random((n, h * w)), axis=1)[:, :take]
+        image = np.repeat(np.arange(n), take)
+        values = maps.reshape(n, h * w, c)[image, drawn.ravel()]
+        parts.append((values, inside[image, drawn.ravel()], np.asarray(chunk)[image]))
+    values, inside_all, images = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    boxed = np.isin(images, boxes["image"].to_numpy(np.int64))
+    return Cells(values, codes[images], images, inside_all, boxed)
+
+
+def cells_in_boxes(
+    store: MapStore, rows: Sequence[int] | np.ndarray, shape: tuple[int, int], boxes: pd.DataFrame
+) -> np.ndarray:
+    """Whether the centre of each cell lies in a box of its image, ``(k, h * w)`` bool."""
+    rows = np.asarray(rows, dtype=np.int64)
+    own = boxes[boxes["image"].isin(rows)]
+    image = own["image"].to_numpy(np.int64)
+    corners = picture_to_frame(
+        own[CORNERS].to_numpy(float), np.asarray(store.frames)[image], picture_sizes(store)[image]
+    )[:, None]
+    y, x = np.divmod(np.arange(shape[0] * shape[1]), shape[1])
+    centre = np.stack([(x + 0.5) / shape[1], (y + 0.5) / shape[0]], axis=-1)
+    inside = ((corners[..., :2] <= centre) & (centre <= corners[..., 2:])).all(axis=-1)
+    cells = np.zeros((len(rows), len(centre)), dtype=bool)
+    np.logical_or.at(cells, np.searchsorted(rows, image), inside)
+    return cells
+
+
+def _check_classes(store: MapStore, train: np.ndarray) -> None:
+    """Every class needs train images: half of the methods learn what the class looks like."""
+    if not len(train):
+        raise FeatlabError("split has no 'train' rows, from which the neurons' scales are taken.")
+    seen = np.bincount(label_codes(store)[train], minlength=len(store.classes))
+    bare = [name for name, n in zip(store.classes, seen, strict=True) if not n]
+    if bare:
         raise FeatlabError(
-            f"the neuron table has no column {', '.join(sorted(missing))}; "
-            "give the result of confirm_neurons."
+            f"the classes {', '.join(bare)} have no train images, so that nothing can be learnt of "
+            "them; split so that every class has some, or leave these classes out."
         )
-    kept = neurons["detector"].astype(bool) & neurons["replicated"].astype(bool)
-    chosen = neurons[kept & (neurons["layer"] == layer)]
-    chosen = chosen.assign(size=(chosen["auroc"] - 0.5).abs())
-    chosen = chosen.sort_values(["class", "size", "neuron"], ascending=[True, False, True])
-    chosen = chosen.drop_duplicates(["class", "neuron"])
-    return chosen.drop(columns="size").reset_index(drop=True)
 
 
-def _check_available(name: str, known: Mapping[str, HeatMethod], have: set[str]) -> None:
-    if name not in known:
-        raise FeatlabError(f"methods must be from {', '.join(known)}, got {name!r}.")
-    lacking = set(known[name].needs) - have
-    if lacking:
-        raise FeatlabError(f"method {name!r} needs {', '.join(sorted(lacking))}; give it.")
+def _available(
+    known: Mapping[str, HeatMethod], methods: str | Iterable[str] | None, have: set[str]
+) -> dict[str, HeatMethod]:
+    """The methods asked for, in the order of the registry; all that can be had by default."""
+    if methods is None:
+        return {name: method for name, method in known.items() if set(method.needs) <= have}
+    asked = check_choices("methods", methods, known)
+    for name in asked:
+        lacking = set(known[name].needs) - have
+        if lacking:
+            raise FeatlabError(f"method {name!r} needs {', '.join(sorted(lacking))}; give it.")
+    return {name: method for name, method in known.items() if name in asked}
+
+
+def _fitted(
+    methods: Mapping[str, HeatMethod],
+    context: Context,
+    store: MapStore,
+    train: np.ndarray,
+    boxes: pd.DataFrame,
+    layer: str,
+) -> Context:
+    """The context with the results of the methods' own fits on cells of the train rows."""
+    fits = {name: method.fit for name, method in methods.items() if method.fit is not None}
+    if not fits:
+        return context
+    cells = train_cells(
+        store, train, label_codes(store), boxes, layer=layer, random_state=context.random_state
+    )
+    own = {name: fit(cells, context) for name, fit in fits.items()}
+    return replace(context, fitted={**context.fitted, **own})
 
 
 def _random_heats(maps: np.ndarray, context: Context) -> np.ndarray:
-    chosen = context.asked(context.fitted[RANDOM])[:, None, None, :]
-    return np.moveaxis(np.take_along_axis(maps, chosen, axis=3), 3, 1)
+    channels = context.asked(context.fitted[RANDOM])[:, None, None, :]
+    return np.moveaxis(np.take_along_axis(maps, channels, axis=3), 3, 1)
 
 
 _RANDOM_NEURON = HeatMethod(RANDOM, "a random neuron", _random_heats)
@@ -196,33 +231,34 @@ def _drawn_neurons(maxima: np.ndarray, n_classes: int, random_state: int) -> np.
     return np.stack([rng.choice(live, _DRAWS, replace=few) for _ in range(n_classes)])
 
 
-def _of_layer(name: str, given: Any, layer: str) -> Any:
-    """The part of `weights` or `network` that is about one of several layers."""
-    if given is None:
-        return None
+def _of_layer(name: str, given: Any, layer: str, n_layers: int) -> Any:
+    """What `given` (`weights` or `mlp`) says of one layer: all of it, or its entry in a dict."""
+    if given is None or (n_layers == 1 and not isinstance(given, Mapping)):
+        return given
     if not isinstance(given, Mapping) or layer not in given:
         raise FeatlabError(
-            f"{name} must be a dict with an entry for each of the layers where several are given, "
+            f"{name} must be a dict with an entry for each layer where several are given, "
             f"got none for {layer!r}."
         )
     return given[layer]
 
 
 def _head_weights(
-    weights: ClassWeights | None, classes: Sequence[str], n_neurons: int
-) -> np.ndarray | None:
-    if weights is None:
-        return None
-    if isinstance(weights, tuple):
-        coef, names = weights
-        weights = dict(zip(names, np.asarray(coef), strict=True))
-    missing = [name for name in classes if name not in weights]
+    head: ClassWeights | None, classes: Sequence[str], n_neurons: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Weights ``(classes, c)`` and intercepts ``(classes,)`` in the order of the classes."""
+    if head is None:
+        return None, None
+    places = {name: place for place, name in enumerate(head.classes)}
+    missing = [name for name in classes if name not in places]
     if missing:
         raise FeatlabError(f"weights lack the classes {missing}; fit the head on all classes.")
-    rows = [np.asarray(weights[name], dtype=np.float32) for name in classes]
-    if any(row.shape != (n_neurons,) for row in rows):
+    coef, intercept = np.asarray(head.coef), np.asarray(head.intercept)
+    if coef.shape != (len(places), n_neurons) or intercept.shape != (len(places),):
         raise FeatlabError(
             f"weights must have {n_neurons} values per class, one for each neuron of the layer, "
-            f"got shapes {[row.shape for row in rows]}; use a head on mean-pooled maps."
+            f"and an intercept per class, got shapes {coef.shape} and {intercept.shape}; use a "
+            "head on mean-pooled maps."
         )
-    return np.stack(rows)
+    order = [places[name] for name in classes]
+    return coef[order].astype(np.float32), intercept[order].astype(np.float32)

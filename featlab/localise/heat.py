@@ -1,31 +1,122 @@
-"""Stored maps → heat maps: linear combinations of neurons, normalised and up-sampled."""
+"""Stored maps → heat maps: linear combinations of neurons, normalised, up-sampled and fused."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from featlab.arguments import Progress, check_choices, row_numbers, tracked
 from featlab.errors import FeatlabError
+from featlab.results.localisation import FittedMethods
+from featlab.store import MapStore
 
 # float16 maps keep about 3 decimal digits; a smaller range than this is rounding, not signal.
 _FLAT = 1e-5
 
 
-def neuron_heat(maps: np.ndarray, neuron: int) -> np.ndarray:
-    """One neuron's own map.
+def heat_maps(
+    store: MapStore,
+    rows: Any,
+    fitted: FittedMethods,
+    *,
+    methods: str | Iterable[str] | None = None,
+    codes: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> dict[str, np.ndarray]:
+    """Heat maps of fitted methods in one pass over the maps, several layers fused.
 
     Parameters
     ----------
-    maps : ndarray of shape (n, h, w, c)
-    neuron : int
-        Channel index.
+    store : MapStore
+    rows : sequence of int, or mask of shape (n,)
+        Rows of the image table, without repetition; only their maps are read.
+    fitted : FittedMethods
+        ``Localisation.fitted``, or from :func:`fit_methods`.
+    methods : str or sequence of str, optional
+        Of those fitted; all by default.
+    codes : ndarray of shape (k,), optional
+        Class asked for in each image, as a place in ``store.classes``; the image's own by default.
+    progress : callable, optional
+        Wraps the iterable of batches.
 
     Returns
     -------
-    ndarray of shape (n, h, w), float32
+    dict of str to ndarray of shape (k, h, w), float32
+        Over the network's input, not normalised; of a method that depends on chance
+        ``(k, draws, h, w)``.
+
+    Raises
+    ------
+    FeatlabError
+        A method is not among those fitted, a row does not exist, or there is none.
     """
-    return np.asarray(maps[..., neuron], dtype=np.float32)
+    names = fitted.methods if methods is None else check_choices("methods", methods, fitted.methods)
+    some = replace(fitted, methods={name: fitted.methods[name] for name in names})
+    numbers = row_numbers(rows, len(store.images))
+    if not len(numbers):
+        raise FeatlabError("rows must name at least one image, got none.")
+    return timed_heats(store, numbers, some, codes, progress)[0]
+
+
+def timed_heats(
+    store: MapStore,
+    rows: np.ndarray,
+    fitted: FittedMethods,
+    codes: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """:func:`heat_maps`, and the seconds of each method: its own, and its share of reading."""
+    codes = label_codes(store)[rows] if codes is None else np.asarray(codes)
+    seconds = dict.fromkeys(fitted.methods, 0.0)
+    per_layer = [
+        _layer_heats(store, rows, fitted, layer, codes, progress, seconds)
+        for layer in fitted.contexts
+    ]
+    heats = {}
+    for name in fitted.methods:
+        start = time.perf_counter()
+        heats[name] = fuse_heats([of_layer[name] for of_layer in per_layer])
+        seconds[name] += time.perf_counter() - start
+    return heats, seconds
+
+
+def _layer_heats(
+    store: MapStore,
+    rows: np.ndarray,
+    fitted: FittedMethods,
+    layer: str,
+    codes: np.ndarray,
+    progress: Progress | None,
+    seconds: dict[str, float],
+) -> dict[str, np.ndarray]:
+    """Heat maps from one layer; the time of each method is added to `seconds`."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in fitted.methods}
+    done, begun, before = 0, time.perf_counter(), sum(seconds.values())
+    for chunk, maps in tracked(store.iter_maps(rows=rows, layer=layer), progress):
+        context = fitted.contexts[layer].of(codes[done : done + len(chunk)])
+        for name, method in fitted.methods.items():
+            start = time.perf_counter()
+            parts[name].append(np.asarray(method.heat(maps, context), dtype=np.float32))
+            seconds[name] += time.perf_counter() - start
+        done += len(chunk)
+    reading = time.perf_counter() - begun - (sum(seconds.values()) - before)
+    for name in parts:
+        seconds[name] += reading / len(parts)
+    return {name: np.concatenate(heats) for name, heats in parts.items()}
+
+
+def label_codes(store: MapStore) -> np.ndarray:
+    """Place of every image's label in ``store.classes``."""
+    return np.searchsorted(store.classes, store.images["label"].to_numpy(str))
+
+
+def picture_sizes(store: MapStore) -> np.ndarray:
+    """Width and height of every image, ``(n, 2)`` float, pixels."""
+    return store.images[["width", "height"]].to_numpy(float)
 
 
 def detector_scale(maxima: np.ndarray) -> np.ndarray:
@@ -49,13 +140,18 @@ def detector_scale(maxima: np.ndarray) -> np.ndarray:
     return np.clip(scale, 0, None).astype(np.float32)
 
 
-def detector_weights(neurons: Sequence[int] | np.ndarray, scale: np.ndarray) -> np.ndarray:
+def scaled(maps: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Maps divided by each neuron's scale; neurons that never fire are 0."""
+    return maps * np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+
+
+def detector_weights(channels: Sequence[int] | np.ndarray, scale: np.ndarray) -> np.ndarray:
     """The weights with which :func:`detector_heat` is a :func:`cam_heat`.
 
     Parameters
     ----------
-    neurons : sequence of int
-        Channel indices; none gives all zeros.
+    channels : sequence of int
+        None gives all zeros.
     scale : ndarray of shape (c,)
         From :func:`detector_scale`.
 
@@ -64,22 +160,21 @@ def detector_weights(neurons: Sequence[int] | np.ndarray, scale: np.ndarray) -> 
     ndarray of shape (c,), float32
     """
     weights = np.zeros(len(scale), dtype=np.float32)
-    chosen = np.asarray(neurons, dtype=np.int64)
-    chosen = chosen[scale[chosen] > 0]
-    weights[chosen] = 1 / (scale[chosen] * max(1, len(neurons)))
+    alive = np.asarray(channels, dtype=np.int64)
+    alive = alive[scale[alive] > 0]
+    weights[alive] = 1 / (scale[alive] * max(1, len(channels)))
     return weights
 
 
 def detector_heat(
-    maps: np.ndarray, neurons: Sequence[int] | np.ndarray, scale: np.ndarray
+    maps: np.ndarray, channels: Sequence[int] | np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
     """Mean over some neurons of their maps, each divided by its scale.
 
     Parameters
     ----------
     maps : ndarray of shape (n, h, w, c)
-    neurons : sequence of int
-        Channel indices.
+    channels : sequence of int
     scale : ndarray of shape (c,)
         From :func:`detector_scale`; a neuron of scale 0 adds nothing.
 
@@ -87,7 +182,7 @@ def detector_heat(
     -------
     ndarray of shape (n, h, w), float32
     """
-    return cam_heat(maps, detector_weights(neurons, scale))
+    return cam_heat(maps, detector_weights(channels, scale))
 
 
 def cam_heat(maps: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,46 +1,138 @@
-"""Every method's heat maps or boxes, matched with the true boxes of the same images."""
+"""Every method's heat maps or boxes, matched with the true boxes of the same images, and corrected.
+
+The box around the hot region is systematically off: it ends where the heat falls, not where the
+object does. A ridge regression from the box, and from how it moves with the threshold, to the true
+box mends a part of that, without the picture and without the network.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import joblib  # type: ignore[import-untyped]
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from featlab import boxes as bx
-from featlab.localise.checks import class_codes, picture_sizes
-from featlab.localise.methods import Progress, method_heats
-from featlab.localise.refine import SUFFIX, corrected_boxes, fit_correction
-from featlab.localise.regions import GRID, HeatScores, score_boxes, score_heats
-from featlab.localise.truth import Truth
-from featlab.results.localisation import FittedMethods
+from featlab.arguments import Progress, row_numbers, true_boxes
+from featlab.boxes.geometry import (
+    CORNERS,
+    centre_heat,
+    iou,
+    mean_box,
+    pixel_boxes,
+    unit_boxes,
+    whole_image_boxes,
+)
+from featlab.errors import FeatlabError
+from featlab.localise.heat import picture_sizes, timed_heats
+from featlab.localise.regions import (
+    FIXED_THRESHOLD,
+    GRID,
+    THRESHOLDS,
+    choose_threshold,
+    score_boxes,
+    score_heats,
+)
+from featlab.results.localisation import BoxCorrection, FittedMethods, HeatScores
+from featlab.store import MapStore
 from featlab.system.machine import usable_cores
 from featlab.system.workers import workers
 
-if TYPE_CHECKING:
-    from featlab.store import MapStore
-
-
+SUFFIX = "_refined"
+_STEPS = np.array([-20, -10, 10, 20])  # Further thresholds, in hundredths.
+_SMALLEST = 0.02  # A side shorter than this share of the picture's counts as so long.
+_FROM_IOU = 0.3
+_FEWEST_PAIRS = 20
+_ALPHAS = np.logspace(-1, 4, 11)
+_MOST = 1.5  # Largest change of a logarithmic side.
 # Some 2 ms a map; a second or two is what processes take to start.
 _FEW_MAPS = 2000
+_FEWEST_TUNING_ROWS = 10
+Matches = dict[str, list[HeatScores]]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true boxes, and which images are scored, tuned on and learnt from.
+
+    Attributes
+    ----------
+    boxes : DataFrame
+        True boxes of all images.
+    scored, tuning, train : ndarray of int
+        Rows that are scored, that thresholds are chosen on, that methods learn from; rising.
+    tuned_on : str
+        What `tuning` is, in words.
+    n_without_given : int
+        Confirm and test images that a given method does not know.
+    """
+
+    boxes: pd.DataFrame
+    scored: np.ndarray
+    tuning: np.ndarray
+    train: np.ndarray
+    tuned_on: str
+    n_without_given: int
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows whose heat maps are needed: those scored and those tuned on."""
+        return np.union1d(self.scored, self.tuning)
+
+
+def find_truth(
+    store: MapStore, sides: np.ndarray, box_kind: str | None, *, rows: Any, known: np.ndarray
+) -> Truth:
+    """The images with boxes, by their side of the split; thresholds need ten of them.
+
+    Only `rows` that are `known` ``(n,)`` bool, which every given method knows, are scored and
+    tuned on; all of train is learnt from.
+
+    Raises
+    ------
+    FeatlabError
+        As for :func:`featlab.arguments.true_boxes`; a row does not exist.
+    """
+    n = len(sides)
+    table = true_boxes(store.images, store.boxes, box_kind)
+    use = np.isin(np.arange(n), table["image"].to_numpy(np.int64))
+    use &= np.isin(np.arange(n), row_numbers(rows, n))
+    unknown = int((use & ~known & (sides != "train")).sum())
+    use &= known
+    tuning, tuned_on = np.flatnonzero(use & (sides == "confirm")), "confirm"
+    if len(tuning) < _FEWEST_TUNING_ROWS:
+        tuning, tuned_on = np.flatnonzero(use & (sides != "test")), "train + confirm"
+    if not len(tuning):
+        tuned_on = f"fixed at {FIXED_THRESHOLD}"
+    return Truth(
+        boxes=table,
+        scored=np.flatnonzero(use & (sides == "test")),
+        tuning=tuning,
+        train=np.flatnonzero(sides == "train"),
+        tuned_on=tuned_on,
+        n_without_given=unknown,
+    )
 
 
 def match_methods(
     store: MapStore,
-    rows: np.ndarray,
     truth: Truth,
     fitted: FittedMethods,
     *,
     codes: np.ndarray,
     given: Mapping[str, np.ndarray],
-    masks: Sequence[np.ndarray | None],
+    refine: Sequence[str],
+    masks: Callable[[int], np.ndarray | None] | None,
     progress: Progress | None,
-) -> tuple[dict[str, list[HeatScores]], dict[str, float]]:
-    """How the methods, those given and the baselines match the boxes of `rows`; their seconds.
+) -> tuple[Matches, dict[str, float]]:
+    """How all methods and baselines match the boxes of ``truth.rows``; their seconds.
 
     A method has as many matches as draws: one, if it does not depend on chance. Several are made
     on half the grid, which saves two thirds of their time and moves a box by a pixel of 224.
@@ -48,25 +140,27 @@ def match_methods(
     Parameters
     ----------
     store : MapStore
-    rows : ndarray of shape (k,)
     truth : Truth
     fitted : FittedMethods
-    codes : ndarray of shape (k,)
-        Class asked for, as a place in ``store.classes``.
+    codes : ndarray of shape (n,)
+        Class asked for in every image, as a place in ``store.classes``.
     given : mapping of str to ndarray
         Heat maps ``(n, h, w)`` or boxes ``(n, 4)`` of all images of the store.
-    masks : sequence of ndarray or None, of length k
-        Of the pictures.
+    refine : sequence of str
+        Methods whose boxes are corrected, too.
+    masks : callable, optional
+        The mask of a picture, from its row.
     progress : callable, optional
     """
+    rows = truth.rows
     true, owner = _of_rows(truth.boxes, rows)
-    more: dict[str, Any] = {"sizes": picture_sizes(store)[rows], "masks": masks}
+    scored = set(truth.scored.tolist())
+    more: dict[str, Any] = {
+        "sizes": picture_sizes(store)[rows],
+        "masks": [masks(row) if masks and row in scored else None for row in rows.tolist()],
+    }
     frames = np.asarray(store.frames)[rows]
-    seconds: dict[str, float] = {}
-    found: dict[str, list[HeatScores]] = {}
-    heats: dict[str, np.ndarray] = method_heats(
-        store, rows, fitted, codes=codes, progress=progress, seconds=seconds
-    )
+    heats, seconds = timed_heats(store, rows, fitted, codes[rows], progress)
     heats |= {name: values[rows] for name, values in given.items()}
     heats |= _fixed_boxes(store, rows, truth)
     tasks: list[tuple[str, Callable[[], HeatScores]]] = []
@@ -79,17 +173,21 @@ def match_methods(
             coarse = partial(score_heats, frames=frames, grid=GRID // 2, **more)
             draws = np.moveaxis(values, 1, 0)
             tasks += [(method, partial(coarse, one, true, owner)) for one in draws]
-    done = _all_done([task for _, task in tasks], n_maps=len(tasks) * len(rows))
-    for (method, _), (scores, spent) in zip(tasks, done, strict=True):
-        found.setdefault(method, []).append(scores)
-        seconds[method] = seconds.get(method, 0.0) + spent
-    start = time.perf_counter()
     # The Gaussian is centred in the picture, wherever that lies in the network's input.
-    centre = np.broadcast_to(bx.centre_heat((GRID, GRID)), (len(rows), GRID, GRID))
+    centre = np.broadcast_to(centre_heat((GRID, GRID)), (len(rows), GRID, GRID))
     whole = np.tile([0.0, 0.0, 1.0, 1.0], (len(rows), 1))
-    found["centre_gaussian"] = [score_heats(centre, true, owner, frames=whole, **more)]
-    seconds["centre_gaussian"] = time.perf_counter() - start
-    return found, seconds
+    centred = partial(score_heats, centre, true, owner, frames=whole, **more)
+    done = _all_done([task for _, task in tasks], n_maps=len(tasks) * len(rows))
+    matches: Matches = {}
+    for (method, _), (match, spent) in zip(tasks, done, strict=True):
+        matches.setdefault(method, []).append(match)
+        seconds[method] = seconds.get(method, 0.0) + spent
+    match, seconds["centre_gaussian"] = _timed(centred)
+    matches["centre_gaussian"] = [match]
+    for name, (match, spent) in _refined(store, truth, fitted, matches, refine, more).items():
+        matches[name + SUFFIX] = [match]
+        seconds[name + SUFFIX] = seconds[name] + spent
+    return matches, seconds
 
 
 def _all_done(
@@ -107,59 +205,170 @@ def _timed(task: Callable[[], HeatScores]) -> tuple[HeatScores, float]:
     return task(), time.perf_counter() - start
 
 
-def match_refined(
+def _refined(
     store: MapStore,
-    rows: np.ndarray,
     truth: Truth,
     fitted: FittedMethods,
-    found: Mapping[str, list[HeatScores]],
+    matches: Matches,
     names: Sequence[str],
-    masks: Sequence[np.ndarray | None],
-) -> tuple[dict[str, list[HeatScores]], dict[str, float]]:
-    """The boxes of some methods, corrected by what train boxes teach, and the further seconds.
-
-    Parameters
-    ----------
-    store, rows, truth, fitted
-        As in :func:`match_methods`.
-    found : dict of str to list of HeatScores
-        Its result.
-    names : sequence of str
-        The methods.
-    masks : sequence of ndarray or None
-        Of the pictures of `rows`.
-    """
-    sizes = picture_sizes(store)
-    train = np.intersect1d(np.flatnonzero(truth.train), truth.boxes["image"])
+    more: Mapping[str, Any],
+) -> dict[str, tuple[HeatScores, float]]:
+    """The boxes of some methods, corrected by what train boxes teach, and the further seconds."""
+    sizes, rows = picture_sizes(store), truth.rows
+    train = np.intersect1d(truth.train, truth.boxes["image"])
     if not len(train) or not names:
-        return {}, {}
-    some = FittedMethods({name: fitted.methods[name] for name in names}, fitted.contexts)
-    heats = method_heats(store, train, some, codes=class_codes(store)[train])
+        return {}
+    some = replace(fitted, methods={name: fitted.methods[name] for name in names})
+    heats, _ = timed_heats(store, train, some)
     learnt, scored = _of_rows(truth.boxes, train), _of_rows(truth.boxes, rows)
-    refined, seconds = {}, {}
+    refined = {}
     for name, heat in heats.items():
-        match = score_heats(
-            heat, *learnt, frames=np.asarray(store.frames)[train], sizes=sizes[train]
-        )
-        correction = fit_correction(match.boxes, match.iou, *learnt, sizes[train])
+        own = score_heats(heat, *learnt, frames=np.asarray(store.frames)[train], sizes=sizes[train])
+        correction = fit_correction(own.boxes, own.iou, *learnt, sizes[train])
         start = time.perf_counter()
-        boxes = corrected_boxes(correction, found[name][0].boxes, sizes[rows])
-        refined[name + SUFFIX] = [score_boxes(boxes, *scored, sizes=sizes[rows], masks=masks)]
-        seconds[name + SUFFIX] = time.perf_counter() - start
-    return refined, seconds
+        boxes = corrected_boxes(correction, matches[name][0].boxes, sizes[rows])
+        match = score_boxes(boxes, *scored, **more)
+        refined[name] = match, time.perf_counter() - start
+    return refined
 
 
 def _of_rows(table: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The true boxes of some images ``(m, 4)``, and the place of each one's image in `rows`."""
     own = table[table["image"].isin(rows)]
-    return own[bx.CORNERS].to_numpy(float), np.searchsorted(rows, own["image"])
+    return own[CORNERS].to_numpy(float), np.searchsorted(rows, own["image"])
 
 
 def _fixed_boxes(store: MapStore, rows: np.ndarray, truth: Truth) -> dict[str, np.ndarray]:
     """Boxes ``(k, 4)`` of the baselines that have no threshold."""
-    sizes, train = picture_sizes(store), np.flatnonzero(truth.train)
-    boxes = {"whole_image": bx.whole_image_boxes(sizes[rows])}
-    if truth.boxes["image"].isin(train).any():
-        mean = bx.mean_box(truth.boxes, sizes, train)
-        boxes["mean_box"] = bx.pixel_boxes(mean[None], sizes[rows])
+    sizes = picture_sizes(store)
+    boxes = {"whole_image": whole_image_boxes(sizes[rows])}
+    if truth.boxes["image"].isin(truth.train).any():
+        mean = mean_box(truth.boxes, sizes, truth.train)
+        boxes["mean_box"] = pixel_boxes(mean[None], sizes[rows])
     return boxes
+
+
+def fit_correction(
+    boxes: np.ndarray, ious: np.ndarray, truth: np.ndarray, owner: np.ndarray, sizes: np.ndarray
+) -> BoxCorrection:
+    """Learn the correction of a method's boxes on images with true boxes: the train rows.
+
+    Parameters
+    ----------
+    boxes : ndarray of shape (k, 100, 4)
+        Box around the largest region at each of ``THRESHOLDS``, pixels (``HeatScores.boxes``).
+    ious : ndarray of shape (k, 100)
+        Its IoU with the best true box (``HeatScores.iou``).
+    truth : array-like of shape (m, 4)
+        True boxes, pixels.
+    owner : array-like of int of shape (m,)
+        Which image each true box belongs to.
+    sizes : array-like of shape (k, 2)
+        Width and height of the pictures, pixels.
+
+    Returns
+    -------
+    BoxCorrection
+        At the threshold of the highest box accuracy. The target is the true box that overlaps
+        most, as shift of the centre in units of the box's sides and logarithmic ratio of the sides
+        [1]_; images where it overlaps by less than 0.3 are not learnt from (another object was
+        found), and from fewer than 20 nothing is learnt.
+
+    Raises
+    ------
+    FeatlabError
+        No image has a box, or there are not 100 thresholds.
+
+    References
+    ----------
+    .. [1] Girshick et al. (2014), Rich feature hierarchies for accurate object detection and
+       semantic segmentation, CVPR, appendix C.
+    """
+    _check_boxes(boxes)
+    threshold = choose_threshold(ious, THRESHOLDS)
+    column = int(np.searchsorted(THRESHOLDS, threshold))
+    sizes = np.asarray(sizes, dtype=float)
+    own = unit_boxes(boxes[:, column], sizes)
+    target, overlap = _best_true_boxes(own, truth, owner, sizes)
+    use = overlap >= _FROM_IOU
+    if use.sum() < _FEWEST_PAIRS:
+        return BoxCorrection(threshold, None)
+    model = make_pipeline(StandardScaler(), RidgeCV(_ALPHAS))
+    model.fit(_features(boxes, sizes, column)[use], _relative(target, own)[use])
+    return BoxCorrection(threshold, model)
+
+
+def corrected_boxes(correction: BoxCorrection, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The boxes of other images, corrected.
+
+    Parameters
+    ----------
+    correction : BoxCorrection
+    boxes : ndarray of shape (k, 100, 4)
+        As for :func:`fit_correction`.
+    sizes : array-like of shape (k, 2)
+
+    Returns
+    -------
+    ndarray of shape (k, 4)
+        Pixels, inside the picture; an empty box stays empty.
+
+    Raises
+    ------
+    FeatlabError
+        There are not 100 thresholds.
+    """
+    _check_boxes(boxes)
+    column = int(np.searchsorted(THRESHOLDS, correction.threshold))
+    if correction.model is None:
+        return boxes[:, column]
+    sizes = np.asarray(sizes, dtype=float)
+    own = unit_boxes(boxes[:, column], sizes)
+    shift = correction.model.predict(_features(boxes, sizes, column))
+    centre, sides = _centre_and_sides(own)
+    centre = centre + shift[:, :2] * sides
+    half = sides * np.exp(np.clip(shift[:, 2:], -_MOST, _MOST)) / 2
+    moved = np.clip(np.concatenate([centre - half, centre + half], axis=1), 0, 1)
+    empty = np.any(own[:, 2:] <= own[:, :2], axis=1, keepdims=True)
+    return pixel_boxes(np.where(empty, 0, moved), sizes)
+
+
+def _features(boxes: np.ndarray, sizes: np.ndarray, column: int) -> np.ndarray:
+    """Place and size of each box ``(k, 6)``, and its boxes at other thresholds ``(k, 16)``."""
+    unit = unit_boxes(boxes, sizes[:, None])
+    own = unit[:, column]
+    others = np.clip(column + _STEPS, 0, len(THRESHOLDS) - 1)
+    around = [_relative(unit[:, k], own) for k in others]
+    return np.concatenate([own, np.log(_centre_and_sides(own)[1]), *around], axis=1)
+
+
+def _relative(boxes: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Shift of the centre in sides of the reference, and logarithmic ratio of the sides."""
+    (centre, sides), (origin, unit) = _centre_and_sides(boxes), _centre_and_sides(reference)
+    return np.concatenate([(centre - origin) / unit, np.log(sides / unit)], axis=1)
+
+
+def _centre_and_sides(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], _SMALLEST)
+    return (boxes[:, :2] + boxes[:, 2:]) / 2, sides
+
+
+def _best_true_boxes(
+    own: np.ndarray, truth: np.ndarray, owner: np.ndarray, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each box the true box of its image that overlaps most, in unit coordinates; its IoU."""
+    owner = np.asarray(owner, dtype=np.int64)
+    unit = unit_boxes(np.asarray(truth, dtype=float), sizes[owner])
+    overlap = iou(own[owner], unit)
+    best, target = np.full(len(own), -1.0), np.zeros_like(own)
+    for i in np.argsort(overlap, kind="stable"):
+        best[owner[i]], target[owner[i]] = overlap[i], unit[i]
+    return target, best
+
+
+def _check_boxes(boxes: np.ndarray) -> None:
+    if boxes.ndim != 3 or boxes.shape[1:] != (len(THRESHOLDS), 4):
+        raise FeatlabError(
+            f"boxes must be (k, {len(THRESHOLDS)}, 4), one for each threshold, "
+            f"got shape {boxes.shape}."
+        )

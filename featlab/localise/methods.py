@@ -1,165 +1,281 @@
-"""Heat maps of fitted methods: of all in one pass over the maps, and of a few images."""
+"""Every heat-map method, by name; adding one takes a function and a decorator.
+
+::
+
+    from featlab.localise import register
+
+    @register("cubed", "all maps, cubed")
+    def cubed(maps, context):
+        return (maps**3).sum(axis=-1)
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.special import expit, logsumexp
+from sklearn.decomposition import PCA, MiniBatchNMF
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
-from featlab.errors import FeatlabError
-from featlab.localise.checks import class_codes, picture_sizes
-from featlab.localise.heat import fuse_heats
-from featlab.localise.regions import heat_boxes
-from featlab.results.localisation import FittedMethods
+from featlab.arguments import check_choice
+from featlab.localise.heat import cam_heat, detector_weights, scaled
+from featlab.results.localisation import Cells, Context, Fit, Heat, HeatMethod
 
-if TYPE_CHECKING:
-    from featlab.store import MapStore
+MOST_DETECTORS = 150
+_PARTS = 8
+_COMPONENTS = 256
+_CELLS_PER_CLASS = 5_000
+_POWER_STEPS = 12
+_UPDATES = 30
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+METHODS: dict[str, HeatMethod] = {}
+"""Every heat-map method, by name; :func:`register` adds to it."""
 
 
-def method_heats(
-    store: MapStore,
-    rows: np.ndarray,
-    fitted: FittedMethods,
+def register(
+    name: str,
+    title: str,
     *,
-    codes: np.ndarray | None = None,
-    progress: Progress | None = None,
-    seconds: dict[str, float] | None = None,
-) -> dict[str, np.ndarray]:
-    """Heat maps of every method in one pass over the maps, several layers fused.
+    fit: Fit | None = None,
+    needs: Sequence[str] = (),
+    supervision: str = "image labels",
+) -> Callable[[Heat], Heat]:
+    """Add a method to the registry.
 
     Parameters
     ----------
-    store : MapStore
-    rows : ndarray of shape (k,)
-        Row numbers, without repetition.
-    fitted : FittedMethods
-    codes : ndarray of shape (k,), optional
-        Class asked for in each image, as a place in ``store.classes``; the image's own by default.
-    progress : callable, optional
-        Wraps the iterable of batches.
-    seconds : dict of str to float, optional
-        Filled with the time of each method: its own, and an equal part of that of reading the maps.
+    name : str
+        What tables call it; an earlier method of the name is replaced.
+    title : str
+        What figures call it.
+    fit : callable, optional
+        Learns from cells of the train rows.
+    needs : sequence of str
+        What the method cannot do without: "neurons", "weights", "mlp".
+    supervision : {"image labels", "boxes"}
+        What it learns from.
 
     Returns
     -------
-    dict of str to ndarray of shape (k, h, w) or (k, draws, h, w), float32
-    """
-    codes = class_codes(store)[rows] if codes is None else np.asarray(codes)
-    spent = dict.fromkeys(fitted.methods, 0.0)
-    per_layer = [
-        _layer_heats(store, rows, fitted, layer, codes, progress, spent)
-        for layer in fitted.contexts
-    ]
-    heats = {}
-    for name in fitted.methods:
-        start = time.perf_counter()
-        heats[name] = fuse_heats([of_layer[name] for of_layer in per_layer])
-        spent[name] += time.perf_counter() - start
-    if seconds is not None:
-        seconds.update(spent)
-    return heats
-
-
-def _layer_heats(
-    store: MapStore,
-    rows: np.ndarray,
-    fitted: FittedMethods,
-    layer: str,
-    codes: np.ndarray,
-    progress: Progress | None,
-    spent: dict[str, float],
-) -> dict[str, np.ndarray]:
-    """Heat maps from one layer; the seconds of each method are added to `spent`."""
-    batches: Iterable[Any] = store.iter_maps(rows, layer=layer)
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in fitted.methods}
-    done, begun, before = 0, time.perf_counter(), sum(spent.values())
-    for chunk, maps in progress(batches) if progress else batches:
-        context = fitted.contexts[layer].of(codes[done : done + len(chunk)])
-        for name, method in fitted.methods.items():
-            start = time.perf_counter()
-            parts[name].append(np.asarray(method.heat(maps, context), dtype=np.float32))
-            spent[name] += time.perf_counter() - start
-        done += len(chunk)
-    reading = time.perf_counter() - begun - (sum(spent.values()) - before)
-    for name in parts:
-        spent[name] += reading / len(parts)
-    return {name: np.concatenate(heats) for name, heats in parts.items()}
-
-
-def heats_for(
-    store: MapStore,
-    rows: Sequence[int] | np.ndarray,
-    method: str,
-    fitted: FittedMethods,
-    *,
-    threshold: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Heat maps and predicted boxes of a few images, for drawing.
-
-    Parameters
-    ----------
-    store : MapStore
-    rows : sequence of int
-        Row numbers of the image table; only their maps are read.
-    method : str
-        One of `fitted`.
-    fitted : FittedMethods
-        ``Localisation.fitted`` of :func:`evaluate`.
-    threshold : float
-        The method's threshold, from the table of :func:`evaluate`.
-
-    Returns
-    -------
-    heats : ndarray of shape (k, h, w), float32
-        For each image's own class, over the network's input, not normalised; of a method with
-        several draws the first.
-    boxes : ndarray of shape (k, 4)
-        Pixels of the original pictures.
+    callable
+        A decorator for the function ``(maps, context) -> heat``.
 
     Raises
     ------
     FeatlabError
-        The method is not among those fitted.
+        Another kind of supervision.
     """
-    rows = np.asarray(rows, dtype=np.int64)
-    if method not in fitted.methods:
-        raise FeatlabError(
-            f"method must be one of {', '.join(fitted.methods)} (those fitted), got {method!r}."
-        )
-    one = FittedMethods({method: fitted.methods[method]}, fitted.contexts)
-    heats = method_heats(store, rows, one)[method]
-    heats = heats[:, 0] if heats.ndim == 4 else heats
-    frames = np.asarray(store.frames)[rows]
-    boxes = heat_boxes(heats, [threshold], frames=frames, sizes=picture_sizes(store)[rows])
-    return heats, boxes[:, 0]
+    check_choice("supervision", supervision, ("image labels", "boxes"))
+
+    def keep(heat: Heat) -> Heat:
+        METHODS[name] = HeatMethod(name, title, heat, fit, tuple(needs), supervision)
+        return heat
+
+    return keep
 
 
-def example_heats(
-    store: MapStore,
-    rows: Sequence[int] | np.ndarray,
-    *,
-    neurons: Sequence[int] | np.ndarray,
-    layer: str | None = None,
-) -> np.ndarray:
-    """The own maps of some neurons on some images, for drawing.
+def _detectors(context: Context, direction: str, most: int) -> np.ndarray:
+    """Weights ``(classes, c)`` of the mean of a class's best detectors; 0 where it has none."""
+    assert context.neurons is not None
+    detectors = context.neurons[context.neurons["direction"] == direction]
+    channels = [
+        detectors.loc[detectors["class"] == name, "neuron"].to_numpy()[:most]
+        for name in context.classes
+    ]
+    return np.stack([detector_weights(some, context.scale) for some in channels])
 
-    Parameters
-    ----------
-    store : MapStore
-    rows : sequence of int
-        Row numbers of the image table.
-    neurons : sequence of int
-        Channel indices.
-    layer : str, optional
-        The last stored layer by default.
 
-    Returns
-    -------
-    ndarray of shape (k rows, m neurons, h, w), float32
+@register("detectors", "detectors combined", needs=["neurons"])
+def _mean_of_detectors(maps: np.ndarray, context: Context) -> np.ndarray:
+    return cam_heat(maps, context.asked(_detectors(context, "active", MOST_DETECTORS)))
+
+
+@register("best_detector", "best detector alone", needs=["neurons"])
+def _best_detector(maps: np.ndarray, context: Context) -> np.ndarray:
+    return cam_heat(maps, context.asked(_detectors(context, "active", 1)))
+
+
+@register("signed_detectors", "active minus silent detectors", needs=["neurons"])
+def _signed_detectors(maps: np.ndarray, context: Context) -> np.ndarray:
+    active, silent = (_detectors(context, way, MOST_DETECTORS) for way in ("active", "silent"))
+    return cam_heat(maps, context.asked(active - silent))
+
+
+@register("contrast", "detectors of the class minus those of others", needs=["neurons"])
+def _contrast(maps: np.ndarray, context: Context) -> np.ndarray:
+    own = _detectors(context, "active", MOST_DETECTORS)
+    others = (own.sum(axis=0) - own) / max(len(own) - 1, 1)
+    return cam_heat(maps, context.asked(own - others))
+
+
+@register("cam", "class activation map (CAM)", needs=["weights"])
+def _cam(maps: np.ndarray, context: Context) -> np.ndarray:
+    return cam_heat(maps, context.asked(_weights(context)))
+
+
+@register("cam_positive", "CAM, positive weights only", needs=["weights"])
+def _cam_positive(maps: np.ndarray, context: Context) -> np.ndarray:
+    return cam_heat(maps, context.asked(np.maximum(_weights(context), 0)))
+
+
+@register("cell_head", "the head applied at every cell", needs=["weights"])
+def _cell_head(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Log odds of the class that the head gives each cell by itself, where they are positive.
+
+    The probability itself is 1 in most cells: a head made for means sees peaks.
     """
-    maps = store.maps(rows, layer=layer)
-    return np.moveaxis(maps[..., np.asarray(neurons, dtype=np.int64)], -1, 1)
+    assert context.intercepts is not None
+    scores = maps @ _weights(context).T + context.intercepts
+    own = context.codes[:, None, None, None]
+    of_class = np.take_along_axis(scores, own, axis=3)[..., 0]
+    np.put_along_axis(scores, own, -np.inf, axis=3)
+    return np.maximum(of_class - logsumexp(scores, axis=3), 0)
+
+
+# scikit-learn's name → the function, and its derivative from its value.
+_ACTIVATIONS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = {
+    "identity": (lambda z: z, np.ones_like),
+    "relu": (lambda z: np.maximum(z, 0), lambda a: a > 0),
+    "tanh": (np.tanh, lambda a: 1 - a**2),
+    "logistic": (expit, lambda a: a * (1 - a)),
+}
+
+
+@register("mlp_cam", "CAM of the MLP, by its gradient", needs=["mlp"])
+def _mlp_cam(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Maps weighted by the gradient of the class's output at the image's own mean activations."""
+    assert context.mlp is not None
+    scale, mlp = context.mlp[0], context.mlp[-1]
+    function, derivative = _ACTIVATIONS[mlp.activation]
+    active = (maps.mean(axis=(1, 2)) - scale.mean_) / scale.scale_
+    slopes = []
+    for weights, bias in zip(mlp.coefs_[:-1], mlp.intercepts_[:-1], strict=True):
+        active = function(active @ weights + bias)
+        slopes.append(derivative(active))
+    last = mlp.coefs_[-1]
+    outputs = np.column_stack([-last, last]) if last.shape[1] == 1 else last
+    gradient = outputs.T[context.codes]
+    for weights, slope in zip(mlp.coefs_[-2::-1], slopes[::-1], strict=True):
+        gradient = (gradient * slope) @ weights.T
+    return cam_heat(maps, gradient / scale.scale_)
+
+
+@register("sum", "sum of all maps")
+def _sum(maps: np.ndarray, _: Context) -> np.ndarray:
+    """Selective convolutional descriptor aggregation: Wei et al. (2017), IEEE TIP 26."""
+    return maps.sum(axis=-1)
+
+
+@register("eigen_cam", "first component of each picture")
+def _eigen_cam(maps: np.ndarray, context: Context) -> np.ndarray:
+    """The first left singular vector of cells × neurons: Muhammad & Yeasin (2020), IJCNN."""
+    n, h, w, c = maps.shape
+    flat = maps.reshape(n, h * w, c).astype(np.float32)
+    # Power iteration from the cells' sums; a full decomposition costs a hundred times more.
+    first = flat.sum(axis=2)
+    for _ in range(_POWER_STEPS):
+        first = np.einsum("nkc,nc->nk", flat, np.einsum("nkc,nk->nc", flat, first))
+        first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-12)
+    sign = np.where(np.einsum("nk,nkc->n", first, flat) < 0, -1, 1)
+    return (first * sign[:, None]).reshape(n, h, w)
+
+
+def _fit_ddt(cells: Cells, context: Context) -> tuple[np.ndarray, np.ndarray]:
+    means, directions = [], []
+    for code in range(len(context.classes)):
+        own = cells.values[cells.codes == code][:_CELLS_PER_CLASS].astype(np.float64)
+        model = PCA(1, svd_solver="randomized", random_state=context.random_state).fit(own)
+        direction = model.components_[0]
+        # The sign of a component means nothing; an object is where neurons fire.
+        towards = np.corrcoef(own @ direction, own.sum(axis=1))[0, 1]
+        means.append(model.mean_)
+        directions.append(direction * (-1 if towards < 0 else 1))
+    return np.stack(means), np.stack(directions)
+
+
+@register("ddt", "first component of the class", fit=_fit_ddt)
+def _ddt(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Deep descriptor transforming: Wei et al. (2019), Pattern Recognition 88."""
+    means, directions = (context.asked(part) for part in context.fitted["ddt"])
+    offset = np.einsum("nc,nc->n", means, directions)
+    return np.maximum(cam_heat(maps, directions) - offset[:, None, None], 0)
+
+
+def _fit_parts(cells: Cells, context: Context) -> tuple[np.ndarray, np.ndarray]:
+    values = np.maximum(scaled(cells.values, context.scale), 0)
+    n_parts = min(_PARTS, *values.shape)
+    model = MiniBatchNMF(n_parts, random_state=context.random_state, init="nndsvda", max_iter=60)
+    shares = model.fit_transform(values)
+    k = len(context.classes)
+    # The part of a class is the one that tells it best: the largest gap of the mean shares.
+    means = np.stack([shares[cells.codes == code].mean(axis=0) for code in range(k)])
+    rest = (means.sum(axis=0) - means) / max(k - 1, 1)
+    return model.components_.astype(np.float32), (means - rest).argmax(axis=1)
+
+
+@register("parts", "part shared over the set (NMF)", fit=_fit_parts)
+def _parts(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Collins, Achanta & Süsstrunk (2018), Deep feature factorization, ECCV."""
+    components, part = context.fitted["parts"]
+    n, h, w, c = maps.shape
+    seen = np.maximum(scaled(maps, context.scale), 0).reshape(-1, c) @ components.T
+    # Shares of fixed parts by Lee and Seung's updates; only the small Gram matrix takes part.
+    gram = components @ components.T
+    shares = np.full_like(seen, seen.mean() / max(float(gram.mean()), 1e-12))
+    for _ in range(_UPDATES):
+        shares *= seen / np.maximum(shares @ gram, 1e-12)
+    shares = shares.reshape(n, h, w, -1)
+    return np.take_along_axis(shares, part[context.codes][:, None, None, None], axis=3)[..., 0]
+
+
+@register("fusion", "detectors, CAM and sum together", needs=["neurons", "weights"])
+def _fusion(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Mean of three heat maps, each scaled by its own range in the picture."""
+    several = (_mean_of_detectors, _cam_positive, _sum)
+    return np.mean([_unit(one(maps, context)) for one in several], axis=0)
+
+
+def _fit_cells(cells: Cells, context: Context) -> tuple[np.ndarray, float] | None:
+    use = cells.boxed
+    if not (cells.inside[use].any() and (~cells.inside[use]).any()):
+        return None
+    values = _compressed(cells.values[use], context.scale)
+    k = min(_COMPONENTS, *values.shape)
+    pca = PCA(k, svd_solver="randomized", random_state=context.random_state).fit(values)
+    norm = StandardScaler().fit(pca.transform(values))
+    model = LogisticRegression(C=1e-3, max_iter=300)
+    model.fit(norm.transform(pca.transform(values)), cells.inside[use])
+    weights = (model.coef_[0] / norm.scale_) @ pca.components_
+    offset = model.intercept_[0] - (model.coef_[0] / norm.scale_) @ norm.mean_
+    return weights.astype(np.float32), float(offset - weights @ pca.mean_)
+
+
+@register("cell_boxes", "cells learnt from train boxes", fit=_fit_cells, supervision="boxes")
+def _cell_boxes(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Probability that a cell lies in a box, by a logistic regression on cells of train images."""
+    fitted = context.fitted["cell_boxes"]
+    if fitted is None:
+        return np.zeros(maps.shape[:3], dtype=np.float32)
+    weights, offset = fitted
+    scores = _compressed(maps, context.scale) @ weights + offset
+    return expit(scores)
+
+
+def _compressed(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    compressed = scaled(values, scale)
+    np.maximum(compressed, 0, out=compressed)
+    return np.log1p(compressed, out=compressed)
+
+
+def _unit(heat: np.ndarray) -> np.ndarray:
+    low = heat.min(axis=(1, 2), keepdims=True)
+    size = heat.max(axis=(1, 2), keepdims=True) - low
+    return np.divide(heat - low, size, out=np.zeros_like(heat), where=size > 0)
+
+
+def _weights(context: Context) -> np.ndarray:
+    assert context.weights is not None
+    return context.weights

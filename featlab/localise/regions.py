@@ -1,18 +1,20 @@
-"""Heat map + threshold → boxes, for all thresholds at once, and their match with the true boxes."""
+"""Heat map + threshold → boxes, their match with the true boxes, and one threshold for all maps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.special import expit
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab import boxes as bx
+from featlab.boxes.geometry import iou_matrix, pixel_boxes, unit_boxes
+from featlab.boxes.scores import IGNORE, box_masks, heat_in_mask, pixel_histograms, pointing_hits
 from featlab.errors import FeatlabError
-from featlab.localise.components import Regions, all_regions
+from featlab.localise._components import Regions, all_regions, boxes_at, levels
 from featlab.localise.heat import normalise, resample_frame
-from featlab.localise.runs import boxes_at, levels
+from featlab.results.localisation import HeatScores
 
 # The protocol's: 0, 0.01, ... 0.99.
 THRESHOLDS = np.arange(100) / 100
@@ -21,36 +23,8 @@ GRID = 224
 _BINS = 101
 # Up to so many thresholds are cheaper one by one than all at once.
 _FEW_THRESHOLDS = 16
-
-
-@dataclass(frozen=True)
-class HeatScores:
-    """How heat maps match the true boxes of their images, at every threshold.
-
-    Attributes
-    ----------
-    boxes : ndarray of shape (k, t, 4)
-        Box around the largest region, pixels of the original picture.
-    iou : ndarray of shape (k, t)
-        IoU of that box with the best true box (MaxBoxAcc).
-    iou_any : ndarray of shape (k, t)
-        Best IoU of any region's box with any true box (MaxBoxAccV2).
-    pointing : ndarray of shape (k,)
-        The pointing game: 1, 0, or the share of the peak's pixels that lie in a true box.
-    heat_in_box : ndarray of shape (k,)
-        Share of the normalised heat in the true boxes.
-    histograms : ndarray of shape (k, 2, 101)
-        Of the heat on and beside the object's mask, for PxAP; zeros for images without mask.
-
-    `iou`, `iou_any`, `pointing` and `heat_in_box` are NaN for images without boxes.
-    """
-
-    boxes: np.ndarray
-    iou: np.ndarray
-    iou_any: np.ndarray
-    pointing: np.ndarray
-    heat_in_box: np.ndarray
-    histograms: np.ndarray
+FIXED_THRESHOLD = 0.2
+_SOFT, _SMOOTH = 0.05, 4
 
 
 def heat_boxes(
@@ -107,9 +81,9 @@ def heat_boxes(
         boxes = boxes_at(heat, _checked_thresholds(thresholds), frames, grid)
     else:
         boxes = np.zeros((len(heat), len(thresholds), 4))
-        for i, (_, found) in enumerate(_decompositions(heat, thresholds, frames, grid)):
-            boxes[i] = found.largest(len(thresholds))
-    return bx.pixel_boxes(boxes / grid, np.asarray(sizes, dtype=float)[:, None])
+        for i, (_, regions) in enumerate(_decompositions(heat, thresholds, frames, grid)):
+            boxes[i] = regions.largest(len(thresholds))
+    return pixel_boxes(boxes / grid, np.asarray(sizes, dtype=float)[:, None])
 
 
 def score_heats(
@@ -155,16 +129,16 @@ def score_heats(
     boxes, iou, iou_any = np.zeros((k, t, 4)), np.full((k, t), np.nan), np.full((k, t), np.nan)
     pointing, inside = np.full(k, np.nan), np.full(k, np.nan)
     histograms = np.zeros((k, 2, _BINS))
-    for i, (fine, found) in enumerate(_decompositions(heat, thresholds, frames, grid)):
-        boxes[i] = found.largest(t)
+    for i, (fine, regions) in enumerate(_decompositions(heat, thresholds, frames, grid)):
+        boxes[i] = regions.largest(t)
         histograms[i] = _histogram(fine, masks, i)
         if not len(own[i]):
             continue
-        iou[i], iou_any[i] = _overlaps(found, own[i], t)
+        iou[i], iou_any[i] = _overlaps(regions, own[i], t)
         mask = _mask(own[i] / grid, grid)
-        pointing[i] = bx.pointing_hits(fine[None], mask)[0]
-        inside[i] = bx.heat_in_mask(fine[None], mask)[0]
-    boxes = bx.pixel_boxes(boxes / grid, sizes[:, None])
+        pointing[i] = pointing_hits(fine[None], mask)[0]
+        inside[i] = heat_in_mask(fine[None], mask)[0]
+    boxes = pixel_boxes(boxes / grid, sizes[:, None])
     return HeatScores(boxes, iou, iou_any, pointing, inside, histograms)
 
 
@@ -193,7 +167,7 @@ def score_boxes(
     """
     boxes, sizes = np.asarray(boxes, dtype=float), np.asarray(sizes, dtype=float)
     own = _own_boxes(truth, owner, sizes)
-    filled = bx.unit_boxes(boxes, sizes)
+    filled = unit_boxes(boxes, sizes)
     iou, inside, pointing = (np.full(len(boxes), np.nan) for _ in range(3))
     histograms = np.zeros((len(boxes), 2, _BINS))
     for i, true in enumerate(own):
@@ -201,28 +175,72 @@ def score_boxes(
         histograms[i] = _histogram(heat[0], masks, i)
         if not len(true):
             continue
-        iou[i] = bx.iou_matrix(filled[i, None], true).max()
+        iou[i] = iou_matrix(filled[i, None], true).max()
         centre = (filled[i, :2] + filled[i, 2:]) / 2
         pointing[i] = ((true[:, :2] <= centre) & (centre <= true[:, 2:])).all(axis=1).any()
-        inside[i] = bx.heat_in_mask(heat, _mask(true, grid))[0]
+        inside[i] = heat_in_mask(heat, _mask(true, grid))[0]
     one = iou[:, None]
     return HeatScores(boxes[:, None], one, one, pointing, inside, histograms)
 
 
-def largest_region_boxes(pixels: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """The box around the largest 8-connected region of ``pixels > cut``, for each cut.
+def choose_threshold(
+    ious: np.ndarray, thresholds: Sequence[float] | np.ndarray, delta: float = 0.5
+) -> float:
+    """The threshold with the highest box accuracy; among equals, with the highest mean IoU.
 
     Parameters
     ----------
-    pixels : ndarray of shape (h, w), uint8
-    cuts : ndarray of shape (t,), uint8
+    ious : array-like of shape (n, t)
+        IoU of each image at each threshold; images without boxes are NaN and left out.
+    thresholds : array-like of shape (t,)
+    delta : float
+        IoU from which a box counts.
 
     Returns
     -------
-    ndarray of shape (t, 4)
-        xmin, ymin, xmax, ymax in pixels, the last two exclusive; zeros where nothing is hot.
+    float
+        The lowest of those that are equal in both.
+
+    Raises
+    ------
+    FeatlabError
+        No image has a box, or the shapes disagree.
     """
-    return all_regions(pixels, cuts).largest(len(cuts))
+    ious, thresholds = _ious_and_thresholds(ious, thresholds)
+    accuracy, mean = (ious >= delta).mean(axis=0), ious.mean(axis=0)
+    return float(thresholds[np.lexsort((thresholds, -mean, -accuracy))[0]])
+
+
+def stable_threshold(
+    ious: np.ndarray, thresholds: Sequence[float] | np.ndarray, delta: float = 0.5
+) -> float:
+    """The threshold to use on *other* images: :func:`choose_threshold` without its noise.
+
+    The accuracy of a few images jumps from threshold to threshold, and its maximum is a lucky one.
+    Here an image counts as ``1 / (1 + exp(-(IoU - delta) / 0.05))`` instead of 0 or 1, and the mean
+    over the images is smoothed over the thresholds by a Gaussian of 4 steps.
+
+    Parameters
+    ----------
+    ious : array-like of shape (n, t)
+        As for :func:`choose_threshold`.
+    thresholds : array-like of shape (t,)
+        Evenly spaced.
+    delta : float
+
+    Returns
+    -------
+    float
+        The lowest of those that are equal.
+
+    Raises
+    ------
+    FeatlabError
+        As for :func:`choose_threshold`.
+    """
+    ious, thresholds = _ious_and_thresholds(ious, thresholds)
+    soft = expit((ious - delta) / _SOFT).mean(axis=0)
+    return float(thresholds[gaussian_filter1d(soft, _SMOOTH, mode="nearest").argmax()])
 
 
 def _decompositions(
@@ -240,9 +258,9 @@ def _decompositions(
             ):
                 fine = normalise(resample_frame(one, frame, (grid, grid)))
                 pixels, cuts = levels(fine, thresholds)
-                found = all_regions(pixels, cuts, height=fine)
+                regions = all_regions(pixels, cuts, height=fine)
             last = one, frame
-            yield fine, found
+            yield fine, regions
 
 
 def _checked_thresholds(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -255,7 +273,7 @@ def _checked_thresholds(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
 def _own_boxes(truth: np.ndarray, owner: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
     """The true boxes of each image, in unit coordinates of the picture."""
     owner = np.asarray(owner, dtype=np.int64)
-    unit = bx.unit_boxes(np.asarray(truth, dtype=float).reshape(-1, 4), sizes[owner])
+    unit = unit_boxes(np.asarray(truth, dtype=float).reshape(-1, 4), sizes[owner])
     order = np.argsort(owner, kind="stable")
     return np.split(unit[order], np.searchsorted(owner[order], np.arange(1, len(sizes))))
 
@@ -268,26 +286,41 @@ def _histogram(
     if mask is None:
         return 0.0
     mask = np.asarray(mask)
-    if mask.ndim != 2 or not np.isin(mask, (0, 1, bx.IGNORE)).all():
-        raise FeatlabError(f"a mask must be (height, width) of 0, 1 and {bx.IGNORE} (ignore).")
+    if mask.ndim != 2 or not np.isin(mask, (0, 1, IGNORE)).all():
+        raise FeatlabError(f"a mask must be (height, width) of 0, 1 and {IGNORE} (ignore).")
     y, x = (
         ((np.arange(n) + 0.5) * side / n).astype(int)
         for n, side in zip(fine.shape, mask.shape, strict=True)
     )
-    return bx.pixel_histograms(fine[None], mask[y[:, None], x][None])[0]
+    return pixel_histograms(fine[None], mask[y[:, None], x][None])[0]
 
 
 def _mask(boxes: np.ndarray, grid: int) -> np.ndarray:
-    return bx.box_masks(boxes, np.zeros(len(boxes), int), 1, (grid, grid))
+    return box_masks(boxes, np.zeros(len(boxes), int), 1, (grid, grid))
 
 
-def _overlaps(found: Regions, truth: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray]:
+def _overlaps(regions: Regions, truth: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray]:
     """Best IoU with a true box of the largest region of each cut, and of any region ``(t,)``."""
     iou, iou_any = np.zeros(t), np.zeros(t)
-    if len(found.cut):
-        of_region = bx.iou_matrix(found.boxes, truth).max(axis=1)
-        largest = found.largest_places()
-        iou[found.cut[largest]] = of_region[largest]
-        first = np.flatnonzero(np.diff(found.cut, prepend=-1))
-        iou_any[found.cut[first]] = np.maximum.reduceat(of_region, first)
+    if len(regions.cut):
+        of_region = iou_matrix(regions.boxes, truth).max(axis=1)
+        largest = regions.largest_places()
+        iou[regions.cut[largest]] = of_region[largest]
+        first = np.flatnonzero(np.diff(regions.cut, prepend=-1))
+        iou_any[regions.cut[first]] = np.maximum.reduceat(of_region, first)
     return iou, iou_any
+
+
+def _ious_and_thresholds(
+    ious: np.ndarray, thresholds: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The IoUs of the images with boxes, and the thresholds."""
+    ious, thresholds = np.asarray(ious, dtype=float), np.asarray(thresholds, dtype=float)
+    if ious.ndim != 2 or ious.shape[1:] != thresholds.shape:
+        raise FeatlabError(
+            f"ious must have one column per threshold ({len(thresholds)}), got {ious.shape}."
+        )
+    ious = ious[~np.isnan(ious).any(axis=1)]
+    if not len(ious):
+        raise FeatlabError("no image has a box to choose a threshold on; give images with boxes.")
+    return ious, thresholds

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import embed, report
-from featlab.arguments import Progress, confirmed_detectors, stratified_rows
+from featlab.arguments import Progress, confirmed_detectors, stratified_rows, true_boxes
 from featlab.audit import audit_set
 from featlab.boxheads import box_statistics, evaluate_box_heads
 from featlab.features import take_rows
@@ -24,10 +24,10 @@ from featlab.heads import (
     per_class,
 )
 from featlab.localise import (
+    LocalisationOptions,
     compare_methods,
-    evaluate,
+    evaluate_localisation,
     neuron_pointing,
-    select_boxes,
     unit_localisation,
 )
 from featlab.neurons import softmax_top_k
@@ -110,7 +110,7 @@ def analyse(
         "store": store,
         "labels": store.images["label"],
         "groups": store.images["group"],
-        "truth": select_boxes(store, box_kind),
+        "truth": true_boxes(store.images, store.boxes, box_kind),
         "split": make_split(store.images, random_state=random_state),
         "box_kind": box_kind,
         "random_state": random_state,
@@ -245,19 +245,18 @@ def _localisation(
     random_state: int,
     progress: Progress | None,
 ) -> Localisation:
-    return evaluate(
+    return evaluate_localisation(
         store,
         split,
+        methods=LOCALISERS,
         neurons=all_neurons[all_neurons["pooling"] == POOLINGS[0]],
         weights=layer_weights(by_place),
         layer=store.layers,
-        predicted=predicted,
-        methods=LOCALISERS,
-        refine=REFINED,
-        rows=localised,
         box_kind=box_kind,
+        options=LocalisationOptions(
+            rows=localised, refine=REFINED, predicted=predicted, progress=progress
+        ),
         random_state=random_state,
-        progress=progress,
     )
 
 
@@ -298,8 +297,8 @@ def _units(
     """What the detectors fire on, in images that they were not chosen on."""
     units = unit_localisation(
         store,
+        (split != "train").to_numpy() & localised,
         neurons,
-        np.flatnonzero((split != "train").to_numpy() & localised),
         box_kind=box_kind,
         random_state=random_state,
     )
@@ -313,8 +312,8 @@ def _pointing(
     localised: np.ndarray,
     box_kind: str | None,
 ) -> pd.DataFrame | None:
-    rows = np.flatnonzero((split == "test").to_numpy() & localised)
-    pointing = neuron_pointing(store, neurons, rows, box_kind=box_kind, top=_POINTING_DETECTORS)
+    rows = (split == "test").to_numpy() & localised
+    pointing = neuron_pointing(store, rows, neurons, box_kind=box_kind, most=_POINTING_DETECTORS)
     return pointing if len(pointing) else None
 
 

@@ -20,6 +20,7 @@ from featlab.arguments import (
     origin_of,
     selected_detectors,
     tracked,
+    true_boxes,
 )
 from featlab.features import feature_table
 from featlab.heads import evaluate_heads
@@ -27,6 +28,7 @@ from featlab.heads.comparison import paired
 from featlab.pipeline._entries import Entry, check_same, entries_of
 from featlab.pipeline.detectors import LOCALISERS, class_weights, find_detectors
 from featlab.pipeline.pictures import (
+    boxes_at,
     gallery_rows,
     heats_on_pictures,
     labels_of,
@@ -192,7 +194,7 @@ def _located(
     random_state: int,
 ) -> _Located | None:
     """None without boxes on other images than those of test: there is nothing to choose by."""
-    localisation = localise.evaluate(
+    localisation = localise.evaluate_localisation(
         entry.store,
         split,
         methods=METHODS,
@@ -354,7 +356,6 @@ def _box_pairs(
             {name: one.localisation.draws[one.method] for name, one in located.items()}, axis=1
         ),
     )
-    merged.table.attrs.update(located[leader].localisation.table.attrs)
     gaps = localise.compare_methods(merged, against=leader, scores=["mean_iou"])
     gaps = gaps.set_index("method").loc[table["b"]]
     # compare_methods tells other less leader.
@@ -409,19 +410,14 @@ def _strips(
     if not located:
         return None
     store = entries[0].store
-    truth = localise.select_boxes(store, box_kind)
+    truth = true_boxes(store.images, store.boxes, box_kind)
     rows = gallery_rows(store.images, split, truth["image"].tolist(), _PICTURES, random_state)
     heats, predicted = {}, {}
     for entry in entries:
         localisation = located[entry.name].localisation
         thresholds = localisation.table.set_index("method")["threshold"]
-        maps, boxes = localise.heats_for(
-            entry.store,
-            rows,
-            method,
-            localisation.fitted,
-            threshold=float(thresholds[method]),
-        )
+        maps = localise.heat_maps(entry.store, rows, localisation.fitted, methods=method)[method]
+        boxes = boxes_at(entry.store, rows, maps, float(thresholds[method]))
         heats[entry.name] = heats_on_pictures(entry.store, rows, maps)
         predicted[entry.name] = list(boxes)
     load = picture_loader(store)

@@ -157,16 +157,18 @@ def analyse_gradients(
         heats = gradients.cam_heats(network, sample.pixels, sample.labels)
     boxes = _dam_boxes(study)
     with timed(seconds, "localisation"):
-        localisation = localise.evaluate(
+        localisation = localise.evaluate_localisation(
             store,
             split,
             methods=STORED_METHODS,
             neurons=neurons,
             weights=class_weights(heads),
-            given={name: sample.all_rows(values) for name, values in (heats | boxes).items()},
-            rows=sample.rows,
-            predicted=predicted_classes(heads, X),
             box_kind=box_kind,
+            options=localise.LocalisationOptions(
+                rows=sample.rows,
+                given={name: sample.all_rows(values) for name, values in (heats | boxes).items()},
+                predicted=predicted_classes(heads, X),
+            ),
             random_state=random_state,
         )
     sanity = _sanity(study)
@@ -184,7 +186,7 @@ def analyse_gradients(
             "backbone": backbone.name,
             "weights": backbone.weights,
             "head_accuracy": float(heads.table.set_index("head")["accuracy"]["logistic"]),
-            "box_kind": str(localisation.table.attrs.get("box_kind", "")),
+            "box_kind": localisation.parameters["box_kind"],
             **_facts(study),
         },
     )
@@ -253,9 +255,9 @@ def _faithfulness(
     some = np.sort(sample.some(_FAITHFUL_IMAGES))
     pixels, labels = sample.pixels[some], sample.labels[some]
     with timed(study.seconds, "faithfulness"):
-        stored = localise.method_heats(study.store, sample.rows[some], localisation.fitted)
-        judged = {name: heat[some] for name, heat in heats.items()}
-        judged["detectors"] = stored["detectors"]
+        judged = {name: heat[some] for name, heat in heats.items()} | localise.heat_maps(
+            study.store, sample.rows[some], localisation.fitted, methods="detectors"
+        )
         for rule in study.rules:
             gradient = gradients.input_gradients(network, pixels, classes=labels, rule=rule)
             judged[f"{rule}_gradient"] = np.abs(gradient).sum(axis=-1)
@@ -274,7 +276,7 @@ def _faithfulness(
 def _localisation_table(
     study: _Study, localisation: Localisation, heats: Heats, boxes: Heats
 ) -> pd.DataFrame:
-    """The table of `evaluate`, with seconds per image and the picture centre's own rate."""
+    """The localisation table, with seconds per image and the picture centre's own rate."""
     sample, seconds = study.sample, study.seconds
     own = dict.fromkeys(heats, seconds["grad_cam_family"] / len(sample.rows))
     own |= {name: seconds[name] / len(sample.scored) for name in boxes}
@@ -284,7 +286,7 @@ def _localisation_table(
     rates = table.set_index("method")["centre_in_box"]
     table["picture_centre_in_box"] = float(rates["whole_image"])
     table.loc[table["method"].isin(boxes), "box_accuracy_confirm"] = np.nan
-    table.attrs = dict(localisation.table.attrs) | {"runs_the_network": sorted(own)}
+    table.attrs.update(localisation.parameters, runs_the_network=sorted(own))
     return table.drop(columns="seconds_per_1000")
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from featlab import boxes, gradients, images, localise
+from featlab import gradients, images
+from featlab.arguments import true_boxes
 from featlab.backbones import Backbone
+from featlab.boxes.geometry import CORNERS, picture_to_frame
 from featlab.errors import FeatlabError
 from featlab.store import MapStore
 
@@ -59,8 +61,8 @@ class Sample:
     def true_boxes(self, place: int) -> np.ndarray:
         """True boxes ``(j, 4)`` of an image, in pixels of the network's input."""
         own = self.truth[self.truth["image"] == self.rows[place]]
-        unit = boxes.picture_to_frame(
-            own[boxes.CORNERS].to_numpy(float), self.frames[[place]], self.sizes[[place]]
+        unit = picture_to_frame(
+            own[CORNERS].to_numpy(float), self.frames[[place]], self.sizes[[place]]
         )
         height, width = self.pixels.shape[1:3]
         return unit * np.array([width, height] * 2)
@@ -88,7 +90,7 @@ def draw_sample(
     FeatlabError
         No test image has a box, or a picture is missing or has changed.
     """
-    truth = localise.select_boxes(store, box_kind)
+    truth = true_boxes(store.images, store.boxes, box_kind)
     rng = np.random.default_rng(random_state)
     boxed = np.zeros(len(split), dtype=bool)
     boxed[truth["image"].to_numpy(np.int64)] = True

@@ -33,9 +33,10 @@ from featlab.neurons import (
     ranked_images,
     replication,
 )
-from featlab.pipeline.pictures import picture_loader
+from featlab.pipeline.pictures import channel_maps, picture_loader
 from featlab.results.analysis import DetectorDetails
 from featlab.results.heads import HeadResults
+from featlab.results.localisation import ClassWeights
 from featlab.results.pictures import NeuronCard
 from featlab.store import MapStore
 
@@ -136,7 +137,7 @@ def place_heads(
     }
 
 
-def layer_weights(by_place: Mapping[Place, HeadResults]) -> dict[str, dict[str, np.ndarray]]:
+def layer_weights(by_place: Mapping[Place, HeadResults]) -> dict[str, ClassWeights]:
     """Layer → the weights of the logistic head on its mean-pooled maps."""
     return {
         layer: class_weights(heads)
@@ -145,10 +146,12 @@ def layer_weights(by_place: Mapping[Place, HeadResults]) -> dict[str, dict[str, 
     }
 
 
-def class_weights(heads: HeadResults) -> dict[str, np.ndarray]:
-    """Class → the logistic head's weights of the neurons, for class activation maps."""
-    coefficients, _ = linear_weights(heads.models["logistic"])
-    return dict(zip(heads.classes, coefficients, strict=True))
+def class_weights(heads: HeadResults) -> ClassWeights:
+    """The logistic head's weights of the neurons, for class activation maps."""
+    coef, intercept = linear_weights(heads.models["logistic"])
+    # Of two classes these are the decision function and minus that: their difference is twice it.
+    share = 1 / 2 if len(coef) == 2 else 1
+    return ClassWeights(heads.classes, coef * share, intercept * share)
 
 
 def predicted_classes(heads: HeadResults, X: pd.DataFrame) -> np.ndarray:
@@ -278,7 +281,7 @@ def neuron_card(
         for lowest in (False, True)
     )
     pictured = [*best["row"], *worst["row"]]
-    heats = localise.example_heats(store, pictured, neurons=[neuron], layer=layer)[:, 0]
+    heats = channel_maps(store, pictured, [neuron], layer)[:, 0]
     sizes, load = store.images[["width", "height"]].to_numpy(), picture_loader(store)
     labels = store.images["label"].to_numpy(str)
     counted = np.sort(rows[stratified_rows(labels[rows], _MOST_IMAGES)])

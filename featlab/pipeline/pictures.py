@@ -52,6 +52,26 @@ def labels_of(store: MapStore, rows: Sequence[int]) -> list[str]:
     return [str(store.images["label"].iloc[row]) for row in rows]
 
 
+def channel_maps(
+    store: MapStore,
+    rows: Sequence[int],
+    channels: Sequence[int] | np.ndarray,
+    layer: str | None = None,
+) -> np.ndarray:
+    """The own maps of some neurons on some images, ``(k, m, h, w)``."""
+    maps = store.maps(rows, layer=layer)
+    return np.moveaxis(maps[..., np.asarray(channels, dtype=np.int64)], -1, 1)
+
+
+def boxes_at(
+    store: MapStore, rows: Sequence[int], heats: np.ndarray, threshold: float
+) -> np.ndarray:
+    """The box of each heat map at one threshold, ``(k, 4)`` in pixels of the pictures."""
+    sizes = store.images[["width", "height"]].to_numpy(float)[rows]
+    frames = np.asarray(store.frames)[rows]
+    return localise.heat_boxes(heats, [threshold], frames=frames, sizes=sizes)[:, 0]
+
+
 def heats_on_pictures(store: MapStore, rows: Sequence[int], heats: np.ndarray) -> list[np.ndarray]:
     """Heat maps ``(k, h, w)`` over the network's input, each brought onto its picture."""
     frames, sizes = store.frames, store.images[["width", "height"]].to_numpy()
@@ -112,7 +132,7 @@ def detector_examples(
     if leaders.empty or not rows:
         return None
     predicted = heads.of("logistic").set_index("row")["predicted"]
-    maps = localise.example_heats(store, rows, neurons=leaders["neuron"].to_numpy())
+    maps = channel_maps(store, rows, leaders["neuron"].to_numpy())
     on_pictures = [heats_on_pictures(store, rows, maps[:, k]) for k in range(len(leaders))]
     return Examples(
         rows=rows,
@@ -157,9 +177,8 @@ def _boxes_of(
 ) -> Examples:
     method = str(best["method"])
     scored = localisation.per_image[localisation.per_image["method"] == method].set_index("row")
-    heats, predicted = localise.heats_for(
-        store, rows, method, localisation.fitted, threshold=float(best["threshold"])
-    )
+    heats = localise.heat_maps(store, rows, localisation.fitted, methods=method)[method]
+    predicted = boxes_at(store, rows, heats, float(best["threshold"]))
     return Examples(
         rows=rows,
         pictures=[load(row) for row in rows],
@@ -181,13 +200,12 @@ def strips(
         return None
     rows = localisation_rows(localisation, str(best["method"]), _STRIPS)
     thresholds = localisation.table.set_index("method")["threshold"].to_dict()
+    known = [name for name in METHODS if name in thresholds]
+    maps = localise.heat_maps(store, rows, localisation.fitted, methods=known)
     heats, predicted = {}, {}
-    for method in (name for name in METHODS if name in thresholds):
-        maps, corners = localise.heats_for(
-            store, rows, method, localisation.fitted, threshold=thresholds[method]
-        )
-        heats[method] = heats_on_pictures(store, rows, maps)
-        predicted[method] = list(corners)
+    for method in known:
+        heats[method] = heats_on_pictures(store, rows, maps[method])
+        predicted[method] = list(boxes_at(store, rows, maps[method], thresholds[method]))
     return MethodExamples(
         pictures=[load(row) for row in rows],
         labels=labels_of(store, rows),
@@ -220,6 +238,7 @@ def gallery(
     tuned = table[own & ~table["baseline"].astype(bool)]
     tuned = tuned.sort_values("box_accuracy_confirm", ascending=False, kind="stable")
     thresholds = dict(zip(tuned["method"].astype(str), tuned["threshold"].tolist(), strict=True))
+    heats = localise.heat_maps(store, rows, fitted, methods=thresholds)
     leaders = in_turn(detectors, _GALLERY_DETECTORS)
     pictures = [_shrunk(load(row), _GALLERY_SIDE) for row in rows]
     sizes = store.images[["width", "height"]].to_numpy(float)[rows]
@@ -234,13 +253,10 @@ def gallery(
             )
         ],
         frames=np.asarray(store.frames)[rows],
-        heats={
-            method: localise.heats_for(store, rows, method, fitted, threshold=threshold)[0]
-            for method, threshold in thresholds.items()
-        },
+        heats={method: heats[method] for method in thresholds},
         thresholds=thresholds,
         neurons=_named(leaders),
-        neuron_heats=localise.example_heats(store, rows, neurons=leaders["neuron"].to_numpy()),
+        neuron_heats=channel_maps(store, rows, leaders["neuron"].to_numpy()),
         neuron_threshold=thresholds.get("best_detector"),
     )
 

@@ -174,9 +174,9 @@ def _detectors(table: pd.DataFrame, citations: Citations) -> str:
 
 def _localisation(results: Results, citations: Citations) -> str:
     table = words.scores(results)
-    if table is None:
+    if table is None or results.localisation is None:
         return ""
-    known = table.attrs
+    known = results.localisation.parameters
     kind = f" of kind {results.box_kind}" if results.box_kind else ""
     count = known.get("n_threshold_images")
     chosen = (

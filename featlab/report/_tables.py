@@ -19,6 +19,7 @@ from featlab.report._summary import plain, summary
 from featlab.results.analysis import Results
 from featlab.results.audit import Audit
 
+_NEURON = ["layer", "class", "neuron"]
 # What a spreadsheet takes for a formula; the wide signs are those of East Asian keyboards.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -127,10 +128,8 @@ def write_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 def _with_units(detectors: pd.DataFrame, units: pd.DataFrame | None) -> pd.DataFrame:
     if units is None or units.empty:
         return detectors
-    told = units[["class", "neuron", "auroc_inside", "verdict"]].rename(
-        columns={"verdict": "fires"}
-    )
-    merged = detectors.merge(told, on=["class", "neuron"], how="left")
+    fires = units[[*_NEURON, "auroc_inside", "verdict"]].rename(columns={"verdict": "fires"})
+    merged = detectors.merge(fires, on=_NEURON, how="left")
     merged.attrs = dict(detectors.attrs)
     return merged
 
@@ -222,9 +221,9 @@ def _harmless(value: Any) -> Any:
 def _with_pointing(detectors: pd.DataFrame, pointing: pd.DataFrame | None) -> pd.DataFrame:
     if pointing is None:
         return detectors
-    scores = pointing.rename(columns={"n": "pointing_n"}).drop_duplicates(["class", "neuron"])
-    merged = detectors.merge(scores, on=["class", "neuron"], how="left")
-    centres = pointing.attrs.get("picture_centre", {})
+    scores = pointing.drop(columns="picture_centre").rename(columns={"n": "pointing_n"})
+    merged = detectors.merge(scores, on=_NEURON, how="left")
+    centres = pointing.drop_duplicates("class").set_index("class")["picture_centre"]
     merged["pointing_picture_centre"] = merged["class"].map(centres).astype(float)
     merged.attrs = dict(detectors.attrs)
     return merged

@@ -16,7 +16,13 @@ from featlab.results.heads import (
     HeadResults,
     SmallestSet,
 )
-from featlab.results.localisation import Context, FittedMethods, HeatMethod, Localisation
+from featlab.results.localisation import (
+    ClassWeights,
+    Context,
+    FittedMethods,
+    HeatMethod,
+    Localisation,
+)
 from featlab.results.pictures import NeuronCard
 from featlab.results.transfer import Transfer
 
@@ -24,6 +30,7 @@ __all__ = [
     "Audit",
     "BackboneComparison",
     "BoxHeadResults",
+    "ClassWeights",
     "Comparison",
     "Context",
     "CrossValidation",

@@ -119,10 +119,10 @@ class GradientResults:
     Attributes
     ----------
     localisation : DataFrame
-        The table of :func:`featlab.localise.evaluate` for DAM, the Grad-CAM family, methods of the
-        stored maps and baselines on the same images, with seconds_per_image (heat map or box, and
-        its match with the true boxes; for stored maps without the pass that made them) and
-        picture_centre_in_box (how often the picture's own centre lies in a box).
+        The table of :func:`featlab.localise.evaluate_localisation` for DAM, the Grad-CAM family,
+        methods of the stored maps and baselines on the same images, with seconds_per_image (heat
+        map or box, and its match with the true boxes; for stored maps without the pass that made
+        them) and picture_centre_in_box (how often the picture's own centre lies in a box).
     sanity : DataFrame
         From :func:`featlab.gradients.randomisation_check`.
     faithfulness, faithfulness_curves : DataFrame

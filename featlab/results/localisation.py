@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,50 @@ from featlab.system import html
 CURVES = ("method", "delta", "threshold", "accuracy", "accuracy_any")
 SUCCESS = ("method", "delta", "accuracy", "accuracy_oracle")
 BASELINES = ("random_neuron", "centre_gaussian", "whole_image", "mean_box")
+
+
+@dataclass(frozen=True)
+class ClassWeights:
+    """A linear head on raw, mean-pooled features of one layer.
+
+    Attributes
+    ----------
+    classes : sequence of str
+    coef : ndarray of shape (k, c)
+        One row for each of `classes`.
+    intercept : ndarray of shape (k,)
+        The softmax of ``X @ coef.T + intercept`` are the head's probabilities. (Of two classes
+        ``heads.linear_weights`` gives the decision function and minus that: twice as much.)
+    """
+
+    classes: Sequence[str]
+    coef: np.ndarray
+    intercept: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of train images, drawn at random, on which methods are fitted.
+
+    Attributes
+    ----------
+    values : ndarray of shape (m, c), float32
+        Activations of all neurons in a cell.
+    codes : ndarray of shape (m,)
+        Class of the cell's image.
+    images : ndarray of shape (m,)
+        Row of the image table.
+    inside : ndarray of shape (m,), bool
+        Whether the cell's centre lies in a box of its image; False where there are no boxes.
+    boxed : ndarray of shape (m,), bool
+        Whether the cell's image has a box at all.
+    """
+
+    values: np.ndarray
+    codes: np.ndarray
+    images: np.ndarray
+    inside: np.ndarray
+    boxed: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -32,7 +76,9 @@ class Context:
         Confirmed detectors of the layer, active and silent, best first.
     weights : ndarray of shape (classes, c) or None
         Of a linear head on raw mean-pooled features.
-    network : Any or None
+    intercepts : ndarray of shape (classes,) or None
+        Of the same head.
+    mlp : Pipeline or None
         A fitted scikit-learn pipeline of scaling and a multilayer perceptron.
     random_state : int
     fitted : mapping of str to Any
@@ -44,7 +90,8 @@ class Context:
     scale: np.ndarray
     neurons: pd.DataFrame | None = None
     weights: np.ndarray | None = None
-    network: Any | None = None
+    intercepts: np.ndarray | None = None
+    mlp: Any | None = None
     random_state: int = 0
     fitted: Mapping[str, Any] = field(default_factory=dict)
 
@@ -58,7 +105,7 @@ class Context:
 
 
 Heat = Callable[[np.ndarray, Context], np.ndarray]
-Fit = Callable[[Any, Context], Any]
+Fit = Callable[[Cells, Context], Any]
 
 
 @dataclass(frozen=True)
@@ -74,7 +121,7 @@ class HeatMethod:
     fit : callable, optional
         ``(Cells, Context) -> anything``; the result is ``context.fitted[name]``.
     needs : tuple of str
-        Of "neurons", "weights", "network", "classes" (more than one); without them it is left out.
+        Of "neurons", "weights", "mlp"; without them it is left out.
     supervision : str
         "image labels", or "boxes" where boxes of train images are learnt from.
     """
@@ -96,7 +143,7 @@ class FittedMethods:
     methods : dict of str to HeatMethod
     contexts : dict of str to Context
         Layer → what the methods know of it, without images yet. Of several layers the heat maps
-        are fused (:func:`fuse_heats`).
+        are fused (``localise.heat.fuse_heats``).
     """
 
     methods: dict[str, HeatMethod]
@@ -104,8 +151,54 @@ class FittedMethods:
 
 
 @dataclass(frozen=True)
+class HeatScores:
+    """How heat maps match the true boxes of their images, at every threshold.
+
+    Attributes
+    ----------
+    boxes : ndarray of shape (k, t, 4)
+        Box around the largest region, pixels of the original picture.
+    iou : ndarray of shape (k, t)
+        IoU of that box with the best true box (MaxBoxAcc).
+    iou_any : ndarray of shape (k, t)
+        Best IoU of any region's box with any true box (MaxBoxAccV2).
+    pointing : ndarray of shape (k,)
+        The pointing game: 1, 0, or the share of the peak's pixels that lie in a true box.
+    heat_in_box : ndarray of shape (k,)
+        Share of the normalised heat in the true boxes.
+    histograms : ndarray of shape (k, 2, 101)
+        Of the heat on and beside the object's mask, for PxAP; zeros for images without mask.
+
+    `iou`, `iou_any`, `pointing` and `heat_in_box` are NaN for images without boxes.
+    """
+
+    boxes: np.ndarray
+    iou: np.ndarray
+    iou_any: np.ndarray
+    pointing: np.ndarray
+    heat_in_box: np.ndarray
+    histograms: np.ndarray
+
+
+@dataclass(frozen=True)
+class BoxCorrection:
+    """What a method's boxes lack, learnt on images with true boxes.
+
+    Attributes
+    ----------
+    threshold : float
+        Where the boxes that are corrected come from.
+    model : Pipeline or None
+        From features of the box to its correction; None leaves boxes as they are.
+    """
+
+    threshold: float
+    model: Any | None
+
+
+@dataclass(frozen=True)
 class Localisation:
-    """Scores of :func:`evaluate`.
+    """Scores of :func:`featlab.localise.evaluate_localisation`.
 
     Attributes
     ----------
@@ -127,7 +220,7 @@ class Localisation:
         with the true boxes at all thresholds; fitting is left out, and for given methods only the
         match counts. ``random_neuron`` is the mean over several draws, its threshold too, and its
         intervals are over images and draws.
-        ``attrs`` says how it was made.
+        ``attrs`` repeats `parameters`.
     per_image : DataFrame
         One row per method and scored image: method, row (of the image table), label, iou,
         xmin, ymin, xmax, ymax (predicted, pixels of the original), centre_in_box, hit, iou_any
@@ -144,6 +237,11 @@ class Localisation:
     draws : DataFrame
         Every score (second level of the columns) of every method (first level) on the same
         resamples of the images; for ``compare_methods``.
+    parameters : dict of str to Any
+        How it was made: box_kind, layer, delta, n_thresholds, threshold_from ("confirm",
+        "train + confirm" or "fixed at 0.2"), n_threshold_images, n_boot, n_groups (images or
+        groups that were resampled), n_without_given (confirm and test images left out for a given
+        method), classes_without_detectors, target, class_asked_for, seconds (what they count).
     """
 
     table: pd.DataFrame
@@ -152,6 +250,7 @@ class Localisation:
     curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CURVES)))
     success: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SUCCESS)))
     draws: pd.DataFrame = field(default_factory=pd.DataFrame)
+    parameters: dict[str, Any] = field(default_factory=dict)
 
     def best(self, *, baseline: bool = False, supervision: str | None = None) -> pd.Series | None:
         """The best row of `table` among the map methods (of one kind of supervision) or baselines.
@@ -186,5 +285,5 @@ class Localisation:
         return html.block(
             f"Localisation: {int(self.table['n'].max()):,} test images, boxes at IoU ≥ 0.5",
             html.table(self.table[columns]),
-            html.folded("How it was made", html.facts(self.table.attrs.items())),
+            html.folded("How it was made", html.facts(self.parameters.items())),
         )

@@ -1,4 +1,4 @@
-"""Wrong measures that published figures rest on; only to reproduce those figures.
+"""Wrong measures that published figures rest on; only to reproduce those figures. No script.
 
 None of them is a score of this package, and none should be printed without the right one beside it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from featlab.boxes._geometry import box_areas, checked_boxes
+from featlab.boxes.geometry import box_areas, checked_boxes
 from featlab.errors import FeatlabError
 
 

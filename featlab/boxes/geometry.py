@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from featlab.arguments import row_numbers
 from featlab.errors import FeatlabError
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]
@@ -89,9 +90,9 @@ def best_iou(
         NaN for an image without boxes.
     """
     predicted = checked_boxes(predicted)
-    pair, truth, has_box = truth_pairs(rows, box_table)
+    pair, truth, has_box = _truth_pairs(rows, box_table)
     truth = truth.reshape(len(pair), *(1,) * (predicted.ndim - 2), 4)
-    return _best_oftruth_pairs(iou(predicted[pair], truth), pair, has_box)
+    return _best_of_pairs(iou(predicted[pair], truth), pair, has_box)
 
 
 def centre_in_box(
@@ -110,13 +111,13 @@ def centre_in_box(
         1, or 0 (an empty prediction has no centre: 0); NaN for an image without boxes.
     """
     predicted = checked_boxes(predicted)
-    pair, truth, has_box = truth_pairs(rows, box_table)
+    pair, truth, has_box = _truth_pairs(rows, box_table)
     truth = truth.reshape(len(pair), *(1,) * (predicted.ndim - 2), 4)
     boxes = predicted[pair]
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
     inside = ((truth[..., :2] <= centre) & (centre <= truth[..., 2:])).all(axis=-1)
     inside &= box_areas(boxes) > 0
-    return _best_oftruth_pairs(inside.astype(float), pair, has_box)
+    return _best_of_pairs(inside.astype(float), pair, has_box)
 
 
 def unit_boxes(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -196,7 +197,7 @@ def whole_image_boxes(sizes: np.ndarray) -> np.ndarray:
 
 
 def mean_box(
-    box_table: pd.DataFrame, image_sizes: np.ndarray, rows: Sequence[int] | np.ndarray
+    box_table: pd.DataFrame, image_sizes: np.ndarray, rows: Sequence[int] | np.ndarray | None
 ) -> np.ndarray:
     """The mean of all boxes of the given images, in unit coordinates of the picture.
 
@@ -206,7 +207,7 @@ def mean_box(
         Columns image, xmin, ymin, xmax, ymax.
     image_sizes : array-like of shape (n, 2)
         Width and height of *every* image of the image table.
-    rows : array-like of int
+    rows : sequence of int, or mask of shape (n,)
         Images whose boxes are averaged; the training rows, for an honest baseline.
 
     Returns
@@ -218,11 +219,11 @@ def mean_box(
     FeatlabError
         None of these images has a box.
     """
-    chosen = box_table[box_table["image"].isin(np.asarray(rows))]
-    if chosen.empty:
+    sizes = np.asarray(image_sizes, dtype=float)
+    own = box_table[box_table["image"].isin(row_numbers(rows, len(sizes)))]
+    if own.empty:
         raise FeatlabError("none of the given rows has a box; give rows with boxes to average.")
-    sizes = np.asarray(image_sizes, dtype=float)[chosen["image"].to_numpy()]
-    return unit_boxes(chosen[CORNERS].to_numpy(float), sizes).mean(axis=0)
+    return unit_boxes(own[CORNERS].to_numpy(float), sizes[own["image"].to_numpy()]).mean(axis=0)
 
 
 def centre_heat(shape: tuple[int, int]) -> np.ndarray:
@@ -283,7 +284,7 @@ def _frame_parts(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([frames[..., :2]] * 2, axis=-1), np.concatenate([extent] * 2, axis=-1)
 
 
-def truth_pairs(
+def _truth_pairs(
     rows: Sequence[int] | np.ndarray, box_table: pd.DataFrame
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every (prediction, ground-truth box of its image), ordered by prediction.
@@ -298,11 +299,11 @@ def truth_pairs(
     counts = np.searchsorted(images[order], rows, side="right") - first
     pair = np.repeat(np.arange(len(rows)), counts)
     nth = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
-    chosen = order[np.repeat(first, counts) + nth]
-    return pair, checked_boxes(box_table[CORNERS].to_numpy(float)[chosen]), counts > 0
+    own = order[np.repeat(first, counts) + nth]
+    return pair, checked_boxes(box_table[CORNERS].to_numpy(float)[own]), counts > 0
 
 
-def _best_oftruth_pairs(scores: np.ndarray, pair: np.ndarray, has_box: np.ndarray) -> np.ndarray:
+def _best_of_pairs(scores: np.ndarray, pair: np.ndarray, has_box: np.ndarray) -> np.ndarray:
     best = np.full((len(has_box), *scores.shape[1:]), np.nan)
     if len(pair):
         starts = np.flatnonzero(np.diff(pair, prepend=-1))

@@ -1,8 +1,14 @@
-"""All connected regions of a picture at all thresholds at once, from one decomposition.
+"""Connected regions of heat maps: at all thresholds at once, or at a few thresholds of many maps.
 
-Raising the threshold only ever shrinks and splits regions. So the picture is divided once into
-*basins* (the pixels from which climbing ends on the same peak), the statistics of every basin above
-every level are counted once, and basins are merged in the order of the passes between them.
+:func:`all_regions` takes one picture apart. Raising the threshold only ever shrinks and splits
+regions. So the picture is divided once into *basins* (the pixels from which climbing ends on the
+same peak), the statistics of every basin above every level are counted once, and basins are merged
+in the order of the passes between them.
+
+:func:`boxes_at` finds the largest region alone, of many pictures at once, from the runs of hot
+pixels in their rows. Both give the same boxes, and each is several times faster at what it is for:
+0.2 against 2.6 ms a map for one threshold (``benchmarks/box.py``), 3.3 against 8.7 ms for a hundred
+(``benchmarks/localise.py``); maps of 7 x 7 cells on 224 x 224 pixels, one core.
 """
 
 from __future__ import annotations
@@ -11,7 +17,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from featlab.localise.heat import normalise, resample_frame
+
+# Maps that are up-sampled together: few enough to stay in the cache.
+_BLOCK = 32
 _UNREACHED = np.iinfo(np.int32).max
 _NONE = np.zeros(0, dtype=np.intp)
 
@@ -207,15 +220,15 @@ def _positions(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 def _passes(basin: np.ndarray, level: np.ndarray, n_basins: int) -> list[tuple[int, int, int]]:
     """Merges (kept basin, merged basin, number of cuts below the pass), the highest pass first."""
     width, flat, height = basin.shape[1], basin.ravel(), level.ravel()
-    found = []
+    edges = []
     for step, across in ((1, 1), (width, 0), (width + 1, 1), (width - 1, -1)):
         here = np.flatnonzero(flat[:-step] != flat[step:]) if 0 < step < len(flat) else _NONE
         top = np.minimum(height[here], height[here + step])
         # The last column is no neighbour of the next row's first.
         column = here % width + across
         here = here[(top > 0) & (column >= 0) & (column < width)]
-        found.append(here * len(flat) + here + step)
-    here, there = np.divmod(np.concatenate(found), len(flat))
+        edges.append(here * len(flat) + here + step)
+    here, there = np.divmod(np.concatenate(edges), len(flat))
     a, b, top = flat[here], flat[there], np.minimum(height[here], height[there])
     low, high = np.minimum(a, b).astype(np.int64), np.maximum(a, b)
     code = np.sort((low * n_basins + high) << 16 | top)
@@ -239,3 +252,119 @@ def _passes(basin: np.ndarray, level: np.ndarray, n_basins: int) -> list[tuple[i
             parent[b] = a
             merges.append((a, b, s))
     return merges
+
+
+def boxes_at(heat: np.ndarray, thresholds: np.ndarray, frames: np.ndarray, grid: int) -> np.ndarray:
+    """The box of the largest region of each heat map, each threshold for itself.
+
+    Parameters
+    ----------
+    heat : ndarray of shape (n, h, w)
+        Heat maps over the network's input.
+    thresholds : ndarray of shape (t,)
+        In [0, 1).
+    frames : array-like of shape (n, 4)
+        Where the pictures lie in the input.
+    grid : int
+        Side of the grid on which regions are found.
+
+    Returns
+    -------
+    ndarray of shape (n, t, 4)
+        On the grid, xmax and ymax exclusive; zeros where nothing exceeds the threshold.
+    """
+    frames = np.asarray(frames, dtype=float)
+    boxes = np.zeros((len(heat), len(thresholds), 4))
+    # Products this small only lose by threads.
+    with threadpool_limits(1, user_api="blas"):
+        for start in range(0, len(heat), _BLOCK):
+            some = slice(start, start + _BLOCK)
+            same = (frames[some] == frames[start]).all()
+            fine = resample_frame(heat[some], frames[start] if same else frames[some], (grid, grid))
+            hot = np.empty((len(fine), len(thresholds), grid, grid), dtype=bool)
+            for one, target in zip(fine, hot, strict=True):
+                pixels, cuts = levels(normalise(one), thresholds)
+                np.greater(pixels, cuts[:, None, None], out=target)
+            boxes[some] = largest_boxes(hot.reshape(-1, grid, grid)).reshape(len(fine), -1, 4)
+    return boxes
+
+
+def levels(fine: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A normalised map in 8 bits, and for each threshold the level that hot pixels exceed."""
+    pixels = (fine * np.float32(255)).astype(np.uint8)
+    return pixels, np.floor(thresholds * pixels.max()).astype(np.uint8)
+
+
+def largest_boxes(hot: np.ndarray) -> np.ndarray:
+    """The box around the largest 8-connected region of each picture.
+
+    Largest is that which encloses most, measured as in :class:`Regions`; among equals
+    the one whose first pixel comes last.
+
+    Parameters
+    ----------
+    hot : ndarray of shape (n, h, w), bool
+
+    Returns
+    -------
+    ndarray of shape (n, 4)
+        xmin, ymin, xmax, ymax in pixels, the last two exclusive; zeros where nothing is hot.
+
+    Notes
+    -----
+    Two runs [a, b) and [c, d) of neighbouring rows that share L > 0 columns enclose L - 1 squares
+    of four pixels, and half a square at each end at which one of them reaches further.
+    """
+    n, height, width = hot.shape
+    boxes = np.zeros((n, 4))
+    # A cold column and row behind each picture: no run goes on into the next row or picture.
+    padded = np.zeros((n, height + 1, width + 1), dtype=bool)
+    padded[:, :height, :width] = hot
+    flat = padded.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    if flat[0]:
+        changes = np.concatenate([[0], changes])
+    starts, ends = changes[::2], changes[1::2]
+    if not len(starts):
+        return boxes
+    upper, lower = _touching(starts, ends, width + 1)
+    links = coo_array((np.ones(len(upper), bool), (upper, lower)), shape=(len(starts),) * 2)
+    n_regions, region = connected_components(links, directed=False)
+    a, b = starts[upper], ends[upper]
+    c, d = starts[lower] - (width + 1), ends[lower] - (width + 1)
+    shared = np.minimum(b, d) - np.maximum(a, c)
+    twice = np.where(shared > 0, 2 * (shared - 1) + (a != c) + (b != d), 0)
+    enclosed = np.bincount(region[upper], weights=twice, minlength=n_regions)
+    line, xmin = np.divmod(starts, width + 1)
+    xmax = xmin + ends - starts
+    first = np.full(n_regions, len(starts))
+    np.minimum.at(first, region, np.arange(len(starts)))
+    picture = line[first] // (height + 1)
+    order = np.lexsort((first, enclosed, picture))
+    largest = np.zeros(n_regions, dtype=bool)
+    largest[order[np.flatnonzero(np.diff(picture[order], append=n))]] = True
+    # Only the runs of these regions, those of one region together.
+    runs = np.flatnonzero(largest[region])
+    runs = runs[np.argsort(region[runs], kind="stable")]
+    begin = np.flatnonzero(np.diff(region[runs], prepend=-1))
+    row = line[runs] % (height + 1)
+    boxes[picture[region[runs[begin]]]] = np.stack(
+        [
+            np.minimum.reduceat(xmin[runs], begin),
+            np.minimum.reduceat(row, begin),
+            np.maximum.reduceat(xmax[runs], begin),
+            np.maximum.reduceat(row, begin) + 1,
+        ],
+        axis=1,
+    )
+    return boxes
+
+
+def _touching(starts: np.ndarray, ends: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of runs of neighbouring rows that touch, if only by a corner."""
+    first = np.searchsorted(ends, starts + stride, side="left")
+    last = np.searchsorted(starts, ends + stride, side="right")
+    count = last - first
+    upper = np.repeat(np.arange(len(starts)), count)
+    before = np.cumsum(count) - count
+    return upper, np.arange(len(upper)) - before[upper] + first[upper]

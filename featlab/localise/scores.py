@@ -1,18 +1,24 @@
-"""From the matches of boxes and heat maps to the scores of methods, resampled together."""
+"""From the matches of boxes and heat maps to the scores of methods, resampled and compared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from featlab import boxes as bx
+from featlab.arguments import check_choice, check_choices
+from featlab.boxes.geometry import CORNERS
+from featlab.boxes.scores import DELTAS, mean_score, pxap, success_curve
 from featlab.intervals import bootstrap_draws, draws_interval
-from featlab.localise.regions import THRESHOLDS, HeatScores
-from featlab.localise.thresholds import FIXED_THRESHOLD, choose_threshold, stable_threshold
-from featlab.results.localisation import CURVES, SUCCESS
+from featlab.localise.regions import (
+    FIXED_THRESHOLD,
+    THRESHOLDS,
+    choose_threshold,
+    stable_threshold,
+)
+from featlab.results.localisation import CURVES, SUCCESS, HeatScores, Localisation
 
 # Each is a column of the table, with _low and _high.
 SCORES = (
@@ -29,7 +35,10 @@ SCORES = (
 )
 """Scores of a method; each is a column of the table, with ``_low`` and ``_high``."""
 SUCCESS_DELTAS = np.arange(21) / 20
-CURVE_COLUMNS, SUCCESS_COLUMNS = list(CURVES), list(SUCCESS)
+COMPARISON_COLUMNS = [
+    *("score", "method", "against", "n", "value", "value_against"),
+    *("difference", "difference_low", "difference_high"),
+]
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class MethodScores:
 
     Attributes
     ----------
-    found : HeatScores
+    match : HeatScores
         Of the scored images only.
     per_image : ndarray of shape (n, 6)
         Per image: hit, IoU, centre in box, Top-1 hit, pointing, heat in box.
@@ -53,7 +62,7 @@ class MethodScores:
         Box accuracy on the images that the threshold was chosen on; NaN without such images.
     """
 
-    found: HeatScores
+    match: HeatScores
     per_image: np.ndarray
     threshold: float
     threshold_oracle: float
@@ -63,9 +72,9 @@ class MethodScores:
 
     def _columns(self, order: np.ndarray) -> np.ndarray:
         """All that is averaged over images, side by side: one matrix product for a resample."""
-        parts = [self.per_image[order], self.found.iou[order] >= 0.5]
-        any_region = self.found.iou_any[order]
-        parts += [any_region >= delta for delta in bx.DELTAS]
+        parts = [self.per_image[order], self.match.iou[order] >= 0.5]
+        any_region = self.match.iou_any[order]
+        parts += [any_region >= delta for delta in DELTAS]
         return np.concatenate(parts, axis=1, dtype=float)
 
     def resampled(self, weights: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
@@ -74,22 +83,22 @@ class MethodScores:
         The weights are those of the images in the given order.
         """
         order = np.arange(len(self.per_image)) if order is None else order
-        means = bx.mean_score(self._columns(order), weights)
+        means = mean_score(self._columns(order), weights)
         hit, iou, centre, top1, pointing, heat = np.moveaxis(means[..., :6], -1, 0)
         # As boxes.max_box_acc, max_box_acc_v2 and box_acc_at.
-        per_delta = means[..., 6:].reshape(*means.shape[:-1], 1 + len(bx.DELTAS), -1)
+        per_delta = means[..., 6:].reshape(*means.shape[:-1], 1 + len(DELTAS), -1)
         best = per_delta.max(axis=-1)
-        fixed = per_delta[..., 1 + np.arange(len(bx.DELTAS)), self.columns_v2]
+        fixed = per_delta[..., 1 + np.arange(len(DELTAS)), self.columns_v2]
         pixels = np.full(best.shape[:-1], np.nan)
-        if self.found.histograms.any():
-            pixels = bx.pxap(self.found.histograms[order], weights)
+        if self.match.histograms.any():
+            pixels = pxap(self.match.histograms[order], weights)
         oracle, oracle_v2 = best[..., 0], best[..., 1:].mean(axis=-1)
         scores = [hit, iou, centre, oracle, oracle_v2, fixed.mean(axis=-1)]
         return np.stack([*scores, top1, pointing, heat, pixels], axis=-1)
 
 
 def score_method(
-    found: HeatScores,
+    match: HeatScores,
     *,
     scored: np.ndarray,
     tuning: np.ndarray,
@@ -100,9 +109,9 @@ def score_method(
 
     Parameters
     ----------
-    found : HeatScores
+    match : HeatScores
     scored, tuning : ndarray of int
-        Places in `found`.
+        Places in `match`.
     centre_in_box : callable
         Of the boxes ``(n, 4)`` of the scored images.
     right_class : ndarray of shape (n,), bool, optional
@@ -112,20 +121,20 @@ def score_method(
     -------
     MethodScores
     """
-    n_thresholds = found.iou.shape[1]
-    column, columns_v2 = 0, [0] * len(bx.DELTAS)
+    n_thresholds = match.iou.shape[1]
+    column, columns_v2 = 0, [0] * len(DELTAS)
     threshold = oracle = float("nan")
-    own = HeatScores(**{name: values[scored] for name, values in vars(found).items()})
+    own = HeatScores(**{name: values[scored] for name, values in vars(match).items()})
     if n_thresholds > 1:
-        column = _chosen(found.iou[tuning], 0.5)
-        columns_v2 = [_chosen(found.iou_any[tuning], delta) for delta in bx.DELTAS]
+        column = _column_of(match.iou[tuning], 0.5)
+        columns_v2 = [_column_of(match.iou_any[tuning], delta) for delta in DELTAS]
         threshold = float(THRESHOLDS[column])
         oracle = choose_threshold(own.iou, THRESHOLDS)
     iou, boxes = own.iou[:, column], own.boxes[:, column]
     hit = (iou >= 0.5).astype(float)
     top1 = np.full(len(iou), np.nan) if right_class is None else hit * right_class
     values = [hit, iou, centre_in_box(boxes), top1, own.pointing, own.heat_in_box]
-    tuned = float((found.iou[tuning, column] >= 0.5).mean()) if len(tuning) else float("nan")
+    tuned = float((match.iou[tuning, column] >= 0.5).mean()) if len(tuning) else float("nan")
     return MethodScores(own, np.stack(values, axis=1), threshold, oracle, column, columns_v2, tuned)
 
 
@@ -196,35 +205,107 @@ def score_columns(
     return columns
 
 
-def mean_table(
+def curve_tables(
+    methods: Mapping[str, Sequence[MethodScores]],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Curves over thresholds and over the IoU asked for, of all methods; draws are averaged."""
+    both = []
+    for part, columns in ((_curves, CURVES), (_success, SUCCESS)):
+        tables = [_mean_table(part, scores).assign(method=name) for name, scores in methods.items()]
+        both.append(pd.concat(tables).reindex(columns=list(columns)).reset_index(drop=True))
+    return both[0], both[1]
+
+
+def compare_methods(
+    localisation: Localisation,
+    *,
+    against: str | None = None,
+    scores: str | Iterable[str] = SCORES,
+) -> pd.DataFrame:
+    """Paired differences between methods: both on the same images in every resample.
+
+    Parameters
+    ----------
+    localisation : Localisation
+    against : str, optional
+        The method the others are compared with; by default, for each score, the baseline that is
+        best at it.
+    scores : str or sequence of str
+        From ``SCORES``.
+
+    Returns
+    -------
+    DataFrame
+        One row per score and method: score, method, against, n, value, value_against, difference,
+        difference_low, difference_high (95 %, for each comparison by itself). Scores that are NaN
+        (Top-1 Loc without predicted classes) are left out.
+
+    Raises
+    ------
+    FeatlabError
+        `against` or a score is unknown.
+    """
+    table = localisation.table.set_index("method")
+    if against is not None:
+        check_choice("against", against, table.index)
+    rows = []
+    for score in check_choices("scores", scores, SCORES):
+        values = table[score].dropna().astype(float)
+        rivals = values[table.loc[values.index, "baseline"].astype(bool)]
+        rival = str(rivals.idxmax()) if against is None and len(rivals) else str(against)
+        if rival not in values:
+            continue
+        for method in values.index.drop([rival]):
+            low, high = _interval(
+                localisation.draws[method, score].to_numpy()
+                - localisation.draws[rival, score].to_numpy(),
+                localisation.parameters["n_groups"],
+            )
+            rows.append(
+                {
+                    "score": score,
+                    "method": method,
+                    "against": rival,
+                    "n": int(table.loc[method, "n"]),
+                    "value": values[method],
+                    "value_against": values[rival],
+                    "difference": values[method] - values[rival],
+                    "difference_low": low,
+                    "difference_high": high,
+                }
+            )
+    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+
+
+def _mean_table(
     part: Callable[[MethodScores], pd.DataFrame], scores: Sequence[MethodScores]
 ) -> pd.DataFrame:
-    """:func:`curves` or :func:`success`, averaged over a method's draws."""
+    """:func:`_curves` or :func:`_success`, averaged over a method's draws."""
     tables = [part(one) for one in scores]
     mean = np.mean([table.to_numpy(float) for table in tables], axis=0)
     return pd.DataFrame(mean, columns=tables[0].columns)
 
 
-def curves(scores: MethodScores) -> pd.DataFrame:
+def _curves(scores: MethodScores) -> pd.DataFrame:
     """Accuracy over thresholds, of the largest and of any region, for each of ``boxes.DELTAS``."""
-    several = len(scores.found.iou[0]) > 1
+    several = len(scores.match.iou[0]) > 1
     parts = [
         pd.DataFrame(
             {
                 "delta": delta,
                 "threshold": THRESHOLDS if several else [float("nan")],
-                "accuracy": bx.success_curve(scores.found.iou, [delta])[0],
-                "accuracy_any": bx.success_curve(scores.found.iou_any, [delta])[0],
+                "accuracy": success_curve(scores.match.iou, [delta])[0],
+                "accuracy_any": success_curve(scores.match.iou_any, [delta])[0],
             }
         )
-        for delta in bx.DELTAS
+        for delta in DELTAS
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def success(scores: MethodScores) -> pd.DataFrame:
+def _success(scores: MethodScores) -> pd.DataFrame:
     """Accuracy over the IoU asked for, at the chosen threshold and at the best for each."""
-    all_thresholds = bx.success_curve(scores.found.iou, SUCCESS_DELTAS)
+    all_thresholds = success_curve(scores.match.iou, SUCCESS_DELTAS)
     return pd.DataFrame(
         {
             "delta": SUCCESS_DELTAS,
@@ -238,14 +319,26 @@ def per_image(scores: Sequence[MethodScores]) -> pd.DataFrame:
     """What each image got; means over the draws, where there are several, and then no box."""
     columns = ["hit", "iou", "centre_in_box", "top1", "pointing", "heat_in_box"]
     table = pd.DataFrame(np.mean([one.per_image for one in scores], axis=0), columns=columns)
-    half = bx.DELTAS.index(0.5)
-    table["iou_any"] = np.mean([s.found.iou_any[:, s.columns_v2[half]] for s in scores], axis=0)
-    table[bx.CORNERS] = np.nan
+    half = DELTAS.index(0.5)
+    table["iou_any"] = np.mean([s.match.iou_any[:, s.columns_v2[half]] for s in scores], axis=0)
+    table[CORNERS] = np.nan
     if len(scores) == 1:
-        table[bx.CORNERS] = scores[0].found.boxes[:, scores[0].column]
+        table[CORNERS] = scores[0].match.boxes[:, scores[0].column]
     return table
 
 
-def _chosen(ious: np.ndarray, delta: float) -> int:
+def _column_of(ious: np.ndarray, delta: float) -> int:
     threshold = stable_threshold(ious, THRESHOLDS, delta) if len(ious) else FIXED_THRESHOLD
     return int(np.searchsorted(THRESHOLDS, threshold))
+
+
+def _interval(draws: np.ndarray, n: int) -> tuple[float, float]:
+    """Percentile interval of a paired difference in [-1, 1] from its draws."""
+    draws = draws[~np.isnan(draws)]
+    if len(draws) and draws.min() == draws.max() and abs(draws[0]) == 1:
+        low, high = draws_interval(np.abs(draws), n)
+        return (low, high) if draws[0] > 0 else (-high, -low)
+    if not len(draws):
+        return float("nan"), float("nan")
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,4 +1,8 @@
-"""Scores of heat maps against masks: average precision of pixels, pointing game, heat in the box.
+"""Scores of a set of images: from the IoUs of their boxes, from their heat maps and masks.
+
+Everywhere `weights` says how often each image counts: shape ``(n,)``, or ``(b, n)`` for `b`
+resamples at once (:func:`featlab.intervals.bootstrap_draws`); the result then has shape ``(b,)``.
+Images without boxes are NaN and left out.
 
 Masks are 1 on the object, 0 beside it and :data:`IGNORE` where nobody knows. Heat maps are
 min-max normalised, in [0, 1].
@@ -6,13 +10,156 @@ min-max normalised, in [0, 1].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from featlab.boxes._geometry import checked_boxes
+from featlab.boxes.geometry import checked_boxes
 from featlab.errors import FeatlabError
 
 IGNORE = 255
 """Value of a mask where it is not known whether the object is there; not scored."""
+DELTAS = (0.3, 0.5, 0.7)
+"""IoU thresholds of MaxBoxAccV2."""
+
+
+def box_accuracy(ious: np.ndarray, delta: float = 0.5) -> float:
+    """Share of the images whose IoU is at least `delta`; NaN (no boxes) is left out.
+
+    With boxes made for the true class this is GT-known Loc.
+
+    Parameters
+    ----------
+    ious : array-like of shape (n,)
+    delta : float
+        In (0, 1].
+
+    Returns
+    -------
+    float
+        NaN if there is nothing to score.
+    """
+    return float(mean_score(_hits(np.asarray(ious, dtype=float), delta)))
+
+
+def mean_score(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Weighted mean of one value per image, NaN left out.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,) or (n, t)
+    weights : array-like of shape (n,) or (b, n), optional
+
+    Returns
+    -------
+    ndarray of shape (), (b,), (t,) or (b, t)
+        NaN where no image counts.
+    """
+    values = np.asarray(values, dtype=float)
+    n, rest = len(values), values.shape[1:]
+    columns = values.reshape(n, -1) if n else values.reshape(0, *(rest or (1,)))
+    weights = np.asarray(np.ones(n) if weights is None else weights, dtype=float)
+    known = ~np.isnan(columns)
+    total = np.repeat(weights.sum(axis=-1)[..., None], columns.shape[1], axis=-1)
+    gaps = ~known.all(axis=0)
+    if gaps.any():
+        total[..., gaps] = weights @ known[:, gaps].astype(float)
+    sums = weights @ np.where(known, columns, 0)
+    means = np.divide(sums, total, out=np.full(total.shape, np.nan), where=total > 0)
+    return means.reshape((*weights.shape[:-1], *rest))
+
+
+def max_box_acc(
+    ious: np.ndarray, delta: float = 0.5, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """MaxBoxAcc: the share of images with IoU >= `delta`, at the one threshold best for all.
+
+    An oracle: the threshold is chosen on the images it is scored on, in each resample anew.
+
+    Parameters
+    ----------
+    ious : array-like of shape (n, t)
+        For each threshold, IoU of the box around the *largest* region with the best true box.
+    delta : float
+        In (0, 1].
+    weights : array-like of shape (n,) or (b, n), optional
+
+    Returns
+    -------
+    ndarray of shape () or (b,)
+        In [0, 1]; NaN where no image counts.
+
+    References
+    ----------
+    Choe et al. (2020), Evaluating weakly supervised object localization methods right, CVPR.
+    """
+    return mean_score(_hits(_per_threshold(ious), delta), weights).max(axis=-1)
+
+
+def max_box_acc_v2(
+    ious: np.ndarray, deltas: Sequence[float] = DELTAS, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """MaxBoxAccV2: the mean over `deltas` of :func:`max_box_acc`, each with its own threshold.
+
+    Parameters
+    ----------
+    ious : array-like of shape (n, t)
+        For each threshold, the best IoU of *any* region's box with any true box.
+    deltas : sequence of float
+    weights : array-like of shape (n,) or (b, n), optional
+
+    Returns
+    -------
+    ndarray of shape () or (b,)
+
+    References
+    ----------
+    Choe et al. (2020), Evaluation for weakly supervised object localization: protocol, metrics, and
+    datasets, arXiv:2007.04178.
+    """
+    return np.mean([max_box_acc(ious, delta, weights) for delta in deltas], axis=0)
+
+
+def box_acc_at(
+    ious: np.ndarray,
+    columns: Sequence[int],
+    deltas: Sequence[float] = DELTAS,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """BoxAcc at fixed thresholds: the honest counterpart of :func:`max_box_acc_v2`.
+
+    Parameters
+    ----------
+    ious : array-like of shape (n, t)
+    columns : sequence of int
+        For each delta the column of its threshold, chosen on *other* images.
+    deltas : sequence of float
+    weights : array-like of shape (n,) or (b, n), optional
+
+    Returns
+    -------
+    ndarray of shape () or (b,)
+        Mean over `deltas` of the share of images with IoU >= delta.
+    """
+    ious = _per_threshold(ious)
+    pairs = zip(columns, deltas, strict=True)
+    return np.mean([mean_score(_hits(ious[:, k], d), weights) for k, d in pairs], axis=0)
+
+
+def success_curve(ious: np.ndarray, deltas: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Share of the images with IoU at least delta, for many deltas.
+
+    Parameters
+    ----------
+    ious : array-like of shape (n,) or (n, t)
+    deltas : array-like of shape (d,)
+
+    Returns
+    -------
+    ndarray of shape (d,) or (d, t)
+    """
+    ious = np.asarray(ious, dtype=float)
+    return np.stack([mean_score(_hits(ious, float(delta))) for delta in deltas])
 
 
 def box_masks(boxes: np.ndarray, owner: np.ndarray, n: int, shape: tuple[int, int]) -> np.ndarray:
@@ -65,7 +212,7 @@ def heat_in_mask(heat: np.ndarray, masks: np.ndarray) -> np.ndarray:
     FeatlabError
         The heat is NaN or outside [0, 1], or the shapes differ.
     """
-    heat, masks = _checked(heat, masks)
+    heat, masks = _checked_heat(heat, masks)
     counted = np.where(masks == IGNORE, 0, heat)
     total = counted.sum(axis=(1, 2))
     inside = np.where(masks == 1, heat, 0).sum(axis=(1, 2))
@@ -96,7 +243,7 @@ def pointing_hits(heat: np.ndarray, masks: np.ndarray) -> np.ndarray:
     Zhang et al. (2018), Top-down neural attention by excitation backprop, IJCV 126 (without their
     tolerance of 15 pixels).
     """
-    heat, masks = _checked(heat, masks)
+    heat, masks = _checked_heat(heat, masks)
     peak = heat == heat.max(axis=(1, 2), keepdims=True)
     share = (peak & (masks == 1)).sum(axis=(1, 2)) / peak.sum(axis=(1, 2))
     return np.where(peak.all(axis=(1, 2)), 0.0, share)
@@ -125,7 +272,7 @@ def pixel_histograms(
     FeatlabError
         As for :func:`heat_in_mask`, or the thresholds do not increase from 0 to below 1.
     """
-    heat, masks = _checked(heat, masks)
+    heat, masks = _checked_heat(heat, masks)
     edges = np.arange(100) / 100 if thresholds is None else np.asarray(thresholds, dtype=float)
     if edges.ndim != 1 or not len(edges) or edges[0] != 0 or edges[-1] >= 1:
         raise FeatlabError("thresholds must increase from 0 and stay below 1.")
@@ -166,14 +313,14 @@ def pxap(histograms: np.ndarray, weights: np.ndarray | None = None) -> np.ndarra
     weights = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
     pooled = (weights @ histograms.reshape(n, -1)).reshape(*weights.shape[:-1], 2, -1)
     on, beside = np.cumsum(pooled[..., 0, ::-1], axis=-1), np.cumsum(pooled[..., 1, ::-1], axis=-1)
-    found = on + beside
-    precision = on / np.where(found > 0, found, 1)
+    hot = on + beside
+    precision = on / np.where(hot > 0, hot, 1)
     total = on[..., -1]
     gained = np.diff(on, axis=-1, prepend=0) / np.where(total > 0, total, 1)[..., None]
     return np.where(total > 0, (precision * gained).sum(axis=-1), np.nan)
 
 
-def _checked(heat: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked_heat(heat: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     heat, masks = np.asarray(heat), np.asarray(masks)
     if heat.ndim != 3 or heat.shape != masks.shape:
         raise FeatlabError(
@@ -182,3 +329,16 @@ def _checked(heat: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarra
     if heat.size and not (heat.min() >= 0 and heat.max() <= 1):
         raise FeatlabError("heat must lie in [0, 1] without NaN; normalise it first.")
     return heat, masks
+
+
+def _hits(ious: np.ndarray, delta: float) -> np.ndarray:
+    return np.where(np.isnan(ious), np.nan, ious >= delta)
+
+
+def _per_threshold(ious: np.ndarray) -> np.ndarray:
+    ious = np.asarray(ious, dtype=float)
+    if ious.ndim != 2 or not ious.shape[1]:
+        raise FeatlabError(
+            f"ious must have a row per image and a column per threshold, got shape {ious.shape}."
+        )
+    return ious

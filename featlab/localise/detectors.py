@@ -1,0 +1,272 @@
+"""Single detectors: does a neuron fire on the object or beside it, and where is its peak?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+from statsmodels.stats.multitest import multipletests
+
+from featlab.arguments import confirmed_detectors, row_numbers, true_boxes
+from featlab.boxes.geometry import centre_in_box, whole_image_boxes
+from featlab.errors import FeatlabError
+from featlab.intervals import bootstrap_interval, wilson_interval
+from featlab.localise.fitting import cells_in_boxes
+from featlab.localise.heat import picture_sizes
+from featlab.store import MapStore
+
+UNIT_COLUMNS = [
+    "layer", "class", "neuron", "n", "auroc_inside", "auroc_inside_low", "auroc_inside_high",
+    "iou", "iou_chance", "p", "p_adjusted", "verdict",
+]  # fmt: skip
+POINTING_COLUMNS = [
+    "layer", "class", "neuron", "n", "pointing", "pointing_low", "pointing_high", "picture_centre",
+]  # fmt: skip
+_MOST_OF_A_CLASS = 2000
+_NEURONS_AT_ONCE = 10
+
+
+def unit_localisation(
+    store: MapStore,
+    rows: Any,
+    neurons: pd.DataFrame,
+    *,
+    box_kind: str | None = None,
+    layer: str | None = None,
+    most: int | None = 50,
+    quantile: float = 0.95,
+    n_permutations: int = 1000,
+    alpha: float = 0.05,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Where each detector fires, measured against the boxes of its class.
+
+    Parameters
+    ----------
+    store : MapStore
+    rows : sequence of int, or mask of shape (n,)
+        Images they were not chosen on; those without boxes are left out. Of a class with more than
+        2,000 as many are drawn at random: a permutation pairs each with each.
+    neurons : DataFrame
+        Neuron table after ``confirm_neurons``; its replicated active detectors are judged.
+    box_kind, layer
+        As in :func:`evaluate_localisation`.
+    most : int, optional
+        At most so many detectors per class, best first.
+    quantile : float
+        A cell is active where the neuron reaches this quantile of its own activations over all
+        cells of these images (and more than its minimum), in (0, 1). NetDissect takes 0.995 on
+        maps of 112 x 112; on coarse maps that leaves less than a cell an image.
+    n_permutations : int
+        Permutations of the boxes over the images.
+    alpha : float
+        Bound of the corrected p-value, and 1 - coverage of the interval of ``auroc_inside``.
+    random_state : int
+        Seed of the permutations and of the bootstrap.
+
+    Returns
+    -------
+    DataFrame, one row per class and detector
+        layer, class, neuron; n (images of the class with boxes inside and cells outside);
+        ``auroc_inside``: chance that a cell inside the boxes is more active than one outside, mean
+        over these images, with a bootstrap interval (95 % by default); ``iou``: of active cells and
+        cells in boxes, over all images of the class [1]_; ``iou_chance``: its mean when each image
+        gets the boxes of another; ``p``: share of permutations that reach it; ``p_adjusted``
+        (Benjamini and Hochberg over the table); ``verdict``: "on the object", "beside the object"
+        (the interval of auroc_inside lies below 0.5: a probable shortcut) or "not shown".
+
+    Raises
+    ------
+    FeatlabError
+        As for :func:`evaluate_localisation`; `quantile` or `alpha` outside (0, 1).
+
+    References
+    ----------
+    .. [1] Bau et al. (2017), Network dissection, CVPR.
+    """
+    for argument, value in (("quantile", quantile), ("alpha", alpha)):
+        if not 0 < value < 1:
+            raise FeatlabError(f"{argument} must lie between 0 and 1, got {value!r}.")
+    layer = layer or store.layers[-1]
+    detectors = confirmed_detectors(neurons, layer=layer, most=most)
+    truth, rows = _boxed(store, rows, box_kind)
+    labels = store.images["label"].to_numpy(str)
+    rng = np.random.default_rng(random_state)
+    rows = _sampled(rows, labels, rng)
+    if detectors.empty or not len(rows):
+        return pd.DataFrame(columns=UNIT_COLUMNS)
+    channels = np.unique(detectors["neuron"].to_numpy(np.int64))
+    maps, inside = _cells(store, rows, channels, truth, layer)
+    cells = maps.reshape(-1, len(channels))
+    # A neuron may saturate at its ceiling, or be silent in most cells.
+    active = (maps >= np.quantile(cells, quantile, axis=0)) & (maps > cells.min(axis=0))
+    auroc = _auroc_inside(maps, inside)
+    judged = []
+    for name, group in detectors.groupby("class", sort=False):
+        own = labels[rows] == str(name)
+        columns = np.searchsorted(channels, group["neuron"].to_numpy(np.int64))
+        iou, chance, p = _iou(active[own][..., columns], inside[own], n_permutations, rng)
+        for place, neuron in enumerate(group["neuron"]):
+            values = auroc[own, columns[place]]
+            values = values[~np.isnan(values)]
+            limits = bootstrap_interval(values, level=1 - alpha, random_state=random_state)
+            mean = float(values.mean()) if len(values) else np.nan
+            unit = [layer, name, int(neuron), len(values), mean, *limits]
+            judged.append([*unit, iou[place], chance[place], p[place], np.nan, ""])
+    table = _with_verdicts(pd.DataFrame(judged, columns=UNIT_COLUMNS), alpha)
+    table.attrs.update(layer=layer, quantile=quantile, n_permutations=n_permutations, alpha=alpha)
+    return table
+
+
+def neuron_pointing(
+    store: MapStore,
+    rows: Any,
+    neurons: pd.DataFrame,
+    *,
+    box_kind: str | None = None,
+    layer: str | None = None,
+    most: int | None = None,
+) -> pd.DataFrame:
+    """How often the peak of a detector's map lies in a box of its class.
+
+    The peak is the centre of the cell with the map's maximum; cells that share the maximum share
+    the point. A flat map has no peak and misses.
+
+    Parameters
+    ----------
+    store : MapStore
+    rows : sequence of int, or mask of shape (n,)
+        Unseen images, i.e. the test rows; those without boxes are left out.
+    neurons : DataFrame
+        Neuron table after ``confirm_neurons``; its replicated detectors of the layer are scored.
+    box_kind, layer
+        As in :func:`evaluate_localisation`.
+    most : int, optional
+        At most so many detectors per class, best first; all by default.
+
+    Returns
+    -------
+    DataFrame
+        layer, class, neuron, n (images of the class with boxes), pointing (share), pointing_low,
+        pointing_high (Wilson, 95 %), picture_centre (share of the same images whose own centre
+        lies in a box: what pointing at the middle would get); the best detector of each class
+        first.
+
+    Raises
+    ------
+    FeatlabError
+        As for :func:`evaluate_localisation`.
+
+    References
+    ----------
+    Zhang et al. (2018), Top-down neural attention by excitation backprop, IJCV 126.
+    """
+    layer = layer or store.layers[-1]
+    detectors = confirmed_detectors(neurons, layer=layer, most=most)
+    truth, rows = _boxed(store, rows, box_kind)
+    channels = np.unique(detectors["neuron"].to_numpy(np.int64))
+    hits = _hits(store, rows, channels, truth, layer)
+    labels = store.images["label"].to_numpy(str)[rows]
+    middle = centre_in_box(whole_image_boxes(picture_sizes(store)[rows]), rows, truth)
+    columns = np.searchsorted(channels, detectors["neuron"].to_numpy(np.int64))
+    scored = []
+    for name, neuron, column in zip(detectors["class"], detectors["neuron"], columns, strict=True):
+        of_class = labels == str(name)
+        own, n = hits[of_class, column], int(of_class.sum())
+        share, centre = (float(x.mean()) if n else np.nan for x in (own, middle[of_class]))
+        scored.append([layer, name, neuron, n, share, *wilson_interval(own.sum(), n), centre])
+    table = pd.DataFrame(scored, columns=POINTING_COLUMNS)
+    table.attrs["layer"] = layer
+    return table
+
+
+def _boxed(store: MapStore, rows: Any, box_kind: str | None) -> tuple[pd.DataFrame, np.ndarray]:
+    """The true boxes, and those of the rows that have one; rising."""
+    truth = true_boxes(store.images, store.boxes, box_kind)
+    numbers = row_numbers(rows, len(store.images))
+    return truth, np.intersect1d(numbers, truth["image"].to_numpy(np.int64))
+
+
+def _with_verdicts(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """The table with p-values corrected over all of it, and what follows."""
+    known = table["p"].notna()
+    if known.any():
+        table.loc[known, "p_adjusted"] = multipletests(table.loc[known, "p"], method="fdr_bh")[1]
+    on = (table["auroc_inside_low"] > 0.5) & (table["p_adjusted"] <= alpha)
+    beside = table["auroc_inside_high"] < 0.5
+    verdicts = np.where(beside, "beside the object", "not shown")
+    return table.assign(verdict=np.where(on, "on the object", verdicts))
+
+
+def _hits(
+    store: MapStore, rows: np.ndarray, channels: np.ndarray, truth: pd.DataFrame, layer: str
+) -> np.ndarray:
+    """Share of each map's peak that lies in a box, ``(k, m)``."""
+    hits = [np.zeros((0, len(channels)))]
+    for chunk, maps in store.iter_maps(rows=rows, layer=layer) if len(channels) else ():
+        k, h, w, _ = maps.shape
+        values = maps[..., channels].reshape(k, h * w, len(channels))
+        peak = values == values.max(axis=1, keepdims=True)
+        inside = cells_in_boxes(store, chunk, (h, w), truth)
+        share = (peak & inside[..., None]).sum(axis=1) / peak.sum(axis=1)
+        hits.append(np.where(peak.all(axis=1), 0.0, share))
+    return np.concatenate(hits)
+
+
+def _sampled(rows: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The rows, of no class more than can be permuted; sorted."""
+    kept = []
+    for name in np.unique(labels[rows]):
+        own = rows[labels[rows] == name]
+        crowded = len(own) > _MOST_OF_A_CLASS
+        kept.append(rng.choice(own, _MOST_OF_A_CLASS, replace=False) if crowded else own)
+    return np.sort(np.concatenate([*kept, rows[:0]]))
+
+
+def _cells(
+    store: MapStore, rows: np.ndarray, channels: np.ndarray, truth: pd.DataFrame, layer: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Activations ``(k, cells, m)`` of some neurons, and the cells in boxes ``(k, cells)``."""
+    parts, inside = [], []
+    for chunk, maps in store.iter_maps(rows=rows, layer=layer):
+        k, h, w, _ = maps.shape
+        parts.append(maps[..., channels].reshape(k, h * w, len(channels)))
+        inside.append(cells_in_boxes(store, chunk, (h, w), truth))
+    return np.concatenate(parts), np.concatenate(inside)
+
+
+def _auroc_inside(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """AUROC of inside against outside for every image and neuron; NaN where one is missing."""
+    ranks = rankdata(maps, axis=1)
+    n = inside.sum(axis=1)[:, None].astype(float)
+    n_out = inside.shape[1] - n
+    total = np.einsum("kim,ki->km", ranks, inside)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        auroc = (total - n * (n + 1) / 2) / (n * n_out)
+    return np.where((n > 0) & (n_out > 0), auroc, np.nan)
+
+
+def _iou(
+    active: np.ndarray, inside: np.ndarray, n_permutations: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Intersection over union of active and inside cells, its mean by chance, and p."""
+    k, _, m = active.shape
+    if k < 2:
+        return np.full(m, np.nan), np.full(m, np.nan), np.full(m, np.nan)
+    own, boxes = np.arange(k), inside.astype(np.float32)
+    together = active.sum(axis=(0, 1)) + inside.sum()
+    permuted = [rng.permutation(k) for _ in range(n_permutations)]
+    hits, shuffled = np.zeros(m), np.zeros((n_permutations, m))
+    for first in range(0, m, _NEURONS_AT_ONCE):
+        some = slice(first, first + _NEURONS_AT_ONCE)
+        # What image i's activity and image j's boxes have in common; a permutation picks (i, j).
+        on = active[..., some].astype(np.float32)
+        common = np.einsum("icm,jc->ijm", on, boxes, optimize=True)
+        hits[some] = common[own, own].sum(axis=0)
+        shuffled[:, some] = [common[own, other].sum(axis=0) for other in permuted]
+    iou = hits / np.maximum(together - hits, 1)
+    null = shuffled / np.maximum(together - shuffled, 1)
+    p = (1 + (null >= iou - 1e-9).sum(axis=0)) / (1 + n_permutations)
+    return iou, null.mean(axis=0), p
