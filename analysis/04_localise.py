@@ -21,7 +21,7 @@ with MapStore(path) as store:
     ranked = neurons.rank_neurons(X[train], labels[train])
     table = neurons.confirm_neurons(ranked, X[confirm], labels[confirm])
     scores = heads.evaluate_heads(X, labels, split, heads=("logistic",))
-    weights = pipeline.class_weights(scores)
+    weights = pipeline.detectors.class_weights(scores)
 
     where = localise.evaluate_localisation(
         store, split, neurons=table, weights=weights, box_kind=kind
