@@ -2,53 +2,49 @@
 
 Each function takes finished results and draws them: on the axes it is given, else on a new figure
 that belongs to no global state, so it works without a display and in any thread. Functions that
-draw one chart return its ``Axes``, functions that draw a grid its ``Figure``; none shows or saves.
-Colours are safe for colour-blind eyes, which a test measures.
+draw one chart return its ``Axes`` and take `ax` after their data, functions that draw a grid return
+its ``Figure``; none shows or saves. Colours are safe for colour-blind eyes, which a test measures.
+
+Figures that only the page and the command line draw stay in their modules: `scores`, `curves`,
+`pictures`, `neurons`, `data`, `gradients`, `network`; `style` has names that fit and the bytes of
+an image file.
 """
 
-from __future__ import annotations
-
-from featlab.plots._base import encode, short_name, short_names
-from featlab.plots.audit import confounds, flagged_images
-from featlab.plots.boxheads import box_eda, box_heads
-from featlab.plots.card import neuron_card
-from featlab.plots.comparison import detector_aurocs, entry_scores
-from featlab.plots.embed import embedding_scatter, embedding_thumbnails
-from featlab.plots.gradients import (
-    GRADIENT_METHOD_NAMES,
-    cam_strips,
-    dam_steps,
-    faithfulness_scores,
-    gradient_maps,
-    randomisation_curves,
-)
-from featlab.plots.heads import ablation, backbones, calibration, learning_curve
-from featlab.plots.localisation import method_strips, success_curves, threshold_curves
-from featlab.plots.network import output_shape
-from featlab.plots.neurons import activation_distributions, selected_vs_confirmed, volcano
-from featlab.plots.pictures import detector_maps, localisation_examples, sample_images
-from featlab.plots.scores import (
-    class_balance,
-    confusion_matrix,
-    head_comparison,
-    localisation_scores,
-)
-from featlab.plots.transfer import (
-    detector_changes,
-    small_images,
-    transfer_comparison,
+from featlab.plots.curves import (
+    ablation,
+    calibration,
+    learning_curve,
+    success_curves,
     transfer_curves,
 )
+from featlab.plots.data import (
+    box_statistics,
+    class_balance,
+    embedding_scatter,
+    embedding_thumbnails,
+)
+from featlab.plots.gradients import dam_steps, gradient_maps
+from featlab.plots.neurons import (
+    activation_distributions,
+    detector_aurocs,
+    detector_changes,
+    selected_vs_confirmed,
+    volcano,
+)
+from featlab.plots.pictures import (
+    detector_maps,
+    localisation_examples,
+    method_strips,
+    neuron_card,
+    sample_images,
+)
+from featlab.plots.scores import confounds, confusion_matrix, score_intervals
 
 __all__ = [
-    "GRADIENT_METHOD_NAMES",
     "ablation",
     "activation_distributions",
-    "backbones",
-    "box_eda",
-    "box_heads",
+    "box_statistics",
     "calibration",
-    "cam_strips",
     "class_balance",
     "confounds",
     "confusion_matrix",
@@ -58,27 +54,15 @@ __all__ = [
     "detector_maps",
     "embedding_scatter",
     "embedding_thumbnails",
-    "encode",
-    "entry_scores",
-    "faithfulness_scores",
-    "flagged_images",
     "gradient_maps",
-    "head_comparison",
     "learning_curve",
     "localisation_examples",
-    "localisation_scores",
     "method_strips",
     "neuron_card",
-    "output_shape",
-    "randomisation_curves",
     "sample_images",
+    "score_intervals",
     "selected_vs_confirmed",
-    "short_name",
-    "short_names",
-    "small_images",
     "success_curves",
-    "threshold_curves",
-    "transfer_comparison",
     "transfer_curves",
     "volcano",
 ]

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, Polygon, Rectangle
 
+from featlab.arguments import check_choice
 from featlab.errors import FeatlabError
-from featlab.plots._base import BLUE, FAINT, INK, MUTED, new_axes, plural
+from featlab.plots.style import BLUE, FAINT, INK, MUTED, new_axes, plural
 
 _WIDTH, _HEIGHT = 94.0, 36.0  # the canvas, in tenths of an inch
 _MIDDLE = 18.0
@@ -26,11 +27,11 @@ _POOLED = {"mean": "mean over", "max": "highest of"}
 
 def output_shape(
     shape: tuple[int, int, int],
-    *,
     input_size: tuple[int, int],
+    ax: Axes | None = None,
+    *,
     pooling: str = "mean",
     n_classes: int | None = None,
-    ax: Axes | None = None,
 ) -> Axes:
     """What becomes of a picture: maps of cells, one number per neuron, one score per class.
 
@@ -56,8 +57,7 @@ def output_shape(
     h, w, c = shape
     if min(*shape, *input_size) < 1:
         raise FeatlabError(f"shape and input_size must be 1 or more, got {shape}, {input_size}.")
-    if pooling not in _POOLED:
-        raise FeatlabError(f"pooling must be 'mean' or 'max', got {pooling!r}.")
+    check_choice("pooling", pooling, _POOLED)
     ax = new_axes(ax, _WIDTH / 10, _HEIGHT / 10)
     ax.set_axis_off()
     ax.set_xlim(0, _WIDTH)
@@ -218,9 +218,9 @@ def _sight(
 
 
 def _vector(ax: Axes, x: float) -> None:
-    side, shown = 1.9, (0.9, 0.25, 0.6, 0.1, None, 0.75, 0.35)
-    top = _MIDDLE + len(shown) * side / 2
-    for k, value in enumerate(shown):
+    side, values = 1.9, (0.9, 0.25, 0.6, 0.1, None, 0.75, 0.35)
+    top = _MIDDLE + len(values) * side / 2
+    for k, value in enumerate(values):
         y = top - (k + 1) * side
         if value is None:
             ax.text(x, y + side / 2, "⋮", fontsize=11, color=INK, ha="center", va="center")
@@ -232,9 +232,9 @@ def _vector(ax: Axes, x: float) -> None:
 
 
 def _scores(ax: Axes, x: float, n_classes: int | None) -> None:
-    shown = (0.9, 0.16, 0.3)[:n_classes]
-    for k, value in enumerate(shown):
-        y = _MIDDLE + 3.4 * ((len(shown) - 1) / 2 - k)
+    values = (0.9, 0.16, 0.3)[:n_classes]
+    for k, value in enumerate(values):
+        y = _MIDDLE + 3.4 * ((len(values) - 1) / 2 - k)
         ax.add_patch(Rectangle((x - 3, y - 0.95), 10, 1.9, facecolor=_PAPER, linewidth=0))
         colour = BLUE if k == 0 else MUTED
         ax.add_patch(Rectangle((x - 3, y - 0.95), 10 * value, 1.9, facecolor=colour, linewidth=0))

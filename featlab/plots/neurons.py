@@ -13,12 +13,14 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from featlab.errors import FeatlabError
-from featlab.plots._base import (
+from featlab.plots.style import (
     BLUE,
     FAINT,
     INK,
     MAX_COLOURED,
     MUTED,
+    ORANGE,
+    RIGHT,
     class_colours,
     dress,
     fitted_name,
@@ -30,10 +32,16 @@ from featlab.plots._base import (
 
 _CLOUD = "#b9c1cb"
 _LEAST_P = 1e-300
+_STATES = {
+    (False, False): ("replicated neither time", MUTED, "."),
+    (True, False): ("replicated before only", ORANGE, "v"),
+    (False, True): ("replicated after only", RIGHT, "^"),
+    (True, True): ("replicated both times", "#cc78bc", "o"),
+}
 
 
 def volcano(
-    table: pd.DataFrame,
+    neurons: pd.DataFrame,
     ax: Axes | None = None,
     *,
     alpha: float | None = None,
@@ -43,48 +51,47 @@ def volcano(
 
     Parameters
     ----------
-    table : DataFrame
+    neurons : DataFrame
         Neuron table; ``class, auroc, p_adjusted, detector, direction`` are read. Rows with NaN
         (dead neurons) are left out and counted in the title.
     alpha, min_auroc : float, optional
-        Cut-offs drawn as lines; by default ``table.attrs["alpha"]`` and ``["min_auroc"]``, where
-        they are there.
+        Cut-offs to draw as lines.
 
     Notes
     -----
     An adjusted p-value below 1e-300, which no number holds well, is drawn as a triangle on a level
     of its own, above all others.
     """
-    live = table[table["auroc"].notna() & table["p_adjusted"].notna()]
+    live = neurons[neurons["auroc"].notna() & neurons["p_adjusted"].notna()]
     ax = new_axes(ax, 7, 4.6)
     height, at_top = _evidence(live["p_adjusted"].to_numpy(float))
     detector = live["detector"].eq(True).to_numpy(bool)
-    chosen = detector & live["direction"].eq("active").to_numpy(bool)
+    active = detector & live["direction"].eq("active").to_numpy(bool)
     effect, label = live["auroc"].to_numpy(float), live["class"].to_numpy(str)
     for mask, shade, text in (
         (~detector, _CLOUD, "not a detector"),
-        (detector & ~chosen, MUTED, "silent for its class"),
+        (detector & ~active, MUTED, "silent for its class"),
     ):
         if mask.any():
             ax.scatter(
                 effect[mask], height[mask], s=7, color=shade, linewidth=0, rasterized=True,
                 label=f"{text} ({int(mask.sum()):,})",
             )  # fmt: skip
-    classes = sorted(set(table["class"].astype(str)))
-    for name, mask, colour in _groups(classes, label, chosen):
+    classes = sorted(set(neurons["class"].astype(str)))
+    for name, mask, colour in _groups(classes, label, active):
         below = mask & ~at_top
-        for marker, part in (("o", below), ("^", mask & at_top)):
+        for marker, points in (("o", below), ("^", mask & at_top)):
             first = below.any() if marker == "o" else not below.any()
             ax.scatter(
-                effect[part], height[part], s=16 if marker == "^" else 11, color=colour,
+                effect[points], height[points], s=16 if marker == "^" else 11, color=colour,
                 marker=marker, linewidth=0, alpha=0.85, rasterized=True,
                 label=f"{name} ({int(mask.sum()):,})" if first else None,
             )  # fmt: skip
-    _cutoff_lines(ax, table, alpha, min_auroc)
+    _cutoff_lines(ax, alpha, min_auroc)
     ax.set_xlim(-0.02, 1.02)
     if at_top.any():
         _mark_top(ax, float(height[at_top][0]), float(height[~at_top].max(initial=0)))
-    dead = len(table) - len(live)
+    dead = len(neurons) - len(live)
     title = f"n = {len(live):,} pairs of class and neuron" + (
         f"; {plural(dead, 'pair')} of dead neurons left out" if dead else ""
     )
@@ -100,41 +107,40 @@ def volcano(
 
 
 def selected_vs_confirmed(
-    table: pd.DataFrame, ax: Axes | None = None, *, max_points: int = 200
+    neurons: pd.DataFrame, ax: Axes | None = None, *, most: int = 200
 ) -> Axes:
     """AUROC where a detector was chosen against AUROC on images never used to choose it.
 
     Parameters
     ----------
-    table : DataFrame
+    neurons : DataFrame
         Neuron table after confirmation. Only rows with ``detector`` are drawn.
-    max_points : int
+    most : int
         With more detectors the first by ``rank`` of every class are drawn, and the title says so.
     """
-    chosen = table[table["detector"].eq(True)]
-    chosen = chosen[chosen["auroc_confirmed"].notna()]
-    classes = sorted(set(table["class"].astype(str)))
-    shown = chosen
-    if len(chosen) > max_points:
-        per_class = max(1, max_points // max(len(classes), 1))
-        shown = chosen.sort_values("rank").groupby("class", sort=False).head(per_class)
+    detectors = neurons[neurons["detector"].eq(True) & neurons["auroc_confirmed"].notna()]
+    classes = sorted(set(neurons["class"].astype(str)))
+    drawn = detectors
+    if len(detectors) > most:
+        per_class = max(1, most // max(len(classes), 1))
+        drawn = detectors.sort_values("rank").groupby("class", sort=False).head(per_class)
     ax = new_axes(ax, 6.4, 4.6)
     ax.axline((0.5, 0.5), slope=1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    label = shown["class"].to_numpy(str)
-    x, y = shown["auroc"].to_numpy(float), shown["auroc_confirmed"].to_numpy(float)
-    for name, mask, colour in _groups(classes, label, np.ones(len(shown), bool)):
-        low = shown["auroc_confirmed_low"].to_numpy(float)[mask]
-        high = shown["auroc_confirmed_high"].to_numpy(float)[mask]
+    label = drawn["class"].to_numpy(str)
+    x, y = drawn["auroc"].to_numpy(float), drawn["auroc_confirmed"].to_numpy(float)
+    for name, mask, colour in _groups(classes, label, np.ones(len(drawn), bool)):
+        low = drawn["auroc_confirmed_low"].to_numpy(float)[mask]
+        high = drawn["auroc_confirmed_high"].to_numpy(float)[mask]
         ax.vlines(x[mask], low, high, color=colour, linewidth=0.7, alpha=0.25)
         ax.scatter(x[mask], y[mask], s=14, color=colour, linewidth=0, alpha=0.85, label=name)
-    if len(shown):
+    if len(drawn):
         edge = 0.01
         ax.set_xlim(min(x.min(), 0.99) - edge, 1 + edge)
-        ax.set_ylim(min(np.nanmin(shown["auroc_confirmed_low"]), y.min(), 0.5) - edge, 1 + edge)
+        ax.set_ylim(min(np.nanmin(drawn["auroc_confirmed_low"]), y.min(), 0.5) - edge, 1 + edge)
         legend(ax, outside=True, title="detector of")
-    title = f"n = {plural(len(chosen), 'detector')}"
-    if len(shown) < len(chosen):
-        title += f", the first {len(shown):,} by rank drawn"
+    title = f"n = {plural(len(detectors), 'detector')}"
+    if len(drawn) < len(detectors):
+        title += f", the first {len(drawn):,} by rank drawn"
     return dress(
         ax,
         title=title,
@@ -147,39 +153,40 @@ def selected_vs_confirmed(
 def activation_distributions(
     X: pd.DataFrame | np.ndarray,
     y: Sequence[str] | pd.Series,
-    table: pd.DataFrame,
+    neurons: pd.DataFrame,
     *,
-    k: int = 2,
-    max_classes: int = 6,
+    most: int = 2,
+    most_classes: int = 6,
     random_state: int = 0,
 ) -> Figure:
-    """Pooled activation of the first `k` detectors of each class, by class.
+    """Pooled activation of the first detectors of each class, by class.
 
     Parameters
     ----------
     X : DataFrame or ndarray of shape (n, c)
         Pooled activations of the rows to show (unseen ones), columns = neurons.
     y : sequence of str, length n
-    table : DataFrame
-        Detectors; the first `k` rows by ``rank`` of every class are drawn.
-    max_classes : int
+    neurons : DataFrame
+        Detectors; the first `most` rows by ``rank`` of every class are drawn.
+    most : int
+    most_classes : int
         More classes than this are left out: those whose first detector has the lowest AUROC.
         With more than eight classes the other classes share one box.
     random_state : int
         Seed of the sample of points drawn over the boxes.
     """
-    ranked = table.sort_values("rank", kind="stable")
-    leaders = ranked.groupby("class", sort=False).head(1).nlargest(max_classes, "auroc")
-    shown = sorted(leaders["class"].astype(str))
-    if not shown:
-        raise FeatlabError("table has no detectors; activation_distributions needs at least one.")
+    ranked = neurons.sort_values("rank", kind="stable")
+    leaders = ranked.groupby("class", sort=False).head(1).nlargest(most_classes, "auroc")
+    classes = sorted(leaders["class"].astype(str))
+    if not classes:
+        raise FeatlabError("neurons has no detectors; activation_distributions needs at least one.")
     values, labels = np.asarray(X, dtype=float), np.asarray(y, dtype=str)
     figure = Figure(
-        figsize=(3.8 * k + 0.4, _panel_height(labels) * len(shown)), layout="constrained"
+        figsize=(3.8 * most + 0.4, _panel_height(labels) * len(classes)), layout="constrained"
     )
-    panels = figure.subplots(len(shown), k, squeeze=False)
-    for row, name in enumerate(shown):
-        picks = ranked[ranked["class"].astype(str) == name].head(k)
+    panels = figure.subplots(len(classes), most, squeeze=False)
+    for row, name in enumerate(classes):
+        picks = ranked[ranked["class"].astype(str) == name].head(most)
         for column, panel in enumerate(panels[row]):
             if column >= len(picks):
                 panel.set_axis_off()
@@ -187,6 +194,114 @@ def activation_distributions(
             pick = picks.iloc[column]
             _distribution(panel, values[:, int(pick["neuron"])], labels, name, pick, random_state)
     return figure
+
+
+def detector_aurocs(
+    neurons: pd.DataFrame,
+    entries: Sequence[str],
+    ax: Axes | None = None,
+    *,
+    random_state: int = 0,
+) -> Axes:
+    """AUROC on unseen images of the detectors of every entry; a bar marks the median.
+
+    Parameters
+    ----------
+    neurons : DataFrame
+        Neuron table of the detectors selected, after the confirmation: ``layer`` (the entry),
+        ``auroc_confirmed``, ``replicated``.
+    entries : sequence of str
+        In the order to draw, from the top; an entry without detectors keeps an empty row.
+    random_state : int
+        Seed of the dots' vertical places.
+    """
+    rng = np.random.default_rng(random_state)
+    ax = new_axes(ax, 7.4, 1.3 + 0.5 * len(entries))
+    replicated = neurons["replicated"].eq(True)
+    for confirmed, colour, size, label in (
+        (False, MUTED, 7, "selected, not confirmed"),
+        (True, BLUE, 11, "confirmed"),
+    ):
+        rows = neurons[replicated.eq(confirmed) & neurons["layer"].isin(list(entries))]
+        y = rows["layer"].map({name: place for place, name in enumerate(entries)}).to_numpy(float)
+        ax.scatter(
+            rows["auroc_confirmed"], y + rng.uniform(-0.3, 0.3, len(rows)), s=size, color=colour,
+            alpha=0.45, linewidths=0, rasterized=True, label=label,
+        )  # fmt: skip
+    for place, name in enumerate(entries):
+        of_entry = neurons[neurons["layer"].eq(name) & replicated]
+        if len(of_entry):
+            median = float(of_entry["auroc_confirmed"].median())
+            ax.plot([median, median], [place - 0.38, place + 0.38], color=INK, linewidth=2)
+        ax.annotate(
+            f"{len(of_entry):,}", (1.0, place), (8, 0), xycoords=("axes fraction", "data"),
+            textcoords="offset points", va="center", fontsize=8.5, color=INK,
+        )  # fmt: skip
+    ax.set_yticks(range(len(entries)), short_names(entries, 40))
+    ax.set_ylim(len(entries) - 0.5, -0.5)
+    ax.set_xlim(right=1.005)
+    dress(
+        ax,
+        title=f"n = {plural(len(neurons), 'detector')}; bar: median of the confirmed, right: "
+        "how many",
+        xlabel="AUROC on the confirm images (0.5 tells nothing)",
+        ylabel="network and layer",
+        grid="x",
+    )
+    ax.legend(
+        frameon=False,
+        fontsize=8.5,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        borderaxespad=4.5,
+        markerscale=2.5,
+    )
+    return ax
+
+
+def detector_changes(
+    neurons: pd.DataFrame, ax: Axes | None = None, *, label: str | None = None
+) -> Axes:
+    """AUROC of every neuron on confirm images, before and after fine-tuning.
+
+    Parameters
+    ----------
+    neurons : DataFrame
+        ``Transfer.neurons``: ``class, neuron, auroc_before, auroc_after,
+        replicated_before, replicated_after``.
+    label : str, optional
+        The class shown; by default all of them, of two classes the first, since the other is its
+        mirror image.
+    """
+    classes = sorted(neurons["class"].astype(str).unique())
+    if label is None and len(classes) == 2:
+        label = classes[0]
+    rows = neurons if label is None else neurons[neurons["class"].astype(str) == label]
+    alive = rows.dropna(subset=["auroc_before", "auroc_after"])
+    ax = new_axes(ax, 8, 5.2)
+    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    replicated = list(zip(alive["replicated_before"], alive["replicated_after"], strict=True))
+    for order, (state, (text, colour, marker)) in enumerate(_STATES.items(), start=2):
+        mine = np.array([bool(a) == state[0] and bool(b) == state[1] for a, b in replicated], dtype=bool)
+        if mine.any():
+            ax.scatter(
+                alive["auroc_before"][mine], alive["auroc_after"][mine], s=16, color=colour,
+                marker=marker, alpha=0.6, linewidth=0, zorder=order, rasterized=True,
+                label=f"{text} ({int(mine.sum()):,})",
+            )  # fmt: skip
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_box_aspect(1)
+    about = "all classes" if label is None else f"class {short_names([label])[0].strip()}"
+    dress(
+        ax,
+        title=f"n = {plural(len(alive), 'neuron')}, {about}",
+        xlabel="AUROC before, frozen network (confirm images)",
+        ylabel="AUROC after fine-tuning (confirm images)",
+        grid="both",
+    )
+    legend(ax, outside=True)
+    return ax
 
 
 def _panel_height(labels: np.ndarray) -> float:
@@ -198,24 +313,24 @@ def _distribution(
     ax: Axes, values: np.ndarray, labels: np.ndarray, name: str, pick: pd.Series, random_state: int
 ) -> None:
     classes = sorted(set(labels.tolist()))
-    shown = short_names(classes, 16)
+    names = short_names(classes, 16)
     groups = [labels == other for other in classes]
     target = classes.index(name) if name in classes else -1
     if len(classes) > MAX_COLOURED:
-        groups, shown, target = [labels == name, labels != name], [shown[target], "all others"], 0
+        groups, names, target = [labels == name, labels != name], [names[target], "all others"], 0
     rng = np.random.default_rng(random_state)
     for place, mask in enumerate(groups):
         colour = BLUE if place == target else MUTED
         points = values[mask]
         if len(points) == 0:
             continue
-        drawn = points if len(points) <= 150 else rng.choice(points, 150, replace=False)
-        jitter = place + rng.uniform(-0.22, 0.22, len(drawn))
-        ax.scatter(drawn, jitter, s=6, color=colour, alpha=0.55, linewidth=0, rasterized=True)
+        some = points if len(points) <= 150 else rng.choice(points, 150, replace=False)
+        jitter = place + rng.uniform(-0.22, 0.22, len(some))
+        ax.scatter(some, jitter, s=6, color=colour, alpha=0.55, linewidth=0, rasterized=True)
         _box(ax, points, place)
     ax.set_yticks(
         range(len(groups)),
-        [f"{text}\nn = {int(mask.sum()):,}" for text, mask in zip(shown, groups, strict=True)],
+        [f"{text}\nn = {int(mask.sum()):,}" for text, mask in zip(names, groups, strict=True)],
     )
     ax.set_ylim(len(groups) - 0.45, -0.55)
     pooling = str(pick.get("pooling", "pooled"))
@@ -262,14 +377,14 @@ def _mark_top(ax: Axes, level: float, highest: float) -> None:
 
 
 def _groups(
-    classes: Sequence[str], label: np.ndarray, chosen: np.ndarray
+    classes: Sequence[str], label: np.ndarray, drawn: np.ndarray
 ) -> list[tuple[str, np.ndarray, str]]:
     """Legend entries: one per class, or one for all where colours could not be told apart."""
     colours = class_colours(classes)
     if len(classes) > MAX_COLOURED:
-        return [(f"any of {len(classes)} classes", chosen, colours[classes[0]])]
+        return [(f"any of {len(classes)} classes", drawn, colours[classes[0]])]
     names = short_names(classes)
-    masks = [chosen & (label == name) for name in classes]
+    masks = [drawn & (label == name) for name in classes]
     return [
         (short, mask, colours[name])
         for name, short, mask in zip(classes, names, masks, strict=True)
@@ -277,11 +392,7 @@ def _groups(
     ]
 
 
-def _cutoff_lines(
-    ax: Axes, table: pd.DataFrame, alpha: float | None, min_auroc: float | None
-) -> None:
-    alpha = table.attrs.get("alpha") if alpha is None else alpha
-    min_auroc = table.attrs.get("min_auroc") if min_auroc is None else min_auroc
+def _cutoff_lines(ax: Axes, alpha: float | None, min_auroc: float | None) -> None:
     style: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
     cuts = []
     if alpha is not None:

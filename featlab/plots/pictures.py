@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +12,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from featlab.errors import FeatlabError
-from featlab.plots._base import (
+from featlab.plots.style import (
+    BLUE,
     FAINT,
     INK,
     MUTED,
@@ -20,44 +22,52 @@ from featlab.plots._base import (
     TRUE_BOX,
     WRONG,
     bare,
+    class_colours,
+    dress,
     fitted_name,
+    legend,
+    short_name,
     short_names,
     text_width,
 )
+from featlab.results.pictures import NeuronCard
 
 _HEAT = "inferno"
 _MAX_SIDE = 256
 _TILE = 1.45  # inches
+_CAPTION_LINES = 3
+_CARD_BINS = 24
 _NAME = 1.2  # inches of a class name beside a row of pictures
 
 
 def sample_images(
     pictures: Sequence[np.ndarray | None],
-    labels: Sequence[str],
+    captions: Sequence[str],
     boxes: Sequence[np.ndarray] | None = None,
     *,
     columns: int = 6,
 ) -> Figure:
-    """A grid of pictures with their labels and ground-truth boxes.
+    """A grid of pictures, each with its label or what else is to be said of it, and its boxes.
 
     Parameters
     ----------
     pictures : sequence of ndarray of shape (height, width, 3), uint8, or None
         None where a picture could not be read.
-    labels : sequence of str
+    captions : sequence of str
+        Up to three lines each.
     boxes : sequence of ndarray of shape (k, 4), optional
         ``xmin, ymin, xmax, ymax`` in pixels of each picture.
     """
-    _check(len(pictures), labels=labels, boxes=boxes)
-    columns = min(columns, len(pictures))
-    figure, panels = _grid(pictures, columns, side=_TILE, title=0.26)
-    for i, picture in enumerate(pictures):
-        _picture(panels[i], picture)
-        panels[i].set_title(
-            fitted_name(labels[i], _TILE - 0.15, 8.5), fontsize=8.5, color=INK, pad=4
-        )
+    _check(len(pictures), captions=captions, boxes=boxes)
+    lines = [str(caption).splitlines()[:_CAPTION_LINES] for caption in captions]
+    title = 0.12 + 0.14 * max(1, *map(len, lines))
+    figure, panels = _grid(pictures, min(columns, len(pictures)), side=_TILE, title=title)
+    for i, (panel, picture) in enumerate(zip(panels, pictures, strict=True)):
+        _picture(panel, picture)
+        text = "\n".join(fitted_name(line, _TILE - 0.15, 8.5) for line in lines[i])
+        panel.set_title(text, fontsize=8.5, color=INK, pad=4)
         if boxes is not None and picture is not None:
-            _draw_boxes(panels[i], boxes[i], TRUE_BOX)
+            _draw_boxes(panel, boxes[i], TRUE_BOX)
     return figure
 
 
@@ -159,6 +169,86 @@ def localisation_examples(
     return figure
 
 
+def method_strips(
+    pictures: Sequence[np.ndarray | None],
+    heats: Mapping[str, Sequence[np.ndarray]],
+    *,
+    labels: Sequence[str],
+    true_boxes: Sequence[np.ndarray],
+    predicted_boxes: Mapping[str, Sequence[np.ndarray]],
+) -> Figure:
+    """Pictures in rows; the picture, then each method's heat map and box, in columns.
+
+    Parameters
+    ----------
+    pictures : sequence of k ndarrays of shape (height, width, 3), uint8, or None
+    heats : mapping of str to sequence of k ndarrays of shape (h, w)
+        Title of the method → its maps; each covers its picture and has its own scale.
+    labels : sequence of k str
+    true_boxes : sequence of k arrays of shape (j, 4)
+        Pixels of the pictures; drawn white.
+    predicted_boxes : mapping of str to sequence of k arrays of shape (4,)
+        Drawn blue.
+    """
+    k, m = len(pictures), len(heats)
+    _check(k, labels=labels, true_boxes=true_boxes)
+    repeated = [picture for picture in pictures for _ in range(m + 1)]
+    figure, flat = _grid(repeated, m + 1, side=1.25, title=0.02, left=_margin(labels), top=0.5)
+    panels = np.reshape(np.array(flat, dtype=object), (k, m + 1))
+    for i, picture in enumerate(pictures):
+        for panel in panels[i]:
+            _picture(panel, picture)
+            if picture is not None:
+                _draw_boxes(panel, true_boxes[i], TRUE_BOX)
+        for panel, (name, maps) in zip(panels[i][1:], heats.items(), strict=True):
+            if picture is not None:
+                heat = np.asarray(maps[i], dtype=float)
+                _overlay(panel, picture, heat - heat.min(), float(np.ptp(heat)))
+                _draw_boxes(panel, predicted_boxes[name][i], PREDICTED_BOX)
+        _mark(panels[i][0], labels[i], None)
+    for panel, name in zip(panels[0][1:], heats, strict=True):
+        panel.set_title("\n".join(_folded(name)), fontsize=8.5, color=INK, pad=4)
+    return figure
+
+
+def neuron_card(card: NeuronCard) -> Figure:
+    """The images that drive a neuron, those that do not, and how it is distributed.
+
+    Parameters
+    ----------
+    card : NeuronCard
+    """
+    columns = max(len(card.best), len(card.worst), 1)
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=(3.5, 2.4)))
+    figure.suptitle(
+        fitted_name(card.title, 8.7, 11, 120), fontsize=11, color=INK, x=0.01, ha="left"
+    )
+    panels = upper.subplots(2, columns, squeeze=False)
+    # One scale for all pictures, so that a dark map means a silent neuron.
+    top = max((float(heat.max(initial=0)) for heat in card.heats), default=0.0)
+    rows = (("most active", card.best, 0), ("least active", card.worst, len(card.best)))
+    for line, (name, table, first) in enumerate(rows):
+        for column, panel in enumerate(panels[line]):
+            if column >= len(table):
+                panel.set_axis_off()
+                continue
+            picture = card.pictures[first + column]
+            _picture(panel, picture)
+            if picture is not None:
+                _overlay(panel, picture, card.heats[first + column], top)
+            entry = table.iloc[column]
+            caption = f"{fitted_name(entry['label'], 1.2, 8)}, {entry['activation']:.2f}"
+            panel.set_title(caption, fontsize=8, color=INK, pad=3)
+        panels[line][0].set_ylabel(name, fontsize=8.5, color=MUTED, labelpad=6)
+    histogram, text = lower.subplots(1, 2, width_ratios=(3, 2.5))
+    _histogram(histogram, card)
+    bare(text)
+    facts = "\n".join(fitted_name(fact, 3.7, 8.5, 80) for fact in card.facts)
+    text.text(0, 1, facts, fontsize=8.5, color=INK, va="top", linespacing=1.5)
+    return figure
+
+
 def _grid(
     pictures: Sequence[np.ndarray | None],
     columns: int,
@@ -238,10 +328,10 @@ def _mark(ax: Axes, label: str, predicted: str | None) -> None:
 def _beside(names: Sequence[str]) -> list[str]:
     """Class names that fit beside a row of pictures, told apart."""
     for width in range(18, 5, -1):
-        shown = short_names(names, width)
-        if max(text_width(name, 8.5) for name in shown) <= _NAME:
+        short = short_names(names, width)
+        if max(text_width(name, 8.5) for name in short) <= _NAME:
             break
-    return shown
+    return short
 
 
 def _margin(labels: Sequence[str], predicted: Sequence[str | None] | None = None) -> float:
@@ -263,3 +353,38 @@ def _check(n: int, **columns: Sequence[object] | None) -> None:
             raise FeatlabError(
                 f"{name} has {len(values)} entries for {n} pictures; give one for each picture."
             )
+
+
+def _folded(name: str) -> list[str]:
+    """A title on two lines at most."""
+    words, lines = short_name(name, 34).split(), [""]
+    for word in words:
+        if lines[-1] and len(lines[-1]) + len(word) > 15 and len(lines) < 2:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+def _histogram(ax: Axes, card: NeuronCard) -> None:
+    classes: Sequence[str] = sorted(set(card.labels.tolist()))
+    colours = class_colours(classes)
+    most = max(float(card.activations.max()), 1e-6)
+    edges = np.linspace(float(card.activations.min()), most, _CARD_BINS + 1).tolist()
+    several = len(set(colours.values())) > 1
+    for name in classes if several else ():
+        mine = card.activations[card.labels == name]
+        ax.hist(
+            mine, edges, histtype="step", linewidth=1.8, color=colours[name],
+            label=f"{fitted_name(name, 1.3, 8.5)} ({len(mine):,})",
+        )  # fmt: skip
+    if several:
+        legend(ax)
+    else:
+        ax.hist(card.activations, edges, color=BLUE, alpha=0.7)
+    dress(
+        ax,
+        title=f"n = {len(card.activations):,} images",
+        xlabel=card.unit,
+        ylabel="images (count)",
+        grid="y",
+    )

@@ -1,4 +1,4 @@
-"""Figures of counts and scores: the data set, the heads, the confusion, the localisation."""
+"""Figures of scores with their intervals, a dot a row; and of confusions."""
 
 from __future__ import annotations
 
@@ -9,100 +9,267 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from featlab.plots._base import (
+from featlab.plots.style import (
     BLUE,
-    CLASS_COLOURS,
+    GRADIENT_METHOD_NAMES,
     INK,
+    MAX_COLOURED,
     MUTED,
+    ORANGE,
+    class_colours,
     dress,
     legend,
     new_axes,
     plural,
+    readable,
+    sample_size,
+    short_name,
     short_names,
     text_width,
+    whiskers,
 )
 
-_SIDES = ("train", "confirm", "test")
 _BASELINE_HEADS = ("dummy", "colour_histogram")
+_STORED_MAPS_HEADS = ("logistic", "mlp")
+_SCORES = {
+    "accuracy": "accuracy on unseen test images (share, 0-1)",
+    "box_accuracy": "box accuracy (share of test images with IoU ≥ 0.5, 0-1)",
+    "mean_iou": "mean IoU of the predicted with the true box (0-1)",
+}
+_ROWS = {"name": "network and layer", "head": "head", "method": "method"}
+_FAITHFULNESS = {
+    "deletion": ("deletion\n(lower is better)", "area under probability"),
+    "insertion": ("insertion\n(higher is better)", "area under probability"),
+    "average_drop": ("average drop\n(lower is better)", "share of probability"),
+    "increase": ("increase\n(higher is better)", "share of images"),
+}
 _ANNOTATED_CLASSES = 12
 _FLAT_NAME = 0.9  # inches that a name may take below one of two columns; 0.6 below one of more
 
 
-def class_balance(
-    images: pd.DataFrame, split: Sequence[str] | pd.Series, ax: Axes | None = None
+def score_intervals(
+    table: pd.DataFrame, score: str = "accuracy", ax: Axes | None = None, *, xlabel: str = ""
 ) -> Axes:
-    """Images per class, stacked by split.
+    """A score and its interval of every head, method or store, the best on top.
 
     Parameters
     ----------
-    images : DataFrame
-        Image table; only ``label`` is read.
-    split : sequence of str, length n
-        "train", "confirm" or "test" per row.
+    table : DataFrame
+        ``head``, ``method`` or ``name``; ``n`` (test images); `score` with ``_low`` and ``_high``;
+        perhaps ``baseline``, without which the dummy and the colour histogram are baselines. These
+        are hollow.
+    score : str
+    xlabel : str
+        What the score is, with its unit; by default known for ``accuracy``, ``box_accuracy`` and
+        ``mean_iou``, else the score's name.
     """
-    counts = pd.crosstab(images["label"].to_numpy(), np.asarray(split, dtype=str))
-    sides = [side for side in _SIDES if side in counts]
-    ax = new_axes(ax, 7, 1.3 + (0.27 if len(counts) <= _ANNOTATED_CLASSES else 0.2) * len(counts))
-    colours = dict(zip(_SIDES, CLASS_COLOURS, strict=False))
-    y, left = np.arange(len(counts)), np.zeros(len(counts))
-    for side in sides:
-        width = counts[side].to_numpy(float)
-        ax.barh(y, width, left=left, height=0.66, color=colours[side], label=side)
-        left += width
-    for place, total in enumerate(left):
-        ax.annotate(
-            f"{total:,.0f}", (total, place), (4, 0), textcoords="offset points",
-            va="center", fontsize=8, color=MUTED,
+    kind = next(column for column in _ROWS if column in table)
+    best_first = table.sort_values(score, ascending=False, kind="stable")
+    if "baseline" in best_first:
+        baseline = best_first["baseline"].to_numpy(bool)
+    else:
+        baseline = best_first[kind].isin(_BASELINE_HEADS).to_numpy()
+    groups = [
+        (~baseline, BLUE, BLUE, "from the maps, 95 % interval"),
+        (baseline, MUTED, "white", "baseline"),
+    ]
+    notes = [f"{value:.2f}" if np.isfinite(value) else "" for value in best_first[score]]
+    names = best_first[kind] if kind == "name" else readable(best_first[kind])
+    ax = _dots(ax, best_first, score, names.tolist(), groups, notes)
+    return dress(
+        ax,
+        title=f"n = {sample_size(table)}",
+        xlabel=xlabel or _SCORES.get(score, score),
+        ylabel=_ROWS[kind],
+        grid="x",
+    )
+
+
+def transfer_comparison(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Accuracy and interval of trained networks and of heads on stored maps, with what they cost.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``Transfer.comparison``: ``name, n, accuracy, accuracy_low, accuracy_high, seconds,
+        trainable_parameters``.
+    """
+    on_maps = table["name"].isin(_STORED_MAPS_HEADS).to_numpy()
+    groups = [
+        (~on_maps, ORANGE, ORANGE, "trained through the network"),
+        (on_maps, BLUE, BLUE, "on stored maps"),
+    ]
+    costs = zip(table["seconds"], table["trainable_parameters"], strict=True)
+    notes = [f"{seconds:,.0f} s, {weights:,} weights" for seconds, weights in costs]
+    ax = _dots(ax, table, "accuracy", readable(table["name"]).tolist(), groups, notes)
+    return dress(
+        ax,
+        title=f"n = {sample_size(table)}; 95 % intervals",
+        xlabel=_SCORES["accuracy"],
+        ylabel="",
+        grid="x",
+    )
+
+
+def small_images(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Accuracy and interval of a head on maps of small and of original pictures.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``pipeline.small_images_table``: ``pictures, network, cells, n, accuracy, accuracy_low,
+        accuracy_high``.
+    """
+    original = (table["pictures"] == "original").to_numpy()
+    groups = [
+        (~original, BLUE, BLUE, "small pictures"),
+        (original, MUTED, MUTED, "original pictures"),
+    ]
+    pairs = zip(table["accuracy"], table["cells"], strict=True)
+    notes = [f"{accuracy:.2f}, {cells} cells" for accuracy, cells in pairs]
+    names = (table["pictures"] + ", " + table["network"]).tolist()
+    ax = _dots(ax, table, "accuracy", names, groups, notes)
+    return dress(
+        ax,
+        title=f"n = {sample_size(table)}; 95 % intervals",
+        xlabel=_SCORES["accuracy"],
+        ylabel="",
+        grid="x",
+    )
+
+
+def backbones(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Accuracy and interval of every network and head; baselines are hollow.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``heads.BackboneComparison.table``: ``backbone, head, n, accuracy, accuracy_low,
+        accuracy_high``. Networks are sorted by their best head.
+    """
+    baseline = table["head"].isin(_BASELINE_HEADS)
+    networks = table[~baseline].groupby("backbone")["accuracy"].max()
+    order = networks.sort_values(ascending=False, kind="stable").index.tolist()
+    heads = table.loc[~baseline, "head"].drop_duplicates().tolist()
+    colours = class_colours(heads)
+    rows = len(order) + int(baseline.sum())
+    names = short_names([*order, *readable(table.loc[baseline, "head"])], 40)
+    ax = new_axes(ax, 6 + max(text_width(name, 8.5) for name in names), 1.4 + 0.45 * rows)
+    step = 0.5 / max(len(heads), 1)
+    for place, head in enumerate(heads):
+        of_head = table[table["head"] == head].set_index("backbone").reindex(order)
+        y = np.arange(len(order)) + (place - (len(heads) - 1) / 2) * step
+        ax.errorbar(
+            of_head["accuracy"], y, xerr=whiskers(of_head, "accuracy"), fmt="o", markersize=6,
+            color=colours[head], elinewidth=1.5, label=short_name(str(head).replace("_", " ")),
         )  # fmt: skip
-    ax.set_yticks(y, short_names(counts.index))
-    ax.set_ylim(len(counts) - 0.4, -0.6)
-    ax.set_xlim(0, max(left.max(initial=0), 1) * 1.1)
-    kinds = "1 class" if len(counts) == 1 else f"{len(counts):,} classes"
-    title = f"n = {plural(len(images), 'image')} in {kinds}"
-    dress(ax, title=title, xlabel="images (count)", ylabel="class", grid="x")
-    legend(ax, outside=True, title="split")
+    simple = table[baseline]
+    if len(simple):
+        ax.errorbar(
+            simple["accuracy"], len(order) + np.arange(len(simple)),
+            xerr=whiskers(simple, "accuracy"), fmt="o", markersize=6, color=MUTED,
+            markerfacecolor="white", elinewidth=1.5, label="baseline",
+        )  # fmt: skip
+    ax.set_yticks(np.arange(rows), names)
+    ax.set_ylim(rows - 0.5, -0.5)
+    ax.set_xlim(0, 1.02)
+    dress(
+        ax,
+        title=f"n = {plural(int(table['n'].max()), 'test image')}; 95 % intervals",
+        xlabel="accuracy on unseen test images (share, 0-1)",
+        ylabel="network",
+        grid="x",
+    )
+    legend(ax, outside=True, title="head")
     return ax
 
 
-def head_comparison(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Accuracy and interval of every head; the dummy and the colour histogram are baselines.
+def faithfulness_scores(table: pd.DataFrame) -> Figure:
+    """Deletion, insertion and drops in confidence of every method, with their intervals.
 
     Parameters
     ----------
     table : DataFrame
-        ``head, n, accuracy, accuracy_low, accuracy_high``; one row per head.
+        From :func:`featlab.gradients.faithfulness`.
+
+    Returns
+    -------
+    Figure
+        One panel per score; baselines are grey.
     """
-    names = [str(head).replace("_", " ") for head in table["head"]]
-    baseline = table["head"].isin(_BASELINE_HEADS).to_numpy()
-    ax = _dots(ax, table, "accuracy", names, baseline)
-    return dress(
-        ax,
-        title=f"n = {_sizes(table)}",
-        xlabel="accuracy on unseen test images (share, 0-1)",
-        ylabel="head",
-        grid="x",
+    figure = Figure(figsize=(10.5, 0.32 * len(table) + 1.4), layout="constrained")
+    panels = figure.subplots(1, len(_FAITHFULNESS), sharey=True)
+    places = np.arange(len(table))[::-1]
+    colours = np.where(table["baseline"], MUTED, BLUE)
+    for panel, (score, (title, unit)) in zip(panels, _FAITHFULNESS.items(), strict=True):
+        panel.hlines(places, table[f"{score}_low"], table[f"{score}_high"], colors=colours, lw=1.8)
+        panel.scatter(table[score], places, c=colours, s=26, zorder=3)
+        dress(panel, title=title, xlabel=unit, ylabel="", grid="x")
+        panel.set_xlim(-0.02, 1.02)
+        panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    panels[0].set_yticks(
+        places, [GRADIENT_METHOD_NAMES.get(m, short_name(m)) for m in table["method"]]
     )
+    figure.suptitle(
+        f"n = {plural(int(table['n'].iloc[0]), 'test image')}; 95 % intervals over images",
+        x=0.01, ha="left", fontsize=9, color=INK,
+    )  # fmt: skip
+    return figure
 
 
-def localisation_scores(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Box accuracy and interval of every method; baselines are hollow.
+def confounds(table: pd.DataFrame, ax: Axes | None = None, *, most: int = 12) -> Axes:
+    """AUROC and interval of the strongest picture statistics, a dot per class.
+
+    With more than eight classes, only the class that each statistic tells best, named beside it.
 
     Parameters
     ----------
     table : DataFrame
-        ``method, baseline, n, box_accuracy, box_accuracy_low, box_accuracy_high``.
+        ``class, statistic, n, n_ref, auroc, auroc_low, auroc_high``, the strongest first.
+    most : int
+        Statistics drawn, at most.
     """
-    ordered = table.sort_values("box_accuracy", ascending=False, kind="stable")
-    names = [str(method).replace("_", " ") for method in ordered["method"]]
-    ax = _dots(ax, ordered, "box_accuracy", names, ordered["baseline"].to_numpy(bool))
-    return dress(
+    known = table[table["auroc"].notna()]
+    statistics = known["statistic"].drop_duplicates().head(most).tolist()
+    classes = sorted(known["class"].astype(str).unique())
+    names = [str(name).replace("_", " ") for name in statistics]
+    is_many = len(classes) > MAX_COLOURED
+    rows = known[known["statistic"].isin(statistics)]
+    if is_many:
+        rows = rows.drop_duplicates("statistic")
+        best = rows.set_index("statistic")["class"]
+        pairs = zip(names, statistics, strict=True)
+        names = [f"{name}: {short_name(best[key], 16)}" for name, key in pairs]
+    height = 0.3 if is_many else 0.18 + 0.075 * len(classes)
+    ax = new_axes(ax, 7, 1.4 + height * max(len(statistics), 1))
+    colours = class_colours(classes)
+    places = {name: place for place, name in enumerate(statistics)}
+    ax.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+    labels = dict(zip(classes, short_names(classes), strict=True))
+    step = 0.72 / max(len(classes), 1)
+    for k, name in enumerate(classes):
+        of_class = rows[rows["class"].astype(str) == name]
+        shift = 0.0 if is_many else (k - (len(classes) - 1) / 2) * step
+        ax.errorbar(
+            of_class["auroc"], [places[s] + shift for s in of_class["statistic"]], xerr=whiskers(of_class, "auroc"),
+            fmt="o", color=colours[name], markersize=4.5, elinewidth=1.3, label=labels[name],
+        )  # fmt: skip
+    ax.set_yticks(range(len(statistics)), short_names(names, 40))
+    ax.set_ylim(max(len(statistics), 1) - 0.5, -0.5)
+    ax.set_xlim(0, 1)
+    n = int((known["n"] + known["n_ref"]).max()) if len(known) else 0
+    dress(
         ax,
-        title=f"n = {_sizes(table)}",
-        xlabel="box accuracy (share of test images with IoU ≥ 0.5, 0-1)",
-        ylabel="method",
+        title=f"n = {plural(n, 'image')}",
+        xlabel="AUROC of the class against the rest (0.5: tells nothing), 95 % interval",
+        ylabel="picture statistic: class it tells best" if is_many else "picture statistic",
         grid="x",
     )
+    if not is_many and classes:
+        legend(ax, outside=True, title="class")
+    return ax
 
 
 def confusion_matrix(confusion: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -151,46 +318,32 @@ def _dots(
     table: pd.DataFrame,
     score: str,
     names: Sequence[str],
-    baseline: np.ndarray,
+    groups: Sequence[tuple[np.ndarray, str, str, str]],
+    notes: Sequence[str],
 ) -> Axes:
-    """A dot and an interval per row; hollow and grey where `baseline`."""
-    names = short_names(names, 40)
+    """A dot, an interval and a note per row; of each group its rows, colour, filling and legend."""
+    names = short_names(names, 48)
     # Names take their room beside the axes, over which title and legend share a line.
-    width = max((text_width(name, 8.5) for name in names), default=0.0)
-    ax = new_axes(ax, max(5.8 + width, 7), 1.3 + 0.32 * len(table))
+    width = sum(max((text_width(text, 8.5) for text in side), default=0) for side in (names, notes))
+    ax = new_axes(ax, max(5.5 + width, 7), 1.3 + 0.32 * len(table))
     y = np.arange(len(table))
-    for mask, colour, fill, label in (
-        (~baseline, BLUE, BLUE, "from the maps, 95 % interval"),
-        (baseline, MUTED, "white", "baseline"),
-    ):
-        if not mask.any():
+    for rows, colour, fill, label in groups:
+        if not rows.any():
             continue
         ax.errorbar(
-            table[score][mask], y[mask], xerr=_whiskers(table[mask], score), fmt="o",
+            table[score][rows], y[rows], xerr=whiskers(table[rows], score), fmt="o",
             color=colour, markerfacecolor=fill, markersize=6.5, elinewidth=1.6, label=label,
         )  # fmt: skip
-    for place, value in enumerate(table[score]):
-        if np.isfinite(value):
-            ax.annotate(
-                f"{value:.2f}", (1.0, place), (6, 0), xycoords=("axes fraction", "data"),
-                textcoords="offset points", va="center", fontsize=8.5, color=INK,
-            )  # fmt: skip
+    for place, note in enumerate(notes):
+        ax.annotate(
+            note, (1.0, place), (6, 0), xycoords=("axes fraction", "data"),
+            textcoords="offset points", va="center", fontsize=8.5, color=INK,
+        )  # fmt: skip
     ax.set_yticks(y, names)
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.set_xlim(0, 1.02)
     ax.legend(
         frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2,
-        borderaxespad=0.2, handletextpad=0.3, columnspacing=1.2,
+        borderaxespad=0.2, handletextpad=0.3, columnspacing=1.2, labelcolor=INK,
     )  # fmt: skip
     return ax
-
-
-def _whiskers(table: pd.DataFrame, score: str) -> np.ndarray:
-    centre = table[score].to_numpy(float)
-    low, high = table[f"{score}_low"].to_numpy(float), table[f"{score}_high"].to_numpy(float)
-    return np.clip(np.nan_to_num(np.vstack([centre - low, high - centre])), 0, None)
-
-
-def _sizes(table: pd.DataFrame) -> str:
-    low, high = int(table["n"].min()), int(table["n"].max())
-    return plural(high, "test image") if low == high else f"{low:,} to {high:,} test images"

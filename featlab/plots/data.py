@@ -1,31 +1,44 @@
-"""Figures of the set at a glance: the images on a plane, as points and as thumbnails."""
+"""Figures of the data set: images per class, what the boxes look like, the images on a plane."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from featlab.arguments import SIDES, check_choice
 from featlab.errors import FeatlabError
-from featlab.plots._base import (
+from featlab.plots.style import (
+    BLUE,
+    CLASS_COLOURS,
     FAINT,
     INK,
     MAX_COLOURED,
+    MUTED,
     bare,
     class_colours,
     dress,
+    legend,
     new_axes,
     plural,
     short_names,
     text_width,
 )
+from featlab.results.embed import Embedding
 
+_FEW_CLASSES = 12  # bars are a little higher
+_BINS = np.linspace(0, 1, 21).tolist()
+_MOST_OUTLINES = 200
+_MOST_COUNTED = 10
+_MOST_ASPECTS = 3  # ticks on either side of the square
+_PLANES = {"tsne": ["tsne_1", "tsne_2"], "pca": ["pc1", "pc2"]}
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LEGEND_ROWS = 20
 _GAP = 0.06  # between thumbnails, as a share of a cell
@@ -35,28 +48,73 @@ _NUMBER_GAP = 0.035  # least distance of two class numbers, as a share of the pl
 _PUSHES = 50
 
 
-class _Embedded(Protocol):
-    """What the figures read of a ``featlab.Embedding``."""
+def class_balance(
+    images: pd.DataFrame, split: Sequence[str] | pd.Series, ax: Axes | None = None
+) -> Axes:
+    """Images per class, stacked by split.
 
-    @property
-    def coordinates(self) -> pd.DataFrame: ...
-    @property
-    def explained_variance(self) -> np.ndarray: ...
-    @property
-    def perplexity(self) -> float: ...
-    @property
-    def trustworthiness(self) -> dict[str, float]: ...
-    @property
-    def n_neighbors(self) -> int: ...
-    @property
-    def thumbnails(self) -> pd.DataFrame: ...
+    Parameters
+    ----------
+    images : DataFrame
+        Image table; only ``label`` is read.
+    split : sequence of str, length n
+        "train", "confirm" or "test" per row.
+    """
+    counts = pd.crosstab(images["label"].to_numpy(), np.asarray(split, dtype=str))
+    sides = [side for side in SIDES if side in counts]
+    ax = new_axes(ax, 7, 1.3 + (0.27 if len(counts) <= _FEW_CLASSES else 0.2) * len(counts))
+    colours = dict(zip(SIDES, CLASS_COLOURS, strict=False))
+    y, left = np.arange(len(counts)), np.zeros(len(counts))
+    for side in sides:
+        width = counts[side].to_numpy(float)
+        ax.barh(y, width, left=left, height=0.66, color=colours[side], label=side)
+        left += width
+    for place, total in enumerate(left):
+        ax.annotate(
+            f"{total:,.0f}", (total, place), (4, 0), textcoords="offset points",
+            va="center", fontsize=8, color=MUTED,
+        )  # fmt: skip
+    ax.set_yticks(y, short_names(counts.index))
+    ax.set_ylim(len(counts) - 0.4, -0.6)
+    ax.set_xlim(0, max(left.max(initial=0), 1) * 1.1)
+    kinds = "1 class" if len(counts) == 1 else f"{len(counts):,} classes"
+    title = f"n = {plural(len(images), 'image')} in {kinds}"
+    dress(ax, title=title, xlabel="images (count)", ylabel="class", grid="x")
+    legend(ax, outside=True, title="split")
+    return ax
+
+
+def box_statistics(statistics: pd.DataFrame, *, n_images: int | None = None) -> Figure:
+    """Size, shape and place of the boxes: six panels.
+
+    Parameters
+    ----------
+    statistics : DataFrame
+        From :func:`featlab.boxheads.box_statistics`.
+    n_images : int, optional
+        Images of the set, those without a box included; by default only those with one.
+
+    Returns
+    -------
+    Figure
+        Area, sides, aspect, boxes per image, centres, and outlines with the mean box.
+    """
+    figure = Figure(figsize=(10, 6.2), layout="constrained")
+    axes = figure.subplots(2, 3)
+    _area(axes[0, 0], statistics)
+    _side_lengths(axes[0, 1], statistics)
+    _aspect(axes[0, 2], statistics)
+    _per_image(axes[1, 0], statistics, n_images)
+    _centres(axes[1, 1], statistics)
+    _outlines(axes[1, 2], statistics)
+    return figure
 
 
 def embedding_scatter(
-    embedding: _Embedded,
+    embedding: Embedding,
     labels: Sequence[str] | pd.Series,
-    *,
     ax: Axes | None = None,
+    *,
     misclassified: Sequence[int] | np.ndarray | None = None,
     plane: str = "tsne",
 ) -> Axes:
@@ -67,25 +125,23 @@ def embedding_scatter(
 
     Parameters
     ----------
-    embedding : featlab.Embedding
+    embedding : Embedding
     labels : sequence of str, length n
     misclassified : sequence of int, optional
         Row numbers to ring.
     plane : {"tsne", "pca"}
     """
-    columns = {"tsne": ["tsne_1", "tsne_2"], "pca": ["pc1", "pc2"]}
-    if plane not in columns:
-        raise FeatlabError(f"plane must be 'tsne' or 'pca', got {plane!r}.")
-    points = embedding.coordinates[columns[plane]].to_numpy(float)
+    check_choice("plane", plane, _PLANES)
+    points = embedding.coordinates[_PLANES[plane]].to_numpy(float)
     names = _checked(labels, embedding)
     classes = sorted(set(names.tolist()))
     is_many = len(classes) > MAX_COLOURED
     styles = _styles(classes)
-    shown = short_names(classes, 18 if is_many else 22)
-    ax = new_axes(ax, 6.2 + _legend_width(shown, is_many), 5.6)
+    short = short_names(classes, 18 if is_many else 22)
+    ax = new_axes(ax, 6.2 + _legend_width(short, is_many), 5.6)
     handles = []
     size = float(np.clip(9000 / len(points), 7, 34))
-    for number, (name, text) in enumerate(zip(classes, shown, strict=True), start=1):
+    for number, (name, text) in enumerate(zip(classes, short, strict=True), start=1):
         mine = names == name
         colour, marker = styles[name]
         ax.scatter(
@@ -123,10 +179,9 @@ def embedding_scatter(
 
 
 def embedding_thumbnails(
-    embedding: _Embedded,
+    embedding: Embedding,
     pictures: Mapping[int, np.ndarray | None] | Sequence[np.ndarray | None],
     labels: Sequence[str] | pd.Series,
-    *,
     ax: Axes | None = None,
 ) -> Axes:
     """Thumbnails on the t-SNE plane, one per cell of a grid, framed in their class's colour.
@@ -137,7 +192,7 @@ def embedding_thumbnails(
 
     Parameters
     ----------
-    embedding : featlab.Embedding
+    embedding : Embedding
         ``thumbnails`` names the rows that are shown, and where.
     pictures : mapping of int to ndarray of shape (height, width, 3), uint8, or None
         By row number, the rows of ``thumbnails`` at least; a sequence of all pictures will do.
@@ -148,12 +203,12 @@ def embedding_thumbnails(
     names = dict(zip(embedding.coordinates.index, _checked(labels, embedding), strict=True))
     classes = sorted(set(names.values()))
     numbers = {name: place for place, name in enumerate(classes, start=1)}
-    styles, side = _styles(classes), float(layout.attrs["side"])
+    styles, side = _styles(classes), embedding.cell_side
     is_many = len(classes) > MAX_COLOURED
     cells = np.ptp(layout[["x", "y"]].to_numpy(), axis=0) / side + 1
     inch = float(np.clip(9 / cells.max(), 0.6, 1.6))
-    shown = short_names(classes, 18)
-    beside = 0.9 + _legend_width(shown, is_many)
+    short = short_names(classes, 18)
+    beside = 0.9 + _legend_width(short, is_many)
     ax = new_axes(ax, max(cells[0] * inch, 3.6) + beside, max(cells[1] * inch, 2.4) + 0.9)
     bare(ax)
     for row, x, y in layout.itertuples(index=False):
@@ -170,7 +225,7 @@ def embedding_thumbnails(
     ax.set_xlim(low["x"], high["x"])
     ax.set_ylim(low["y"], high["y"])
     ax.set_aspect("equal", anchor="W")  # what is spare stands on the legend's side
-    _describe(ax, embedding, "tsne", shown=len(layout))
+    _describe(ax, embedding, "tsne", drawn=len(layout))
     handles = [
         _handle(
             f"{numbers[name]}  {text}" if is_many else text,
@@ -180,7 +235,7 @@ def embedding_thumbnails(
             markeredgewidth=2,
             markersize=7,
         )
-        for name, text in zip(classes, shown, strict=True)
+        for name, text in zip(classes, short, strict=True)
     ]
     ax.legend(
         handles=handles, frameon=False, fontsize=7.5 if is_many else 8.5, loc="upper left",
@@ -190,7 +245,78 @@ def embedding_thumbnails(
     return ax
 
 
-def _checked(labels: Sequence[str] | pd.Series, embedding: _Embedded) -> np.ndarray:
+def _area(ax: Axes, statistics: pd.DataFrame) -> None:
+    ax.hist(statistics["area"], bins=_BINS, color=BLUE)
+    title = f"n = {len(statistics):,} boxes" if len(statistics) != 1 else "n = 1 box"
+    dress(ax, title=title, xlabel="area (share of the picture)", ylabel="boxes (count)", grid="y")
+
+
+def _side_lengths(ax: Axes, statistics: pd.DataFrame) -> None:
+    for side, colour in (("width", BLUE), ("height", MUTED)):
+        ax.hist(
+            statistics[side], bins=_BINS, histtype="step", color=colour, linewidth=1.6, label=side
+        )
+    ax.legend(frameon=False, fontsize=8.5)
+    dress(ax, title="sides", xlabel="share of the picture's side", ylabel="boxes (count)", grid="y")
+
+
+def _aspect(ax: Axes, statistics: pd.DataFrame) -> None:
+    logs = np.log2(statistics["aspect"].to_numpy(float))
+    reach = max(1.0, float(np.ceil(np.abs(logs).max(initial=0))))
+    ax.hist(logs, bins=np.linspace(-reach, reach, 25).tolist(), color=BLUE)
+    step = np.ceil(reach / _MOST_ASPECTS)
+    ticks = step * np.arange(-(reach // step), reach // step + 1)
+    ax.set_xticks(ticks, [f"{2**t:.0f}" if t >= 0 else f"1/{2**-t:.0f}" for t in ticks])
+    dress(ax, title="aspect", xlabel="width / height (pixels)", ylabel="boxes (count)", grid="y")
+
+
+def _per_image(ax: Axes, statistics: pd.DataFrame, n_images: int | None) -> None:
+    counts = statistics.loc[statistics["largest"], "boxes_in_image"].to_numpy(int)
+    values = np.bincount(np.minimum(counts, _MOST_COUNTED), minlength=2)
+    values[0] = 0 if n_images is None else n_images - len(counts)
+    ax.bar(np.arange(len(values)), values, color=BLUE, width=0.75)
+    names = [str(k) for k in range(len(values))]
+    if len(values) > _MOST_COUNTED:
+        names[-1] = f"{_MOST_COUNTED}+"
+    ax.set_xticks(range(len(values)), names)
+    title = f"n = {plural(int(values.sum()), 'image')}"
+    dress(ax, title=title, xlabel="boxes in the image", ylabel="images (count)", grid="y")
+
+
+def _centres(ax: Axes, statistics: pd.DataFrame) -> None:
+    counts, _, _ = np.histogram2d(statistics["y"], statistics["x"], bins=[_BINS, _BINS])
+    image = ax.imshow(counts, cmap="Blues", extent=(0, 1, 1, 0))
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, pad=0.03)
+    bar.set_label("boxes (count)", fontsize=8.5, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=INK, length=0)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    dress(ax, title="centres", xlabel="x (share of the width)", ylabel="y (share of the height)")
+
+
+def _outlines(ax: Axes, statistics: pd.DataFrame) -> None:
+    some = statistics.iloc[:: max(1, -(-len(statistics) // _MOST_OUTLINES))]
+    for x, y, width, height in some[["x", "y", "width", "height"]].to_numpy(float):
+        ax.add_patch(_outline(x, y, width, height, MUTED, 0.5, 0.25))
+    if len(statistics):
+        x, y, width, height = statistics[["x", "y", "width", "height"]].mean().to_numpy(float)
+        ax.add_patch(_outline(x, y, width, height, BLUE, 2.2, 1.0))
+    ax.set_xlim(0, 1)
+    ax.set_ylim(1, 0)
+    ax.set_aspect("equal")
+    title = f"mean box (blue) over {plural(len(some), 'outline')}"
+    dress(ax, title=title, xlabel="x (share of the width)", ylabel="y (share of the height)")
+
+
+def _outline(
+    x: float, y: float, width: float, height: float, colour: str, line: float, alpha: float
+) -> Rectangle:
+    return Rectangle(
+        (x - width / 2, y - height / 2), width, height, fill=False, edgecolor=colour,
+        linewidth=line, alpha=alpha,
+    )  # fmt: skip
+
+
+def _checked(labels: Sequence[str] | pd.Series, embedding: Embedding) -> np.ndarray:
     """The labels of the images laid out, which may be some of those labelled."""
     names, rows = np.asarray(labels, dtype=str), embedding.coordinates.index.to_numpy()
     n, last = len(rows), int(rows.max())
@@ -215,11 +341,11 @@ def _legend_columns(classes: Sequence[str]) -> int:
     return -(-len(classes) // _LEGEND_ROWS)
 
 
-def _legend_width(shown: Sequence[str], is_many: bool) -> float:
+def _legend_width(names: Sequence[str], is_many: bool) -> float:
     """Inches of a legend with these names: numbered where they are many, else with their n."""
     size, more = (7.5, "37  ") if is_many else (8.5, " (n = 9,999)")
-    widest = max((text_width(name + more, size) for name in shown), default=0.0)
-    return _legend_columns(shown) * (widest + 0.4)
+    widest = max((text_width(name + more, size) for name in names), default=0.0)
+    return _legend_columns(names) * (widest + 0.4)
 
 
 def _handle(label: str, **style: Any) -> Line2D:
@@ -255,11 +381,11 @@ def _apart(places: np.ndarray) -> np.ndarray:
     return places
 
 
-def _describe(ax: Axes, embedding: _Embedded, plane: str, shown: int | None = None) -> None:
+def _describe(ax: Axes, embedding: Embedding, plane: str, drawn: int | None = None) -> None:
     n, trust = len(embedding.coordinates), embedding.trustworthiness[plane]
     title = f"n = {plural(n, 'image')}"
-    if shown is not None and shown < n:
-        title += f", {shown:,} shown"
+    if drawn is not None and drawn < n:
+        title += f", {drawn:,} shown"
     if plane == "tsne":
         title += f"; perplexity {embedding.perplexity:.3g}"
         labels = ["t-SNE 1 (no unit)", "t-SNE 2 (no unit)"]

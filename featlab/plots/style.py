@@ -1,4 +1,4 @@
-"""What all figures share: axes, colours, class names that fit."""
+"""What all figures share: axes, colours, names that fit, and the bytes of a file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -21,6 +23,7 @@ TRUE_BOX = "#ffffff"
 PREDICTED_BOX = "#56b4e9"
 RIGHT = "#029e73"
 WRONG = "#d55e00"
+ORANGE = "#de8f05"
 # Eight colours that stay apart (CIE76 distance at least 24) for normal, protanopic and deuteranopic
 # eyes; the first three and the fifth are seaborn's "colorblind".
 CLASS_COLOURS = (
@@ -28,6 +31,24 @@ CLASS_COLOURS = (
     *("#56b4e9", "#b33f00", "#ddcc77", "#004d40"),
 )
 MAX_COLOURED = len(CLASS_COLOURS)
+RULE_NAMES = {
+    "plain": "gradient",
+    "input": "gradient × input",
+    "guided": "guided back-propagation",
+}
+GRADIENT_METHOD_NAMES = {
+    "grad_cam": "Grad-CAM",
+    "grad_cam_plus_plus": "Grad-CAM++",
+    "hires_cam": "HiResCAM",
+    "layer_cam": "LayerCAM",
+    "plain_gradient": "gradient",
+    "guided_gradient": "guided gradient",
+    "random": "random cells",
+    "centre_gaussian": "centred Gaussian",
+    "dam_original": "DAM, original",
+    "dam_variant": "DAM, variant",
+}
+"""What figures call the methods that run the network."""
 _UNKNOWN = "▯"
 _SHORTEST_NAME = 6
 
@@ -65,8 +86,8 @@ def bare(ax: Axes) -> Axes:
 def legend(ax: Axes, *, outside: bool = False, title: str | None = None) -> None:
     """A legend without a frame, inside or to the right of the axes."""
     place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if outside else {"loc": "best"}
-    shown = ax.legend(frameon=False, fontsize=8.5, title=title, title_fontsize=8.5, **place)
-    for text in shown.get_texts():
+    drawn = ax.legend(frameon=False, fontsize=8.5, title=title, title_fontsize=8.5, **place)
+    for text in drawn.get_texts():
         text.set_color(INK)
 
 
@@ -119,18 +140,36 @@ def short_names(names: Iterable[object], width: int = 22) -> list[str]:
     A name that the font can hardly show becomes "class k", k being its place in `names`; a name
     that shortens to one already taken gets its place appended.
     """
-    shown: list[str] = []
+    short: list[str] = []
     for place, name in enumerate(names, start=1):
         text = short_name(name, width)
         if text.count(_UNKNOWN) * 2 > len(text.strip()) or not text.strip():
             text = f"class {place}"
-        shown.append(text if text not in shown else f"{text} ({place})")
-    return shown
+        short.append(text if text not in short else f"{text} ({place})")
+    return short
 
 
 def plural(count: int, noun: str) -> str:
     """`1 image`, `2,000 images`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def readable(names: pd.Series) -> pd.Series:
+    """Names of the code, ``top_20_detectors``, as words."""
+    return names.astype(str).str.replace("_", " ")
+
+
+def sample_size(table: pd.DataFrame) -> str:
+    """`n` of a table of scores: `60 test images`, or from how few to how many."""
+    low, high = int(table["n"].min()), int(table["n"].max())
+    return plural(high, "test image") if low == high else f"{low:,} to {high:,} test images"
+
+
+def whiskers(table: pd.DataFrame, score: str) -> np.ndarray:
+    """From a score to the ends of its interval, for ``errorbar``; shape (2, rows)."""
+    centre = table[score].to_numpy(float)
+    low, high = table[f"{score}_low"].to_numpy(float), table[f"{score}_high"].to_numpy(float)
+    return np.clip(np.nan_to_num(np.vstack([centre - low, high - centre])), 0, None)
 
 
 def encode(
