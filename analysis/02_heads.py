@@ -25,6 +25,6 @@ print(scores.table[["head", "n", "accuracy", "accuracy_low", "accuracy_high"]].t
 print(scores.confusion("logistic").to_string())
 
 # %%
-figure = plots.head_comparison(scores.table).figure
+figure = plots.score_intervals(scores.table, "accuracy").figure
 figure.savefig(path.with_name("heads.svg"), bbox_inches="tight")
 print(path.with_name("heads.svg"))

@@ -33,7 +33,7 @@ print(detectors[["class", "neuron", "auroc", "auroc_confirmed", "p_confirmed"]].
 print(neurons.softmax_top_k(X[train], labels[train]).head(8).to_string())
 
 # %%
-figure = plots.volcano(table).figure
+figure = plots.volcano(table, alpha=0.05, min_auroc=0.7).figure
 figure.savefig(path.with_name("volcano.svg"), bbox_inches="tight")
 print(path.with_name("volcano.svg"))
 

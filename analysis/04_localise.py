@@ -37,6 +37,6 @@ detectors = where.per_image.query("method == 'detectors'").sort_values("iou")
 print(detectors[["row", "label", "iou"]].head().to_string())
 
 # %%
-figure = plots.localisation_scores(where.table).figure
+figure = plots.score_intervals(where.table, "box_accuracy").figure
 figure.savefig(path.with_name("localisation.svg"), bbox_inches="tight")
 print(path.with_name("localisation.svg"))

@@ -1,20 +1,18 @@
 """One drawing of every public figure, from planted results for any class names.
 
-A function added to ``featlab.plots`` belongs into ``CHARTS`` or ``GRIDS`` (what draws nothing, into
-``NO_FIGURES``): the tests of the figures compare them with ``plots.__all__``.
+A function added to a module of ``featlab.plots`` belongs into ``CHARTS`` or ``GRIDS``: the tests of
+the figures compare them with what the modules have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from fake_results import (
-    FakeHeads,
     FakeStore,
     make_box_laboratory,
     make_head_details,
@@ -25,11 +23,14 @@ from fake_results import (
     make_split,
 )
 
-from featlab import plots
+from featlab.plots import curves, data, gradients, network, neurons, pictures, scores
+from featlab.plots.style import GRADIENT_METHOD_NAMES
+from featlab.results.embed import Embedding
+from featlab.results.gradients import CamExamples, DamTrace
+from featlab.results.heads import HeadResults
 from featlab.results.pictures import NeuronCard
 
-NO_FIGURES = {"GRADIENT_METHOD_NAMES", "NeuronCard", "encode", "short_name", "short_names"}
-GRADIENT_METHODS = [*plots.GRADIENT_METHOD_NAMES][:4]
+GRADIENT_METHODS = [*GRADIENT_METHOD_NAMES][:4]
 
 
 class Planted:
@@ -51,7 +52,7 @@ class Planted:
         return table
 
     @cached_property
-    def heads(self) -> FakeHeads:
+    def heads(self) -> HeadResults:
         return make_heads(self.store, self.split)
 
     @cached_property
@@ -92,7 +93,7 @@ def _ablation(world: Planted, ax: Any = None) -> Any:
         for i, size in enumerate(k)
     ]
     table = pd.DataFrame(rows)
-    return plots.ablation(
+    return curves.ablation(
         table.assign(low=table["accuracy"] - 0.08, high=table["accuracy"] + 0.06), ax=ax
     )
 
@@ -104,13 +105,13 @@ def _backbones(world: Planted, ax: Any = None) -> Any:
         for head in ("logistic", "mlp")
     ]
     rows.append({"backbone": "", "head": "dummy", "n": 60, "accuracy": 0.5})
-    return plots.backbones(_intervals(pd.DataFrame(rows), "accuracy"), ax=ax)
+    return scores.backbones(_intervals(pd.DataFrame(rows), "accuracy"), ax=ax)
 
 
 def _cam_strips(world: Planted) -> Any:
     k = 3
-    return plots.cam_strips(
-        SimpleNamespace(
+    return gradients.cam_strips(
+        CamExamples(
             pictures=np.stack([make_picture(i, 96, 96) for i in range(k)]),
             labels=world.shown(k),
             true_boxes=[TRUE] * k,
@@ -123,7 +124,7 @@ def _cam_strips(world: Planted) -> Any:
 def _card(world: Planted) -> Any:
     rows = pd.DataFrame({"row": range(4), "path": "x.jpg", "label": world.shown(4)})
     name = world.classes[0]
-    return plots.neuron_card(
+    return pictures.neuron_card(
         NeuronCard(
             layer="top",
             neuron=7,
@@ -148,7 +149,7 @@ def _changes(world: Planted, ax: Any = None) -> Any:
         replicated_before=world.neurons["auroc"] > 0.75,
         replicated_after=world.neurons["auroc"] > 0.73,
     )
-    return plots.detector_changes(table, ax=ax)
+    return neurons.detector_changes(table, ax=ax)
 
 
 def _confounds(world: Planted, ax: Any = None) -> Any:
@@ -158,15 +159,15 @@ def _confounds(world: Planted, ax: Any = None) -> Any:
         for i, what in enumerate(names)
         for k, name in enumerate(world.classes[:30])
     ]
-    return plots.confounds(_intervals(pd.DataFrame(rows), "auroc"), ax=ax)
+    return scores.confounds(_intervals(pd.DataFrame(rows), "auroc"), ax=ax)
 
 
 def _dam(world: Planted) -> Any:
     rng, k, side = np.random.default_rng(1), 5, 21
     masks = rng.random((k, side, side)) < 0.1
     kept = np.arange(k) < 3
-    return plots.dam_steps(
-        SimpleNamespace(
+    return gradients.dam_steps(
+        DamTrace(
             pixels=make_picture(3, side, side),
             label=world.classes[0],
             map_shape=(7, 7),
@@ -187,26 +188,27 @@ def _dam(world: Planted) -> Any:
 def _distributions(world: Planted) -> Any:
     rows = (world.split == "confirm").to_numpy()
     detectors = world.neurons[world.neurons["detector"]]
-    return plots.activation_distributions(
+    return neurons.activation_distributions(
         world.store.activations[rows], world.labels[rows], detectors
     )
 
 
-def _embedding(world: Planted) -> Any:
+def _embedding(world: Planted) -> Embedding:
     rng = np.random.default_rng(2)
     codes = np.array([world.classes.index(label) for label in world.labels])
     centres = rng.normal(size=(len(world.classes), 2)) * 30
     points = centres[codes] + rng.normal(size=(len(codes), 2)) * 4
     coordinates = pd.DataFrame(points, columns=["tsne_1", "tsne_2"]).assign(pc1=0.0, pc2=0.0)
     grid = pd.DataFrame({"row": range(30), "x": np.arange(30) % 6, "y": np.arange(30) // 6})
-    grid.attrs["side"] = 1.0
-    return SimpleNamespace(
+    return Embedding(
         coordinates=coordinates,
         explained_variance=np.array([0.4, 0.2]),
         perplexity=30.0,
         trustworthiness={"tsne": 0.91, "pca": 0.7},
         n_neighbors=10,
         thumbnails=grid,
+        cell_side=1.0,
+        parameters={},
     )
 
 
@@ -216,17 +218,17 @@ def _faithfulness(world: Planted) -> Any:
     for score in ("deletion", "insertion", "average_drop", "increase"):
         table[score] = np.linspace(0.8, 0.2, len(table))
         table = _intervals(table, score)
-    return plots.faithfulness_scores(table)
+    return scores.faithfulness_scores(table)
 
 
 def _learning(world: Planted, ax: Any = None) -> Any:
-    return plots.learning_curve(make_head_details(world.heads).learning, ax=ax)
+    return curves.learning_curve(make_head_details(world.heads).learning, ax=ax)
 
 
 def _calibration(world: Planted, ax: Any = None) -> Any:
     table = make_head_details(world.heads).calibration
-    table.attrs.update(ece=0.03, ece_chance_high=0.042, brier=0.1)
-    return plots.calibration(table, ax=ax)
+    errors = {"ece": 0.03, "ece_chance_high": 0.042, "brier": 0.1}
+    return curves.calibration(table, ax=ax, errors=errors)
 
 
 def _localisation_titles(world: Planted) -> tuple[Any, dict[str, str]]:
@@ -240,20 +242,20 @@ def _localisation_titles(world: Planted) -> tuple[Any, dict[str, str]]:
 
 
 def _success(world: Planted, ax: Any = None) -> Any:
-    found, titles = _localisation_titles(world)
-    return plots.success_curves(found.success, titles, ax, n=60)
+    scored, titles = _localisation_titles(world)
+    return curves.success_curves(scored.success, titles, ax, n=60)
 
 
 def _thresholds(world: Planted, ax: Any = None) -> Any:
-    found, titles = _localisation_titles(world)
-    curves = found.curves
-    curves["accuracy"] = 0.8 - (curves["threshold"] - 0.3 - 0.1 * curves["method"].eq("cam")) ** 2
-    return plots.threshold_curves(curves, titles, {"cam": 0.32, "centre_gaussian": 0.5}, ax, n=60)
+    scored, titles = _localisation_titles(world)
+    table = scored.curves
+    table["accuracy"] = 0.8 - (table["threshold"] - 0.3 - 0.1 * table["method"].eq("cam")) ** 2
+    return curves.threshold_curves(table, titles, {"cam": 0.32, "centre_gaussian": 0.5}, ax, n=60)
 
 
 def _method_strips(world: Planted) -> Any:
     k, methods = 3, ["detectors combined", "first component of the class", "sum of all maps"]
-    return plots.method_strips(
+    return pictures.method_strips(
         world.pictures(k),
         {name: world.heats(k, 7, 7) for name in methods},
         labels=world.shown(k),
@@ -264,7 +266,7 @@ def _method_strips(world: Planted) -> Any:
 
 def _detector_maps(world: Planted) -> Any:
     k, labels = 4, world.shown(4)
-    return plots.detector_maps(
+    return pictures.detector_maps(
         world.pictures(k),
         world.heats(k, 3, 7, 7),
         [f"neuron {i}\n{world.shown(3)[i]}" for i in range(3)],
@@ -276,7 +278,7 @@ def _detector_maps(world: Planted) -> Any:
 
 def _localisation_examples(world: Planted) -> Any:
     k = 5
-    return plots.localisation_examples(
+    return pictures.localisation_examples(
         world.pictures(k), world.heats(k, 7, 7), [TRUE] * k, [FOUND] * k,
         [0.9, 0.7, 0.5, 0.2, 0.0], labels=world.shown(k),
     )  # fmt: skip
@@ -294,7 +296,7 @@ def _randomisation(world: Planted, ax: Any = None) -> Any:
         for stage, layer in enumerate(layers)
         for image in range(4)
     ]  # fmt: skip
-    return plots.randomisation_curves(pd.DataFrame(rows), ax=ax)
+    return curves.randomisation_curves(pd.DataFrame(rows), ax=ax)
 
 
 def _small_images(world: Planted, ax: Any = None) -> Any:
@@ -305,7 +307,7 @@ def _small_images(world: Planted, ax: Any = None) -> Any:
             "cells": ["1 × 1", "7 × 7", "7 × 7"], "n": 60, "accuracy": [0.7, 0.8, 0.95],
         }
     )  # fmt: skip
-    return plots.small_images(_intervals(table, "accuracy"), ax=ax)
+    return scores.small_images(_intervals(table, "accuracy"), ax=ax)
 
 
 def _transfer_comparison(world: Planted, ax: Any = None) -> Any:
@@ -316,7 +318,7 @@ def _transfer_comparison(world: Planted, ax: Any = None) -> Any:
             "trainable_parameters": [1281, 164097, 2562, 1483522],
         }
     )  # fmt: skip
-    return plots.transfer_comparison(_intervals(table, "accuracy"), ax=ax)
+    return scores.transfer_comparison(_intervals(table, "accuracy"), ax=ax)
 
 
 def _transfer_curves(world: Planted) -> Any:
@@ -333,70 +335,70 @@ def _transfer_curves(world: Planted) -> Any:
                 }
             )
         )  # fmt: skip
-    return plots.transfer_curves(pd.concat(parts, ignore_index=True))
+    return curves.transfer_curves(pd.concat(parts, ignore_index=True))
 
 
-# Figures of one chart: draw on the axes that they are given.
+# Figures of one chart: draw on the axes that they are given. After a dash: what else it can draw.
 CHARTS: dict[str, Callable[..., Any]] = {
     "ablation": _ablation,
     "backbones": _backbones,
-    "box_heads": lambda world, ax=None: plots.box_heads(world.boxes.heads, ax=ax),
     "calibration": _calibration,
-    "class_balance": lambda world, ax=None: plots.class_balance(
+    "class_balance": lambda world, ax=None: data.class_balance(
         world.store.images, world.split, ax=ax
     ),
     "confounds": _confounds,
-    "confusion_matrix": lambda world, ax=None: plots.confusion_matrix(
+    "confusion_matrix": lambda world, ax=None: scores.confusion_matrix(
         world.heads.confusion("logistic"), ax=ax
     ),
-    "detector_aurocs": lambda world, ax=None: plots.detector_aurocs(
+    "detector_aurocs": lambda world, ax=None: neurons.detector_aurocs(
         world.neurons[world.neurons["detector"]], ["top", "one without detectors"], ax=ax
     ),
     "detector_changes": _changes,
-    "embedding_scatter": lambda world, ax=None: plots.embedding_scatter(
+    "embedding_scatter": lambda world, ax=None: data.embedding_scatter(
         _embedding(world), world.labels, misclassified=[3, 5, 8], ax=ax
     ),
-    "embedding_thumbnails": lambda world, ax=None: plots.embedding_thumbnails(
+    "embedding_thumbnails": lambda world, ax=None: data.embedding_thumbnails(
         _embedding(world), world.pictures(30), world.labels, ax=ax
     ),
-    "entry_scores": lambda world, ax=None: plots.entry_scores(
-        world.heads.table.assign(name=world.heads.table["head"], baseline=False),
-        "accuracy",
-        "accuracy on unseen test images (share, 0-1)",
-        ax=ax,
-    ),
-    "head_comparison": lambda world, ax=None: plots.head_comparison(world.heads.table, ax=ax),
     "learning_curve": _learning,
-    "localisation_scores": lambda world, ax=None: plots.localisation_scores(
-        make_localisation(world.store, world.split).table, ax=ax
-    ),
-    "output_shape": lambda world, ax=None: plots.output_shape(
-        (7, 7, 1280), input_size=(224, 224), n_classes=len(world.classes), ax=ax
+    "output_shape": lambda world, ax=None: network.output_shape(
+        (7, 7, 1280), (224, 224), n_classes=len(world.classes), ax=ax
     ),
     "randomisation_curves": _randomisation,
-    "selected_vs_confirmed": lambda world, ax=None: plots.selected_vs_confirmed(
+    "score_intervals": lambda world, ax=None: scores.score_intervals(
+        world.heads.table, "accuracy", ax=ax
+    ),
+    "score_intervals-boxes": lambda world, ax=None: scores.score_intervals(
+        world.boxes.heads, "mean_iou", ax=ax
+    ),
+    "score_intervals-methods": lambda world, ax=None: scores.score_intervals(
+        make_localisation(world.store, world.split).table, "box_accuracy", ax=ax
+    ),
+    "score_intervals-stores": lambda world, ax=None: scores.score_intervals(
+        world.heads.table.assign(name=world.heads.table["head"], baseline=False),
+        "accuracy",
+        ax=ax,
+    ),
+    "selected_vs_confirmed": lambda world, ax=None: neurons.selected_vs_confirmed(
         world.neurons, ax=ax
     ),
     "small_images": _small_images,
     "success_curves": _success,
     "threshold_curves": _thresholds,
     "transfer_comparison": _transfer_comparison,
-    "volcano": lambda world, ax=None: plots.volcano(world.neurons, ax=ax),
+    "volcano": lambda world, ax=None: neurons.volcano(
+        world.neurons, ax=ax, alpha=0.05, min_auroc=0.7
+    ),
 }
 # Figures of several panels: make a figure of their own.
 GRIDS: dict[str, Callable[[Planted], Any]] = {
     "activation_distributions": _distributions,
-    "box_eda": lambda world: plots.box_eda(
-        world.boxes.statistics, n_images=len(world.store.images)
-    ),
+    "box_statistics": lambda world: data.box_statistics(world.boxes.statistics, n_images=len(world.store.images)),
     "cam_strips": _cam_strips,
     "dam_steps": _dam,
     "detector_maps": _detector_maps,
     "faithfulness_scores": _faithfulness,
-    "flagged_images": lambda world: plots.flagged_images(
-        world.pictures(6), [f"{name}\nlooks like {name}" for name in world.shown(6)]
-    ),
-    "gradient_maps": lambda world: plots.gradient_maps(
+    "gradient_maps": lambda world: gradients.gradient_maps(
         [make_picture(i, 64, 64) for i in range(2)],
         {
             rule: np.random.default_rng(6).normal(size=(2, 64, 64, 3))
@@ -407,8 +409,11 @@ GRIDS: dict[str, Callable[[Planted], Any]] = {
     "localisation_examples": _localisation_examples,
     "method_strips": _method_strips,
     "neuron_card": _card,
-    "sample_images": lambda world: plots.sample_images(
+    "sample_images": lambda world: pictures.sample_images(
         world.pictures(8), world.shown(8), [TRUE] * 8
+    ),
+    "sample_images-flagged": lambda world: pictures.sample_images(
+        world.pictures(6), [f"{name}\nlooks like {name}" for name in world.shown(6)]
     ),
     "transfer_curves": _transfer_curves,
 }

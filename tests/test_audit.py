@@ -23,6 +23,7 @@ from featlab.audit._strips import find_strips
 from featlab.errors import FeatlabError
 from featlab.extract import extract_maps
 from featlab.images import index_images
+from featlab.plots.style import encode
 
 # Found by eye, on the bottom 34 rows of all 357 pictures: a full-width white strip with writing.
 CAPTIONED = [
@@ -605,21 +606,21 @@ def test_confounds_are_drawn(n_classes):
     rng = np.random.default_rng(0)
     labels = np.array([f"class $_{i % n_classes}$" for i in range(120)])
     table = audit.confounds(pd.DataFrame(rng.normal(size=(120, 15))).add_prefix("border_"), labels)
-    ax = plots.confounds(table, top=5)
+    ax = plots.confounds(table, most=5)
     assert len(ax.get_yticks()) == 5 and "n = 120 images" in ax.get_title(loc="left")
-    assert ax.get_xlabel() and plots.encode(ax, "png")[:4] == b"\x89PNG"
+    assert ax.get_xlabel() and encode(ax, "png")[:4] == b"\x89PNG"
     own = Figure().add_subplot()
     assert plots.confounds(table.iloc[:0], ax=own) is own
-    plots.encode(own, "png")
+    encode(own, "png")
 
 
 def test_flagged_images_are_drawn():
     pictures = [np.zeros((40, 60, 3), np.uint8), None, np.full((90, 30, 3), 200, np.uint8)]
-    figure = plots.flagged_images(pictures, ["a.jpg\ncat?\ndog", "$x_y", ""], columns=2)
-    assert len(figure.axes) == 3 and plots.encode(figure, "png")
+    figure = plots.sample_images(pictures, ["a.jpg\ncat?\ndog", "$x_y", ""], columns=2)
+    assert len(figure.axes) == 3 and encode(figure, "png")
     assert figure.axes[0].get_title() == "a.jpg\ncat?\ndog"
     with pytest.raises(FeatlabError, match="captions has 1 entries for 3 pictures"):
-        plots.flagged_images(pictures, ["a"])
+        plots.sample_images(pictures, ["a"])
 
 
 def test_pictures_are_read_once_each(monkeypatch, picture_folder):

@@ -14,6 +14,7 @@ from featlab.boxes import geometry as bx
 from featlab.boxheads import _inputs, _linear
 from featlab.boxheads._evaluation import BASELINES
 from featlab.boxheads._inputs import POLICIES, TARGETS
+from featlab.plots.style import encode
 
 LINEAR = ("ridge_pca", "pls")
 
@@ -437,15 +438,15 @@ def test_box_statistics_are_exact():
 def test_plots_draw_results_and_nothing_else(all_heads):
     store, results = all_heads
     stats = boxheads.box_statistics(store)
-    figure = plots.box_eda(stats, n_images=130)
+    figure = plots.box_statistics(stats, n_images=130)
     assert isinstance(figure, Figure) and len(figure.axes) == 7
     assert figure.axes[0].get_title(loc="left") == "n = 120 boxes"
     assert figure.axes[3].get_title(loc="left") == "n = 130 images"
     assert figure.axes[3].patches[0].get_height() == 10  # without a box
-    axes = plots.box_heads(results.table)
+    axes = plots.score_intervals(results.table, "mean_iou")
     names = [tick.get_text() for tick in axes.get_yticklabels()]
     assert set(names) == {name.replace("_", " ") for name in results.table["head"]}
-    assert len(plots.encode(axes, "png")) > 1000 and len(plots.encode(figure, "png")) > 1000
+    assert len(encode(axes, "png")) > 1000 and len(encode(figure, "png")) > 1000
 
 
 # ----------------------------------------------------------------------------- joint head

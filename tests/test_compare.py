@@ -349,9 +349,9 @@ def test_the_figures_draw_what_the_tables_say(found):
     drawn = sum(len(dots.get_offsets()) for dots in ax.collections)
     assert drawn == len(found.detectors)
     table = found.entries.assign(baseline=False)
-    ax = plots.entry_scores(table, "accuracy", "accuracy (0-1)")
+    ax = plots.score_intervals(table, "accuracy")
     told = [text.get_text() for text in ax.texts]
-    assert told == [f"{value:.2f}" for value in found.entries["accuracy"]]
+    assert told == [f"{value:.2f}" for value in sorted(found.entries["accuracy"])[::-1]]
 
 
 def test_the_command_writes_the_page(stores, tmp_path):

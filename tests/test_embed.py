@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from featlab import FeatlabError, cli, embed, extract, images, plots
+from featlab.plots.style import encode
 
 
 def clusters(counts, width=40, gap=4.0, seed=0):
@@ -117,7 +118,7 @@ def test_what_cannot_be_embedded_is_refused(X, options, words):
 def test_thumbnails_stand_in_cells_of_their_own_near_their_image():
     X, _ = clusters([60, 50, 40])
     found = embed.embed_images(X)
-    layout, side = found.thumbnails, found.thumbnails.attrs["side"]
+    layout, side = found.thumbnails, found.cell_side
     assert layout["row"].is_unique
     centres = layout[["x", "y"]].to_numpy()
     gap = np.abs(centres[:, None] - centres[None]).max(axis=2)
@@ -301,4 +302,4 @@ def test_drawn_thumbnails_do_not_overlap():
     chosen = found.thumbnails["row"]
     only_shown = {int(row): pictures[row] for row in chosen}
     again = plots.embedding_thumbnails(found, only_shown, y)
-    assert plots.encode(ax, "png") == plots.encode(again, "png")
+    assert encode(ax, "png") == encode(again, "png")

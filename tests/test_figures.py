@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from functools import cache
-from itertools import combinations
+from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,21 @@ from matplotlib.figure import Figure
 from matplotlib.testing.compare import compare_images
 from matplotlib.text import Text
 from PIL import Image
-from planted_figures import BY_CLASS, CHARTS, FIGURES, GRIDS, NO_FIGURES, Planted
+from planted_figures import BY_CLASS, CHARTS, FIGURES, GRIDS, Planted
 
 from featlab import plots
-from featlab.plots._base import CLASS_COLOURS
+from featlab.plots import curves, data, gradients, network, neurons, pictures, scores
+from featlab.plots.style import CLASS_COLOURS, encode
 
 # Those that show names of classes, if only of a few.
-NAMED = BY_CLASS | {"dam_steps", "flagged_images", "gradient_maps", "method_strips"}
+NAMED = BY_CLASS | {"dam_steps", "gradient_maps", "method_strips", "sample_images-flagged"}
+# Every figure of the room, of whatever module.
+FUNCTIONS = {
+    name: function
+    for module in (curves, data, gradients, network, neurons, pictures, scores)
+    for name, function in inspect.getmembers(module, inspect.isfunction)
+    if function.__module__ == module.__name__ and not name.startswith("_")
+}
 STORED = Path(__file__).parent / "figures"
 RENEW = "FEATLAB_RENEW_FIGURES" in os.environ
 DPI = 60
@@ -82,6 +90,10 @@ def rendered(name: str, kind: str) -> Any:
     return canvas.get_renderer()
 
 
+def function_of(name: str) -> Any:
+    return FUNCTIONS[name.split("-")[0]]
+
+
 def figure_of(drawing: Any) -> Figure:
     return drawing if isinstance(drawing, Figure) else drawing.figure
 
@@ -94,8 +106,8 @@ def kinds(name: str) -> list[str]:
 
 
 def test_every_public_figure_is_planted():
-    assert set(plots.__all__) == set(FIGURES) | NO_FIGURES
-    assert not set(FIGURES) & NO_FIGURES
+    assert {name.split("-")[0] for name in FIGURES} == set(FUNCTIONS)
+    assert set(plots.__all__) <= set(FUNCTIONS)
     assert set(BY_CLASS) <= set(FIGURES)
 
 
@@ -151,7 +163,7 @@ def test_the_comparison_notices_a_small_change(change, kind, tmp_path):
 
 def small_png(drawing: Any) -> bytes:
     """As stored: few colours, so that even grids of photographs stay small."""
-    with Image.open(io.BytesIO(plots.encode(drawing, "png", dpi=DPI))) as picture:
+    with Image.open(io.BytesIO(encode(drawing, "png", dpi=DPI))) as picture:
         few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     few.save(buffer, "png", optimize=True)
@@ -167,7 +179,12 @@ def version() -> str:
 
 @pytest.mark.parametrize("name", sorted(CHARTS))
 def test_charts_draw_on_the_axes_they_are_given(name):
-    assert "ax" in inspect.signature(getattr(plots, name)).parameters
+    signature = inspect.signature(function_of(name))
+    assert signature.return_annotation == "Axes"
+    given = takewhile(lambda p: p.default is p.empty, signature.parameters.values())
+    after = list(signature.parameters.values())[len(list(given)) :]
+    assert (after[0].name, after[0].default) == ("ax", None)
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in after[1:])
     ax = Figure(figsize=(8, 6)).add_subplot()
     assert CHARTS[name](planted("2"), ax=ax) is ax
     assert ax.has_data()
@@ -176,9 +193,9 @@ def test_charts_draw_on_the_axes_they_are_given(name):
 
 @pytest.mark.parametrize("name", sorted(GRIDS))
 def test_grids_return_a_figure_of_several_panels(name):
-    function = getattr(plots, name)
-    assert "ax" not in inspect.signature(function).parameters
-    assert inspect.signature(function).return_annotation == "Figure"
+    signature = inspect.signature(function_of(name))
+    assert "ax" not in signature.parameters
+    assert signature.return_annotation == "Figure"
     figure = drawn(name, "2")
     assert isinstance(figure, Figure)
     assert len(figure.axes) > 1
@@ -297,7 +314,7 @@ def is_number_on_a_plane(text: Text, name: str) -> bool:
 
 @pytest.mark.parametrize("name", sorted(BY_CLASS))
 def test_hostile_names_are_text_in_the_file_and_nothing_else(name):
-    svg = plots.encode(drawn(name, "37-hostile"), "svg", text=True).decode("utf-8")
+    svg = encode(drawn(name, "37-hostile"), "svg", text=True).decode("utf-8")
     assert "<script" not in svg
     assert "<text" in svg
     assert "\\$" not in svg
@@ -306,7 +323,7 @@ def test_hostile_names_are_text_in_the_file_and_nothing_else(name):
 def test_a_pdf_holds_truetype_and_the_same_drawing_gives_the_same_bytes():
     drawing = drawn("class_balance", "2")
     for kind in ("svg", "pdf"):
-        one, other = (plots.encode(drawing, kind, text=True) for _ in range(2))
+        one, other = (encode(drawing, kind, text=True) for _ in range(2))
         assert one == other
     assert b"/FontFile2" in one
     assert b"/Type3" not in one

@@ -24,6 +24,8 @@ from featlab.finetune.transfer import detector_changes
 from featlab.pipeline import transfer_study
 from featlab.pipeline.detectors import find_detectors
 from featlab.pipeline.transfer import small_images_table
+from featlab.plots.scores import small_images, transfer_comparison
+from featlab.plots.style import encode
 from featlab.store import MapStore
 
 COUNTS = {"a": 26, "b": 38}
@@ -485,10 +487,10 @@ def test_the_saved_network_goes_through_the_same_laboratory(
     assert saved.about["fits"]["thawed"]["thawed"] == thawed.thawed
     for drawing in (
         plots.transfer_curves(saved.curves),
-        plots.transfer_comparison(saved.comparison),
+        transfer_comparison(saved.comparison),
         plots.detector_changes(saved.neurons),
     ):
-        assert len(plots.encode(drawing, "png")) > 5000
+        assert len(encode(drawing, "png")) > 5000
     (tmp_path / "study" / "transfer_curves.parquet").unlink()
     with pytest.raises(FeatlabError, match="transfer_curves.parquet is missing or damaged"):
         finetune.load_transfer(tmp_path / "study")
@@ -575,7 +577,7 @@ def test_the_table_of_small_pictures_scores_every_way_on_the_same_rows(
     with MapStore(tmp_path / "small" / "small_0.h5") as store:
         assert set(store.images["width"]) == {32}
         assert store.images["label"].tolist() == pictures["label"].tolist()
-    assert len(plots.encode(plots.small_images(table), "png")) > 5000
+    assert len(encode(small_images(table), "png")) > 5000
 
 
 def test_the_command_trains_once_and_compares(pictures, small_network, tmp_path, capsys):

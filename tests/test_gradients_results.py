@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from featlab import FeatlabError, boxes, plots
+from featlab import FeatlabError, boxes
 from featlab.backbones import load_backbone
 from featlab.cli import app
 from featlab.cli._rerun import gradient_figures, rebuilt
@@ -19,6 +19,7 @@ from featlab.extract import extract_maps
 from featlab.finetune import save_transfer
 from featlab.images import index_images
 from featlab.pipeline import analyse_gradients, load_gradients, save_gradients
+from featlab.plots.style import encode
 from featlab.results.transfer import Transfer
 from featlab.store import MapStore
 
@@ -124,7 +125,7 @@ def test_results_come_back_from_disk_and_are_drawn_without_the_network(results, 
     drawn = gradient_figures(back)
     assert len(drawn) == 8
     for name, figure in drawn.items():
-        assert len(plots.encode(figure, "png")) > 5_000, name
+        assert len(encode(figure, "png")) > 5_000, name
 
 
 def test_half_written_results_are_told(tmp_path):

@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from test_heads import problem
 from test_heads_details import results_of
 
-from featlab import FeatlabError, plots
+from featlab import FeatlabError
 from featlab.heads import (
     compare_backbones,
     compare_heads,
@@ -23,6 +23,7 @@ from featlab.heads import (
     evaluate_heads,
 )
 from featlab.heads.comparison import corrected_resampled_t, newcombe_paired, sign_flip_p
+from featlab.plots.scores import backbones
 from featlab.results.heads import HeadResults
 
 
@@ -309,7 +310,7 @@ class TestBackbones:
         assert len(found.pairs) == 2
         assert (found.pairs["p_adjusted"] < 0.001).all()
         assert (found.pairs["difference_low"] > 0).all()
-        assert isinstance(plots.backbones(table), Axes)
+        assert isinstance(backbones(table), Axes)
 
     def test_rows_are_matched_by_path(self, stores):
         turned = np.random.default_rng(1).permutation(200)

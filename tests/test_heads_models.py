@@ -321,7 +321,7 @@ class TestSaving:
 def test_calibration_plot(solved):
     results = solved[3]
     table = calibration_table(results, "logistic")
-    ax = plots.calibration(table)
+    ax = plots.calibration(table, errors=table.attrs)
     assert isinstance(ax, Axes) and ax.get_xlabel() and "n = " in ax.get_title(loc="left")
     assert "Brier score" in ax.get_title(loc="left")
     p = results.of("logistic")[[f"p:{name}" for name in results.classes]]

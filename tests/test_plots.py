@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 
 from featlab import plots
 from featlab.errors import FeatlabError
-from featlab.plots._base import fitted_name, short_name, text_width
+from featlab.plots.curves import threshold_curves
 from featlab.plots.neurons import _box
+from featlab.plots.style import encode, fitted_name, short_name, short_names, text_width
 
 MANY = HOSTILE + [f"breed_{i:02}" for i in range(30)]
 
@@ -42,11 +43,11 @@ def test_charts_return_labelled_axes_with_n(world):
     store, split, neurons, heads = world
     for ax in (
         plots.class_balance(store.images, split),
-        plots.head_comparison(heads.table),
+        plots.score_intervals(heads.table, "accuracy"),
         plots.confusion_matrix(heads.confusion("logistic")),
         plots.volcano(neurons),
         plots.selected_vs_confirmed(neurons),
-        plots.localisation_scores(make_localisation(store, split).table),
+        plots.score_intervals(make_localisation(store, split).table, "box_accuracy"),
     ):
         assert isinstance(ax, Axes)
         assert labelled(ax)
@@ -58,18 +59,18 @@ def test_given_axes_are_drawn_on(world):
     ax = Figure().add_subplot()
     assert plots.volcano(neurons, ax) is ax
     ax = Figure().add_subplot()
-    assert plots.head_comparison(heads.table, ax) is ax
+    assert plots.score_intervals(heads.table, "accuracy", ax) is ax
 
 
 def test_hostile_names_are_drawn_without_a_warning(world, recwarn):
     store, split, _, _ = world
-    assert plots.encode(plots.class_balance(store.images, split)).startswith(b"<?xml")
+    assert encode(plots.class_balance(store.images, split)).startswith(b"<?xml")
     assert not [w for w in recwarn if "Glyph" in str(w.message) or "math" in str(w.message)]
 
 
 def test_the_same_drawing_gives_the_same_bytes(world):
     _, _, _, heads = world
-    first, second = (plots.encode(plots.head_comparison(heads.table)) for _ in range(2))
+    first, second = (encode(plots.score_intervals(heads.table, "accuracy")) for _ in range(2))
     assert first == second
 
 
@@ -104,10 +105,10 @@ def test_volcano_draws_p_of_zero_above_every_other_point():
     assert max(ticks.values()) <= 30  # no number stands where the scale has ended
 
 
-def test_volcano_draws_the_cut_offs_of_the_table():
+def test_volcano_draws_the_cut_offs():
     store = FakeStore(["a", "b"], 60, 10, boxes=False)
     table = make_neurons(store, make_split(60))
-    lines = plots.volcano(table).lines
+    lines = plots.volcano(table, alpha=0.05, min_auroc=0.7).lines
     assert any(np.allclose(line.get_ydata(), -np.log10(0.05)) for line in lines)
     assert any(np.allclose(line.get_xdata(), 0.7) for line in lines)
 
@@ -116,8 +117,8 @@ def test_baselines_are_hollow_and_named():
     store = FakeStore(["a", "b"], 60, 10, boxes=False)
     split = make_split(60)
     for ax in (
-        plots.head_comparison(make_heads(store, split).table),
-        plots.localisation_scores(make_localisation(store, split).table),
+        plots.score_intervals(make_heads(store, split).table, "accuracy"),
+        plots.score_intervals(make_localisation(store, split).table, "box_accuracy"),
     ):
         assert "baseline" in [text.get_text() for text in ax.get_legend().get_texts()]
         faces = {line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"}
@@ -129,7 +130,7 @@ def test_distributions_show_the_first_detectors_of_each_class(world):
     detectors = neurons[neurons["detector"]]
     rows = (split == "confirm").to_numpy()
     labels = store.images["label"].to_numpy(str)[rows]
-    figure = plots.activation_distributions(store.activations[rows], labels, detectors, k=1)
+    figure = plots.activation_distributions(store.activations[rows], labels, detectors, most=1)
     assert isinstance(figure, Figure)
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     best = detectors.sort_values("rank").iloc[0]
@@ -161,7 +162,7 @@ def test_picture_grids_survive_missing_pictures_and_boxes():
     ]
     for figure in grids:
         assert isinstance(figure, Figure)
-        assert plots.encode(figure, "jpg").startswith(b"\xff\xd8")
+        assert encode(figure, "jpg").startswith(b"\xff\xd8")
     assert plt.get_fignums() == []
 
 
@@ -179,7 +180,7 @@ def test_right_and_wrong_are_marked():
 
 
 def test_lists_of_unequal_length_are_refused():
-    with pytest.raises(FeatlabError, match="labels has 1 entries for 2 pictures"):
+    with pytest.raises(FeatlabError, match="captions has 1 entries for 2 pictures"):
         plots.sample_images([None, None], ["a"])
     with pytest.raises(FeatlabError, match="pictures is empty"):
         plots.sample_images([], [])
@@ -189,7 +190,7 @@ def test_methods_without_a_threshold_have_no_curve_and_no_legend():
     curve = pd.DataFrame({"method": "cam", "delta": 0.5, "threshold": [0.2, 0.4], "accuracy": 0.6})
     none = curve.assign(method="whole_image", threshold=np.nan)
     titles = {"cam": "CAM", "whole_image": "(the whole picture)", "gone": "not scored"}
-    ax = plots.threshold_curves(pd.concat([curve, none]), titles, {"cam": 0.4}, n=12)
+    ax = threshold_curves(pd.concat([curve, none]), titles, {"cam": 0.4}, n=12)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["CAM"]
     assert ax.get_title(loc="left").startswith("n = 12 test images")
 
@@ -221,7 +222,7 @@ def test_boxes_of_activations_are_the_quartiles():
 
 
 def test_short_names_fit_and_stay_apart():
-    shown = plots.short_names([*HOSTILE, "n" * 299 + "m", "n" * 301], 20)
+    shown = short_names([*HOSTILE, "n" * 299 + "m", "n" * 301], 20)
     assert max(map(len, shown)) <= 20 + len(r"\$\$\$\$ (9)")
     assert len(set(shown)) == len(shown)
     assert "class 5" in shown

@@ -122,8 +122,9 @@ def boxheads(
         show(regression.table, columns)
         tables = {"box_heads": regression.table, "box_heads_images": regression.per_image}
     write_tables(output, tables | {"boxes": statistics})
+    plots = featlab.plots
     figures = {
-        "box_heads": featlab.plots.box_heads(regression.table),
-        "boxes": featlab.plots.box_eda(statistics, n_images=n_images),
+        "box_heads": plots.score_intervals(regression.table, "mean_iou"),
+        "boxes": plots.box_statistics(statistics, n_images=n_images),
     }
     write_figures(output, figures)

@@ -68,7 +68,7 @@ def heads(
         print("pairs of networks, on the same test images (Holm over all):")
         show(networks.pairs, ["head", "a", "b", *_PAIRS])
         write_tables(output, {"backbones": networks.table, "backbone_pairs": networks.pairs})
-        write_figures(output, {"backbones": featlab.plots.backbones(networks.table)})
+        write_figures(output, {"backbones": featlab.plots.scores.backbones(networks.table)})
         return
     with featlab.store.MapStore(stores[0]) as store:
         tables, figures = _one_store(store, pooling, layer, folds, curve, common, output)
@@ -126,8 +126,8 @@ def _one_store(
             tables["per_class"], ["class", "support", "recall", "precision", "f1", "confused_with"]
         )
     figures = {
-        "heads": plots.head_comparison(scores.table),
-        "calibration": plots.calibration(tables["calibration"]),
+        "heads": plots.score_intervals(scores.table, "accuracy"),
+        "calibration": plots.calibration(tables["calibration"], errors=tables["calibration"].attrs),
     }
     if curve:
         tables["learning_curve"] = room.learning_curve(

@@ -119,9 +119,9 @@ def gradient_figures(results: featlab.results.GradientResults) -> dict[str, Any]
     drawn["gradient_maps"] = plots.gradient_maps(
         examples.pictures, examples.maps, labels=examples.labels
     )
-    drawn["grad_cam_family"] = plots.cam_strips(results.cams)
-    drawn["randomisation"] = plots.randomisation_curves(results.sanity).figure
-    drawn["faithfulness"] = plots.faithfulness_scores(results.faithfulness)
+    drawn["grad_cam_family"] = plots.gradients.cam_strips(results.cams)
+    drawn["randomisation"] = plots.curves.randomisation_curves(results.sanity).figure
+    drawn["faithfulness"] = plots.scores.faithfulness_scores(results.faithfulness)
     return drawn
 
 
@@ -258,12 +258,12 @@ def _write_transfer(transfer: featlab.results.Transfer, output: Path) -> None:
     plots = featlab.plots
     drawings: dict[str, Any] = {
         "transfer_curves": plots.transfer_curves(transfer.curves),
-        "transfer_comparison": plots.transfer_comparison(transfer.comparison),
+        "transfer_comparison": plots.scores.transfer_comparison(transfer.comparison),
     }
     if transfer.neurons is not None:
         drawings["transfer_detectors"] = plots.detector_changes(transfer.neurons)
     if transfer.small_images is not None:
-        drawings["transfer_small_images"] = plots.small_images(transfer.small_images)
+        drawings["transfer_small_images"] = plots.scores.small_images(transfer.small_images)
     write_tables(output, {f"transfer_{name}": table for name, table in transfer.tables().items()})
     write_figures(output, drawings, ["png"])
 

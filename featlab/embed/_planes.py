@@ -108,6 +108,7 @@ def lay_out(
         index=pd.RangeIndex(n) if n == len(values) else chosen,
         columns=["pc1", "pc2", "tsne_1", "tsne_2"],
     )
+    thumbnails, cell_side = _thumbnails(plane, chosen)
     return Embedding(
         coordinates=coordinates,
         explained_variance=shares,
@@ -117,7 +118,8 @@ def lay_out(
             "pca": _trustworthiness(original, scores[rows, :2], k),
         },
         n_neighbors=k,
-        thumbnails=_thumbnails(plane, chosen),
+        thumbnails=thumbnails,
+        cell_side=cell_side,
         parameters={
             "n": len(values),
             "laid_out": n,
@@ -202,8 +204,8 @@ def _trustworthiness(values: Floats, plane: Floats, k: int) -> float:
     return float(trustworthiness(values, plane, n_neighbors=k))
 
 
-def _thumbnails(plane: Floats, rows: NDArray[np.intp]) -> pd.DataFrame:
-    """One image per cell of a grid over the plane: the one nearest to the cell's centre."""
+def _thumbnails(plane: Floats, rows: NDArray[np.intp]) -> tuple[pd.DataFrame, float]:
+    """One image per cell of a grid over the plane, the nearest to its centre; a cell's side."""
     low, span = plane.min(axis=0), np.ptp(plane, axis=0)
     cells = int(np.clip(round(1.2 * np.sqrt(len(plane))), *_CELLS))
     side = float(span.max()) / cells if span.max() > 0 else 1.0
@@ -222,6 +224,4 @@ def _thumbnails(plane: Floats, rows: NDArray[np.intp]) -> pd.DataFrame:
         }
     )
     nearest = table.sort_values(["off", "row"]).drop_duplicates("cell").sort_values("row")
-    result = nearest[["row", "x", "y"]].reset_index(drop=True)
-    result.attrs["side"] = side
-    return result
+    return nearest[["row", "x", "y"]].reset_index(drop=True), side

@@ -23,7 +23,6 @@ from featlab.plots.style import (
     legend,
     new_axes,
     plural,
-    readable,
     short_name,
     short_names,
     whiskers,
@@ -31,7 +30,7 @@ from featlab.plots.style import (
 
 
 def calibration(
-    table: pd.DataFrame, ax: Axes | None = None, *, errors: Mapping[str, float] | None = None
+    table: pd.DataFrame, ax: Axes | None = None, *, errors: Mapping[Any, float] | None = None
 ) -> Axes:
     """Reliability: how often the head is right against how sure it is.
 

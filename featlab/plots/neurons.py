@@ -282,7 +282,7 @@ def detector_changes(
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     replicated = list(zip(alive["replicated_before"], alive["replicated_after"], strict=True))
     for order, (state, (text, colour, marker)) in enumerate(_STATES.items(), start=2):
-        mine = np.array([bool(a) == state[0] and bool(b) == state[1] for a, b in replicated], dtype=bool)
+        mine = np.array([(bool(a), bool(b)) == state for a, b in replicated], dtype=bool)
         if mine.any():
             ax.scatter(
                 alive["auroc_before"][mine], alive["auroc_after"][mine], s=16, color=colour,

@@ -30,8 +30,8 @@ from featlab.plots.style import (
     text_width,
     whiskers,
 )
+from featlab.results.heads import BASELINE_HEADS
 
-_BASELINE_HEADS = ("dummy", "colour_histogram")
 _STORED_MAPS_HEADS = ("logistic", "mlp")
 _SCORES = {
     "accuracy": "accuracy on unseen test images (share, 0-1)",
@@ -50,7 +50,7 @@ _FLAT_NAME = 0.9  # inches that a name may take below one of two columns; 0.6 be
 
 
 def score_intervals(
-    table: pd.DataFrame, score: str = "accuracy", ax: Axes | None = None, *, xlabel: str = ""
+    table: pd.DataFrame, score: str, ax: Axes | None = None, *, xlabel: str = ""
 ) -> Axes:
     """A score and its interval of every head, method or store, the best on top.
 
@@ -70,7 +70,7 @@ def score_intervals(
     if "baseline" in best_first:
         baseline = best_first["baseline"].to_numpy(bool)
     else:
-        baseline = best_first[kind].isin(_BASELINE_HEADS).to_numpy()
+        baseline = best_first[kind].isin(BASELINE_HEADS).to_numpy()
     groups = [
         (~baseline, BLUE, BLUE, "from the maps, 95 % interval"),
         (baseline, MUTED, "white", "baseline"),
@@ -149,7 +149,7 @@ def backbones(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ``heads.BackboneComparison.table``: ``backbone, head, n, accuracy, accuracy_low,
         accuracy_high``. Networks are sorted by their best head.
     """
-    baseline = table["head"].isin(_BASELINE_HEADS)
+    baseline = table["head"].isin(BASELINE_HEADS)
     networks = table[~baseline].groupby("backbone")["accuracy"].max()
     order = networks.sort_values(ascending=False, kind="stable").index.tolist()
     heads = table.loc[~baseline, "head"].drop_duplicates().tolist()
@@ -253,8 +253,9 @@ def confounds(table: pd.DataFrame, ax: Axes | None = None, *, most: int = 12) ->
         of_class = rows[rows["class"].astype(str) == name]
         shift = 0.0 if is_many else (k - (len(classes) - 1) / 2) * step
         ax.errorbar(
-            of_class["auroc"], [places[s] + shift for s in of_class["statistic"]], xerr=whiskers(of_class, "auroc"),
-            fmt="o", color=colours[name], markersize=4.5, elinewidth=1.3, label=labels[name],
+            of_class["auroc"], [places[s] + shift for s in of_class["statistic"]],
+            xerr=whiskers(of_class, "auroc"), fmt="o", color=colours[name], markersize=4.5,
+            elinewidth=1.3, label=labels[name],
         )  # fmt: skip
     ax.set_yticks(range(len(statistics)), short_names(names, 40))
     ax.set_ylim(max(len(statistics), 1) - 0.5, -0.5)
@@ -323,9 +324,10 @@ def _dots(
 ) -> Axes:
     """A dot, an interval and a note per row; of each group its rows, colour, filling and legend."""
     names = short_names(names, 48)
-    # Names take their room beside the axes, over which title and legend share a line.
-    width = sum(max((text_width(text, 8.5) for text in side), default=0) for side in (names, notes))
-    ax = new_axes(ax, max(5.5 + width, 7), 1.3 + 0.32 * len(table))
+    # Names and notes take their room beside the axes, over which title and legend share a line.
+    beside = sum(max((text_width(t, 8.5) for t in texts), default=0) for texts in (names, notes))
+    above = 2.7 + sum(text_width(label, 8.5) + 0.45 for rows, *_, label in groups if rows.any())
+    ax = new_axes(ax, max(max(above, 5.5) + beside, 7), 1.3 + 0.32 * len(table))
     y = np.arange(len(table))
     for rows, colour, fill, label in groups:
         if not rows.any():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from featlab import plots
+from featlab.plots.curves import threshold_curves
 from featlab.report import _words as words
 from featlab.report._drawing import Drawing, drawing
 from featlab.results.analysis import Results
@@ -35,7 +36,7 @@ def _box_eda(results: Results) -> Drawing | None:
         return None
     mean = float(boxes.statistics["area"].median())
     return drawing(
-        plots.box_eda(boxes.statistics, n_images=len(results.store.images)),
+        plots.box_statistics(boxes.statistics, n_images=len(results.store.images)),
         f"Size, shape and place of {len(boxes.statistics)} boxes; half cover less than "
         f"{words.percent(mean)} of their picture.",
         "The ground-truth boxes: size, shape, number and place, in units of the picture.",
@@ -52,7 +53,9 @@ def _box_heads(results: Results) -> Drawing | None:
         for _, r in boxes.heads.iterrows()
     )
     return drawing(
-        plots.box_heads(boxes.heads.assign(head=boxes.heads["head"].map(words.box_head))),
+        plots.score_intervals(
+            boxes.heads.assign(head=boxes.heads["head"].map(words.box_head)), "mean_iou"
+        ),
         f"Mean IoU of boxes by regression on test images: {told}.",
         "Boxes by regression on the stored maps, learnt from train and confirm images with boxes, "
         "on test images, with 95 % intervals. Hollow: baselines.",
@@ -69,7 +72,9 @@ def _localisation(results: Results) -> Drawing | None:
         for _, r in table.iterrows()
     )
     return drawing(
-        plots.localisation_scores(table.assign(method=table["method"].map(words.method))),
+        plots.score_intervals(
+            table.assign(method=table["method"].map(words.method)), "box_accuracy"
+        ),
         f"Box accuracy of each method on test images: {told}.",
         "Share of test images whose box is found (IoU ≥ 0.5), the class being known, with 95 % "
         "intervals. Hollow: baselines.",
@@ -104,7 +109,7 @@ def _thresholds(results: Results) -> Drawing | None:
         return None
     chosen = dict(zip(table["method"].astype(str), table["threshold"], strict=True))
     return drawing(
-        plots.threshold_curves(
+        threshold_curves(
             results.localisation.curves,
             _curve_titles(results.localisation),
             chosen,

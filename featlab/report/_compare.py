@@ -10,6 +10,7 @@ import pandas as pd
 
 from featlab import plots
 from featlab.errors import FeatlabError
+from featlab.plots.style import short_names
 from featlab.report import _compare_words as told
 from featlab.report import _words as words
 from featlab.report._compare_tables import tables
@@ -99,7 +100,7 @@ def _heads(comparison: Comparison) -> Drawing:
     names = table["backbone"].where(network, table["head"].map(words.readable))
     shown = table.assign(name=names, baseline=~network).sort_values("baseline", kind="stable")
     return drawing(
-        plots.entry_scores(shown, "accuracy", "accuracy on unseen test images (share, 0-1)"),
+        plots.score_intervals(shown, "accuracy"),
         f"Accuracy of the logistic head on each: {listed}.",
         "Accuracy of the logistic head on unseen test images, with 95 % intervals. Hollow: what "
         "one gets without a network.",
@@ -132,11 +133,7 @@ def _boxes(comparison: Comparison) -> Drawing | None:
         f"{r['name']} {words.scored(r, 'box_accuracy')}" for _, r in entries.iterrows()
     )
     return drawing(
-        plots.entry_scores(
-            pd.concat([ours, rival], ignore_index=True),
-            "box_accuracy",
-            "box accuracy (share of test images with IoU ≥ 0.5, 0-1)",
-        ),
+        plots.score_intervals(pd.concat([ours, rival], ignore_index=True), "box_accuracy"),
         f"Box accuracy on test images: {listed}.",
         "Share of test images whose box is found, each entry with the map method that was best on "
         "the confirm images, with 95 % intervals. Hollow: the best baseline.",
@@ -170,7 +167,7 @@ def _strips(comparison: Comparison) -> Drawing | None:
     if strips is None or not strips.pictures:
         return None
     names = list(strips.heats)[:MAX_SHOWN]
-    shown: dict[str, Any] = dict(zip(names, plots.short_names(names, 34), strict=True))
+    shown: dict[str, Any] = dict(zip(names, short_names(names, 34), strict=True))
     rest = len(strips.heats) - len(names)
     return drawing(
         plots.method_strips(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from markupsafe import Markup
 
-from featlab import plots
+from featlab.plots.style import short_name
 from featlab.report import _compare_words as told
 from featlab.report import _words as words
 from featlab.report._grids import Grid, grid
@@ -146,7 +146,7 @@ def _pairs(pairs: pd.DataFrame) -> Grid | None:
         rows.append(cells)
     columns = ["Against", f"Lead in {what} (points)", *["in mean IoU"] * iou]
     return grid(
-        f"“{plots.short_name(pairs['a'].iloc[0], 60)}” and the others on the same test images "
+        f"“{short_name(pairs['a'].iloc[0], 60)}” and the others on the same test images "
         f"(Holm over {words.plural(len(pairs), 'comparison')})",
         [*columns, f"Only one {found}", "Test", "Adjusted p"],
         rows,

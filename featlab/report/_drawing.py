@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from featlab import plots
+from featlab.plots.style import encode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ class Drawing:
     def uri(self) -> str:
         """The figure as the page holds it."""
         kind = "jpg" if self.pictures else "svg"
-        data = plots.encode(self.drawn, kind, dpi=self.dpi)
+        data = encode(self.drawn, kind, dpi=self.dpi)
         return f"data:{_MEDIA[kind]};base64,{base64.b64encode(data).decode('ascii')}"
 
     @property

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featlab import plots
 from featlab.errors import FeatlabError
+from featlab.plots.style import encode
 from featlab.report import (
     _box_figures,
     _glance,
@@ -107,7 +107,7 @@ def save_figure(drawn: Axes | Figure, path: str | os.PathLike[str], *, dpi: int 
     kind = path.suffix.removeprefix(".")
     if kind not in FORMATS:
         raise FeatlabError(f"path must end in .{', .'.join(FORMATS)}, got {path}.")
-    data = plots.encode(drawn, kind, dpi=dpi, text=True)
+    data = encode(drawn, kind, dpi=dpi, text=True)
     replace(path, lambda file: file.write_bytes(data))
     return path
 

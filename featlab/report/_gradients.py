@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from featlab import plots
+from featlab.plots.curves import randomisation_curves
+from featlab.plots.gradients import cam_strips
+from featlab.plots.scores import faithfulness_scores
 from featlab.report import _words as words
 from featlab.report._drawing import Drawing, drawing
 from featlab.report._grids import Grid, grid
@@ -29,7 +32,7 @@ def figures(results: Results) -> dict[str, Any]:
             file="gradient_maps",
         ),
         "randomisation": drawing(
-            plots.randomisation_curves(found.sanity),
+            randomisation_curves(found.sanity),
             "Rank correlation of gradient maps with those of networks whose weights are shuffled.",
             "A map that explains the trained network must change when its weights are shuffled, "
             "from the last layer down. A curve that stays up shows edges of the picture, not what "
@@ -37,14 +40,14 @@ def figures(results: Results) -> dict[str, Any]:
             file="gradient_randomisation",
         ),
         "cam_family": drawing(
-            plots.cam_strips(found.cams),
+            cam_strips(found.cams),
             "Heat maps and boxes of the Grad-CAM family on test images.",
             "The Grad-CAM family on test images. White: true boxes; blue: predicted.",
             "jpg",
             file="grad_cam_family",
         ),
         "faithfulness": drawing(
-            plots.faithfulness_scores(found.faithfulness),
+            faithfulness_scores(found.faithfulness),
             "Deletion, insertion, average drop and increase of each heat map.",
             "Does the heat map name the pixels that the head uses? Deleting what is hot should "
             "lower the probability fast (low is good), inserting it raise it fast (high is good); "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from featlab import plots
+from featlab.plots.network import output_shape
 from featlab.report import _words as words
 from featlab.report._drawing import Drawing, drawing
 from featlab.results.analysis import Results
@@ -31,9 +32,9 @@ def _shape(results: Results) -> Drawing | None:
     h, w, c = results.store.map_shape()
     height, width = (int(side) for side in size)
     return drawing(
-        plots.output_shape(
+        output_shape(
             (h, w, c),
-            input_size=(height, width),
+            (height, width),
             n_classes=results.store.images["label"].nunique(),
         ),
         f"From left to right: a picture of {height} × {width} pixels, the frozen network, a stack "
@@ -79,7 +80,7 @@ def _heads(results: Results) -> Drawing | None:
         f"{words.readable(r['head'])} {words.scored(r, 'accuracy')}" for _, r in table.iterrows()
     )
     return drawing(
-        plots.head_comparison(table),
+        plots.score_intervals(table, "accuracy"),
         f"Accuracy of each head on unseen test images: {told}.",
         "Accuracy on unseen test images, with 95 % intervals. Hollow: what one gets without the "
         "network.",
@@ -107,7 +108,7 @@ def _calibration(results: Results) -> Drawing | None:
     if details is None or details.calibration.empty:
         return None
     return drawing(
-        plots.calibration(details.calibration),
+        plots.calibration(details.calibration, errors=details.calibration.attrs or None),
         f"Accuracy of the {words.readable(details.head)} head against its own probability.",
         f"Does the {words.readable(details.head)} head know when it is wrong? How often it is "
         "right where it is so sure.",

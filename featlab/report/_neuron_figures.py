@@ -6,6 +6,7 @@ import numpy as np
 
 from featlab import plots
 from featlab.arguments import confirmed_detectors, selected_detectors
+from featlab.plots.style import short_names
 from featlab.report import _words as words
 from featlab.report._drawing import Drawing, drawing
 from featlab.results.analysis import Results
@@ -34,7 +35,9 @@ def _volcano(results: Results) -> Drawing | None:
     if table["auroc"].notna().sum() == 0:
         return None
     return drawing(
-        plots.volcano(table),
+        plots.volcano(
+            table, alpha=table.attrs.get("alpha"), min_auroc=table.attrs.get("min_auroc")
+        ),
         f"Volcano plot of {len(table)} pairs of class and neuron; "
         f"{int(table['detector'].eq(True).sum())} are selected as detectors.",
         "Every neuron against every class, on train images: effect to the right, evidence upwards. "
@@ -87,7 +90,7 @@ def _detector_maps(examples: Examples | None, n: int, head: str) -> Drawing | No
         return None
     shown = examples.first(n)
     classes = sorted({name for name, _ in shown.neurons})
-    short = dict(zip(classes, plots.short_names(classes, 16), strict=True))
+    short = dict(zip(classes, short_names(classes, 16), strict=True))
     captions = [f"neuron {neuron}\n{short[name]}" for name, neuron in shown.neurons]
     figure = plots.detector_maps(
         shown.pictures,

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from featlab import plots
+from featlab.plots.scores import small_images, transfer_comparison
 from featlab.report import _words as words
 from featlab.report._drawing import drawing
 from featlab.report._grids import Grid, grid
@@ -28,7 +29,7 @@ def figures(results: Results) -> dict[str, Any]:
         return {}
     drawn: dict[str, Any] = {
         "transfer": drawing(
-            plots.transfer_comparison(found.comparison),
+            transfer_comparison(found.comparison),
             "Accuracy of both options of transfer learning and of the scikit-learn heads.",
             "Both options of transfer learning beside the heads on stored maps: the same split, "
             "test images that none of them saw.",
@@ -52,7 +53,7 @@ def figures(results: Results) -> dict[str, Any]:
         )
     if found.small_images is not None:
         drawn["small_images"] = drawing(
-            plots.small_images(found.small_images),
+            small_images(found.small_images),
             "Accuracy from small copies of the pictures, with and without up-sampling.",
             "Small pictures: the same network as they are, and up-sampled to its own size.",
             file="transfer_small_images",

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from featlab import plots
 from featlab.arguments import confirmed_detectors, selected_detectors
+from featlab.plots.style import GRADIENT_METHOD_NAMES
 from featlab.results.analysis import Results
 from featlab.results.heads import BASELINE_HEADS
 
@@ -138,7 +138,7 @@ def method(identifier: object) -> str:
     base = str(identifier).removesuffix("_refined")
     if base != str(identifier):
         return f"{method(base)}, corrected"
-    names = plots.GRADIENT_METHOD_NAMES | _METHODS
+    names = GRADIENT_METHOD_NAMES | _METHODS
     return names.get(str(identifier), readable(identifier))
 
 

@@ -53,7 +53,9 @@ class Embedding:
         Neighbours that the trustworthiness looks at.
     thumbnails : DataFrame
         ``row, x, y``: images to show as thumbnails on the t-SNE plane, one per cell of a square
-        grid, and the centres of their cells; ``attrs["side"]`` is the side of a cell.
+        grid, and the centres of their cells.
+    cell_side : float
+        Side of a cell of that grid, in units of the plane.
     parameters : dict of str to object
         What made the embedding.
     """
@@ -64,6 +66,7 @@ class Embedding:
     trustworthiness: dict[str, float]
     n_neighbors: int
     thumbnails: pd.DataFrame
+    cell_side: float
     parameters: dict[str, Any]
 
     def __len__(self) -> int:
