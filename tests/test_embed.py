@@ -274,7 +274,7 @@ def test_every_class_has_a_look_of_its_own(n_classes):
     assert "of variance" in plots.embedding_scatter(found, y, plane="pca").get_xlabel()
     numbers = [text for text in ax.texts if text.get_text().isdigit()]
     assert len(numbers) == (40 if n_classes == 40 else 0)
-    with pytest.raises(FeatlabError, match="'tsne' or 'pca', got 'umap'"):
+    with pytest.raises(FeatlabError, match="plane must be one of tsne, pca, got 'umap'"):
         plots.embedding_scatter(found, y, plane="umap")
     with pytest.raises(FeatlabError, match="labels has 1 entries"):
         plots.embedding_scatter(found, ["a"])
