@@ -393,7 +393,9 @@ CHARTS: dict[str, Callable[..., Any]] = {
 # Figures of several panels: make a figure of their own.
 GRIDS: dict[str, Callable[[Planted], Any]] = {
     "activation_distributions": _distributions,
-    "box_statistics": lambda world: data.box_statistics(world.boxes.statistics, n_images=len(world.store.images)),
+    "box_statistics": lambda world: data.box_statistics(
+        world.boxes.statistics, n_images=len(world.store.images)
+    ),
     "cam_strips": _cam_strips,
     "dam_steps": _dam,
     "detector_maps": _detector_maps,
