@@ -288,13 +288,14 @@ def test_an_image_counts_by_the_best_of_its_boxes_whichever_was_learned():
 
 
 def test_the_tables_of_heads_and_heat_maps_agree_on_the_baselines():
-    """Several boxes an image, boxes of another class: one truth, one mean box."""
+    """Several boxes an image, boxes of another class and empty ones: one truth, one mean box."""
     store = scene_store(distractors=True, groups=True)
     foreign = store.boxes.drop_duplicates("image", keep="last").iloc[::3]
     foreign = foreign.assign(
         label=np.where(foreign["label"] == "cat", "dog", "cat"), xmin=0.0, ymin=0.0
     )
-    store.boxes = pd.concat([store.boxes, foreign], ignore_index=True)
+    empty = foreign.assign(label=store.images["label"].to_numpy()[foreign["image"]], xmax=0.0)
+    store.boxes = pd.concat([store.boxes, foreign, empty], ignore_index=True)
     sides = sides_of(len(store), 3)
     regression = evaluate(store, heads=(), n_boot=1000).table.set_index("head")
     heat_maps = localise.evaluate_localisation(store, sides, methods=["sum"]).table.set_index(

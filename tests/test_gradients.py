@@ -7,6 +7,7 @@ import pytest
 
 from featlab import FeatlabError, gradients
 from featlab.backbones import load_backbone
+from featlab.gradients._backward import RULES, layer_gradients
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
@@ -176,7 +177,7 @@ def test_a_network_without_rectifiers_or_with_hidden_ones_is_refused():
     x = keras.layers.Conv2D(2, 1, activation="relu")(inputs)
     with pytest.raises(FeatlabError, match="inside the code of a layer"):
         gradients.guided(keras.Model(inputs, Hidden()(x)))
-    with pytest.raises(FeatlabError, match="others must be 'refuse' or 'keep', got 'skip'"):
+    with pytest.raises(FeatlabError, match="others must be one of refuse, keep, got 'skip'"):
         gradients.guided(smooth, others="skip")
 
 
@@ -238,24 +239,24 @@ def test_plain_gradients_agree_with_finite_differences():
     head = network.head
     scores = {
         "classes": lambda p: head.logits(network.pooled(p))[[0, 1], [2, 0]],
-        "neurons": lambda p: network.pooled(p)[[0, 1], [4, 1]],
+        "channels": lambda p: network.pooled(p)[[0, 1], [4, 1]],
         "units": lambda p: network.maps(p)[[0, 1], [2, 5], [3, 0], [1, 4]],
     }
     targets = {
         "classes": ["class 2", "class 0"],
-        "neurons": [4, 1],
+        "channels": [4, 1],
         "units": [[2, 3, 1], [5, 0, 4]],
     }
     for target, value in targets.items():
-        found = gradients.input_gradients(network, pixels, **{target: value})
+        analytic = gradients.input_gradients(network, pixels, **{target: value})
         # The pixels of the largest gradient: differences of float32 outputs lose the small ones.
-        for at in np.argsort(-np.abs(found).reshape(2, -1), axis=1)[:, :5].T:
-            place = np.unravel_index(at, found.shape[1:])
+        for at in np.argsort(-np.abs(analytic).reshape(2, -1), axis=1)[:, :5].T:
+            place = np.unravel_index(at, analytic.shape[1:])
             up, down = pixels.copy(), pixels.copy()
             up[(np.arange(2), *place)] += 2
             down[(np.arange(2), *place)] -= 2
             numeric = (scores[target](up) - scores[target](down)) / 4
-            np.testing.assert_allclose(found[(np.arange(2), *place)], numeric, rtol=0.01)
+            np.testing.assert_allclose(analytic[(np.arange(2), *place)], numeric, rtol=0.01)
 
 
 def test_a_neuron_is_the_mean_of_its_units_and_a_class_the_weighted_sum_of_neurons():
@@ -263,9 +264,9 @@ def test_a_neuron_is_the_mean_of_its_units_and_a_class_the_weighted_sum_of_neuro
     h, w, c = 6, 6, 5
     units = np.array([[i, j, 3] for i in range(h) for j in range(w)])
     alone = gradients.input_gradients(network, np.repeat(pixels, h * w, 0), units=units)
-    neuron = gradients.input_gradients(network, pixels, neurons=[3])
+    neuron = gradients.input_gradients(network, pixels, channels=[3])
     np.testing.assert_allclose(alone.mean(0), neuron[0], rtol=1e-4, atol=1e-7)
-    neurons = gradients.input_gradients(network, np.repeat(pixels, c, 0), neurons=np.arange(c))
+    neurons = gradients.input_gradients(network, np.repeat(pixels, c, 0), channels=np.arange(c))
     of_class = gradients.input_gradients(network, pixels, classes=["class 1"])
     weighted = np.tensordot(network.head.coef[1], neurons, 1)
     np.testing.assert_allclose(weighted, of_class[0], rtol=1e-4, atol=1e-7)
@@ -320,7 +321,7 @@ def test_a_keras_file_of_the_user_goes_all_the_way(tmp_path):
     outer.save(tmp_path / "mine.keras")
     backbone = load_backbone(tmp_path / "mine.keras")
     coef = np.random.default_rng(0).normal(size=(3, 4))
-    network = gradients.attach_head(backbone, "abc", coef, np.zeros(3))
+    network = gradients.attach_head(backbone, list("abc"), coef, np.zeros(3))
     assert network.layer == "out"
     assert network.guided.n_patched == 3
     pixels = pictures(2)
@@ -337,7 +338,7 @@ def test_a_nested_network_may_be_the_layer_that_the_head_stands_on():
     nested, flat, pixels = headed(model), headed(inner), pictures(2)
     assert nested.layer == inner.name
     assert nested.guided.n_patched == 2
-    for rule in gradients.RULES:
+    for rule in RULES:
         found, expected = (
             gradients.input_gradients(net, pixels, units=[[1, 2, 3], [0, 0, 1]], rule=rule)
             for net in (nested, flat)
@@ -350,13 +351,18 @@ def test_a_nested_network_may_be_the_layer_that_the_head_stands_on():
     ("options", "words"),
     [
         ({"classes": ["class 9"]}, "classes must be from class 0, class 1, class 2"),
-        ({"neurons": [5]}, "neurons must lie in 0 … 4, got up to 5"),
+        ({"channels": [5]}, "channels must lie in 0 … 4, got 5"),
         ({"units": [[0, 6, 0]]}, r"units must be rows of \(row, column, neuron\) within"),
         ({"units": [[0, 0, 0]], "layer": "nothing"}, "layers must name layers of .*got 'nothing'"),
-        ({"neurons": [0], "classes": ["class 0"]}, "exactly one of classes, neurons and units"),
+        ({"channels": [0], "classes": ["class 0"]}, "exactly one of classes, channels and units"),
         ({}, "got none"),
         ({"classes": ["class 0"], "rule": "magic"}, "rule must be one of plain, input, guided"),
-        ({"classes": ["class 0"] * 2}, r"one entry per picture \(1\), got 2"),
+        ({"classes": ["class 0"] * 2}, r"classes must have one entry per image \(1\), got \(2,\)"),
+        ({"classes": "class 0"}, r"classes must have one entry per image \(1\), got \(\)"),
+        ({"classes": ["class 0"], "layer": "first"}, "classes are scored at 'last'"),
+        ({"channels": [0, 1]}, r"channels must have one entry per picture \(1\), got 2"),
+        ({"channels": [0.5]}, "channels must be row numbers or a mask, got float64"),
+        ({"units": [[0, 0.5, 0]]}, "units must be rows .* whole numbers, got float64"),
         ({"classes": ["class 0"], "batch_size": 0}, "batch_size must be at least 1"),
     ],
 )
@@ -368,11 +374,45 @@ def test_wrong_requests_are_told_in_one_sentence(options, words):
 
 def test_wrong_heads_and_pictures_are_told():
     model = small_network()
+    with pytest.raises(FeatlabError, match="classes must be a list of names, .*, got 'ab'"):
+        gradients.attach_head(model, "ab", np.zeros((2, 5)), np.zeros(2))
+    with pytest.raises(FeatlabError, match="a head needs each class once, got a, b, a"):
+        gradients.attach_head(model, ["a", "b", "a"], np.zeros((3, 5)), np.zeros(3))
     with pytest.raises(FeatlabError, match="the head has 4 weights per class"):
-        gradients.attach_head(model, "ab", np.zeros((2, 4)), np.zeros(2))
+        gradients.attach_head(model, ["a", "b"], np.zeros((2, 4)), np.zeros(2))
     with pytest.raises(FeatlabError, match="each other's negative"):
-        gradients.attach_head(model, "ab", np.ones((2, 5)), np.zeros(2))
+        gradients.attach_head(model, ["a", "b"], np.ones((2, 5)), np.zeros(2))
     with pytest.raises(FeatlabError, match="at least two classes"):
-        gradients.attach_head(model, "a", np.ones((1, 5)), np.zeros(1))
+        gradients.attach_head(model, ["a"], np.ones((1, 5)), np.zeros(1))
     with pytest.raises(FeatlabError, match=r"pixels must be uint8 of shape \(b, 12, 12, 3\)"):
-        gradients.input_gradients(headed(model), pictures(1, 10), neurons=[0])
+        gradients.input_gradients(headed(model), pictures(1, 10), channels=[0])
+
+
+@pytest.mark.parametrize("given", [["class 1"], ["class 1"] * 3, "class 1"])
+def test_one_class_is_not_stretched_over_all_pictures(given):
+    network, pixels = headed(small_network()), pictures(2)
+    for ask in (
+        lambda: layer_gradients(network, pixels, given),
+        lambda: gradients.cam_heats(network, pixels, given),
+        lambda: gradients.randomisation_check(network, pixels, given, n_stages=1),
+        lambda: gradients.faithfulness(network, pixels, {}, given, n_steps=1),
+    ):
+        with pytest.raises(FeatlabError, match=r"classes must have one entry per image \(2\)"):
+            ask()
+
+
+def test_channels_may_be_a_mask_and_classes_numbers():
+    network, pixels = headed(small_network()), pictures(1)
+    mask = np.arange(5) == 3
+    np.testing.assert_array_equal(
+        gradients.input_gradients(network, pixels, channels=mask),
+        gradients.input_gradients(network, pixels, channels=[3]),
+    )
+    rng = np.random.default_rng(0)
+    numbered = gradients.attach_head(
+        small_network(), [0, 1, 2], rng.normal(size=(3, 5)), np.zeros(3)
+    )
+    np.testing.assert_array_equal(
+        gradients.input_gradients(numbered, pixels, classes=[2]),
+        gradients.input_gradients(numbered, pixels, classes=["2"]),
+    )

@@ -11,7 +11,15 @@ from scipy import stats
 
 from featlab import FeatlabError, gradients
 from featlab.boxes import geometry as bx
-from featlab.gradients import DAM_PRESETS, DamParameters
+from featlab.gradients import DamParameters
+from featlab.gradients._backward import layer_gradients
+from featlab.gradients.dam import (
+    DAM_PRESETS,
+    enclosing_box,
+    masked_losses,
+    percentile_mask,
+    top_units,
+)
 from featlab.localise.heat import cam_heat
 
 keras = pytest.importorskip("keras")
@@ -71,12 +79,12 @@ def test_on_the_maps_of_a_linear_head_the_family_is_cam_up_to_scale():
     net, pixels = network(), noise(4)
     classes = ["class 0", "class 1", "class 2", "class 1"]
     heats = gradients.cam_heats(net, pixels, classes, batch_size=3)
-    cam = cam_heat(net.maps(pixels), net.head.coef[net.head.codes(classes)])
+    cam = cam_heat(net.maps(pixels), net.head.coef[net.head.codes(classes, len(pixels))])
     assert (cam < 0).any() and (cam > 0).any()
     cells = cam[0].size
     np.testing.assert_allclose(heats["hires_cam"], cam / cells, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(heats["grad_cam"], np.maximum(cam, 0) / cells, rtol=1e-4, atol=1e-7)
-    positive = np.maximum(net.head.coef[net.head.codes(classes)], 0)
+    positive = np.maximum(net.head.coef[net.head.codes(classes, len(pixels))], 0)
     np.testing.assert_allclose(
         heats["layer_cam"], cam_heat(net.maps(pixels), positive) / cells, rtol=1e-4, atol=1e-7
     )
@@ -84,7 +92,7 @@ def test_on_the_maps_of_a_linear_head_the_family_is_cam_up_to_scale():
 
 def test_an_earlier_layer_follows_the_formulas_of_the_papers():
     net, pixels = network(), noise(2)
-    maps, gradient = gradients.layer_gradients(net, pixels, ["class 2", "class 0"], layer="first")
+    maps, gradient = layer_gradients(net, pixels, ["class 2", "class 0"], layer="first")
     assert maps.shape == gradient.shape == (2, 16, 16, 6)
     heats = gradients.cam_heats(net, pixels, ["class 2", "class 0"], layer="first")
     for i in range(2):
@@ -107,7 +115,7 @@ def test_an_earlier_layer_follows_the_formulas_of_the_papers():
 def test_the_gradient_at_a_layer_is_that_of_the_logit():
     """Activation times gradient over an earlier layer sums to the input's, by the chain rule."""
     net, pixels = network(), noise(1)
-    maps, gradient = gradients.layer_gradients(net, pixels, ["class 1"], layer="pool")
+    maps, gradient = layer_gradients(net, pixels, ["class 1"], layer="pool")
     kernel, bias = net.model.get_layer("second").get_weights()
     step = 1e-2
     at = np.unravel_index(np.abs(gradient).argmax(), gradient.shape)
@@ -129,26 +137,41 @@ def test_layers_beyond_the_head_and_unknown_methods_are_told():
         gradients.cam_heats(net, pixels, ["class 0"], methods=["cam"])
     with pytest.raises(FeatlabError, match="layers must name layers of"):
         gradients.cam_heats(net, pixels, ["class 0"], layer="nothing")
+    with pytest.raises(FeatlabError, match="rules must be from plain, input, guided, got 'magic'"):
+        gradients.randomisation_check(net, pixels, ["class 0"], rules=["plain", "magic"])
+    with pytest.raises(FeatlabError, match="n_stages must be at least 1, got 0"):
+        gradients.randomisation_check(net, pixels, ["class 0"], n_stages=0)
+    with pytest.raises(FeatlabError, match="batch_size must be at least 1"):
+        gradients.cam_heats(net, pixels, ["class 0"], batch_size=0)
+
+
+def test_a_single_method_or_rule_may_be_named():
+    net, pixels = network(), noise(1)
+    assert list(gradients.cam_heats(net, pixels, ["class 0"], methods="grad_cam")) == ["grad_cam"]
+    with pytest.raises(FeatlabError, match="methods must be from grad_cam.*got 'sum'"):
+        gradients.cam_heats(net, pixels, ["class 0"], methods="sum")
+    table = gradients.randomisation_check(net, pixels, ["class 0"], rules="plain", n_stages=1)
+    assert set(table["rule"]) == {"plain"}
 
 
 def test_top_units_by_brute_force():
     scores = np.random.default_rng(0).normal(size=(4, 5, 7))
-    free = gradients.top_units(scores, 6, one_per_filter=False)
+    free = top_units(scores, 6, one_per_filter=False)
     assert scores[tuple(free.T)].tolist() == sorted(scores.ravel(), reverse=True)[:6]
-    single = gradients.top_units(scores, 5, one_per_filter=True)
+    single = top_units(scores, 5, one_per_filter=True)
     assert len(set(single[:, 2])) == 5
     best = np.sort(scores.max(axis=(0, 1)))[::-1][:5]
     assert scores[tuple(single.T)].tolist() == best.tolist()
-    assert len(gradients.top_units(scores, 10, one_per_filter=True)) == 7
+    assert len(top_units(scores, 10, one_per_filter=True)) == 7
 
 
 def test_masks_cut_at_the_percentile_of_what_they_say():
     gradient = np.arange(-50, 50, dtype=float).reshape(10, 10)
     bare = dataclasses.replace(DAM_PRESETS["original"], morphology=())
-    assert gradients.percentile_mask(gradient, bare).sum() == 10  # a fifth of 1 … 49
+    assert percentile_mask(gradient, bare).sum() == 10  # a fifth of 1 … 49
     of_all = dataclasses.replace(DAM_PRESETS["variant"], morphology=())
-    assert gradients.percentile_mask(gradient, of_all).sum() == 80
-    assert not gradients.percentile_mask(-np.abs(gradient), bare).any()
+    assert percentile_mask(gradient, of_all).sum() == 80
+    assert not percentile_mask(-np.abs(gradient), bare).any()
 
 
 def test_morphology_grows_with_the_side_of_the_input():
@@ -157,7 +180,7 @@ def test_morphology_grows_with_the_side_of_the_input():
         gradient = np.zeros((side, side))
         gradient[side // 2 - 2 : side // 2 + 2, side // 2 - 2 : side // 2 + 2] = [1, 2, 3, 4]
         parameters = dataclasses.replace(DAM_PRESETS["original"], percentile=0.0)
-        box = gradients.enclosing_box(gradients.percentile_mask(gradient, parameters)) * side
+        box = enclosing_box(percentile_mask(gradient, parameters)) * side
         grown[side] = box[2] - box[0]
     # Dilated by 20 and eroded by 15 pixels on either side, at 224; the opening rounds the corners.
     assert grown[224] == pytest.approx(3 + 10, abs=1)
@@ -168,8 +191,8 @@ def test_morphology_grows_with_the_side_of_the_input():
 def test_the_box_encloses_all_regions_in_unit_coordinates():
     mask = np.zeros((10, 20), bool)
     mask[2, 4] = mask[5, 15] = True
-    assert gradients.enclosing_box(mask).tolist() == [4 / 20, 2 / 10, 16 / 20, 6 / 10]
-    assert gradients.enclosing_box(np.zeros((3, 3), bool)).tolist() == [0, 0, 0, 0]
+    assert enclosing_box(mask).tolist() == [4 / 20, 2 / 10, 16 / 20, 6 / 10]
+    assert enclosing_box(np.zeros((3, 3), bool)).tolist() == [0, 0, 0, 0]
 
 
 def test_masked_losses_are_the_cross_entropy_of_what_is_left():
@@ -179,10 +202,10 @@ def test_masked_losses_are_the_cross_entropy_of_what_is_left():
     xmin, ymin, xmax, ymax = rectangles[0]
     masks[0, ymin:ymax, xmin:xmax] = True
     masks[1, :4, :4] = True
-    losses = gradients.masked_losses(net, pixels[0], masks, "red")
+    losses = masked_losses(net, pixels[0], masks, "red")
     assert losses[0] < 0.2 < losses[1] and losses[2] == np.inf
     assert losses[1] == pytest.approx(np.log(2), abs=1e-3), "grey says nothing of two classes"
-    other = gradients.masked_losses(net, pixels[0], masks, "blue")
+    other = masked_losses(net, pixels[0], masks, "blue")
     np.testing.assert_allclose(np.exp(-losses[:2]) + np.exp(-other[:2]), 1, rtol=1e-5)
 
 
@@ -236,9 +259,12 @@ def test_units_at_the_ceiling_still_answer():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"over_rgb": "sum"}, "over_rgb must be 'mean' or 'max'"),
-        ({"morphology": (("closing", 1),)}, "the morphology made of opening, dilation, erosion"),
-        ({"n_kept": 0}, "n_units and n_kept must be at least 1"),
+        ({"over_rgb": "sum"}, "over_rgb must be one of mean, max, got 'sum'"),
+        ({"morphology": (("closing", 1),)}, "morphology must be one of opening, dilation, erosion"),
+        ({"morphology": (("erosion", 0),)}, "step of morphology must be at least 1, got 0"),
+        ({"percentile": float("nan")}, "percentile must be from 0 to 100, got nan"),
+        ({"n_units": 0}, "n_units must be at least 1, got 0"),
+        ({"n_kept": 0}, "n_kept must be at least 1, got 0"),
     ],
 )
 def test_wrong_parameters_of_dam_are_told(options, words):
@@ -295,7 +321,7 @@ def test_real_guided_maps_do_not_know_the_head_and_plain_ones_do(shared_data):
     pixels = np.stack([np.asarray(Image.open(f).convert("RGB").resize((224, 224))) for f in files])
     backbone = load_backbone("efficientnet_lite0")
     coef = np.random.default_rng(0).normal(size=(1, 1280))
-    net = gradients.attach_head(backbone, "ab", np.vstack([-coef, coef]), np.zeros(2))
+    net = gradients.attach_head(backbone, ["a", "b"], np.vstack([-coef, coef]), np.zeros(2))
     assert net.guided.n_patched == 33
     table = gradients.randomisation_check(net, pixels, ["a"] * len(files), n_stages=1)
     head = table[table["stage"] == 1].groupby("rule")["spearman"].mean()
@@ -335,3 +361,23 @@ def test_wrong_heat_maps_are_told():
         gradients.faithfulness(net, pixels, {"x": np.zeros((2, 7, 7))})
     with pytest.raises(FeatlabError, match="n_steps must be at least 1"):
         gradients.faithfulness(net, pixels, {}, n_steps=0)
+    with pytest.raises(FeatlabError, match="named like a baseline, got 'random'"):
+        gradients.faithfulness(net, pixels, {"random": np.zeros((3, 7, 7))})
+    with pytest.raises(FeatlabError, match=r"groups must have one entry per image \(3\)"):
+        gradients.faithfulness(net, pixels, {}, groups=["a", "b"])
+
+
+def test_pictures_without_a_group_are_resampled_on_their_own():
+    net, (pixels, _) = sees_red(), patches()
+    bare, missing = (
+        gradients.faithfulness(net, pixels, {}, n_steps=2, groups=groups)[0]
+        for groups in (["", "", ""], [None, np.nan, ""])
+    )
+    pd.testing.assert_frame_equal(bare, missing)
+
+
+def test_a_probability_of_zero_has_nothing_to_lose():
+    net, (pixels, _) = sees_red(), patches()
+    sure = gradients.attach_head(net.model, ["red", "blue"], 1e3 * net.head.coef, np.zeros(2))
+    table, _ = gradients.faithfulness(sure, pixels, {}, ["blue"] * 3, n_steps=2)
+    assert table["average_drop"].eq(0).all()

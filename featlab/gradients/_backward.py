@@ -1,4 +1,16 @@
-"""Gradients of classes, neurons and units with respect to the picture, and to a layer's maps."""
+"""Gradients with respect to the picture and to a layer's maps, and the Grad-CAM family of them.
+
+References
+----------
+.. [1] Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based
+   localization", ICCV 2017.
+.. [2] Chattopadhay et al., "Grad-CAM++: generalized gradient-based visual explanations for deep
+   convolutional networks", WACV 2018.
+.. [3] Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of
+   convolutional neural networks", arXiv 2011.08891 (2020).
+.. [4] Jiang et al., "LayerCAM: exploring hierarchical class activation maps for localization", IEEE
+   Transactions on Image Processing 30 (2021).
+"""
 
 from __future__ import annotations
 
@@ -6,11 +18,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from featlab.arguments import check_choice, check_choices, row_numbers, text_labels
 from featlab.backbones import output_of
 from featlab.errors import FeatlabError
-from featlab.gradients._network import (
+from featlab.gradients.network import (
     BATCH_SIZE,
     HeadedNetwork,
+    batches,
     checked_pixels,
     in_batches,
 )
@@ -24,7 +38,7 @@ def input_gradients(
     pixels: np.ndarray,
     *,
     classes: Sequence[str] | np.ndarray | None = None,
-    neurons: Sequence[int] | np.ndarray | None = None,
+    channels: Sequence[int] | np.ndarray | None = None,
     units: np.ndarray | None = None,
     layer: str | None = None,
     rule: str = "plain",
@@ -32,7 +46,7 @@ def input_gradients(
 ) -> np.ndarray:
     """Gradients of a class's logit, a neuron or a unit with respect to the scaled pixels.
 
-    Give exactly one of `classes`, `neurons` and `units`.
+    Give exactly one of `classes`, `channels` and `units`.
 
     Parameters
     ----------
@@ -40,8 +54,8 @@ def input_gradients(
     pixels : ndarray of shape (b, H, W, 3), uint8
     classes : sequence of b str, optional
         The head's logit of this class.
-    neurons : sequence of b int, optional
-        The mean over its map.
+    channels : sequence of b int, optional
+        Number of a neuron; the mean over its map.
     units : array-like of shape (b, 3), int, optional
         Row, column and neuron of one cell.
     layer : str, optional
@@ -61,32 +75,30 @@ def input_gradients(
     FeatlabError
         An argument is out of range, or the rule does not fit the network (:func:`guided`).
     """
-    if rule not in RULES:
-        raise FeatlabError(f"rule must be one of {', '.join(RULES)}, got {rule!r}.")
-    given = {"classes": classes, "neurons": neurons, "units": units}
+    check_choice("rule", rule, RULES)
+    given = {"classes": classes, "channels": channels, "units": units}
     named = [name for name, value in given.items() if value is not None]
     if len(named) != 1:
         raise FeatlabError(
-            f"give exactly one of classes, neurons and units, got {', '.join(named) or 'none'}."
+            f"give exactly one of classes, channels and units, got {', '.join(named) or 'none'}."
         )
     pixels = checked_pixels(pixels, network.input_size)
-    if len(given[named[0]]) != len(pixels):  # type: ignore[arg-type]
-        raise FeatlabError(
-            f"{named[0]} must have one entry per picture ({len(pixels)}), "
-            f"got {len(given[named[0]])}."  # type: ignore[arg-type]
-        )
-    if units is not None:
-        function = network.compiled("unit_gradient", rule, layer)
-        target = _checked_units(np.asarray(units), network, layer)
-    elif neurons is not None:
-        function = network.compiled("pooled_gradient", rule, layer)
-        target = _one_hot(np.asarray(neurons), layer_shape(network, layer)[2])
+    if classes is not None and layer not in (None, network.layer):
+        raise FeatlabError(f"classes are scored at {network.layer!r}; leave layer out.")
+    if classes is not None:
+        target = network.head.coef[network.head.codes(classes, len(pixels))]
+    elif channels is not None:
+        count = layer_shape(network, layer)[2]
+        numbers = row_numbers(channels, count, name="channels")
+        target = np.eye(count, dtype=np.float32)[numbers]
     else:
-        if layer not in (None, network.layer):
-            raise FeatlabError(f"classes are scored at {network.layer!r}; leave layer out.")
-        function = network.compiled("pooled_gradient", rule, network.layer)
-        target = network.head.coef[network.head.codes(classes)]  # type: ignore[arg-type]
-    return in_batches(function, batch_size, pixels, target)
+        target = _checked_units(np.asarray(units), network, layer)
+    if len(target) != len(pixels):
+        raise FeatlabError(
+            f"{named[0]} must have one entry per picture ({len(pixels)}), got {len(target)}."
+        )
+    what = "pooled_gradient" if units is None else "unit_gradient"
+    return in_batches(network.compiled(what, rule, layer), batch_size, pixels, target)
 
 
 def layer_gradients(
@@ -115,12 +127,97 @@ def layer_gradients(
     Raises
     ------
     FeatlabError
-        The layer does not lead to the head.
+        The layer does not lead to the head, or a class is not one of it.
     """
     function = network.compiled("layer_gradient", "plain", layer)
-    weights = network.head.coef[network.head.codes(classes)]
     pixels = checked_pixels(pixels, network.input_size)
+    weights = network.head.coef[network.head.codes(classes, len(pixels))]
     return in_batches(function, batch_size, pixels, weights)
+
+
+def grad_cam(maps: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """Maps weighted by their mean gradients, the positive part [1]_; ``(b, h, w, c)`` twice."""
+    weights = gradients.mean(axis=(1, 2), keepdims=True)
+    return np.maximum((weights * maps).sum(axis=-1), 0)
+
+
+def grad_cam_plus_plus(maps: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """Grad-CAM with cells weighted by higher derivatives of exp(logit) [2]_.
+
+    The factor exp(logit) is one for a whole picture and is left out.
+    """
+    squared = gradients**2
+    below = 2 * squared + maps.sum(axis=(1, 2), keepdims=True) * gradients * squared
+    share = np.divide(squared, below, out=np.zeros_like(squared), where=below != 0)
+    weights = (share * np.maximum(gradients, 0)).sum(axis=(1, 2), keepdims=True)
+    return np.maximum((weights * maps).sum(axis=-1), 0)
+
+
+def hires_cam(maps: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """Gradient times activation, summed over the neurons, with its sign [3]_."""
+    return (gradients * maps).sum(axis=-1)
+
+
+def layer_cam(maps: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """Positive gradient times activation, summed over the neurons, the positive part [4]_."""
+    return np.maximum((np.maximum(gradients, 0) * maps).sum(axis=-1), 0)
+
+
+CAMS = {
+    "grad_cam": grad_cam,
+    "grad_cam_plus_plus": grad_cam_plus_plus,
+    "hires_cam": hires_cam,
+    "layer_cam": layer_cam,
+}
+"""Methods of the Grad-CAM family, by name."""
+
+
+def cam_heats(
+    network: HeadedNetwork,
+    pixels: np.ndarray,
+    classes: Sequence[str] | np.ndarray,
+    *,
+    methods: Sequence[str] = tuple(CAMS),
+    layer: str | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> dict[str, np.ndarray]:
+    """Heat maps of the Grad-CAM family for the head's class logit.
+
+    Parameters
+    ----------
+    network : HeadedNetwork
+    pixels : ndarray of shape (b, H, W, 3), uint8
+    classes : sequence of b str
+        The class asked for in each picture.
+    methods : sequence of str
+        From "grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam".
+    layer : str, optional
+        Any layer of maps before the head; the head's by default, where Grad-CAM is the positive
+        part of CAM divided by the number of cells, and HiResCAM is CAM divided by it.
+    batch_size : int
+
+    Returns
+    -------
+    dict of str to ndarray of shape (b, h, w), float32
+        Over the network's input, not normalised.
+
+    Raises
+    ------
+    FeatlabError
+        An unknown method, class or layer.
+    """
+    wanted = check_choices("methods", methods, CAMS)
+    pixels = checked_pixels(pixels, network.input_size)
+    names = text_labels(classes, len(pixels), name="classes")
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+    for some in batches(len(pixels), batch_size):
+        # Only the heat is kept of a batch: early layers have maps of many megabytes.
+        maps, gradients = layer_gradients(
+            network, pixels[some], names[some], layer=layer, batch_size=batch_size
+        )
+        for name in wanted:
+            parts[name].append(CAMS[name](maps, gradients))
+    return {name: np.concatenate(heats) for name, heats in parts.items()}
 
 
 def layer_shape(network: HeadedNetwork, layer: str | None = None) -> tuple[int, int, int]:
@@ -138,24 +235,20 @@ def before_ceiling(network: HeadedNetwork, layer: str | None = None) -> str:
     import keras
 
     name = layer or network.layer
-    found = network.model.get_layer(name)
-    capped = isinstance(found, keras.layers.ReLU) and found.max_value is not None
-    if isinstance(found, keras.layers.Activation):
-        capped = found.activation is keras.activations.relu6
-    return found.input._keras_history.operation.name if capped else name
+    rectifier = network.model.get_layer(name)
+    capped = isinstance(rectifier, keras.layers.ReLU) and rectifier.max_value is not None
+    if isinstance(rectifier, keras.layers.Activation):
+        capped = rectifier.activation is keras.activations.relu6
+    return rectifier.input._keras_history.operation.name if capped else name
 
 
 def _checked_units(units: np.ndarray, network: HeadedNetwork, layer: str | None) -> np.ndarray:
     shape = layer_shape(network, layer)
-    if units.ndim != 2 or units.shape[1] != 3 or ((units < 0) | (units >= shape)).any():
+    fit = units.dtype.kind in "iu" and units.ndim == 2 and units.shape[1] == 3
+    if not fit or ((units < 0) | (units >= shape)).any():
         raise FeatlabError(
-            f"units must be rows of (row, column, neuron) within {shape}, got shape {units.shape} "
-            f"up to {units.max(axis=0).tolist() if units.size else []}."
+            f"units must be rows of (row, column, neuron) within {shape}, whole numbers, got "
+            f"{units.dtype} of shape {units.shape} up to "
+            f"{units.max(axis=0).tolist() if units.size else []}."
         )
     return units.astype(np.int32)
-
-
-def _one_hot(neurons: np.ndarray, n: int) -> np.ndarray:
-    if ((neurons < 0) | (neurons >= n)).any():
-        raise FeatlabError(f"neurons must lie in 0 … {n - 1}, got up to {neurons.max()}.")
-    return np.eye(n, dtype=np.float32)[neurons]

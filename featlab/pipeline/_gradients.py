@@ -22,6 +22,8 @@ from featlab.arguments import check_at_least
 from featlab.backbones import Backbone
 from featlab.errors import FeatlabError
 from featlab.features import feature_table
+from featlab.gradients.dam import DAM_PRESETS
+from featlab.gradients.network import HeadedNetwork
 from featlab.heads import evaluate_heads, linear_weights
 from featlab.pipeline._sample import Sample, check_backbone, check_maps, draw_sample
 from featlab.pipeline.detectors import class_weights, find_detectors, predicted_classes
@@ -58,7 +60,7 @@ class _Study:
     store: MapStore
     split: pd.Series
     sample: Sample
-    network: gradients.HeadedNetwork
+    network: HeadedNetwork
     box_kind: str | None
     random_state: int
     progress: LabelledProgress | None
@@ -76,7 +78,7 @@ class _Study:
     @property
     def presets(self) -> tuple[str, ...]:
         """Of DAM, which needs guided back-propagation."""
-        return () if self.refusal else tuple(gradients.DAM_PRESETS)
+        return () if self.refusal else tuple(DAM_PRESETS)
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -229,7 +231,7 @@ def _dam_boxes(study: _Study) -> dict[str, np.ndarray]:
     return boxes
 
 
-def _dam_layer(network: gradients.HeadedNetwork, preset: str) -> str:
+def _dam_layer(network: HeadedNetwork, preset: str) -> str:
     names = [layer.name for layer in network.model.layers]
     return _VARIANT_LAYER if preset == "variant" and _VARIANT_LAYER in names else network.layer
 

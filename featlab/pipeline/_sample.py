@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from featlab import gradients, images
+from featlab import images
 from featlab.arguments import true_boxes
 from featlab.backbones import Backbone
 from featlab.boxes.geometry import CORNERS, picture_to_frame
 from featlab.errors import FeatlabError
+from featlab.gradients.network import HeadedNetwork
 from featlab.store import MapStore
 
 _TUNING_SHARE = 2 / 3  # images that thresholds are chosen on, per image scored
@@ -163,7 +164,7 @@ def network_input(store: MapStore, rows: np.ndarray, size: tuple[int, int]) -> n
 
 
 def check_maps(
-    store: MapStore, rows: np.ndarray, network: gradients.HeadedNetwork, pixels: np.ndarray
+    store: MapStore, rows: np.ndarray, network: HeadedNetwork, pixels: np.ndarray
 ) -> None:
     """Refuse where the network does not give the stored maps, within their rounding.
 

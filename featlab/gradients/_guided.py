@@ -12,13 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from featlab.arguments import check_choice
+from featlab.backbones import Backbone
 from featlab.errors import FeatlabError
-from featlab.gradients._copying import copy_network, parts_of
 
 if TYPE_CHECKING:
     import keras
-
-    from featlab.backbones import Backbone
 
 # Activations that stand where a rectifier could, but are none: the rule is not defined for them.
 # Gates and outputs (sigmoid, tanh, softmax) are no such thing and keep their own gradient.
@@ -85,8 +84,7 @@ def guided(network: Backbone | keras.Model, *, others: str = "refuse") -> Guided
     >>> guided(load_backbone("efficientnet_lite0")).n_patched     # doctest: +SKIP
     33
     """
-    if others not in ("refuse", "keep"):
-        raise FeatlabError(f"others must be 'refuse' or 'keep', got {others!r}.")
+    check_choice("others", others, ("refuse", "keep"))
     original = keras_model(network)
     patched: list[str] = []
     unruled: list[str] = []
@@ -98,10 +96,10 @@ def guided(network: Backbone | keras.Model, *, others: str = "refuse") -> Guided
 
     copy = copy_network(original, change)
     if unruled and others == "refuse":
-        shown = ", ".join(unruled[:6]) + (f" and {len(unruled) - 6} more" if unruled[6:] else "")
+        names = ", ".join(unruled[:6]) + (f" and {len(unruled) - 6} more" if unruled[6:] else "")
         raise FeatlabError(
             f"guided back-propagation is defined for rectifiers (ReLU), but {original.name} has "
-            f"{shown}. Take a network of rectifiers, or others='keep' to leave those their own "
+            f"{names}. Take a network of rectifiers, or others='keep' to leave those their own "
             "gradient."
         )
     if not patched:
@@ -153,10 +151,10 @@ def _patch(part: Any) -> int:
         part.call = lambda inputs: rule(inputs)
         return 1
     known = _rectifying_functions()
-    found = [name for name, value in vars(part).items() if _is_in(value, known)]
-    for name in found:
+    own = [name for name, value in vars(part).items() if _is_in(value, known)]
+    for name in own:
         setattr(part, name, guided_relu(known[getattr(part, name)]))
-    return len(found)
+    return len(own)
 
 
 def _rectifying_functions() -> dict[Any, float | None]:
@@ -204,3 +202,53 @@ def _refuse_hidden(copy: keras.Model, *, allowed: bool) -> None:
             f"{copy.name} applies a rectifier inside the code of a layer, where it cannot be "
             f"changed: {', '.join(raw[:4])}. Use keras.layers.ReLU or activation='relu' there."
         )
+
+
+def copy_network(
+    model: keras.Model, change: Callable[[Any], None] = lambda operation: None
+) -> keras.Model:
+    """A copy with the same weights; every copied operation is handed to `change`.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Functional or Sequential; nested models are copied too, shared layers once.
+    change : callable
+        Takes a copied layer, or a ``keras.ops`` node of the graph, before its first call.
+
+    Returns
+    -------
+    keras.Model
+
+    Raises
+    ------
+    FeatlabError
+        A part of the network is a model of the user's own class, which cannot be copied layer by
+        layer.
+    """
+    import keras
+
+    def copied(operation: Any) -> Any:
+        if isinstance(operation, keras.Model):
+            raise ValueError(f"{operation.name!r} is a model of its own class")
+        copy = type(operation).from_config(operation.get_config())
+        change(copy)
+        return copy
+
+    try:
+        copy = keras.models.clone_model(model, clone_function=copied, recursive=True)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FeatlabError(
+            f"{model.name} cannot be copied layer by layer: {reason}. Its gradients need a "
+            "functional or Sequential Keras model."
+        ) from error
+    copy.set_weights(model.get_weights())
+    copy.trainable = False
+    return copy
+
+
+def parts_of(operation: Any) -> list[Any]:
+    """An operation, and the layers inside it where it is a wrapper or a composite layer."""
+    flatten = getattr(operation, "_flatten_layers", None)
+    return [operation] if flatten is None else list(flatten())

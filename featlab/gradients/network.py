@@ -1,26 +1,103 @@
-"""A network with the user's head on its last maps, and its gradients, in batches."""
+"""A network with the user's linear head on its last maps, and its gradients, in batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import log_softmax
 
-from featlab.backbones import output_of
+from featlab.arguments import check_at_least, text_labels
+from featlab.backbones import Backbone, output_of
 from featlab.errors import FeatlabError
-from featlab.gradients._head import LinearHead
-from featlab.gradients._rectifiers import Guided, guided, keras_model
+from featlab.gradients._guided import Guided, guided, keras_model
 
 if TYPE_CHECKING:
     import keras
 
-    from featlab.backbones import Backbone
-
 BATCH_SIZE = 16
+GREY = 127
+"""What hidden pixels become: the grey around padded pictures, close to zero for most networks."""
 
 Compiled = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A logistic head as arrays, from :func:`featlab.heads.linear_weights`.
+
+    Attributes
+    ----------
+    classes : tuple of str
+    coef : ndarray of shape (k, c), float32
+        For raw mean-pooled maps; with two classes row 0 is minus row 1.
+    intercept : ndarray of shape (k,), float32
+
+    Raises
+    ------
+    FeatlabError
+        The shapes do not fit, a class stands twice, or two classes have rows that are not each
+        other's negative.
+    """
+
+    classes: tuple[str, ...]
+    coef: np.ndarray
+    intercept: np.ndarray
+
+    def __post_init__(self) -> None:
+        k = len(self.classes)
+        if (
+            k < 2
+            or np.ndim(self.coef) != 2
+            or len(self.coef) != k
+            or np.shape(self.intercept) != (k,)
+        ):
+            raise FeatlabError(
+                f"a head needs at least two classes, weights (classes, neurons) and intercepts "
+                f"(classes,); got {k} classes, weights {np.shape(self.coef)} and intercepts "
+                f"{np.shape(self.intercept)}."
+            )
+        if len(set(self.classes)) < k:
+            raise FeatlabError(f"a head needs each class once, got {', '.join(self.classes)}.")
+        if k == 2 and not np.allclose(self.coef[0], -self.coef[1]):
+            raise FeatlabError(
+                "the two rows of a two-class head must be each other's negative; take them from "
+                "heads.linear_weights."
+            )
+
+    def codes(self, classes: Sequence[str] | np.ndarray, n: int) -> np.ndarray:
+        """Place of the class of each of `n` pictures, ``(n,)`` int.
+
+        Raises
+        ------
+        FeatlabError
+            Another number of names, or one that is not one of the head's classes.
+        """
+        names = text_labels(classes, n, name="classes")
+        unknown = sorted(set(names) - set(self.classes))
+        if unknown:
+            raise FeatlabError(
+                f"classes must be from {', '.join(self.classes)}, got {unknown[0]!r}."
+            )
+        return np.array([self.classes.index(name) for name in names], dtype=np.int64)
+
+    def logits(self, pooled: np.ndarray) -> np.ndarray:
+        """Logits ``(n, k)`` of mean-pooled maps ``(n, c)``."""
+        return pooled @ self.coef.T + self.intercept
+
+    def predict(self, pooled: np.ndarray) -> np.ndarray:
+        """The class of the largest logit, ``(n,)`` str."""
+        return np.array(self.classes)[self.logits(pooled).argmax(axis=1)]
+
+    def log_probabilities(self, pooled: np.ndarray) -> np.ndarray:
+        """Logarithms of the classes' probabilities, ``(n, k)``."""
+        logits = self.logits(pooled)
+        if len(self.classes) == 2:
+            logits = logits / 2  # a logistic regression of two classes has one logit, not two
+        return np.asarray(log_softmax(logits, axis=1))
 
 
 class HeadedNetwork:
@@ -122,6 +199,10 @@ def attach_head(
     """
     import keras
 
+    if isinstance(classes, str):
+        raise FeatlabError(
+            f"classes must be a list of names, one per row of coef, got {classes!r}."
+        )
     head = LinearHead(
         tuple(str(name) for name in classes),
         np.asarray(coef, dtype=np.float32),
@@ -143,13 +224,17 @@ def attach_head(
     return HeadedNetwork(model, head, preprocess, layer=layer, others=others)
 
 
+def batches(n: int, batch_size: int) -> Iterator[slice]:
+    """Slices of at most `batch_size` of `n` rows."""
+    check_at_least("batch_size", batch_size, 1)
+    for start in range(0, n, batch_size):
+        yield slice(start, start + batch_size)
+
+
 def in_batches(function: Compiled, batch_size: int, *arrays: np.ndarray) -> Any:
     """A function of equally long arrays, a batch at a time; its outputs joined."""
-    if batch_size < 1:
-        raise FeatlabError(f"batch_size must be at least 1, got {batch_size}.")
     parts = [
-        function(*(array[start : start + batch_size] for array in arrays))
-        for start in range(0, len(arrays[0]), batch_size)
+        function(*(array[some] for array in arrays)) for some in batches(len(arrays[0]), batch_size)
     ]
     if isinstance(parts[0], (tuple, list)):
         return tuple(
