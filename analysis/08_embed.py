@@ -23,7 +23,7 @@ plane, wrong = seen.embedding, seen.misclassified
 print(f"perplexity {plane.perplexity:.3g}, trustworthiness {plane.trustworthiness}")
 print(seen.separation.round(3).to_string())
 print(wrong.to_string())
-print(embed.nearest_neighbours(X, 0, 5, labels=labels).round(3).to_string())
+print(embed.nearest_neighbours(X, 0, 5, y=labels).round(3).to_string())
 
 # %%
 figure = plots.embedding_scatter(plane, labels, misclassified=wrong["row"]).figure

@@ -151,28 +151,31 @@ def test_neighbours_are_those_of_the_cosine():
 
 def test_copies_scales_zeros_and_ties():
     X = np.array([[1.0, 0], [2, 0], [0, 1], [0, 3], [0, 0]])
-    found = embed.nearest_neighbours(X, [0, 2, 4], 4, labels=list("aabbb"))
+    found = embed.nearest_neighbours(X, [0, 2, 4], 4, y=list("aabbb"))
     assert found["neighbour"].tolist() == [1, 2, 3, 4, 3, 0, 1, 4, 0, 1, 2, 3]
     assert found["distance"].tolist() == [0, 1, 1, 1] * 2 + [1] * 4
     assert found["same_label"].tolist()[:5] == [True, False, False, False, True]
     assert found["rank"].tolist() == [1, 2, 3, 4] * 3
     assert len(embed.nearest_neighbours(X, 0, 1)) == 1
+    mask = np.array([True, False, True, False, True])
+    pd.testing.assert_frame_equal(embed.nearest_neighbours(X, mask, 4, y=list("aabbb")), found)
 
 
 @pytest.mark.parametrize(
     ("rows", "k", "labels", "words"),
     [
         ([5], 1, None, "0 … 4, got 5"),
-        ([-1], 1, None, "0 … 4, got -1"),
-        ([0.5], 1, None, "row numbers, got float64"),
+        ([-6], 1, None, "0 … 4, got -6"),
+        ([True], 1, None, "as a mask must have 5 entries, got 1"),
+        ([0.5], 1, None, "row numbers or a mask, got float64"),
         ([0], 5, None, "from 1 to 4.*got 5"),
         ([0], 0, None, "from 1 to 4"),
-        ([0], 1, ["a"], r"one entry per image \(5\), got 1"),
+        ([0], 1, ["a"], r"one entry per image \(5\), got"),
     ],
 )
 def test_neighbours_refuse_what_is_out_of_range(rows, k, labels, words):
     with pytest.raises(FeatlabError, match=words):
-        embed.nearest_neighbours(np.eye(5), rows, k, labels=labels)
+        embed.nearest_neighbours(np.eye(5), rows, k, y=labels)
 
 
 def test_a_wrong_label_is_found_deep_in_the_other_class():
@@ -191,7 +194,7 @@ def test_a_wrong_label_is_found_deep_in_the_other_class():
     assert found.loc[0, ["share_true", "share_predicted"]].tolist() == [0, 1]
     assert found.loc[1, ["share_true", "share_predicted"]].tolist() == [1, 0]
     assert found.loc[0, "nearest_label"] == "class 0"
-    near = embed.nearest_neighbours(X, [4, 70], 5, labels=labels)
+    near = embed.nearest_neighbours(X, [4, 70], 5, y=labels)
     assert found.attrs["share_true_correct"] == pytest.approx(near["same_label"].mean())
     assert found.attrs["n"] == 4
     right = predictions.assign(predicted=predictions["label"])
@@ -202,7 +205,7 @@ def test_separation_numbers_are_those_of_their_definitions():
     X, y = clusters([12, 20, 8], gap=0.3)
     X[0] = 0
     found = embed.class_separation(X, y, 6)
-    near = embed.nearest_neighbours(X, np.arange(40), 6, labels=y)
+    near = embed.nearest_neighbours(X, np.arange(40), 6, y=y)
     length = np.linalg.norm(X, axis=1, keepdims=True)
     distance = 1 - (X / np.maximum(length, 1e-300)) @ (X / np.maximum(length, 1e-300)).T
     np.fill_diagonal(distance, 0)

@@ -34,7 +34,7 @@ from featlab import (
 )
 from featlab.arguments import feature_columns
 from featlab.audit import _duplicates, _labels
-from featlab.embed import _overview, _planes
+from featlab.embed import _neighbours, planes
 from featlab.features._tables import POOLINGS
 from featlab.heads import scores as head_scores
 from featlab.heads import training
@@ -352,8 +352,8 @@ class TestHeads:
 class TestGlance:
     @pytest.fixture
     def some(self, monkeypatch):
-        monkeypatch.setattr(_planes, "MOST_IMAGES", 90)
-        monkeypatch.setattr(_overview, "MOST_IMAGES", 90)
+        monkeypatch.setattr(planes, "MOST_IMAGES", 90)
+        monkeypatch.setattr(_neighbours, "MOST_IMAGES", 90)
 
     def test_neighbours_in_blocks(self, tiny):
         made = problem()

@@ -1,28 +1,35 @@
-"""Who is most like whom, by the cosine of the features in the original space."""
+"""Who is most like whom, by the cosine of the features in the original space; and the overview."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab.embed._planes import Floats, checked_features
-from featlab.errors import FeatlabError
+from featlab.arguments import (
+    check_between,
+    class_codes,
+    finite_matrix,
+    row_numbers,
+    stratified_rows,
+    text_labels,
+)
+from featlab.embed.planes import MOST_IMAGES, Floats, lay_out
+from featlab.results.embed import Overview
 from featlab.system.scratch import double_rows, pieces
 
 _BLOCK = 512  # rows whose distances to all others are held at once
+_NEIGHBOURS = 10
 _MEGABYTES = 128  # of distances that scikit-learn holds at once
 _DECIMALS = 12  # distances that agree so far are equal; then the earlier row comes first
 
 
 def nearest_neighbours(
     X: pd.DataFrame | ArrayLike,
-    rows: int | Sequence[int] | NDArray[np.integer],
+    rows: int | ArrayLike | None,
     k: int = 10,
     *,
-    labels: ArrayLike | None = None,
+    y: ArrayLike | None = None,
 ) -> pd.DataFrame:
     """The images most like some images.
 
@@ -30,11 +37,12 @@ def nearest_neighbours(
     ----------
     X : DataFrame or array_like of shape (n, c)
         Features.
-    rows : int or sequence of int
-        Row numbers of the images asked about.
+    rows : int, array_like of int, boolean mask, or None
+        The images asked about; None is all.
     k : int
         Neighbours of each, from 1 to n - 1.
-    labels : array_like of shape (n,), optional
+    y : array_like of shape (n,), optional
+        Labels.
 
     Returns
     -------
@@ -53,27 +61,27 @@ def nearest_neighbours(
     An image is not its own neighbour; a copy of it is, at distance 0. A vector of zeros is at
     distance 1 from everything.
     """
-    values = checked_features(X)
-    asked = _checked_rows(rows, len(values))
-    _check_k(k, len(values))
-    found, distance = _nearest(values, asked, k)
+    values = finite_matrix(X)
+    asked = row_numbers(rows, len(values))
+    check_between("k", k, 1, len(values) - 1)
+    near, distance = _nearest(values, asked, k)
     table = pd.DataFrame(
         {
             "row": np.repeat(asked, k),
             "rank": np.tile(np.arange(1, k + 1), len(asked)),
-            "neighbour": found.ravel(),
+            "neighbour": near.ravel(),
             "distance": distance.ravel(),
         }
     )
-    if labels is None:
+    if y is None:
         return table
-    names = checked_labels(labels, len(values))
+    names = text_labels(y, len(values))
     own, other = names[table["row"]], names[table["neighbour"]]
     return table.assign(label=own, neighbour_label=other, same_label=own == other)
 
 
 def misclassified(
-    X: pd.DataFrame | ArrayLike, labels: ArrayLike, predictions: pd.DataFrame, k: int = 10
+    X: pd.DataFrame | ArrayLike, y: ArrayLike, predictions: pd.DataFrame, k: int = 10
 ) -> pd.DataFrame:
     """Where the images lie that a head gets wrong: what their nearest neighbours are.
 
@@ -84,7 +92,8 @@ def misclassified(
     ----------
     X : DataFrame or array_like of shape (n, c)
         Features of all images.
-    labels : array_like of shape (n,)
+    y : array_like of shape (n,)
+        Labels.
     predictions : DataFrame
         ``row, label, predicted`` of one head (:meth:`featlab.HeadResults.of`), and perhaps
         ``probability``.
@@ -105,19 +114,17 @@ def misclassified(
     FeatlabError
         As :func:`nearest_neighbours`.
     """
-    values = checked_features(X)
-    names = checked_labels(labels, len(values))
-    found = nearest_neighbours(values, predictions["row"].to_numpy(), k, labels=names)
-    near = found["neighbour_label"].to_numpy(str).reshape(-1, k)
+    neighbours = nearest_neighbours(X, predictions["row"].to_numpy(), k, y=y)
+    near = neighbours["neighbour_label"].to_numpy(str).reshape(-1, k)
     true, predicted = (predictions[c].to_numpy(str) for c in ("label", "predicted"))
-    shown = ["row", "label", "predicted"]
-    shown += ["probability"] if "probability" in predictions else []
+    columns = ["row", "label", "predicted"]
+    columns += ["probability"] if "probability" in predictions else []
     share_true = (near == true[:, None]).mean(axis=1)
-    table = predictions[shown].assign(
+    table = predictions[columns].assign(
         k=k,
         share_true=share_true,
         share_predicted=(near == predicted[:, None]).mean(axis=1),
-        nearest=found["neighbour"].to_numpy().reshape(-1, k)[:, 0],
+        nearest=neighbours["neighbour"].to_numpy().reshape(-1, k)[:, 0],
         nearest_label=near[:, 0],
     )
     right = true == predicted
@@ -132,14 +139,14 @@ def misclassified(
     return table
 
 
-def class_separation(X: pd.DataFrame | ArrayLike, labels: ArrayLike, k: int = 10) -> pd.DataFrame:
+def class_separation(X: pd.DataFrame | ArrayLike, y: ArrayLike, k: int = 10) -> pd.DataFrame:
     """How far the classes lie apart in the original space; descriptive.
 
     Parameters
     ----------
     X : DataFrame or array_like of shape (n, c)
-    labels : array_like of shape (n,)
-        At least two classes.
+    y : array_like of shape (n,)
+        Labels of at least two classes.
     k : int
         Neighbours looked at, from 1 to n - 1.
 
@@ -168,17 +175,16 @@ def class_separation(X: pd.DataFrame | ArrayLike, labels: ArrayLike, k: int = 10
     Rousseeuw (1987). Silhouettes: a graphical aid to the interpretation and validation of cluster
     analysis. Journal of Computational and Applied Mathematics 20, 53-65.
     """
-    values = checked_features(X)
-    names = checked_labels(labels, len(values))
-    classes, counts = np.unique(names, return_counts=True)
-    if len(classes) < 2:
-        raise FeatlabError(f"labels must hold at least two classes, got {classes.tolist()}.")
-    found = nearest_neighbours(values, np.arange(len(values)), k, labels=names)
+    values = finite_matrix(X)
+    names = text_labels(y, len(values))
+    codes, _ = class_codes(names, least=2)
+    counts = np.bincount(codes)
+    neighbours = nearest_neighbours(values, None, k, y=names)
     per_image = pd.DataFrame(
         {
             "class": names,
             "silhouette": _silhouettes(values, names),
-            "neighbour_agreement": found["same_label"].to_numpy().reshape(-1, k).mean(axis=1),
+            "neighbour_agreement": neighbours["same_label"].to_numpy().reshape(-1, k).mean(axis=1),
         }
     )
     table = per_image.groupby("class", sort=True).mean().reset_index()
@@ -190,7 +196,7 @@ def class_separation(X: pd.DataFrame | ArrayLike, labels: ArrayLike, k: int = 10
     return table
 
 
-def _silhouettes(values: NDArray[np.floating], names: NDArray[np.str_]) -> Floats:
+def _silhouettes(values: NDArray[np.floating], names: NDArray[np.object_]) -> Floats:
     from sklearn import config_context
     from sklearn.metrics import silhouette_samples
 
@@ -215,8 +221,8 @@ def _nearest(
     distances = np.empty((len(rows), k))
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        found = _nearest_of_block(values, block, k)
-        places[start : start + _BLOCK], distances[start : start + _BLOCK] = found
+        part = slice(start, start + _BLOCK)
+        places[part], distances[part] = _nearest_of_block(values, block, k)
     return places, distances
 
 
@@ -242,23 +248,53 @@ def _nearest_of_block(
     return places, best
 
 
-def _checked_rows(rows: int | Sequence[int] | NDArray[np.integer], n: int) -> NDArray[np.intp]:
-    asked = np.atleast_1d(np.asarray(rows))
-    if not np.issubdtype(asked.dtype, np.integer) and asked.size:
-        raise FeatlabError(f"rows must be row numbers, got {asked.dtype} values.")
-    if asked.size and not (asked.min() >= 0 and asked.max() < n):
-        raise FeatlabError(f"rows must lie in 0 … {n - 1}, got {asked.min()} … {asked.max()}.")
-    return asked.astype(np.intp)
+def overview(
+    X: pd.DataFrame | ArrayLike,
+    y: ArrayLike,
+    predictions: pd.DataFrame | None = None,
+    *,
+    random_state: int = 0,
+) -> Overview:
+    """Embedding, separation, neighbours and misclassified images of a set.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+        Features; at least five images.
+    y : array_like of shape (n,)
+        Labels.
+    predictions : DataFrame, optional
+        ``row, label, predicted`` of one head.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    Overview
+        With 10 neighbours of every image, or all others where there are fewer. Of more than 10,000
+        images a random 10,000 stand for all, each class in its share but at least 50; row numbers
+        stay those of `X`, and the components those of all images.
+    """
+    values = finite_matrix(X)
+    names = text_labels(y, len(values))
+    rows = stratified_rows(names, MOST_IMAGES, random_state)
+    embedding = lay_out(values, rows, random_state=random_state)
+    k = min(_NEIGHBOURS, len(rows) - 1)
+    part, names = (values, names) if len(rows) == len(values) else (values[rows], names[rows])
+    wrong = None
+    if predictions is not None:
+        known = predictions[predictions["row"].isin(rows)]
+        known = known.assign(row=np.searchsorted(rows, known["row"]))
+        wrong = _of_rows(misclassified(part, names, known, k), rows)
+    return Overview(
+        embedding=embedding,
+        separation=class_separation(part, names, k),
+        neighbours=_of_rows(nearest_neighbours(part, None, k, y=names), rows),
+        misclassified=wrong,
+    )
 
 
-def _check_k(k: int, n: int) -> None:
-    if not 1 <= k < n:
-        raise FeatlabError(f"k must be from 1 to {n - 1}, the other images of the set, got {k}.")
-
-
-def checked_labels(labels: ArrayLike, n: int) -> NDArray[np.str_]:
-    """The labels as words, one per image."""
-    names = np.asarray(labels).astype(str)
-    if len(names) != n:
-        raise FeatlabError(f"labels must have one entry per image ({n}), got {len(names)}.")
-    return names
+def _of_rows(table: pd.DataFrame, rows: NDArray[np.intp]) -> pd.DataFrame:
+    """With places among these rows turned back into row numbers."""
+    places = [name for name in ("row", "neighbour", "nearest") if name in table]
+    return table.assign(**{name: rows[table[name].to_numpy(np.intp)] for name in places})

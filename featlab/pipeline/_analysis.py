@@ -15,6 +15,7 @@ from featlab import embed, report
 from featlab.arguments import Progress, confirmed_detectors, stratified_rows, true_boxes
 from featlab.audit import audit_set
 from featlab.boxheads import box_statistics, evaluate_box_heads
+from featlab.embed.planes import LEAST_IMAGES
 from featlab.features import take_rows
 from featlab.heads import (
     calibration_table,
@@ -213,7 +214,7 @@ def _overview(
     X: pd.DataFrame, labels: pd.Series, heads: HeadResults, random_state: int
 ) -> Overview | None:
     """The images on a plane, where there are enough of them to lie on one."""
-    if len(X) < embed.LEAST_IMAGES:
+    if len(X) < LEAST_IMAGES:
         return None
     return embed.overview(X, labels, heads.of("logistic"), random_state=random_state)
 

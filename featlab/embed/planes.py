@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab.arguments import stratified_rows
+from featlab.arguments import finite_matrix, stratified_rows
 from featlab.errors import FeatlabError
 from featlab.features import component_scores, principal_components
 from featlab.results.embed import Embedding
-from featlab.system.scratch import count_bad, double_rows
+from featlab.system.scratch import double_rows
 
 Floats = NDArray[np.float64]
 
@@ -79,43 +77,43 @@ def embed_images(
     Venna & Kaski (2001). Neighborhood preservation in nonlinear projection methods. ICANN 2001,
     485-491 (trustworthiness).
     """
-    values = checked_features(X)
-    chosen = stratified_rows(np.zeros(len(values)), MOST_IMAGES, random_state)
-    return lay_out(values, chosen, perplexity=perplexity, random_state=random_state)
+    values = finite_matrix(X)
+    rows = stratified_rows(np.zeros(len(values)), MOST_IMAGES, random_state)
+    return lay_out(values, rows, perplexity=perplexity, random_state=random_state)
 
 
 def lay_out(
     values: NDArray[np.floating],
-    chosen: NDArray[np.intp],
+    rows: NDArray[np.intp],
     *,
     perplexity: float | None = None,
     random_state: int = 0,
 ) -> Embedding:
     """As :func:`embed_images`, of some rows of checked features."""
-    n = len(chosen)
+    n = len(rows)
     if n < LEAST_IMAGES:
         raise FeatlabError(f"X must hold at least {LEAST_IMAGES} images to embed, got {n}.")
     if (values.min(axis=0) == values.max(axis=0)).all():
         raise FeatlabError(f"The {n} images of X are all alike; there is nothing to lay out.")
     scale = _perplexity(n, perplexity)
-    scores, shares = _principal_components(values, chosen, random_state)
+    scores, shares = _principal_components(values, rows, random_state)
     plane = _tsne(scores, scale, random_state)
     k = min(_TRUST_NEIGHBOURS, (n - 1) // 2)
-    rows = _sample(n, random_state)
-    original = double_rows(values, chosen[rows])
+    some = _sample(n, random_state)
+    original = double_rows(values, rows[some])
     coordinates = pd.DataFrame(
         np.hstack([scores[:, :2], plane]),
-        index=pd.RangeIndex(n) if n == len(values) else chosen,
+        index=pd.RangeIndex(n) if n == len(values) else rows,
         columns=["pc1", "pc2", "tsne_1", "tsne_2"],
     )
-    thumbnails, cell_side = _thumbnails(plane, chosen)
+    thumbnails, cell_side = _thumbnails(plane, rows)
     return Embedding(
         coordinates=coordinates,
         explained_variance=shares,
         perplexity=scale,
         trustworthiness={
-            "tsne": _trustworthiness(original, plane[rows], k),
-            "pca": _trustworthiness(original, scores[rows, :2], k),
+            "tsne": _trustworthiness(original, plane[some], k),
+            "pca": _trustworthiness(original, scores[some, :2], k),
         },
         n_neighbors=k,
         thumbnails=thumbnails,
@@ -129,23 +127,10 @@ def lay_out(
             "perplexity": scale,
             "init": "pca",
             "learning_rate": "auto",
-            "trustworthiness_images": len(rows),
+            "trustworthiness_images": len(some),
             "random_state": random_state,
         },
     )
-
-
-def checked_features(X: Any) -> NDArray[np.floating]:
-    """`X` as a finite matrix (images, features), in its own precision and not copied."""
-    values = np.asarray(X)
-    if values.dtype not in (np.float32, np.float64):
-        values = values.astype(np.float64)
-    if values.ndim != 2 or not values.shape[1]:
-        raise FeatlabError(f"X must be of shape (images, features), got {values.shape}.")
-    n_bad = count_bad(values)
-    if n_bad:
-        raise FeatlabError(f"X holds {n_bad} NaN or infinite values; it must be finite.")
-    return values
 
 
 def _perplexity(n: int, asked: float | None) -> float:
@@ -159,16 +144,16 @@ def _perplexity(n: int, asked: float | None) -> float:
 
 
 def _principal_components(
-    values: NDArray[np.floating], chosen: NDArray[np.intp], random_state: int
+    values: NDArray[np.floating], rows: NDArray[np.intp], random_state: int
 ) -> tuple[Floats, Floats]:
     """Scores ``(m, max(k, 2))`` of some rows, and the k components' shares of the variance."""
     from sklearn.decomposition import PCA
 
     k = min(_COMPONENTS, len(values) - 1, values.shape[1])
-    if len(chosen) < len(values):
-        found = principal_components(values, k)
-        scores = np.pad(component_scores(found, values, chosen), ((0, 0), (0, max(0, 2 - k))))
-        return scores, found.shares
+    if len(rows) < len(values):
+        components = principal_components(values, k)
+        scores = np.pad(component_scores(components, values, rows), ((0, 0), (0, max(0, 2 - k))))
+        return scores, components.shares
     values = values.astype(np.float64)
     solver = "full" if min(values.shape) <= _FULL_SVD else "randomized"
     model = PCA(k, svd_solver=solver, random_state=random_state)
