@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import audit, embed, features, heads, neurons, splits
+from featlab.audit._labels import outliers
 from featlab.heads.models import predict_classes
 
 N, C, CLASSES, PER_GROUP = [
@@ -163,7 +164,7 @@ def main(folder: Path) -> None:
     with stage("label errors, all rows"):
         audit.label_errors(X, labels, groups=groups)
     with stage("outliers, all rows"):
-        audit.outliers(X, labels)
+        outliers(X, labels)
     with stage("the set at a glance (10,000 rows, t-SNE)"):
         embed.overview(X, labels, scores.of("logistic"))
     wall, cpu = time.perf_counter() - total[0], time.process_time() - total[1]

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.special import ndtri
+from statsmodels.stats.proportion import proportion_confint
+
+from featlab.arguments import group_codes
 
 Floats = NDArray[np.float64]
 
@@ -59,7 +61,9 @@ def bootstrap_interval(
             n_boot=n_boot,
             random_state=random_state,
         )
-        return draws_interval(draws, len(np.unique(_unit_codes(groups))), level=level)
+        return draws_interval(
+            draws, int(group_codes(groups, len(values)).max(initial=-1)) + 1, level=level
+        )
     values = np.sort(values[known])
     n = len(values)
     if n and values[0] == values[-1] and values[0] in (0, 1):
@@ -112,7 +116,7 @@ def bootstrap_draws(
     Field & Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical Society B
     69, 369-390.
     """
-    codes = np.arange(n) if groups is None else _unit_codes(groups)
+    codes = np.arange(n) if groups is None else group_codes(groups, n)
     units = int(codes.max()) + 1 if n else 0
     rng = np.random.default_rng(random_state)
     block = max(1, _BOOTSTRAP_BLOCK // max(n, 1))
@@ -155,17 +159,6 @@ def draws_interval(draws: np.ndarray, n: int, *, level: float = 0.95) -> tuple[f
     return float(low), float(high)
 
 
-def _unit_codes(groups: Sequence[str] | np.ndarray) -> NDArray[np.int64]:
-    """Codes 0 … k - 1 of the groups, each nameless image a group of its own."""
-    names = np.asarray(groups).astype(str)
-    named, codes = np.unique(names, return_inverse=True)
-    alone = names == ""
-    if alone.any():
-        codes = np.where(alone, len(named) + np.cumsum(alone), codes)
-        codes = np.unique(codes, return_inverse=True)[1]
-    return codes.astype(np.int64)
-
-
 def wilson_interval(successes: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a proportion.
 
@@ -187,11 +180,9 @@ def wilson_interval(successes: float, n: int, *, level: float = 0.95) -> tuple[f
     """
     if n == 0:
         return float("nan"), float("nan")
-    z2 = stats.norm.ppf((1 + level) / 2) ** 2
-    share = successes / n
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
+    # Rounding may leave a proportion of 0 or 1 a hair outside.
+    return float(max(0.0, low)), float(min(1.0, high))
 
 
 def auroc_score_interval(auroc: Floats, n: Floats, n_ref: Floats) -> tuple[Floats, Floats]:

@@ -17,9 +17,11 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from featlab import audit, plots
+from featlab.arguments import feature_columns
 from featlab.audit._duplicates import find_duplicates
-from featlab.audit._pictures import read_pictures
-from featlab.audit._strips import find_strips
+from featlab.audit._labels import outliers
+from featlab.audit._pictures import find_bands, read_pictures
+from featlab.audit._set import balance, colour_alone
 from featlab.errors import FeatlabError
 from featlab.extract import extract_maps
 from featlab.images import index_images
@@ -56,7 +58,7 @@ def jpeg(picture, quality=90):
 
 
 def strips(picture):
-    return find_strips(np.asarray(picture.convert("RGB")))
+    return find_bands(np.asarray(picture.convert("RGB")))
 
 
 def save_all(folder, pictures):
@@ -117,7 +119,7 @@ def test_backgrounds_and_flat_pictures_have_no_border():
 def test_writing_at_the_very_rim_is_no_reason_to_stumble():
     picture = np.full((100, 400, 3), 255, np.uint8)
     picture[:4, 10:170:8] = 0
-    assert find_strips(picture).caption == pytest.approx(0.04)
+    assert find_bands(picture).caption == pytest.approx(0.04)
 
 
 def test_most_captions_on_white_backgrounds_are_found(shared_data):
@@ -262,9 +264,9 @@ def test_swapping_two_classes_mirrors_the_table_and_rows_choose():
     pd.testing.assert_frame_equal(result, again)
     wide = result.pivot_table(index="statistic", columns="class", values="auroc")
     assert wide["a"].to_numpy() == pytest.approx(1 - wide["b"].to_numpy())
-    with pytest.raises(FeatlabError, match="rows must be"):
+    with pytest.raises(FeatlabError, match="rows must lie in"):
         audit.confounds(table, labels, rows=[1000])
-    with pytest.raises(FeatlabError, match="one entry per row of statistics"):
+    with pytest.raises(FeatlabError, match=r"one entry per image \(240\)"):
         audit.confounds(table, labels[:5])
 
 
@@ -281,6 +283,8 @@ def planted_world(n=400, seed=0, gap=1.2):
     X = pd.DataFrame({0: seen, 1: own, 2: own + seen})
     statistics = pd.DataFrame({"brightness": brightness, "noise": rng.normal(size=n), "c": 1.0})
     neurons = pd.DataFrame({"class": "a", "neuron": [0, 1, 2], "auroc": [0.8, 0.9, 0.7]})
+    neurons = neurons.assign(layer="top", pooling="mean")
+    X = X.set_axis(feature_columns("top", "mean", 3), axis=1)
     return X, np.where(is_a, "a", "b"), statistics, neurons
 
 
@@ -293,14 +297,14 @@ def test_what_brightness_explains_is_told_from_what_it_does_not(seed):
     # An effect of the class is not taken for one of the brightness that goes with it.
     assert result.loc[1, "auroc_adjusted"] == pytest.approx(result.loc[1, "auroc"], abs=0.03)
     for k in range(3):
-        plain = roc_auc_score(labels == "a", X[k])
+        plain = roc_auc_score(labels == "a", X.iloc[:, k])
         assert result.loc[k, "auroc"] == pytest.approx(plain)
     assert 1.2 < result["inflation"].iloc[0] < 1.6
 
 
 def test_unrelated_statistics_change_nothing_and_perfect_ones_leave_nothing():
     X, labels, statistics, neurons = planted_world(gap=0.0)
-    free = audit.adjusted_effects(X[[1]], labels, statistics[["noise"]], neurons.iloc[[1]])
+    free = audit.adjusted_effects(X.iloc[:, [1]], labels, statistics[["noise"]], neurons.iloc[[1]])
     assert free["auroc_adjusted"].iloc[0] == pytest.approx(free["auroc"].iloc[0], abs=0.01)
     assert free["inflation"].iloc[0] == pytest.approx(1, abs=0.02)
     same = pd.DataFrame({"class itself": (labels == "a") * 1.0})
@@ -320,20 +324,24 @@ def test_the_adjusted_interval_covers_the_truth():
     assert np.mean(covered) >= 0.9
 
 
-def test_only_confirmed_active_detectors_are_judged():
+def test_detectors_are_judged_on_the_maps_of_their_own_layer():
     X, labels, statistics, neurons = planted_world()
-    table = pd.concat([neurons] * 4, ignore_index=True).assign(
-        detector=[True] * 9 + [False] * 3,
-        replicated=[True] * 6 + [False] * 6,
-        direction=["active"] * 3 + ["silent"] * 9,
-    )
-    result = audit.adjusted_effects(X, labels, statistics, table, top=2)
-    assert result["neuron"].tolist() == [1, 0]
-    none = audit.adjusted_effects(X, labels, statistics, table.assign(detector=False))
+    other = X.iloc[:, ::-1].set_axis(feature_columns("low", "mean", 3), axis=1)
+    both = pd.concat([neurons, neurons.assign(layer="low")])
+    result = audit.adjusted_effects([X, other], labels, statistics, both)
+    low, top = (part["auroc"].tolist() for _, part in result.groupby("layer"))
+    assert low == top[::-1]
+    with pytest.raises(FeatlabError, match="layer and pooling"):
+        audit.adjusted_effects(X, labels, statistics, both)
+    none = audit.adjusted_effects(X, labels, statistics, neurons[:0])
     assert len(none) == 0 and list(none) == list(result)
+
+
+def test_what_cannot_be_judged_is_refused():
+    X, labels, statistics, neurons = planted_world()
     for change, words in [
-        ({"neuron": 99}, "X has no neuron 99"),
-        ({"class": "z"}, "No image is labelled 'z'"),
+        ({"neuron": 99}, "X has no neuron 99 of top"),
+        ({"class": "z"}, "no image is labelled 'z'"),
     ]:
         with pytest.raises(FeatlabError, match=words):
             audit.adjusted_effects(X, labels, statistics, neurons.assign(**change))
@@ -382,7 +390,7 @@ def test_without_pictures_exact_copies_are_still_found(twins, tmp_path):
     assert table["kind"].tolist() == ["exact"] and table["distance"].isna().all()
     with pytest.raises(FeatlabError, match="threshold must be"):
         audit.duplicates(twins, threshold=40)
-    with pytest.raises(FeatlabError, match="split must have one row"):
+    with pytest.raises(FeatlabError, match="'split': 1"):
         audit.duplicates(twins, split=["train"])
 
 
@@ -430,9 +438,9 @@ def test_planted_flips_are_found(seed):
     found = set(table["row"])
     hits = found & set(flipped)
     assert len(hits) / len(flipped) >= 0.8 and len(hits) / len(found) >= 0.85
-    assert (table["suggested"].to_numpy() == codes[table["row"]]).mean() >= 0.85
+    assert (table["suggested"].to_numpy() == codes[table["row"]].astype(str)).mean() >= 0.85
     assert table["margin"].is_monotonic_decreasing and table["margin"].between(0, 1).all()
-    assert (table["label"].to_numpy() == labels[table["row"]]).all()
+    assert (table["label"].to_numpy() == labels[table["row"]].astype(str)).all()
     assert table.attrs["folds"] == 5
 
 
@@ -470,19 +478,20 @@ def test_label_errors_refuses_what_it_cannot_judge():
 def test_a_planted_outlier_is_the_farthest():
     X, codes = clusters()
     X[7] += 6
-    table = audit.outliers(X, codes)
+    table = outliers(X, codes)
     assert table.loc[0, "row"] == 7 and table.loc[0, "outlier"]
     assert table["outlier"].sum() <= 4 and len(table) == 300
-    few = audit.outliers(X[:12], ["a"] * 9 + ["b"] * 3)
+    few = outliers(X[:12], ["a"] * 9 + ["b"] * 3)
     assert few["score"].isna().all() and not few["outlier"].any()
-    twice = audit.outliers(np.vstack([X] * 6), np.tile(codes, 6))
+    twice = outliers(np.vstack([X] * 6), np.tile(codes, 6))
     assert np.isfinite(twice["score"]).all()
 
 
 # --- lines --------------------------------------------------------------------------------------
 
 
-def verdicts(table):
+def verdicts(findings):
+    table = pd.DataFrame(findings)
     return dict(zip(table["check"], table["verdict"], strict=True))
 
 
@@ -490,22 +499,21 @@ def test_balance_has_a_line_for_each_check():
     labels = np.repeat(["a", "b"], [100, 40])
     split = np.resize(["train", "train", "confirm", "test"], 140)
     groups = np.where(labels == "a", "", "one scene")
-    table = audit.balance(labels, groups, split)
-    assert list(table) == ["check", "verdict", "finding", "n"]
-    assert verdicts(table) == {
+    findings = balance(labels, groups, split)
+    assert verdicts(findings) == {
         "class balance": "pass",
         "class size": "pass",
         "split": "pass",
         "groups": "fail",
     }
-    assert "1 lie on two sides" in table["finding"].iloc[3]
-    assert verdicts(audit.balance(np.repeat(["a", "b"], [300, 5]))) == {
+    assert "1 lie on two sides" in findings[3].finding
+    assert verdicts(balance(np.repeat(["a", "b"], [300, 5]))) == {
         "class balance": "fail",
         "class size": "fail",
     }
     absent = np.where(labels == "a", split, "train")
-    assert verdicts(audit.balance(labels, None, absent))["split"] == "fail"
-    blank = audit.balance(labels, [""] * 140, split)
+    assert verdicts(balance(labels, None, absent))["split"] == "fail"
+    blank = balance(labels, [""] * 140, split)
     assert verdicts(blank)["groups"] == "not done"
 
 
@@ -522,9 +530,9 @@ def test_colour_alone(colour, verdict):
     rows = [(0.5, 0.4, 0.6), (0.99, 0.95, 1.0), colour]
     table = pd.DataFrame(rows, columns=["accuracy", "accuracy_low", "accuracy_high"])
     table["head"], table["n"] = ["dummy", "logistic", "colour_histogram"], 100
-    line = audit.colour_alone(table)
-    assert line["verdict"].tolist() == [verdict] and line["n"].tolist() == [100]
-    assert audit.colour_alone(table[:2])["verdict"].tolist() == ["not done"]
+    finding = colour_alone(table)
+    assert finding.verdict == verdict and finding.n == 100
+    assert colour_alone(table[:2]).verdict == colour_alone(None).verdict == "not done"
 
 
 # --- the whole set ------------------------------------------------------------------------------
@@ -551,7 +559,7 @@ def planted_set(tmp_path, fake_backbone):
 
 NEURONS = pd.DataFrame(
     {"class": "bright", "neuron": [0, 1, 2], "auroc": 0.9, "detector": True, "replicated": True}
-).assign(layer="last", pooling="mean", direction="active")
+).assign(layer="last", pooling="mean", direction="active", rank=[1, 2, 3])
 
 
 def test_a_planted_set_is_seen_through(planted_set):

@@ -410,17 +410,17 @@ class TestAudit:
         made.X.iloc[11] = 9.0
         wrong = made.y.copy()
         wrong.iloc[[30, 60]] = "bee"
-        plain = audit.label_errors(made.X, wrong), audit.outliers(made.X, wrong)
+        plain = audit.label_errors(made.X, wrong), _labels.outliers(made.X, wrong)
         tiny()
         monkeypatch.setattr(_labels, "_MANY_IMAGES", 10)
         X = on_disk(made.X)
-        errors, far = audit.label_errors(X, wrong), audit.outliers(X, wrong)
+        errors, far = audit.label_errors(X, wrong), _labels.outliers(X, wrong)
         one, other = (table.set_index("row").sort_index() for table in (errors, plain[0]))
         assert_frame_equal(one, other, atol=0.01)  # the solver stops early
         assert_allclose(far.set_index("row")["distance"].sort_index(),
                         plain[1].set_index("row")["distance"].sort_index(), rtol=1e-6)  # fmt: skip
         monkeypatch.setattr(_labels, "_MOST_OF_A_CLASS", 60)
-        sampled = audit.outliers(X, wrong)
+        sampled = _labels.outliers(X, wrong)
         assert sampled["row"].iloc[0] == far["row"].iloc[0] == 11
         assert len(sampled) == N
 

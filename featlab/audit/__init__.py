@@ -5,24 +5,17 @@ whether detector neurons survive when such things are held fixed. Every check en
 pass, warn or fail; every finding names its images. The network is not run.
 """
 
-from __future__ import annotations
-
-from featlab.audit._adjusted import adjusted_effects
-from featlab.audit._confounds import confounds
+from featlab.audit._confounds import adjusted_effects, confounds
 from featlab.audit._duplicates import duplicates
-from featlab.audit._findings import balance, colour_alone
-from featlab.audit._labels import label_errors, outliers
+from featlab.audit._labels import label_errors
 from featlab.audit._pictures import picture_statistics
 from featlab.audit._set import audit_set
 
 __all__ = [
     "adjusted_effects",
     "audit_set",
-    "balance",
-    "colour_alone",
     "confounds",
     "duplicates",
     "label_errors",
-    "outliers",
     "picture_statistics",
 ]

@@ -1,4 +1,4 @@
-"""Does something besides the object tell the classes apart?"""
+"""Does something besides the object tell the classes apart, and do detectors survive it?"""
 
 from __future__ import annotations
 
@@ -7,15 +7,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+from scipy.stats import rankdata
 from statsmodels.stats.multitest import multipletests
 
-from featlab.audit._inputs import codes_of
+from featlab.arguments import (
+    blocks_of_neurons,
+    check_columns,
+    check_same_length,
+    class_codes,
+    row_numbers,
+)
 from featlab.errors import FeatlabError
-from featlab.neurons.rank_statistics import auroc_interval, mannwhitney_p, rank_statistics
+from featlab.intervals import auroc_score_interval
+from featlab.neurons.rank_statistics import (
+    RankStatistics,
+    auroc_interval,
+    mannwhitney_p,
+    rank_statistics,
+)
 
 Floats = NDArray[np.float64]
 
-COLUMNS = [
+CONFOUND_COLUMNS = [
     "class",
     "statistic",
     "n",
@@ -34,11 +48,29 @@ COLUMNS = [
 FAIL_P, FAIL_EFFECT = 0.01, 0.25
 WARN_P, WARN_EFFECT = 0.05, 0.10
 RARE_SHARE, RARE_RATIO = 0.05, 4.0
+_KEY = ["layer", "pooling", "class", "neuron"]
+ADJUSTED_COLUMNS = [
+    "layer",
+    "pooling",
+    "class",
+    "neuron",
+    "n",
+    "n_ref",
+    "auroc",
+    "auroc_low",
+    "auroc_high",
+    "auroc_adjusted",
+    "auroc_adjusted_low",
+    "auroc_adjusted_high",
+    "inflation",
+    "explained",
+]
+
+_Z95 = float(ndtri(0.975))
+_LEAST_KNOWN = 0.5
 
 
-def confounds(
-    statistics: pd.DataFrame, labels: ArrayLike, *, rows: ArrayLike | None = None
-) -> pd.DataFrame:
+def confounds(statistics: pd.DataFrame, y: ArrayLike, rows: Any = None) -> pd.DataFrame:
     """How well each picture statistic alone tells each class from the rest.
 
     Parameters
@@ -46,7 +78,7 @@ def confounds(
     statistics : DataFrame of shape (n, k)
         From :func:`picture_statistics`; columns that are not numbers are ignored, and each column
         is compared over the images in which it is known (finite).
-    labels : array_like of shape (n,)
+    y : array_like of shape (n,)
     rows : array_like, optional
         Row numbers, or a mask, of the images to use; all by default.
 
@@ -82,9 +114,9 @@ def confounds(
     Journal of Statistics 6, 65-70.
     """
     table = numeric_columns(statistics)
-    codes, classes = codes_of(labels, len(table), "statistics")
-    chosen = _chosen(rows, len(table))
-    values, codes = table.to_numpy(float)[chosen], codes[chosen]
+    codes, classes = class_codes(y, len(table), least=2)
+    places = row_numbers(rows, len(table))
+    values, codes = table.to_numpy(float)[places], codes[places]
     known = np.isfinite(values)
     parts = []
     for pattern in np.unique(known, axis=1).T:
@@ -97,7 +129,7 @@ def confounds(
         compact = np.searchsorted(present, inside)
         parts.append(_compared(part, compact, names, table.columns[columns]))
     if not parts:
-        return pd.DataFrame(columns=COLUMNS)
+        return pd.DataFrame(columns=CONFOUND_COLUMNS)
     result = pd.concat(parts, ignore_index=True)
     result["p_adjusted"] = _holm(result["p"].to_numpy())
     result["verdict"] = _verdicts(result)
@@ -105,7 +137,7 @@ def confounds(
     result = result.assign(_strength=strength).sort_values(
         ["_strength", "p", "class", "statistic"], ascending=[False, True, True, True]
     )
-    return result[COLUMNS].reset_index(drop=True)
+    return result[CONFOUND_COLUMNS].reset_index(drop=True)
 
 
 def numeric_columns(statistics: pd.DataFrame) -> pd.DataFrame:
@@ -114,15 +146,6 @@ def numeric_columns(statistics: pd.DataFrame) -> pd.DataFrame:
     if not table.shape[1]:
         raise FeatlabError("statistics has no numeric column; make it with picture_statistics.")
     return table
-
-
-def _chosen(rows: ArrayLike | None, n: int) -> NDArray[Any]:
-    try:
-        return np.arange(n) if rows is None else np.arange(n)[np.asarray(rows)]
-    except IndexError as error:
-        raise FeatlabError(
-            f"rows must be row numbers, or a mask, of {n} images: {error}."
-        ) from error
 
 
 def _compared(
@@ -172,3 +195,147 @@ def _verdicts(table: pd.DataFrame) -> NDArray[Any]:
     fails = (p <= FAIL_P) & (effect >= FAIL_EFFECT)
     warns = (p <= WARN_P) & ((effect >= WARN_EFFECT) | is_lopsided)
     return np.select([fails, warns], ["fail", "warn"], "pass")
+
+
+def adjusted_effects(
+    X: pd.DataFrame | ArrayLike,
+    y: ArrayLike,
+    statistics: pd.DataFrame,
+    detectors: pd.DataFrame,
+) -> pd.DataFrame:
+    """AUROC of detectors as it is, and with the picture statistics held fixed.
+
+    Give images that the detectors were not chosen on.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c), or a list of such DataFrames
+        Pooled activations.
+    y : array_like of shape (n,)
+    statistics : DataFrame of shape (n, k)
+        The same rows. Constant columns, and those unknown in half of the images, are left out;
+        an unknown value counts as the middle one.
+    detectors : DataFrame
+        Rows of a neuron table that say which neuron is active for which class, e.g. from
+        `select_neurons`: ``layer, pooling, class, neuron``.
+
+    Returns
+    -------
+    DataFrame, one row per class and neuron
+        ``layer, pooling, class, neuron, n, n_ref``; ``auroc`` and ``auroc_adjusted``, each with
+        ``_low`` and ``_high`` (95 %); ``inflation``, the variance inflation factor of the class
+        given the statistics (1: unrelated; infinite: the statistics tell the class, and nothing
+        can be learnt about the neuron); ``explained``: the interval itself is above 0.5, the adjusted one
+        reaches it.
+
+    Raises
+    ------
+    FeatlabError
+        Rows that do not match, a class, layer or neuron of `detectors` that is not in the data,
+        no statistic that varies, too few images for so many statistics.
+
+    Notes
+    -----
+    Analysis of covariance on ranks: the neuron and the statistics are replaced by their ranks, the
+    slopes are fitted by least squares within the class and the rest (so that an effect of the
+    class is not mistaken for one of the statistics), and the statistics' part is subtracted. The
+    adjusted interval is DeLong's widened by the square root of the variance inflation factor,
+    because what the class and the statistics share cannot be attributed to either.
+    Only monotone influence is removed. ``explained`` therefore means "cannot be told from the
+    picture statistics here", not "is caused by them"; few images also give wide intervals.
+
+    References
+    ----------
+    Conover & Iman (1982). Analysis of covariance using the rank transformation. Biometrics 38,
+    715-724. Quade (1967). Rank analysis of covariance. JASA 62, 1187-1200.
+    """
+    check_columns("the table of detectors", detectors, _KEY, "give the result of select_neurons")
+    codes, classes = class_codes(y, least=2)
+    check_same_length({"y": len(codes), "statistics": len(statistics)})
+    if not len(detectors):
+        return pd.DataFrame(columns=ADJUSTED_COLUMNS)
+    unknown = sorted(set(detectors["class"]) - set(classes))
+    if unknown:
+        raise FeatlabError(f"no image is labelled {unknown[0]!r}, a class of the detectors.")
+    blocks = blocks_of_neurons(detectors, X, y)
+    covariates = _covariates(statistics)
+    parts = []
+    for (layer, pooling, name), rows in detectors.groupby(_KEY[:3], sort=True):
+        block, inside = blocks[str(layer), str(pooling)], codes == classes.tolist().index(name)
+        values = block.matrix[:, block.places(rows["neuron"])].astype(np.float64)
+        named = {column: rows[column].to_numpy() for column in _KEY}
+        parts.append(_adjusted(values, inside, covariates).assign(**named))
+    return pd.concat(parts, ignore_index=True)[ADJUSTED_COLUMNS]
+
+
+def _covariates(statistics: pd.DataFrame) -> Floats:
+    """Orthonormal basis of the centred ranks of the statistics, (n, r)."""
+    values = numeric_columns(statistics).to_numpy(float)
+    known = np.isfinite(values)
+    ranks = np.zeros_like(values)
+    for column in np.flatnonzero(known.mean(axis=0) > _LEAST_KNOWN):
+        found = rankdata(values[known[:, column], column])
+        ranks[known[:, column], column] = found - found.mean()
+    left, size, _ = np.linalg.svd(ranks, full_matrices=False)
+    basis = left[:, size > 1e-9 * max(size.max(initial=0), 1e-300)]
+    if not basis.shape[1]:
+        raise FeatlabError("No picture statistic varies over these images; nothing to hold fixed.")
+    if len(values) < 3 * basis.shape[1]:
+        raise FeatlabError(
+            f"{len(values)} images are too few to hold {basis.shape[1]} statistics fixed; "
+            "give fewer columns or more images."
+        )
+    return basis
+
+
+def _adjusted(values: Floats, inside: NDArray[np.bool_], covariates: Floats) -> pd.DataFrame:
+    codes = inside.astype(np.intp)
+    plain = rank_statistics(values, codes, 2)
+    within = covariates - np.where(
+        inside[:, None], covariates[inside].mean(axis=0), covariates[~inside].mean(axis=0)
+    )
+    ranks = rankdata(values, axis=0)
+    # Ranks minus a multiple of columns that are centred within each group: the slopes of both.
+    slopes = np.linalg.lstsq(within, ranks, rcond=1e-9)[0]
+    adjusted = rank_statistics(np.round(ranks - covariates @ slopes, 6), codes, 2)
+    inflation = _inflation(inside, covariates)
+    low, high = (bound[1] for bound in auroc_interval(plain))
+    adjusted_low, adjusted_high = _widened(adjusted, inflation)
+    return pd.DataFrame(
+        {
+            "n": int(inside.sum()),
+            "n_ref": int((~inside).sum()),
+            "auroc": plain.auroc[1],
+            "auroc_low": low,
+            "auroc_high": high,
+            "auroc_adjusted": adjusted.auroc[1],
+            "auroc_adjusted_low": adjusted_low,
+            "auroc_adjusted_high": adjusted_high,
+            "inflation": inflation,
+            "explained": (low > 0.5) & (adjusted_low <= 0.5),
+        }
+    )
+
+
+def _inflation(inside: NDArray[np.bool_], covariates: Floats) -> float:
+    """1 / (1 - R²) of the class regressed on the covariates."""
+    centred = inside - inside.mean()
+    fitted = covariates @ np.linalg.lstsq(covariates, centred, rcond=None)[0]
+    unexplained = float(((centred - fitted) ** 2).sum() / (centred**2).sum())
+    return 1 / unexplained if unexplained > 1e-9 else float("inf")
+
+
+def _widened(statistics: RankStatistics, inflation: float) -> tuple[Floats, Floats]:
+    auroc = statistics.auroc[1]
+    low, high = (bound[1] for bound in auroc_interval(statistics))
+    n, n_ref = (np.full_like(auroc, float(size[1, 0])) for size in (statistics.n, statistics.n_ref))
+    if np.isinf(inflation):
+        return np.zeros_like(auroc), np.ones_like(auroc)
+    wide = np.sqrt(inflation)
+    # The score interval of fewer images: where DeLong's variance is 0 there is nothing to widen.
+    score_low, score_high = auroc_score_interval(auroc, n / inflation, n_ref / inflation)
+    bare = ~(statistics.variance[1] > 0)
+    margin = _Z95 * wide * np.sqrt(np.where(bare, 0.0, statistics.variance[1]))
+    low = np.where(bare, score_low, np.clip(auroc - margin, 0, 1))
+    high = np.where(bare, score_high, np.clip(auroc + margin, 0, 1))
+    return low, high

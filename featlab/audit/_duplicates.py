@@ -10,9 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import uniform_filter
 
-from featlab.audit._inputs import matrix_of
-from featlab.audit._pictures import HASH_BITS, Pictures, Progress, read_pictures
-from featlab.errors import FeatlabError
+from featlab.arguments import Progress, check_between, check_same_length, finite_matrix
+from featlab.audit._pictures import HASH_BITS, Pictures, read_pictures
 from featlab.system.scratch import double_rows, pieces
 
 COLUMNS = [
@@ -96,8 +95,7 @@ def duplicates(
     all near duplicates that differ in up to 3 bits, and part of the others, are found. Exact
     copies are found among any number.
     """
-    if not 0 <= threshold <= HASH_BITS // 2:
-        raise FeatlabError(f"threshold must be from 0 to {HASH_BITS // 2} bits, got {threshold!r}.")
+    check_between("threshold", threshold, 0, HASH_BITS // 2)
     pictures = read_pictures(images, root, progress=progress)
     return find_duplicates(images, pictures, X, split=split, threshold=threshold)
 
@@ -113,10 +111,9 @@ def find_duplicates(
     """As :func:`duplicates`, of pictures that were read before; without them only exact ones."""
     n = len(images)
     sides = np.full(n, "") if split is None else np.asarray(split).astype(str)
-    vectors = None if X is None else matrix_of(X)[0]
-    for name, rows in (("split", sides), ("X", vectors)):
-        if rows is not None and len(rows) != n:
-            raise FeatlabError(f"{name} must have one row per image ({n}), got {len(rows)}.")
+    vectors = None if X is None else finite_matrix(X)
+    n_vectors = n if vectors is None else len(vectors)
+    check_same_length({"images": n, "split": len(sides), "X": n_vectors})
     exact = _equal_pairs(_column(images, "sha256"))
     known = set(map(tuple, exact.tolist()))
     near = np.zeros((0, 2), dtype=np.intp)

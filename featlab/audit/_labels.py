@@ -14,8 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab.arguments import group_codes, has_groups, stratified_rows
-from featlab.audit._inputs import codes_of, matrix_of
+from featlab.arguments import class_codes, finite_matrix, group_codes, has_groups, stratified_rows
 from featlab.errors import FeatlabError
 from featlab.features import component_scores, principal_components
 from featlab.heads.training import Fold, stratified_folds
@@ -40,7 +39,7 @@ _NORMAL_MAD = 0.6745  # of the standard normal distribution
 
 def label_errors(
     X: pd.DataFrame | ArrayLike,
-    labels: ArrayLike,
+    y: ArrayLike,
     *,
     groups: ArrayLike | None = None,
     random_state: int = 0,
@@ -58,7 +57,7 @@ def label_errors(
     ----------
     X : DataFrame or array_like of shape (n, c)
         Features, finite.
-    labels : array_like of shape (n,)
+    y : array_like of shape (n,)
     groups : array_like of shape (n,), optional
         Images of one non-empty group share a fold; ``""`` is no group.
     random_state : int
@@ -68,8 +67,8 @@ def label_errors(
     -------
     DataFrame, one row per candidate, the worst first
         ``row`` (number), ``label``, ``suggested``, ``self_confidence`` (probability of the given
-        label, 0-1), ``margin`` (probability of the suggested one minus that, 0-1). ``attrs`` holds
-        ``n``, ``accuracy`` (of the folds), ``folds`` and ``thresholds``.
+        label, 0-1), ``margin`` (probability of the suggested one minus that, 0-1). ``attrs``
+        repeats ``n``, ``accuracy`` (of the folds), ``folds`` and ``thresholds``.
 
     Raises
     ------
@@ -80,15 +79,22 @@ def label_errors(
     Notes
     -----
     This is confident learning with pruning by noise rate. A candidate is an image to look at. Hard
-    images are candidates too: trust the list less the lower ``attrs["accuracy"]`` is.
+    images are candidates too: trust the list less the lower that accuracy is.
 
     References
     ----------
     Northcutt, Jiang & Chuang (2021). Confident learning: estimating uncertainty in dataset labels.
     Journal of Artificial Intelligence Research 70, 1373-1411.
     """
-    values, _ = matrix_of(X)
-    codes, classes = codes_of(labels, len(values), "X")
+    return contradicted(X, y, groups, random_state)[0]
+
+
+def contradicted(
+    X: pd.DataFrame | ArrayLike, y: ArrayLike, groups: ArrayLike | None, random_state: int
+) -> tuple[pd.DataFrame, float]:
+    """The table of `label_errors`, and the share of images classified as labelled."""
+    values = finite_matrix(X)
+    codes, classes = class_codes(y, len(values), least=2)
     folds = _folds(codes, classes, groups, random_state)
     reduced = _components(values, _COMPONENTS, random_state)
     probability = _held_out(reduced, codes, folds, len(classes))
@@ -97,24 +103,24 @@ def label_errors(
     # Rounding must not keep an image below a threshold that all of its class share.
     confident = np.where(probability >= thresholds - 1e-12, probability, -1.0)
     rows, suggested = _pruned(probability, confident, codes)
-    names = np.asarray(classes)
     table = pd.DataFrame(
         {
             "row": rows,
-            "label": names[codes[rows]],
-            "suggested": names[suggested],
+            "label": classes[codes[rows]],
+            "suggested": classes[suggested],
             "self_confidence": own[rows],
             "margin": probability[rows, suggested] - own[rows],
         }
     )
     table = table.sort_values(["margin", "row"], ascending=[False, True]).reset_index(drop=True)
+    accuracy = float((probability.argmax(axis=1) == codes).mean())
     table.attrs = {
         "n": len(codes),
-        "accuracy": float((probability.argmax(axis=1) == codes).mean()),
+        "accuracy": accuracy,
         "folds": len(folds),
-        "thresholds": dict(zip(map(str, classes), thresholds.tolist(), strict=True)),
+        "thresholds": dict(zip(classes.tolist(), thresholds.tolist(), strict=True)),
     }
-    return table
+    return table, accuracy
 
 
 def _pruned(
@@ -142,14 +148,14 @@ def _pruned(
     return rows, best[rows]
 
 
-def outliers(X: pd.DataFrame | ArrayLike, labels: ArrayLike) -> pd.DataFrame:
+def outliers(X: pd.DataFrame | ArrayLike, y: ArrayLike) -> pd.DataFrame:
     """How far every image lies from its own class.
 
     Parameters
     ----------
     X : DataFrame or array_like of shape (n, c)
         Features, finite.
-    labels : array_like of shape (n,)
+    y : array_like of shape (n,)
 
     Returns
     -------
@@ -170,8 +176,8 @@ def outliers(X: pd.DataFrame | ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     Iglewicz & Hoaglin (1993). How to detect and handle outliers. ASQC (3.5). Ramaswamy, Rastogi &
     Shim (2000). Efficient algorithms for mining outliers from large data sets. SIGMOD, 427-438.
     """
-    values, _ = matrix_of(X)
-    codes, classes = codes_of(labels, len(values), "X", least=1)
+    values = finite_matrix(X)
+    codes, classes = class_codes(y, len(values))
     reduced = _components(values, _COMPONENTS, 0)
     distance, score = np.full((2, len(codes)), np.nan)
     for code in range(len(classes)):
@@ -183,7 +189,7 @@ def outliers(X: pd.DataFrame | ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "row": np.arange(len(codes)),
-            "label": np.asarray(classes)[codes],
+            "label": classes[codes],
             "distance": distance,
             "score": score,
             "outlier": score > OUTLIER_SCORE,
@@ -227,7 +233,10 @@ def _components(values: NDArray[np.floating], most: int, random_state: int) -> F
 
 
 def _folds(
-    codes: NDArray[np.intp], classes: list, groups: ArrayLike | None, random_state: int
+    codes: NDArray[np.intp],
+    classes: NDArray[np.object_],
+    groups: ArrayLike | None,
+    random_state: int,
 ) -> list[Fold]:
     units = group_codes(groups, len(codes))
     is_grouped = has_groups(units)

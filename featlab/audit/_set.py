@@ -1,35 +1,289 @@
-"""Every check on a finished store."""
+"""Every check on a finished store, and one line for each: what was found, and the verdict."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab.arguments import neuron_ids, origin_of
-from featlab.audit import _lines as lines
-from featlab.audit._adjusted import COLUMNS as ADJUSTED_COLUMNS
-from featlab.audit._adjusted import TOP, adjusted_effects, chosen_detectors
-from featlab.audit._confounds import COLUMNS as CONFOUND_COLUMNS
-from featlab.audit._confounds import confounds
-from featlab.audit._duplicates import find_duplicates
-from featlab.audit._findings import NOT_DONE, Finding, as_table, balance, colour_alone
-from featlab.audit._labels import LABEL_COLUMNS, label_errors, outliers
-from featlab.audit._pictures import (
-    PICTURE_COLUMNS,
-    Pictures,
+from featlab.arguments import (
     Progress,
-    read_pictures,
-    with_objects,
+    check_columns,
+    class_codes,
+    confirmed_detectors,
+    group_codes,
+    group_names,
+    neuron_ids,
+    origin_of,
+    split_sides,
 )
+from featlab.audit._confounds import (
+    ADJUSTED_COLUMNS,
+    CONFOUND_COLUMNS,
+    RARE_SHARE,
+    adjusted_effects,
+    confounds,
+)
+from featlab.audit._duplicates import find_duplicates
+from featlab.audit._labels import LABEL_COLUMNS, OUTLIER_SCORE, contradicted, outliers
+from featlab.audit._pictures import PICTURE_COLUMNS, Pictures, read_pictures, with_objects
 from featlab.errors import FeatlabError
 from featlab.features import feature_table
-from featlab.results.audit import Audit
+from featlab.results.audit import Audit, Finding
+from featlab.store import MapStore
 
-if TYPE_CHECKING:
-    from featlab.store import MapStore
+NOT_DONE = "not done"
+
+FAIL_RATIO, WARN_RATIO = 10.0, 3.0
+FAIL_IMAGES, WARN_IMAGES = 10, 30
+WARN_ON_SIDE = 10
+FAIL_GROUPS, WARN_GROUPS = 3, 5
+WARN_GAIN = 0.25
+FAIL_LEAK = 0.01  # of the images, in near duplicates across the split
+WARN_LABELS, FAIL_LABELS = 0.01, 0.10
+WARN_OUTLIERS, FAIL_OUTLIERS = 0.01, 0.05
+WARN_EXPLAINED, FAIL_EXPLAINED = 0.10, 0.50
+_SHOWN = 3
+_MOST = 50  # detectors per class that are judged
+
+
+def balance(
+    y: ArrayLike, groups: ArrayLike | None = None, split: ArrayLike | None = None
+) -> list[Finding]:
+    """Are the classes large, even, on every side of the split, and made of enough groups?
+
+    - ``class balance``: the largest class has 10 times as many images as the smallest (fail),
+      3 times (warn);
+    - ``class size``: the smallest class has fewer than 10 images (fail), 30 (warn);
+    - ``split``: a class is absent from a side (fail), has fewer than 10 images there (warn);
+    - ``groups``: a group lies on two sides, or a class has fewer than 3 groups (fail), fewer
+      than 5 (warn); "not done" where no image has a group.
+    """
+    codes, classes = class_codes(y, least=2)
+    sizes = np.bincount(codes)
+    findings = [_ratio(sizes, classes), _size(sizes, classes)]
+    sides = None if split is None else split_sides(split, len(codes))
+    if sides is not None:
+        findings.append(_sides(codes, classes, sides))
+    if groups is not None:
+        findings.append(_groups(codes, classes, group_names(groups, len(codes)), sides))
+    return findings
+
+
+def colour_alone(head_table: pd.DataFrame | None) -> Finding:
+    """Do colours alone already tell the classes apart?
+
+    ``pass``: the colour histogram's interval reaches the accuracy of the dummy, or it gains less
+    than a quarter of what the logistic head gains over the dummy. ``fail``: it lies above the dummy
+    and reaches the interval of the logistic head, so that the network adds nothing that can be
+    shown. ``warn``: in between. "not done" where a head is missing.
+    """
+    name = "colour alone"
+    if head_table is None:
+        return Finding(name, NOT_DONE, "No head table was given.", 0)
+    check_columns("the head table", head_table, ("head", "n", "accuracy"), "give HeadResults.table")
+    rows = {str(row["head"]): row for row in head_table.to_dict("records")}
+    absent = [head for head in ("dummy", "colour_histogram", "logistic") if head not in rows]
+    if absent:
+        return Finding(name, NOT_DONE, f"There is no head {absent[0]!r} to compare.", 0)
+    colour, dummy, full = rows["colour_histogram"], rows["dummy"], rows["logistic"]
+    text = (
+        f"A colour histogram alone reaches an accuracy of {_interval(colour)}; "
+        f"the commonest class {dummy['accuracy']:.2f}, the network's features {_interval(full)}."
+    )
+    gain, full_gain = (row["accuracy"] - dummy["accuracy"] for row in (colour, full))
+    is_above = colour["accuracy_low"] > dummy["accuracy"]
+    verdict = worse_of(
+        is_above and colour["accuracy_high"] >= full["accuracy_low"],
+        is_above and gain >= WARN_GAIN * full_gain,
+    )
+    return Finding(name, verdict, text, int(colour["n"]))
+
+
+def images_word(n: int) -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{n:,} image" + ("" if n == 1 else "s")
+
+
+def worse_of(fails: bool | np.bool_, warns: bool | np.bool_) -> str:
+    """The verdict."""
+    return "fail" if fails else "warn" if warns else "pass"
+
+
+def _interval(row: Mapping[Hashable, Any]) -> str:
+    return f"{row['accuracy']:.2f} ({row['accuracy_low']:.2f}-{row['accuracy_high']:.2f})"
+
+
+def _ratio(sizes: NDArray[np.intp], classes: NDArray[np.object_]) -> Finding:
+    large, small = sizes.argmax(), sizes.argmin()
+    ratio = sizes[large] / sizes[small]
+    text = (
+        f"The largest of {len(classes)} classes, {classes[large]!r}, has "
+        f"{images_word(sizes[large])}, the smallest, {classes[small]!r}, {sizes[small]:,}: "
+        f"{ratio:.1f} times as many."
+    )
+    verdict = worse_of(ratio >= FAIL_RATIO, ratio >= WARN_RATIO)
+    return Finding("class balance", verdict, text, int(sizes.sum()))
+
+
+def _size(sizes: NDArray[np.intp], classes: NDArray[np.object_]) -> Finding:
+    small = sizes.argmin()
+    text = f"The smallest class, {classes[small]!r}, has {images_word(sizes[small])}."
+    verdict = worse_of(sizes[small] < FAIL_IMAGES, sizes[small] < WARN_IMAGES)
+    return Finding("class size", verdict, text, int(sizes.sum()))
+
+
+def _sides(
+    codes: NDArray[np.intp], classes: NDArray[np.object_], sides: NDArray[np.str_]
+) -> Finding:
+    counts = pd.crosstab(codes, sides)
+    code, side = divmod(int(counts.to_numpy().argmin()), counts.shape[1])
+    least = int(counts.to_numpy()[code, side])
+    text = (
+        f"The thinnest side has {images_word(least)}: {classes[code]!r} in {counts.columns[side]}."
+    )
+    return Finding("split", worse_of(least == 0, least < WARN_ON_SIDE), text, len(codes))
+
+
+def _groups(
+    codes: NDArray[np.intp],
+    classes: NDArray[np.object_],
+    groups: NDArray[np.str_],
+    sides: NDArray[np.str_] | None,
+) -> Finding:
+    grouped = groups != ""
+    if not grouped.any():
+        text = "No image has a group; images of one scene may lie on two sides of the split."
+        return Finding("groups", NOT_DONE, text, 0)
+    units = group_codes(groups, len(groups))
+    frame = pd.DataFrame({"code": codes, "unit": units, "side": "" if sides is None else sides})
+    crossing = int((frame.groupby("unit")["side"].agg(lambda sides: len(set(sides))) > 1).sum())
+    per_class = frame.groupby("code")["unit"].nunique().to_numpy()
+    few = per_class.argmin()
+    text = (
+        f"{len(np.unique(groups[grouped])):,} groups; the class with the fewest, "
+        f"{classes[few]!r}, has {per_class[few]}"
+        + ("." if sides is None else f"; {crossing} lie on two sides of the split.")
+    )
+    verdict = worse_of(crossing > 0 or per_class[few] < FAIL_GROUPS, per_class[few] < WARN_GROUPS)
+    return Finding("groups", verdict, text, int(grouped.sum()))
+
+
+def pictures_line(pictures: Pictures | None, n: int, n_skipped: int) -> Finding:
+    """Can the pictures still be read?"""
+    read = 0 if pictures is None else int(pictures.readable.sum())
+    left_out = f" {n_skipped:,} files or boxes were left out when it was indexed."
+    text = f"{read:,} of {images_word(n)} can still be read."
+    if not read:
+        text += " Picture statistics and near duplicates were not looked at."
+    verdict = NOT_DONE if not read else worse_of(False, read < n or n_skipped > 0)
+    return Finding("pictures", verdict, text + (left_out if n_skipped else ""), n)
+
+
+def duplicates_line(table: pd.DataFrame, n: int, *, looked: bool) -> Finding:
+    """Are images there twice, on two sides of the split or under two labels?"""
+    exact = table["kind"] == "exact"
+    across, differ = table["across"].to_numpy(bool), table["labels_differ"].to_numpy(bool)
+    leaking = table[["row_a", "row_b"]][across].to_numpy()
+    n_leaking = len(np.unique(leaking))
+    text = (
+        f"{int(exact.sum()):,} exact and {int((~exact).sum()):,} near duplicate pairs; "
+        f"{int(across.sum()):,} lie across the split ({images_word(n_leaking)}), "
+        f"{int(differ.sum()):,} have two labels."
+    )
+    if not looked:
+        text += " Near ones were not looked for."
+    fails = bool((exact & across).any()) or n_leaking > FAIL_LEAK * n
+    return Finding("duplicates", worse_of(fails, across.any() or differ.any()), text, n)
+
+
+def confounds_line(table: pd.DataFrame, n: int) -> Finding:
+    """Does a picture statistic tell the classes apart?"""
+    name = "confounds"
+    if not len(table):
+        return Finding(name, NOT_DONE, "No picture could be measured.", 0)
+    failed, warned = (table[table["verdict"] == word] for word in ("fail", "warn"))
+    if not len(failed) and not len(warned):
+        text = "No picture statistic tells a class from the rest."
+        return Finding(name, "pass", text, n)
+    strong = table[table["verdict"] != "pass"]
+    strong = strong[strong["auroc"] >= 0.5] if (strong["auroc"] >= 0.5).any() else strong
+    # Each statistic once, at its strongest.
+    shown = strong.drop_duplicates("statistic").head(_SHOWN)
+    parts = [
+        f"{str(row.statistic).replace('_', ' ')} for {row.class_!r} "
+        f"(AUROC {row.auroc:.2f}, 95 % {row.auroc_low:.2f}-{row.auroc_high:.2f})"
+        for row in shown.rename(columns={"class": "class_"}).itertuples()
+    ]
+    text = (
+        f"Without any network, picture statistics tell classes apart: {', '.join(parts)}; "
+        f"{len(failed):,} strong and {len(warned):,} weaker of {len(table):,} pairs of a class and "
+        "a statistic."
+    )
+    return Finding(name, worse_of(len(failed) > 0, len(warned) > 0), text, n)
+
+
+def captions_line(statistics: pd.DataFrame, confounds: pd.DataFrame) -> Finding:
+    """Do the pictures of some class carry written strips?"""
+    name = "captions"
+    known = statistics[statistics["caption"].notna()]
+    if not len(known):
+        return Finding(name, NOT_DONE, "No picture could be measured.", 0)
+    written = known[known["caption"] > 0]
+    if not len(written):
+        return Finding(name, "pass", "No picture has a written strip.", len(known))
+    counts = written["label"].value_counts()
+    rows = confounds[(confounds["statistic"] == "caption") & (confounds["verdict"] != "pass")]
+    share = len(written) / len(known)
+    text = (
+        f"{images_word(len(written))} ({share:.0%}) with a line of writing in a plain strip at the "
+        f"top or bottom, {counts.iloc[0]:,} of them {counts.index[0]!r}."
+    )
+    fails = bool((rows["verdict"] == "fail").any())
+    return Finding(name, worse_of(fails, len(rows) > 0 or share >= RARE_SHARE), text, len(known))
+
+
+def adjusted_line(table: pd.DataFrame, n: int) -> Finding:
+    """Do the detectors survive when the picture statistics are held fixed?"""
+    name = "detectors"
+    if not len(table):
+        return Finding(name, NOT_DONE, "There is no confirmed detector to judge.", 0)
+    share = float(table["explained"].mean())
+    text = (
+        f"{int(table['explained'].sum()):,} of {len(table):,} confirmed detectors cannot be told "
+        f"from the picture statistics; median AUROC {table['auroc'].median():.2f}, "
+        f"{table['auroc_adjusted'].median():.2f} with the statistics held fixed."
+    )
+    return Finding(name, worse_of(share >= FAIL_EXPLAINED, share >= WARN_EXPLAINED), text, n)
+
+
+def labels_line(table: pd.DataFrame, n: int, accuracy: float) -> Finding:
+    """Are labels contradicted?"""
+    share = len(table) / n
+    text = (
+        f"{images_word(len(table))} ({share:.1%}) with a label that the others contradict; "
+        f"{accuracy:.0%} of all are classified as labelled when held out."
+    )
+    return Finding("label errors", worse_of(share >= FAIL_LABELS, share >= WARN_LABELS), text, n)
+
+
+def outliers_line(table: pd.DataFrame) -> Finding:
+    """Are images unlike their class?"""
+    judged = int(table["score"].notna().sum())
+    if not judged:
+        return Finding("outliers", NOT_DONE, "Every class is too small.", 0)
+    found = int(table["outlier"].sum())
+    share = found / judged
+    text = (
+        f"{images_word(found)} ({share:.1%}) far from the rest of their class "
+        f"(modified z-score above {OUTLIER_SCORE:g})."
+    )
+    verdict = worse_of(share >= FAIL_OUTLIERS, share >= WARN_OUTLIERS)
+    return Finding("outliers", verdict, text, judged)
 
 
 def audit_set(
@@ -72,35 +326,34 @@ def audit_set(
         `split` does not have one entry per image, or the store has fewer than two classes.
     """
     images = store.images
-    sides = np.asarray(split).astype(str)
-    if sides.shape != (len(images),):
-        raise FeatlabError(
-            f"split must have one entry per image ({len(images)}), got {len(sides)}."
-        )
+    sides = split_sides(split, len(images))
     labels, groups = images["label"].to_numpy(), images["group"].to_numpy()
     X = _features(store, neurons)
     pictures = _pictures(images, progress)
     statistics = _statistics(store, pictures, box_kind)
-    findings = [lines.pictures_line(pictures, len(images), len(images.attrs.get("skipped", [])))]
-    found = balance(labels, groups, sides)
     pairs = find_duplicates(images, pictures, X, split=sides)
-    differences = _confounds(statistics, labels, pictures)
-    n_read = int(pictures.readable.sum()) if pictures is not None else 0
-    findings.append(lines.duplicates_line(pairs, len(images), looked=pictures is not None))
-    findings.append(lines.confounds_line(differences, n_read))
-    findings.append(lines.captions_line(statistics, differences))
-    adjusted, finding = _adjusted(X, labels, statistics, neurons, sides, pictures)
-    findings.append(finding)
-    errors, finding = _label_errors(X, labels, groups, random_state)
-    findings.append(finding)
-    far = outliers(X, labels)
-    findings.append(lines.outliers_line(far))
-    summary = pd.concat(
-        [as_table(findings[:1]), found, as_table(findings[1:]), _colour(head_table)],
-        ignore_index=True,
+    differences = (
+        pd.DataFrame(columns=CONFOUND_COLUMNS)
+        if pictures is None
+        else confounds(statistics, labels)
     )
+    n_read = int(pictures.readable.sum()) if pictures is not None else 0
+    adjusted, adjusted_finding = _adjusted(X, labels, statistics, neurons, sides, pictures)
+    errors, errors_finding = _label_errors(X, labels, groups, random_state)
+    far = outliers(X, labels)
+    findings = [
+        pictures_line(pictures, len(images), len(images.attrs.get("skipped", []))),
+        *balance(labels, groups, sides),
+        duplicates_line(pairs, len(images), looked=pictures is not None),
+        confounds_line(differences, n_read),
+        captions_line(statistics, differences),
+        adjusted_finding,
+        errors_finding,
+        outliers_line(far),
+        colour_alone(head_table),
+    ]
     return Audit(
-        summary=summary,
+        summary=pd.DataFrame([asdict(finding) for finding in findings]),
         statistics=statistics,
         confounds=differences,
         adjusted=adjusted,
@@ -137,14 +390,6 @@ def _statistics(store: MapStore, pictures: Pictures | None, box_kind: str | None
     return pd.concat([pd.DataFrame(columns), table], axis=1)
 
 
-def _confounds(
-    statistics: pd.DataFrame, labels: NDArray, pictures: Pictures | None
-) -> pd.DataFrame:
-    if pictures is None:
-        return pd.DataFrame(columns=CONFOUND_COLUMNS)
-    return confounds(statistics, labels)
-
-
 def _adjusted(
     X: pd.DataFrame,
     labels: NDArray,
@@ -161,36 +406,39 @@ def _adjusted(
     else:
         rows = np.flatnonzero((sides != "train") & pictures.readable)
         try:
-            present = chosen_detectors(neurons, origin_of(X), TOP)
-            present = present[present["class"].isin(set(labels[rows]))]
-            columns = np.flatnonzero(np.isin(neuron_ids(X), present["neuron"]))
-            values = X.to_numpy()
-            judged = [values[:, column][rows] for column in columns]
-            unchosen = pd.DataFrame(
-                np.reshape(judged, (len(columns), len(rows))).T, X.index[rows], X.columns[columns]
+            layer, pooling = origin_of(X)
+            detectors = confirmed_detectors(neurons, layer=layer, pooling=pooling, most=_MOST)
+            detectors = detectors[detectors["class"].isin(set(labels[rows]))]
+            table = adjusted_effects(
+                _columns_of(X, detectors["neuron"], rows),
+                labels[rows],
+                statistics.iloc[rows],
+                detectors,
             )
-            table = adjusted_effects(unchosen, labels[rows], statistics.iloc[rows], present)
-            return table, lines.adjusted_line(table, len(rows))
+            return table, adjusted_line(table, len(rows))
         except FeatlabError as error:
             reason = str(error)
     return pd.DataFrame(columns=ADJUSTED_COLUMNS), Finding("detectors", NOT_DONE, reason, 0)
+
+
+def _columns_of(X: pd.DataFrame, neurons: pd.Series, rows: NDArray[np.intp]) -> pd.DataFrame:
+    """Some rows of the columns of a few neurons; of a table that may be too large for memory."""
+    columns, values = np.flatnonzero(np.isin(neuron_ids(X), neurons)), X.to_numpy()
+    taken = np.empty((len(rows), len(columns)), dtype=values.dtype)
+    for place, column in enumerate(columns):
+        taken[:, place] = values[:, column][rows]
+    return pd.DataFrame(taken, X.index[rows], X.columns[columns])
 
 
 def _label_errors(
     X: pd.DataFrame, labels: NDArray, groups: NDArray, random_state: int
 ) -> tuple[pd.DataFrame, Finding]:
     try:
-        errors = label_errors(X, labels, groups=groups, random_state=random_state)
-        return errors, lines.labels_line(errors)
+        errors, accuracy = contradicted(X, labels, groups, random_state)
+        return errors, labels_line(errors, len(labels), accuracy)
     except FeatlabError as error:
         empty = pd.DataFrame(columns=LABEL_COLUMNS)
         return empty, Finding("label errors", NOT_DONE, str(error), 0)
-
-
-def _colour(head_table: pd.DataFrame | None) -> pd.DataFrame:
-    if head_table is None:
-        return as_table([Finding("colour alone", NOT_DONE, "No head table was given.", 0)])
-    return colour_alone(head_table)
 
 
 def _with_paths(table: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:

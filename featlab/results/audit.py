@@ -10,6 +10,27 @@ from featlab.system import html
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One check.
+
+    Attributes
+    ----------
+    check : str
+        Its name.
+    verdict : {"pass", "warn", "fail", "not done"}
+    finding : str
+        One sentence with the numbers.
+    n : int
+        Images it rests on.
+    """
+
+    check: str
+    verdict: str
+    finding: str
+    n: int
+
+
+@dataclass(frozen=True)
 class Audit:
     """Is this image set fit for the question?
 
