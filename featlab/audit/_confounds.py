@@ -225,8 +225,8 @@ def adjusted_effects(
         ``layer, pooling, class, neuron, n, n_ref``; ``auroc`` and ``auroc_adjusted``, each with
         ``_low`` and ``_high`` (95 %); ``inflation``, the variance inflation factor of the class
         given the statistics (1: unrelated; infinite: the statistics tell the class, and nothing
-        can be learnt about the neuron); ``explained``: the interval itself is above 0.5, the adjusted one
-        reaches it.
+        can be learnt about the neuron); ``explained``: the interval itself is above 0.5,
+        the adjusted one reaches it.
 
     Raises
     ------
