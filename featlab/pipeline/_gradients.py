@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from functools import cached_property, partial
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,15 @@ from featlab.arguments import check_at_least
 from featlab.backbones import Backbone
 from featlab.errors import FeatlabError
 from featlab.features import feature_table
-from featlab.gradients.dam import DAM_PRESETS
 from featlab.gradients.network import HeadedNetwork
 from featlab.heads import evaluate_heads, linear_weights
-from featlab.pipeline._sample import Sample, check_backbone, check_maps, draw_sample
+from featlab.pipeline._study import (
+    LabelledProgress,
+    Study,
+    check_backbone,
+    check_maps,
+    draw_sample,
+)
 from featlab.pipeline.detectors import class_weights, find_detectors, predicted_classes
 from featlab.pipeline.scheduler import timed
 from featlab.report import write_table
@@ -49,45 +54,7 @@ _TABLES = ("localisation", "sanity", "faithfulness", "faithfulness_curves")
 _ARRAYS = "gradient_examples.npz"
 _VERSION = 1
 
-LabelledProgress = Callable[..., Any]
 Heats = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class _Study:
-    """The network with its head, and the images that it is run on."""
-
-    store: MapStore
-    split: pd.Series
-    sample: Sample
-    network: HeadedNetwork
-    box_kind: str | None
-    random_state: int
-    progress: LabelledProgress | None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @cached_property
-    def refusal(self) -> str:
-        """Why guided back-propagation is not possible, "" where it is."""
-        try:
-            _ = self.network.guided
-        except FeatlabError as error:
-            return str(error)
-        return ""
-
-    @property
-    def presets(self) -> tuple[str, ...]:
-        """Of DAM, which needs guided back-propagation."""
-        return () if self.refusal else tuple(DAM_PRESETS)
-
-    @property
-    def rules(self) -> tuple[str, ...]:
-        """How gradients pass a rectifier."""
-        return ("plain",) if self.refusal else ("plain", "guided")
-
-    def labelled(self, label: str) -> partial[Any] | None:
-        """The progress of one step."""
-        return None if self.progress is None else partial(self.progress, label=label)
 
 
 def analyse_gradients(
@@ -154,7 +121,7 @@ def analyse_gradients(
         backbone, heads.classes, *linear_weights(heads.models["logistic"])
     )
     check_maps(store, sample.rows, network, sample.pixels)
-    study = _Study(store, split, sample, network, box_kind, random_state, progress, seconds)
+    study = Study(store, split, sample, network, box_kind, random_state, progress, seconds)
     with timed(seconds, "grad_cam_family"):
         heats = gradients.cam_heats(network, sample.pixels, sample.labels)
     boxes = _dam_boxes(study)
@@ -194,7 +161,7 @@ def analyse_gradients(
     )
 
 
-def _facts(study: _Study) -> dict[str, Any]:
+def _facts(study: Study) -> dict[str, Any]:
     sample, network = study.sample, study.network
     return {
         "layer": network.layer,
@@ -209,7 +176,7 @@ def _facts(study: _Study) -> dict[str, Any]:
     }
 
 
-def _dam_boxes(study: _Study) -> dict[str, np.ndarray]:
+def _dam_boxes(study: Study) -> dict[str, np.ndarray]:
     """Boxes of the scored images.
 
     Boxes have no threshold to choose: those of the other images are empty and never looked at.
@@ -236,7 +203,7 @@ def _dam_layer(network: HeadedNetwork, preset: str) -> str:
     return _VARIANT_LAYER if preset == "variant" and _VARIANT_LAYER in names else network.layer
 
 
-def _sanity(study: _Study) -> pd.DataFrame:
+def _sanity(study: Study) -> pd.DataFrame:
     sample = study.sample
     some = sample.some(_SANITY_IMAGES)
     with timed(study.seconds, "sanity"):
@@ -250,7 +217,7 @@ def _sanity(study: _Study) -> pd.DataFrame:
 
 
 def _faithfulness(
-    study: _Study, localisation: Localisation, heats: Heats
+    study: Study, localisation: Localisation, heats: Heats
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The Grad-CAM family, the detectors of the stored maps and the gradients themselves."""
     network, sample = study.network, study.sample
@@ -276,7 +243,7 @@ def _faithfulness(
 
 
 def _localisation_table(
-    study: _Study, localisation: Localisation, heats: Heats, boxes: Heats
+    study: Study, localisation: Localisation, heats: Heats, boxes: Heats
 ) -> pd.DataFrame:
     """The localisation table, with seconds per image and the picture centre's own rate."""
     sample, seconds = study.sample, study.seconds
@@ -292,7 +259,7 @@ def _localisation_table(
     return table.drop(columns="seconds_per_1000")
 
 
-def _examples(study: _Study) -> tuple[list[DamExample], GradientExamples]:
+def _examples(study: Study) -> tuple[list[DamExample], GradientExamples]:
     """DAM step by step for each preset, and gradients by each rule, for a few images."""
     network, sample = study.network, study.sample
     places = sample.some(_EXAMPLES)
@@ -322,7 +289,7 @@ def _examples(study: _Study) -> tuple[list[DamExample], GradientExamples]:
     return dam, GradientExamples(pixels, labels.tolist(), maps)
 
 
-def _cam_examples(study: _Study, localisation: Localisation, heats: Heats) -> CamExamples:
+def _cam_examples(study: Study, localisation: Localisation, heats: Heats) -> CamExamples:
     """Heat maps and boxes of some images, in pixels of the network's input."""
     sample = study.sample
     places = sample.some(_EXAMPLES)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,11 +17,15 @@ from featlab.arguments import true_boxes
 from featlab.backbones import Backbone
 from featlab.boxes.geometry import CORNERS, picture_to_frame
 from featlab.errors import FeatlabError
+from featlab.gradients.dam import DAM_PRESETS
 from featlab.gradients.network import HeadedNetwork
 from featlab.store import MapStore
 
 _TUNING_SHARE = 2 / 3  # images that thresholds are chosen on, per image scored
 _FLOAT16 = 1e-3  # of the largest activation: rounding of the stored maps, and another batch size
+
+LabelledProgress = Callable[..., Any]
+"""Takes an iterable and ``label=``, and returns the iterable wrapped."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,43 @@ class Sample:
         whole = np.full((self.n, *values.shape[1:]), np.nan)
         whole[self.rows] = values
         return whole
+
+
+@dataclass(frozen=True)
+class Study:
+    """The network with its head, and the images that it is run on."""
+
+    store: MapStore
+    split: pd.Series
+    sample: Sample
+    network: HeadedNetwork
+    box_kind: str | None
+    random_state: int
+    progress: LabelledProgress | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def refusal(self) -> str:
+        """Why guided back-propagation is not possible, "" where it is."""
+        try:
+            _ = self.network.guided
+        except FeatlabError as error:
+            return str(error)
+        return ""
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """Of DAM, which needs guided back-propagation."""
+        return () if self.refusal else tuple(DAM_PRESETS)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """How gradients pass a rectifier."""
+        return ("plain",) if self.refusal else ("plain", "guided")
+
+    def labelled(self, label: str) -> partial[Any] | None:
+        """The progress of one step."""
+        return None if self.progress is None else partial(self.progress, label=label)
 
 
 def draw_sample(
