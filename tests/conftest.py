@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 # Two workers with two BLAS threads each would wait for each other most of the time.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -103,6 +105,35 @@ def picture_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture(scope="session")
+def drawn_report(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], tuple[Any, Path, str]]:
+    """A report of made-up results: those, its file, its text. Each is drawn once in a session.
+
+    "two" classes with everything; "many" classes with hostile names; "bare" without boxes,
+    detectors or pictures.
+    """
+    from fake_results import HOSTILE, make_results
+
+    from featlab import report
+
+    breeds = [f"breed_{i:02}" for i in range(30)]
+    make = {
+        "two": lambda: make_results(c=1280),
+        "many": lambda: make_results(HOSTILE + breeds, n=500, c=40),
+        "bare": lambda: make_results(boxes=False, detectors=False, pictures=False),
+    }
+
+    @cache
+    def draw(name: str) -> tuple[Any, Path, str]:
+        results = make[name]()
+        path = report.write_report(results, tmp_path_factory.mktemp(name) / "report.html")
+        return results, path, path.read_text("utf-8")
+
+    return draw
 
 
 @pytest.fixture

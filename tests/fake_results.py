@@ -339,7 +339,9 @@ def make_results(
     pointing = neurons.loc[neurons["detector"], ["layer", "class", "neuron"]].assign(
         n=80, pointing=0.71, pointing_low=0.6, pointing_high=0.8, picture_centre=0.86
     )
-    share = neurons[["class", "neuron"]].assign(share=0.95, share_rest=0.94, difference=0.01)
+    share = neurons[["layer", "class", "neuron"]].assign(
+        share=0.95, share_rest=0.94, difference=0.01
+    )
     examples = make_examples(store.classes, pairs or [(store.classes[0], 0)])
     heads, found = make_heads(store, split), make_localisation(store, split)
     spots = make_examples(store.classes, [("top_20_detectors", -1)])

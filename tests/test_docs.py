@@ -35,6 +35,7 @@ from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 from featlab import report
+from featlab.system.tables import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -336,7 +337,7 @@ def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     report.write_tables(make_results(), folder / "made-up")
     rng = np.random.default_rng(0)
     several = neurons.compare_classes(rng.random((30, 4)), np.repeat(["a", "b", "c"], 10))
-    report.write_table(several, folder / "made-up" / "omnibus.csv")
+    write_table(several, folder / "made-up" / "omnibus.csv")
     tables: dict[str, set[str]] = {}
     for file in [*folder.glob("*/*.csv"), *finished.glob("results/*.csv")]:
         if file.parent.name != "pictures":

@@ -13,10 +13,11 @@ import pytest
 from fake_results import HOSTILE, make_results
 from typer.testing import CliRunner
 
-from featlab import report
+from featlab import plots, report
 from featlab.cli import app
 from featlab.errors import FeatlabError
-from featlab.report._figures import _each, drawings
+from featlab.report._elements import Options
+from featlab.report._page import _sections
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +36,17 @@ def test_every_figure_of_the_page_becomes_a_file(results, tmp_path):
     written = report.write_figures(results, tmp_path / "figures")
     assert sorted(written) == sorted((tmp_path / "figures").iterdir())  # and no litter
     assert all(path.read_bytes().startswith(b"<?xml") for path in written)
-    shown = [*_each(drawings(results, "logistic", 6, 0))]
-    names = [drawing.file for drawing in shown]
+    names = [figure.file for section in _sections(results, Options()) for figure in section.drawn()]
     assert sorted(names) == sorted(path.stem for path in written)
     assert len(set(names)) == len(names)
     assert {"network_output", "class_balance", "neuron_volcano"} <= set(names)
-    page = report.write_report(results, tmp_path / "report.html").read_text("utf-8")
-    on_page = set(re.findall(r'<img src="(data:image/[^"]+)"', page))
-    assert on_page
-    assert on_page <= {drawing.uri for drawing in shown}
+
+
+def test_the_page_holds_the_same_figures(few, tmp_path):
+    figures = [figure for section in _sections(few, Options()) for figure in section.drawn()]
+    page = report.write_report(few, tmp_path / "report.html").read_text("utf-8")
+    on_page = re.findall(r'<img src="(data:image/[^"]+)"', page)
+    assert sorted(on_page) == sorted(figure.uri for figure in figures)
 
 
 def test_figures_are_written_as_pdf(few, tmp_path):
@@ -75,7 +78,7 @@ def test_another_format_is_refused(few, tmp_path):
         report.write_figures(few, tmp_path / "figures", format="gif")
     assert not (tmp_path / "figures").exists()
     with pytest.raises(FeatlabError, match=r"must end in .svg, .pdf, .png, got"):
-        report.save_figure(None, tmp_path / "figure.gif")
+        plots.save_figure(None, tmp_path / "figure.gif")
 
 
 def test_the_command_writes_figures_where_asked(few, tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def work_report(path: str, seed: int) -> None:
 
     results = RESULTS.setdefault(seed, make_results(n=160 + 20 * seed, c=24))
     folder = Path(path)
-    report.write_report(results, folder / "report.html", max_examples=0)
+    report.write_report(results, folder / "report.html", most_examples=0)
     report.write_summary(results, folder / "summary.json")
 
 

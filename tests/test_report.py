@@ -10,13 +10,14 @@ import re
 
 import pandas as pd
 import pytest
-from fake_results import HOSTILE, make_box_laboratory, make_localisation, make_results
+from fake_results import make_box_laboratory, make_localisation, make_results
 from markupsafe import Markup
 
 from featlab import embed, report
 from featlab.errors import FeatlabError
-from featlab.report._grids import grids
-from featlab.report._words import localisation_answer
+from featlab.report._elements import Options
+from featlab.report._heads import classification
+from featlab.report._localisation import answer
 from featlab.results.analysis import SetOverview
 
 
@@ -26,25 +27,19 @@ def text_of(page: str) -> str:
     return re.sub(r'src="data:[^"]*"', 'src=""', page)
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    results = make_results(c=1280)
-    path = report.write_report(results, tmp_path_factory.mktemp("two") / "report.html")
-    return results, path, path.read_text("utf-8")
+@pytest.fixture
+def two(drawn_report):
+    return drawn_report("two")
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    results = make_results(HOSTILE + [f"breed_{i:02}" for i in range(30)], n=500, c=40)
-    path = report.write_report(results, tmp_path_factory.mktemp("many") / "report.html")
-    return results, path, path.read_text("utf-8")
+@pytest.fixture
+def many(drawn_report):
+    return drawn_report("many")
 
 
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory):
-    results = make_results(boxes=False, detectors=False, pictures=False)
-    path = report.write_report(results, tmp_path_factory.mktemp("bare") / "report.html")
-    return results, path, path.read_text("utf-8")
+@pytest.fixture
+def bare(drawn_report):
+    return drawn_report("bare")
 
 
 def test_four_answers_come_first(two):
@@ -71,9 +66,9 @@ def test_four_answers_come_first(two):
 def test_the_verdict_is_honest(two, best, rival, verdict):
     scores = make_localisation(two[0].store, two[0].split, best=best, rival=rival)
     results = dataclasses.replace(two[0], localisation=scores, box_details=None)
-    said = " ".join(localisation_answer(results))
-    assert verdict in said
-    assert ("Yes, clearly" in said) is verdict.startswith("Yes")
+    said = answer(results)
+    assert verdict in f"{said.verdict} {said.text}"
+    assert said.clear is verdict.startswith("Yes")
 
 
 @pytest.mark.parametrize(("ahead", "clear"), [(0.01, True), (-0.01, False)])
@@ -81,10 +76,10 @@ def test_the_paired_difference_decides_where_it_is_known(two, ahead, clear):
     scores = make_localisation(two[0].store, two[0].split, best=0.6)
     boxes = make_box_laboratory(scores, ahead=ahead)
     results = dataclasses.replace(two[0], localisation=scores, box_details=boxes)
-    verdict, figures = localisation_answer(results)
-    assert verdict.startswith("Yes, clearly") is clear
+    said = answer(results)
+    assert said.clear is clear is said.verdict.startswith("Yes, clearly")
     low = "1" if clear else "−1"
-    assert f"labels alone are 9 percentage points ahead ({low} to {24 + 2 * clear})" in figures
+    assert f"labels alone are 9 percentage points ahead ({low} to {24 + 2 * clear})" in said.text
 
 
 def test_sections_figures_and_methods_are_there(two):
@@ -169,6 +164,7 @@ def test_what_is_missing_is_said(bare):
         "No neuron is shown to",
     ):
         assert words in page
+    assert 'class="strip"' not in page
     assert not (bare[1].parent / "localisation.csv").exists()
 
 
@@ -199,9 +195,8 @@ def test_writing_twice_gives_the_same_page_and_no_litter(two, tmp_path):
     names = {file.name for file in tmp_path.iterdir()}
     # The parameters of a table, which CSV has no place for.
     assert {name for name in names if name.endswith(".json")} == {
-        "boxes.csv.json", "detectors.csv.json", "heads.csv.json", "neurons.csv.json",
-        "units.csv.json",
-    }  # fmt: skip
+        *("detectors.csv.json", "heads.csv.json", "neurons.csv.json", "units.csv.json")
+    }
     assert sorted(name for name in names if not name.endswith(".json")) == sorted(
         ["report.html"]
         + [
@@ -225,8 +220,8 @@ def test_a_failed_write_leaves_the_old_page(two, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("featlab.report._page._render", lambda *_: "new")
-    monkeypatch.setattr("featlab.report._tables.os.replace", fail)
-    with pytest.raises(FeatlabError, match="heads.csv could not be written: disk full"):
+    monkeypatch.setattr("featlab.system.files.os.replace", fail)
+    with pytest.raises(FeatlabError, match="boxes.csv could not be written: disk full"):
         report.write_report(two[0], path)
     assert [file.read_text("utf-8") for file in tmp_path.iterdir()] == ["old"]
 
@@ -234,8 +229,8 @@ def test_a_failed_write_leaves_the_old_page(two, tmp_path, monkeypatch):
 def test_wrong_arguments_are_refused(two, tmp_path):
     with pytest.raises(FeatlabError, match="path must be a file"):
         report.write_report(two[0], tmp_path)
-    with pytest.raises(FeatlabError, match="max_examples must be 0 or more, got -1"):
-        report.write_report(two[0], tmp_path / "r.html", max_examples=-1)
+    with pytest.raises(FeatlabError, match="most_examples must be at least 0, got -1"):
+        report.write_report(two[0], tmp_path / "r.html", most_examples=-1)
 
 
 def test_summary_is_json_with_null_for_what_is_missing(two, bare):
@@ -301,9 +296,7 @@ def test_a_confused_class_is_shown_as_its_name():
     table = pd.DataFrame({"class": ["cat", "dog", "owl"], "support": 9, "f1": 0.9, "confused": 2})
     for score in ("recall", "precision"):
         table[[score, f"{score}_low", f"{score}_high"]] = [0.9, 0.8, 1.0]
-    grid = grids(dataclasses.replace(results, per_class=table.assign(confused_with="<dog>")))[
-        "per_class"
-    ]
-    cell = grid.rows[0][-1]
+    results = dataclasses.replace(results, per_class=table.assign(confused_with="<dog>"))
+    cell = classification(results, Options()).tables["per_class"].rows[0][-1]
     assert isinstance(cell, Markup)
     assert "&lt;dog&gt;" in cell and "(2)" in cell

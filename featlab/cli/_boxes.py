@@ -76,7 +76,9 @@ def localise(
         )
     print(localisation.table.set_index("method").T.to_string(float_format="{:.3f}".format))
     if output is not None:
-        featlab.report.write_table(localisation.table, output)
+        from featlab.system.tables import write_table
+
+        write_table(localisation.table, output)
 
 
 def _named_methods(asked: str | None) -> Sequence[str] | None:

@@ -122,7 +122,9 @@ def neurons(
         if output is not None and output.suffix == ".h5ad":
             room.to_anndata(opened, table).write_h5ad(output)
         elif output is not None:
-            featlab.report.write_table(table, output)
+            from featlab.system.tables import write_table
+
+            write_table(table, output)
 
 
 def _write_cards(
@@ -148,7 +150,7 @@ def _write_cards(
         )
         name = f"{row['layer']}_{row['pooling']}_{row['neuron']}_{row['class']}"
         figure = featlab.plots.neuron_card(card)
-        featlab.report.save_figure(figure, folder / f"{file_name(name)}.png")
+        featlab.plots.save_figure(figure, folder / f"{file_name(name)}.png")
     print(f"cards: {folder}")
 
 

@@ -57,10 +57,11 @@ def write_tables(folder: Path | None, tables: Mapping[str, pd.DataFrame]) -> Non
     """Each table as CSV and Parquet; nothing without a folder."""
     if folder is None:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    from featlab.system.tables import write_table
+
     for name, table in tables.items():
         for suffix in (".csv", ".parquet"):
-            featlab.report.write_table(table, folder / f"{name}{suffix}")
+            write_table(table, folder / f"{name}{suffix}")
 
 
 def write_figures(
@@ -71,7 +72,7 @@ def write_figures(
         return
     for name, figure in figures.items():
         for kind in kinds:
-            featlab.report.save_figure(figure, folder / f"{name}.{kind}")
+            featlab.plots.save_figure(figure, folder / f"{name}.{kind}")
     print(f"tables and figures: {folder}")
 
 

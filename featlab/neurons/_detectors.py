@@ -236,7 +236,7 @@ def softmax_top_k(X: pd.DataFrame | ArrayLike, y: ArrayLike, *, k: int = 3) -> p
     Returns
     -------
     DataFrame, one row per class and neuron that is in the top k of an image of the class
-        ``class``, ``neuron``, ``count`` (images), ``share`` of the class's images,
+        ``layer``, ``class``, ``neuron``, ``count`` (images), ``share`` of the class's images,
         ``share_rest`` of the others, ``difference``; by class, then the largest count first.
 
     Raises
@@ -259,6 +259,7 @@ def softmax_top_k(X: pd.DataFrame | ArrayLike, y: ArrayLike, *, k: int = 3) -> p
         share_rest = (counts.sum(axis=0) - counts) / (n - sizes)
     table = pd.DataFrame(
         {
+            "layer": block.layer,
             "class": np.repeat(classes, c),
             "neuron": np.tile(block.neurons, len(classes)),
             "count": counts.ravel(),

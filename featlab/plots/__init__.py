@@ -39,6 +39,7 @@ from featlab.plots.pictures import (
     sample_images,
 )
 from featlab.plots.scores import confounds, confusion_matrix, score_intervals
+from featlab.plots.style import save_figure
 
 __all__ = [
     "ablation",
@@ -60,6 +61,7 @@ __all__ = [
     "method_strips",
     "neuron_card",
     "sample_images",
+    "save_figure",
     "score_intervals",
     "selected_vs_confirmed",
     "success_curves",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import matplotlib as mpl
@@ -14,6 +16,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+
+from featlab.errors import FeatlabError
+from featlab.system.files import write_whole
 
 INK = "#1f2933"
 BLUE = "#0173b2"
@@ -49,6 +54,7 @@ GRADIENT_METHOD_NAMES = {
     "dam_variant": "DAM, variant",
 }
 """What figures call the methods that run the network."""
+FORMATS = ("svg", "pdf", "png")
 _UNKNOWN = "▯"
 _SHORTEST_NAME = 6
 
@@ -207,6 +213,35 @@ def encode(
     with mpl.rc_context({"svg.hashsalt": "featlab", **fonts}):
         figure.savefig(buffer, format=kind, dpi=dpi, **options)
     return buffer.getvalue()
+
+
+def save_figure(drawing: Axes | Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
+    """Write one figure, completely or not at all; text stays text.
+
+    Parameters
+    ----------
+    drawing : Axes or Figure
+        What a function of this module returned.
+    path : path-like
+        Its suffix says which format: .svg, .pdf or .png.
+    dpi : int
+        Pixels per inch of what is not drawn as lines.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FeatlabError
+        Another suffix, or the file cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix.removeprefix(".")
+    if kind not in FORMATS:
+        raise FeatlabError(f"path must end in .{', .'.join(FORMATS)}, got {path}.")
+    write_whole(path, encode(drawing, kind, dpi=dpi, text=True))
+    return path
 
 
 def _visible(name: str) -> str:

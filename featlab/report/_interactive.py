@@ -172,19 +172,19 @@ def explorer(results: Results, most_rows: int) -> dict[str, Any] | None:
         return None
     classes = [str(name) for name in results.store.classes]
     place = {name: k for k, name in enumerate(classes)}
-    chosen = kept[kept["state"] > 0]
+    selected = kept[kept["state"] > 0]
     flags = kept["direction"].eq("silent") + 2 * (kept["state"] > 0) + 4 * (kept["state"] > 1)
     columns = {
         "neuron": kept["neuron"].to_numpy(float),
         "class": kept["class"].astype(str).map(place).to_numpy(float),
         "flags": flags.to_numpy(float),
         "p_adjusted": _p_codes(kept["p_adjusted"]),
-        "p_confirmed": _p_codes(chosen["p_confirmed"]),
+        "p_confirmed": _p_codes(selected["p_confirmed"]),
     }
     for name in ("auroc", "auroc_low", "auroc_high", "pts", "pts_ref"):
         columns[name] = 10_000 * kept[name].to_numpy(float)
     for name in ("auroc_confirmed", "auroc_confirmed_low", "auroc_confirmed_high"):
-        columns[name] = 10_000 * chosen[name].to_numpy(float)
+        columns[name] = 10_000 * selected[name].to_numpy(float)
     known = results.neurons.attrs
     return {
         "classes": classes,
@@ -199,11 +199,11 @@ def explorer(results: Results, most_rows: int) -> dict[str, Any] | None:
     }
 
 
-def _held(shown: int, total: int, dead: int) -> str:
+def _held(kept: int, total: int, dead: int) -> str:
     """How much of the table the page holds."""
     pairs = words.plural(total, "pair") + " of class and neuron"
-    if shown < total:
-        held = f"{shown:,} of {pairs}, detectors and large effects first, to keep the page small"
+    if kept < total:
+        held = f"{kept:,} of {pairs}, detectors and large effects first, to keep the page small"
     else:
         held = f"all {pairs}"
     if dead:
@@ -258,14 +258,15 @@ def _gallery_heats(gallery: Gallery, kept: list[int], most: int) -> list[dict[st
         )
         for k, (name, neuron) in enumerate(gallery.neurons)
     ]
-    found, spent = [], 0
+    fitting: list[dict[str, Any]] = []
+    spent = 0
     for entry, heats in entries:
         values = _coarse(heats[kept])
         spent += len(values)
         if spent > most:
             break
-        found.append(entry | {"shape": list(heats.shape[1:]), "values": values})
-    return found
+        fitting.append(entry | {"shape": list(heats.shape[1:]), "values": values})
+    return fitting
 
 
 def _coarse(heats: np.ndarray) -> str:
@@ -284,10 +285,10 @@ def _threshold(value: float | None) -> float | None:
 def _glance(
     glance: SetOverview, images: pd.DataFrame, pictures: Pictures, budget: Budget
 ) -> dict[str, Any] | None:
-    found = glance.overview
-    wrong = () if found.misclassified is None else found.misclassified["row"].tolist()
+    overview = glance.overview
+    wrong = () if overview.misclassified is None else overview.misclassified["row"].tolist()
     places = pictures.add(glance.pictures.items(), budget.thumbnails, _THUMBNAIL_STEPS)
-    plane = found.embedding.coordinates[["tsne_1", "tsne_2"]]
+    plane = overview.embedding.coordinates[["tsne_1", "tsne_2"]]
     images = images.iloc[plane.index]
     points = {int(row): point for point, row in enumerate(plane.index)}
     return embedding(

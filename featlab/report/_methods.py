@@ -1,12 +1,17 @@
-"""The methods paragraphs, written from the provenance and the parameters of the tables."""
+"""The section "Methods": paragraphs from provenance and parameters, and the literature."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
 import pandas as pd
 
+from featlab.arguments import SIDES
 from featlab.report import _words as words
-from featlab.report._grids import shown_value
-from featlab.report._references import Citations, Reference
+from featlab.report._elements import Options, Section
+from featlab.report._localisation import scored
 from featlab.results.analysis import Results
 
 _TESTS = {
@@ -24,12 +29,7 @@ _CORRECTIONS = {
     "local_fdr": "Efron's local false discovery rate",
     "max_t": "permutation of the labels (single-step max-T)",
 }
-_NETWORKS = {
-    "efficientnet": "efficientnet",
-    "mobilenetv2": "mobilenetv2",
-    "resnet": "resnet",
-    "vgg": "vgg",
-}
+_NETWORKS = ("efficientnet", "mobilenetv2", "resnet", "vgg")
 _CONFIRMED_BY = {
     "images": "a one-sided Mann-Whitney test",
     "whole groups": "a one-sided t-test of the groups' mean ranks",
@@ -37,17 +37,61 @@ _CONFIRMED_BY = {
 }
 
 
-def methods(results: Results) -> tuple[list[str], list[Reference]]:
-    """What was done, from the provenance and from the parameters that the tables carry.
+@dataclass(frozen=True)
+class Reference:
+    """Who, when, what and where; `doi` or `arxiv` where there is one."""
 
-    Returns
-    -------
-    paragraphs : list of str
-        Network, split, heads, detectors, localisation, the set at a glance, gradients, software;
-        plain text with numbers of the literature in brackets.
-    references : list of Reference
-        The literature in the order of its numbers.
-    """
+    text: str
+    doi: str = ""
+    arxiv: str = ""
+
+    @property
+    def label(self) -> str:
+        """How the link is read: ``doi:10.1214/…``, ``arXiv:1412.6806`` or nothing."""
+        if self.doi:
+            return f"doi:{self.doi}"
+        return f"arXiv:{self.arxiv}" if self.arxiv else ""
+
+    @property
+    def url(self) -> str:
+        """Where the link leads; it is followed only by whoever clicks it."""
+        if self.doi:
+            return f"https://doi.org/{self.doi}"
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
+
+
+@dataclass
+class Citations:
+    """Counts what is cited; the first mention gives a work its number."""
+
+    keys: list[str] = field(default_factory=list)
+
+    def cite(self, *keys: str) -> str:
+        """``" [1, 4]"``, with the space before it; empty for works that are not known."""
+        known = [key for key in keys if key in REFERENCES]
+        self.keys += [key for key in dict.fromkeys(known) if key not in self.keys]
+        numbers = sorted(self.keys.index(key) + 1 for key in known)
+        return f" [{', '.join(str(number) for number in numbers)}]" if numbers else ""
+
+    @property
+    def cited(self) -> list[Reference]:
+        """The works in the order of their numbers."""
+        return [REFERENCES[key] for key in self.keys]
+
+
+def methods(results: Results, options: Options) -> Section:
+    """What was done, with the literature in the order of its numbers."""
+    paragraphs, references = described(results)
+    return Section(
+        "methods",
+        "Methods",
+        "methods.html",
+        facts={"paragraphs": paragraphs, "references": references},
+    )
+
+
+def described(results: Results) -> tuple[list[str], list[Reference]]:
+    """Plain text with numbers of the literature in brackets, and the literature."""
     citations = Citations()
     paragraphs = [
         _network(results, citations),
@@ -63,14 +107,14 @@ def methods(results: Results) -> tuple[list[str], list[Reference]]:
 
 
 def _network(results: Results, citations: Citations) -> str:
-    known = {key: shown_value(value) for key, value in results.store.provenance.items()}
+    known = {key: words.provenance(value) for key, value in results.store.provenance.items()}
     h, w, c = results.store.map_shape()
     resize = {
         "stretch": "stretched to the input's shape",
         "pad": "fitted into the input with padding",
     }.get(known.get("resize", ""), known.get("resize", "resized"))
     name, weights, sha = (known.get(key, "") for key in ("backbone", "weights", "weights_sha256"))
-    works = [work for start, work in _NETWORKS.items() if name.lower().startswith(start)]
+    works = [work for work in _NETWORKS if name.lower().startswith(work)]
     described = citations.cite(*works)
     trained = citations.cite("imagenet") if weights.lower() == "imagenet" else ""
     parts = [
@@ -87,8 +131,8 @@ def _network(results: Results, citations: Citations) -> str:
 
 
 def _split(results: Results, citations: Citations) -> str:
-    counts = pd.Series(list(results.split)).value_counts()
-    sizes = ", ".join(f"{counts.get(side, 0):,} {side}" for side in ("train", "confirm", "test"))
+    counts = results.split.value_counts()
+    sizes = ", ".join(f"{counts.get(side, 0):,} {side}" for side in SIDES)
     grouped = results.store.images["group"].astype(str).ne("").any()
     return (
         f"The images were split into {sizes}"
@@ -173,13 +217,13 @@ def _detectors(table: pd.DataFrame, citations: Citations) -> str:
 
 
 def _localisation(results: Results, citations: Citations) -> str:
-    table = words.scores(results)
-    if table is None or results.localisation is None:
+    scores = scored(results)
+    if scores is None:
         return ""
-    known = results.localisation.parameters
+    table, known = scores.table, scores.parameters
     kind = f" of kind {results.box_kind}" if results.box_kind else ""
     count = known.get("n_threshold_images")
-    chosen = (
+    threshold = (
         f"chosen on {words.plural(count, 'image')} outside the test set"
         if count
         else "fixed without the test images"
@@ -191,14 +235,14 @@ def _localisation(results: Results, citations: Citations) -> str:
         if bare
         else ""
     )
-    shown = set(table["method"])
+    methods = set(table["method"])
     maps = [
         f"{text}{citations.cite(key)}"
         for key, text in (
             ("cam", "class activation maps of the logistic head"),
             ("ddt", "the first principal component of a class's cells"),
         )
-        if key in shown
+        if key in methods
     ]
     n, boxed = int(table["n"].max()), results.boxed_test_images
     some = f" of a random {n:,} of the {boxed:,} test images with a box" if boxed > n else ""
@@ -206,7 +250,7 @@ def _localisation(results: Results, citations: Citations) -> str:
     return (
         f"Heat maps{some} were computed from the stored maps alone.{among} They were thresholded "
         f"at a share of their range, with one threshold for all images{citations.cite('wsol')}, "
-        f"{chosen}. The predicted box encloses the largest region above it and is compared with "
+        f"{threshold}. The predicted box encloses the largest region above it and is compared with "
         f"the best ground-truth box{kind}; box accuracy is the share of images with an "
         "intersection over union (IoU) of at least 0.5, the class being known. The pointing game "
         f"asks whether the peak lies in a box{citations.cite('pointing')}. Intervals are 95 % "
@@ -238,7 +282,7 @@ def _gradients(results: Results, citations: Citations) -> str:
     )
 
 
-def _software(provenance: dict[str, object], citations: Citations) -> str:
+def _software(provenance: Mapping[str, Any], citations: Citations) -> str:
     versions = [
         f"{key.removeprefix('version_')} {value}"
         for key, value in sorted(provenance.items())
@@ -252,3 +296,153 @@ def _software(provenance: dict[str, object], citations: Citations) -> str:
         f"Software: {', '.join(listed)}; statistics by SciPy{citations.cite('scipy')} and "
         f"statsmodels{citations.cite('statsmodels')}."
     )
+
+
+REFERENCES = {
+    "efficientnet": Reference(
+        "Tan & Le (2019). EfficientNet: rethinking model scaling for convolutional neural "
+        "networks. ICML.",
+        arxiv="1905.11946",
+    ),
+    "mobilenetv2": Reference(
+        "Sandler et al. (2018). MobileNetV2: inverted residuals and linear bottlenecks. CVPR.",
+        doi="10.1109/CVPR.2018.00474",
+    ),
+    "resnet": Reference(
+        "He et al. (2016). Deep residual learning for image recognition. CVPR.",
+        doi="10.1109/CVPR.2016.90",
+    ),
+    "vgg": Reference(
+        "Simonyan & Zisserman (2015). Very deep convolutional networks for large-scale image "
+        "recognition. ICLR.",
+        arxiv="1409.1556",
+    ),
+    "imagenet": Reference(
+        "Russakovsky et al. (2015). ImageNet large scale visual recognition challenge. "
+        "International Journal of Computer Vision 115, 211-252.",
+        doi="10.1007/s11263-015-0816-y",
+    ),
+    "double_dipping": Reference(
+        "Kriegeskorte et al. (2009). Circular analysis in systems neuroscience: the dangers of "
+        "double dipping. Nature Neuroscience 12, 535-540.",
+        doi="10.1038/nn.2303",
+    ),
+    "bootstrap": Reference("Efron & Tibshirani (1993). An introduction to the bootstrap."),
+    "clustered_bootstrap": Reference(
+        "Field & Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical "
+        "Society B 69, 369-390.",
+        doi="10.1111/j.1467-9868.2007.00593.x",
+    ),
+    "wilson": Reference(
+        "Wilson (1927). Probable inference, the law of succession, and statistical inference. "
+        "Journal of the American Statistical Association 22, 209-212.",
+        doi="10.1080/01621459.1927.10502953",
+    ),
+    "mcnemar": Reference(
+        "McNemar (1947). Note on the sampling error of the difference between correlated "
+        "proportions or percentages. Psychometrika 12, 153-157.",
+        doi="10.1007/BF02295996",
+    ),
+    "mannwhitneyu": Reference(
+        "Mann & Whitney (1947). On a test of whether one of two random variables is "
+        "stochastically larger than the other. Annals of Mathematical Statistics 18, 50-60.",
+        doi="10.1214/aoms/1177730491",
+    ),
+    "welch": Reference(
+        "Welch (1947). The generalization of 'Student's' problem when several different "
+        "population variances are involved. Biometrika 34, 28-35.",
+        doi="10.1093/biomet/34.1-2.28",
+    ),
+    "brunner_munzel": Reference(
+        "Brunner & Munzel (2000). The nonparametric Behrens-Fisher problem: asymptotic theory and "
+        "a small-sample approximation. Biometrical Journal 42, 17-25."
+    ),
+    "delong": Reference(
+        "DeLong et al. (1988). Comparing the areas under two or more correlated receiver operating "
+        "characteristic curves: a nonparametric approach. Biometrics 44, 837-845.",
+        doi="10.2307/2531595",
+    ),
+    "newcombe": Reference(
+        "Newcombe (2006). Confidence intervals for an effect size measure based on the "
+        "Mann-Whitney statistic, part 2. Statistics in Medicine 25, 559-573.",
+        doi="10.1002/sim.2324",
+    ),
+    "fdr_bh": Reference(
+        "Benjamini & Hochberg (1995). Controlling the false discovery rate: a practical and "
+        "powerful approach to multiple testing. Journal of the Royal Statistical Society B 57, "
+        "289-300.",
+        doi="10.1111/j.2517-6161.1995.tb02031.x",
+    ),
+    "fdr_by": Reference(
+        "Benjamini & Yekutieli (2001). The control of the false discovery rate in multiple testing "
+        "under dependency. Annals of Statistics 29, 1165-1188.",
+        doi="10.1214/aos/1013699998",
+    ),
+    "holm": Reference(
+        "Holm (1979). A simple sequentially rejective multiple test procedure. Scandinavian "
+        "Journal of Statistics 6, 65-70."
+    ),
+    "local_fdr": Reference(
+        "Efron (2004). Large-scale simultaneous hypothesis testing: the choice of a null "
+        "hypothesis. Journal of the American Statistical Association 99, 96-104.",
+        doi="10.1198/016214504000000089",
+    ),
+    "max_t": Reference("Westfall & Young (1993). Resampling-based multiple testing."),
+    "cam": Reference(
+        "Zhou et al. (2016). Learning deep features for discriminative localization. CVPR.",
+        doi="10.1109/CVPR.2016.319",
+    ),
+    "ddt": Reference(
+        "Wei et al. (2019). Unsupervised object discovery and co-localization by deep descriptor "
+        "transformation. Pattern Recognition 88, 113-126.",
+        doi="10.1016/j.patcog.2018.10.022",
+    ),
+    "wsol": Reference(
+        "Choe et al. (2020). Evaluating weakly supervised object localization methods right. CVPR.",
+        doi="10.1109/CVPR42600.2020.00320",
+    ),
+    "pointing": Reference(
+        "Zhang et al. (2018). Top-down neural attention by excitation backprop. International "
+        "Journal of Computer Vision 126, 1084-1102.",
+        doi="10.1007/s11263-017-1059-x",
+    ),
+    "dissection": Reference(
+        "Bau et al. (2017). Network dissection: quantifying interpretability of deep visual "
+        "representations. CVPR.",
+        doi="10.1109/CVPR.2017.354",
+    ),
+    "tsne": Reference(
+        "van der Maaten & Hinton (2008). Visualizing data using t-SNE. Journal of Machine Learning "
+        "Research 9, 2579-2605."
+    ),
+    "guided": Reference(
+        "Springenberg et al. (2015). Striving for simplicity: the all convolutional net. ICLR.",
+        arxiv="1412.6806",
+    ),
+    "dam": Reference(
+        "Dwaraknath, Menghani & Mongia (2016). Fast unsupervised object localization. Stanford "
+        "University, CS231n."
+    ),
+    "grad_cam": Reference(
+        "Selvaraju et al. (2017). Grad-CAM: visual explanations from deep networks via "
+        "gradient-based localization. ICCV.",
+        doi="10.1109/ICCV.2017.74",
+    ),
+    "sanity": Reference(
+        "Adebayo et al. (2018). Sanity checks for saliency maps. NeurIPS.", arxiv="1810.03292"
+    ),
+    "scikit-learn": Reference(
+        "Pedregosa et al. (2011). Scikit-learn: machine learning in Python. Journal of Machine "
+        "Learning Research 12, 2825-2830."
+    ),
+    "scipy": Reference(
+        "Virtanen et al. (2020). SciPy 1.0: fundamental algorithms for scientific computing in "
+        "Python. Nature Methods 17, 261-272.",
+        doi="10.1038/s41592-019-0686-2",
+    ),
+    "statsmodels": Reference(
+        "Seabold & Perktold (2010). Statsmodels: econometric and statistical modeling with Python. "
+        "SciPy conference.",
+        doi="10.25080/Majora-92bf1922-011",
+    ),
+}

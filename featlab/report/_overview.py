@@ -1,13 +1,20 @@
-"""The strip of the audit's verdicts at the top of the page, and the lines for Python."""
+"""The first and the last section of the report: answers in short, and how to make it again."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import PurePath
+from typing import Any
 
+import pandas as pd
+
+from featlab.arguments import confirmed_detectors
+from featlab.report import _data, _heads, _localisation, _neurons
 from featlab.report import _words as words
+from featlab.report._elements import Answer, Options, Section, table
 from featlab.results.analysis import Results
+from featlab.results.audit import Audit
+from featlab.system.tables import plain
 
 # Verdict → what stands in the strip: a sign that needs no colour, and a word.
 _SIGNS = {"fail": "✕", "warn": "!", "pass": "✓", "not done": "–"}
@@ -25,47 +32,85 @@ class Check:
     finding: str
 
 
-def checks(results: Results) -> list[Check]:
-    """The checks of the audit, the worst verdict first; empty without an audit."""
-    if results.audit is None:
-        return []
-    found = [
+def overview(results: Results, options: Options) -> Section:
+    """Four questions, each answered in a sentence or two, under the verdicts of the audit."""
+    every = [] if results.audit is None else checks(results.audit)
+    return Section(
+        "answers",
+        "In short",
+        "answers.html",
+        facts={
+            "checks": every,
+            "checks_verdict": verdict(every),
+            "answers": {
+                "What is the data?": Answer(_data.answer(results)),
+                "What does the network give, and does it tell the classes apart?": Answer(
+                    _heads.answer(results)
+                ),
+                "Which neurons detect the classes?": Answer(_neurons.answer(results)),
+                "Do their maps show where the object is?": _localisation.answer(results),
+            },
+        },
+    )
+
+
+def provenance(results: Results, options: Options) -> Section:
+    """What was called, how long it took, and the lines of Python that do the same."""
+    seconds = [[words.readable(k), words.number(v, 1)] for k, v in results.seconds.items()]
+    return Section(
+        "provenance",
+        "Provenance and how to reproduce",
+        "provenance.html",
+        facts={"command": results.command, "python_lines": python_lines(results)},
+        tables={
+            "seconds": table("Time taken", ["Stage", "Seconds"], seconds),
+            "provenance": _data.provenance_table(results, essentials=False),
+        },
+        link="Provenance",
+    )
+
+
+def checks(audit: Audit) -> list[Check]:
+    """The checks of the audit, the worst verdict first."""
+    every = [
         Check(
             words.readable(row["check"]),
             str(row["verdict"]),
             _SIGNS.get(str(row["verdict"]), "–"),
             str(row["finding"]),
         )
-        for _, row in results.audit.summary.iterrows()
+        for _, row in audit.summary.iterrows()
     ]
-    return sorted(found, key=lambda check: _WORST_FIRST.index(check.verdict))
+    return sorted(every, key=lambda check: _WORST_FIRST.index(check.verdict))
 
 
-def verdict(found: list[Check]) -> str:
+def verdict(every: list[Check]) -> str:
     """How many checks fail, warn and pass, in one sentence."""
-    counts = {word: sum(check.verdict == word for check in found) for word in _WORST_FIRST}
+    counts = {word: sum(check.verdict == word for check in every) for word in _WORST_FIRST}
     said = [
         f"{count} {one if count == 1 else many}"
         for (one, many), count in zip(_VERBS, counts.values(), strict=True)
         if count
     ]
-    return f"{words.plural(len(found), 'check')} of the set: {', '.join(said)}."
+    return f"{words.plural(len(every), 'check')} of the set: {', '.join(said)}."
+
+
+# ----------------------------------------------------------------------------------- the same again
 
 
 def python_lines(results: Results) -> str:
     """The Python that makes this page again: the pass of the network, then the analysis."""
     known = {key: str(value) for key, value in results.store.provenance.items()}
-    root = PurePath(str(results.store.images.attrs.get("root", "")).replace("\\", "/")).name
-    network, pass_, analysis = _network(known), _pass(known), _analysis(results)
+    folder = words.folder(results.store.images) or "my_pictures"
     return "\n".join(
         [
             "from featlab import backbones, extract, images",
             "from featlab.pipeline import analyse, write_results",
             "",
-            f"table, boxes = images.index_images({root or 'my_pictures'!r})",
-            f"backbone = backbones.load_backbone({network})",
-            f'store = extract.extract_maps(table, backbone, "maps.h5", boxes=boxes{pass_})',
-            f"results = analyse(store{analysis})",
+            f"table, boxes = images.index_images({folder!r})",
+            f"backbone = backbones.load_backbone({_network(known)})",
+            f'store = extract.extract_maps(table, backbone, "maps.h5", boxes=boxes{_pass(known)})',
+            f"results = analyse(store{_analysis(results)})",
             'write_results(results, "results")',
         ]
     )
@@ -95,6 +140,73 @@ def _pass(known: dict[str, str]) -> str:
 
 
 def _analysis(results: Results) -> str:
-    several = results.store.boxes["kind"].nunique() > 1
+    several = len(results.store.boxes["kind"].unique()) > 1
     kind = f", box_kind={results.box_kind!r}" if several and results.box_kind else ""
     return f"{kind}, random_state={results.random_state}"
+
+
+# ------------------------------------------------------------------------------- for other programs
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """The figures that matter, without the tables.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    dict
+        ``n_images, classes, backbone, map_shape`` (height, width, neurons of the last layer),
+        ``heads`` (head → accuracy, low, high, n), ``detectors`` (class → n, best_neuron,
+        auroc_selected, auroc_confirmed), ``localisation`` (method → box_accuracy, mean_iou, n),
+        ``seconds`` (stage → s). None stands for what is not there or not a number.
+    """
+    store = results.store
+    confirmed = confirmed_detectors(results.neurons)
+    scores = _localisation.scored(results)
+    rows = pd.DataFrame() if scores is None else scores.table
+    return plain(
+        {
+            "n_images": len(store.images),
+            "classes": [str(name) for name in store.classes],
+            "backbone": store.provenance.get("backbone"),
+            "map_shape": list(store.map_shape()),
+            "heads": {str(row["head"]): _head(row) for _, row in results.heads.table.iterrows()},
+            "detectors": {
+                str(name): _detectors(confirmed[confirmed["class"].astype(str).eq(str(name))])
+                for name in store.classes
+            },
+            "localisation": {str(row["method"]): _boxes(row) for _, row in rows.iterrows()},
+            "seconds": dict(results.seconds),
+        }
+    )
+
+
+def _head(row: pd.Series) -> dict[str, Any]:
+    return {
+        "accuracy": row["accuracy"],
+        "low": row["accuracy_low"],
+        "high": row["accuracy_high"],
+        "n": int(row["n"]),
+    }
+
+
+def _detectors(of_class: pd.DataFrame) -> dict[str, Any]:
+    """How many there are, and the best of them."""
+    best = of_class.iloc[0] if len(of_class) else None
+    return {
+        "n": len(of_class),
+        "best_neuron": None if best is None else int(best["neuron"]),
+        "auroc_selected": None if best is None else best["auroc"],
+        "auroc_confirmed": None if best is None else best["auroc_confirmed"],
+    }
+
+
+def _boxes(row: pd.Series) -> dict[str, Any]:
+    return {
+        "box_accuracy": row["box_accuracy"],
+        "mean_iou": row["mean_iou"],
+        "n": int(row["n"]),
+    }

@@ -1,23 +1,55 @@
-"""The page itself: figures, tables and sentences into one file."""
+"""Sections into pages, and what lies beside a page: tables, figures, the summary."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
-from pathlib import Path, PurePath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import Any
 
-from featlab.arguments import confirmed_detectors, selected_detectors
-from featlab.errors import FeatlabError
-from featlab.report import _glance, _gradients, _overview, _transfer
-from featlab.report import _words as words
-from featlab.report._figures import drawings
-from featlab.report._grids import grids
-from featlab.report._interactive import PAGE_BYTES, interactive
-from featlab.report._methods import methods
-from featlab.report._tables import replace, write_tables
-from featlab.report._template import filled_in
-from featlab.results.analysis import Results
+import jinja2
+import pandas as pd
+from markupsafe import Markup
 
+from featlab.arguments import check_at_least, check_choice
+from featlab.errors import FeatlabError
+from featlab.plots.style import FORMATS, save_figure
+from featlab.report import _words as words
+from featlab.report._data import data, glance, network
+from featlab.report._elements import Options, Section
+from featlab.report._gradients import gradients
+from featlab.report._heads import classification
+from featlab.report._interactive import PAGE_BYTES, interactive
+from featlab.report._localisation import localisation
+from featlab.report._methods import methods
+from featlab.report._neurons import detectors
+from featlab.report._overview import overview, provenance, summary
+from featlab.report._transfer import transfer
+from featlab.results.analysis import Results
+from featlab.system.files import write_whole
+from featlab.system.tables import write_table
+
+SECTIONS = (
+    overview,
+    data,
+    network,
+    classification,
+    glance,
+    detectors,
+    localisation,
+    gradients,
+    transfer,
+    methods,
+    provenance,
+)
+"""The report from top to bottom: ``(Results, Options) -> Section``, or None where there is none."""
+
+_STYLES = ("style.css", "interactive.css")
 _SCRIPTS = (
     *("tables.js", "plot.js", "volcano.js", "explorer.js", "heat.js", "gallery.js"),
     *("embedding.js", "frame.js", "report.js"),
@@ -29,22 +61,21 @@ def write_report(
     results: Results,
     path: str | os.PathLike[str],
     *,
-    max_examples: int = 6,
+    most_examples: int = 6,
     random_state: int = 0,
 ) -> Path:
     """Write the results as one self-contained HTML page, and their tables beside it.
 
     The page opens offline and asks for nothing from outside. It is complete without its script,
     which adds sorting, the neuron explorer and the gallery; it appears under its name when it is
-    whole, and keeps within 10 MB. The tables (``heads``, ``neurons``, ``detectors``,
-    ``localisation``, each ``.csv`` and ``.parquet``) go to the same folder.
+    whole, and keeps within 10 MB. The tables (`write_tables`) go to the same folder.
 
     Parameters
     ----------
     results : Results
     path : path-like
         The HTML file; its folder is made if it is not there, an earlier file replaced.
-    max_examples : int
+    most_examples : int
         Most images shown with heat maps in each figure; 0 for none.
     random_state : int
         Seed of the dots drawn in the distributions.
@@ -56,37 +87,204 @@ def write_report(
     Raises
     ------
     FeatlabError
-        `path` is a folder, or `max_examples` is negative.
+        `path` is a folder, or `most_examples` is negative.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise FeatlabError(f"path must be a file, got the folder {path}; add report.html to it.")
-    if max_examples < 0:
-        raise FeatlabError(f"max_examples must be 0 or more, got {max_examples}.")
-    page = _render(results, max_examples, random_state)
+    path = page_path(path, "report.html")
+    check_at_least("most_examples", most_examples, 0)
+    page = _render(results, Options(most_examples, random_state))
     write_tables(results, path.parent)
     # A file name may hold lone surrogates, which UTF-8 cannot.
-    replace(path, lambda temporary: temporary.write_bytes(page.encode("utf-8", "replace")))
+    write_whole(path, page.encode("utf-8", "replace"))
     return path
 
 
-def _render(results: Results, max_examples: int, random_state: int) -> str:
-    head = results.heads.main
-    tables: dict[str, Any] = dict(grids(results))
-    sentences: dict[str, str] = {}
-    for section in (_glance, _gradients, _transfer):
-        tables |= section.tables(results)
-        sentences |= section.sentences(results)
-    paragraphs, references = methods(results)
+def write_tables(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write every table as ``<name>.csv`` and ``<name>.parquet``, each complete or not at all.
+
+    In CSV, text that a spreadsheet would run as a formula is preceded by an apostrophe; Parquet
+    keeps it as it is.
+
+    Parameters
+    ----------
+    results : Results
+    folder : path-like
+        Made if it is not there.
+
+    Returns
+    -------
+    list of Path
+    """
+    tables: dict[str, pd.DataFrame] = {}
+    for section in _sections(results, Options()):
+        tables |= section.files
+    return tables_beside(Path(folder), tables)
+
+
+def write_figures(
+    results: Results,
+    folder: str | os.PathLike[str],
+    *,
+    format: str = "svg",
+    most_examples: int = 6,
+    random_state: int = 0,
+) -> list[Path]:
+    """Write every figure of the page as a file of its own, each complete or not at all.
+
+    Text stays text: an SVG names its font (DejaVu Sans) and can be searched and edited, a PDF
+    holds it as TrueType. Photographs and large clouds of points are pixels inside the file.
+
+    Parameters
+    ----------
+    results : Results
+    folder : path-like
+        Made if it is not there. Earlier files of the same names are replaced, others stay.
+    format : {"svg", "pdf", "png"}
+    most_examples, random_state : int
+        As for :func:`write_report`.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    FeatlabError
+        Another format.
+    """
+    check_choice("format", format, FORMATS)
+    folder = Path(folder)
+    return [
+        save_figure(figure.draw(), folder / f"{figure.file}.{format}", dpi=figure.dpi)
+        for section in _sections(results, Options(most_examples, random_state))
+        for figure in section.drawn()
+    ]
+
+
+def write_summary(results: Results, path: str | os.PathLike[str]) -> Path:
+    """Write the figures that matter as JSON: images, heads, detectors, boxes, seconds."""
+    path = Path(path)
+    write_whole(path, json.dumps(summary(results), indent=2, ensure_ascii=False))
+    return path
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page on the disk, which a notebook shows in a frame.
+
+    Attributes
+    ----------
+    path : Path
+    height : int
+        Of the frame, in pixels.
+    """
+
+    path: Path
+    height: int = 800
+
+    def _repr_html_(self) -> str:
+        # Its own policy still holds inside; the sandbox keeps its script from the notebook.
+        return (
+            f'<iframe title="{escape(self.path.name)}" sandbox="allow-scripts" '
+            f'srcdoc="{escape(self.path.read_text("utf-8"))}" '
+            f'style="width:100%;height:{self.height}px;border:1px solid #8888"></iframe>'
+        )
+
+
+def show(path: str | os.PathLike[str], *, height: int = 800) -> Page:
+    """Show a report or comparison in a notebook.
+
+    The whole page becomes part of the notebook's output, up to 10 MB; without a notebook, open
+    the file in a browser.
+
+    Parameters
+    ----------
+    path : path-like
+        What ``write_report`` or ``write_comparison`` returned.
+    height : int
+        Of the frame, in pixels.
+
+    Returns
+    -------
+    Page
+
+    Raises
+    ------
+    FeatlabError
+        There is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FeatlabError(f"path must be a page that was written, got {path}; there is none.")
+    return Page(path, height)
+
+
+# -------------------------------------------------------------------------- for the comparison, too
+
+
+def page_path(path: str | os.PathLike[str], name: str) -> Path:
+    """Where a page goes; `name` is what it might be called where a folder was given."""
+    path = Path(path)
+    if path.is_dir():
+        raise FeatlabError(f"path must be a file, got the folder {path}; add {name} to it.")
+    return path
+
+
+def tables_beside(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
+    """Each table as CSV and Parquet."""
+    return [
+        write_table(table, folder / f"{name}{suffix}")
+        for name, table in tables.items()
+        for suffix in (".csv", ".parquet")
+    ]
+
+
+def filled_in(sections: Sequence[Section], scripts: Sequence[str], **values: Any) -> str:
+    """One page as text, with its style, its script and the policy that lets only that script run.
+
+    Parameters
+    ----------
+    sections : sequence of Section
+    scripts : sequence of str
+        Files of ``templates`` that make up the script, in order.
+    **values
+        What ``page.html`` has besides: ``kind``, ``title``, ``lead``, ``version``, ``data``.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("featlab", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = f'"use strict";\n(() => {{\n{_source(environment, scripts)}}})();\n'
+    return environment.get_template("page.html").render(
+        style=Markup(_source(environment, _STYLES)),
+        script=Markup(script),
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        sections=sections,
+        **values,
+    )
+
+
+def _sections(results: Results, options: Options) -> list[Section]:
+    made = (section(results, options) for section in SECTIONS)
+    return [section for section in made if section is not None]
+
+
+def _render(results: Results, options: Options) -> str:
+    images, known = results.store.images, results.store.provenance
     page = filled_in(
-        "report.html",
+        _sections(results, options),
         _SCRIPTS,
-        figures=drawings(results, head, max_examples, random_state),
-        tables=tables,
-        methods=paragraphs,
-        references=references,
-        **_facts(results, head),
-        **sentences,
+        kind="report",
+        title=Markup("{}, seen by {}").format(
+            words.name(words.folder(images) or "an image folder"),
+            str(known.get("backbone", "a frozen network")),
+        ),
+        lead=f"What a frozen, pretrained network knows about {len(images):,} images,\n  which of "
+        "its neurons know it, and where in the picture they look.",
+        version=str(known.get("featlab_version", "")),
+        data="",
     )
     # Names are escaped, so that none can look like this; the data gets the bytes that are left.
     before, place, after = page.rpartition(_DATA)
@@ -94,50 +292,7 @@ def _render(results: Results, max_examples: int, random_state: int) -> str:
     return f"{before}{place}{interactive(results, free)}{after}"
 
 
-def _facts(results: Results, head: str) -> dict[str, Any]:
-    provenance, images = results.store.provenance, results.store.images
-    verdict, figures = words.localisation_answer(results)
-    strip = _overview.checks(results)
-    root = PurePath(str(images.attrs.get("root", "")).replace("\\", "/")).name
-    return {
-        "data_set": words.name(root or "an image folder"),
-        "backbone": str(provenance.get("backbone", "a frozen network")),
-        "n_images": len(images),
-        "created": str(provenance.get("created_utc", "")),
-        "version": str(provenance.get("featlab_version", "")),
-        "data_answer": words.data_answer(results),
-        "output_answer": words.output_answer(results, head),
-        "detectors_answer": words.detectors_answer(results),
-        "verdict": verdict,
-        "verdict_good": verdict == words.BETTER,
-        "localisation_answer": figures,
-        "advantage": words.advantage(results.heads.table, head),
-        "head": words.readable(head),
-        "description": results.backbone_description or str(provenance.get("description", "")),
-        "sizes": _sizes(results),
-        "n_detectors": len(confirmed_detectors(results.neurons)),
-        "n_selected": len(selected_detectors(results.neurons)),
-        "needed": words.needed(results),
-        "units_answer": words.units_answer(results),
-        "checks": words.checks(results),
-        "poolings": words.poolings(results),
-        "box_kind": results.box_kind,
-        "strip": strip,
-        "strip_verdict": _overview.verdict(strip),
-        "command": results.command,
-        "python_lines": _overview.python_lines(results),
-        "measured": words.scores(results) is not None,
-        "explored": words.explored(results),
-        "has_gallery": results.gallery is not None,
-    }
-
-
-def _sizes(results: Results) -> str:
-    width, height = results.store.images["width"], results.store.images["height"]
-    if (width.min(), height.min()) == (width.max(), height.max()):
-        return f"All pictures have {width.min():,} × {height.min():,} pixels."
-    return (
-        f"Pictures have {width.median():,.0f} × {height.median():,.0f} pixels in the median "
-        f"(width {width.min():,} to {width.max():,}, height {height.min():,} to "
-        f"{height.max():,})."
-    )
+def _source(environment: jinja2.Environment, names: Sequence[str]) -> str:
+    """The text of some templates, one after the other, not rendered."""
+    assert environment.loader is not None
+    return "\n".join(environment.loader.get_source(environment, name)[0] for name in names)

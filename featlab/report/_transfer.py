@@ -1,8 +1,8 @@
-"""The section "Transfer learning": what `featlab finetune` found."""
+"""The section "Transfer": what `featlab finetune` found."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -10,11 +10,11 @@ import pandas as pd
 from featlab import plots
 from featlab.plots.scores import small_images, transfer_comparison
 from featlab.report import _words as words
-from featlab.report._drawing import drawing
-from featlab.report._grids import Grid, grid
+from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.results.analysis import Results
+from featlab.results.transfer import Transfer
 
-_TRANSFER = {
+_NAMES = {
     "frozen": "option 1: frozen network, trained head",
     "thawed": "option 2: last blocks thawed",
     "logistic": "scikit-learn: logistic regression on stored maps",
@@ -22,79 +22,77 @@ _TRANSFER = {
 }
 
 
-def figures(results: Results) -> dict[str, Any]:
-    """The figures; none where the section is not there."""
-    found = results.transfer
-    if found is None:
-        return {}
-    drawn: dict[str, Any] = {
-        "transfer": drawing(
-            transfer_comparison(found.comparison),
+def transfer(results: Results, options: Options) -> Section | None:
+    """Both options of transfer learning beside the heads on stored maps."""
+    study = results.transfer
+    if study is None:
+        return None
+    return Section(
+        "transfer",
+        "Transfer learning: frozen or fine-tuned?",
+        "transfer.html",
+        facts={"answer": _answer(study.comparison)},
+        tables={
+            "comparison": _comparison(study.comparison),
+            "detectors": None if study.detectors is None else _detectors(study.detectors),
+            "small_images": None if study.small_images is None else _small(study.small_images),
+        },
+        figures=_figures(study),
+        files={f"transfer_{name}": rows for name, rows in study.tables().items()},
+        link="Transfer",
+    )
+
+
+def _figures(study: Transfer) -> dict[str, Figure | None]:
+    figures: dict[str, Figure | None] = {
+        "comparison": Figure(
+            partial(transfer_comparison, study.comparison),
             "Accuracy of both options of transfer learning and of the scikit-learn heads.",
             "Both options of transfer learning beside the heads on stored maps: the same split, "
             "test images that none of them saw.",
-            file="transfer_accuracy",
+            "transfer_accuracy",
         ),
-        "transfer_curves": drawing(
-            plots.transfer_curves(found.curves),
+        "curves": Figure(
+            partial(plots.transfer_curves, study.curves),
             "Loss and accuracy over the epochs, on training and validation images.",
             "Learning curves. Validation images are a part of train; the best epoch is kept.",
-            file="transfer_learning_curves",
+            "transfer_learning_curves",
         ),
-        "detector_changes": None,
+        "detectors": None,
         "small_images": None,
     }
-    if found.neurons is not None:
-        drawn["detector_changes"] = drawing(
-            plots.detector_changes(found.neurons),
+    if study.neurons is not None:
+        figures["detectors"] = Figure(
+            partial(plots.detector_changes, study.neurons),
             "AUROC of every neuron on confirm images, before and after fine-tuning.",
             "What fine-tuning did to the neurons: AUROC on images that none was chosen on.",
-            file="transfer_detector_changes",
+            "transfer_detector_changes",
         )
-    if found.small_images is not None:
-        drawn["small_images"] = drawing(
-            small_images(found.small_images),
+    if study.small_images is not None:
+        figures["small_images"] = Figure(
+            partial(small_images, study.small_images),
             "Accuracy from small copies of the pictures, with and without up-sampling.",
             "Small pictures: the same network as they are, and up-sampled to its own size.",
-            file="transfer_small_images",
+            "transfer_small_images",
         )
-    return drawn
+    return figures
 
 
-def tables(results: Results) -> dict[str, Grid | None]:
-    """The tables; None where there is nothing to tell."""
-    return {
-        "transfer": _transfer(results),
-        "detector_changes": _detector_changes(results),
-        "small_images": _small_images(results),
-    }
-
-
-def sentences(results: Results) -> dict[str, str]:
-    """The sentences; empty where the section is not there."""
-    return {
-        "transfer_answer": _transfer_answer(results),
-    }
-
-
-def _transfer(results: Results) -> Grid | None:
-    if results.transfer is None:
-        return None
+def _comparison(comparison: pd.DataFrame) -> Table | None:
     rows = [
         [
-            _TRANSFER.get(str(row["name"]), str(row["name"])),
+            _NAMES.get(str(row["name"]), str(row["name"])),
             words.scored(row, "accuracy", 3),
-            f"{words.signed(row['difference'], 3)} "
-            f"{words.interval(row['difference_low'], row['difference_high'], 3)}",
+            words.difference(row, 3),
             words.p_value(row["p"]),
             f"{int(row['trainable_parameters']):,}",
             words.number(row["seconds"], 1),
         ]
-        for _, row in results.transfer.comparison.iterrows()
+        for _, row in comparison.iterrows()
     ]
     columns = ["What is trained", "Accuracy", "Less logistic regression", "p", "Parameters"]
-    n = int(results.transfer.comparison["n"].iloc[0])
-    return grid(
+    n = int(comparison["n"].iloc[0])
+    return table(
         f"Transfer learning on the same split, {words.plural(n, 'test image')}",
         [*columns, "Seconds"],
         rows,
@@ -102,28 +100,23 @@ def _transfer(results: Results) -> Grid | None:
     )
 
 
-def _transfer_answer(results: Results) -> str:
-    if results.transfer is None:
+def _answer(comparison: pd.DataFrame) -> str:
+    scores = comparison.set_index("name")
+    if not {"thawed", "logistic"} <= set(scores.index):
         return ""
-    table = results.transfer.comparison.set_index("name")
-    if not {"thawed", "logistic"} <= set(table.index):
-        return ""
-    tuned: Any = table.loc["thawed"]
-    plain: Any = table.loc["logistic"]
-    shown = tuned["difference_low"] > 0 or tuned["difference_high"] < 0
-    verdict = "a difference" if shown else "no difference that these test images can show"
+    tuned: Any = scores.loc["thawed"]
+    plain: Any = scores.loc["logistic"]
+    apart = tuned["difference_low"] > 0 or tuned["difference_high"] < 0
+    verdict = "a difference" if apart else "no difference that these test images can show"
     return (
         f"Thawing the last blocks gives {words.percent(tuned['accuracy'])} after "
         f"{words.number(tuned['seconds'], 0)} seconds of training, a logistic regression on the "
         f"stored maps {words.percent(plain['accuracy'])} after "
-        f"{words.number(plain['seconds'], 1)}: {verdict} ({words.signed(tuned['difference'], 3)} "
-        f"{words.interval(tuned['difference_low'], tuned['difference_high'], 3)})."
+        f"{words.number(plain['seconds'], 1)}: {verdict} ({words.difference(tuned, 3)})."
     )
 
 
-def _detector_changes(results: Results) -> Grid | None:
-    if results.transfer is None or results.transfer.detectors is None:
-        return None
+def _detectors(changes: pd.DataFrame) -> Table | None:
     rows = [
         [
             words.name(row["class"]),
@@ -133,10 +126,10 @@ def _detector_changes(results: Results) -> Grid | None:
             f"{words.number(row['median_before'])} → {words.number(row['median_after'])}",
             words.number(row["spearman"]),
         ]
-        for _, row in results.transfer.detectors.iterrows()
+        for _, row in changes.iterrows()
     ]
     columns = ["Class", "Selected", "Confirmed", "Confirmed in both", "Median AUROC"]
-    return grid(
+    return table(
         "Detectors before and after fine-tuning, on images that none was chosen on",
         [*columns, "Rank correlation of all neurons"],
         rows,
@@ -144,27 +137,24 @@ def _detector_changes(results: Results) -> Grid | None:
     )
 
 
-def _change(row: pd.Series | Mapping[str, Any], what: str) -> str:
+def _change(row: pd.Series, what: str) -> str:
     return f"{int(row[f'{what}_before']):,} → {int(row[f'{what}_after']):,}"
 
 
-def _small_images(results: Results) -> Grid | None:
-    if results.transfer is None or results.transfer.small_images is None:
-        return None
+def _small(scores: pd.DataFrame) -> Table | None:
     rows = [
         [
             str(row["pictures"]),
             str(row["network"]),
             str(row["cells"]),
             words.scored(row, "accuracy"),
-            f"{words.signed(row['difference'])} "
-            f"{words.interval(row['difference_low'], row['difference_high'])}".strip(" –"),
+            words.difference(row).strip(" –"),
             words.p_value(row["p"]),
         ]
-        for _, row in results.transfer.small_images.iterrows()
+        for _, row in scores.iterrows()
     ]
     columns = ["Pictures", "Network", "Cells", "Accuracy", "Less the original pictures", "p"]
-    return grid(
+    return table(
         "Small pictures, with and without up-sampling",
         columns,
         rows,

@@ -1,27 +1,20 @@
-"""The report's sentences. Names of classes and files are escaped here; the rest is ours."""
+"""Numbers and names in words. Names of classes and files are escaped here; the rest is ours."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
+from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from featlab.arguments import confirmed_detectors, selected_detectors
 from featlab.plots.style import GRADIENT_METHOD_NAMES
-from featlab.results.analysis import Results
-from featlab.results.heads import BASELINE_HEADS
 
 _LONGEST = 60
 _LISTED = 6
-_HEADS = {
-    "logistic": "a logistic regression",
-    "mlp": "a small neural network (MLP)",
-    "dummy": "always answering the commonest class",
-    "colour_histogram": "a logistic regression on colours alone",
-}
 _METHODS = {
     "detectors": "detectors combined",
     "best_detector": "best detector alone",
@@ -52,8 +45,6 @@ _BOX_HEADS = {
     "whole_image": "the whole picture",
     "centre": "a box at the picture's centre",
 }
-NOT_BETTER = "Not shown to be better"
-BETTER = "Yes, clearly better than the best baseline"
 
 
 def number(value: Any, digits: int = 2) -> str:
@@ -113,19 +104,19 @@ def plural(count: int, noun: str, many: str | None = None) -> str:
 def name(text: object) -> Markup:
     """A user's name, shortened, in its own direction of writing; the whole name as a tool tip."""
     full = str(text)
-    shown = full if len(full) <= _LONGEST else f"{full[: _LONGEST - 13]}…{full[-12:]}"
-    return Markup('<bdi class="name" title="{}">{}</bdi>').format(full, shown)
+    short = full if len(full) <= _LONGEST else f"{full[: _LONGEST - 13]}…{full[-12:]}"
+    return Markup('<bdi class="name" title="{}">{}</bdi>').format(full, short)
 
 
 def listed(names: Iterable[object]) -> Markup:
     """`a, b and c`; the first six of many."""
-    shown = [name(text) for text in names]
-    rest = len(shown) - _LISTED
+    every = [name(text) for text in names]
+    rest = len(every) - _LISTED
     if rest > 1:
-        return Markup(", ").join(shown[:_LISTED]) + f" and {rest} more"
-    if len(shown) < 2:
-        return Markup("").join(shown)
-    return Markup(", ").join(shown[:-1]) + " and " + shown[-1]
+        return Markup(", ").join(every[:_LISTED]) + f" and {rest} more"
+    if len(every) < 2:
+        return Markup("").join(every)
+    return Markup(", ").join(every[:-1]) + " and " + every[-1]
 
 
 def readable(identifier: object) -> str:
@@ -147,277 +138,29 @@ def box_head(identifier: object) -> str:
     return _BOX_HEADS.get(str(identifier), readable(identifier))
 
 
-def data_answer(results: Results) -> Markup:
-    """What the data is."""
-    images, boxes = results.store.images, results.store.boxes
-    sides = pd.Series(list(results.split)).value_counts()
-    parts = ", ".join(
-        f"{sides.get(side, 0):,} {use}"
-        for side, use in (
-            ("train", "to learn from"),
-            ("confirm", "to confirm detectors"),
-            ("test", "to score on"),
-        )
-    )
-    text = Markup("{} of {}: {}. Split: {}.").format(
-        plural(len(images), "image"),
-        plural(len(results.store.classes), "class", "classes"),
-        listed(results.store.classes),
-        parts,
-    )
-    if len(boxes):
-        with_boxes = int(boxes["image"].nunique())
-        text += f" {plural(with_boxes, 'image has', 'images have')} ground-truth boxes."
+def share(row: pd.Series, score: str) -> str:
+    """A score and its interval in per cent."""
+    low, high = (percent(row[f"{score}_{end}"]) for end in ("low", "high"))
+    return f"{percent(row[score])} ({low} to {high})"
+
+
+def difference(row: pd.Series, digits: int = 2) -> str:
+    """A signed difference and its interval."""
+    ends = interval(row["difference_low"], row["difference_high"], digits)
+    return f"{signed(row['difference'], digits)} {ends}"
+
+
+def provenance(value: Any) -> str:
+    """A value of a store's provenance as text; a JSON list becomes a plain one."""
+    text = str(value)
+    if text.startswith("["):
+        try:
+            return ", ".join(map(str, json.loads(text)))
+        except json.JSONDecodeError:
+            return text
     return text
 
 
-def output_answer(results: Results, head: str) -> Markup:
-    """What the network gives, and how well a head does on it."""
-    h, w, c = results.store.map_shape()
-    text = Markup(
-        "The frozen network turns each picture into a grid of {} × {} cells with {} "
-        "numbers each, one per neuron. "
-    ).format(h, w, f"{c:,}")
-    table = results.heads.table.set_index("head")
-    if head not in table.index:
-        return text + "No head was fitted on it."
-    row: Any = table.loc[head]
-    text += (
-        f"On that, {_HEADS.get(head, readable(head))} gets {percent(row['accuracy'])} of "
-        f"{plural(int(row['n']), 'unseen image')} right "
-        f"({percent(row['accuracy_low'])} to {percent(row['accuracy_high'])})"
-    )
-    rivals = [f"{_HEADS[b]} {percent(table.loc[b, 'accuracy'])}" for b in _present(table)]
-    return text + (f"; {' and '.join(rivals)}." if rivals else ".")
-
-
-def advantage(table: pd.DataFrame, head: str) -> str:
-    """How much better than the baselines, and whether the intervals part."""
-    rows = table.set_index("head")
-    if head not in rows.index:
-        return ""
-    ours, sentences = rows.loc[head], []
-    for baseline in _present(rows):
-        other = rows.loc[baseline]
-        points = 100 * (ours["accuracy"] - other["accuracy"])
-        if ours["accuracy_low"] > other["accuracy_high"]:
-            verdict = "the intervals do not overlap"
-        else:
-            verdict = "the intervals overlap, so this is not shown to be a difference"
-        way = "above" if points >= 0 else "below"
-        sentences.append(
-            f"{abs(points):.0f} percentage points {way} {readable(baseline)} ({verdict})"
-        )
-    return f"The {readable(head)} head lies {'; '.join(sentences)}." if sentences else ""
-
-
-def detectors_answer(results: Results) -> Markup:
-    """Which neurons detect the classes."""
-    table, detectors = results.neurons, confirmed_detectors(results.neurons)
-    total = table[["layer", "neuron"]].drop_duplicates().shape[0]
-    chosen = len(selected_detectors(table))
-    if detectors.empty:
-        return Markup(
-            "No neuron is shown to: {} selected on the train images, none held up."
-        ).format(plural(chosen, "detector was", "detectors were"))
-    neurons = detectors[["layer", "neuron"]].drop_duplicates().shape[0]
-    best = detectors.loc[detectors.groupby("class")["rank"].idxmin()]
-    leaders = [
-        Markup("neuron {} for {} (AUROC {})").format(
-            row["neuron"], name(row["class"]), scored(row, "auroc_confirmed")
-        )
-        for _, row in best.nlargest(3, "auroc").iterrows()
-    ]
-    without = [c for c in results.store.classes if c not in set(detectors["class"])]
-    text = Markup(
-        "{} of {} neurons detect a class and were confirmed on unseen images; in the lead {}."
-    ).format(f"{neurons:,}", f"{total:,}", Markup(", ").join(leaders))
-    if without:
-        text += Markup(" No detector for {}.").format(listed(without))
-    return text
-
-
-def explored(results: Results) -> str:
-    """What the neuron explorer is about."""
-    table = results.neurons
-    rows = table[["layer", "pooling"]].drop_duplicates()
-    where = [f"layer {row['layer']}, {row['pooling']} pooling" for _, row in rows.iterrows()]
-    return f"Every neuron against every class ({'; '.join(where)})."
-
-
-def needed(results: Results) -> str:
-    """Whether the head needs its detectors, and how few do as well."""
-    detector_details = results.detector_details
-    if (
-        detector_details is None
-        or detector_details.ablation is None
-        or detector_details.smallest is None
-    ):
-        return ""
-    table = detector_details.ablation
-    last = table[table["mode"] == "ablate"]
-    last = last[last["k"] == last["k"].max()].set_index("kind")
-    few = detector_details.smallest
-    return (
-        f"Without its {int(last['k'].iloc[0])} best detectors the logistic head gets "
-        f"{percent(last.loc['detectors', 'accuracy'])} of the test images right, without as many "
-        f"random neurons of like variance {percent(last.loc['random', 'accuracy'])}. A logistic "
-        f"regression on {plural(len(few.neurons), 'detector')} does as well as on any number of "
-        f"them within one standard error: {percent(few.accuracy)} of the test images "
-        f"({percent(few.accuracy_low)} to {percent(few.accuracy_high)})."
-    )
-
-
-def checks(results: Results) -> str:
-    """What shuffled labels, groups and redundancy say of the detectors."""
-    detector_details = results.detector_details
-    if detector_details is None:
-        return ""
-    sentences = []
-    if detector_details.nulls is not None and len(detector_details.nulls):
-        n, found = len(detector_details.nulls), detector_details.nulls["replicated"]
-        most = "no neuron" if not found.max() else f"at most {plural(int(found.max()), 'neuron')}"
-        sentences.append(f"On {n} sets of shuffled labels the same procedure confirmed {most}.")
-    if detector_details.clusters is not None and len(detector_details.clusters):
-        clusters = detector_details.clusters
-        n = int(clusters.groupby("class")["cluster"].nunique().sum())
-        sentences.append(
-            f"Put together where they rise and fall from image to image of a class in the same "
-            f"way (rank correlation of {detector_details.cluster_correlation:g} on average), the "
-            f"{len(clusters):,} confirmed detectors "
-            f"form {plural(n, 'cluster')}."
-        )
-    if detector_details.omnibus is not None:
-        omnibus = detector_details.omnibus
-        sentences.append(
-            f"Whichever the class, {int(omnibus['reject'].sum()):,} of "
-            f"{plural(int(omnibus['p'].notna().sum()), 'neuron')} that fire differ between the "
-            "classes on the confirm images (Kruskal-Wallis, corrected)."
-        )
-    return " ".join(sentences)
-
-
-def poolings(results: Results) -> str:
-    """Which layer and pooling tell the classes best, by what was confirmed."""
-    detector_details = results.detector_details
-    if (
-        detector_details is None
-        or len(detector_details.poolings) < 2
-        or not detector_details.poolings["replicated"].any()
-    ):
-        return ""
-    table = detector_details.poolings.sort_values("replicated", ascending=False, kind="stable")
-    best, other = table.iloc[0], table.iloc[-1]
-    layers = table["layer"].nunique()
-    where = f" of layer {best['layer']}" if layers > 1 else ""
-    lowest = f" of layer {other['layer']}" if layers > 1 else ""
-    return (
-        f"Most detectors were confirmed with {best['pooling']} pooling{where}: "
-        f"{int(best['replicated']):,}, with a median AUROC of {number(best['median_confirmed'])} "
-        f"on unseen images; fewest with {other['pooling']} pooling{lowest}: "
-        f"{int(other['replicated']):,}."
-    )
-
-
-def scores(results: Results) -> pd.DataFrame | None:
-    """The localisation table; None where no image could be scored."""
-    if results.localisation is None or results.localisation.table.empty:
-        return None
-    return results.localisation.table
-
-
-def localisation_answer(results: Results) -> tuple[str, str]:
-    """Do the maps localise: a verdict of a few words, and the figures behind it."""
-    table, localisation = scores(results), results.localisation
-    if table is None or localisation is None:
-        return "No boxes, so not measured", "Without boxes on test images nothing can be said."
-    ours = localisation.best(supervision="image labels")
-    rival = localisation.best(baseline=True)
-    if ours is None or rival is None:
-        return NOT_BETTER, "There is no map method and baseline to compare."
-    text = (
-        f"From image labels alone, “{method(ours['method'])}”, the best of the map methods "
-        f"{_picked_on(table)}, {_finds(ours)} of {plural(int(ours['n']), 'test image')}; the best "
-        f"baseline, “{method(rival['method'])}”, {_finds(rival)}."
-    )
-    taught = localisation.best(supervision="boxes")
-    if taught is not None:
-        text += (
-            f" Where boxes of train images are there to learn from, “{method(taught['method'])}” "
-            f"{_finds(taught)}."
-        )
-    clear, difference = _ahead(results, ours, rival)
-    if clear:
-        return BETTER, f"{text} {difference}".rstrip()
-    return f"{NOT_BETTER} than the best baseline", f"{text} {difference}".rstrip()
-
-
-def _ahead(results: Results, ours: pd.Series, rival: pd.Series) -> tuple[bool, str]:
-    """Whether one method is clearly ahead of another, and by how much: image by image if known."""
-    boxes = results.box_details
-    pairs = boxes.pairs if boxes is not None else pd.DataFrame(columns=["method", "against"])
-    pair = pairs[pairs["method"].eq(ours["method"]) & pairs["against"].eq(rival["method"])]
-    if pair.empty:
-        if ours["box_accuracy_low"] > rival["box_accuracy_high"]:
-            return True, ""
-        if ours["box_accuracy"] > rival["box_accuracy"]:
-            return False, "The intervals of labels alone and baseline overlap."
-        return False, "Labels alone are not even ahead."
-    row = pair.iloc[0]
-    points = [100 * row[f"difference{end}"] for end in ("", "_low", "_high")]
-    told = "Image by image, labels alone are {} percentage points ahead ({} to {}).".format(
-        *(number(value, 0) for value in points)
-    )
-    return bool(row["difference_low"] > 0), told
-
-
-def _finds(row: pd.Series) -> str:
-    return (
-        f"finds the box (IoU ≥ 0.5) in {percent(row['box_accuracy'])} "
-        f"({percent(row['box_accuracy_low'])} to {percent(row['box_accuracy_high'])})"
-    )
-
-
-def _picked_on(table: pd.DataFrame) -> str:
-    known = table.get("box_accuracy_confirm")
-    if known is not None and known.notna().any():
-        return "on the images that set the thresholds"
-    return "on the test images themselves, which flatters it"
-
-
-def units_answer(results: Results) -> Markup:
-    """Whether single detectors fire on the object: *does this neuron's map allow localisation?*"""
-    units = results.units
-    if units is None or units.empty:
-        return Markup("")
-    counts = units["verdict"].value_counts()
-    text = Markup(
-        "Does a detector's own map allow localisation? Of {} judged on images they were not chosen "
-        "on, {} fire on the object (cells inside the boxes are more active than cells outside, and "
-        "they overlap the boxes more than other images' boxes), for {} this is not shown, and {} "
-        "fire beside it"
-    ).format(
-        plural(len(units), "detector"),
-        counts.get("on the object", 0),
-        counts.get("not shown", 0),
-        counts.get("beside the object", 0),
-    )
-    beside = units[units["verdict"] == "beside the object"].nsmallest(3, "auroc_inside")
-    if beside.empty:
-        return text + "."
-    named = [
-        Markup("neuron {} for {}").format(row["neuron"], name(row["class"]))
-        for _, row in beside.iterrows()
-    ]
-    return text + Markup(": probable shortcuts, first of all {}.").format(Markup(", ").join(named))
-
-
-def peak_in_box(row: pd.Series) -> str:
-    """How often the peak of a detector's map falls inside a box, and of how many images."""
-    if not math.isfinite(row["pointing"]):
-        return "–"
-    return f"{percent(row['pointing'])} of {int(row['pointing_n'])}"
-
-
-def _present(rows: pd.DataFrame) -> list[str]:
-    return [head for head in BASELINE_HEADS if head in rows.index]
+def folder(images: pd.DataFrame) -> str:
+    """Name of the folder that the pictures came from; empty where it is not known."""
+    return PurePath(str(images.attrs.get("root", "")).replace("\\", "/")).name

@@ -122,13 +122,13 @@ class Results:
     neurons : DataFrame
         Neuron table, with the columns of the confirmation.
     softmax_top_k : DataFrame, optional
-        ``class, neuron, share, share_rest, difference``.
+        ``layer, class, neuron, share, share_rest, difference``.
     localisation : Localisation, optional
         None where there are no boxes.
     units : DataFrame, optional
         From ``localise.unit_localisation``.
     pointing : DataFrame, optional
-        ``class, neuron, n, pointing, pointing_low, pointing_high``.
+        ``layer, class, neuron, n, pointing, pointing_low, pointing_high, picture_centre``.
     boxed_test_images : int
         Test images with a true box; of very many only a sample was scored.
     seconds : mapping of str to float

@@ -63,7 +63,9 @@ def system_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        full = "No space left" in str(error)  # pyarrow's errors have no number
+        reason = "no space left on the disk" if full else error.strerror or error
         raise FeatlabError(
-            f"{path} could not be written: {error.strerror or error}; make room or give another "
-            "folder, and run the same again."
+            f"{path} could not be written: {reason}; make room or give another folder, and run "
+            "the same again."
         ) from error

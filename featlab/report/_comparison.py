@@ -1,0 +1,219 @@
+"""Several stores on one page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+from markupsafe import Markup
+
+from featlab.arguments import SIDES
+from featlab.report import _compared as compared
+from featlab.report import _words as words
+from featlab.report._elements import Answer, Section, Table, table
+from featlab.report._page import filled_in, page_path, tables_beside
+from featlab.results.comparison import Comparison
+from featlab.system.files import write_whole
+
+_SCRIPTS = ("tables.js", "frame.js", "report.js")
+
+
+def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
+    """Write a comparison as one self-contained HTML page, and its tables beside it.
+
+    Like the report, the page opens offline, asks for nothing and is complete without its script.
+    Beside it lie ``compare`` (the entries), ``compare_heads``, ``compare_detectors``,
+    ``compare_localisation`` and ``compare_pairs``, each as ``.csv`` and ``.parquet``.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    path : path-like
+        The HTML file; its folder is made if it is not there, an earlier file replaced.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FeatlabError
+        `path` is a folder.
+    """
+    path = page_path(path, "compare.html")
+    sections = [section(comparison) for section in SECTIONS]
+    page = filled_in(
+        sections,
+        _SCRIPTS,
+        kind="comparison",
+        title=Markup("{}, seen in {} ways").format(
+            words.name(words.folder(comparison.images) or "an image folder"),
+            len(comparison.entries),
+        ),
+        lead=f"The same {len(comparison.images):,} images through several networks, layers or "
+        "input sizes, on\n  the same split. The best is chosen on one part of the images and "
+        "judged on another.",
+        version="",
+        data=Markup('{"pictures": []}'),
+    )
+    for section in sections:
+        tables_beside(path.parent, dict(section.files))
+    write_whole(path, page.encode("utf-8", "replace"))
+    return path
+
+
+def _overview(comparison: Comparison) -> Section:
+    return Section(
+        "answers",
+        "In short",
+        "answers.html",
+        facts={
+            "checks": [],
+            "answers": {
+                "Which tells the classes apart best?": compared.heads_answer(comparison),
+                "Which has the most confirmed detectors?": compared.detectors_answer(comparison),
+                "Which localises best?": compared.boxes_answer(comparison),
+                "What does each cost?": _cost_answer(comparison),
+            },
+        },
+    )
+
+
+def _compared(comparison: Comparison) -> Section:
+    """What each entry is: a row for each stored layer."""
+    return Section(
+        "compared",
+        "What was compared",
+        "compare_entries.html",
+        tables={"entries": _entries(comparison.entries, len(comparison.images))},
+        files={"compare": comparison.entries},
+    )
+
+
+def _cost_answer(comparison: Comparison) -> Answer:
+    """What each costs."""
+    table = comparison.entries
+    files = table.drop_duplicates("store").sort_values("megabytes", kind="stable")
+    light, heavy = files.iloc[0], files.iloc[-1]
+    n = len(comparison.images)
+    if len(files) == 1:
+        verdict = Markup("{} for all").format(_megabytes(light["megabytes"]))
+        text = Markup("All are layers of one store of {}.").format(words.plural(n, "image"))
+    else:
+        verdict = Markup("{} to {}").format(
+            _megabytes(light["megabytes"]), _megabytes(heavy["megabytes"])
+        )
+        text = Markup(
+            "Least: the store of “{}”, {} kB an image; most: that of “{}”, {} kB."
+        ).format(
+            words.name(light["name"]), _kilobytes(light, n),
+            words.name(heavy["name"]), _kilobytes(heavy, n),
+        )  # fmt: skip
+    seconds = table["seconds_per_1000"].dropna()
+    if len(seconds):
+        text += (
+            f" Heat maps and boxes from stored maps took {words.number(seconds.min(), 1)} to "
+            f"{words.number(seconds.max(), 1)} seconds for 1,000 images here."
+        )
+    return Answer(text + " A store does not record how long its network ran.", verdict)
+
+
+def _entries(entries: pd.DataFrame, n_images: int) -> Table | None:
+    rows = [
+        [
+            words.name(row["name"]),
+            Markup("{}: {}").format(words.name(row["backbone"]), words.name(row["layer"])),
+            str(row["input_size"]).replace("x", "×"),
+            f"{row['map_height']} × {row['map_width']}",
+            f"{row['neurons']:,}",
+            f"{row['dead']:,}",
+            words.percent(row["active_share"]),
+            _megabytes(row["megabytes"]),
+        ]
+        for _, row in entries.iterrows()
+    ]
+    columns = ["Name", "Network: layer", "Input (px)", "Map (cells)", "Neurons", "Dead"]
+    return table(
+        f"What was compared, on {words.plural(n_images, 'image')}",
+        [*columns, "Active in an image", "Store"],
+        rows,
+        (0, 1),
+        file="compare",
+    )
+
+
+def _megabytes(value: float) -> str:
+    """`15 MB`."""
+    return f"{words.number(value, 0 if value >= 10 else 1)}\N{NO-BREAK SPACE}MB"
+
+
+def _kilobytes(row: pd.Series, n: int) -> str:
+    return words.number(1000 * row["megabytes"] / n, 0)
+
+
+def _methods(comparison: Comparison) -> Section:
+    facts = {"paragraphs": _described(comparison), "references": []}
+    return Section("methods", "Methods", "methods.html", facts=facts)
+
+
+def _described(comparison: Comparison) -> list[Markup]:
+    """How it was done, in paragraphs."""
+    sides = comparison.split.value_counts()
+    others = len(comparison.entries) - 1
+    paragraphs = [
+        Markup(
+            "All stores hold the same {} (path, content, label and boxes were checked), and share "
+            "one split: {} to learn from, {} to choose by, {} to score on. An entry is one stored "
+            "layer of one store."
+        ).format(
+            words.plural(len(comparison.images), "image"),
+            *(f"{int(sides.get(side, 0)):,}" for side in SIDES),
+        ),
+        Markup(
+            "The head is a logistic regression on mean-pooled maps, tuned inside the train images. "
+            "Detectors of all entries stand in one corrected family, so their numbers may differ "
+            "from those on a store’s own page."
+        ),
+        Markup(
+            "The best entry, each entry’s map method and all thresholds were chosen on the confirm "
+            "images; the test images were only scored. The best entry is compared with {}, image "
+            "by image: McNemar’s test (sign flips of groups, where images have groups) with "
+            "Newcombe’s interval, and a bootstrap for the mean IoU. p-values are corrected by "
+            "Holm’s method over these comparisons; intervals are 95 % each, uncorrected."
+        ).format("the other" if others == 1 else f"each of the {others} others"),
+    ]
+    if comparison.box_kind:
+        paragraphs.append(
+            Markup("Boxes are those of kind “{}”.").format(words.name(comparison.box_kind))
+        )
+    return paragraphs
+
+
+def _provenance(comparison: Comparison) -> Section:
+    rows = [
+        [words.name(row["name"]), words.name(row["weights"]), words.name(row["store"])]
+        for _, row in comparison.entries.iterrows()
+    ]
+    return Section(
+        "provenance",
+        "Provenance",
+        "provenance.html",
+        facts={"command": comparison.command, "python_lines": ""},
+        tables={
+            "provenance": table("The stores", ["Name", "Weights", "File"], rows, (0, 1, 2)),
+            "seconds": None,
+        },
+    )
+
+
+SECTIONS = (
+    _overview,
+    _compared,
+    compared.classes,
+    compared.detectors,
+    compared.localisation,
+    _methods,
+    _provenance,
+)
+"""The page from top to bottom."""
