@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from featlab import FeatlabError, boxes
+from featlab import FeatlabError
 from featlab.backbones import load_backbone
+from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
 from featlab.cli._rerun import gradient_figures, rebuilt
 from featlab.extract import extract_maps
@@ -55,7 +56,7 @@ def made(tmp_path_factory):
             Image.fromarray(pixels).save(folder / "pictures" / label / f"{i:02d}.png")
             corners[f"{label}/{i:02d}.png"] = (xmin, ymin, min(xmax, 90), min(ymax, 60))
     images, _ = index_images(folder / "pictures")
-    truth = pd.DataFrame([corners[path] for path in images["path"]], columns=boxes.CORNERS)
+    truth = pd.DataFrame([corners[path] for path in images["path"]], columns=CORNERS)
     truth = truth.assign(image=range(len(images)), kind="patch", label=images["label"])
     backbone = network(folder / "mine.keras")
     store = extract_maps(images, backbone, folder / "maps.h5", boxes=truth, resize="pad")
