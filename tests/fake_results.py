@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from fake_store import FakeStore
 
 from featlab.results.analysis import BoxDetails, HeadDetails, Results
 from featlab.results.heads import HeadResults
@@ -23,74 +24,55 @@ HOSTILE = [
 ]
 
 
-class FakeStore:
-    """What a report reads of a MapStore."""
+PROVENANCE: dict[str, Any] = {
+    "backbone": "efficientnet_lite0",
+    "weights": "imagenet",
+    "weights_sha256": "ab" * 32,
+    "input_size": "224 x 224",
+    "preprocessing": "(x - 127) / 128",
+    "resize": "stretch",
+    "layers": '["top"]',
+    "dtype": "float16",
+    "description": "efficientnet_lite0 (imagenet weights, 3,413,024 parameters). Input: "
+    "224 × 224 px RGB. Output: layer top: 7 × 7 cells of 32 px, 1280 neurons.",
+    "version_keras": "3.9.0",
+    "version_python": "3.11.2",
+    "featlab_version": "0.1.0",
+    "probe_top": np.zeros(4),
+}
 
-    def __init__(self, classes: list[str], n: int, c: int, *, boxes: bool, seed: int = 0) -> None:
-        rng = np.random.default_rng(seed)
-        labels = [classes[i % len(classes)] for i in range(n)]
-        self.images = pd.DataFrame(
-            {
-                "path": [f"{label}/{i:04}.jpg" for i, label in enumerate(labels)],
-                "label": labels,
-                "split": "",
-                "group": "",
-                "width": rng.integers(200, 640, n),
-                "height": rng.integers(200, 480, n),
-                "sha256": "0" * 64,
-            }
-        )
-        self.images.attrs["root"] = "/data/my pictures"
-        self.images.attrs["skipped"] = [{"path": "a/<b>.jpg", "reason": "truncated file"}]
-        rows = np.arange(n) if boxes else np.arange(0)
-        self.boxes = pd.DataFrame(
-            {
-                "image": rows,
-                "kind": "whole",
-                "label": self.images["label"].to_numpy()[rows],
-                "xmin": 10.0,
-                "ymin": 20.0,
-                "xmax": 90.0,
-                "ymax": 80.0,
-            }
-        )
-        self.layers = ["top"]
-        self.provenance: dict[str, Any] = {
-            "backbone": "efficientnet_lite0",
-            "weights": "imagenet",
-            "weights_sha256": "ab" * 32,
-            "input_size": "224 x 224",
-            "preprocessing": "(x - 127) / 128",
-            "resize": "stretch",
-            "layers": '["top"]',
-            "dtype": "float16",
-            "description": "efficientnet_lite0 (imagenet weights, 3,413,024 parameters). Input: "
-            "224 × 224 px RGB. Output: layer top: 7 × 7 cells of 32 px, 1280 neurons.",
-            "version_keras": "3.9.0",
-            "version_python": "3.11.2",
-            "featlab_version": "0.1.0",
-            "probe_top": np.zeros(4),
+
+def make_store(classes: list[str], n: int, c: int, *, boxes: bool, seed: int = 0) -> FakeStore:
+    """What a report reads of a store: no maps that differ from cell to cell."""
+    rng = np.random.default_rng(seed)
+    labels = [classes[i % len(classes)] for i in range(n)]
+    images = pd.DataFrame(
+        {
+            "path": [f"{label}/{i:04}.jpg" for i, label in enumerate(labels)],
+            "label": labels,
+            "split": "",
+            "group": "",
+            "width": rng.integers(200, 640, n),
+            "height": rng.integers(200, 480, n),
+            "sha256": "0" * 64,
         }
-        self._shape = (7, 7, c)
-        self.activations = rng.gamma(1.2, 0.4, (n, c)).astype(np.float32)
-        codes = np.array([classes.index(label) for label in labels])
-        # Neuron j leans towards class j mod k, less and less; neuron c - 1 is dead.
-        lean = 1.6 * np.exp(-np.arange(c) / (0.2 * c))
-        match = codes[:, None] == (np.arange(c) % len(classes))[None, :]
-        self.activations += (match * lean * rng.gamma(4, 0.25, (n, c))).astype(np.float32)
-        self.activations[:, -1] = 0
-
-    @property
-    def classes(self) -> list[str]:
-        return sorted(self.images["label"].unique())
-
-    def map_shape(self, layer: str | None = None) -> tuple[int, int, int]:
-        return self._shape
-
-    def pooled(
-        self, rows: Any = None, *, layer: str | None = None, pooling: str = "mean"
-    ) -> np.ndarray:
-        return self.activations if rows is None else self.activations[rows]
+    )
+    images.attrs["root"] = "/data/my pictures"
+    images.attrs["skipped"] = [{"path": "a/<b>.jpg", "reason": "truncated file"}]
+    rows = np.arange(n) if boxes else np.arange(0)
+    table = pd.DataFrame(
+        {"image": rows, "kind": "whole", "label": images["label"].to_numpy()[rows]}
+    )
+    table = table.assign(xmin=10.0, ymin=20.0, xmax=90.0, ymax=80.0)
+    activations = rng.gamma(1.2, 0.4, (n, c)).astype(np.float32)
+    codes = np.array([classes.index(label) for label in labels])
+    # Neuron j leans towards class j mod k, less and less; neuron c - 1 is dead.
+    lean = 1.6 * np.exp(-np.arange(c) / (0.2 * c))
+    match = codes[:, None] == (np.arange(c) % len(classes))[None, :]
+    activations += (match * lean * rng.gamma(4, 0.25, (n, c))).astype(np.float32)
+    activations[:, -1] = 0
+    maps = np.broadcast_to(activations[:, None, None], (n, 7, 7, c))
+    return FakeStore(images, table, maps, activations=activations, provenance=dict(PROVENANCE))
 
 
 def make_curves(methods: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -331,7 +313,7 @@ def make_results(
     detectors: bool = True,
     pictures: bool = True,
 ) -> Results:
-    store = FakeStore(classes or ["kangaroo", "raccoon"], n, c, boxes=boxes)
+    store = make_store(classes or ["kangaroo", "raccoon"], n, c, boxes=boxes)
     split = make_split(n, len(store.classes))
     neurons = make_neurons(store, split, detectors=detectors)
     chosen = neurons[neurons["detector"]].groupby("class").head(2)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from fake_results import (
-    FakeStore,
     make_box_laboratory,
     make_head_details,
     make_heads,
@@ -21,6 +20,7 @@ from fake_results import (
     make_neurons,
     make_picture,
     make_split,
+    make_store,
 )
 
 from featlab.plots import curves, data, gradients, network, neurons, pictures, scores
@@ -39,7 +39,7 @@ class Planted:
     def __init__(self, classes: list[str]) -> None:
         n = 40 * len(classes) if len(classes) < 10 else 20 * len(classes)
         self.classes = sorted(classes)
-        self.store = FakeStore(classes, n, 40, boxes=True)
+        self.store = make_store(classes, n, 40, boxes=True)
         self.split = make_split(n, len(classes))
         self.labels = self.store.images["label"].to_numpy(str)
         self.rng = np.random.default_rng(7)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pandas as pd
 import pytest
+from fake_store import FakeStore
 from matplotlib.figure import Figure
 
 from featlab import FeatlabError, boxheads, localise, plots
@@ -17,43 +16,6 @@ from featlab.boxheads._inputs import POLICIES, TARGETS
 from featlab.plots.style import encode
 
 LINEAR = ("ridge_pca", "pls")
-
-
-@dataclass
-class FakeStore:
-    """What the room reads of a store."""
-
-    images: pd.DataFrame
-    boxes: pd.DataFrame
-    stored: np.ndarray
-    frames: np.ndarray
-    layers: list[str] = field(default_factory=lambda: ["last"])
-
-    def __len__(self):
-        return len(self.images)
-
-    @property
-    def classes(self):
-        return sorted(self.images["label"].unique())
-
-    def layer_name(self, layer=None):
-        if layer not in (None, *self.layers):
-            raise FeatlabError(f"layer must be one of {self.layers}")
-        return layer or self.layers[-1]
-
-    def map_shape(self, layer=None):
-        return self.stored.shape[1:]
-
-    def maps(self, rows=None, *, layer=None):
-        return self.stored if rows is None else self.stored[rows]
-
-    def pooled(self, *_args, **_options):
-        return self.stored.max(axis=(1, 2))
-
-    def iter_maps(self, rows=None, *, layer=None, batch=64):
-        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
-        for start in range(0, len(rows), batch):
-            yield rows[start : start + batch], self.stored[rows[start : start + batch]]
 
 
 def scene_store(
@@ -93,7 +55,7 @@ def scene_store(
         corner.columns = bx.CORNERS
         corner = corner.assign(image=np.arange(n), kind="object", label=images["label"])
         table = pd.concat([corner, table], ignore_index=True)
-    return FakeStore(images, table.reset_index(drop=True), values, frames)
+    return FakeStore(images, table.reset_index(drop=True), values, frames, layer="last")
 
 
 def coverage(boxes, side):
@@ -161,7 +123,7 @@ def test_the_table_and_the_images_agree(all_heads):
 
 def test_boxes_that_the_maps_do_not_show_are_not_found():
     store = scene_store()
-    store.stored = store.stored[np.random.default_rng(1).permutation(len(store))]
+    store.array = store.array[np.random.default_rng(1).permutation(len(store))]
     iou = iou_of(evaluate(store, heads=("ridge_pca", "pls", "cascade")))
     assert iou[["ridge_pca", "pls", "cascade"]].max() < iou["mean_box"] + 0.03
 
@@ -170,7 +132,7 @@ def test_test_rows_do_not_influence_what_is_fitted():
     store, other = scene_store(), scene_store()
     test = np.flatnonzero(sides_of(len(store), 3) == "test")
     one, rest = test[0], test[1:]
-    other.stored[rest] = np.random.default_rng(3).normal(size=other.stored[rest].shape)
+    other.array[rest] = np.random.default_rng(3).normal(size=other.array[rest].shape)
     moved = other.boxes["image"].isin(rest)
     other.boxes.loc[moved, bx.CORNERS] = [1.0, 2.0, 5.0, 9.0]
     a, b = (
@@ -230,11 +192,11 @@ def test_regions_are_sampled_bilinearly():
 def test_reduced_maps_keep_a_narrow_map_whole():
     store = scene_store(20)
     maps, total = _linear.reduced_maps(store, np.arange(20), np.arange(20) < 12)
-    cells = store.stored.reshape(-1, 12)
+    cells = store.array.reshape(-1, 12)
     distance = np.linalg.norm(cells[0] - cells[9])
     reduced = maps.reshape(-1, 12)
     assert np.linalg.norm(reduced[0] - reduced[9]) == pytest.approx(distance, rel=1e-4)
-    assert np.allclose(total, store.stored.sum(axis=-1), atol=1e-4)
+    assert np.allclose(total, store.array.sum(axis=-1), atol=1e-4)
 
 
 def test_pls_on_the_components_is_pls_on_the_flattened_maps():
@@ -395,7 +357,7 @@ def test_errors_say_what_was_wrong():
     with pytest.raises(FeatlabError, match="at least 10 train and confirm images"):
         boxheads.evaluate_box_heads(store, np.where(np.arange(40) < 9, "train", "test"))
     flat = scene_store(40)
-    flat.stored[:] = 1
+    flat.array[:] = 1
     with pytest.raises(FeatlabError, match="all images fitted on are equal"):
         boxheads.evaluate_box_heads(flat, sides)
     several = scene_store(40)
@@ -489,7 +451,7 @@ def test_a_class_that_the_joint_head_never_saw_is_refused():
 def test_joint_heads_learn_class_and_box():
     store = scene_store(160)
     # The class is a channel that covers the picture.
-    store.stored[..., -1] += (store.images["label"] == "dog").to_numpy()[:, None, None]
+    store.array[..., -1] += (store.images["label"] == "dog").to_numpy()[:, None, None]
     truth = bx.picture_to_frame(
         store.boxes[bx.CORNERS].to_numpy(),
         store.frames,

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from fake_store import FakeStore
 from matplotlib.axes import Axes
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
@@ -261,20 +262,10 @@ class TestCrossValidation:
             cross_validate_heads(**{"X": X, "y": y, **change})
 
 
-class FakeStore:
-    """As much of a store as the comparison reads."""
-
-    layers = ("last",)
-
-    def __init__(self, X, images):
-        self.X, self.images = np.asarray(X, dtype=np.float32), images
-        self.colour_histogram = np.full((len(X), 64), 1 / 64)
-
-    def map_shape(self, layer=None):
-        return 1, 1, self.X.shape[1]
-
-    def pooled(self, *, layer=None, pooling="mean"):
-        return self.X
+def store_of(X, images):
+    """A store whose pooled activations are `X`."""
+    values = np.asarray(X, dtype=np.float32)
+    return FakeStore(images, array=values[:, None, None], layer="last", activations=values)
 
 
 class TestBackbones:
@@ -291,7 +282,7 @@ class TestBackbones:
             }
         )
         noise = np.random.default_rng(0).normal(size=(200, 5))
-        return {"good": FakeStore(X, images), "noise": FakeStore(noise, images.copy())}
+        return {"good": store_of(X, images), "noise": store_of(noise, images.copy())}
 
     def test_table_and_pairs(self, stores):
         found = compare_backbones(stores, heads=["logistic", "nearest_centroid"], n_boot=20)
@@ -304,7 +295,11 @@ class TestBackbones:
         assert table["c"].tolist() == [0, 0, 20, 20, 5, 5]
         images = stores["good"].images
         alone = evaluate_heads(
-            stores["good"].X, images["label"], images["split"], heads=["logistic"], n_boot=20
+            stores["good"].activations,
+            images["label"],
+            images["split"],
+            heads=["logistic"],
+            n_boot=20,
         )
         assert table["accuracy"].iloc[2] == alone.table["accuracy"].iloc[1]
         assert len(found.pairs) == 2
@@ -315,7 +310,7 @@ class TestBackbones:
     def test_rows_are_matched_by_path(self, stores):
         turned = np.random.default_rng(1).permutation(200)
         good = stores["good"]
-        other = FakeStore(good.X[turned], good.images.iloc[turned].reset_index(drop=True))
+        other = store_of(good.activations[turned], good.images.iloc[turned].reset_index(drop=True))
         found = compare_backbones({"a": good, "b": other}, heads=["logistic"], n_boot=5)
         assert found.pairs[["only_a", "only_b"]].to_numpy().tolist() == [[0, 0]]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from fake_store import FakeStore
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -18,48 +19,31 @@ from featlab.localise.fitting import cells_in_boxes
 from featlab.results.localisation import ClassWeights
 
 CLASSES, SIDE, NEURONS = ["cat", "dog"], 7, 8
+N = 60
+SPLIT = np.array(["train", "train", "confirm", "test"])[np.arange(N) // 2 % 4]
 # Neurons 0 and 1 fire on the object of cat and of dog, 2 on both, 3 beside a cat (a shortcut),
 # 4 is silent where there is a cat, the others are noise.
 
 
-class Store:
-    """The part of a MapStore that localisation reads, with planted objects."""
-
-    def __init__(self, n: int = 60, seed: int = 0) -> None:
-        self.layers, self.classes = ["top"], CLASSES
-        rng = np.random.default_rng(seed)
-        codes = np.arange(n) % 2
-        maps = rng.gamma(1.0, 0.05, size=(n, SIDE, SIDE, NEURONS)).astype(np.float32)
-        rows = []
-        for i, code in enumerate(codes):
-            y, x = rng.integers(0, SIDE - 3, 2)
-            maps[i, y : y + 3, x : x + 3, code] += 2
-            maps[i, y : y + 3, x : x + 3, 2] += 2
-            rows.append([i, "object", CLASSES[code], *(np.array([x, y, x + 3, y + 3]) * 10.0)])
-            if code == 0:
-                away = (y + 3) % SIDE if y + 3 < SIDE else y - 1
-                maps[i, away, :, 3] += 2
-            else:
-                maps[i, :, :, 4] += 1
-        self._maps = maps
-        self.boxes = pd.DataFrame(rows, columns=["image", "kind", "label", *bx.CORNERS])
-        size = SIDE * 10
-        self.images = pd.DataFrame(
-            {"label": [CLASSES[c] for c in codes], "width": size, "height": size, "group": ""}
-        )
-        self.frames = np.tile([0.0, 0.0, 1.0, 1.0], (n, 1))
-        self.split = np.array(["train", "train", "confirm", "test"])[np.arange(n) // 2 % 4]
-
-    def maps(self, rows, *, layer=None):
-        return self._maps[np.asarray(rows)]
-
-    def iter_maps(self, rows=None, *, layer=None, batch=16):
-        rows = np.arange(len(self._maps)) if rows is None else np.asarray(rows)
-        for start in range(0, len(rows), batch):
-            yield rows[start : start + batch], self._maps[rows[start : start + batch]]
-
-    def pooled(self, rows=None, *, layer=None, pooling="mean"):
-        return getattr(self._maps[slice(None) if rows is None else rows], pooling)(axis=(1, 2))
+def planted_store() -> FakeStore:
+    rng = np.random.default_rng(0)
+    codes = np.arange(N) % 2
+    maps = rng.gamma(1.0, 0.05, size=(N, SIDE, SIDE, NEURONS)).astype(np.float32)
+    rows = []
+    for i, code in enumerate(codes):
+        y, x = rng.integers(0, SIDE - 3, 2)
+        maps[i, y : y + 3, x : x + 3, code] += 2
+        maps[i, y : y + 3, x : x + 3, 2] += 2
+        rows.append([i, "object", CLASSES[code], *(np.array([x, y, x + 3, y + 3]) * 10.0)])
+        if code == 0:
+            away = (y + 3) % SIDE if y + 3 < SIDE else y - 1
+            maps[i, away, :, 3] += 2
+        else:
+            maps[i, :, :, 4] += 1
+    boxes = pd.DataFrame(rows, columns=["image", "kind", "label", *bx.CORNERS])
+    labels, size = [CLASSES[c] for c in codes], SIDE * 10
+    images = pd.DataFrame({"label": labels, "width": size, "height": size, "group": ""})
+    return FakeStore(images, boxes, maps)
 
 
 TABLE = pd.DataFrame(
@@ -79,12 +63,12 @@ WEIGHTS = ClassWeights(
 
 @pytest.fixture(scope="module")
 def store():
-    return Store()
+    return planted_store()
 
 
 @pytest.fixture(scope="module")
 def mlp(store):
-    train = store.split == "train"
+    train = SPLIT == "train"
     X, y = store.pooled()[train], store.images["label"][train]
     model = MLPClassifier((16,), max_iter=400, random_state=0)
     return Pipeline([("scale", StandardScaler()), ("model", model)]).fit(X, y)
@@ -93,13 +77,13 @@ def mlp(store):
 @pytest.fixture(scope="module")
 def fitted(store, mlp):
     return localise.fit_methods(
-        store, store.split == "train", boxes=store.boxes, neurons=TABLE, weights=WEIGHTS, mlp=mlp
+        store, SPLIT == "train", boxes=store.boxes, neurons=TABLE, weights=WEIGHTS, mlp=mlp
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def heats(store, fitted):
-    rows = np.flatnonzero(store.split == "test")
+    rows = np.flatnonzero(SPLIT == "test")
     return rows, localise.heat_maps(store, rows, fitted)
 
 
@@ -143,7 +127,7 @@ def test_methods_without_it_still_prefer_the_object(name, heats, store):
 
 
 def test_the_class_asked_for_decides(store, fitted):
-    rows = np.flatnonzero(store.split == "test")
+    rows = np.flatnonzero(SPLIT == "test")
     codes = np.searchsorted(CLASSES, store.images["label"].to_numpy(str))[rows]
     own = localise.heat_maps(store, rows, fitted)["best_detector"]
     other = localise.heat_maps(store, rows, fitted, codes=1 - codes)["best_detector"]
@@ -172,7 +156,7 @@ def test_cell_head_is_the_log_odds_of_every_cell_and_does_not_saturate(store, fi
 def test_the_intercept_of_the_head_reaches_the_method(store):
     head = replace(WEIGHTS, intercept=np.array([-1.0, 2.0]))
     fitted = localise.fit_methods(
-        store, store.split == "train", "cell_head", boxes=store.boxes, weights=head
+        store, SPLIT == "train", "cell_head", boxes=store.boxes, weights=head
     )
     # The head's classes are dog and cat, the store's cat and dog.
     assert fitted.contexts["top"].intercepts.tolist() == [2, -1]
@@ -233,10 +217,10 @@ def test_eigen_cam_is_the_first_singular_vector(store, fitted):
 
 def test_boxes_of_other_rows_are_not_learnt_from(store, fitted):
     moved = store.boxes.copy()
-    unseen = store.split[moved["image"]] != "train"
+    unseen = SPLIT[moved["image"]] != "train"
     moved.loc[unseen, bx.CORNERS] = [0.0, 0.0, 1.0, 1.0]
     again = (
-        localise.fit_methods(store, store.split == "train", ["cell_boxes"], boxes=moved)
+        localise.fit_methods(store, SPLIT == "train", ["cell_boxes"], boxes=moved)
         .contexts["top"]
         .fitted["cell_boxes"]
     )
@@ -246,7 +230,7 @@ def test_boxes_of_other_rows_are_not_learnt_from(store, fitted):
 
 def test_without_boxes_the_method_that_needs_them_is_flat(store):
     none = store.boxes.iloc[:0]
-    bare = localise.fit_methods(store, store.split == "train", ["cell_boxes"], boxes=none)
+    bare = localise.fit_methods(store, SPLIT == "train", ["cell_boxes"], boxes=none)
     assert not localise.heat_maps(store, np.arange(4), bare)["cell_boxes"].any()
 
 
@@ -256,7 +240,7 @@ def test_a_users_method_takes_five_lines(store):
         return (maps**3).sum(axis=-1)
 
     try:
-        found = localise.evaluate_localisation(store, store.split, methods=["cubed", "sum"])
+        found = localise.evaluate_localisation(store, SPLIT, methods=["cubed", "sum"])
         assert {"cubed", "sum"} <= set(found.table["method"])
         assert "detectors" not in set(found.table["method"])
     finally:
@@ -264,7 +248,7 @@ def test_a_users_method_takes_five_lines(store):
 
 
 def test_errors_name_what_is_missing(store):
-    train = store.split == "train"
+    train = SPLIT == "train"
     with pytest.raises(FeatlabError, match="methods must be from"):
         localise.fit_methods(store, train, ["magic"], boxes=store.boxes)
     with pytest.raises(FeatlabError, match="'cam' needs weights"):
@@ -275,7 +259,7 @@ def test_errors_name_what_is_missing(store):
 
 class TestUnits:
     def test_the_shortcut_is_called_out(self, store):
-        rows = np.flatnonzero(store.split != "train")
+        rows = np.flatnonzero(SPLIT != "train")
         found = unit_localisation(store, rows, TABLE, n_permutations=200)
         verdict = found.set_index(["class", "neuron"])["verdict"]
         assert verdict["cat", 0] == verdict["dog", 1] == "on the object"
@@ -288,14 +272,14 @@ class TestUnits:
         assert on["p"] == pytest.approx(1 / 201)
 
     def test_a_saturated_neuron_has_active_cells(self):
-        store = Store()
-        store._maps = np.minimum(store._maps, 0.5)  # a ceiling, as of ReLU6
-        rows = np.flatnonzero(store.split != "train")
+        store = planted_store()
+        store.array = np.minimum(store.array, 0.5)  # a ceiling, as of ReLU6
+        rows = np.flatnonzero(SPLIT != "train")
         found = unit_localisation(store, rows, TABLE, n_permutations=50)
         assert found.set_index(["class", "neuron"]).loc[("cat", 0), "iou"] > 0.5
 
     def test_iou_is_the_plain_count(self, store):
-        rows = np.flatnonzero(store.split == "test")
+        rows = np.flatnonzero(SPLIT == "test")
         found = unit_localisation(store, rows, TABLE, n_permutations=10).set_index(
             ["class", "neuron"]
         )
@@ -324,13 +308,13 @@ class TestUnits:
 
     def test_of_a_large_class_a_sample_is_judged(self, store, monkeypatch):
         monkeypatch.setattr(detectors, "_MOST_OF_A_CLASS", 12)
-        rows = np.flatnonzero(store.split != "train")
+        rows = np.flatnonzero(SPLIT != "train")
         found = unit_localisation(store, rows, TABLE, n_permutations=50)
         assert found["n"].max() <= 12
         assert found.set_index(["class", "neuron"]).loc[("cat", 0), "verdict"] == "on the object"
 
     def test_a_mask_is_the_rows_it_marks(self, store):
-        mask = store.split == "test"
+        mask = SPLIT == "test"
         one, other = (
             unit_localisation(store, rows, TABLE, n_permutations=20)
             for rows in (mask, np.flatnonzero(mask))
@@ -340,7 +324,7 @@ class TestUnits:
 
     def test_alpha_is_the_interval_s_and_the_bound(self, store):
         wide, narrow = (
-            unit_localisation(store, store.split == "test", TABLE, n_permutations=99, alpha=alpha)
+            unit_localisation(store, SPLIT == "test", TABLE, n_permutations=99, alpha=alpha)
             for alpha in (0.01, 0.5)
         )
         size = [t["auroc_inside_high"] - t["auroc_inside_low"] for t in (wide, narrow)]

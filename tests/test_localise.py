@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import pytest
+from fake_store import FakeStore
 from PIL import Image
 from scipy import ndimage
 
@@ -239,44 +238,6 @@ def test_letterboxed_heat_lands_on_the_right_pixels():
 
 
 # ----------------------------------------------------------------------------- evaluation
-
-
-@dataclass
-class FakeStore:
-    """The attributes of a MapStore that localise uses, in memory."""
-
-    images: pd.DataFrame
-    boxes: pd.DataFrame
-    array: np.ndarray
-    frames: np.ndarray
-    layers: list[str] = field(default_factory=lambda: ["top"])
-    rows_read: list[int] = field(default_factory=list)
-    others: dict[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def classes(self) -> list[str]:
-        return sorted(self.images["label"].unique())
-
-    def pooled(
-        self, rows: np.ndarray | None = None, *, layer: str | None = None, pooling: str = "mean"
-    ) -> np.ndarray:
-        maps = self.of(layer)
-        return getattr(maps if rows is None else maps[rows], pooling)(axis=(1, 2))
-
-    def of(self, layer: str | None) -> np.ndarray:
-        return self.array if layer is None else self.others.get(layer, self.array)
-
-    def maps(self, rows: np.ndarray, *, layer: str | None = None) -> np.ndarray:
-        return self.of(layer)[rows]
-
-    def iter_maps(
-        self, rows: np.ndarray | None = None, *, layer: str | None = None, batch: int = 16
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        rows = np.arange(len(self.array)) if rows is None else np.asarray(rows)
-        for start in range(0, len(rows), batch):
-            chunk = rows[start : start + batch]
-            self.rows_read += chunk.tolist()
-            yield chunk, self.of(layer)[chunk]
 
 
 def planted_store(n: int = 60, seed: int = 0) -> FakeStore:
@@ -917,9 +878,8 @@ def two_layers(planted: FakeStore) -> FakeStore:
     """The top layer, and one of 7 x 7 with a neuron fewer."""
     coarse = planted.array.reshape(60, 7, 2, 7, 2, 8).mean(axis=(2, 4))[..., :7]
     return FakeStore(
-        planted.images, planted.boxes, planted.array, planted.frames, ["mid", "top"], [],
-        {"mid": coarse},
-    )  # fmt: skip
+        planted.images, planted.boxes, planted.array, planted.frames, others={"mid": coarse}
+    )
 
 
 def test_heat_maps_of_several_layers_are_fused(two_layers):
@@ -942,7 +902,7 @@ def test_heat_maps_of_several_layers_are_fused(two_layers):
     fused = localise.heat_maps(two_layers, rows, found.fitted)
     assert fused["random_neuron"].shape == (20, 10, 14, 14)
     own = np.where(two_layers.images["label"] == "a", TARGET, 4)[rows]
-    each = [two_layers.of(x)[rows, :, :, own] for x in ("mid", "top")]
+    each = [two_layers.maps(layer=x)[rows, :, :, own] for x in ("mid", "top")]
     np.testing.assert_allclose(fused["cam"], fuse_heats(each), atol=1e-5)
     threshold = found.table.set_index("method").loc["cam", "threshold"]
     boxes = boxes_at(two_layers, rows, fused["cam"], threshold)

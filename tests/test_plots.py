@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from fake_results import (
     HOSTILE,
-    FakeStore,
     make_heads,
     make_localisation,
     make_neurons,
     make_picture,
     make_split,
+    make_store,
 )
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ MANY = HOSTILE + [f"breed_{i:02}" for i in range(30)]
 @pytest.fixture(scope="module", params=[["kangaroo", "raccoon"], MANY], ids=["2", "37"])
 def world(request):
     n = 80 if len(request.param) == 2 else 370
-    store = FakeStore(request.param, n, 40, boxes=True)
+    store = make_store(request.param, n, 40, boxes=True)
     split = make_split(n, len(request.param))
     return store, split, make_neurons(store, split), make_heads(store, split)
 
@@ -106,7 +106,7 @@ def test_volcano_draws_p_of_zero_above_every_other_point():
 
 
 def test_volcano_draws_the_cut_offs():
-    store = FakeStore(["a", "b"], 60, 10, boxes=False)
+    store = make_store(["a", "b"], 60, 10, boxes=False)
     table = make_neurons(store, make_split(60))
     lines = plots.volcano(table, alpha=0.05, min_auroc=0.7).lines
     assert any(np.allclose(line.get_ydata(), -np.log10(0.05)) for line in lines)
@@ -114,7 +114,7 @@ def test_volcano_draws_the_cut_offs():
 
 
 def test_baselines_are_hollow_and_named():
-    store = FakeStore(["a", "b"], 60, 10, boxes=False)
+    store = make_store(["a", "b"], 60, 10, boxes=False)
     split = make_split(60)
     for ax in (
         plots.score_intervals(make_heads(store, split).table, "accuracy"),
