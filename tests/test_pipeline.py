@@ -60,6 +60,9 @@ def test_every_layer_and_pooling_is_one_family(results):
     assert set(zip(table["layer"], table["pooling"], strict=True)) == {
         (layer, pooling) for layer in ("low", "high") for pooling in ("mean", "max")
     }
+    selection = results.selection
+    assert selection.n_tests == table.attrs["n_tests"] and selection.unit == "images"
+    assert selection.n_confirm_tests == table.attrs["n_confirm_tests"]
     assert table.attrs["n_tests"] == table["p"].notna().sum() > results.neurons["p"].notna().sum()
     assert set(results.neurons["layer"]) == {"high"}
     assert set(results.neurons["pooling"]) == {"mean"}
@@ -130,7 +133,7 @@ def test_groups_are_the_unit_of_confirmation(tmp_path):
     with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", boxes=boxes) as store:
         found = analyse(store)
         write_results(found, tmp_path)
-    assert found.neurons.attrs["confirm_unit"] == "whole groups"
+    assert found.neurons.attrs["confirm_unit"] == found.selection.unit == "whole groups"
     assert "Images of one group are not independent" in (tmp_path / "report.html").read_text(
         "utf-8"
     )

@@ -39,6 +39,7 @@ from featlab.neurons.rank_statistics import (
     mannwhitney_p,
     rank_statistics,
 )
+from featlab.results.neurons import Selection
 from featlab.system.scratch import pieces
 
 _KEY = ["layer", "pooling", "class", "reference", "neuron"]
@@ -51,8 +52,8 @@ def confirm_neurons(
     *,
     weights: ArrayLike | None = None,
     groups: ArrayLike | None = None,
-    alpha: float = 0.05,
-    correction: str = "holm",
+    alpha: float = Selection.confirm_alpha,
+    correction: str = Selection.confirm_correction,
 ) -> pd.DataFrame:
     """Judge the detectors of a neuron table on images that were not used to choose them.
 

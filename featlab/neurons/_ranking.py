@@ -38,6 +38,7 @@ from featlab.neurons.rank_statistics import (
     one_class,
     rank_statistics,
 )
+from featlab.results.neurons import Selection
 from featlab.system.scratch import chosen_rows
 
 COLUMNS = [
@@ -85,10 +86,10 @@ def rank_neurons(
     y: ArrayLike,
     *,
     reference: str | Sequence[str] | None = None,
-    test: str = "mannwhitneyu",
-    correction: str = "fdr_bh",
-    alpha: float = 0.05,
-    min_auroc: float = 0.7,
+    test: str = Selection.test,
+    correction: str = Selection.correction,
+    alpha: float = Selection.alpha,
+    min_auroc: float = Selection.min_auroc,
     weights: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     random_state: int = 0,

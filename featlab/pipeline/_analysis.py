@@ -46,6 +46,7 @@ from featlab.pipeline.detectors import (
     place_heads,
     predicted_classes,
     rows_of,
+    selection_of,
 )
 from featlab.pipeline.scheduler import Stage, run_stages, timed
 from featlab.results.analysis import BoxDetails, HeadDetails, Results, SetOverview
@@ -130,6 +131,7 @@ def analyse(
         gradients=gradients,
         transfer=transfer,
         boxed_test_images=int((given["split"][given["truth"]["image"].unique()] == "test").sum()),
+        selection=selection_of(made["all_neurons"]),
         **{field.name: made[field.name] for field in fields(Results) if field.name in made},
     )
 

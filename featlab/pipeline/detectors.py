@@ -37,6 +37,7 @@ from featlab.pipeline.pictures import channel_maps, picture_loader
 from featlab.results.analysis import DetectorDetails
 from featlab.results.heads import HeadResults
 from featlab.results.localisation import ClassWeights
+from featlab.results.neurons import Selection
 from featlab.results.pictures import NeuronCard
 from featlab.store import MapStore
 
@@ -103,6 +104,19 @@ def find_detectors(
         [features.take_rows(x, confirm) for x in tables],
         labels[confirm],
         groups=groups[confirm],
+    )
+
+
+def selection_of(neurons: pd.DataFrame) -> Selection:
+    """How the detectors of a table of `find_detectors`, called with its defaults, were made."""
+    detectors = neurons[neurons["detector"]]
+    if neurons["class"].nunique() == 2:  # active for one class and silent for the other: one test
+        detectors = detectors.drop_duplicates(["layer", "pooling", "neuron"])
+    units = sorted(set(detectors["unit"]))
+    return Selection(
+        n_tests=int(neurons["p"].notna().sum()),
+        n_confirm_tests=len(detectors),
+        unit=units[0] if units else "images",
     )
 
 

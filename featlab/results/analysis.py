@@ -13,6 +13,7 @@ from featlab.results.embed import Overview
 from featlab.results.gradients import GradientResults
 from featlab.results.heads import HeadResults, SmallestSet
 from featlab.results.localisation import Localisation
+from featlab.results.neurons import Selection
 from featlab.results.pictures import Examples, Gallery, MethodExamples, NeuronCard, Samples
 from featlab.results.transfer import Transfer
 from featlab.store import MapStore
@@ -121,6 +122,8 @@ class Results:
     heads : HeadResults
     neurons : DataFrame
         Neuron table, with the columns of the confirmation.
+    selection : Selection
+        How the detectors of `all_neurons` were selected and confirmed.
     softmax_top_k : DataFrame, optional
         ``layer, class, neuron, share, share_rest, difference``.
     localisation : Localisation, optional
@@ -165,6 +168,7 @@ class Results:
     split: pd.Series
     heads: HeadResults
     neurons: pd.DataFrame
+    selection: Selection = Selection()
     softmax_top_k: pd.DataFrame | None = None
     localisation: Localisation | None = None
     pointing: pd.DataFrame | None = None
