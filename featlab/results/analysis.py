@@ -168,7 +168,7 @@ class Results:
     split: pd.Series
     heads: HeadResults
     neurons: pd.DataFrame
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
     softmax_top_k: pd.DataFrame | None = None
     localisation: Localisation | None = None
     pointing: pd.DataFrame | None = None
