@@ -21,7 +21,7 @@ scores = heads.evaluate_heads(X, labels, split, groups=groups, heads=["logistic"
 seen = embed.overview(X, labels, scores.of("logistic"))
 plane, wrong = seen.embedding, seen.misclassified
 print(f"perplexity {plane.perplexity:.3g}, trustworthiness {plane.trustworthiness}")
-print(seen.separation.round(3).to_string())
+print(seen.separation.table.round(3).to_string())
 print(wrong.to_string())
 print(embed.nearest_neighbours(X, 0, 5, y=labels).round(3).to_string())
 

@@ -157,7 +157,7 @@ def main(folder: Path) -> None:
         scores = heads.evaluate_heads(X, labels, split, heads=["logistic"], groups=groups)
     with stage("per class, calibration, head against dummy"):
         heads.per_class(scores, "logistic")
-        heads.calibration_table(scores, "logistic")
+        heads.calibration(scores, "logistic")
         heads.compare_heads(scores)
     with stage("predicted class of every image"):
         predict_classes(scores, X)

@@ -9,7 +9,7 @@ import pandas as pd
 from fake_store import FakeStore
 
 from featlab.results.analysis import BoxDetails, HeadDetails, Results
-from featlab.results.heads import HeadResults
+from featlab.results.heads import Calibration, HeadResults
 from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.pictures import Examples, Samples
 
@@ -238,7 +238,11 @@ def make_head_details(heads: HeadResults) -> HeadDetails:
         head="logistic", n=n, n_repeats=5, accuracy_low=learning["accuracy"] - 0.1,
         accuracy_high=learning["accuracy"] + 0.05,
     )  # fmt: skip
-    return HeadDetails("logistic", pairs, calibration, learning)
+    measured = Calibration(
+        calibration, "logistic", n, ece=0.03, ece_chance=0.02, ece_chance_high=0.042,
+        brier=0.1, brier_low=0.06, brier_high=0.15,
+    )  # fmt: skip
+    return HeadDetails("logistic", pairs, measured, learning)
 
 
 def make_box_laboratory(found: Localisation, *, ahead: float = 0.02) -> BoxDetails:

@@ -226,9 +226,7 @@ def _learning(world: Planted, ax: Any = None) -> Any:
 
 
 def _calibration(world: Planted, ax: Any = None) -> Any:
-    table = make_head_details(world.heads).calibration
-    errors = {"ece": 0.03, "ece_chance_high": 0.042, "brier": 0.1}
-    return curves.calibration(table, ax=ax, errors=errors)
+    return curves.calibration(make_head_details(world.heads).calibration, ax=ax)
 
 
 def _localisation_titles(world: Planted) -> tuple[Any, dict[str, str]]:

@@ -210,24 +210,24 @@ def test_separation_numbers_are_those_of_their_definitions():
     distance = 1 - (X / np.maximum(length, 1e-300)) @ (X / np.maximum(length, 1e-300)).T
     np.fill_diagonal(distance, 0)
     silhouette = silhouette_samples(np.clip(distance, 0, None), y, metric="precomputed")
-    for name, row in found.set_index("class").iterrows():
+    for name, row in found.table.set_index("class").iterrows():
         mine = y == name
         assert row["n"] == mine.sum()
         assert row["silhouette"] == pytest.approx(silhouette[mine].mean(), abs=1e-9)
         agreement = near.loc[near["label"] == name, "same_label"].mean()
         assert row["neighbour_agreement"] == pytest.approx(agreement)
         assert row["chance"] == pytest.approx((mine.sum() - 1) / 39)
-    assert found.attrs["silhouette"] == pytest.approx(silhouette.mean(), abs=1e-9)
+    assert found.silhouette == pytest.approx(silhouette.mean(), abs=1e-9)
 
 
 def test_shuffled_labels_agree_as_often_as_chance():
     X, y = clusters([60, 100])
     shuffled = np.random.default_rng(0).permutation(y)
     found = embed.class_separation(X, shuffled)
-    assert_allclose(found["neighbour_agreement"], found["chance"], atol=0.06)
-    assert abs(found.attrs["silhouette"]) < 0.02
-    assert embed.class_separation(X, y).attrs["neighbour_agreement"] == 1
-    alone = embed.class_separation(X[:6], list("abcdef"), 2)
+    assert_allclose(found.table["neighbour_agreement"], found.table["chance"], atol=0.06)
+    assert abs(found.silhouette) < 0.02
+    assert embed.class_separation(X, y).neighbour_agreement == 1
+    alone = embed.class_separation(X[:6], list("abcdef"), 2).table
     assert (alone["silhouette"] == 0).all() and (alone["neighbour_agreement"] == 0).all()
     with pytest.raises(FeatlabError, match="at least two classes"):
         embed.class_separation(X, ["a"] * 160)
@@ -237,7 +237,7 @@ def test_the_overview_puts_it_together_for_a_tiny_set():
     X, y = clusters([3, 3])
     found = embed.overview(X, y)
     assert len(found.neighbours) == 6 * 5
-    assert found.separation.attrs["k"] == 5
+    assert found.separation.k == 5
     assert found.misclassified is None
 
 

@@ -13,7 +13,7 @@ from statsmodels.stats.proportion import proportion_confint
 from test_heads import problem
 
 from featlab import FeatlabError
-from featlab.heads import calibration_table, evaluate_heads, per_class
+from featlab.heads import calibration, evaluate_heads, per_class
 from featlab.heads.scores import bootstrap_weights, share_interval
 from featlab.results.heads import HeadResults
 
@@ -83,20 +83,22 @@ class TestDetails:
         p = rng.random(4000)
         label = np.where(rng.random(4000) < p, "b", "a")
         results = results_of(label, {"h": np.column_stack([1 - p, p])})
-        table = calibration_table(results, "h")
+        found = calibration(results, "h")
+        table = found.table
         assert table["n"].sum() == 4000 and table["bin_low"].min() == 0.5
         assert table["confidence"].between(table["accuracy_low"], table["accuracy_high"]).all()
-        assert table.attrs["ece"] < table.attrs["ece_chance_high"] < 0.05
+        assert found.ece < found.ece_chance_high < 0.05
         brier = 2 * brier_score_loss(label == "b", p)
-        assert table.attrs["brier"] == pytest.approx(brier)
-        assert table.attrs["brier_low"] < brier < table.attrs["brier_high"]
+        assert found.brier == pytest.approx(brier)
+        assert found.brier_low < brier < found.brier_high
 
     def test_calibration_error_by_hand(self):
         p = np.array([0.95, 0.95, 0.65, 0.65])
         results = results_of(np.array(["b", "a", "b", "a"]), {"h": np.column_stack([1 - p, p])})
-        table = calibration_table(results, "h")
+        found = calibration(results, "h")
+        table = found.table
         assert table["accuracy"].tolist() == [0.5, 0.5]
-        assert table.attrs["ece"] == pytest.approx((0.45 + 0.15) / 2)
+        assert found.ece == pytest.approx((0.45 + 0.15) / 2)
 
     def test_overconfidence_is_found(self):
         rng = np.random.default_rng(0)
@@ -104,13 +106,13 @@ class TestDetails:
         p = np.where(right, 0.99, 0.01)
         p = np.where(np.repeat([True, False], 200), p, 1 - p)
         results = results_of(np.repeat(["a", "b"], 200), {"h": np.column_stack([p, 1 - p])})
-        attrs = calibration_table(results, "h").attrs
-        assert attrs["ece"] == pytest.approx(0.99 - right.mean())
-        assert attrs["ece"] > 5 * attrs["ece_chance_high"]
+        found = calibration(results, "h")
+        assert found.ece == pytest.approx(0.99 - right.mean())
+        assert found.ece > 5 * found.ece_chance_high
 
     def test_one_bin_at_least(self):
         with pytest.raises(FeatlabError, match="n_bins must be at least 1"):
-            calibration_table(results_of(np.array(["a", "b"]), {"h": np.eye(2)}), "h", 0)
+            calibration(results_of(np.array(["a", "b"]), {"h": np.eye(2)}), "h", 0)
 
 
 class TestGroupedIntervals:

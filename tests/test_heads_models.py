@@ -27,7 +27,7 @@ from test_heads import problem
 from featlab import FeatlabError, plots
 from featlab.heads import (
     NeuronSelector,
-    calibration_table,
+    calibration,
     evaluate_heads,
     linear_weights,
     load_head,
@@ -320,8 +320,7 @@ class TestSaving:
 
 def test_calibration_plot(solved):
     results = solved[3]
-    table = calibration_table(results, "logistic")
-    ax = plots.calibration(table, errors=table.attrs)
+    ax = plots.calibration(calibration(results, "logistic"))
     assert isinstance(ax, Axes) and ax.get_xlabel() and "n = " in ax.get_title(loc="left")
     assert "Brier score" in ax.get_title(loc="left")
     p = results.of("logistic")[[f"p:{name}" for name in results.classes]]

@@ -293,7 +293,7 @@ class TestHeads:
             return [
                 scores.table,
                 scores.predictions,
-                heads.calibration_table(scores, "logistic", n_boot=200),
+                heads.calibration(scores, "logistic", n_boot=200).table,
                 heads.compare_heads(scores, n_boot=200),
                 heads.per_class(scores, "logistic"),
                 curve,

@@ -111,11 +111,12 @@ def _one_store(
     scores = room.evaluate_heads(X, labels, split, **everything)
     _save_heads(scores, output)
     first = common["heads"][0]
+    calibration = room.calibration(scores, first)
     tables = {
         "heads": scores.table,
         "head_pairs": room.compare_heads(scores),
         "per_class": room.per_class(scores, first),
-        "calibration": room.calibration_table(scores, first),
+        "calibration": calibration.table,
     }
     show(scores.table, ["head", "n_train", "n", *_SCORES, "parameters"])
     print("pairs of heads, on the same test images (Holm over all):")
@@ -127,7 +128,7 @@ def _one_store(
         )
     figures = {
         "heads": plots.score_intervals(scores.table, "accuracy"),
-        "calibration": plots.calibration(tables["calibration"], errors=tables["calibration"].attrs),
+        "calibration": plots.calibration(calibration),
     }
     if curve:
         tables["learning_curve"] = room.learning_curve(

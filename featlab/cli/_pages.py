@@ -85,7 +85,7 @@ def embed(store: Store, output: Output, layer: Layer = None, seed: Seed = 0) -> 
     tables = {
         "embedding": about.join(plane.coordinates, how="right"),
         "neighbours": overview.neighbours,
-        "separation": overview.separation,
+        "separation": overview.separation.table,
         "misclassified": wrong,
     }
     write_tables(output, tables)
@@ -94,7 +94,7 @@ def embed(store: Store, output: Output, layer: Layer = None, seed: Seed = 0) -> 
         f"{len(plane)} images; perplexity {plane.perplexity:.3g}; trustworthiness over {k} "
         f"neighbours: t-SNE {trust['tsne']:.3f}, PCA {trust['pca']:.3f}"
     )
-    show(overview.separation, decimals="{:.3f}")
+    show(overview.separation.table, decimals="{:.3f}")
     n = len(scores.of("logistic"))
     print(f"misclassified test images of the logistic head: {len(wrong)} of {n}")
     if len(wrong):

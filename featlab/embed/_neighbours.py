@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +17,7 @@ from featlab.arguments import (
     text_labels,
 )
 from featlab.embed.planes import MOST_IMAGES, Floats, lay_out
-from featlab.results.embed import Overview
+from featlab.results.embed import Overview, Separation
 from featlab.system.scratch import double_rows, pieces
 
 _BLOCK = 512  # rows whose distances to all others are held at once
@@ -139,7 +141,7 @@ def misclassified(
     return table
 
 
-def class_separation(X: pd.DataFrame | ArrayLike, y: ArrayLike, k: int = 10) -> pd.DataFrame:
+def class_separation(X: pd.DataFrame | ArrayLike, y: ArrayLike, k: int = 10) -> Separation:
     """How far the classes lie apart in the original space; descriptive.
 
     Parameters
@@ -152,12 +154,7 @@ def class_separation(X: pd.DataFrame | ArrayLike, y: ArrayLike, k: int = 10) -> 
 
     Returns
     -------
-    DataFrame, one row per class
-        ``class``, ``n``; ``silhouette``: mean over the images of (b - a) / max(a, b), -1 to 1, a
-        being the mean cosine distance to the own class and b to the nearest other (0 for a class
-        of one image); ``neighbour_agreement``: mean share of the k nearest that are of the class;
-        ``chance``: what that share would be if neighbours were drawn at random. ``attrs`` holds
-        ``silhouette`` and ``neighbour_agreement`` of all images, ``k`` and ``n``.
+    Separation
 
     Raises
     ------
@@ -190,10 +187,11 @@ def class_separation(X: pd.DataFrame | ArrayLike, y: ArrayLike, k: int = 10) -> 
     table = per_image.groupby("class", sort=True).mean().reset_index()
     table.insert(1, "n", counts)
     table["chance"] = (counts - 1) / (len(names) - 1)
-    for column in ("silhouette", "neighbour_agreement"):
-        table.attrs[column] = float(per_image[column].mean())
-    table.attrs.update(k=k, n=len(names))
-    return table
+    columns = ["silhouette", "neighbour_agreement"]
+    numbers: dict[str, Any] = {name: float(per_image[name].mean()) for name in columns}
+    numbers |= {"k": k, "n": len(names)}
+    table.attrs.update(numbers)
+    return Separation(table=table, **numbers)
 
 
 def _silhouettes(values: NDArray[np.floating], names: NDArray[np.object_]) -> Floats:

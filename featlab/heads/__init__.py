@@ -1,7 +1,7 @@
 """Classifiers on the features, tuned inside train and scored once on test.
 
 `evaluate_heads` on a split, `cross_validate_heads` where images are few. Then `compare_heads` and
-`compare_backbones`: is one better than another; `per_class` and `calibration_table`: where is it
+`compare_backbones`: is one better than another; `per_class` and `calibration`: where is it
 wrong, and does it know; `learning_curve`: how many images does it need; `ablation_curve` and
 `smallest_set`: which neurons. `NeuronSelector` chooses neurons inside a fold. `save_head` writes
 arrays, `load_head` reads them: no pickles.
@@ -12,13 +12,13 @@ from featlab.heads._evaluation import cross_validate_heads, evaluate_heads
 from featlab.heads._saving import load_head, save_head
 from featlab.heads.comparison import compare_backbones, compare_heads
 from featlab.heads.models import NeuronSelector
-from featlab.heads.scores import calibration_table, per_class
+from featlab.heads.scores import calibration, per_class
 from featlab.heads.training import linear_weights
 
 __all__ = [
     "NeuronSelector",
     "ablation_curve",
-    "calibration_table",
+    "calibration",
     "compare_backbones",
     "compare_heads",
     "cross_validate_heads",

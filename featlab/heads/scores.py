@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featlab.arguments import check_at_least, has_groups
 from featlab.intervals import auroc_score_interval, wilson_interval
-from featlab.results.heads import HeadResults
+from featlab.results.heads import Calibration, HeadResults
 from featlab.system.scratch import pieces
 
 logger = logging.getLogger(__name__)
@@ -315,9 +315,9 @@ def per_class(results: HeadResults, head: str) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def calibration_table(
+def calibration(
     results: HeadResults, head: str, n_bins: int = 10, *, n_boot: int = 1000, random_state: int = 0
-) -> pd.DataFrame:
+) -> Calibration:
     """How often a head is right when it says that it is p sure: the reliability curve.
 
     Parameters
@@ -331,12 +331,7 @@ def calibration_table(
 
     Returns
     -------
-    DataFrame, one row per bin that holds images
-        ``bin_low``, ``bin_high`` (low exclusive, high inclusive), ``n``, ``confidence`` (mean
-        probability of the predicted class), ``accuracy`` with ``accuracy_low`` and
-        ``accuracy_high`` (95 %, Wilson or whole groups resampled). ``attrs`` holds ``head``, ``n``,
-        ``ece`` (expected calibration error, 0 to 1), ``ece_chance``, ``ece_chance_high``,
-        ``brier`` (0 to 2), ``brier_low`` and ``brier_high`` (95 %, resampled).
+    Calibration
 
     Raises
     ------
@@ -385,12 +380,13 @@ def calibration_table(
     losses = _brier(results, rows)
     weights = bootstrap_weights(len(sure), n_boot, random_state, results.clusters)
     low, high = percentiles(weighted_means(weights, losses)[1:])
-    curve.attrs = {
+    numbers: dict[str, Any] = {
         "head": head, "n": len(sure), "ece": float(_ece(sure, right[None, :], bins)[0]),
         "ece_chance": float(chance.mean()), "ece_chance_high": float(np.quantile(chance, 0.95)),
         "brier": float(losses.mean()), "brier_low": low, "brier_high": high,
     }  # fmt: skip
-    return curve
+    curve.attrs.update(numbers)
+    return Calibration(table=curve, **numbers)
 
 
 def _part(results: HeadResults, rows: np.ndarray) -> np.ndarray | None:

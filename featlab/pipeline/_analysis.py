@@ -18,7 +18,7 @@ from featlab.boxheads import box_statistics, evaluate_box_heads
 from featlab.embed.planes import LEAST_IMAGES
 from featlab.features import take_rows
 from featlab.heads import (
-    calibration_table,
+    calibration,
     compare_heads,
     evaluate_heads,
     learning_curve,
@@ -366,7 +366,7 @@ def _head_details(heads: HeadResults, learning: pd.DataFrame, random_state: int)
     return HeadDetails(
         head="logistic",
         pairs=compare_heads(heads, random_state=random_state),
-        calibration=calibration_table(heads, "logistic"),
+        calibration=calibration(heads, "logistic"),
         learning=learning,
     )
 

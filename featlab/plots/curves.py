@@ -27,23 +27,20 @@ from featlab.plots.style import (
     short_names,
     whiskers,
 )
+from featlab.results.heads import Calibration
 
 
-def calibration(
-    table: pd.DataFrame, ax: Axes | None = None, *, errors: Mapping[Any, float] | None = None
-) -> Axes:
+def calibration(measured: Calibration, ax: Axes | None = None) -> Axes:
     """Reliability: how often the head is right against how sure it is.
 
     Points are sized by the images of their bin; the dashed diagonal is perfect calibration.
 
     Parameters
     ----------
-    table : DataFrame
-        ``heads.calibration_table``: ``confidence, accuracy, accuracy_low, accuracy_high, n``.
-    errors : mapping of str to float, optional
-        For the title: ``brier`` (Brier score), ``ece`` (expected calibration error) and
-        ``ece_chance_high`` (what it reaches by chance).
+    measured : Calibration
+        Of ``heads.calibration``.
     """
+    table = measured.table
     ax = new_axes(ax, 7, 4.2)
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--", label="perfect\ncalibration")
     x = table["confidence"].to_numpy(float)
@@ -58,9 +55,8 @@ def calibration(
     ax.set_xlim(0, 1.02)
     ax.set_ylim(-0.02, 1.04)
     title = f"n = {plural(int(n.sum()), 'test image')}"
-    if errors is not None:
-        title += f"; Brier score {errors['brier']:.3f}\ncalibration error "
-        title += f"{errors['ece']:.3f} (by chance up to {errors['ece_chance_high']:.3f})"
+    title += f"; Brier score {measured.brier:.3f}\ncalibration error "
+    title += f"{measured.ece:.3f} (by chance up to {measured.ece_chance_high:.3f})"
     dress(
         ax,
         title=title,

@@ -89,7 +89,7 @@ def glance(results: Results, options: Options) -> Section | None:
     overview, images = results.glance.overview, results.store.images
     files = {
         "embedding": images[["path", "label"]].join(overview.embedding.coordinates, how="right"),
-        "separation": overview.separation,
+        "separation": overview.separation.table,
     }
     if overview.misclassified is not None:
         files["misclassified"] = overview.misclassified
@@ -300,12 +300,13 @@ def _shape(results: Results) -> Figure | None:
 
 
 def _neighbours(overview: Overview) -> str:
-    about, by_chance = overview.separation.attrs, overview.separation
+    apart = overview.separation
+    by_chance = (apart.table["chance"] * apart.table["n"]).sum() / apart.n
     text = (
-        f"Of the {about['k']} images most like an image (by the cosine of the pooled maps), "
-        f"{words.percent(about['neighbour_agreement'])} are of its own class on average, where "
-        f"{words.percent((by_chance['chance'] * by_chance['n']).sum() / about['n'])} "
-        f"would be by chance; the silhouette is {words.number(about['silhouette'])} of 1."
+        f"Of the {apart.k} images most like an image (by the cosine of the pooled maps), "
+        f"{words.percent(apart.neighbour_agreement)} are of its own class on average, where "
+        f"{words.percent(by_chance)} "
+        f"would be by chance; the silhouette is {words.number(apart.silhouette)} of 1."
     )
     wrong = overview.misclassified
     if wrong is None or not len(wrong):

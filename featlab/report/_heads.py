@@ -31,7 +31,7 @@ def classification(results: Results, options: Options) -> Section:
     if details is not None:
         files |= {
             "head_pairs": details.pairs,
-            "calibration": details.calibration,
+            "calibration": details.calibration.table,
             "learning_curve": details.learning,
         }
     return Section(
@@ -187,10 +187,10 @@ def _confusion(heads: HeadResults) -> Figure | None:
 
 
 def _calibration(details: HeadDetails) -> Figure | None:
-    if details.calibration.empty:
+    if details.calibration.table.empty:
         return None
     return Figure(
-        partial(plots.calibration, details.calibration, errors=details.calibration.attrs or None),
+        partial(plots.calibration, details.calibration),
         f"Accuracy of the {words.readable(details.head)} head against its own probability.",
         f"Does the {words.readable(details.head)} head know when it is wrong? How often it is "
         "right where it is so sure.",

@@ -8,10 +8,11 @@ from featlab.results.analysis import Results
 from featlab.results.audit import Audit
 from featlab.results.boxheads import BoxHeadResults, JointHeadResults
 from featlab.results.comparison import Comparison
-from featlab.results.embed import Embedding, Overview
+from featlab.results.embed import Embedding, Overview, Separation
 from featlab.results.gradients import DamTrace, GradientResults
 from featlab.results.heads import (
     BackboneComparison,
+    Calibration,
     CrossValidation,
     HeadResults,
     SmallestSet,
@@ -30,6 +31,7 @@ __all__ = [
     "Audit",
     "BackboneComparison",
     "BoxHeadResults",
+    "Calibration",
     "ClassWeights",
     "Comparison",
     "Context",
@@ -45,6 +47,7 @@ __all__ = [
     "NeuronCard",
     "Overview",
     "Results",
+    "Separation",
     "SmallestSet",
     "Transfer",
 ]

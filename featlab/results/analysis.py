@@ -11,7 +11,7 @@ import pandas as pd
 from featlab.results.audit import Audit
 from featlab.results.embed import Overview
 from featlab.results.gradients import GradientResults
-from featlab.results.heads import HeadResults, SmallestSet
+from featlab.results.heads import Calibration, HeadResults, SmallestSet
 from featlab.results.localisation import Localisation
 from featlab.results.neurons import Selection
 from featlab.results.pictures import Examples, Gallery, MethodExamples, NeuronCard, Samples
@@ -64,15 +64,15 @@ class HeadDetails:
     head : str
     pairs : DataFrame
         From ``heads.compare_heads``: every two heads on the same test images.
-    calibration : DataFrame
-        From ``heads.calibration_table``.
+    calibration : Calibration
+        From ``heads.calibration``.
     learning : DataFrame
         From ``heads.learning_curve``.
     """
 
     head: str
     pairs: pd.DataFrame
-    calibration: pd.DataFrame
+    calibration: Calibration
     learning: pd.DataFrame
 
 

@@ -74,21 +74,48 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class Separation:
+    """How far the classes lie apart in the original space.
+
+    Attributes
+    ----------
+    table : DataFrame, one row per class
+        ``class``, ``n``; ``silhouette``: mean over the images of (b - a) / max(a, b), -1 to 1, a
+        being the mean cosine distance to the own class and b to the nearest other (0 for a class
+        of one image); ``neighbour_agreement``: mean share of the k nearest that are of the class;
+        ``chance``: what that share would be if neighbours were drawn at random. ``attrs`` repeats
+        the numbers below for who reads the table alone.
+    silhouette, neighbour_agreement : float
+        Means over all images.
+    k : int
+        Neighbours of each image.
+    n : int
+        Images.
+    """
+
+    table: pd.DataFrame
+    silhouette: float
+    neighbour_agreement: float
+    k: int
+    n: int
+
+
+@dataclass(frozen=True)
 class Overview:
     """The set at a glance.
 
     Attributes
     ----------
     embedding : Embedding
-    separation : DataFrame
-        Of :func:`class_separation`.
+    separation : Separation
+        Of ``class_separation``.
     neighbours : DataFrame
-        Of :func:`nearest_neighbours`, for every image.
+        Of ``nearest_neighbours``, for every image.
     misclassified : DataFrame or None
-        Of :func:`misclassified`; None where no predictions were given.
+        Of ``misclassified``; None where no predictions were given.
     """
 
     embedding: Embedding
-    separation: pd.DataFrame
+    separation: Separation
     neighbours: pd.DataFrame
     misclassified: pd.DataFrame | None

@@ -154,3 +154,35 @@ class BackboneComparison:
     table: pd.DataFrame
     pairs: pd.DataFrame
     results: Mapping[str, HeadResults]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often a head is right when it says that it is p sure.
+
+    Attributes
+    ----------
+    table : DataFrame, one row per bin that holds images
+        ``bin_low``, ``bin_high`` (low exclusive, high inclusive), ``n``, ``confidence`` (mean
+        probability of the predicted class), ``accuracy`` with ``accuracy_low`` and
+        ``accuracy_high`` (95 %, Wilson or whole groups resampled). ``attrs`` repeats the numbers
+        below for who reads the table alone.
+    head : str
+    n : int
+        Test images.
+    ece, ece_chance, ece_chance_high : float
+        Expected calibration error, 0 to 1; its mean and 95 % point for a head that is as often
+        right as it says.
+    brier, brier_low, brier_high : float
+        Brier score, 0 to 2; 95 %, resampled.
+    """
+
+    table: pd.DataFrame
+    head: str
+    n: int
+    ece: float
+    ece_chance: float
+    ece_chance_high: float
+    brier: float
+    brier_low: float
+    brier_high: float
