@@ -174,6 +174,7 @@ def reader(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     localise.METHODS.update(methods)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_runs(page: Path, reader: Path, record_property) -> None:
     for example in examples(page, {RUN}):
@@ -347,10 +348,12 @@ def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return tables
 
 
+@pytest.mark.slow
 def test_the_dictionary_names_every_table_that_is_written(written: dict[str, set[str]]) -> None:
     assert set(documented_tables()[0]) == set(written)
 
 
+@pytest.mark.slow
 def test_the_dictionary_names_every_column_and_no_other(written: dict[str, set[str]]) -> None:
     own, shared = documented_tables()
     for name in own.keys() & written.keys():
@@ -359,6 +362,7 @@ def test_the_dictionary_names_every_column_and_no_other(written: dict[str, set[s
         assert own[name] <= written[name], f"{name}: not written: {own[name] - written[name]}"
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_asks_for_nothing(tmp_path: Path) -> None:
     for needed in ("sphinx", "myst_parser", "numpydoc", "pydata_sphinx_theme", "sphinx_design"):
         pytest.importorskip(needed, reason=f"{needed}, of the docs extra, is not installed")

@@ -802,6 +802,7 @@ def huge(tmp_path_factory):
     return results, report.write_report(results, tmp_path_factory.mktemp("huge") / "report.html")
 
 
+@pytest.mark.slow
 def test_a_huge_set_keeps_the_budget_and_opens_at_once(browser, huge):
     results, path = huge
     assert path.stat().st_size <= 10e6

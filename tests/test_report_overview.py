@@ -93,6 +93,7 @@ def test_python_lines_say_what_differs_from_the_defaults(results, known, expecte
     assert "index_images('my pictures')" in lines and "random_state=0" in lines
 
 
+@pytest.mark.slow
 def test_python_lines_make_the_results_again(tmp_path, picture_folder, fake_backbone, monkeypatch):
     folder = picture_folder({"a": 24, "b": 24})
     table, boxes = images.index_images(folder)
