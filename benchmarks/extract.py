@@ -33,7 +33,7 @@ import numpy as np
 from limits import say
 
 from featlab import backbones, datasets, extract, images
-from featlab.extract._batches import PictureReader, in_order
+from featlab.extract._passing import PictureReader, in_order
 from featlab.system.machine import usable_cores
 
 SIDE, SCRIPT_BATCH, BATCH, SCENES = 224, 32, 8, 320

@@ -17,7 +17,8 @@ import pytest
 from conftest import FakeBackbone
 
 from featlab import FeatlabError
-from featlab.extract import _passing, append_maps, connect, extract_maps
+from featlab.cli._stores import connect
+from featlab.extract import PassOptions, _parts, append_maps, extract_maps
 from featlab.images import index_images
 from featlab.store import MapStore
 
@@ -95,7 +96,7 @@ def notes(tmp_path) -> Path:
 def expected(images, tmp_path_factory) -> MapStore:
     notes = tmp_path_factory.mktemp("notes")
     path = tmp_path_factory.mktemp("whole") / "maps.h5"
-    with extract_maps(images, Telling(notes), path, batch_size=8) as store:
+    with extract_maps(images, Telling(notes), path, options=PassOptions(batch_size=8)) as store:
         yield store
 
 
@@ -127,7 +128,7 @@ def test_a_cluster_writes_the_store_of_one_process(
         images,
         Telling(notes),
         path,
-        batch_size=8,
+        options=PassOptions(batch_size=8),
         client=client,
         virtual=virtual,
         progress=progress,
@@ -160,7 +161,9 @@ def test_ranges_of_a_killed_worker_are_done_again(images, mortal_client, notes, 
     killer.start()
     slow = Telling(notes, seconds=0.05)
     path = tmp_path / "maps.h5"
-    with extract_maps(images, slow, path, batch_size=8, client=mortal_client) as store:
+    with extract_maps(
+        images, slow, path, options=PassOptions(batch_size=8), client=mortal_client
+    ) as store:
         assert_same(store, expected)
     assert killed
     assert not (tmp_path / "maps.h5.parts").exists()
@@ -177,12 +180,17 @@ def test_a_pass_goes_on_from_what_the_workers_left(images, client, notes, expect
 
     with pytest.raises(KeyboardInterrupt):
         extract_maps(
-            images, Telling(notes), path, batch_size=8, client=client, progress=interrupted
+            images,
+            Telling(notes),
+            path,
+            options=PassOptions(batch_size=8),
+            client=client,
+            progress=interrupted,
         )
     kept = {f: f.stat().st_mtime_ns for f in tmp_path.glob("maps.h5.parts/part-*.h5")}
     assert kept
     alone = FakeBackbone(size=14)
-    with extract_maps(images, alone, path, batch_size=8) as store:
+    with extract_maps(images, alone, path, options=PassOptions(batch_size=8)) as store:
         assert_same(store, expected)
     assert alone.calls < N_IMAGES / 8
 
@@ -227,7 +235,7 @@ def test_a_worker_with_another_network_is_refused(images, client, notes, tmp_pat
 
 
 def test_a_folder_that_workers_do_not_see_is_told(images, client, notes, tmp_path, monkeypatch):
-    monkeypatch.setattr(_passing, "save_tables", lambda *_: None)
+    monkeypatch.setattr(_parts, "save_tables", lambda *_: None)
     with pytest.raises(FeatlabError, match="does not see .*tables.h5; the store must lie on"):
         extract_maps(images, Telling(notes), tmp_path / "maps.h5", client=client)
 
@@ -243,13 +251,15 @@ def test_a_changed_picture_is_named_by_the_worker(images, client, notes, tmp_pat
 def test_a_grown_set_on_a_cluster(images, client, notes, expected, tmp_path):
     old = images.iloc[:1100].reset_index(drop=True)
     old.attrs = dict(images.attrs)
-    extract_maps(old, Telling(notes), tmp_path / "old.h5", batch_size=8).close()
+    extract_maps(
+        old, Telling(notes), tmp_path / "old.h5", options=PassOptions(batch_size=8)
+    ).close()
     with append_maps(
         images,
         Telling(notes),
         tmp_path / "old.h5",
         tmp_path / "new.h5",
-        batch_size=8,
+        options=PassOptions(batch_size=8),
         client=client,
     ) as store:
         np.testing.assert_array_equal(store.maps(), expected.maps())

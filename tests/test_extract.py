@@ -20,10 +20,11 @@ from conftest import FakeBackbone
 from PIL import Image
 
 from featlab import FeatlabError
-from featlab.extract import _batches, _passing, _provenance, extract_maps, find_store
+from featlab.extract import PassOptions, _parts, _passing, _source, extract_maps, find_store
 from featlab.extract._source import Running
 from featlab.images import index_images
-from featlab.store import MapStore, PartWriter
+from featlab.store import MapStore
+from featlab.store.writing import PartWriter
 
 
 @pytest.fixture
@@ -51,7 +52,9 @@ def assert_same_store(a: Path, b: Path) -> None:
 
 
 def test_maps_are_those_of_the_network_on_each_picture_alone(images, tmp_path, fake_backbone):
-    store = extract_maps(images, fake_backbone, tmp_path / "maps.h5", batch_size=4)
+    store = extract_maps(
+        images, fake_backbone, tmp_path / "maps.h5", options=PassOptions(batch_size=4)
+    )
     for row in (0, 17, 54):
         file = Path(images.attrs["root"], images["path"][row])
         with Image.open(file) as picture:
@@ -79,8 +82,8 @@ def test_a_second_call_makes_no_forward_pass(images, tmp_path):
         ({"backbone": FakeBackbone(gain=2)}, "another weights sha256: gain 1.0 there, gain 2"),
         ({"backbone": FakeBackbone(size=112)}, "another input size: 56 x 56 there, 112 x 112"),
         ({"backbone": FakeBackbone(layers=("a",))}, "another layers"),
-        ({"resize": "pad"}, "another resize: stretch there, pad asked for"),
-        ({"dtype": "float32"}, "another dtype"),
+        ({"options": PassOptions(resize="pad")}, "another resize: stretch there, pad asked for"),
+        ({"options": PassOptions(dtype="float32")}, "another dtype"),
     ],
 )
 def test_another_network_or_geometry_is_refused_with_both_values(images, tmp_path, change, words):
@@ -143,42 +146,49 @@ def test_a_large_jpeg_is_scaled_while_it_is_decoded_and_the_store_says_so(tmp_pa
     # Every pixel is counted, so that only the scaling can differ.
     monkeypatch.setattr("featlab.images.pixels._COUNTED", 1 << 20)
     calls = []
-    real = _batches.decode_scaled
+    real = _passing.decode_scaled
     monkeypatch.setattr(
-        _batches, "decode_scaled", lambda data, factor: calls.append(factor) or real(data, factor)
+        _passing, "decode_scaled", lambda data, factor: calls.append(factor) or real(data, factor)
     )
-    with extract_maps(table, FakeBackbone(size=49), tmp_path / "m.h5", resize="pad") as scaled:
+    with extract_maps(
+        table, FakeBackbone(size=49), tmp_path / "m.h5", options=PassOptions(resize="pad")
+    ) as scaled:
         assert sorted(calls) == [1, 1, 1, 1, 2]
         assert scaled.provenance["jpeg_scaling"] == "to 3 times the input"
         assert scaled.images["width"].max() == 401
         found, colours, frames = scaled.maps(4)[0], scaled.colour_histogram, scaled.frames
     with monkeypatch.context() as patch:
-        patch.setattr(_batches, "jpeg_factor", lambda *_: 1)
-        patch.setattr(_provenance, "jpeg_factor", lambda *_: 1)
-        with extract_maps(table, FakeBackbone(size=49), tmp_path / "w.h5", resize="pad") as whole:
+        patch.setattr(_passing, "jpeg_factor", lambda *_: 1)
+        patch.setattr(_source, "jpeg_factor", lambda *_: 1)
+        with extract_maps(
+            table, FakeBackbone(size=49), tmp_path / "w.h5", options=PassOptions(resize="pad")
+        ) as whole:
             assert whole.provenance.keys() == scaled.provenance.keys() - {"jpeg_scaling"}
             np.testing.assert_array_equal(frames, whole.frames)
             np.testing.assert_allclose(found, whole.maps(4)[0], atol=0.02)
             np.testing.assert_allclose(colours[:2], whole.colour_histogram[:2])
             assert np.abs(colours - whole.colour_histogram).sum(axis=1).max() < 0.02
     with pytest.raises(FeatlabError, match="another jpeg scaling: None there, to 3 times the inp"):
-        find_store(table, FakeBackbone(size=49), tmp_path / "w.h5", resize="pad")
+        find_store(
+            table, FakeBackbone(size=49), tmp_path / "w.h5", options=PassOptions(resize="pad")
+        )
 
 
 def test_the_key_of_sets_without_a_large_jpeg_is_what_it_always_was(images, tmp_path):
     large = folder_with_one_large(tmp_path / "pictures", ".png")
     for table in (images, large, large.iloc[:2]):
-        key = _provenance.store_key(table, FakeBackbone(size=49), "stretch", "float16")
+        key = _source.store_key(table, FakeBackbone(size=49), PassOptions())
         assert key.keys() == KEY_OF_SMALL_PICTURES
     jpegs = folder_with_one_large(tmp_path / "jpegs", ".jpg")
-    assert "jpeg_scaling" in _provenance.store_key(jpegs, FakeBackbone(size=49), "pad", "float16")
+    padded = PassOptions(resize="pad")
+    assert "jpeg_scaling" in _source.store_key(jpegs, FakeBackbone(size=49), padded)
     # Less than twice the margin for this input.
-    assert "jpeg_scaling" not in _provenance.store_key(jpegs, FakeBackbone(), "stretch", "float16")
+    assert "jpeg_scaling" not in _source.store_key(jpegs, FakeBackbone(), PassOptions())
 
 
 def test_other_library_versions_ask_the_probe_picture(images, tmp_path, monkeypatch):
     extract_maps(images, FakeBackbone(), tmp_path / "maps.h5").close()
-    monkeypatch.setattr(_provenance, "version_of", lambda name: "99.0")
+    monkeypatch.setattr(_source, "version_of", lambda name: "99.0")
     same = FakeBackbone()
     find_store(images, same, tmp_path / "maps.h5").close()
     assert (same.calls, same.probes) == (0, 1)
@@ -189,12 +199,14 @@ def test_other_library_versions_ask_the_probe_picture(images, tmp_path, monkeypa
 
 
 def test_an_interrupted_pass_goes_on_from_its_parts(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
-    extract_maps(images, FakeBackbone(), tmp_path / "whole.h5", batch_size=4).close()
+    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
+    extract_maps(
+        images, FakeBackbone(), tmp_path / "whole.h5", options=PassOptions(batch_size=4)
+    ).close()
     path = tmp_path / "maps.h5"
     broken = FakeBackbone(fail_at=7, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        extract_maps(images, broken, path, batch_size=4)
+        extract_maps(images, broken, path, options=PassOptions(batch_size=4))
     assert not path.exists()
     left = sorted(file.name for file in (tmp_path / "maps.h5.parts").glob("part-*.h5"))
     assert left == [f"part-{k:09d}-{k + 8:09d}.h5" for k in (0, 8, 16)]
@@ -203,7 +215,11 @@ def test_an_interrupted_pass_goes_on_from_its_parts(images, tmp_path, monkeypatc
     seen: list[range] = []
     # The interrupted pass's batch size wins: the same batches give the same bits.
     extract_maps(
-        images, again, path, batch_size=16, progress=lambda tasks: seen.extend(tasks) or tasks
+        images,
+        again,
+        path,
+        options=PassOptions(batch_size=16),
+        progress=lambda tasks: seen.extend(tasks) or tasks,
     ).close()
     assert again.calls == 14 - 6
     assert [task.start for task in seen] == list(range(24, 55, 4))
@@ -211,10 +227,10 @@ def test_an_interrupted_pass_goes_on_from_its_parts(images, tmp_path, monkeypatc
 
 
 def test_parts_of_another_pass_are_refused(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
+    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
     broken = FakeBackbone(fail_at=4, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        extract_maps(images, broken, tmp_path / "maps.h5", batch_size=4)
+        extract_maps(images, broken, tmp_path / "maps.h5", options=PassOptions(batch_size=4))
     with pytest.raises(FeatlabError, match=r"maps.h5.parts holds parts .* another weights sha256"):
         extract_maps(images, FakeBackbone(gain=3), tmp_path / "maps.h5")
 
@@ -223,20 +239,26 @@ def test_a_pass_that_finished_nothing_refuses_nothing(images, tmp_path):
     broken = FakeBackbone(fail_at=1, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         extract_maps(images, broken, tmp_path / "maps.h5")
-    extract_maps(images, FakeBackbone(gain=3), tmp_path / "maps.h5", batch_size=16).close()
-    extract_maps(images, FakeBackbone(gain=3), tmp_path / "whole.h5", batch_size=16).close()
+    extract_maps(
+        images, FakeBackbone(gain=3), tmp_path / "maps.h5", options=PassOptions(batch_size=16)
+    ).close()
+    extract_maps(
+        images, FakeBackbone(gain=3), tmp_path / "whole.h5", options=PassOptions(batch_size=16)
+    ).close()
     assert_same_store(tmp_path / "maps.h5", tmp_path / "whole.h5")
 
 
 def test_a_half_written_part_is_written_again(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
+    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
     broken = FakeBackbone(fail_at=6, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        extract_maps(images, broken, tmp_path / "maps.h5", batch_size=4)
+        extract_maps(images, broken, tmp_path / "maps.h5", options=PassOptions(batch_size=4))
     part = tmp_path / "maps.h5.parts" / "part-000000000-000000008.h5"
     part.write_bytes(part.read_bytes()[:1000])
     backbone = FakeBackbone()
-    with extract_maps(images, backbone, tmp_path / "maps.h5", batch_size=4) as store:
+    with extract_maps(
+        images, backbone, tmp_path / "maps.h5", options=PassOptions(batch_size=4)
+    ) as store:
         store.verify()
     assert backbone.calls == 14 - 4
 
@@ -245,17 +267,17 @@ _CHILD = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from conftest import FakeBackbone
-from featlab.extract import _passing, extract_maps
+from featlab.extract import PassOptions, _parts, extract_maps
 from featlab.extract._source import Running
 from featlab.images import index_images
 class Slow(FakeBackbone):
     def forward(self, pixels):
         time.sleep(0.02)
         return super().forward(pixels)
-_passing._PART_ROWS = 4
+_parts._PART_ROWS = 4
 images, _ = index_images({folder!r})
 print("started", flush=True)
-extract_maps(images, Slow(), {path!r}, batch_size=2).close()
+extract_maps(images, Slow(), {path!r}, options=PassOptions(batch_size=2)).close()
 """
 
 
@@ -264,7 +286,7 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bits(picture_folder, t
     folder = picture_folder({"cat": 30, "dog": 25})
     images, _ = index_images(folder)
     path, whole = tmp_path / "maps.h5", tmp_path / "whole.h5"
-    extract_maps(images, FakeBackbone(), whole, batch_size=2).close()
+    extract_maps(images, FakeBackbone(), whole, options=PassOptions(batch_size=2)).close()
     code = _CHILD.format(tests=str(Path(__file__).parent), folder=str(folder), path=str(path))
     rng = np.random.default_rng(0)
     kills = 0
@@ -276,7 +298,7 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bits(picture_folder, t
         kills += child.wait() == -signal.SIGKILL
         child.stdout.close()
     assert kills
-    extract_maps(images, FakeBackbone(), path, batch_size=2).close()
+    extract_maps(images, FakeBackbone(), path, options=PassOptions(batch_size=2)).close()
     with h5py.File(path) as left, h5py.File(whole) as right:
         for key in ("maps/last", "pooled/last/mean", "pooled/last/max"):
             assert left[key][()].tobytes() == right[key][()].tobytes()
@@ -292,7 +314,7 @@ def test_two_writers_cannot_meet(images, tmp_path):
 
 
 def test_a_full_disk_keeps_the_finished_parts(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
+    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
     append = PartWriter.append
 
     def full(self, *values):
@@ -302,10 +324,14 @@ def test_a_full_disk_keeps_the_finished_parts(images, tmp_path, monkeypatch):
 
     monkeypatch.setattr(PartWriter, "append", full)
     with pytest.raises(FeatlabError, match="no space left on the disk.*finished parts are kept"):
-        extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", batch_size=4)
+        extract_maps(
+            images, FakeBackbone(), tmp_path / "maps.h5", options=PassOptions(batch_size=4)
+        )
     assert len(list((tmp_path / "maps.h5.parts").glob("part-*.h5"))) == 2
     monkeypatch.undo()
-    extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", batch_size=4).close()
+    extract_maps(
+        images, FakeBackbone(), tmp_path / "maps.h5", options=PassOptions(batch_size=4)
+    ).close()
 
 
 def test_a_picture_that_vanished_or_changed_is_named(images, tmp_path):
@@ -320,7 +346,9 @@ def test_a_picture_that_vanished_or_changed_is_named(images, tmp_path):
 
 
 def test_padding_keeps_the_aspect_and_notes_the_frame(images, tmp_path):
-    with extract_maps(images, FakeBackbone(), tmp_path / "m.h5", resize="pad") as store:
+    with extract_maps(
+        images, FakeBackbone(), tmp_path / "m.h5", options=PassOptions(resize="pad")
+    ) as store:
         frames = store.frames
         sizes = store.images[["width", "height"]].to_numpy()
     extent = (frames[:, 2:] - frames[:, :2]) * 56
@@ -332,13 +360,13 @@ def test_padding_keeps_the_aspect_and_notes_the_frame(images, tmp_path):
     ("options", "words"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"resize": "crop"}, "resize must be 'stretch' or 'pad', got 'crop'"),
-        ({"dtype": "int8"}, "dtype must be 'float16' or 'float32'"),
+        ({"resize": "crop"}, "resize must be one of stretch, pad, got 'crop'"),
+        ({"dtype": "int8"}, "dtype must be one of float16, float32, got 'int8'"),
     ],
 )
 def test_options_out_of_range(images, tmp_path, options, words):
     with pytest.raises(FeatlabError, match=words):
-        extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", **options)
+        PassOptions(**options)
     with pytest.raises(FeatlabError, match="at least one row"):
         extract_maps(images.iloc[:0], FakeBackbone(), tmp_path / "maps.h5")
 
@@ -348,7 +376,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     started: list[int] = []
     tasks = [range(k, k + 1) for k in range(50)]
     with ThreadPoolExecutor(2) as pool:
-        results = _batches.in_order(pool, lambda task: started.append(task.start), tasks, 3)
+        results = _passing.in_order(pool, lambda task: started.append(task.start), tasks, 3)
         next(results)
         time.sleep(0.2)
         assert len(started) <= 4
@@ -363,7 +391,7 @@ def test_the_store_opens_where_it_was_written(images, tmp_path):
 
 @pytest.mark.parametrize("streams", [1, 2, 3])
 def test_forward_passes_begin_in_order_and_no_more_at_once_than_pay(streams):
-    turns, lock = _batches.Turns(streams), threading.Lock()
+    turns, lock = _passing.Streams(streams), threading.Lock()
     begun: list[int] = []
     running, most = 0, 0
 
@@ -396,11 +424,11 @@ def test_forward_passes_begin_in_order_and_no_more_at_once_than_pay(streams):
 
 def test_the_batch_size_follows_the_memory(monkeypatch):
     running = Running("tensorflow", streams=2, batch_size=32)
-    monkeypatch.setattr(_batches, "total_memory", lambda: 64 * 2**30)
-    assert _batches.automatic_batch_size(running, (224, 224)) == 32
-    monkeypatch.setattr(_batches, "total_memory", lambda: 4 * 2**30)
-    few = _batches.automatic_batch_size(running, (224, 224))
+    monkeypatch.setattr(_parts, "total_memory", lambda: 64 * 2**30)
+    assert _parts.automatic_batch_size(running, (224, 224)) == 32
+    monkeypatch.setattr(_parts, "total_memory", lambda: 4 * 2**30)
+    few = _parts.automatic_batch_size(running, (224, 224))
     assert 8 <= few < 32
-    assert _batches.automatic_batch_size(running, (448, 448)) == few // 4
-    monkeypatch.setattr(_batches, "total_memory", lambda: 2**20)
-    assert _batches.automatic_batch_size(running, (224, 224)) == 1
+    assert _parts.automatic_batch_size(running, (448, 448)) == few // 4
+    monkeypatch.setattr(_parts, "total_memory", lambda: 2**20)
+    assert _parts.automatic_batch_size(running, (224, 224)) == 1

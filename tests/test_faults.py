@@ -29,7 +29,7 @@ from conftest import FakeBackbone
 from forked import ForkServer, serve
 
 from featlab import FeatlabError
-from featlab.extract import extract_maps
+from featlab.extract import PassOptions, extract_maps
 from featlab.images import index_images
 from featlab.store import MapStore
 
@@ -43,10 +43,10 @@ GO_ON = "run the same command again to go on"
 def work_cli(arguments: list[str], **faults: Any) -> None:
     """The command line with the fake network, and what is to go wrong."""
     from featlab import cli
-    from featlab.extract import _passing
+    from featlab.extract import _parts
 
-    assert _passing._PART_ROWS
-    _passing._PART_ROWS = 4
+    assert _parts._PART_ROWS
+    _parts._PART_ROWS = 4
 
     class Network(FakeBackbone):
         def forward(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -273,10 +273,10 @@ def test_a_full_disk_at_any_size(server, folder, tmp_path, undisturbed):
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_every_flush_and_rename_may_fail(folder, tmp_path, monkeypatch, call):
     """The k-th one fails, for every k there is: always the message, never a half file."""
-    monkeypatch.setattr("featlab.extract._passing._PART_ROWS", 16)
+    monkeypatch.setattr("featlab.extract._parts._PART_ROWS", 16)
     images, _ = index_images(folder)
     whole, path = tmp_path / "whole.h5", tmp_path / "maps.h5"
-    extract_maps(images, FakeBackbone(), whole, batch_size=8).close()
+    extract_maps(images, FakeBackbone(), whole, options=PassOptions(batch_size=8)).close()
     real = getattr(os, call)
     for k in itertools.count():
         calls = itertools.count()
@@ -288,7 +288,7 @@ def test_every_flush_and_rename_may_fail(folder, tmp_path, monkeypatch, call):
 
         monkeypatch.setattr(os, call, fail)
         try:
-            extract_maps(images, FakeBackbone(), path, batch_size=8).close()
+            extract_maps(images, FakeBackbone(), path, options=PassOptions(batch_size=8)).close()
         except FeatlabError as error:
             assert re.search(f"maps.h5 failed: no space left on the disk.*{KEPT}", str(error))
             # The last flush is that of the folder: the file has its name by then, and is whole.
@@ -301,7 +301,7 @@ def test_every_flush_and_rename_may_fail(folder, tmp_path, monkeypatch, call):
                 break
         monkeypatch.setattr(os, call, real)
         assert not list(tmp_path.glob("maps.h5.parts/part-*.tmp"))
-        extract_maps(images, FakeBackbone(), path, batch_size=8).close()
+        extract_maps(images, FakeBackbone(), path, options=PassOptions(batch_size=8)).close()
         assert bits(path) == bits(whole)
         path.unlink()
     assert k >= 3

@@ -448,8 +448,12 @@ def test_the_saved_network_goes_through_the_same_laboratory(
     path = thawed.save(tmp_path / "thawed.keras")
     tuned = load_backbone(path)
     assert tuned.layers == ("top_conv",)
-    after = extract.extract_maps(pictures, tuned, tmp_path / "after.h5", dtype="float32")
-    before = extract.extract_maps(pictures, backbone, tmp_path / "before.h5", dtype="float32")
+    after = extract.extract_maps(
+        pictures, tuned, tmp_path / "after.h5", options=extract.PassOptions(dtype="float32")
+    )
+    before = extract.extract_maps(
+        pictures, backbone, tmp_path / "before.h5", options=extract.PassOptions(dtype="float32")
+    )
     kernel, bias = thawed.model.get_layer("head_classes").get_weights()
     probability = softmax(after.pooled() @ kernel + bias, axis=1)
     assert_allclose(thawed.predict_proba(pictures), probability, atol=1e-5)

@@ -16,7 +16,7 @@ from featlab.backbones import load_backbone
 from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
 from featlab.cli._rerun import gradient_figures, rebuilt
-from featlab.extract import extract_maps
+from featlab.extract import PassOptions, extract_maps
 from featlab.finetune import save_transfer
 from featlab.images import index_images
 from featlab.pipeline import analyse_gradients, load_gradients, save_gradients
@@ -59,7 +59,9 @@ def made(tmp_path_factory):
     truth = pd.DataFrame([corners[path] for path in images["path"]], columns=CORNERS)
     truth = truth.assign(image=range(len(images)), kind="patch", label=images["label"])
     backbone = network(folder / "mine.keras")
-    store = extract_maps(images, backbone, folder / "maps.h5", boxes=truth, resize="pad")
+    store = extract_maps(
+        images, backbone, folder / "maps.h5", boxes=truth, options=PassOptions(resize="pad")
+    )
     return store, backbone, folder
 
 

@@ -19,8 +19,8 @@ from PIL import Image
 
 from featlab import FeatlabError, cli
 from featlab.extract import (
-    _passing,
-    _plan,
+    PassOptions,
+    _parts,
     append_maps,
     extract_maps,
     extract_shard,
@@ -28,7 +28,9 @@ from featlab.extract import (
     join_shards,
 )
 from featlab.images import index_images
-from featlab.store import MapStore, Piece, _joining, choose_rows, join_parts
+from featlab.store import MapStore, writing
+from featlab.store.rows import Piece, choose_rows
+from featlab.store.writing import join_parts
 
 LAYERS = ("first", "last")
 BOX = pd.DataFrame(
@@ -39,7 +41,7 @@ BOX = pd.DataFrame(
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
+    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
 
 
 @pytest.fixture
@@ -51,7 +53,9 @@ def images(picture_folder) -> pd.DataFrame:
 def whole(images, tmp_path) -> Path:
     path = tmp_path / "whole" / "maps.h5"
     path.parent.mkdir()
-    extract_maps(images, FakeBackbone(layers=LAYERS), path, boxes=BOX, batch_size=4).close()
+    extract_maps(
+        images, FakeBackbone(layers=LAYERS), path, boxes=BOX, options=PassOptions(batch_size=4)
+    ).close()
     return path
 
 
@@ -89,7 +93,7 @@ def assert_equal_stores(a: MapStore, b: MapStore) -> None:
 def test_a_virtual_store_reads_as_the_joined_one(images, whole, tmp_path):
     path = tmp_path / "maps.h5"
     backbone = FakeBackbone(layers=LAYERS)
-    options = {"boxes": BOX, "batch_size": 4}
+    options = {"boxes": BOX, "options": PassOptions(batch_size=4)}
     with (
         extract_maps(images, backbone, path, virtual=True, **options) as store,
         MapStore(whole) as expected,
@@ -127,7 +131,7 @@ def test_plain_h5py_reads_a_virtual_store_from_anywhere(images, whole, tmp_path,
 
 
 def test_few_files_are_open_at_a_time(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_passing, "_PART_ROWS", 1)
+    monkeypatch.setattr(_parts, "_PART_ROWS", 1)
     with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", virtual=True) as store:
         before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
         store.maps()
@@ -151,7 +155,9 @@ def test_new_labels_of_a_virtual_store_move_no_maps(images, tmp_path):
 def test_a_virtual_store_becomes_one_file(images, whole, tmp_path):
     path = tmp_path / "maps.h5"
     backbone = FakeBackbone(layers=LAYERS)
-    extract_maps(images, backbone, path, boxes=BOX, batch_size=4, virtual=True).close()
+    extract_maps(
+        images, backbone, path, boxes=BOX, options=PassOptions(batch_size=4), virtual=True
+    ).close()
     with join_shards(path) as store, MapStore(whole) as expected:
         assert not store.virtual
         assert_equal_stores(store, expected)
@@ -182,8 +188,10 @@ def test_a_layer_that_is_float32_in_one_part_only(picture_folder, tmp_path):
             return {k: v * (1e6 if self.calls == 3 else 1) for k, v in maps.items()}
 
     with (
-        extract_maps(images, Bright(), tmp_path / "a.h5", batch_size=8, virtual=True) as a,
-        extract_maps(images, Bright(), tmp_path / "b.h5", batch_size=8) as b,
+        extract_maps(
+            images, Bright(), tmp_path / "a.h5", options=PassOptions(batch_size=8), virtual=True
+        ) as a,
+        extract_maps(images, Bright(), tmp_path / "b.h5", options=PassOptions(batch_size=8)) as b,
     ):
         assert a.maps().max() > 1e5
         np.testing.assert_array_equal(a.maps(), b.maps())
@@ -195,12 +203,15 @@ def test_parts_are_joined_as_they_come_where_there_is_room(
     images, whole, tmp_path, monkeypatch, plenty
 ):
     """Where there may be none for both, the parts come first: the pass is not stopped half-way."""
-    backbone, options = FakeBackbone(layers=LAYERS), {"boxes": BOX, "batch_size": 4}
+    backbone, options = (
+        FakeBackbone(layers=LAYERS),
+        {"boxes": BOX, "options": PassOptions(batch_size=4)},
+    )
     with extract_maps(images, backbone, tmp_path / "v.h5", virtual=True, **options) as virtual:
         pieces, tables = virtual.pieces, virtual.tables
     joining, sizes = tmp_path / "maps.h5.joining", []
     room = sum(piece.file.stat().st_size for piece in pieces)
-    monkeypatch.setattr(_joining, "_free", lambda path: room * (3 if plenty else 1))
+    monkeypatch.setattr(writing, "_free", lambda path: room * (3 if plenty else 1))
 
     def coming():
         for piece in pieces:
@@ -214,14 +225,16 @@ def test_parts_are_joined_as_they_come_where_there_is_room(
 
 
 def test_without_room_for_the_store_the_parts_are_finished(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_joining, "_free", lambda path: 1000)
+    monkeypatch.setattr(writing, "_free", lambda path: 1000)
     with pytest.raises(FeatlabError, match="no space left on the disk. The finished parts are"):
-        extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", batch_size=4)
+        extract_maps(
+            images, FakeBackbone(), tmp_path / "maps.h5", options=PassOptions(batch_size=4)
+        )
     assert [path.name for path in tmp_path.glob("maps.h5*")] == ["maps.h5.parts"]
     monkeypatch.undo()
-    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
+    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
     again = FakeBackbone()
-    extract_maps(images, again, tmp_path / "maps.h5", batch_size=4).close()
+    extract_maps(images, again, tmp_path / "maps.h5", options=PassOptions(batch_size=4)).close()
     assert again.calls == 0
 
 
@@ -284,7 +297,14 @@ def test_a_virtual_dataset_without_the_table_of_parts_is_refused(images, tmp_pat
 def test_shards_in_any_order_give_the_whole_store(images, whole, tmp_path, virtual):
     path = tmp_path / "maps.h5"
     done = [
-        extract_shard(images, FakeBackbone(layers=LAYERS), path, (k, 3), boxes=BOX, batch_size=4)
+        extract_shard(
+            images,
+            FakeBackbone(layers=LAYERS),
+            path,
+            (k, 3),
+            boxes=BOX,
+            options=PassOptions(batch_size=4),
+        )
         for k in (3, 1, 2)
     ]
     assert sum(done) == len(images)
@@ -303,11 +323,11 @@ def test_there_may_be_more_shards_than_parts(images, tmp_path):
 
 def test_a_missing_shard_is_told_and_the_whole_command_does_what_is_left(images, tmp_path):
     path = tmp_path / "maps.h5"
-    extract_shard(images, FakeBackbone(), path, (1, 2), batch_size=4)
+    extract_shard(images, FakeBackbone(), path, (1, 2), options=PassOptions(batch_size=4))
     with pytest.raises(FeatlabError, match="3 of 7 parts, 24 images, are missing"):
         join_shards(path)
     rest = FakeBackbone()
-    with extract_maps(images, rest, path, batch_size=4) as store:
+    with extract_maps(images, rest, path, options=PassOptions(batch_size=4)) as store:
         store.verify()
     assert rest.calls == 6
 
@@ -358,12 +378,12 @@ def test_two_shards_at_the_same_time(images, whole, tmp_path):
         (
             "import sys; sys.path.insert(0, sys.argv[1])\n"
             "from conftest import FakeBackbone\n"
-            "from featlab.extract import _passing, extract_shard\n"
+            "from featlab.extract import PassOptions, _parts, extract_shard\n"
             "from featlab.images import index_images\n"
-            "_passing._PART_ROWS = 8\n"
+            "_parts._PART_ROWS = 8\n"
             "images = index_images(sys.argv[2])[0]\n"
             "extract_shard(images, FakeBackbone(layers=('first', 'last')), sys.argv[3],\n"
-            "              (int(sys.argv[4]), 2), batch_size=4)\n"
+            "              (int(sys.argv[4]), 2), options=PassOptions(batch_size=4))\n"
         ),
     )
     here, folder = str(Path(__file__).parent), images.attrs["root"]
@@ -392,7 +412,9 @@ def test_nothing_to_join(tmp_path):
 
 
 def test_a_grown_set_runs_only_what_is_new(images, tmp_path):
-    extract_maps(images, FakeBackbone(), tmp_path / "old.h5", batch_size=1).close()
+    extract_maps(
+        images, FakeBackbone(), tmp_path / "old.h5", options=PassOptions(batch_size=1)
+    ).close()
     root = Path(images.attrs["root"])
     old_bytes = (tmp_path / "old.h5").read_bytes()
     add_pictures(root / "cat", 6, seed=9)  # among the old ones, by name
@@ -404,7 +426,9 @@ def test_a_grown_set_runs_only_what_is_new(images, tmp_path):
     backbone = FakeBackbone()
     with (
         append_maps(grown, backbone, tmp_path / "old.h5", tmp_path / "new.h5") as store,
-        extract_maps(grown, FakeBackbone(), tmp_path / "fresh.h5", batch_size=1) as expected,
+        extract_maps(
+            grown, FakeBackbone(), tmp_path / "fresh.h5", options=PassOptions(batch_size=1)
+        ) as expected,
     ):
         assert len(store) == 55 + 11 - 1
         pd.testing.assert_frame_equal(store.images, expected.images)
@@ -424,9 +448,9 @@ def test_a_grown_set_runs_only_what_is_new(images, tmp_path):
 def test_new_labels_are_written_by_one_process_at_a_time(images, tmp_path):
     path = tmp_path / "maps.h5"
     extract_maps(images, FakeBackbone(), path).close()
-    parts = _plan.parts_of(path)
+    parts = _parts.parts_of(path)
     parts.mkdir()
-    with _plan.sole_writer(parts), pytest.raises(FeatlabError, match="another process is writ"):
+    with _parts.sole_writer(parts), pytest.raises(FeatlabError, match="another process is writ"):
         find_store(images.assign(label="bird"), FakeBackbone(), path)
     with find_store(images.assign(label="bird"), FakeBackbone(), path) as store:
         assert store.classes == ["bird"]
@@ -434,14 +458,18 @@ def test_new_labels_are_written_by_one_process_at_a_time(images, tmp_path):
 
 
 def test_large_jpegs_may_join_a_set_of_small_pictures(images, tmp_path):
-    extract_maps(images, FakeBackbone(), tmp_path / "old.h5", batch_size=1).close()
+    extract_maps(
+        images, FakeBackbone(), tmp_path / "old.h5", options=PassOptions(batch_size=1)
+    ).close()
     root = Path(images.attrs["root"])
     pixels = np.random.default_rng(0).integers(0, 256, (700, 800, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(root / "cat" / "large.jpg")
     grown = index_images(root)[0]
     with (
         append_maps(grown, FakeBackbone(), tmp_path / "old.h5", tmp_path / "new.h5") as store,
-        extract_maps(grown, FakeBackbone(), tmp_path / "fresh.h5", batch_size=1) as expected,
+        extract_maps(
+            grown, FakeBackbone(), tmp_path / "fresh.h5", options=PassOptions(batch_size=1)
+        ) as expected,
     ):
         np.testing.assert_array_equal(store.maps(), expected.maps())
     extract_maps(grown, FakeBackbone(), tmp_path / "new.h5").close()
@@ -449,7 +477,9 @@ def test_large_jpegs_may_join_a_set_of_small_pictures(images, tmp_path):
 
 def test_a_store_that_has_grown_grows_again_and_becomes_one_file(images, tmp_path):
     root = Path(images.attrs["root"])
-    extract_maps(images, FakeBackbone(), tmp_path / "0.h5", batch_size=1).close()
+    extract_maps(
+        images, FakeBackbone(), tmp_path / "0.h5", options=PassOptions(batch_size=1)
+    ).close()
     for k in (1, 2):
         add_pictures(root / "cat", 9, seed=20 + k)
         grown = index_images(root)[0]
@@ -468,12 +498,14 @@ def test_a_store_that_has_grown_grows_again_and_becomes_one_file(images, tmp_pat
 
 def test_parts_that_another_store_refers_to_are_never_cleared(images, tmp_path):
     root, paths = Path(images.attrs["root"]), [tmp_path / f"{k}.h5" for k in range(3)]
-    extract_maps(images, FakeBackbone(), paths[0], batch_size=1).close()
+    extract_maps(images, FakeBackbone(), paths[0], options=PassOptions(batch_size=1)).close()
     tables = []
     for k in (1, 2):
         add_pictures(root / "cat", 9, seed=20 + k)
         tables.append(index_images(root)[0])
-        append_maps(tables[-1], FakeBackbone(), paths[k - 1], paths[k], batch_size=1).close()
+        append_maps(
+            tables[-1], FakeBackbone(), paths[k - 1], paths[k], options=PassOptions(batch_size=1)
+        ).close()
     with MapStore(paths[2]) as store:
         expected = everything(store)
     join_shards(paths[1]).close()  # one file now, but its parts are those of the next store too
@@ -523,11 +555,11 @@ def test_an_interrupted_append_goes_on_and_is_not_joined_by_hand(images, tmp_pat
     broken = FakeBackbone(fail_at=5, error=RuntimeError("power cut"))
     arguments = (tmp_path / "old.h5", tmp_path / "new.h5")
     with pytest.raises(RuntimeError):
-        append_maps(images, broken, *arguments, batch_size=4)
+        append_maps(images, broken, *arguments, options=PassOptions(batch_size=4))
     with pytest.raises(FeatlabError, match="--append"):
         join_shards(tmp_path / "new.h5")
     rest = FakeBackbone()
-    append_maps(images, rest, *arguments, batch_size=4).close()
+    append_maps(images, rest, *arguments, options=PassOptions(batch_size=4)).close()
     assert 0 < rest.calls < 9
 
 

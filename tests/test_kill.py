@@ -25,7 +25,10 @@ from conftest import FakeBackbone
 from forked import ForkServer, serve
 
 from featlab.images import index_images
-from featlab.store import MapStore, PartWriter, Tables, finished_part, join_parts
+from featlab.store import MapStore
+from featlab.store.format import Tables
+from featlab.store.rows import finished_part
+from featlab.store.writing import PartWriter, join_parts
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -48,21 +51,27 @@ class SlowBackbone(FakeBackbone):
 
 
 def work_extract(folder: str, path: str, slow: bool = True) -> None:
-    from featlab.extract import _passing, extract_maps
+    from featlab.extract import PassOptions, _parts, extract_maps
 
-    assert _passing._PART_ROWS
-    _passing._PART_ROWS = 4  # many small parts
+    assert _parts._PART_ROWS
+    _parts._PART_ROWS = 4  # many small parts
     images, boxes = index_images(folder)
     network = SlowBackbone() if slow else FakeBackbone()
-    extract_maps(images, network, path, boxes=boxes, batch_size=1).close()
+    extract_maps(images, network, path, boxes=boxes, options=PassOptions(batch_size=1)).close()
 
 
 def work_relabel(folder: str, path: str, label: str) -> None:
     """Other labels: the tables of a finished store are renewed around its maps."""
-    from featlab.extract import extract_maps
+    from featlab.extract import PassOptions, extract_maps
 
     images, boxes = index_images(folder)
-    extract_maps(images.assign(label=label), FakeBackbone(), path, boxes=boxes, batch_size=1)
+    extract_maps(
+        images.assign(label=label),
+        FakeBackbone(),
+        path,
+        boxes=boxes,
+        options=PassOptions(batch_size=1),
+    )
 
 
 def work_join(parts: str, path: str, virtual: bool = False) -> None:

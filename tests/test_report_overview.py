@@ -81,7 +81,10 @@ def test_methods_cite_what_was_used_and_nothing_else(results):
         ({"weights": "mine.weights.h5"}, "weights='mine.weights.h5', input_size"),
         ({"output_stride": "16"}, "layers=['top'], output_stride=16)"),
         ({"output_stride": "network's own"}, "layers=['top'])\n"),
-        ({"resize": "pad", "dtype": "float32"}, "boxes=boxes, resize='pad', dtype='float32')"),
+        (
+            {"resize": "pad", "dtype": "float32"},
+            "boxes=boxes, options=extract.PassOptions(resize='pad', dtype='float32'))",
+        ),
     ],
 )
 def test_python_lines_say_what_differs_from_the_defaults(results, known, expected, monkeypatch):

@@ -18,8 +18,9 @@ from conftest import FakeBackbone
 from featlab import FeatlabError
 from featlab.extract import extract_maps
 from featlab.images import index_images
-from featlab.store import MapStore, PartWriter
-from featlab.store._chunks import read_chunks
+from featlab.store import MapStore
+from featlab.store.rows import read_chunks
+from featlab.store.writing import PartWriter
 
 ARCHIVE = Path(__file__).parent / "archives" / "maps-v1.0.h5"
 
@@ -312,7 +313,7 @@ def test_a_chunk_that_is_not_whole_is_left_to_hdf5(tmp_path, damage, n):
 BESIDE_OTHERS = """
 import sys, threading
 import h5py, numpy as np
-from featlab.store._chunks import read_raw_chunk, write_raw_chunk
+from featlab.store.rows import read_raw_chunk, write_raw_chunk
 
 folder, done = sys.argv[1], threading.Event()
 

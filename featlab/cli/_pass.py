@@ -171,20 +171,22 @@ def finished_store(
     extract: Callable[..., featlab.store.MapStore] | None = None,
 ) -> tuple[featlab.store.MapStore, bool]:
     """The finished store, and whether a pass was needed; by `extract_maps` or another `extract`."""
-    options: dict[str, Any] = {"boxes": boxes, "resize": made.resize, "dtype": made.dtype}
+    shared: dict[str, Any] = {"boxes": boxes, "options": pass_options(made)}
     with libraries_silenced():
         network = load_network(made)
-        store = featlab.extract.find_store(table, network, path, **options)
+        store = featlab.extract.find_store(table, network, path, **shared)
         if store is None:
             network.probe()  # loads them
     if store is not None:
         logging.getLogger(__name__).info("%s is finished already: no forward pass", path)
         return store, False
     extract = extract or featlab.extract.extract_maps
-    store = extract(
-        table, network, path, batch_size=made.batch_size, progress=extract_bar, **options
-    )
-    return store, True
+    return extract(table, network, path, progress=extract_bar, **shared), True
+
+
+def pass_options(made: Pass) -> featlab.extract.PassOptions:
+    """How the pass runs the network over the images."""
+    return featlab.extract.PassOptions(made.batch_size, made.resize, made.dtype)
 
 
 @contextmanager

@@ -111,9 +111,7 @@ def _extract_share(
         path,
         share,
         boxes=boxes,
-        resize=made.resize,
-        dtype=made.dtype,
-        batch_size=made.batch_size,
+        options=_pass.pass_options(made),
         progress=extract_bar,
     )
     if done is None:
@@ -129,8 +127,22 @@ def _client(scheduler: str | None) -> Iterator[Client | None]:
     if scheduler is None:
         yield None
         return
-    with featlab.extract.connect(scheduler) as client:
+    with connect(scheduler) as client:
         yield client
+
+
+def connect(address: str, seconds: float = 20) -> Client:
+    """A client of the Dask scheduler at an address such as ``tcp://10.0.0.1:8786``."""
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise FeatlabError(
+            "a Dask cluster needs the extra cluster: pip install 'featlab[cluster]'."
+        ) from error
+    try:
+        return Client(address, timeout=seconds)
+    except (OSError, ValueError) as error:
+        raise FeatlabError(f"no Dask scheduler answers at {address}: {error}.") from error
 
 
 def _maker(

@@ -1,4 +1,4 @@
-"""Image table + backbone → store: the pass as its user calls it."""
+"""Image table + backbone → store: the pass as its user calls it, whole, grown or in shards."""
 
 from __future__ import annotations
 
@@ -9,31 +9,48 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
+from featlab.arguments import Progress
 from featlab.errors import FeatlabError
-from featlab.extract._passing import run_pass
-from featlab.extract._plan import (
+from featlab.extract._parts import (
+    TABLES,
+    agreed_plan,
+    begin_pass,
     clear_finished,
     clear_parts,
     disk_errors,
+    finished_parts,
     make_folder,
+    one_of_several,
     parts_of,
+    share_parts,
     sole_writer,
+    tell_done,
 )
-from featlab.extract._provenance import (
+from featlab.extract._passing import run_pass, written_parts
+from featlab.extract._source import (
+    MapSource,
+    PassOptions,
     annotations_digest,
     refuse_difference,
     refuse_other_output,
     store_key,
 )
-from featlab.extract._source import MapSource, Progress
-from featlab.store import BOX_DTYPES, IMAGE_DTYPES, MapStore, Tables, join_parts
+from featlab.store import MapStore
+from featlab.store.format import BOX_DTYPES, IMAGE_DTYPES, Tables, load_tables
+from featlab.store.rows import Piece, choose_rows, relative_name
+from featlab.store.writing import join_parts
 
 if TYPE_CHECKING:
     from distributed import Client
 
 logger = logging.getLogger(__name__)
+
+APPENDED = "appended_to"
+"""Key of the plan of a pass over what another store lacks."""
+_USUAL = PassOptions()
 
 
 def extract_maps(
@@ -43,9 +60,7 @@ def extract_maps(
     *,
     boxes: pd.DataFrame | None = None,
     root: str | os.PathLike[str] | None = None,
-    batch_size: int | None = None,
-    resize: str = "stretch",
-    dtype: str = "float16",
+    options: PassOptions = _USUAL,
     virtual: bool = False,
     client: Client | None = None,
     progress: Progress | None = None,
@@ -69,13 +84,8 @@ def extract_maps(
         Box table.
     root : path-like, optional
         Folder that the paths are relative to; ``images.attrs["root"]`` by default.
-    batch_size : int, optional
-        Pictures per forward pass. By default what is fastest for the engine (8 on a processor, 32
-        on a graphics card), or less where that would need more than a quarter of the memory.
-    resize : {"stretch", "pad"}
-        Stretch a picture onto the input, or keep its aspect and pad with grey.
-    dtype : {"float16", "float32"}
-        Number format of the maps; a layer that overflows float16 becomes float32 by itself.
+    options : PassOptions, optional
+        Batch size, resizing and number format.
     virtual : bool
         Leave the maps in the parts, and refer to them by HDF5's virtual datasets, instead of
         joining them to one file: for stores that are larger than what can be copied.
@@ -97,34 +107,202 @@ def extract_maps(
         it; a picture vanished or changed; the disk is full; a worker failed.
     """
     path = Path(path)
-    found = find_store(images, backbone, path, boxes=boxes, root=root, resize=resize, dtype=dtype)
-    if found is not None:
-        return found
-    tables = complete_tables(images, boxes, root)
-    check_options(batch_size, resize, dtype)
+    store = find_store(images, backbone, path, boxes=boxes, root=root, options=options)
+    if store is not None:
+        return store
+    tables = _complete_tables(images, boxes, root)
     make_folder(parts_of(path))
     with sole_writer(parts_of(path)):
         # Another process may have finished between the first look and the lock.
         if path.exists():
-            found = _renewed(_accepted(tables, backbone, path, resize, dtype), tables)
+            store = _renewed(_accepted(tables, backbone, path, options), tables)
         else:
             with disk_errors(path, parts_of(path)):
                 pieces, tables = run_pass(
                     tables,
                     backbone,
                     parts_of(path),
-                    batch_size=batch_size,
-                    resize=resize,
-                    dtype=dtype,
+                    options,
                     client=client,
                     progress=progress,
                 )
                 # What is finished is joined while the network runs on.
                 with closing(pieces):
                     join_parts(pieces, path, tables, virtual=virtual)
-            found = MapStore(path)
-        clear_parts(parts_of(path), found.pieces)
-    return found
+            store = MapStore(path)
+        clear_parts(parts_of(path), store.pieces)
+    return store
+
+
+def append_maps(
+    images: pd.DataFrame,
+    backbone: MapSource,
+    old: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    boxes: pd.DataFrame | None = None,
+    root: str | os.PathLike[str] | None = None,
+    options: PassOptions = _USUAL,
+    client: Client | None = None,
+    progress: Progress | None = None,
+) -> MapStore:
+    """Run the network over the pictures that a finished store has not seen.
+
+    Pictures are known by their content: renamed ones are not run again, and those that are gone
+    are left out. The new store has the rows of `images` in their order. It is virtual: it shares
+    the maps of the old one, which must stay where it is; :func:`join_shards` makes one file of it.
+
+    Parameters
+    ----------
+    images, backbone, boxes, root, options, client, progress
+        As in :func:`extract_maps`; `images` is the whole set as it is now.
+    old : path-like
+        The finished store, of the same network. It must lie in the folder of `path`, or below it.
+    path : path-like
+        The store to write.
+
+    Returns
+    -------
+    MapStore
+        Open for reading.
+
+    Raises
+    ------
+    FeatlabError
+        As in :func:`extract_maps`; the old store is of another network, or lies elsewhere.
+    """
+    old, path = Path(old), Path(path)
+    if old.resolve() == path.resolve():
+        raise FeatlabError(f"a new store is made beside {old}; give another path for it.")
+    store = find_store(images, backbone, path, boxes=boxes, root=root, options=options)
+    if store is not None:
+        return store
+    tables = _complete_tables(images, boxes, root)
+    wanted = store_key(tables.images, backbone, options)
+    old_pieces, provenance, row_of = _read_old(old, backbone, options, path.parent)
+    rows = tables.images["sha256"].map(row_of).fillna(-1).to_numpy(np.int64)
+    pieces, fresh = old_pieces, np.flatnonzero(rows < 0)
+    make_folder(parts_of(path))
+    with sole_writer(parts_of(path)), disk_errors(path, parts_of(path)):
+        if len(fresh):
+            rows[fresh] = sum(map(len, pieces)) + np.arange(len(fresh))
+            new, known = run_pass(
+                _only(tables, fresh),
+                backbone,
+                parts_of(path),
+                options,
+                client=client,
+                progress=progress,
+                more={APPENDED: old.name},
+            )
+            with closing(new):
+                pieces = [*pieces, *new]
+            provenance |= known.provenance
+        provenance |= wanted
+        provenance["annotations_digest"] = annotations_digest(tables.images, tables.boxes)
+        grown = replace(tables, provenance=provenance)
+        share_parts(old_pieces)
+        join_parts(choose_rows(pieces, rows), path, grown, virtual=True)
+        store = MapStore(path)
+        clear_parts(parts_of(path), store.pieces)
+    return store
+
+
+def extract_shard(
+    images: pd.DataFrame,
+    backbone: MapSource,
+    path: str | os.PathLike[str],
+    shard: tuple[int, int],
+    *,
+    boxes: pd.DataFrame | None = None,
+    root: str | os.PathLike[str] | None = None,
+    options: PassOptions = _USUAL,
+    progress: Progress | None = None,
+) -> int | None:
+    """Run the network over one of several shares of the images.
+
+    The shares may run at the same time, on machines that see the same folder; when all are done,
+    :func:`join_shards` makes the store of :func:`extract_maps`. An interrupted share goes on from
+    its finished parts.
+
+    Parameters
+    ----------
+    images, backbone, path, boxes, root, options, progress
+        As in :func:`extract_maps`; the same for every share.
+    shard : (int, int)
+        Number of this share, from 1, and of how many.
+
+    Returns
+    -------
+    int or None
+        Number of images of this share, which is made of whole parts of 256 images; None where the
+        store is finished already.
+
+    Raises
+    ------
+    FeatlabError
+        As in :func:`extract_maps`; another share was begun with another network or engine.
+    """
+    number, of = shard
+    if not 1 <= number <= of:
+        raise FeatlabError(f"shard must be (k, n) with 1 <= k <= n, got {shard}.")
+    path = Path(path)
+    parts = parts_of(path)
+    store = find_store(images, backbone, path, boxes=boxes, root=root, options=options)
+    if store is not None:
+        store.close()
+        return None
+    tables = _complete_tables(images, boxes, root)
+    make_folder(parts)
+    with disk_errors(path, parts), one_of_several(parts, shard) as agreeing:
+        run, tables = begin_pass(tables, backbone, parts, options)
+        agreeing.close()
+        missing = run.missing(shard)
+        mine = sum(map(len, run.plan.shard(number, of)))
+        tell_done(mine, missing)
+        for _ in written_parts(run, tables.images, missing, progress=progress):
+            pass
+    return mine
+
+
+def join_shards(path: str | os.PathLike[str], *, virtual: bool = False) -> MapStore:
+    """Join the parts that the shards of a pass have written to the finished store.
+
+    A finished virtual store becomes one file, unless `virtual`.
+
+    Parameters
+    ----------
+    path : path-like
+        The store that was given to every shard.
+    virtual : bool
+        Refer to the parts instead of copying them, as in :func:`extract_maps`.
+
+    Returns
+    -------
+    MapStore
+        Open for reading.
+
+    Raises
+    ------
+    FeatlabError
+        Parts are missing, or are being written.
+    """
+    path = Path(path)
+    parts = parts_of(path)
+    if path.exists():
+        return _as_one_file(path, parts, virtual)
+    plan = agreed_plan(parts)
+    if APPENDED in plan.key:
+        raise FeatlabError(
+            f"{parts} holds the parts of `featlab extract --append`; run that again, it joins them."
+        )
+    with sole_writer(parts), disk_errors(path, parts):
+        tables = load_tables(parts / TABLES)
+        pieces = finished_parts(parts, plan)
+        join_parts(pieces, path, tables, virtual=virtual)
+        store = MapStore(path)
+        clear_parts(parts, store.pieces)
+    return store
 
 
 def find_store(
@@ -134,8 +312,7 @@ def find_store(
     *,
     boxes: pd.DataFrame | None = None,
     root: str | os.PathLike[str] | None = None,
-    resize: str = "stretch",
-    dtype: str = "float16",
+    options: PassOptions = _USUAL,
 ) -> MapStore | None:
     """The finished store at `path`, if it holds just what :func:`extract_maps` would write.
 
@@ -156,8 +333,8 @@ def find_store(
     path = Path(path)
     if not path.exists():
         return None
-    tables = complete_tables(images, boxes, root)
-    store = _accepted(tables, backbone, path, resize, dtype)
+    tables = _complete_tables(images, boxes, root)
+    store = _accepted(tables, backbone, path, options)
     clear_finished(parts_of(path), store.pieces)
     if _is_current(store, tables):
         return store
@@ -165,16 +342,16 @@ def find_store(
     make_folder(parts_of(path))
     with sole_writer(parts_of(path)):
         # Another process may have renewed it between the first look and the lock.
-        store = _renewed(_accepted(tables, backbone, path, resize, dtype), tables)
+        store = _renewed(_accepted(tables, backbone, path, options), tables)
         clear_parts(parts_of(path), store.pieces)
     return store
 
 
-def _accepted(tables: Tables, backbone: MapSource, path: Path, resize: str, dtype: str) -> MapStore:
+def _accepted(tables: Tables, backbone: MapSource, path: Path, options: PassOptions) -> MapStore:
     """The store that is there, if its maps are those that are asked for."""
     store = MapStore(path)
     try:
-        wanted = store_key(tables.images, backbone, resize, dtype)
+        wanted = store_key(tables.images, backbone, options)
         refuse_difference(store.provenance, wanted, path)
         refuse_other_output(store.provenance, backbone, path)
     except FeatlabError:
@@ -205,7 +382,7 @@ def _renewed(store: MapStore, tables: Tables) -> MapStore:
     return MapStore(store.path)
 
 
-def complete_tables(
+def _complete_tables(
     images: pd.DataFrame, boxes: pd.DataFrame | None, root: str | os.PathLike[str] | None
 ) -> Tables:
     """Check the tables and note the folder; there is no provenance yet."""
@@ -224,11 +401,39 @@ def complete_tables(
     return Tables(images, pd.DataFrame(columns=list(BOX_DTYPES)) if boxes is None else boxes, {})
 
 
-def check_options(batch_size: int | None, resize: str, dtype: str) -> None:
-    """Refuse what no pass can do."""
-    if batch_size is not None and batch_size < 1:
-        raise FeatlabError(f"batch_size must be at least 1, got {batch_size}.")
-    if resize not in ("stretch", "pad"):
-        raise FeatlabError(f"resize must be 'stretch' or 'pad', got {resize!r}.")
-    if dtype not in ("float16", "float32"):
-        raise FeatlabError(f"dtype must be 'float16' or 'float32', got {dtype!r}.")
+def _read_old(
+    old: Path, backbone: MapSource, options: PassOptions, folder: Path
+) -> tuple[list[Piece], dict[str, object], dict[str, int]]:
+    """Where its rows lie, its provenance, and the row of every picture that it has seen."""
+    with MapStore(old) as store:
+        # It must be what would be written now, of its own pictures.
+        wanted = store_key(store.images, backbone, options)
+        refuse_difference(store.provenance, wanted, old)
+        refuse_other_output(store.provenance, backbone, old)
+        for file in {piece.file for piece in store.pieces}:
+            relative_name(file, folder)
+        rows = {sha: row for row, sha in enumerate(store.images["sha256"])}
+        return store.pieces, dict(store.provenance), rows
+
+
+def _only(tables: Tables, rows: np.ndarray) -> Tables:
+    """The tables of some images; their boxes play no part in the pass."""
+    images = tables.images.iloc[rows].reset_index(drop=True)
+    images.attrs = dict(tables.images.attrs)
+    return Tables(images, tables.boxes.iloc[:0], {})
+
+
+def _as_one_file(path: Path, parts: Path, virtual: bool) -> MapStore:
+    store = MapStore(path)
+    if not store.virtual or virtual:
+        return store
+    store.close()
+    make_folder(parts)
+    with sole_writer(parts), disk_errors(path, parts):
+        # Another process may have joined it, or renewed its tables, before the lock was held.
+        with MapStore(path) as store:
+            is_virtual, pieces, tables = store.virtual, store.pieces, replace(store.tables)
+        if is_virtual:
+            join_parts(pieces, path, tables)
+            clear_parts(parts, [])
+    return MapStore(path)

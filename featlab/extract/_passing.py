@@ -1,115 +1,190 @@
-"""One pass as any process takes its share of it: a whole one, a shard, a worker of a cluster."""
+"""The work of a pass: batches are read, decoded, resized, run and packed; parts are written."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Condition
+from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import pandas as pd
 
+from featlab.arguments import Progress, tracked
 from featlab.errors import FeatlabError
-from featlab.extract._batches import (
-    BatchMaker,
-    PictureReader,
-    Turns,
-    automatic_batch_size,
-    in_order,
+from featlab.extract._parts import (
+    Pass,
+    begin_pass,
+    discarded_on_error,
+    finished_parts,
+    part_path,
+    tell_done,
 )
-from featlab.extract._plan import Plan, agree_on_plan, discarded_on_error, part_path
-from featlab.extract._provenance import (
-    annotations_digest,
-    describe_pass,
-    refuse_other_output,
-    store_key,
-)
-from featlab.extract._source import MapSource, Progress, running_of
-from featlab.store import PartWriter, Piece, Tables, finished_part, load_tables, save_tables
+from featlab.extract._source import MapSource, PassOptions, running_of
+from featlab.images import colour_histogram, decode_scaled, jpeg_factor, picture_frame, resize_image
+from featlab.store.format import Tables
+from featlab.store.rows import EncodedMaps, Piece, encode_maps
+from featlab.store.writing import PartWriter
 from featlab.system.machine import usable_cores
 
 if TYPE_CHECKING:
     from distributed import Client
+    from pandas.api.extensions import ExtensionArray
 
-logger = logging.getLogger(__name__)
+S = TypeVar("S")
+T = TypeVar("T")
 
-TABLES = "tables.h5"
-"""The image table, the box table and the provenance, beside the parts."""
-# The store's chunks of pooled values are as long, so that joining copies them as they are.
-_PART_ROWS = 256
 # Batches that may be finished before the one that is written next.
 _BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Pass:
-    """What every process of a pass must know.
+class Batch:
+    """What is kept of a batch.
 
     Attributes
     ----------
-    parts : Path
-        Folder of the parts.
-    plan : Plan
-    backbone : MapSource
-    resize, dtype : str
+    maps : dict of str to EncodedMaps
+        Of each layer.
+    colours : ndarray of shape (b, 64)
+        Colour histograms.
+    frames : ndarray of shape (b, 4)
+        Where the pictures lie in the input.
     """
 
-    parts: Path
-    plan: Plan
-    backbone: MapSource
+    maps: dict[str, EncodedMaps]
+    colours: np.ndarray
+    frames: np.ndarray
+
+
+@dataclass(frozen=True)
+class PictureReader:
+    """Reads, checks and resizes pictures of the image table."""
+
+    images: pd.DataFrame
+    size: tuple[int, int]
     resize: str
-    dtype: str
 
-    def part(self, rows: range) -> Piece | None:
-        """The finished part of some rows; None where it is still to be written."""
-        return _part(self.parts, self.plan, rows)
+    def batch(self, rows: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels ``(b, H, W, 3)`` uint8, colours ``(b, 64)`` and frames ``(b, 4)``."""
+        columns = (column[rows.start : rows.stop].tolist() for column in self._columns)
+        read = (self._one(*entry) for entry in zip(*columns, strict=True))
+        pixels, colours, frames = zip(*read, strict=True)
+        return np.stack(pixels), np.stack(colours), np.array(frames, dtype=np.float64)
 
-    def piece(self, rows: range) -> Piece:
-        """What the part of some rows is once it is finished."""
-        return Piece(part_path(self.parts, rows), 0, len(rows), self.plan.digest)
+    @cached_property
+    def _columns(self) -> list[ExtensionArray]:
+        """What is needed of a picture; to cut rows out of the table takes much longer."""
+        return [self.images[name].array for name in ("path", "sha256", "width", "height")]
 
-    def missing(self, shard: tuple[int, int] = (1, 1)) -> list[range]:
-        """Rows of the parts that are not there yet, of one shard of several or of all."""
-        return [rows for rows in self.plan.shard(*shard) if self.part(rows) is None]
+    def _one(
+        self, path: str, sha256: str, width: int, height: int
+    ) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+        file = Path(self.images.attrs["root"], path)
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise FeatlabError(f"{file} could not be read: {error.strerror}.") from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise FeatlabError(f"{file} has changed since the folder was indexed; index it again.")
+        factor = jpeg_factor(path, width, height, self.size, self.resize)
+        try:
+            picture = decode_scaled(data, factor)
+        except FeatlabError as error:
+            raise FeatlabError(f"{file}: {error}") from error
+        frame = picture_frame(picture.width, picture.height, self.size, self.resize)
+        resized = resize_image(picture.image, self.size, self.resize, box=picture.box)
+        return resized, colour_histogram(picture.image), frame
 
 
-def begin_pass(
-    tables: Tables,
-    backbone: MapSource,
-    parts: Path,
-    *,
-    batch_size: int | None,
-    resize: str,
-    dtype: str,
-    more: Mapping[str, str] | None = None,
-) -> tuple[Pass, Tables]:
-    """Agree with what lies in the folder of the parts on how the pass is cut up.
+class Streams:
+    """Forward passes run in as many lanes as pay, in each in the order of the batches.
 
-    Returns
-    -------
-    Pass
-    Tables
-        Those given, with the provenance of the pass; they are kept beside the parts.
+    With one lane a network meets the pictures in the same order each time.
+
+    Parameters
+    ----------
+    streams : int
+        Number of lanes.
     """
-    running = running_of(backbone)
-    images, boxes = tables.images, tables.boxes
-    key = store_key(images, backbone, resize, dtype) | {"engine": running.engine} | dict(more or {})
-    automatic = automatic_batch_size(running, backbone.input_size)
-    wanted = Plan(key, len(images), batch_size or automatic, _PART_ROWS)
-    plan = agree_on_plan(parts, wanted)
-    provenance = describe_pass(key, backbone, plan.batch_size)
-    file = parts / TABLES
-    if file.exists() and any(parts.glob("part-*.h5")):
-        # Other machines, or library versions, may have begun.
-        provenance = load_tables(file).provenance
-        refuse_other_output(provenance, backbone, parts)
-    provenance["annotations_digest"] = annotations_digest(images, boxes)
-    agreed = Tables(images, boxes, provenance)
-    save_tables(file, agreed)
-    return Pass(parts, plan, backbone, resize, dtype), agreed
+
+    def __init__(self, streams: int) -> None:
+        self._streams = streams
+        self._changed = Condition()
+        self._finished: set[int] = set()
+        self._all_below = 0
+
+    def wait(self, number: int) -> None:
+        """Wait until the batch before it in its lane has had its turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._had(number - self._streams))
+
+    def finish(self, number: int) -> None:
+        """A batch has had its turn, or will not take it."""
+        with self._changed:
+            # One that failed early must not let the next one pass those before it.
+            self._changed.wait_for(lambda: self._had(number - self._streams))
+            self._finished.add(number)
+            while self._all_below in self._finished:
+                self._finished.remove(self._all_below)
+                self._all_below += 1
+            self._changed.notify_all()
+
+    def _had(self, number: int) -> bool:
+        return number < self._all_below or number in self._finished
+
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """Does all of the work on a batch in the thread that calls it.
+
+    While one thread is in its forward pass others read or compress, so every core has work
+    without a thread more than there are cores.
+
+    Attributes
+    ----------
+    reader : PictureReader
+    backbone : MapSource
+    dtype : {"float16", "float32"}
+    streams : Streams
+        Holds back the threads for which the network has no stream.
+    """
+
+    reader: PictureReader
+    backbone: MapSource
+    dtype: str
+    streams: Streams
+
+    def __call__(self, numbered: tuple[int, range]) -> Batch:
+        """The batch of some rows of the image table; batches are numbered from 0, in order."""
+        number, rows = numbered
+        try:
+            pixels, colours, frames = self.reader.batch(rows)
+            self.streams.wait(number)
+            maps = self.backbone.forward(pixels)
+        finally:
+            self.streams.finish(number)
+        encoded = {layer: encode_maps(layer, values, self.dtype) for layer, values in maps.items()}
+        return Batch(encoded, colours, frames)
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[S], T], tasks: Iterable[S], ahead: int
+) -> Iterator[T]:
+    """Results of `work` in the order of the tasks; never more than `ahead` are under way."""
+    waiting = iter(tasks)
+    running: deque[Future[T]] = deque(pool.submit(work, task) for task in islice(waiting, ahead))
+    while running:
+        result = running.popleft().result()
+        running.extend(pool.submit(work, task) for task in islice(waiting, 1))
+        yield result
 
 
 def written_parts(
@@ -138,24 +213,24 @@ def written_parts(
     """
     running = running_of(run.backbone)
     threads = threads or max(usable_cores(), running.streams) + 1
-    reader = PictureReader(images, run.backbone.input_size, run.resize)
-    work = BatchMaker(reader, run.backbone, run.dtype, Turns(running.streams))
+    reader = PictureReader(images, run.backbone.input_size, run.options.resize)
+    work = BatchMaker(reader, run.backbone, run.options.dtype, Streams(running.streams))
     tasks = [batch for part in wanted for batch in run.plan.batches(part)]
-    shown = iter(progress(tasks) if progress else tasks)
+    ticks = iter(tracked(tasks, progress))
     with ThreadPoolExecutor(threads, "extract") as pool:
         batches = in_order(pool, work, enumerate(tasks), threads + _BATCHES_AHEAD)
         try:
             for part in wanted:
                 path = part_path(run.parts, part)
-                writer = PartWriter(path, len(part), run.dtype, made_by=run.plan.digest)
+                writer = PartWriter(path, len(part), run.options.dtype, made_by=run.plan.digest)
                 with discarded_on_error(writer):
                     for _ in run.plan.batches(part):
-                        next(shown)
+                        next(ticks)
                         batch = next(batches)
                         writer.append(batch.maps, batch.colours, batch.frames)
                     writer.finish()
                 yield run.piece(part)
-            next(shown, None)  # lets a progress bar close
+            next(ticks, None)  # lets a progress bar close
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -164,10 +239,8 @@ def run_pass(
     tables: Tables,
     backbone: MapSource,
     parts: Path,
+    options: PassOptions,
     *,
-    batch_size: int | None,
-    resize: str,
-    dtype: str,
     client: Client | None = None,
     progress: Progress | None = None,
     more: Mapping[str, str] | None = None,
@@ -181,13 +254,12 @@ def run_pass(
     Tables
         Those given, with the provenance of the pass.
     """
-    run, agreed = begin_pass(
-        tables, backbone, parts, batch_size=batch_size, resize=resize, dtype=dtype, more=more
-    )
+    run, agreed = begin_pass(tables, backbone, parts, options, more=more)
     missing = run.missing()
     tell_done(len(tables.images), missing)
     if client is None:
         return _all_parts(run, agreed.images, missing, progress), agreed
+    # Dask is an extra, and slow to import.
     from featlab.extract._cluster import write_parts_on
 
     write_parts_on(client, run, missing, progress=progress)
@@ -202,34 +274,3 @@ def _all_parts(
         for rows in run.plan.part_ranges():
             yield next(new) if rows in unwritten else run.piece(rows)
         next(new, None)  # lets a progress bar close
-
-
-def tell_done(n_images: int, missing: Sequence[range]) -> None:
-    """Say how much an earlier run left."""
-    done = n_images - sum(map(len, missing))
-    if done:
-        logger.info("going on with %d of %d images done", done, n_images)
-
-
-def finished_parts(parts: Path, plan: Plan) -> list[Piece]:
-    """All parts of a pass, in the order of their rows.
-
-    Raises
-    ------
-    FeatlabError
-        Some are missing.
-    """
-    found = {rows: _part(parts, plan, rows) for rows in plan.part_ranges()}
-    missing = [rows for rows, part in found.items() if part is None]
-    if missing:
-        raise FeatlabError(
-            f"{len(missing)} of {len(found)} parts, {sum(map(len, missing))} images, are missing "
-            f"in {parts}; the first is {part_path(parts, missing[0]).name}. Run the shards that "
-            "are not finished, or `featlab extract` without --shard, which does what is left."
-        )
-    return [part for part in found.values() if part is not None]
-
-
-def _part(parts: Path, plan: Plan, rows: range) -> Piece | None:
-    part = finished_part(part_path(parts, rows), plan.digest)
-    return part if part is not None and len(part) == len(rows) else None

@@ -136,7 +136,8 @@ def _network(known: dict[str, str]) -> str:
 def _pass(known: dict[str, str]) -> str:
     usual = {"resize": "stretch", "dtype": "float16"}
     changed = {key: known[key] for key in usual if known.get(key, usual[key]) != usual[key]}
-    return "".join(f", {key}={value!r}" for key, value in changed.items())
+    options = ", ".join(f"{key}={value!r}" for key, value in changed.items())
+    return f", options=extract.PassOptions({options})" if options else ""
 
 
 def _analysis(results: Results) -> str:

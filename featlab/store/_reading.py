@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,20 +15,23 @@ import numpy as np
 
 from featlab.arguments import check_at_least, check_choice, row_numbers
 from featlab.errors import FeatlabError
-from featlab.store._checking import (
+from featlab.store.format import (
+    POOLINGS,
+    Tables,
     check_maps,
     check_numbers,
     check_pooling,
+    find_dataset,
     layer_names,
     open_store,
     read_errors,
+    read_tables,
 )
-from featlab.store._items import Tables, read_tables
-from featlab.store._pieces import Piece, Rows
-from featlab.store._schema import POOLINGS
+from featlab.store.rows import Piece, first_rows, identity_of, is_virtual, read_chunks, read_pieces
 from featlab.system import html
 
 _BLOCK = 4096
+_OPEN_FILES = 16
 
 
 class MapStore:
@@ -339,3 +343,84 @@ class MapStore:
                 f"{self.path} is damaged: /{key} has {dataset.shape[0]} rows, the image table "
                 f"{len(self)}; extract it again."
             )
+
+
+class Rows:
+    """The rows of a store, wherever they lie.
+
+    Few files are open at a time; HDF5's own virtual datasets keep every one open that was read.
+
+    Parameters
+    ----------
+    own : h5py.File
+        The store, open for reading.
+    """
+
+    def __init__(self, own: h5py.File) -> None:
+        self._own, self._path = own, Path(own.filename)
+        self.pieces = read_pieces(own)
+        self.virtual = is_virtual(own)
+        self._first = first_rows(self.pieces)
+        self._open: OrderedDict[Path, h5py.File] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def close(self) -> None:
+        """Close the files; of damaged ones even the closing may fail."""
+        for file in self._open.values():
+            with contextlib.suppress(RuntimeError):
+                file.close()
+        self._open.clear()
+
+    def array(self, key: str) -> h5py.Dataset:
+        """The dataset of all rows, to be asked for its shape and type."""
+        return find_dataset(self._own, key, virtual=self.virtual)
+
+    def read(self, key: str, rows: np.ndarray, dtype: np.dtype | type | None = None) -> np.ndarray:
+        """Some rows of a dataset, in the order given."""
+        whole = self.array(key)
+        unique, inverse = np.unique(rows, return_inverse=True)
+        owner = np.searchsorted(self._first, unique, side="right") - 1
+        # Runs of neighbouring rows are read as slices: HDF5's own point selection is slow.
+        breaks = np.flatnonzero((np.diff(unique) != 1) | (np.diff(owner) != 0)) + 1
+        with read_errors(self._path, f"/{key}"):
+            values = np.empty((len(unique), *whole.shape[1:]), dtype=dtype or whole.dtype)
+            for positions in np.split(np.arange(len(unique)), breaks):
+                if len(positions):
+                    low, high = positions[0], positions[-1] + 1
+                    piece = self.pieces[owner[low]]
+                    start = piece.start + unique[low] - self._first[owner[low]]
+                    source = self._dataset(piece, key, whole)
+                    if not read_chunks(source, start, values[low:high]):
+                        values[low:high] = source[start : start + high - low]
+        return values if np.array_equal(unique, rows) else values[inverse]
+
+    def _dataset(self, piece: Piece, key: str, whole: h5py.Dataset) -> h5py.Dataset:
+        if not self.virtual:
+            return whole
+        dataset = find_dataset(self._opened(piece), key)
+        with read_errors(piece.file, f"/{key}"):
+            if whole.ndim == 4:
+                check_maps(dataset)
+            else:
+                check_numbers(dataset, whole.ndim, whole.dtype.kind)
+            if dataset.shape[1:] != whole.shape[1:] or dataset.shape[0] < piece.stop:
+                raise ValueError(f"shape {dataset.shape} where {self._path} expects another")
+        return dataset
+
+    def _opened(self, piece: Piece) -> h5py.File:
+        path = piece.file
+        if path not in self._open:
+            with read_errors(path, "/"):
+                self._open[path] = h5py.File(path, "r")
+                found = identity_of(self._open[path])
+            if found != piece.identity:
+                raise FeatlabError(
+                    f"{self._path} is a virtual store of an earlier {path}, which has been made "
+                    "anew from something else; extract again."
+                )
+            if len(self._open) > _OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(path)
+        return self._open[path]

@@ -1,4 +1,4 @@
-"""How a pass is cut up, and the folder of its parts."""
+"""How a pass is cut into parts, the folder of the parts, and what of it is done."""
 
 from __future__ import annotations
 
@@ -7,14 +7,28 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import filelock
 
 from featlab.errors import FeatlabError
-from featlab.store import PartWriter, Piece, write_whole
+from featlab.extract._source import (
+    MapSource,
+    PassOptions,
+    Running,
+    annotations_digest,
+    describe_pass,
+    refuse_other_output,
+    running_of,
+    store_key,
+)
+from featlab.store.format import Tables, load_tables, save_tables
+from featlab.store.rows import Piece, finished_part
+from featlab.store.writing import PartWriter
+from featlab.system.files import write_whole
+from featlab.system.machine import total_memory
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +37,15 @@ _SHARE_LOCKS = "lock-*"
 _SHARED = "shared"
 # Machines that take a share of one pass agree on its plan one after the other.
 _AGREEING_SECONDS = 60
+
+TABLES = "tables.h5"
+"""The image table, the box table and the provenance, beside the parts."""
+# The store's chunks of pooled values are as long, so that joining copies them as they are.
+_PART_ROWS = 256
+# The first convolutions are the widest: 64 channels at the input's own resolution (VGG16), in
+# float32, and a layer holds its input, its output and room to work.
+_BYTES_PER_PIXEL = 64 * 4 * 3
+_MEMORY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -90,7 +113,7 @@ def agree_on_plan(parts: Path, plan: Plan) -> Plan:
         if earlier["batch_size"] != plan.batch_size:
             logger.info("keeping the interrupted pass's batch size %d", earlier["batch_size"])
         return Plan(**earlier)
-    write_whole(file, json.dumps(asdict(plan), indent=1).encode())
+    write_whole(file, json.dumps(asdict(plan), indent=1))
     return plan
 
 
@@ -218,3 +241,109 @@ def disk_errors(path: Path, parts: Path) -> Iterator[None]:
             f"writing {path} failed: {reason}. The finished parts are kept in {parts}; make room "
             "and run the same again to go on."
         ) from error
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What every process of a pass must know.
+
+    Attributes
+    ----------
+    parts : Path
+        Folder of the parts.
+    plan : Plan
+    backbone : MapSource
+    options : PassOptions
+    """
+
+    parts: Path
+    plan: Plan
+    backbone: MapSource
+    options: PassOptions
+
+    def part(self, rows: range) -> Piece | None:
+        """The finished part of some rows; None where it is still to be written."""
+        return _part(self.parts, self.plan, rows)
+
+    def piece(self, rows: range) -> Piece:
+        """What the part of some rows is once it is finished."""
+        return Piece(part_path(self.parts, rows), 0, len(rows), self.plan.digest)
+
+    def missing(self, shard: tuple[int, int] = (1, 1)) -> list[range]:
+        """Rows of the parts that are not there yet, of one shard of several or of all."""
+        return [rows for rows in self.plan.shard(*shard) if self.part(rows) is None]
+
+
+def begin_pass(
+    tables: Tables,
+    backbone: MapSource,
+    parts: Path,
+    options: PassOptions,
+    *,
+    more: Mapping[str, str] | None = None,
+) -> tuple[Pass, Tables]:
+    """Agree with what lies in the folder of the parts on how the pass is cut up.
+
+    Returns
+    -------
+    Pass
+    Tables
+        Those given, with the provenance of the pass; they are kept beside the parts.
+    """
+    running = running_of(backbone)
+    images, boxes = tables.images, tables.boxes
+    key = store_key(images, backbone, options) | {"engine": running.engine} | dict(more or {})
+    automatic = automatic_batch_size(running, backbone.input_size)
+    wanted = Plan(key, len(images), options.batch_size or automatic, _PART_ROWS)
+    plan = agree_on_plan(parts, wanted)
+    provenance = describe_pass(key, backbone, plan.batch_size)
+    file = parts / TABLES
+    if file.exists() and any(parts.glob("part-*.h5")):
+        # Other machines, or library versions, may have begun.
+        provenance = load_tables(file).provenance
+        refuse_other_output(provenance, backbone, parts)
+    provenance["annotations_digest"] = annotations_digest(images, boxes)
+    agreed = Tables(images, boxes, provenance)
+    save_tables(file, agreed)
+    return Pass(parts, plan, backbone, options), agreed
+
+
+def tell_done(n_images: int, missing: Sequence[range]) -> None:
+    """Say how much an earlier run left."""
+    done = n_images - sum(map(len, missing))
+    if done:
+        logger.info("going on with %d of %d images done", done, n_images)
+
+
+def finished_parts(parts: Path, plan: Plan) -> list[Piece]:
+    """All parts of a pass, in the order of their rows.
+
+    Raises
+    ------
+    FeatlabError
+        Some are missing.
+    """
+    pieces = {rows: _part(parts, plan, rows) for rows in plan.part_ranges()}
+    missing = [rows for rows, piece in pieces.items() if piece is None]
+    if missing:
+        raise FeatlabError(
+            f"{len(missing)} of {len(pieces)} parts, {sum(map(len, missing))} images, are missing "
+            f"in {parts}; the first is {part_path(parts, missing[0]).name}. Run the shards that "
+            "are not finished, or `featlab extract` without --shard, which does what is left."
+        )
+    return [piece for piece in pieces.values() if piece is not None]
+
+
+def _part(parts: Path, plan: Plan, rows: range) -> Piece | None:
+    piece = finished_part(part_path(parts, rows), plan.digest)
+    return piece if piece is not None and len(piece) == len(rows) else None
+
+
+def automatic_batch_size(running: Running, input_size: tuple[int, int]) -> int:
+    """The engine's own batch size, halved until it fits into a quarter of the memory."""
+    per_picture = _BYTES_PER_PIXEL * input_size[0] * input_size[1]
+    room = _MEMORY_SHARE * total_memory() / running.streams / per_picture
+    size = running.batch_size
+    while size > max(room, 1):
+        size //= 2
+    return size

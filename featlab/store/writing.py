@@ -1,32 +1,143 @@
-"""Parts, or finished stores, into one new store, without decoding what is compressed."""
+"""Parts are written, a batch at a time; then joined to one store without decoding them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import chain, count
 from pathlib import Path
+from uuid import uuid4
 
 import h5py
 import numpy as np
 
-from featlab.store._checking import layer_names
-from featlab.store._chunks import read_raw_chunk, write_raw_chunk
-from featlab.store._items import Tables, write_tables
-from featlab.store._pieces import Piece, relative_name, write_pieces
-from featlab.store._schema import ENCODING_TYPE, ENCODING_VERSION
-from featlab.store._writing import (
+from featlab.store.format import (
+    ENCODING_TYPE,
+    ENCODING_VERSION,
+    POOLINGS,
+    Tables,
+    layer_names,
+    write_tables,
+)
+from featlab.store.rows import (
     MAP_AXES,
+    EncodedMaps,
+    Piece,
     create_maps,
     create_plain,
-    replace_durably,
-    write_errors,
+    encode_chunk,
+    encode_maps,
+    read_raw_chunk,
+    relative_name,
+    write_pieces,
     write_plain_chunk,
+    write_raw_chunk,
 )
+from featlab.system.files import replace_durably
+
+
+class PartWriter:
+    """Writes the rows of one part, a batch at a time, all or nothing.
+
+    Parameters
+    ----------
+    path : Path
+        Final name of the part; until :meth:`finish` it has the suffix ``.tmp``.
+    n_rows : int
+        Number of rows the part will have.
+    dtype : {"float16", "float32"}
+        Number format of the maps. A layer in which a value overflows float16 becomes float32.
+    made_by : str
+        Digest of the pass, kept in the part.
+    """
+
+    def __init__(
+        self, path: Path, n_rows: int, dtype: str = "float16", *, made_by: str = ""
+    ) -> None:
+        self.path, self.n_rows, self.dtype, self.made_by = path, n_rows, dtype, made_by
+        # A worker that was given up for lost may still be writing the same part.
+        self._temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
+        try:
+            self._file = h5py.File(self._temporary, "w", libver=("earliest", "v110"))
+        except OSError:
+            # On a full disk there may be a file all the same.
+            self._temporary.unlink(missing_ok=True)
+            raise
+        self._filled = 0
+        # Finding a dataset by its name costs as much as writing a chunk to it.
+        self._maps: dict[str, h5py.Dataset] = {}
+        # Small beside the maps: they are kept until the end, for whole chunks.
+        self._plain: dict[str, list[np.ndarray]] = {}
+
+    def append(
+        self,
+        maps: Mapping[str, np.ndarray | EncodedMaps],
+        colour: np.ndarray,
+        frames: np.ndarray,
+    ) -> None:
+        """Add a batch: layer → ``(b, h, w, c)`` float32, ``(b, 64)`` colours, ``(b, 4)`` frames.
+
+        Maps may be encoded already, in the part's own number format.
+        """
+        for layer, given in maps.items():
+            batch = (
+                given if isinstance(given, EncodedMaps) else encode_maps(layer, given, self.dtype)
+            )
+            with _write_errors():
+                self._write_maps(layer, batch)
+            self._plain.setdefault(f"pooled/{layer}/mean", []).append(batch.mean)
+            self._plain.setdefault(f"pooled/{layer}/max", []).append(batch.max)
+        self._plain.setdefault("colour_histogram", []).append(colour)
+        self._plain.setdefault("frames", []).append(frames)
+        self._filled += len(colour)
+
+    def finish(self) -> None:
+        """Flush to the disk and give the part its final name."""
+        if self._filled != self.n_rows:
+            raise RuntimeError(f"part {self.path}: {self._filled} of {self.n_rows} rows written")
+        with _write_errors():
+            for key, batches in self._plain.items():
+                values = np.concatenate(batches)
+                dataset = create_plain(self._file, key, self.n_rows, values.shape[1], values.dtype)
+                for start in range(0, self.n_rows, dataset.chunks[0]):
+                    write_plain_chunk(dataset, start, values[start : start + dataset.chunks[0]])
+            self._file.attrs["pass"] = self.made_by
+            self._file.close()
+        replace_durably(self._temporary, self.path)
+
+    def discard(self) -> None:
+        """Remove the unfinished file."""
+        # A full disk makes closing fail too; the file is thrown away all the same.
+        with contextlib.suppress(OSError, RuntimeError):
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _write_maps(self, layer: str, batch: EncodedMaps) -> None:
+        stored = self._maps.get(layer)
+        if stored is None:
+            stored = self._create(layer, batch)
+        dtype = stored.dtype
+        if dtype == np.float16 and batch.dtype == np.float32:
+            written = stored[: self._filled].astype(np.float32)
+            del self._file[stored.name]
+            stored, dtype = self._create(layer, batch), batch.dtype
+            stored[: self._filled] = written
+        chunks = batch.chunks
+        if dtype != batch.dtype:
+            chunks = tuple(encode_chunk(image, dtype) for image in batch.maps)
+        for row, chunk in enumerate(chunks, start=self._filled):
+            write_raw_chunk(stored, (row, 0, 0, 0), chunk)
+
+    def _create(self, layer: str, batch: EncodedMaps) -> h5py.Dataset:
+        shape = batch.maps.shape[1:]
+        created = create_maps(self._file, f"maps/{layer}", self.n_rows, shape, batch.dtype)
+        self._maps[layer] = created
+        return created
 
 
 def join_parts(
@@ -59,7 +170,7 @@ def join_parts(
     if not virtual:
         pieces = _while_free(pieces, path, len(tables.images))
     try:
-        with write_errors():
+        with _write_errors():
             _write_joined(pieces, temporary, path.parent, tables, virtual)
         replace_durably(temporary, path)
     except BaseException:
@@ -154,7 +265,7 @@ def _refer(
 
 def _plain_keys(layers: Iterable[str]) -> list[str]:
     """Datasets of few numbers an image."""
-    pooled = [f"pooled/{layer}/{how}" for layer in layers for how in ("mean", "max")]
+    pooled = [f"pooled/{layer}/{pooling}" for layer in layers for pooling in POOLINGS]
     return [*pooled, "colour_histogram", "frames"]
 
 
@@ -237,3 +348,15 @@ def _copy_plain(
         for row in range(piece.start, piece.stop, step):
             values = part[row : min(row + step, piece.stop)]
             write_plain_chunk(joined, start + row - piece.start, values)
+
+
+@contextlib.contextmanager
+def _write_errors() -> Iterator[None]:
+    """Tell a disk that refuses as an OSError: h5py raises RuntimeError when it closes a file."""
+    try:
+        yield
+    except RuntimeError as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

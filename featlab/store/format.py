@@ -1,0 +1,298 @@
+"""What a store holds: its names, versions and columns, its tables, and what is wrong with a file.
+
+docs/file-format.md says it in full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from featlab.errors import FeatlabError
+from featlab.system.files import write_whole
+
+ENCODING_TYPE = "featlab-maps"
+"""Root attribute ``encoding-type`` of every store."""
+ENCODING_VERSION = "1.0"
+"""Root attribute ``encoding-version`` of the stores that are written."""
+POOLINGS = ("mean", "max")
+"""How the maps are pooled over their cells."""
+
+IMAGE_DTYPES = {
+    "path": str,
+    "label": str,
+    "split": str,
+    "group": str,
+    "width": np.int64,
+    "height": np.int64,
+    "sha256": str,
+}
+"""Columns of the image table and their types on disk."""
+BOX_DTYPES = {
+    "image": np.int64,
+    "kind": str,
+    "label": str,
+    "xmin": np.float64,
+    "ymin": np.float64,
+    "xmax": np.float64,
+    "ymax": np.float64,
+}
+"""Columns of the box table and their types on disk."""
+SKIPPED_DTYPES = {"path": str, "reason": str}
+
+_LONGEST = 160
+
+
+def open_store(path: Path) -> h5py.File:
+    """The file, if it is a store of a version that is read here."""
+    if not path.exists():
+        raise FeatlabError(f"there is no store {path}; make it with `featlab extract`.")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise FeatlabError(
+            f"{path} is not a featlab store, or it is truncated: {_first_line(error)}."
+        ) from error
+    try:
+        with read_errors(path, "/"):
+            kind = plain(file.attrs.get("encoding-type"))
+            version = plain(file.attrs.get("encoding-version"))
+            if not isinstance(kind, str) or kind != ENCODING_TYPE:
+                raise FeatlabError(
+                    f"{path} is an HDF5 file but not a featlab store: attribute encoding-type is "
+                    f"{_shown(kind)}, not {ENCODING_TYPE!r}."
+                )
+            if str(version).partition(".")[0] != ENCODING_VERSION.partition(".")[0]:
+                raise FeatlabError(
+                    f"{path} has encoding-version {_shown(version)}; this featlab reads "
+                    f"{ENCODING_VERSION}. You may need to update featlab."
+                )
+    except FeatlabError:
+        with contextlib.suppress(RuntimeError):
+            file.close()
+        raise
+    return file
+
+
+def layer_names(text: Any) -> list[str]:
+    """The layers that the provenance names, in JSON."""
+    names = json.loads(text)
+    if not isinstance(names, list) or not names or not all(isinstance(one, str) for one in names):
+        raise ValueError(f"layers must be a list of names, got {_shown(names)}")
+    if len(set(names)) < len(names) or any({"", "."} & {*one.split("/")} for one in names):
+        raise ValueError(f"layers must be different names, got {_shown(names)}")
+    return names
+
+
+def check_maps(maps: h5py.Dataset) -> None:
+    """Shape, type and chunks of a layer's maps; and that the file can hold them."""
+    if maps.ndim != 4 or maps.dtype not in (np.float16, np.float32) or 0 in maps.shape[1:]:
+        raise ValueError(f"{maps.dtype} {maps.shape} are no maps (n, h, w, c)")
+    if maps.is_virtual:
+        return
+    if maps.chunks != (1, *maps.shape[1:]):
+        raise ValueError(f"chunks {maps.chunks} do not hold one image each")
+    if len(maps):
+        first = maps.id.get_chunk_info_by_coord((0,) * 4)
+        _check_room(int(np.prod(maps.shape[1:], dtype=object)) * maps.dtype.itemsize, first.size)
+
+
+def check_numbers(dataset: h5py.Dataset, ndim: int, kind: str) -> None:
+    """Dimensions and kind ("" is text) of an array that is read whole; and that it is all there."""
+    if dataset.shape is None or dataset.ndim != ndim:
+        raise ValueError(f"shape {dataset.shape} where {ndim} dimensions are expected")
+    if kind and dataset.dtype.kind != kind:
+        raise ValueError(f"numbers of type {dataset.dtype}")
+    if not dataset.is_virtual:
+        n_bytes = int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize
+        _check_room(n_bytes, dataset.id.get_storage_size())
+
+
+def _check_room(n_bytes: int, stored: int) -> None:
+    """Refuse to take memory for what the file cannot hold: deflate packs 1032 to 1 at best."""
+    if n_bytes > 1032 * stored + 64:
+        raise ValueError(f"{n_bytes} bytes announced, {stored} there")
+
+
+def check_pooling(
+    path: Path,
+    layer: str,
+    rows: np.ndarray,
+    maps: np.ndarray,
+    pooled: Mapping[str, np.ndarray],
+) -> None:
+    """That the maps of some rows, pooled again, give what is stored pooled."""
+    flat = maps.reshape(len(maps), -1, maps.shape[-1])
+    # Half precision keeps 11 bits: each value is off by at most 2**-11 of itself.
+    tolerance = 1e-3 * np.abs(flat).max(axis=1) + 1e-6
+    for pooling, values in (("mean", flat.mean(axis=1)), ("max", flat.max(axis=1))):
+        # Written so that NaN, which is never stored, is wrong too.
+        wrong = ~(np.abs(values - pooled[pooling]) <= tolerance).all(axis=1)
+        if wrong.any():
+            raise FeatlabError(
+                f"{path}: /pooled/{layer}/{pooling} does not agree with /maps/{layer} in row "
+                f"{int(rows[wrong.argmax()])}; extract again."
+            )
+
+
+def plain(value: Any) -> Any:
+    """HDF5 attribute → plain Python."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+@contextlib.contextmanager
+def read_errors(path: Path, key: str) -> Iterator[None]:
+    """Name the place: HDF5 and h5py tell of damage by nearly every built-in exception."""
+    try:
+        yield
+    except FeatlabError:
+        raise
+    except MemoryError as error:
+        raise FeatlabError(f"there is not enough memory to read {key} of {path}.") from error
+    except Exception as error:
+        reason = _first_line(error)[:_LONGEST]
+        raise FeatlabError(f"{path} is damaged at {key}: {reason}; extract it again.") from error
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a store holds beside its arrays.
+
+    Attributes
+    ----------
+    images : DataFrame
+        Image table, with ``attrs["root"]`` and ``attrs["skipped"]``.
+    boxes : DataFrame
+        Box table.
+    provenance : dict of str to object
+        What made the maps.
+    """
+
+    images: pd.DataFrame
+    boxes: pd.DataFrame
+    provenance: dict[str, Any]
+
+
+def write_tables(file: h5py.File, tables: Tables) -> None:
+    """Add the tables and the provenance to a file."""
+    images = tables.images
+    write_table(file, "images", images, IMAGE_DTYPES)
+    write_table(file, "boxes", tables.boxes, BOX_DTYPES)
+    skipped = pd.DataFrame(images.attrs.get("skipped", []), columns=list(SKIPPED_DTYPES))
+    write_table(file, "skipped", skipped, SKIPPED_DTYPES)
+    file["images"].attrs["root"] = str(images.attrs.get("root", ""))
+    file.create_group("provenance").attrs.update(tables.provenance)
+
+
+def read_tables(file: h5py.File) -> Tables:
+    """The tables and the provenance of an open file."""
+    path = Path(file.filename)
+    images = read_table(file, "images", IMAGE_DTYPES)
+    boxes = read_table(file, "boxes", BOX_DTYPES)
+    skipped = read_table(file, "skipped", SKIPPED_DTYPES)
+    with read_errors(path, "/images"):
+        images.attrs["root"] = str(find_group(file, "images").attrs.get("root", ""))
+    images.attrs["skipped"] = skipped.to_dict("records")
+    with read_errors(path, "/provenance"):
+        attributes = find_group(file, "provenance").attrs
+        provenance = {plain(key): plain(value) for key, value in attributes.items()}
+    return Tables(images, boxes, provenance)
+
+
+def save_tables(path: Path, tables: Tables) -> None:
+    """Keep tables in a file of their own, whole or not at all."""
+    # Made in memory: on a full disk HDF5 cannot even close a file.
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        write_tables(file, tables)
+        file.flush()
+        image = file.id.get_file_image()
+    write_whole(path, image)
+
+
+def load_tables(path: Path) -> Tables:
+    """Tables that :func:`save_tables` kept."""
+    with read_errors(path, "/"):
+        file = h5py.File(path, "r")
+    with file:
+        return read_tables(file)
+
+
+def write_table(file: h5py.File, key: str, table: pd.DataFrame, dtypes: Mapping[str, type]) -> None:
+    """Add a group with a dataset for each column."""
+    group = file.create_group(key)
+    for column, dtype in dtypes.items():
+        if dtype is str:
+            values = np.array([str(value) for value in table[column]], dtype=object)
+            group.create_dataset(
+                column, data=values, dtype=h5py.string_dtype("utf-8"), track_times=False
+            )
+        else:
+            group.create_dataset(column, data=table[column].to_numpy(dtype), track_times=False)
+
+
+def read_table(file: h5py.File, key: str, dtypes: Mapping[str, type]) -> pd.DataFrame:
+    """The table of a group."""
+    path = Path(file.filename)
+    columns = {}
+    for column, dtype in dtypes.items():
+        place = f"{key}/{column}"
+        dataset = find_dataset(file, place)
+        with read_errors(path, f"/{place}"):
+            check_numbers(dataset, 1, "" if dtype is str else np.dtype(dtype).kind)
+            columns[column] = dataset.asstr()[()] if dtype is str else dataset[()]
+    if len({len(values) for values in columns.values()}) > 1:
+        raise FeatlabError(
+            f"{path} is damaged: the columns of /{key} differ in length; extract it again."
+        )
+    return pd.DataFrame(columns)
+
+
+def find_group(file: h5py.File, key: str) -> h5py.Group:
+    """A group of this very file."""
+    return _find(file, key, h5py.Group, "group")
+
+
+def find_dataset(file: h5py.File, key: str, *, virtual: bool = False) -> h5py.Dataset:
+    """A dataset whose numbers lie in this very file.
+
+    With `virtual` it may be a virtual one, to be asked for its shape and type only.
+    """
+    return _find(file, key, h5py.Dataset, "dataset", virtual=virtual)
+
+
+def _find(file: h5py.File, key: str, kind: Any, name: str, *, virtual: bool = False) -> Any:
+    path = Path(file.filename)
+    with read_errors(path, f"/{key}"):
+        item = file.get(key)
+        if not isinstance(item, kind):
+            raise FeatlabError(f"{path} is damaged: no {name} /{key}; extract it again.")
+        # A store from elsewhere could name any file of this machine.
+        outside = item.file.filename != file.filename
+        if isinstance(item, h5py.Dataset):
+            outside = outside or bool(item.external) or (item.is_virtual and not virtual)
+        if outside:
+            raise FeatlabError(f"{path} is refused: /{key} lies in another file.")
+        return item
