@@ -30,7 +30,9 @@ from limits import say
 from PIL import Image
 
 from featlab import backbones, datasets, images
-from featlab.images import colour_histogram, decode_image, decode_scaled, resize_image
+from featlab.images import colour_histogram, decode_image, pixels
+from featlab.images.decode import decode_scaled
+from featlab.images.pixels import resize_image
 
 SIDE, WIDTH, HEIGHT = 224, 4000, 3000
 MARGINS = (1, 1.5, 2, 2.5, 3, 3.3)
@@ -142,14 +144,14 @@ def main(folder: Path, n: int) -> None:
         for name, values in medians.items():
             print("{:24s} {:14.2f} {:8.4f} {:8.4f} {:10.4f}".format(name, *values))
         quality_row[make.__name__] = medians["quality 95 for 92"][1]
-        margin = [medians[f"1/{factor}, margin {images.JPEG_MARGIN}"][1] for factor in FACTORS]
-        name = f"margin {images.JPEG_MARGIN} / quality 95 for 92, pooled, {make.__name__}"
+        margin = [medians[f"1/{factor}, margin {pixels.JPEG_MARGIN}"][1] for factor in FACTORS]
+        name = f"margin {pixels.JPEG_MARGIN} / quality 95 for 92, pooled, {make.__name__}"
         say(name, statistics.median(margin) / quality_row[make.__name__], "<=", 2)
     whole = milliseconds(to_input(1), whole_files)
     print(f"\n{WIDTH} x {HEIGHT} to the input, ms of processor: whole {whole:.1f}")
     for factor in (2, 4, 8):
         print(f"    1/{factor}: {milliseconds(to_input(factor), whole_files):.1f}")
-    used = images.jpeg_factor("a.jpg", WIDTH, HEIGHT, (SIDE, SIDE))
+    used = pixels.jpeg_factor("a.jpg", WIDTH, HEIGHT, (SIDE, SIDE))
     say("12 megapixels, whole / scaled", whole / milliseconds(to_input(used), whole_files), ">=", 2)
 
 

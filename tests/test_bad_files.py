@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featlab import FeatlabError
-from featlab.images import MAX_PIXELS, decode_image, index_images
-from featlab.images.decode import inspect_image
+from featlab.images import decode_image, index_images
+from featlab.images.decode import MAX_PIXELS, inspect_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 

@@ -15,15 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featlab import FeatlabError
-from featlab.images import (
-    colour_histogram,
-    decode_image,
-    decode_scaled,
-    index_images,
-    jpeg_factor,
-    picture_frame,
-    resize_image,
-)
+from featlab.images import colour_histogram, decode_image, index_images, picture_frame
+from featlab.images.decode import decode_scaled
+from featlab.images.pixels import jpeg_factor, resize_image
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]
@@ -213,7 +207,7 @@ def test_group_from_errors(tmp_path):
         index_images(tmp_path, group_from="cat")
     with pytest.raises(FeatlabError, match=r"regular expression, got '\(': "):
         index_images(tmp_path, group_from="(")
-    with pytest.raises(FeatlabError, match="on_error must be 'raise' or 'skip', got 'ignore'"):
+    with pytest.raises(FeatlabError, match="on_error must be one of raise, skip, got 'ignore'"):
         index_images(tmp_path, on_error="ignore")
 
 
@@ -446,7 +440,7 @@ def test_pad_keeps_the_aspect_ratio():
 
 def test_resize_errors():
     pixels = np.zeros((4, 4, 3), np.uint8)
-    with pytest.raises(FeatlabError, match="mode must be 'stretch' or 'pad', got 'crop'"):
+    with pytest.raises(FeatlabError, match="mode must be one of stretch, pad, got 'crop'"):
         resize_image(pixels, (8, 8), "crop")
     with pytest.raises(FeatlabError, match="size must be"):
         picture_frame(4, 4, (0, 8))

@@ -27,7 +27,7 @@ from featlab.extract._source import (
 from featlab.store.format import Tables, load_tables, save_tables
 from featlab.store.rows import Piece, finished_part
 from featlab.store.writing import PartWriter
-from featlab.system.files import write_whole
+from featlab.system.files import write_durably
 from featlab.system.machine import total_memory
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def agree_on_plan(parts: Path, plan: Plan) -> Plan:
         if earlier["batch_size"] != plan.batch_size:
             logger.info("keeping the interrupted pass's batch size %d", earlier["batch_size"])
         return Plan(**earlier)
-    write_whole(file, json.dumps(asdict(plan), indent=1))
+    write_durably(file, json.dumps(asdict(plan), indent=1))
     return plan
 
 

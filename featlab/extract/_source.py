@@ -15,7 +15,7 @@ import pandas as pd
 
 from featlab.arguments import check_at_least, check_choice
 from featlab.errors import FeatlabError
-from featlab.images import JPEG_MARGIN, jpeg_factor
+from featlab.images.pixels import JPEG_MARGIN, jpeg_factor
 from featlab.store.format import BOX_DTYPES
 from featlab.version import __version__
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from featlab.backbones import Backbone
 from featlab.errors import FeatlabError
-from featlab.images import decode_scaled, jpeg_factor, resize_image
+from featlab.images.decode import decode_scaled
+from featlab.images.pixels import jpeg_factor, resize_image
 
 if TYPE_CHECKING:
     import keras

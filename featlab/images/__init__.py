@@ -4,27 +4,8 @@ Every picture is decoded once while it is indexed, so that a broken file is foun
 network is run and not in the middle of the night.
 """
 
-from __future__ import annotations
+from featlab.images._index import index_images
+from featlab.images.decode import decode_image
+from featlab.images.pixels import colour_histogram, picture_frame
 
-from featlab.images.decode import MAX_PIXELS, ScaledPicture, decode_image, decode_scaled
-from featlab.images.index import index_images
-from featlab.images.pixels import (
-    JPEG_MARGIN,
-    colour_histogram,
-    jpeg_factor,
-    picture_frame,
-    resize_image,
-)
-
-__all__ = [
-    "JPEG_MARGIN",
-    "MAX_PIXELS",
-    "ScaledPicture",
-    "colour_histogram",
-    "decode_image",
-    "decode_scaled",
-    "index_images",
-    "jpeg_factor",
-    "picture_frame",
-    "resize_image",
-]
+__all__ = ["colour_histogram", "decode_image", "index_images", "picture_frame"]

@@ -1,14 +1,17 @@
-"""From decoded pixels to the network's input, and the colour histogram."""
+"""From decoded pixels to the network's input and colours; boxes in pixels of the picture shown."""
 
 from __future__ import annotations
 
+import math
 from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from featlab.arguments import check_choice
 from featlab.errors import FeatlabError
+from featlab.images.decode import Inspection
 
 JPEG_MARGIN = 3
 """How many times the size at which the network sees it a JPEG is decoded, at least. At this margin
@@ -21,6 +24,9 @@ border is close to zero for it, where a black or white one would be a strong edg
 
 # Counting more pixels takes time and hardly changes the shares (docs/speed.md).
 _COUNTED = 1 << 15
+BOX_TOLERANCE = 1.0
+"""How far, in pixels, a box may lie outside its picture and still be clipped."""
+_Corners = tuple[float, float, float, float]
 _JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
 
 
@@ -182,12 +188,52 @@ def colour_histogram(
     return (np.array(counts) / codes.size).astype(np.float32)
 
 
+def fit_box(corners: _Corners, size: tuple[float, float] | None, picture: Inspection) -> _Corners:
+    """Bring a box from the picture it was drawn in to the picture as shown.
+
+    Parameters
+    ----------
+    corners : tuple of float
+        xmin, ymin, xmax, ymax in pixels.
+    size : tuple of float, optional
+        Width and height of the picture the box was drawn in. Equal to the picture's shown size, or
+        None: the box is taken as it is. Equal to the size before the EXIF rotation: the box is
+        turned with the picture. Another size of the same shape: the box is scaled.
+    picture : Inspection
+
+    Returns
+    -------
+    tuple of float
+        xmin, ymin, xmax, ymax in pixels of the picture as shown, inside it.
+
+    Raises
+    ------
+    FeatlabError
+        With a short reason: the box is not finite, empty, or outside its picture by more than
+        :data:`BOX_TOLERANCE`, or the size does not belong to the picture.
+    """
+    shown = (float(picture.width), float(picture.height))
+    drawn = shown if size is None else size
+    inside = _clip(corners, drawn)
+    if drawn == shown:
+        return inside
+    if picture.orientation >= 5 and drawn == shown[::-1]:
+        return _turn(inside, drawn, picture.orientation)
+    if not _same_shape(drawn, shown):
+        raise FeatlabError(
+            f"it was drawn in a picture of {drawn[0]:g} x {drawn[1]:g} pixels, this one has "
+            f"{picture.width} x {picture.height}, another shape"
+        )
+    across, down = shown[0] / drawn[0], shown[1] / drawn[1]
+    left, top, right, bottom = inside
+    return left * across, top * down, right * across, bottom * down
+
+
 def _placement(
     width: float, height: float, size: tuple[int, int], mode: str
 ) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of the picture in whole pixels of the input."""
-    if mode not in ("stretch", "pad"):
-        raise FeatlabError(f"mode must be 'stretch' or 'pad', got {mode!r}.")
+    check_choice("mode", mode, ("stretch", "pad"))
     if len(size) != 2 or min(size) < 1:
         raise FeatlabError(f"size must be (height, width), both at least 1, got {size!r}.")
     if width < 1 or height < 1:
@@ -217,3 +263,43 @@ def _check_pixels(pixels: npt.NDArray[np.uint8]) -> None:
             "pixels must be uint8 of shape (h, w, 3) with h and w at least 1, "
             f"got {pixels.dtype} of shape {pixels.shape}."
         )
+
+
+def _clip(corners: _Corners, size: tuple[float, float]) -> _Corners:
+    left, top, right, bottom = corners
+    width, height = size
+    text = ", ".join(f"{value:g}" for value in corners)
+    if not all(map(math.isfinite, (*corners, *size))):
+        raise FeatlabError(f"the box ({text}) is not finite")
+    if right <= left or bottom <= top:
+        raise FeatlabError(f"the box ({text}) is empty: xmax <= xmin or ymax <= ymin")
+    if max(-left, -top, right - width, bottom - height) > BOX_TOLERANCE:
+        raise FeatlabError(
+            f"the box ({text}) lies outside its picture of {width:g} x {height:g} pixels"
+        )
+    left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
+    if right <= left or bottom <= top:
+        raise FeatlabError(f"the box ({text}) lies on the edge of its picture, outside it")
+    return left, top, right, bottom
+
+
+def _turn(corners: _Corners, size: tuple[float, float], orientation: int) -> _Corners:
+    """Turn a box as EXIF orientation 5 to 8 turns a picture of this size."""
+    left, top, right, bottom = corners
+    width, height = size
+    # The four swap x and y; those that also run an axis backwards count from its other end.
+    if orientation in (6, 7):
+        top, bottom = height - bottom, height - top
+    if orientation in (7, 8):
+        left, right = width - right, width - left
+    return top, left, bottom, right
+
+
+def _same_shape(drawn: tuple[float, float], shown: tuple[float, float]) -> bool:
+    """Whether one size is the other resized, up to a pixel of rounding in the smaller one."""
+    small, large = sorted((drawn, shown))
+    if min(small) <= 0:
+        return False
+    across, down = large[0] / small[0], large[1] / small[1]
+    # The longer side fixes the scale most precisely, hence the smaller of the two errors.
+    return min(abs(large[1] / across - small[1]), abs(large[0] / down - small[0])) <= 1

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab import images
 from featlab.arguments import true_boxes
 from featlab.backbones import Backbone
 from featlab.boxes.geometry import CORNERS, picture_to_frame
 from featlab.errors import FeatlabError
 from featlab.gradients.dam import DAM_PRESETS
 from featlab.gradients.network import HeadedNetwork
+from featlab.images.decode import decode_scaled
+from featlab.images.pixels import jpeg_factor, resize_image
 from featlab.store import MapStore
 
 _TUNING_SHARE = 2 / 3  # images that thresholds are chosen on, per image scored
@@ -201,9 +202,9 @@ def network_input(store: MapStore, rows: np.ndarray, size: tuple[int, int]) -> n
             ) from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise FeatlabError(f"{root / path} has changed since the store was made.")
-        factor = images.jpeg_factor(path, width, height, size, resize) if scales else 1
-        picture = images.decode_scaled(data, factor)
-        pictures.append(images.resize_image(picture.image, size, resize, box=picture.box))
+        factor = jpeg_factor(path, width, height, size, resize) if scales else 1
+        picture = decode_scaled(data, factor)
+        pictures.append(resize_image(picture.image, size, resize, box=picture.box))
     return np.stack(pictures)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from featlab import images, localise
 from featlab.arguments import in_turn
 from featlab.errors import FeatlabError
+from featlab.images.pixels import resize_image
 from featlab.results.heads import HeadResults
 from featlab.results.localisation import Localisation
 from featlab.results.pictures import Examples, Gallery, MethodExamples, Samples
@@ -105,7 +106,7 @@ def _shrunk(picture: np.ndarray | None, side: int) -> np.ndarray | None:
     if picture is None or max(picture.shape[:2]) <= side:
         return picture
     height, width = (max(1, round(n * side / max(picture.shape[:2]))) for n in picture.shape[:2])
-    return images.resize_image(picture, (height, width))
+    return resize_image(picture, (height, width))
 
 
 def samples(store: MapStore, load: Load, truth: pd.DataFrame, random_state: int) -> Samples:

@@ -22,6 +22,7 @@ from featlab.finetune import compare_transfer
 from featlab.finetune.fitting import FineTuned
 from featlab.finetune.network import map_network
 from featlab.finetune.transfer import detector_changes
+from featlab.images.pixels import resize_image
 from featlab.pipeline.detectors import find_detectors
 from featlab.results.heads import HeadResults
 from featlab.results.transfer import Transfer
@@ -248,7 +249,7 @@ def _small_copies(table: pd.DataFrame, folder: Path, side: int) -> pd.DataFrame:
     for path in table["path"]:
         pixels = images.decode_image((root / path).read_bytes())
         buffer = io.BytesIO()
-        Image.fromarray(images.resize_image(pixels, (side, side))).save(buffer, "png")
+        Image.fromarray(resize_image(pixels, (side, side))).save(buffer, "png")
         target = folder / f"{path}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(buffer.getvalue())

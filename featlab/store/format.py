@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from featlab.errors import FeatlabError
-from featlab.system.files import write_whole
+from featlab.system.files import write_durably
 
 ENCODING_TYPE = "featlab-maps"
 """Root attribute ``encoding-type`` of every store."""
@@ -229,7 +229,7 @@ def save_tables(path: Path, tables: Tables) -> None:
         write_tables(file, tables)
         file.flush()
         image = file.id.get_file_image()
-    write_whole(path, image)
+    write_durably(path, image)
 
 
 def load_tables(path: Path) -> Tables:

@@ -41,20 +41,25 @@ def write_whole(path: Path, write: Callable[[Path], Any] | bytes | str) -> None:
         The system does not let the file be written; an earlier one of that name is still whole.
     """
     with system_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays: Keras and numpy look at it.
-        part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}.part{path.suffix}")
-        try:
-            if isinstance(write, bytes):
-                part.write_bytes(write)
-            elif isinstance(write, str):
-                part.write_text(write, "utf-8", newline="")
-            else:
-                write(part)
-            replace_durably(part, path)
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+        write_durably(path, write)
+
+
+def write_durably(path: Path, write: Callable[[Path], Any] | bytes | str) -> None:
+    """As :func:`write_whole`, for a caller that says itself what the system's refusal means."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays: Keras and numpy look at it.
+    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}.part{path.suffix}")
+    try:
+        if isinstance(write, bytes):
+            part.write_bytes(write)
+        elif isinstance(write, str):
+            part.write_text(write, "utf-8", newline="")
+        else:
+            write(part)
+        replace_durably(part, path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,28 +1,36 @@
-"""Boxes as they are written down: ``boxes.csv``, Pascal VOC XML or COCO JSON."""
+"""Boxes as they are written down: ``boxes.csv``, Pascal VOC XML or COCO JSON; and files' names.
+
+A new format is one more function from a file to a list of `WrittenBox`, named in
+:func:`read_annotations`.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import posixpath
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from featlab.errors import FeatlabError
-from featlab.images.decode import cut, first_line
-from featlab.images.sources import (
-    Problem,
-    annotation_files,
-    is_storable,
-    os_reason,
-    printable,
-    read_rows,
-)
+from featlab.images.decode import cut, first_line, is_storable, os_reason, printable
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _DEFAULT_KIND = "object"
+_ANNOTATIONS = "annotations"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file or a box that cannot be used, and why."""
+
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -285,3 +293,116 @@ def _picture_folder(path: str) -> str:
 
 def _forward(path: str) -> str:
     return posixpath.normpath(path.replace("\\", "/")) if path else ""
+
+
+def walk_files(root: Path, start: str, problems: list[Problem]) -> Iterator[str]:
+    """Files below ``root/start``, as paths relative to `root`; hidden ones are left out.
+
+    Links are followed, except to a folder that the walk is already inside of.
+    """
+    stack = [(start, frozenset[str]())]
+    while stack:
+        folder, above = stack.pop()
+        real = os.path.realpath(root / folder)
+        if real in above:
+            continue
+        try:
+            names = sorted(os.listdir(root / folder))
+        except OSError as error:
+            problems.append(Problem(printable(folder) or ".", os_reason(error)))
+            continue
+        for name in names:
+            path = posixpath.join(folder, name)
+            if name.startswith("."):
+                continue
+            if not os.path.isdir(root / path):
+                yield path
+            elif name.lower() != _ANNOTATIONS:
+                stack.append((path, above | {real}))
+
+
+def annotation_files(root: Path, pictures: list[str], suffix: str) -> list[str]:
+    """Files with a suffix beside the pictures, in the folders above them, and in ``annotations``.
+
+    Returned as paths relative to `root`, sorted.
+    """
+    found: set[str] = set()
+    for folder in picture_folders(pictures):
+        for name in _names_in(root / folder):
+            path = posixpath.join(folder, name)
+            if name.lower() == _ANNOTATIONS and os.path.isdir(root / path):
+                found.update(walk_files(root, path, []))
+            else:
+                found.add(path)
+    return sorted(path for path in found if _is_visible_file(root, path, suffix))
+
+
+def picture_folders(pictures: list[str]) -> set[str]:
+    """The folders that hold pictures, and all folders above them; the root is ``""``."""
+    folders = {""}
+    for path in pictures:
+        folder = posixpath.dirname(path)
+        while folder not in folders:
+            folders.add(folder)
+            folder = posixpath.dirname(folder)
+    return folders
+
+
+def read_rows(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV file with the numbers of their lines; values are stripped, missing ones ``""``.
+
+    Raises
+    ------
+    FeatlabError
+        If the file cannot be read as CSV in UTF-8, or lacks a required column.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            missing = [name for name in required if name not in header]
+            if missing:
+                raise FeatlabError(
+                    f"{path} needs the columns {', '.join(required)}, separated by commas; "
+                    f"its first line has {cut(', '.join(header)) or 'none'}."
+                )
+            for values in reader:
+                if len(values) > len(header):
+                    raise FeatlabError(
+                        f"{path} line {reader.line_num} has {len(values)} values for "
+                        f"{len(header)} columns; quote values that hold a comma."
+                    )
+                if not all(map(is_storable, values)):
+                    raise FeatlabError(
+                        f"{path} line {reader.line_num} holds a NUL character; remove it."
+                    )
+                if any(values):
+                    padded = values + [""] * (len(header) - len(values))
+                    yield reader.line_num, dict(zip(header, map(str.strip, padded), strict=True))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise FeatlabError(
+            f"{path} cannot be read as CSV in UTF-8: {first_line(error)}."
+        ) from error
+
+
+def _names_in(folder: Path) -> list[str]:
+    # A folder that cannot be read holds only pictures that are reported as bad already.
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _is_visible_file(root: Path, path: str, suffix: str) -> bool:
+    name = posixpath.basename(path)
+    is_wanted = name.lower().endswith(suffix) and not name.startswith(".")
+    return is_wanted and os.path.isfile(root / path)
+
+
+def relative_path(text: str) -> str | None:
+    """A path as written by any system → relative with forward slashes; None if it leads outside."""
+    text = text.replace("\\", "/")
+    if not text or text.startswith("/") or "\0" in text or re.match(r"[A-Za-z]:", text):
+        return None
+    path = posixpath.normpath(text)
+    return None if path == "." or path.split("/")[0] == ".." else path
