@@ -17,7 +17,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featlab import FeatlabError, datasets
-from featlab.datasets import CLASSES, Scenes, _scenes, iter_scenes, make_scenes, write_scenes
+from featlab.datasets import CLASSES, _scenes, iter_scenes, make_scenes, write_scenes
+from featlab.results.datasets import Scenes
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]
 N = 240

@@ -24,9 +24,8 @@ from conftest import FakeBackbone
 from PIL import Image
 
 from featlab import FeatlabError, boxes, cli, datasets, extract, images, localise, splits
-from featlab.datasets import _birds, _fetch, _pets
-from featlab.datasets._fetch import Archive, fetch_file
-from featlab.datasets._unpack import extract_archive
+from featlab.datasets import _fetch, _sets
+from featlab.datasets._fetch import Archive, extract_archive, fetch_file
 from featlab.store import MapStore
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]
@@ -648,7 +647,7 @@ def pets(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[dict, dict]:
         described(name, server.files[f"/pets/{name}"], folder)
         for name, folder in (("images.tar.gz", "images"), ("annotations.tar.gz", "annotations"))
     )
-    monkeypatch.setattr(_pets, "_ARCHIVES", archives)
+    monkeypatch.setattr(_sets, "_PET_ARCHIVES", archives)
     return bodies, trimaps
 
 
@@ -691,7 +690,7 @@ def test_species_are_another_table_of_the_same_folder(server, pets, tmp_path):
     assert dict(zip(one["label"], two["label"], strict=True)) == {
         "Abyssinian": "cat", "Bengal": "cat", "beagle": "dog",
     }  # fmt: skip
-    with pytest.raises(FeatlabError, match="label must be 'breed' or 'species', got 'colour'"):
+    with pytest.raises(FeatlabError, match="label must be one of breed, species, got 'colour'"):
         fetch_pets(server, tmp_path, label="colour")
 
 
@@ -792,7 +791,7 @@ def test_real_pets_give_back_their_boxes(server, shared_data, tmp_path, monkeypa
     files = {"images.tar.gz": tar_gz(pictures), "annotations.tar.gz": tar_gz(notes)}
     server.files = {f"/{name}": data for name, data in files.items()}
     archives = [described(name, data, name.split(".")[0]) for name, data in files.items()]
-    monkeypatch.setattr(_pets, "_ARCHIVES", archives)
+    monkeypatch.setattr(_sets, "_PET_ARCHIVES", archives)
     index = datasets.fetch_oxford_pets(tmp_path, label="species", base_url=server.url)
     table, found = images.index_images(index)
     assert dict(table["label"].value_counts()) == dict(chosen.str.partition("/")[0].value_counts())
@@ -829,8 +828,8 @@ def test_an_archive_without_what_it_should_hold(
         members = {m.name: tar.extractfile(m).read() for m in tar if m.isreg()}
     changed = {k: v for k, v in {**members, **change}.items() if v is not None}
     server.files["/pets/annotations.tar.gz"] = data = tar_gz(changed)
-    archives = (_pets._ARCHIVES[0], described("annotations.tar.gz", data, "annotations"))
-    monkeypatch.setattr(_pets, "_ARCHIVES", archives)
+    archives = (_sets._PET_ARCHIVES[0], described("annotations.tar.gz", data, "annotations"))
+    monkeypatch.setattr(_sets, "_PET_ARCHIVES", archives)
     with pytest.raises(FeatlabError, match=message) as caught:
         fetch_pets(server, tmp_path)
     assert "run the same again" in str(caught.value)
@@ -840,9 +839,9 @@ def test_an_archive_without_what_it_should_hold(
 def test_heads_without_size_or_corners(tmp_path):
     file = tmp_path / "a.xml"
     file.write_text("<annotation><object><name>cat</name></object></annotation>")
-    assert list(_pets._heads(file)) == []
+    assert list(_sets._heads(file)) == []
     file.write_bytes(head_xml("a", 0, 0, [1, 2, 3, 4]))
-    assert list(_pets._heads(file)) == [(("", ""), (1.0, 2.0, 3.0, 4.0))]
+    assert list(_sets._heads(file)) == [(("", ""), (1.0, 2.0, 3.0, 4.0))]
 
 
 def test_breeds_can_be_kept_apart(server, pets, tmp_path):
@@ -879,11 +878,11 @@ def test_two_callers_fetch_once(server, pets, tmp_path):
 
 def test_a_killed_process_frees_the_lock_and_the_next_goes_on(server, pets, tmp_path):
     code = (
-        "import sys\nfrom featlab import datasets\nfrom featlab.datasets import _fetch, _pets\n"
-        f"_pets._ARCHIVES = {tuple(_pets._ARCHIVES)!r}\n"
+        "import sys\nfrom featlab import datasets\nfrom featlab.datasets import _fetch, _sets\n"
+        f"_sets._PET_ARCHIVES = {tuple(_sets._PET_ARCHIVES)!r}\n"
         f"datasets.fetch_oxford_pets({str(tmp_path)!r}, base_url={server.url + '/pets'!r})"
     ).replace("Archive(", "_fetch.Archive(")
-    size = _pets._ARCHIVES[0].size
+    size = _sets._PET_ARCHIVES[0].size
     asked = threading.Event()
 
     def half_then_nothing(handler: Handler, data: bytes) -> None:
@@ -917,7 +916,7 @@ def test_a_cache_that_cannot_be_written(server, pets, tmp_path, monkeypatch):
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("featlab.datasets._unpack.shutil.copyfileobj", full)
+    monkeypatch.setattr("featlab.datasets._fetch.shutil.copyfileobj", full)
     with pytest.raises(FeatlabError, match="No space left on device"):
         fetch_pets(server, tmp_path)
     assert not (tmp_path / "oxford-pets" / "images").exists()
@@ -954,7 +953,9 @@ def birds(**changes: bytes) -> bytes:
 def fetch_birds(server: Server, cache: Path, data: bytes) -> Path:
     server.files["/files/CUB_200_2011.tgz"] = data
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_birds, "_ARCHIVES", (described("CUB_200_2011.tgz", data, "CUB_200_2011"),))
+        patch.setattr(
+            _sets, "_BIRD_ARCHIVES", (described("CUB_200_2011.tgz", data, "CUB_200_2011"),)
+        )
         return datasets.fetch_cub_200_2011(cache, base_url=f"{server.url}/files")
 
 

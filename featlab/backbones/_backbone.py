@@ -7,16 +7,21 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featlab.backbones._engines import Engine, check_request, make_engine
-from featlab.backbones._sources import Source, find_source
-from featlab.backbones._surgery import output_of, remove_last_stride, spatial_layers
+from featlab.backbones.networks import (
+    Source,
+    find_source,
+    output_of,
+    remove_last_stride,
+    spatial_layers,
+)
 from featlab.errors import FeatlabError
+from featlab.results.backbones import Description
 
 if TYPE_CHECKING:
     import keras
@@ -24,37 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SMALLEST_INPUT = 32
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a reader wants to know of a backbone.
-
-    Attributes
-    ----------
-    name, weights, preprocessing : str
-    input_size : (int, int)
-        Height and width in pixels.
-    outputs : dict of str to str
-        Layer → "7 x 7 cells of 32 px, 1280 neurons".
-    parameters : int
-        Number of weights up to the last layer given.
-    """
-
-    name: str
-    weights: str
-    input_size: tuple[int, int]
-    outputs: dict[str, str]
-    parameters: int
-    preprocessing: str
-
-    def __str__(self) -> str:
-        height, width = self.input_size
-        outputs = "; ".join(f"layer {layer}: {text}" for layer, text in self.outputs.items())
-        return (
-            f"{self.name} ({self.weights} weights, {self.parameters:,} parameters). Input: "
-            f"{height} × {width} px RGB, {self.preprocessing}. Output: {outputs}."
-        )
 
 
 class Backbone:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featlab.arguments import check_choice
 from featlab.errors import FeatlabError
 from featlab.system.machine import usable_cores
 
@@ -76,10 +77,8 @@ def check_request(engine: str, precision: str) -> None:
     FeatlabError
         An unknown value, or a precision that the engine does not have.
     """
-    if engine not in ENGINES:
-        raise FeatlabError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}.")
-    if precision not in PRECISIONS:
-        raise FeatlabError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+    check_choice("engine", engine, ENGINES)
+    check_choice("precision", precision, PRECISIONS)
     if precision != "float32" and engine not in ("auto", "openvino"):
         raise FeatlabError(
             f"precision={precision!r} needs engine='openvino', got engine={engine!r}."

@@ -11,8 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,14 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from featlab.datasets._birds import CUB_200_2011_URL, fetch_cub_200_2011
-from featlab.datasets._neurons import Neurons, make_neurons
-from featlab.datasets._pets import OXFORD_PETS_URL, fetch_oxford_pets, pet_masks
+from featlab.arguments import Progress, feature_columns, tracked
 from featlab.datasets._scenes import TEXTURES, Scene, draw_scene
+from featlab.datasets._sets import fetch_cub_200_2011, fetch_oxford_pets, pet_masks
 from featlab.errors import FeatlabError
+from featlab.results.datasets import Neurons, Scenes
+from featlab.system.files import replace_durably, system_errors, write_whole
 
 __all__ = [
-    "CLASSES",
-    "CUB_200_2011_URL",
-    "OXFORD_PETS_URL",
-    "Neurons",
-    "Scenes",
     "fetch_cub_200_2011",
     "fetch_oxford_pets",
     "iter_scenes",
@@ -51,26 +46,7 @@ _GENERATOR = 1
 _JPEG_QUALITY = 92
 _BOX_COLUMNS = ["image", "kind", "label", "xmin", "ymin", "xmax", "ymax"]
 _CSV_COLUMNS = ["image", "label", "kind", "width", "height", "xmin", "ymin", "xmax", "ymax"]
-
-
-@dataclass(frozen=True)
-class Scenes:
-    """A set of scenes in memory; entry *i* of every list is scene *i*.
-
-    Attributes
-    ----------
-    images : list of ndarray of uint8, shape (h, w, 3)
-    labels : list of str
-    boxes : DataFrame
-        The box table: image (the scene's number, from 0), kind ("object"), label, xmin, ymin,
-        xmax, ymax (pixels, continuous).
-    masks : list of ndarray of bool, shape (h, w)
-    """
-
-    images: list[npt.NDArray[np.uint8]]
-    labels: list[str]
-    boxes: pd.DataFrame
-    masks: list[npt.NDArray[np.bool_]]
+_BLOCK = 20
 
 
 def make_scenes(n: int = 240, *, classes: int = 2, random_state: int = 0) -> Scenes:
@@ -143,7 +119,7 @@ def write_scenes(
     classes: int = 2,
     random_state: int = 0,
     masks: bool = False,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write *n* scenes as an image folder: ``<class>/scene_0001.jpg`` and ``boxes.csv``.
 
@@ -184,19 +160,98 @@ def write_scenes(
     }
     if _is_finished(root, arguments):
         return root
-    root.mkdir(parents=True, exist_ok=True)
-    _write_whole(root / _UNFINISHED, json.dumps(arguments).encode())
-    scenes: Iterable[Scene] = iter_scenes(n, classes=classes, random_state=random_state)
+    write_whole(root / _UNFINISHED, json.dumps(arguments))
+    scenes = iter_scenes(n, classes=classes, random_state=random_state)
     rows: list[tuple[object, ...]] = []
-    for i, scene in enumerate(progress(scenes) if progress else scenes):
+    for i, scene in enumerate(tracked(scenes, progress)):
         rows += _write_scene(root, i, scene, masks=masks)
     table = pd.DataFrame(rows, columns=_CSV_COLUMNS)
-    _write_whole(root / "boxes.csv", table.to_csv(index=False).encode())
-    os.replace(root / _UNFINISHED, root / _MANIFEST)
+    write_whole(root / "boxes.csv", table.to_csv(index=False))
+    with system_errors(root):
+        replace_durably(root / _UNFINISHED, root / _MANIFEST)
     return root
 
 
-# ---------------------------------------------------------------------------- checks and files
+def make_neurons(
+    n_images: int = 200,
+    n_neurons: int = 500,
+    n_detectors: int = 20,
+    *,
+    classes: int = 2,
+    effect: float = 1.0,
+    correlation: float = 0.0,
+    dead: float = 0.0,
+    random_state: int = 0,
+) -> Neurons:
+    """Activations like those of a network's pooled maps, with planted detectors.
+
+    A latent Gaussian value per image and neuron, correlated within blocks of 20 neurons, raised by
+    `effect` standard deviations in the detector's class, then cut off below 0 as by a ReLU.
+
+    Parameters
+    ----------
+    n_images, n_neurons : int
+        The classes take turns over the images.
+    n_detectors : int
+        Neurons that detect a class; spread evenly over the blocks, the classes in turn.
+    classes : int
+        Number of classes, at least 2; they are called "class_0", "class_1", ...
+    effect : float
+        Shift of a detector's latent value in its class, in standard deviations.
+    correlation : float
+        Of the latent values of two neurons of a block, in [0, 1).
+    dead : float
+        Share of the neurons, in [0, 1), that are 0 everywhere; none of them a detector.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    Neurons
+
+    Raises
+    ------
+    FeatlabError
+        A number out of its range, or more detectors than living neurons.
+
+    Examples
+    --------
+    >>> made = make_neurons(60, 100, 4, random_state=1)
+    >>> made.X.shape, (made.truth["label"] != "").sum()
+    ((60, 100), np.int64(4))
+    """
+    n_dead = round(dead * n_neurons)
+    if not (0 <= dead < 1 and 0 <= correlation < 1 and classes >= 2 and n_images >= classes):
+        raise FeatlabError(
+            "make_neurons needs classes of at least 2, an image for each class, and dead and "
+            f"correlation in [0, 1); got classes={classes}, n_images={n_images}, dead={dead}, "
+            f"correlation={correlation}."
+        )
+    if not 0 <= n_detectors <= n_neurons - n_dead:
+        raise FeatlabError(
+            f"n_detectors must be from 0 to the {n_neurons - n_dead} living neurons, "
+            f"got {n_detectors}."
+        )
+    rng = np.random.default_rng(random_state)
+    codes = np.arange(n_images) % classes
+    shared = rng.normal(size=(n_images, -(-n_neurons // _BLOCK)))
+    latent = np.sqrt(1 - correlation) * rng.normal(size=(n_images, n_neurons))
+    latent += np.sqrt(correlation) * shared[:, np.arange(n_neurons) // _BLOCK]
+    silent = rng.permutation(n_neurons)[:n_dead]
+    living = np.setdiff1d(np.arange(n_neurons), silent)
+    places = np.linspace(0, len(living), n_detectors, endpoint=False).astype(int)
+    detectors = living[places]
+    detected = np.arange(n_detectors) % classes
+    latent[:, detectors] += effect * (codes[:, None] == detected)
+    latent[:, silent] = 0
+    names = np.array([f"class_{k}" for k in range(classes)], dtype=object)
+    label = np.full(n_neurons, "", dtype=object)
+    label[detectors] = names[detected]
+    truth = pd.DataFrame({"neuron": np.arange(n_neurons), "label": label})
+    truth["dead"] = np.isin(truth["neuron"], silent)
+    columns = feature_columns("made_up", "mean", n_neurons)
+    X = pd.DataFrame(np.maximum(latent, 0).astype(np.float32), columns=columns)
+    return Neurons(X, pd.Series(names[codes].astype(str), name="label"), truth)
 
 
 def _check_arguments(n: int, classes: int, random_state: int) -> None:
@@ -223,16 +278,16 @@ def _is_finished(root: Path, arguments: dict[str, Any]) -> bool:
         return False
     for name in (_MANIFEST, _UNFINISHED):
         if (root / name).is_file():
-            found = json.loads((root / name).read_text())
+            earlier = json.loads((root / name).read_text())
             break
     else:
         raise FeatlabError(
             f"folder {str(root)!r} exists and was not written by write_scenes; "
             "give a new or an empty folder."
         )
-    if found != arguments:
+    if earlier != arguments:
         raise FeatlabError(
-            f"folder {str(root)!r} holds scenes made with {found}, asked for {arguments}; "
+            f"folder {str(root)!r} holds scenes made with {earlier}, asked for {arguments}; "
             "give another folder or the same arguments."
         )
     return name == _MANIFEST and _all_there(root, arguments)
@@ -244,13 +299,6 @@ def _all_there(root: Path, arguments: dict[str, Any]) -> bool:
     return (root / "boxes.csv").is_file() and all((root / name).is_file() for name in names)
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
 def _encode(array: npt.NDArray[np.uint8], **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, **options)
@@ -260,10 +308,10 @@ def _encode(array: npt.NDArray[np.uint8], **options: Any) -> bytes:
 def _write_scene(root: Path, i: int, scene: Scene, *, masks: bool) -> list[tuple[object, ...]]:
     name = _scene_name(i, scene.label, ".jpg")
     jpeg = _encode(scene.image, format="JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    _write_whole(root / name, jpeg)
+    write_whole(root / name, jpeg)
     if masks:
         png = _encode(scene.mask.astype(np.uint8) * 255, format="PNG")
         beside = root.with_name(root.name + "_masks")
-        _write_whole(beside / _scene_name(i, scene.label, ".png"), png)
+        write_whole(beside / _scene_name(i, scene.label, ".png"), png)
     height, width = scene.mask.shape
     return [(name, scene.label, "object", width, height, *map(float, box)) for box in scene.boxes]

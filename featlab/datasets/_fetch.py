@@ -1,39 +1,49 @@
-"""Downloads that go on where they broke off, and are checked before they bear their name.
+"""Downloads that go on where they broke off, checked before they bear their name, and unpacked.
 
-A file is known by its size and MD5 sum. What a server says about it decides nothing: whatever came,
-in however many pieces, the checksum tells whether it is the file.
+``pooch`` fetches and checks whole files. This promises more: what came of 1.15 GB is not fetched
+again, after a broken connection or in a later call; a checksum, not the server, says whether the
+pieces are the file; and archives are unpacked without trust in their members.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import http.client
 import logging
 import os
 import re
+import shutil
+import tarfile
 import time
+import unicodedata
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from featlab.datasets._files import amount, one_line, part_of, put_in_place
-from featlab.datasets._unpack import extract_archive
+import filelock
+
+from featlab.arguments import Progress, tracked
 from featlab.errors import FeatlabError
+from featlab.system.files import replace_durably
 
 _log = logging.getLogger(__name__)
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 _TIMEOUT = 30.0  # seconds without a byte
 _WAITS = (1.0, 2.0, 4.0)  # seconds before each further try in a row that brings nothing new
 _LONGEST_WAIT = 60.0  # seconds that a server may ask for
 _BLOCK = 1 << 20
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
-_NO_SUCH_RANGE = 416
+_MEND = "delete it and run the same again, or put the official file there."
+_BAD_CHARACTERS = re.compile(r'[\x00-\x1f\x7f-\x9f\\:*?"<>|\ud800-\udfff]')
+_LONGEST_NAME = 200
+_HEADER = 512
 
 
 @dataclass(frozen=True)
@@ -131,10 +141,10 @@ def fetch_file(url: str, path: Path, md5: str, size: int, progress: Progress | N
         next call can go on with it.
     """
     if path.exists():
-        found = _md5(path)
-        if found != md5:
+        own = _md5(path)
+        if own != md5:
             raise FeatlabError(
-                f"{path} has the MD5 sum {found}, the official file ({url}) has {md5}; delete "
+                f"{path} has the MD5 sum {own}, the official file ({url}) has {md5}; delete "
                 "it, or put the right file there, and run the same again."
             )
         return path
@@ -147,12 +157,12 @@ def fetch_file(url: str, path: Path, md5: str, size: int, progress: Progress | N
         _log.warning("the pieces of %s do not fit together; starting anew", path.name)
         part.unlink()
         _receive_all(url, path, size, progress)
-    found = _md5(part)
-    if found != md5:
+    received = _md5(part)
+    if received != md5:
         part.unlink()
-        problem = f"{amount(size)} came with the MD5 sum {found}, it should be {md5}"
+        problem = f"{amount(size)} came with the MD5 sum {received}, it should be {md5}"
         raise FeatlabError(_failure(url, path, problem))
-    put_in_place(part, path)
+    replace_durably(part, path)
     return path
 
 
@@ -186,7 +196,7 @@ def _receive(url: str, part: Path, size: int, progress: Progress | None) -> int:
         _log.info("downloading %s: %s still to come", url, amount(size - start))
         blocks = [range(at, min(at + _BLOCK, size)) for at in range(start, size, _BLOCK)]
         with open(part, "ab" if start else "wb") as file:
-            for block in progress(blocks) if progress else blocks:
+            for block in tracked(blocks, progress):
                 for data in _pieces(response, len(block)):
                     received += file.write(data)
                 if received < block.stop:
@@ -229,7 +239,7 @@ def _opened(url: str, part: Path, start: int) -> http.client.HTTPResponse:
 
 def _refused(error: urllib.error.HTTPError, part: Path, start: int) -> _Trouble:
     error.close()
-    if error.code == _NO_SUCH_RANGE and start:
+    if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and start:
         part.unlink()  # The server's file ends before this point: it is another one.
         return _Trouble("the server does not have the rest of it", passing=True)
     after = error.headers.get("Retry-After", "")
@@ -272,3 +282,169 @@ def _md5(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def extract_archive(
+    archive: Path,
+    root: Path,
+    folder: str,
+    *,
+    most_members: int = 100_000,
+    most_member_bytes: int = 256 << 20,
+    most_bytes: int = 4 << 30,
+) -> Path:
+    """Unpack one top folder of a ``.tar.gz`` file into `root`: all of it, or nothing.
+
+    Only files and folders are made; owners, permissions and times in the archive are not taken
+    over, and macOS's ``._`` companions are left out.
+
+    Parameters
+    ----------
+    archive : Path
+    root : Path
+    folder : str
+        The top folder; must not be in `root` yet.
+    most_members, most_member_bytes, most_bytes : int
+        Limits on the number of members, the size of one, and their sum.
+
+    Returns
+    -------
+    Path
+        ``root / folder``
+
+    Raises
+    ------
+    FeatlabError
+        The archive is damaged, lacks the folder, passes a limit, or has a member that is a link or
+        a device, comes twice, or has a name that leads outside or that not every system can keep.
+    """
+    scratch = root / f".{folder}.unpacking"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+        with tarfile.open(archive, "r:gz") as tar:
+            for member, path in _checked(tar, most_members, most_member_bytes, most_bytes):
+                if path[0] == folder and not path[-1].startswith("._"):
+                    _unpack(tar, member, scratch, path)
+        if not (scratch / folder).is_dir():
+            raise FeatlabError(f"it has no folder {folder!r}")
+        os.replace(scratch / folder, root / folder)
+    except FeatlabError as error:
+        raise FeatlabError(f"{archive} cannot be unpacked: {error}; {_MEND}") from None
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
+        raise FeatlabError(f"{archive} is damaged ({one_line(error)}); {_MEND}") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return root / folder
+
+
+def _checked(
+    tar: tarfile.TarFile, most_members: int, most_member_bytes: int, most_bytes: int
+) -> Iterator[tuple[tarfile.TarInfo, list[str]]]:
+    """The members with their paths, each only after it passed every check."""
+    files: set[str] = set()
+    folders: set[str] = set()
+    total = 0
+    for number, member in enumerate(tar, start=1):
+        total += member.size
+        if number > most_members:
+            raise FeatlabError(f"it has more than {most_members:,} members")
+        if not 0 <= member.size <= most_member_bytes:
+            raise FeatlabError(f"{member.name!r} has more than {amount(most_member_bytes)}")
+        if total > most_bytes:
+            raise FeatlabError(f"it holds more than {amount(most_bytes)}")
+        if not (member.isreg() or member.isdir()):
+            raise FeatlabError(f"{member.name!r} is neither a file nor a folder")
+        path = _safe_path(member.name)
+        # Case and accents count as equal, since some file systems do not tell them apart.
+        keys = [_key(path[:depth]) for depth in range(1, len(path) + 1)]
+        if path and member.isreg():
+            if keys[-1] in files or keys[-1] in folders:
+                raise FeatlabError(f"{member.name!r} comes twice")
+            files.add(keys.pop())
+        if not files.isdisjoint(keys):
+            raise FeatlabError(f"{member.name!r} is a file and a folder")
+        folders.update(keys)
+        if path:
+            yield member, path
+    # A damaged header in the middle ends the loop like the archive's end, which is all zeros.
+    if tar.fileobj is not None:
+        tar.fileobj.seek(tar.offset)
+        if tar.fileobj.read(_HEADER).strip(b"\0"):
+            raise tarfile.ReadError("a header is broken")
+
+
+def _safe_path(name: str) -> list[str]:
+    """The parts of a member's name; those of ``./a/b`` are a and b."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if (
+        name.startswith("/")
+        or ".." in parts
+        or any(_BAD_CHARACTERS.search(part) or part[-1] in " ." for part in parts)
+        or any(len(part.encode()) > _LONGEST_NAME for part in parts)
+    ):
+        raise FeatlabError(f"{name[:_LONGEST_NAME]!r} is no name that it may have")
+    return parts
+
+
+def _key(path: Sequence[str]) -> str:
+    return unicodedata.normalize("NFC", "/".join(path)).casefold()
+
+
+def _unpack(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, scratch: Path, path: Sequence[str]
+) -> None:
+    if hasattr(tarfile, "data_filter"):  # The first releases of Python 3.10 and 3.11 lack it.
+        tarfile.data_filter(member, str(scratch))
+    target = scratch.joinpath(*path)
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = tar.extractfile(member)
+    assert source is not None  # It is a file.
+    with source, open(target, "xb") as file:
+        shutil.copyfileobj(source, file)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Make the folder and hold its lock; waits for another process that fills it.
+
+    Raises
+    ------
+    FeatlabError
+        The disk refuses to be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            _log.info("waiting for another process that fills %s", folder)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+    except OSError as error:
+        raise FeatlabError(
+            f"{folder} cannot be filled ({error.strerror or error}); make room or give another "
+            "folder, and run the same again: it goes on with what is there."
+        ) from error
+
+
+def part_of(path: Path) -> Path:
+    """Where a file is while it is not whole."""
+    return path.with_name(path.name + ".part")
+
+
+def amount(n: int) -> str:
+    """A number of bytes as text."""
+    return f"{n / 1e6:,.1f} MB" if n >= 100_000 else f"{n:,} bytes"
+
+
+def one_line(error: Exception) -> str:
+    """An exception's name and message without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")

@@ -25,9 +25,9 @@ _USUAL_BATCH = 32
 class MapSource(Protocol):
     """What the pass needs of a network; :class:`featlab.backbones.Backbone` is one.
 
-    It may have two attributes more: `precision` ("float32" without it) and `engine`
-    (:class:`featlab.backbones.Engine`), whose `streams` say how many threads may call
-    :meth:`forward` at the same time (one without it).
+    It may have two attributes more: `precision` ("float32" without it) and `engine`, with a
+    `name`, a `batch_size`, and the `streams`: how many threads may call :meth:`forward` at the
+    same time (one without it).
     """
 
     @property

@@ -11,7 +11,8 @@ import numpy as np
 from scipy.special import log_softmax
 
 from featlab.arguments import check_at_least, text_labels
-from featlab.backbones import Backbone, output_of
+from featlab.backbones import Backbone
+from featlab.backbones.networks import output_of
 from featlab.errors import FeatlabError
 from featlab.gradients._guided import Guided, guided, keras_model
 

@@ -1,10 +1,13 @@
-"""Oxford-IIIT Pet: 37 breeds of cats and dogs, with boxes of heads and masks of bodies."""
+"""Public sets: Oxford-IIIT Pet (breeds, heads, trimaps) and CUB-200-2011 (species of birds, boxes).
+
+Fetched once, unpacked, and described by the tables that ``index_images`` wants.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,32 +17,44 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from featlab.datasets._fetch import Archive, Progress, fetch_archives
-from featlab.datasets._files import one_line, sole_writer, write_whole
-from featlab.datasets._index import BOX_COLUMNS, csv_bytes, mend, read_table
+from featlab.arguments import Progress, check_choice
+from featlab.datasets._fetch import Archive, fetch_archives, one_line, sole_writer
 from featlab.errors import FeatlabError
+from featlab.system.files import write_durably
 
 _log = logging.getLogger(__name__)
 
-OXFORD_PETS_URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
+_PETS_URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
 """Folder of the two archives, from which they are fetched."""
 
-_ARCHIVES = (
+_PET_ARCHIVES = (
     Archive("images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c", 791_918_971, "images"),
     Archive("annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f", 19_173_078, "annotations"),
 )
 _LABELS = ("breed", "species")
-_SPLITS = {"trainval": "train", "test": "test"}
+_PET_SPLITS = {"trainval": "train", "test": "test"}
 _SPECIES = {"1": "cat", "2": "dog"}
 _OBJECT, _BACKGROUND, _BORDER = 1, 2, 3
 _IGNORE = 255  # boxes.IGNORE
+
+_BIRDS_URL = "https://data.caltech.edu/records/65de6-vp158/files"
+"""Folder of the archive, from which it is fetched."""
+
+_BIRD_ARCHIVES = (
+    Archive("CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78", 1_150_585_339, "CUB_200_2011"),
+)
+_BIRD_SPLITS = {"1": "train", "0": "test"}
+
+_BOX_COLUMNS = ["image", "label", "kind", "width", "height", "xmin", "ymin", "xmax", "ymax"]
+_Corners = tuple[float, float, float, float]
+_Size = tuple[int | str, int | str]
 
 
 def fetch_oxford_pets(
     cache_dir: str | os.PathLike[str],
     *,
     label: str = "breed",
-    base_url: str = OXFORD_PETS_URL,
+    base_url: str = _PETS_URL,
     progress: Progress | None = None,
 ) -> Path:
     """Download the Oxford-IIIT Pet set, once, and write tables that ``index_images`` takes.
@@ -81,15 +96,14 @@ def fetch_oxford_pets(
     ----------
     Parkhi, Vedaldi, Zisserman and Jawahar, "Cats and dogs", CVPR 2012.
     """
-    if label not in _LABELS:
-        raise FeatlabError(f"label must be 'breed' or 'species', got {label!r}.")
+    check_choice("label", label, _LABELS)
     root = Path(cache_dir) / "oxford-pets"
     index = root / f"{label}.csv"
-    if not _is_finished(root):
+    if not _has_pets(root):
         with sole_writer(root):
-            if not _is_finished(root):
-                fetch_archives(root, _ARCHIVES, base_url, progress)
-                _write_tables(root)
+            if not _has_pets(root):
+                fetch_archives(root, _PET_ARCHIVES, base_url, progress)
+                _write_pet_tables(root)
     return index
 
 
@@ -137,38 +151,38 @@ def pet_masks(
     return mask
 
 
-def _is_finished(root: Path) -> bool:
+def _has_pets(root: Path) -> bool:
     tables = ["boxes.csv", *(f"{label}.csv" for label in _LABELS)]
-    return all((root / name).exists() for name in [a.folder for a in _ARCHIVES] + tables)
+    return all((root / name).exists() for name in [a.folder for a in _PET_ARCHIVES] + tables)
 
 
-def _write_tables(root: Path) -> None:
+def _write_pet_tables(root: Path) -> None:
     """The boxes first: with the last table the set is finished."""
-    pets = _listed(root / "annotations")
+    pets = _listed_pets(root / "annotations")
     paths = [f"images/{name}.jpg" for name in pets["name"]]
     missing = [path for path in paths if not (root / path).is_file()]
     if missing:
         raise FeatlabError(
             f"{root} lacks {len(missing):,} of {len(paths):,} pictures, the first is {missing[0]}; "
-            f"{mend(root / 'images')}"
+            f"{_mend(root / 'images')}"
         )
     _log.info("taking the boxes of %s pictures from XML files and trimaps", f"{len(paths):,}")
     breeds = dict(zip(pets["name"], pets["breed"], strict=True))
     rows = [
         (f"images/{name}.jpg", breeds[name], kind, *size, *corners)
-        for name, kind, size, corners in _boxes(root / "annotations", list(breeds))
+        for name, kind, size, corners in _pet_boxes(root / "annotations", list(breeds))
     ]
-    write_whole(root / "boxes.csv", csv_bytes(rows, BOX_COLUMNS))
+    write_durably(root / "boxes.csv", _csv_bytes(rows, _BOX_COLUMNS))
     for label in _LABELS:
         table = pd.DataFrame({"path": paths, "label": pets[label], "split": pets["split"]})
-        write_whole(root / f"{label}.csv", table.to_csv(index=False).encode())
+        write_durably(root / f"{label}.csv", table.to_csv(index=False).encode())
 
 
-def _listed(annotations: Path) -> pd.DataFrame:
+def _listed_pets(annotations: Path) -> pd.DataFrame:
     """The pictures of both official lists, sorted: name, breed, species, split."""
     rows = []
-    for part, split in _SPLITS.items():
-        for name, _, species, _ in read_table(annotations / f"{part}.txt", 4):
+    for part, split in _PET_SPLITS.items():
+        for name, _, species, _ in _read_table(annotations / f"{part}.txt", 4):
             rows.append((name, name.rpartition("_")[0], _SPECIES.get(species, ""), split))
     table = pd.DataFrame(rows, columns=["name", "breed", "species", "split"])
     twice = table["name"][table["name"].duplicated()]
@@ -176,16 +190,12 @@ def _listed(annotations: Path) -> pd.DataFrame:
     if len(twice) or len(unclear):
         raise FeatlabError(
             f"{annotations} is not as expected: {(*twice, *unclear)[0]!r} is listed twice, or has "
-            f"no breed or species; {mend(annotations)}"
+            f"no breed or species; {_mend(annotations)}"
         )
     return table.sort_values("name", ignore_index=True)
 
 
-_Corners = tuple[float, float, float, float]
-_Size = tuple[int | str, int | str]
-
-
-def _boxes(annotations: Path, names: list[str]) -> Iterator[tuple[str, str, _Size, _Corners]]:
+def _pet_boxes(annotations: Path, names: list[str]) -> Iterator[tuple[str, str, _Size, _Corners]]:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         bodies = threads.map(lambda name: _body(annotations / "trimaps" / f"{name}.png"), names)
         for name, body in zip(names, bodies, strict=True):
@@ -242,4 +252,157 @@ def _read_trimap(file: Path) -> npt.NDArray[np.uint8]:
 
 
 def _unreadable(file: Path, error: Exception) -> str:
-    return f"{file} cannot be read ({one_line(error)}); {mend(file.parents[1])}"
+    return f"{file} cannot be read ({one_line(error)}); {_mend(file.parents[1])}"
+
+
+def fetch_cub_200_2011(
+    cache_dir: str | os.PathLike[str],
+    *,
+    base_url: str = _BIRDS_URL,
+    progress: Progress | None = None,
+) -> Path:
+    """Download CUB-200-2011, once, and write tables that ``index_images`` takes.
+
+    11,788 pictures of 200 species of birds: 5,994 to train on and 5,794 to test on, the official
+    split, with the official box around the bird in each (kind "object", cut to the picture).
+
+    The folder ``<cache_dir>/cub-200-2011`` then holds the archive (1.15 GB; it may be deleted), its
+    folder ``CUB_200_2011`` as it comes, and ``species.csv`` and ``boxes.csv``. Interrupted and
+    simultaneous calls: as for :func:`fetch_oxford_pets`.
+
+    Parameters
+    ----------
+    cache_dir : path-like
+        Made where it is missing.
+    base_url : str
+        Where ``CUB_200_2011.tgz`` lies, http or https. It is known by its MD5 sum, and may also be
+        put into the folder by hand.
+    progress : callable, optional
+        Wraps the list of byte ranges of the download, as ``tqdm`` does.
+
+    Returns
+    -------
+    Path
+        ``species.csv``, for :func:`featlab.images.index_images`.
+
+    Raises
+    ------
+    FeatlabError
+        The archive cannot be had or is not the official one, or the disk cannot be written.
+
+    References
+    ----------
+    Wah, Branson, Welinder, Perona and Belongie, "The Caltech-UCSD Birds-200-2011 dataset",
+    California Institute of Technology, CNS-TR-2011-001, 2011.
+    """
+    root = Path(cache_dir) / "cub-200-2011"
+    index = root / "species.csv"
+    if not _has_birds(root):
+        with sole_writer(root):
+            if not _has_birds(root):
+                fetch_archives(root, _BIRD_ARCHIVES, base_url, progress)
+                _write_bird_tables(root)
+    return index
+
+
+def _has_birds(root: Path) -> bool:
+    names = [_BIRD_ARCHIVES[0].folder, "boxes.csv", "species.csv"]
+    return all((root / name).exists() for name in names)
+
+
+def _write_bird_tables(root: Path) -> None:
+    """The boxes first: with the last table the set is finished."""
+    folder = root / _BIRD_ARCHIVES[0].folder
+    try:
+        pictures = _listed_birds(folder)
+        boxes = _csv_bytes(_bird_boxes(root, folder, pictures), _BOX_COLUMNS)
+    except KeyError as error:
+        raise FeatlabError(
+            f"the lists in {folder} do not fit together at {error}; {_mend(folder)}"
+        ) from None
+    table = pd.DataFrame(sorted(pictures.values()), columns=["path", "label", "split"])
+    write_durably(root / "boxes.csv", boxes)
+    write_durably(root / "species.csv", table.to_csv(index=False).encode())
+
+
+def _listed_birds(folder: Path) -> dict[str, tuple[str, str, str]]:
+    """Path, label and split of the pictures by their official id."""
+    classes = _by_id(folder / "classes.txt")
+    codes = _by_id(folder / "image_class_labels.txt")
+    sides = _by_id(folder / "train_test_split.txt")
+    return {
+        # "017.Cardinal" is Cardinal; the number is that of the class.
+        key: (
+            f"{folder.name}/images/{path}",
+            classes[codes[key]].partition(".")[2],
+            _BIRD_SPLITS[sides[key]],
+        )
+        for key, path in _by_id(folder / "images.txt").items()
+    }
+
+
+def _bird_boxes(
+    root: Path, folder: Path, pictures: dict[str, tuple[str, str, str]]
+) -> Iterator[tuple[object, ...]]:
+    for key, *numbers in _read_table(folder / "bounding_boxes.txt", 5):
+        path, label, _ = pictures[key]
+        width, height = _picture_size(root / path)
+        try:
+            x, y, across, down = map(float, numbers)
+        except ValueError as error:
+            raise FeatlabError(
+                f"bounding_boxes.txt, picture {key}: {error}; {_mend(folder)}"
+            ) from None
+        corners = max(x, 0.0), max(y, 0.0), min(x + across, width), min(y + down, height)
+        yield path, label, "object", width, height, *corners
+
+
+def _by_id(file: Path) -> dict[str, str]:
+    return dict(_read_table(file, 2))
+
+
+def _picture_size(file: Path) -> tuple[int, int]:
+    """Width and height in the file's header, before any EXIF rotation, as boxes are drawn."""
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise FeatlabError(
+            f"{file} cannot be read ({one_line(error)}); {_mend(file.parents[2])}"
+        ) from error
+
+
+def _read_table(file: Path, n_columns: int) -> Iterator[list[str]]:
+    """Rows of a text file whose values are separated by blanks; ``#`` begins a comment line.
+
+    Raises
+    ------
+    FeatlabError
+        The file cannot be read, or a line has another number of values.
+    """
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise FeatlabError(
+            f"{file} cannot be read ({one_line(error)}); {_mend(file.parent)}"
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        values = line.split()
+        if not values or values[0].startswith("#"):
+            continue
+        if len(values) != n_columns:
+            raise FeatlabError(
+                f"{file} line {number} must have {n_columns} values, got {line[:80]!r}; "
+                f"{_mend(file.parent)}"
+            )
+        yield values
+
+
+def _csv_bytes(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> bytes:
+    """Rows as a CSV file."""
+    return pd.DataFrame(list(rows), columns=list(columns)).to_csv(index=False).encode()
+
+
+def _mend(folder: Path) -> str:
+    """What to do about an unpacked folder that is not as it should be."""
+    return f"delete the folder {folder} and run the same again."

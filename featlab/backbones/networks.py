@@ -1,0 +1,441 @@
+"""Networks that are built in, of Keras, or in a file: how each is built, its layers of maps."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featlab.arguments import check_choice
+from featlab.backbones import efficientnet_lite
+from featlab.errors import FeatlabError
+
+if TYPE_CHECKING:
+    import keras
+
+BUILT_IN = tuple(efficientnet_lite.VARIANTS)
+
+# What the networks of keras.applications were trained at, where it is not 224.
+_INPUT_SIZES = {
+    "inceptionv3": 299,
+    "inceptionresnetv2": 299,
+    "xception": 299,
+    "nasnetlarge": 331,
+    "efficientnetb1": 240,
+    "efficientnetb2": 260,
+    "efficientnetb3": 300,
+    "efficientnetb4": 380,
+    "efficientnetb5": 456,
+    "efficientnetb6": 528,
+    "efficientnetb7": 600,
+    "efficientnetv2b1": 240,
+    "efficientnetv2b2": 260,
+    "efficientnetv2b3": 300,
+    "efficientnetv2s": 384,
+    "efficientnetv2m": 480,
+    "efficientnetv2l": 480,
+}
+_USUAL_SIZE = 224
+
+_SCALINGS = {
+    "none": "pixels 0 … 255 as they are; the network scales them itself",
+    "tf": "pixels scaled to −1 … 1",
+    "torch": "pixels scaled to 0 … 1, then the ImageNet mean and deviation of each channel",
+    "caffe": "channels reversed to BGR, the ImageNet mean of each subtracted",
+}
+PREPROCESSING = ("none", "tf", "torch", "caffe")
+_CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
+_POOLINGS = ("MaxPooling2D", "AveragePooling2D")
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a network comes about; nothing of it is loaded yet."""
+
+    name: str
+    weights: str
+    weights_file: Path | None
+    preprocessing: str
+    build: Callable[[tuple[int, int] | None], keras.Model]
+    preprocess: Callable[[Any], Any]
+    input_size: tuple[int, int] | None
+    last_layer: str | None
+
+
+@dataclass(frozen=True)
+class Application:
+    """A network of ``keras.applications``: its class name, builder and own preprocessing."""
+
+    name: str
+    build: Callable[..., keras.Model]
+    preprocess: Callable[[Any], Any]
+    module: str
+
+
+def canonical_name(name: str) -> str:
+    """Lower case without separators: 'MobileNet_V2' and 'mobilenetv2' are the same network."""
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def built_in_name(name: str) -> str | None:
+    """The built-in network that a name means, if any."""
+    return {canonical_name(known): known for known in BUILT_IN}.get(canonical_name(name))
+
+
+def default_input_size(name: str) -> int:
+    """The side in pixels that a network was trained at."""
+    built_in = built_in_name(name)
+    if built_in:
+        return efficientnet_lite.VARIANTS[built_in].input_size
+    return _INPUT_SIZES.get(canonical_name(name), _USUAL_SIZE)
+
+
+@cache
+def applications() -> dict[str, Application]:
+    """Every classification network of the installed Keras, by canonical name."""
+    import keras
+
+    found = {}
+    for info in pkgutil.iter_modules(keras.applications.__path__):
+        module = getattr(keras.applications, info.name)
+        preprocess = getattr(module, "preprocess_input", None)
+        if preprocess is None:
+            continue
+        for name, build in vars(module).items():
+            if inspect.isfunction(build) and "include_top" in inspect.signature(build).parameters:
+                found[canonical_name(name)] = Application(name, build, preprocess, info.name)
+    return found
+
+
+def available_backbones() -> list[str]:
+    """Names that :func:`load_backbone` knows: the built-in ones, then those of Keras."""
+    return [*BUILT_IN, *sorted(entry.name for entry in applications().values())]
+
+
+def find_application(name: str) -> Application:
+    """The network of ``keras.applications`` with this name.
+
+    Raises
+    ------
+    FeatlabError
+        No such network; the message suggests near names.
+    """
+    known = applications()
+    try:
+        return known[canonical_name(name)]
+    except KeyError:
+        names = [*BUILT_IN, *(entry.name for entry in known.values())]
+        near = difflib.get_close_matches(name, names, n=4, cutoff=0.4) or list(BUILT_IN)
+        raise FeatlabError(
+            f"backbone must be a .keras file, a network of keras.applications or one of "
+            f"{', '.join(BUILT_IN)}; got {name!r}. Near: {', '.join(near)}."
+        ) from None
+
+
+def describe_scaling(preprocessing: str) -> str:
+    """One line on what happens to the pixels before the network."""
+    return _SCALINGS[preprocessing]
+
+
+def scale_pixels(pixels: Any, preprocessing: str) -> Any:
+    """Apply one of Keras's three classic scalings, or none, to float pixels 0 … 255."""
+    from keras.applications import imagenet_utils
+
+    if preprocessing == "none":
+        return pixels
+    return imagenet_utils.preprocess_input(pixels, mode=preprocessing)
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a backbone is named by a file of the user's own."""
+    return Path(name).suffix in (".keras", ".h5", ".hdf5")
+
+
+def find_source(
+    name: str,
+    weights: str | os.PathLike[str] | None,
+    size: tuple[int, int] | None,
+    preprocessing: str | None,
+) -> Source:
+    """The source that a name means.
+
+    Raises
+    ------
+    FeatlabError
+        Unknown name, missing file, or an option that the source does not allow.
+    """
+    if is_model_file(name):
+        return _model_file(Path(name), weights, size, preprocessing)
+    if preprocessing is not None:
+        raise FeatlabError(f"preprocessing is for .keras files; {name} has its own. Leave it out.")
+    size = size or (default_input_size(name),) * 2
+    built_in = built_in_name(name)
+    return _built_in(built_in, weights, size) if built_in else _application(name, weights, size)
+
+
+def _built_in(name: str, weights: str | os.PathLike[str] | None, size: tuple[int, int]) -> Source:
+    file = None
+    if weights == "imagenet":
+        file = efficientnet_lite.weights_path(name)
+    elif weights is not None:
+        file = _existing(weights)
+
+    def build(size: tuple[int, int] | None) -> keras.Model:
+        assert size is not None
+        return _seeded(partial(efficientnet_lite.build, name, size, file), weights)
+
+    return Source(
+        name=name,
+        weights=_weights_label(weights),
+        weights_file=file,
+        preprocessing="pixels scaled to (x − 127) / 128",
+        build=build,
+        preprocess=lambda pixels: (pixels - 127.0) / 128.0,
+        input_size=size,
+        last_layer=efficientnet_lite.LAST_MAP,
+    )
+
+
+def _application(
+    name: str, weights: str | os.PathLike[str] | None, size: tuple[int, int]
+) -> Source:
+    entry = find_application(name)
+    file = None if weights in (None, "imagenet") else _existing(weights)
+
+    def build(size: tuple[int, int] | None) -> keras.Model:
+        assert size is not None
+        options = {"include_top": False, "input_shape": (*size, 3)}
+        try:
+            return _seeded(partial(entry.build, weights=file or weights, **options), weights)
+        except (ValueError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise FeatlabError(
+                f"{entry.name} with weights {weights!s} at {size[0]} × {size[1]} px could not be "
+                f"made: {reason}"
+            ) from error
+        except Exception as error:
+            # Keras reports a failed download as a bare Exception.
+            if type(error) is not Exception:
+                raise
+            raise FeatlabError(
+                f"the ImageNet weights of {entry.name} could not be downloaded: {error}. Give a "
+                f"local file as weights, or use {BUILT_IN[0]}, which needs no network."
+            ) from error
+
+    return Source(
+        name=entry.name,
+        weights=_weights_label(weights),
+        weights_file=file,
+        preprocessing=f"keras.applications.{entry.module}.preprocess_input",
+        build=build,
+        preprocess=entry.preprocess,
+        input_size=size,
+        last_layer=None,
+    )
+
+
+def _model_file(
+    path: Path,
+    weights: str | os.PathLike[str] | None,
+    size: tuple[int, int] | None,
+    preprocessing: str | None,
+) -> Source:
+    if weights != "imagenet":
+        raise FeatlabError(f"{path} has its own weights; leave weights out.")
+    scaling = preprocessing or "none"
+    check_choice("preprocessing", scaling, PREPROCESSING)
+    _existing(path)
+
+    def build(size: tuple[int, int] | None) -> keras.Model:
+        return _load_keras_file(path, size)
+
+    return Source(
+        name=path.stem,
+        weights=path.name,
+        weights_file=path,
+        preprocessing=f"{scaling}: {describe_scaling(scaling)}",
+        build=build,
+        preprocess=partial(scale_pixels, preprocessing=scaling),
+        input_size=size,
+        last_layer=None,
+    )
+
+
+def _load_keras_file(path: Path, size: tuple[int, int] | None) -> keras.Model:
+    import keras
+
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        # Whatever a hostile or damaged file raises, the user needs the file's name.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FeatlabError(f"{path} could not be loaded as a Keras model: {reason}") from error
+    shape = model.input_shape
+    if isinstance(shape, list) or len(shape) != 4 or shape[-1] != 3:
+        raise FeatlabError(f"{path} must take RGB pictures (b, H, W, 3), but takes {shape}.")
+    if None in shape[1:3]:
+        raise FeatlabError(
+            f"{path} leaves its input size open; save it with a fixed one, such as "
+            "keras.Input((224, 224, 3))."
+        )
+    if size is not None and size != tuple(shape[1:3]):
+        raise FeatlabError(
+            f"{path} takes {shape[1]} × {shape[2]} px; input_size={size} is not possible for it."
+        )
+    if not spatial_layers(model):
+        raise FeatlabError(f"{path} has no layer that gives maps (b, h, w, c).")
+    return model
+
+
+def _seeded(
+    build: Callable[[], keras.Model], weights: str | os.PathLike[str] | None
+) -> keras.Model:
+    """Build; random weights are the same each time, so that a pass over them can be resumed.
+
+    Each kernel is drawn with a seed of its own, as Keras's layers draw theirs by default (Glorot
+    and Bengio 2010, uniform): the seed of the whole interpreter is not ours to set, and other
+    threads draw from it at the same time.
+    """
+    network = build()
+    if weights is None:
+        import keras
+
+        kernels = (weight for weight in network.trainable_weights if len(weight.shape) > 1)
+        for seed, kernel in enumerate(kernels):
+            kernel.assign(keras.initializers.GlorotUniform(seed)(kernel.shape))
+    return network
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        raise FeatlabError(f"there is no file {file}; give 'imagenet', None or a local file.")
+    return file
+
+
+def _weights_label(weights: str | os.PathLike[str] | None) -> str:
+    if weights is None:
+        return "random"
+    return "ImageNet" if weights == "imagenet" else Path(weights).name
+
+
+def spatial_layers(model: keras.Model) -> dict[str, tuple[int, int, int]]:
+    """Layers whose output is a map, in order: name → (height, width, neurons).
+
+    Maps of a single cell are left out, unless the network has no other.
+    """
+    shapes = {}
+    for layer in model.layers:
+        shape = _shape(layer)
+        if type(layer).__name__ != "InputLayer" and len(shape) == 4 and None not in shape[1:]:
+            shapes[layer.name] = (shape[1], shape[2], shape[3])
+    wide = {name: shape for name, shape in shapes.items() if shape[0] * shape[1] > 1}
+    return wide or shapes
+
+
+def output_of(model: keras.Model, layer: str) -> Any:
+    """The output tensor of a layer of maps within the network's graph.
+
+    Raises
+    ------
+    FeatlabError
+        No such layer, one that is called several times, or one that gives no maps.
+    """
+    # Not layer.output: of a nested model that is a tensor of its own graph. A Sequential keeps its
+    # graph in a model of its own.
+    graph = getattr(model, "_functional", None) or model
+    nodes = [node for some in graph._nodes_by_depth.values() for node in some]
+    calls = [node for node in nodes if node.operation.name == layer and not node.is_input]
+    if len(calls) != 1:
+        last = ", ".join(list(spatial_layers(model))[-8:])
+        raise FeatlabError(
+            f"layers must name layers of {model.name} that are called once, got {layer!r}. The "
+            f"last ones with maps: {last}."
+        )
+    output = calls[0].output_tensors[0]
+    if len(output.shape) != 4:
+        raise FeatlabError(f"layer {layer!r} of {model.name} gives no maps (b, h, w, c).")
+    return output
+
+
+def remove_last_stride(model: keras.Model, output_stride: int) -> keras.Model:
+    """A copy whose last stage keeps its resolution: stride removed, later kernels dilated by 2.
+
+    The weights are those of `model`; every second cell of the new maps equals a cell of the old
+    ones, but for the border.
+
+    Raises
+    ------
+    FeatlabError
+        The architecture does not allow it.
+
+    References
+    ----------
+    .. [1] Yu, Koltun and Funkhouser, "Dilated Residual Networks", CVPR 2017.
+    """
+    height = model.input_shape[1]
+    maps = spatial_layers(model)
+    coarse, fine = list(maps.values())[-1][0], -(-height // output_stride)
+    if coarse == fine:
+        return model
+    if coarse != -(-height // (2 * output_stride)):
+        raise _not_possible(model, output_stride, f"its last map has {coarse} rows of cells")
+    config = model.get_config()
+    if any("layers" in entry["config"] for entry in config["layers"]):
+        raise _not_possible(model, output_stride, "it contains a nested network")
+    changes = _changes(model, coarse, output_stride)
+    for entry in config["layers"]:
+        entry["config"].update(changes.get(entry["config"]["name"], {}))
+        entry.pop("build_config", None)
+    try:
+        changed = type(model).from_config(config)
+    except (ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise _not_possible(model, output_stride, f"rebuilding it failed: {reason}") from error
+    if list(spatial_layers(changed).values())[-1][0] != fine:
+        raise _not_possible(model, output_stride, "the shapes of its last stage do not fit")
+    changed.set_weights(model.get_weights())
+    return changed
+
+
+def _changes(model: keras.Model, coarse: int, output_stride: int) -> dict[str, dict[str, Any]]:
+    """Layer → what changes in its configuration."""
+    changes: dict[str, dict[str, Any]] = {}
+    for layer in model.layers:
+        kind, shape = type(layer).__name__, _shape(layer)
+        if kind not in _CONVOLUTIONS + _POOLINGS or len(shape) != 4 or shape[1] != coarse:
+            continue
+        if max(layer.strides) > 1:
+            changes[layer.name] = {"strides": (1, 1), "padding": "same"}
+        elif kind in _POOLINGS:
+            raise _not_possible(model, output_stride, f"pooling {layer.name} cannot be dilated")
+        elif max(layer.kernel_size) > 1:
+            changes[layer.name] = {"dilation_rate": (2, 2), "padding": "same"}
+        else:
+            continue
+        # Explicit padding was made for the old stride; "same" takes its place.
+        source = layer.input._keras_history.operation
+        if type(source).__name__ == "ZeroPadding2D":
+            changes[source.name] = {"padding": (0, 0)}
+    return changes
+
+
+def _shape(layer: keras.Layer) -> tuple[Any, ...]:
+    try:
+        output = layer.output
+    except (AttributeError, ValueError):  # never called, or called more than once
+        return ()
+    return tuple(output.shape) if hasattr(output, "shape") else ()
+
+
+def _not_possible(model: keras.Model, output_stride: int, reason: str) -> FeatlabError:
+    return FeatlabError(
+        f"output_stride={output_stride} is not possible for {model.name}: {reason}. Leave it out, "
+        "or ask for an earlier layer or a larger input_size."
+    )
