@@ -20,6 +20,15 @@ from featlab.heads._curves import _nested_choice, _Partners
 NEW = ("logistic_l1", "linear_svm", "knn", "nearest_centroid")
 
 
+@pytest.mark.parametrize("curve", [learning_curve, ablation_curve, smallest_set])
+def test_a_class_without_train_images_is_refused(curve):
+    X, y, split = problem(n=90)
+    split[y == "class 1"] = "test"
+    order = {} if curve is learning_curve else {"order": [0, 1]}
+    with pytest.raises(FeatlabError, match="'class 1' has no image in train"):
+        curve(X, y, split, **order)
+
+
 class TestLearningCurve:
     def test_accuracy_grows(self):
         X, y, split = problem(n=600, sep=1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import pickle
 import sys
 import warnings
@@ -252,6 +253,12 @@ class TestSaving:
         np.testing.assert_allclose(again.predict_proba(X), model.predict_proba(X), atol=1e-6)
         rows = split == "test"
         assert again.predict(X[rows]).tolist() == model.predict(X[rows]).tolist()
+
+    def test_it_is_flushed_to_the_disk(self, solved, tmp_path, monkeypatch):
+        flushed, real = [], os.fsync
+        monkeypatch.setattr(os, "fsync", lambda handle: (flushed.append(handle), real(handle))[1])
+        path = save_head(solved[3].models["logistic"], tmp_path / "new" / "head")
+        assert flushed and [file.name for file in path.parent.iterdir()] == ["head.npz"]
 
     def test_there_is_no_pickle_in_it(self, solved, tmp_path):
         path = save_head(solved[3].models["mlp"], tmp_path / "mlp.npz")

@@ -233,7 +233,7 @@ def _weighted_auroc(positive: NDArray[np.bool_], score: Floats, weights: Counts)
     ordered, member = score[order], positive[order]
     first = np.searchsorted(ordered, ordered[member], "left")
     last = np.searchsorted(ordered, ordered[member], "right")
-    found, step = [], max(1, _IN_CACHE // len(order))
+    aurocs, step = [], max(1, _IN_CACHE // len(order))
     for start in range(0, len(weights), step):
         mass = weights[start : start + step, order]
         # Weight of the rest below each place: halfway between below its ties and with them.
@@ -242,8 +242,8 @@ def _weighted_auroc(positive: NDArray[np.bool_], score: Floats, weights: Counts)
         own = mass[:, member].astype(np.float64)
         wins = np.einsum("ij,ij->i", own, (below[:, first] + below[:, last]) / 2)
         with np.errstate(invalid="ignore"):
-            found.append(wins / (own.sum(axis=1) * below[:, -1]))
-    return np.concatenate(found)
+            aurocs.append(wins / (own.sum(axis=1) * below[:, -1]))
+    return np.concatenate(aurocs)
 
 
 def _mean_of_known(values: Floats) -> Floats:
