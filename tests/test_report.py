@@ -8,17 +8,23 @@ import hashlib
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from fake_results import make_box_laboratory, make_localisation, make_results
 from markupsafe import Markup
 
 from featlab import embed, report
+from featlab.arguments import confirmed_detectors
 from featlab.errors import FeatlabError
+from featlab.localise import METHODS
 from featlab.report._elements import Options
 from featlab.report._heads import classification
 from featlab.report._localisation import answer
+from featlab.report._neurons import answer as detectors_answer
+from featlab.report._neurons import detector_table, detectors
 from featlab.results.analysis import SetOverview
+from featlab.results.localisation import Context
 
 
 def text_of(page: str) -> str:
@@ -300,3 +306,46 @@ def test_a_confused_class_is_shown_as_its_name():
     cell = classification(results, Options()).tables["per_class"].rows[0][-1]
     assert isinstance(cell, Markup)
     assert "&lt;dog&gt;" in cell and "(2)" in cell
+
+
+def tied(results):
+    """Two layers, in which the same neuron is a confirmed detector; ties at an AUROC of 1."""
+    table = results.neurons.copy()
+    table["layer"] = np.where(table.groupby("class").cumcount() % 2, "low", "top")
+    rows = table.index[table["detector"] & table["replicated"] & table["class"].eq("kangaroo")]
+    table.loc[rows, "auroc"] = 1.0
+    table.loc[rows, "rank"] = np.arange(len(rows), 0, -1)  # The last of equals comes first.
+    again = table.loc[rows].assign(layer="low", auroc=0.9)
+    return pd.concat([table[~table["layer"].eq("low")], again], ignore_index=True)
+
+
+def test_the_lead_neuron_is_the_one_behind_the_best_detector(two):
+    table = tied(two[0])
+    results = dataclasses.replace(two[0], neurons=table)
+    confirmed = confirmed_detectors(table, layer="top").query("`class` == 'kangaroo'")
+    lead = confirmed.iloc[0]
+    context = Context(["kangaroo"], np.zeros(1, int), np.ones(1280), neurons=confirmed)
+    maps = np.random.default_rng(0).random((1, 3, 3, 1280), np.float32)
+    heat = METHODS["best_detector"].heat(maps, context)
+    np.testing.assert_allclose(heat, maps[..., lead["neuron"]])
+    assert f"neuron {lead['neuron']} for" in detectors_answer(results)
+    assert report.summary(results)["detectors"]["kangaroo"]["best_neuron"] == lead["neuron"]
+    shown = detectors(results, Options()).tables["detectors"].rows
+    assert shown[0][0].startswith(f"neuron\u00a0{lead['neuron']} (top")
+
+
+def test_a_neuron_of_another_layer_gets_no_scores_of_this_one(two):
+    table = tied(two[0])
+    units = two[0].units[two[0].units["layer"].eq("top")]
+    results = dataclasses.replace(two[0], neurons=table, units=units)
+    merged = detector_table(results)
+    assert set(merged["layer"]) == {"low", "top"}
+    assert len(merged) == len(confirmed_detectors(table))
+    assert merged.loc[merged["layer"].eq("low"), ["pointing", "auroc_inside"]].isna().all(axis=None)
+    assert merged.loc[merged["layer"].eq("top"), "pointing"].notna().any()
+    frequent = results.softmax_top_k.assign(layer="low")
+    found = dataclasses.replace(results, softmax_top_k=frequent)
+    low = set(merged.loc[merged["layer"].eq("low"), "neuron"])
+    for cells in detectors(found, Options()).tables["softmax_top_k"].rows:
+        neuron = int(cells[0].split("\u00a0")[1])
+        assert (cells[-1] == "yes") is (neuron in low and "kangaroo" in cells[1])
