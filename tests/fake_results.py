@@ -11,6 +11,7 @@ from fake_store import FakeStore
 from featlab.results.analysis import BoxDetails, HeadDetails, Results
 from featlab.results.heads import Calibration, HeadResults
 from featlab.results.localisation import FittedMethods, Localisation
+from featlab.results.neurons import Selection
 from featlab.results.pictures import Examples, Samples
 
 HOSTILE = [
@@ -343,6 +344,11 @@ def make_results(
         head_details=make_head_details(heads),
         box_details=make_box_laboratory(found) if boxes else None,
         neurons=neurons,
+        selection=Selection(
+            n_tests=neurons.attrs["n_tests"],
+            confirm_correction=neurons.attrs["confirm_correction"],
+            n_confirm_tests=neurons.attrs["n_confirm_tests"],
+        ),
         softmax_top_k=share.groupby("class").head(4),
         localisation=found if boxes else None,
         pointing=pointing if boxes else None,

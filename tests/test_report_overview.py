@@ -14,6 +14,7 @@ from fake_results import make_results
 from featlab import backbones, extract, features, images, pipeline
 from featlab.report._methods import REFERENCES, Citations, described
 from featlab.report._overview import checks, python_lines, verdict
+from featlab.results.neurons import Selection
 
 
 def audited(verdicts):
@@ -63,10 +64,9 @@ def test_methods_cite_what_was_used_and_nothing_else(results):
         assert author in listed
     for author in ("Brunner", "Springenberg", "van der Maaten", "Westfall"):
         assert author not in listed
-    table = results.neurons.copy()
-    table.attrs = dict(table.attrs, test="brunner_munzel", correction="max_t")
+    selection = Selection(test="brunner_munzel", correction="max_t")
     paragraphs, references = described(
-        dataclasses.replace(results, neurons=table, localisation=None, gradients=object())
+        dataclasses.replace(results, selection=selection, localisation=None, gradients=object())
     )
     listed = " ".join(work.text for work in references)
     assert "Brunner" in listed and "Westfall" in listed and "Adebayo" in listed

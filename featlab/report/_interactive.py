@@ -185,12 +185,12 @@ def explorer(results: Results, most_rows: int) -> dict[str, Any] | None:
         columns[name] = 10_000 * kept[name].to_numpy(float)
     for name in ("auroc_confirmed", "auroc_confirmed_low", "auroc_confirmed_high"):
         columns[name] = 10_000 * selected[name].to_numpy(float)
-    known = results.neurons.attrs
+    known = results.selection
     return {
         "classes": classes,
         "held": _held(len(kept), len(rows), int(results.neurons["auroc"].isna().sum())),
-        "alpha": known.get("alpha"),
-        "min_auroc": known.get("min_auroc"),
+        "alpha": known.alpha,
+        "min_auroc": known.min_auroc,
         "p_scale": _P_SCALE,
         "columns": {name: _packed(values) for name, values in columns.items()},
         "cards": [

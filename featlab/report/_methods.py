@@ -97,7 +97,7 @@ def described(results: Results) -> tuple[list[str], list[Reference]]:
         _network(results, citations),
         _split(results, citations),
         _heads(results, citations),
-        _detectors(results.neurons, citations),
+        _detectors(results, citations),
         _localisation(results, citations),
         _glance(results, citations),
         _gradients(results, citations),
@@ -181,38 +181,32 @@ def _intervals(table: pd.DataFrame, citations: Citations) -> str:
     return ""
 
 
-def _detectors(table: pd.DataFrame, citations: Citations) -> str:
-    known = table.attrs
-    if "test" not in known:
-        return ""
-    test = _TESTS.get(known["test"], known["test"]) + citations.cite(known["test"])
-    correction = known.get("correction", "none")
-    corrected = _CORRECTIONS.get(correction, correction) + citations.cite(correction)
-    family = known.get("n_tests", int(table["p"].notna().sum()))
-    dead = int(table["p"].isna().sum())
+def _detectors(results: Results, citations: Citations) -> str:
+    known, dead = results.selection, int(results.neurons["p"].isna().sum())
+    test = _TESTS.get(known.test, known.test) + citations.cite(known.test)
+    corrected = _CORRECTIONS.get(known.correction, known.correction)
+    corrected += citations.cite(known.correction)
     text = (
         f"Each neuron's pooled activation in a class was compared with all other images by {test}, "
-        f"corrected by {corrected} over one family of {family:,} tests (all layers, poolings, "
-        f"classes and neurons; {words.plural(dead, 'constant one', 'constant ones')} left out). "
-        f"A neuron was selected as a detector with an adjusted p ≤ {known.get('alpha')} and an "
-        f"AUROC of at least {known.get('min_auroc')} (or, as a silent one, at most 1 minus that). "
+        f"corrected by {corrected} over one family of {known.n_tests:,} tests (all layers, "
+        f"poolings, classes and neurons; {words.plural(dead, 'constant one', 'constant ones')} "
+        f"left out). A neuron was selected as a detector with an adjusted p ≤ {known.alpha} and an "
+        f"AUROC of at least {known.min_auroc} (or, as a silent one, at most 1 minus that). "
         f"Intervals of the AUROC are DeLong's{citations.cite('delong')}, and score intervals where "
         f"a class is separated perfectly{citations.cite('newcombe')}."
     )
-    if "confirm_alpha" in known:
-        key, unit = known.get("confirm_correction", ""), known.get("confirm_unit", "images")
-        again = _CORRECTIONS.get(key, "corrected") + citations.cite(key)
+    again = _CORRECTIONS.get(known.confirm_correction, "corrected")
+    again += citations.cite(known.confirm_correction)
+    text += (
+        f" Confirmed means: on images not used to select it, {_CONFIRMED_BY[known.unit]} with "
+        f"{again} over {known.n_confirm_tests:,} detectors gave p ≤ {known.confirm_alpha}."
+    )
+    if known.unit != "images":
         text += (
-            f" Confirmed means: on images not used to select it, {_CONFIRMED_BY[unit]} with "
-            f"{again} over {known.get('n_confirm_tests', 0):,} detectors gave p ≤ "
-            f"{known['confirm_alpha']}."
+            " Images of one group are not independent: the selection, which takes them for "
+            "independent, only screens; tests and intervals of the confirmation take the "
+            "group as their unit."
         )
-        if unit != "images":
-            text += (
-                " Images of one group are not independent: the selection, which takes them for "
-                "independent, only screens; tests and intervals of the confirmation take the "
-                "group as their unit."
-            )
     return text
 
 

@@ -16,6 +16,7 @@ from featlab.plots.style import short_names
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, rows_per_class, table
 from featlab.results.analysis import DetectorDetails, Results
+from featlab.results.neurons import Selection
 from featlab.results.pictures import Examples, NeuronCard
 
 _FIRES = {
@@ -53,7 +54,7 @@ def detectors(results: Results, options: Options) -> Section:
             "softmax_top_k": _softmax_top_k(results),
         },
         figures={
-            "volcano": _volcano(results.neurons),
+            "volcano": _volcano(results.neurons, results.selection),
             "confirmed": _confirmed(results.neurons),
             "distributions": _distributions(results, options.random_state),
             "detector_maps": _maps(results.detector_examples, most, results.heads.main),
@@ -297,15 +298,15 @@ def _softmax_top_k(results: Results) -> Table | None:
 # -------------------------------------------------------------------------------------- the figures
 
 
-def _volcano(neurons: pd.DataFrame) -> Figure | None:
+def _volcano(neurons: pd.DataFrame, selection: Selection) -> Figure | None:
     if neurons["auroc"].notna().sum() == 0:
         return None
     return Figure(
         partial(
             plots.volcano,
             neurons,
-            alpha=neurons.attrs.get("alpha"),
-            min_auroc=neurons.attrs.get("min_auroc"),
+            alpha=selection.alpha,
+            min_auroc=selection.min_auroc,
         ),
         f"Volcano plot of {len(neurons)} pairs of class and neuron; "
         f"{int(neurons['detector'].eq(True).sum())} are selected as detectors.",
