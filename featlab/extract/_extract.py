@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,7 +125,7 @@ def extract_maps(
                     backbone,
                     parts_of(path),
                     options,
-                    client=client,
+                    elsewhere=_elsewhere(client),
                     progress=progress,
                 )
                 # What is finished is joined while the network runs on.
@@ -191,7 +193,7 @@ def append_maps(
                 backbone,
                 parts_of(path),
                 options,
-                client=client,
+                elsewhere=_elsewhere(client),
                 progress=progress,
                 more={APPENDED: old.name},
             )
@@ -345,6 +347,15 @@ def find_store(
         store = _renewed(_accepted(tables, backbone, path, options), tables)
         clear_parts(parts_of(path), store.pieces)
     return store
+
+
+def _elsewhere(client: Client | None) -> Callable[..., None] | None:
+    """What writes the parts on a cluster, where there is one: Dask is an extra."""
+    if client is None:
+        return None
+    from featlab.extract._cluster import write_parts_on
+
+    return partial(write_parts_on, client)
 
 
 def _accepted(tables: Tables, backbone: MapSource, path: Path, options: PassOptions) -> MapStore:

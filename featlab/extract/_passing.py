@@ -37,7 +37,6 @@ from featlab.store.writing import PartWriter
 from featlab.system.machine import usable_cores
 
 if TYPE_CHECKING:
-    from distributed import Client
     from pandas.api.extensions import ExtensionArray
 
 S = TypeVar("S")
@@ -243,11 +242,11 @@ def run_pass(
     parts: Path,
     options: PassOptions,
     *,
-    client: Client | None = None,
+    elsewhere: Callable[..., None] | None = None,
     progress: Progress | None = None,
     more: Mapping[str, str] | None = None,
 ) -> tuple[Generator[Piece, None, None], Tables]:
-    """Write every part that is not there yet.
+    """Write every part that is not there yet, here or by `elsewhere(run, missing, progress=…)`.
 
     Returns
     -------
@@ -259,12 +258,9 @@ def run_pass(
     run, agreed = begin_pass(tables, backbone, parts, options, more=more)
     missing = run.missing()
     tell_done(len(tables.images), missing)
-    if client is None:
+    if elsewhere is None:
         return _all_parts(run, agreed.images, missing, progress), agreed
-    # Dask is an extra, and slow to import.
-    from featlab.extract._cluster import write_parts_on
-
-    write_parts_on(client, run, missing, progress=progress)
+    elsewhere(run, missing, progress=progress)
     return (part for part in finished_parts(parts, run.plan)), agreed
 
 
