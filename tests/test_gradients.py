@@ -111,8 +111,8 @@ def test_every_kind_of_rectifier_follows_the_rule_worked_out_by_hand(build):
     plain, y = gradient(model)
     assert plain == PLAIN
     assert y.item() == 7
-    found, same = gradient(copy.model)
-    assert found == GUIDED
+    guided, same = gradient(copy.model)
+    assert guided == GUIDED
     assert same.item() == 7
     assert gradient(model)[0] == PLAIN, "the original is untouched"
 
@@ -328,8 +328,8 @@ def test_a_keras_file_of_the_user_goes_all_the_way(tmp_path):
     np.testing.assert_allclose(
         network.maps(pixels), backbone.forward(pixels)["out"], rtol=1e-5, atol=1e-6
     )
-    found = gradients.input_gradients(network, pixels, classes=["a", "c"], rule="guided")
-    assert found.shape == pixels.shape and np.isfinite(found).all()
+    guided = gradients.input_gradients(network, pixels, classes=["a", "c"], rule="guided")
+    assert guided.shape == pixels.shape and np.isfinite(guided).all()
 
 
 def test_a_nested_network_may_be_the_layer_that_the_head_stands_on():
@@ -339,11 +339,11 @@ def test_a_nested_network_may_be_the_layer_that_the_head_stands_on():
     assert nested.layer == inner.name
     assert nested.guided.n_patched == 2
     for rule in RULES:
-        found, expected = (
+        nested_gradient, expected = (
             gradients.input_gradients(net, pixels, units=[[1, 2, 3], [0, 0, 1]], rule=rule)
             for net in (nested, flat)
         )
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(nested_gradient, expected, rtol=1e-4, atol=1e-7)
     assert gradients.cam_heats(nested, pixels, ["class 0"] * 2)["grad_cam"].shape == (2, 6, 6)
 
 

@@ -224,8 +224,8 @@ def test_dam_finds_the_planted_patch_and_keeps_every_intermediate():
         assert (trace.union == trace.masks[trace.kept].any(axis=0)).all()
         centre = (trace.box[:2] + trace.box[2:]) / 2
         assert (np.array(rectangle[:2]) <= centre).all() and (centre <= rectangle[2:]).all()
-    found = gradients.dam_boxes(net, pixels, parameters=PLANTED)
-    assert bx.iou(found, np.array(rectangles)).min() > 0.7
+    boxes = gradients.dam_boxes(net, pixels, parameters=PLANTED)
+    assert bx.iou(boxes, np.array(rectangles)).min() > 0.7
 
 
 def test_boxes_are_brought_to_the_original_pictures():
@@ -306,8 +306,8 @@ def test_the_rank_correlation_is_that_of_scipy():
     other = gradients.attach_head(net.model, head.classes, head.coef[:, order], head.intercept)
     shuffled = gradients.input_gradients(other, pixels, classes=["class 0"])[0]
     expected = stats.spearmanr(plain.mean(-1).ravel(), shuffled.mean(-1).ravel()).statistic
-    found = table.loc[table["stage"] == 1, "spearman"].item()
-    assert found == pytest.approx(expected, abs=1e-3)
+    shuffled_head = table.loc[table["stage"] == 1, "spearman"].item()
+    assert shuffled_head == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -48,6 +48,10 @@ def bare(drawn_report):
     return drawn_report("bare")
 
 
+def test_what_was_not_run_has_no_section(two):
+    assert 'id="gradients"' not in two[2] and 'id="transfer"' not in two[2]
+
+
 def test_four_answers_come_first(two):
     page = text_of(two[2])
     answers = page[page.index('id="answers"') : page.index('id="data"')]
