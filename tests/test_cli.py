@@ -22,6 +22,12 @@ from featlab.cli._options import Pass
 from featlab.store import MapStore
 
 
+@pytest.fixture(autouse=True)
+def few_box_heads(monkeypatch):
+    """All of them are fitted in the tests of the analysis."""
+    monkeypatch.setattr("featlab.pipeline._analysis.BOX_HEADS", ("ridge_pca",))
+
+
 @pytest.fixture
 def fake_network(monkeypatch):
     networks = []
@@ -149,8 +155,8 @@ def test_boxheads_of_scenes(stores, tmp_path, capsys):
     assert featlab("boxheads", stores[0], "--heads", "ridge_pca", "-o", tmp_path) == 0
     assert "mean_box" in capsys.readouterr().out
     assert written(tmp_path) >= {"box_heads.csv", "boxes.parquet", "boxes.png"}
-    assert featlab("boxheads", stores[0], "--classes", "odd") == 1
-    assert "--classes must be label, group or breed, got 'odd'" in capsys.readouterr().err
+    assert featlab("boxheads", stores[0], "--heads", "odd") == 1
+    assert "odd" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,7 @@ def analyse(
         "truth": true_boxes(store.images, store.boxes, box_kind),
         "split": make_split(store.images, random_state=random_state),
         "box_kind": box_kind,
+        "box_heads": BOX_HEADS,
         "random_state": random_state,
         "progress": progress,
         "load": pictures.picture_loader(store),
@@ -160,7 +161,12 @@ def _only_kind(boxes: pd.DataFrame) -> str | None:
 
 
 def _box_regression(
-    store: MapStore, split: pd.Series, truth: pd.DataFrame, box_kind: str | None, random_state: int
+    store: MapStore,
+    split: pd.Series,
+    truth: pd.DataFrame,
+    box_kind: str | None,
+    box_heads: Sequence[str],
+    random_state: int,
 ) -> BoxHeadResults | None:
     """Boxes by regression; None where too few images have one."""
     boxed = truth["image"].unique()
@@ -170,7 +176,7 @@ def _box_regression(
     if (sides != "test").sum() < _FEWEST_BOXED or not (sides == "test").any():
         return None
     return evaluate_box_heads(
-        store, split, box_kind=box_kind, heads=BOX_HEADS, random_state=random_state
+        store, split, box_kind=box_kind, heads=box_heads, random_state=random_state
     )
 
 
