@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from fake_store import FakeStore
 
+from featlab import report
 from featlab.results.analysis import BoxDetails, HeadDetails, Results
 from featlab.results.heads import Calibration, HeadResults
 from featlab.results.localisation import FittedMethods, Localisation
@@ -337,7 +339,7 @@ def make_results(
         [store.classes[i % len(store.classes)] for i in range(8)],
         [np.array([[40.0, 30.0, 80.0, 60.0]])] * 8,
     )
-    return Results(
+    results = Results(
         store=store,
         split=split,
         heads=heads,
@@ -362,3 +364,4 @@ def make_results(
         failures=spots if pictures and boxes else None,
         units=make_units(chosen) if boxes else None,
     )
+    return replace(results, answers=report.answers(results))

@@ -4,6 +4,8 @@ Rows may be numbers or a mask; a label is text; a group called "" (or missing) i
 has the sides train, confirm and test; true boxes are those of one kind that belong to their
 image's class; confirmed detectors come best first. A mistake is a `FeatlabError` that names the
 argument, what is allowed, and what was given.
+
+For featlab's own rooms; users meet it in errors only.
 """
 
 from featlab.arguments.boxes import boxes_of_kind, true_boxes
@@ -46,40 +48,3 @@ from featlab.arguments.matrices import (
     origin_of,
 )
 from featlab.arguments.progress import Progress, tracked
-
-__all__ = [
-    "LEVELS",
-    "SIDES",
-    "FeatureBlock",
-    "Features",
-    "Progress",
-    "best_first",
-    "blocks_of_neurons",
-    "boxes_of_kind",
-    "check_at_least",
-    "check_between",
-    "check_choice",
-    "check_choices",
-    "check_classes_in_train",
-    "check_columns",
-    "check_same_length",
-    "class_codes",
-    "confirmed_detectors",
-    "detector_row",
-    "feature_blocks",
-    "feature_columns",
-    "finite_matrix",
-    "group_codes",
-    "group_names",
-    "has_groups",
-    "in_turn",
-    "neuron_ids",
-    "origin_of",
-    "row_numbers",
-    "selected_detectors",
-    "split_sides",
-    "stratified_rows",
-    "text_labels",
-    "tracked",
-    "true_boxes",
-]

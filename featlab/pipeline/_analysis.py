@@ -121,7 +121,7 @@ def analyse(
         "load": pictures.picture_loader(store),
     }
     made, own = run_stages(STAGES, given)
-    return Results(
+    results = Results(
         store=store,
         split=given["split"],
         seconds={**(seconds or {}), **own},
@@ -135,6 +135,7 @@ def analyse(
         selection=selection_of(made["all_neurons"]),
         **{field.name: made[field.name] for field in fields(Results) if field.name in made},
     )
+    return replace(results, answers=report.answers(results))
 
 
 def write_results(results: Results, folder: str | os.PathLike[str]) -> list[Path]:

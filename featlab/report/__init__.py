@@ -8,10 +8,11 @@ module with its facts, tables and figures, its prose in ``templates/sections``, 
 from __future__ import annotations
 
 from featlab.report._comparison import write_comparison
-from featlab.report._overview import summary
+from featlab.report._overview import answers, summary
 from featlab.report._page import show, write_figures, write_report, write_summary, write_tables
 
 __all__ = [
+    "answers",
     "show",
     "summary",
     "write_comparison",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from featlab.arguments import confirmed_detectors
 from featlab.report import _data, _heads, _localisation, _neurons
@@ -42,16 +43,39 @@ def overview(results: Results, options: Options) -> Section:
         facts={
             "checks": every,
             "checks_verdict": verdict(every),
-            "answers": {
-                "What is the data?": Answer(_data.answer(results)),
-                "What does the network give, and does it tell the classes apart?": Answer(
-                    _heads.answer(results)
-                ),
-                "Which neurons detect the classes?": Answer(_neurons.answer(results)),
-                "Do their maps show where the object is?": _localisation.answer(results),
-            },
+            "answers": answered(results),
         },
     )
+
+
+def answered(results: Results) -> dict[str, Answer]:
+    """Question → answer."""
+    return {
+        "What is the data?": Answer(_data.answer(results)),
+        "What does the network give, and does it tell the classes apart?": Answer(
+            _heads.answer(results)
+        ),
+        "Which neurons detect the classes?": Answer(_neurons.answer(results)),
+        "Do their maps show where the object is?": _localisation.answer(results),
+    }
+
+
+def answers(results: Results) -> dict[str, str]:
+    """The four questions that the page opens with, each with its answer in a sentence or two.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    dict of str to str
+        Plain text, names of classes as they are.
+    """
+    return {
+        question: Markup(f"{one.verdict}. {one.text}" if one.verdict else one.text).striptags()
+        for question, one in answered(results).items()
+    }
 
 
 def provenance(results: Results, options: Options) -> Section:

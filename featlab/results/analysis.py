@@ -162,6 +162,8 @@ class Results:
     cards : sequence of NeuronCard
     strips : MethodExamples, optional
     gallery : Gallery, optional
+    answers : mapping of str to str
+        From ``report.answers``: the four questions, each with its answer.
     """
 
     store: MapStore
@@ -195,6 +197,7 @@ class Results:
     cards: Sequence[NeuronCard] = ()
     strips: MethodExamples | None = None
     gallery: Gallery | None = None
+    answers: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return (
@@ -203,16 +206,16 @@ class Results:
         )
 
     def _repr_html_(self) -> str:
+        """The answers at the top of the page."""
+        items = "".join(
+            f"<li><strong>{html.text(question)}</strong> {html.text(answer, longest=None)}</li>"
+            for question, answer in self.answers.items()
+        )
         columns = ["head", "n", "accuracy", "accuracy_low", "accuracy_high"]
-        tables = {"Heads": self.heads.table[columns]}
-        if self.localisation is not None and len(self.localisation.table):
-            scores = ["method", "n", "box_accuracy", "box_accuracy_low", "box_accuracy_high"]
-            tables["Boxes"] = self.localisation.table[scores]
-        n = self.neurons["replicated"].eq(True).sum()
         return html.block(
-            f"Results of {len(self.store.images):,} images, {len(self.store.classes)} classes",
-            html.facts([("confirmed detectors", int(n))]),
-            *(html.folded(title, html.table(table)) for title, table in tables.items()),
+            f"What the network knows of {len(self.store.images):,} images",
+            f"<ol>{items}</ol>",
+            html.folded("Heads", html.table(self.heads.table[columns])),
             "<p><code>report.write_report(results, path)</code> makes the page; "
             "<code>report.show(path)</code> shows it here.</p>",
         )

@@ -21,11 +21,11 @@ def block(title: str, *parts: str) -> str:
     )
 
 
-def text(value: Any) -> str:
-    """A value as escaped text in its own direction of writing; long ones shortened."""
+def text(value: Any, longest: int | None = _LONGEST) -> str:
+    """A value as escaped text in its own direction of writing, shortened to `longest` signs."""
     full = str(value)
-    if len(full) > _LONGEST:
-        return f'<bdi title="{escape(full)}">{escape(full[: _LONGEST - 1])}…</bdi>'
+    if longest is not None and len(full) > longest:
+        return f'<bdi title="{escape(full)}">{escape(full[: longest - 1])}…</bdi>'
     return f"<bdi>{escape(full)}</bdi>"
 
 
