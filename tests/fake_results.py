@@ -10,10 +10,9 @@ import pandas as pd
 from fake_store import FakeStore
 
 from featlab import report
-from featlab.results.analysis import BoxDetails, HeadDetails, Results
+from featlab.results.analysis import BoxDetails, HeadDetails, Results, Selection
 from featlab.results.heads import Calibration, HeadResults
 from featlab.results.localisation import FittedMethods, Localisation
-from featlab.results.neurons import Selection
 from featlab.results.pictures import Examples, Samples
 
 HOSTILE = [

@@ -25,9 +25,9 @@ from fake_results import (
 
 from featlab.plots import curves, data, gradients, network, neurons, pictures, scores
 from featlab.plots.style import GRADIENT_METHOD_NAMES
-from featlab.results.embed import Embedding
-from featlab.results.gradients import CamExamples, DamTrace
 from featlab.results.heads import HeadResults
+from featlab.results.images import Embedding
+from featlab.results.networks import CamExamples, DamTrace
 from featlab.results.pictures import NeuronCard
 
 GRADIENT_METHODS = [*GRADIENT_METHOD_NAMES][:4]

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from featlab import FeatlabError, datasets
 from featlab.datasets import CLASSES, _scenes, iter_scenes, make_scenes, write_scenes
-from featlab.results.datasets import Scenes
+from featlab.results.images import Scenes
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]
 N = 240

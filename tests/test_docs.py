@@ -35,7 +35,7 @@ from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 from featlab import report
-from featlab.system.tables import write_table
+from featlab.system.files import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

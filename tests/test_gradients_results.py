@@ -22,7 +22,7 @@ from featlab.finetune import load_transfer, save_transfer
 from featlab.images import index_images
 from featlab.pipeline import analyse_gradients, load_gradients, save_gradients
 from featlab.plots.style import encode
-from featlab.results.transfer import Transfer
+from featlab.results.networks import Transfer
 from featlab.store import MapStore
 
 keras = pytest.importorskip("keras")

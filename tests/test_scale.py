@@ -35,7 +35,7 @@ from featlab import (
 from featlab.arguments import feature_columns
 from featlab.audit import _duplicates, _labels
 from featlab.embed import _neighbours, planes
-from featlab.features._tables import POOLINGS
+from featlab.features import POOLINGS
 from featlab.heads import scores as head_scores
 from featlab.heads import training
 from featlab.heads.models import predict_classes

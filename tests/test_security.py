@@ -34,7 +34,7 @@ from featlab.finetune._training import read_state
 from featlab.images import index_images
 from featlab.pipeline import load_gradients
 from featlab.store import MapStore
-from featlab.system.tables import write_table
+from featlab.system.files import write_table
 
 PACKAGE = Path(featlab.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))

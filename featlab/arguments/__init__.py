@@ -8,21 +8,15 @@ argument, what is allowed, and what was given.
 For featlab's own rooms; users meet it in errors only.
 """
 
-from featlab.arguments.boxes import boxes_of_kind, true_boxes
 from featlab.arguments.checks import (
+    Progress,
     check_at_least,
     check_between,
     check_choice,
     check_choices,
     check_columns,
     check_same_length,
-)
-from featlab.arguments.detectors import (
-    best_first,
-    confirmed_detectors,
-    detector_row,
-    in_turn,
-    selected_detectors,
+    tracked,
 )
 from featlab.arguments.images import (
     SIDES,
@@ -47,4 +41,12 @@ from featlab.arguments.matrices import (
     neuron_ids,
     origin_of,
 )
-from featlab.arguments.progress import Progress, tracked
+from featlab.arguments.tables import (
+    best_first,
+    boxes_of_kind,
+    confirmed_detectors,
+    detector_row,
+    in_turn,
+    selected_detectors,
+    true_boxes,
+)

@@ -1,9 +1,9 @@
-"""The sentences for a wrong argument: its name, what is allowed, what was given."""
+"""The sentences for a wrong argument (its name, what is allowed, what was given), and progress."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -54,3 +54,14 @@ def check_columns(name: str, table: pd.DataFrame, columns: Iterable[str], remedy
     missing = [column for column in columns if column not in table]
     if missing:
         raise FeatlabError(f"{name} has no column {', '.join(missing)}; {remedy}.")
+
+
+T = TypeVar("T")
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""Anything that wraps an iterable and yields the same, ``tqdm`` for instance."""
+
+
+def tracked(items: Iterable[T], progress: Progress | None) -> Iterable[T]:
+    """The same items, told to `progress` where there is one."""
+    return progress(items) if progress else items

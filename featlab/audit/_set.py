@@ -33,7 +33,7 @@ from featlab.audit._labels import LABEL_COLUMNS, OUTLIER_SCORE, contradicted, ou
 from featlab.audit._pictures import PICTURE_COLUMNS, Pictures, read_pictures, with_objects
 from featlab.errors import FeatlabError
 from featlab.features import feature_table
-from featlab.results.audit import Audit, Finding
+from featlab.results.images import Audit, Finding
 from featlab.store import MapStore
 
 NOT_DONE = "not done"

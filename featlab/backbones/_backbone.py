@@ -21,7 +21,7 @@ from featlab.backbones.networks import (
     spatial_layers,
 )
 from featlab.errors import FeatlabError
-from featlab.results.backbones import Description
+from featlab.results.networks import Description
 
 if TYPE_CHECKING:
     import keras

@@ -47,7 +47,7 @@ from featlab.boxheads._linear import (
 )
 from featlab.boxheads._regional import boosting_head, cascade_head
 from featlab.intervals import bootstrap_interval
-from featlab.results.boxheads import BoxHeadResults
+from featlab.results.localisation import BoxHeadResults
 from featlab.store import MapStore
 
 HEADS = ("cascade", "ridge_pca", "pls", "mlp", "gradient_boosting")

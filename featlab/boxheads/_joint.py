@@ -22,7 +22,7 @@ from featlab.boxheads._inputs import mirrored, tidy
 from featlab.boxheads._linear import mirror_maps
 from featlab.errors import FeatlabError
 from featlab.intervals import bootstrap_interval, wilson_interval
-from featlab.results.boxheads import JointHeadResults
+from featlab.results.localisation import JointHeadResults
 from featlab.store import MapStore
 
 ARCHITECTURES = ("flatten", "spatial")

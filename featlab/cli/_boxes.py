@@ -76,7 +76,7 @@ def localise(
         )
     print(localisation.table.set_index("method").T.to_string(float_format="{:.3f}".format))
     if output is not None:
-        from featlab.system.tables import write_table
+        from featlab.system.files import write_table
 
         write_table(localisation.table, output)
 

@@ -122,7 +122,7 @@ def neurons(
         if output is not None and output.suffix == ".h5ad":
             room.to_anndata(opened, table).write_h5ad(output)
         elif output is not None:
-            from featlab.system.tables import write_table
+            from featlab.system.files import write_table
 
             write_table(table, output)
 

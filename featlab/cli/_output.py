@@ -57,7 +57,7 @@ def write_tables(folder: Path | None, tables: Mapping[str, pd.DataFrame]) -> Non
     """Each table as CSV and Parquet; nothing without a folder."""
     if folder is None:
         return
-    from featlab.system.tables import write_table
+    from featlab.system.files import write_table
 
     for name, table in tables.items():
         for suffix in (".csv", ".parquet"):

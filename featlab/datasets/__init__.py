@@ -24,7 +24,7 @@ from featlab.arguments import Progress, feature_columns, tracked
 from featlab.datasets._scenes import TEXTURES, Scene, draw_scene
 from featlab.datasets._sets import fetch_cub_200_2011, fetch_oxford_pets, pet_masks
 from featlab.errors import FeatlabError
-from featlab.results.datasets import Neurons, Scenes
+from featlab.results.images import Neurons, Scenes
 from featlab.system.files import replace_durably, system_errors, write_whole
 
 __all__ = [

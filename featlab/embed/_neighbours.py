@@ -17,7 +17,7 @@ from featlab.arguments import (
     text_labels,
 )
 from featlab.embed.planes import MOST_IMAGES, Floats, lay_out
-from featlab.results.embed import Overview, Separation
+from featlab.results.images import Overview, Separation
 from featlab.system.scratch import double_rows, pieces
 
 _BLOCK = 512  # rows whose distances to all others are held at once

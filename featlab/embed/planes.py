@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from featlab.arguments import finite_matrix, stratified_rows
 from featlab.errors import FeatlabError
 from featlab.features import component_scores, principal_components
-from featlab.results.embed import Embedding
+from featlab.results.images import Embedding
 from featlab.system.scratch import double_rows
 
 Floats = NDArray[np.float64]

@@ -22,7 +22,7 @@ from featlab.heads import compare_heads
 from featlab.heads.models import prediction_rows
 from featlab.heads.scores import bootstrap_weights, interval_name, scores_of
 from featlab.results.heads import HeadResults
-from featlab.results.transfer import Transfer
+from featlab.results.networks import Transfer
 from featlab.system.files import write_whole
 
 _SCORES = ["n", "accuracy", "accuracy_low", "accuracy_high", "interval", "balanced_accuracy"]

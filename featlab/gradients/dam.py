@@ -19,7 +19,7 @@ from featlab.boxes.geometry import frame_to_picture
 from featlab.errors import FeatlabError
 from featlab.gradients._backward import before_ceiling, input_gradients, layer_gradients
 from featlab.gradients.network import BATCH_SIZE, GREY, HeadedNetwork, checked_pixels
-from featlab.results.gradients import DamTrace
+from featlab.results.networks import DamTrace
 
 _REFERENCE_SIDE = 224
 # Of 4 neighbours; one opening, since a repeated one changes nothing more.

@@ -39,7 +39,7 @@ from featlab.neurons.rank_statistics import (
     mannwhitney_p,
     rank_statistics,
 )
-from featlab.results.neurons import Selection
+from featlab.results.analysis import Selection
 from featlab.system.scratch import pieces
 
 _KEY = ["layer", "pooling", "class", "reference", "neuron"]

@@ -38,7 +38,7 @@ from featlab.neurons.rank_statistics import (
     one_class,
     rank_statistics,
 )
-from featlab.results.neurons import Selection
+from featlab.results.analysis import Selection
 from featlab.system.scratch import chosen_rows
 
 COLUMNS = [

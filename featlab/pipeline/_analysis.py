@@ -50,14 +50,11 @@ from featlab.pipeline.detectors import (
 )
 from featlab.pipeline.scheduler import Stage, run_stages, timed
 from featlab.results.analysis import BoxDetails, HeadDetails, Results, SetOverview
-from featlab.results.audit import Audit
-from featlab.results.boxheads import BoxHeadResults
-from featlab.results.embed import Overview
-from featlab.results.gradients import GradientResults
 from featlab.results.heads import HeadResults
-from featlab.results.localisation import Localisation
+from featlab.results.images import Audit, Overview
+from featlab.results.localisation import BoxHeadResults, Localisation
+from featlab.results.networks import GradientResults, Transfer
 from featlab.results.pictures import NeuronCard
-from featlab.results.transfer import Transfer
 from featlab.splits import make_split
 from featlab.store import MapStore
 

@@ -33,18 +33,17 @@ from featlab.pipeline._study import (
 )
 from featlab.pipeline.detectors import class_weights, find_detectors, predicted_classes
 from featlab.pipeline.scheduler import timed
-from featlab.results.gradients import (
+from featlab.results.localisation import Localisation
+from featlab.results.networks import (
     CamExamples,
     DamExample,
     DamTrace,
     GradientExamples,
     GradientResults,
 )
-from featlab.results.localisation import Localisation
 from featlab.splits import make_split
 from featlab.store import MapStore
-from featlab.system.files import write_whole
-from featlab.system.tables import write_table
+from featlab.system.files import write_table, write_whole
 
 STORED_METHODS = ("detectors", "cam", "cam_positive", "sum")
 _EXAMPLES, _DAM_EXAMPLES, _SANITY_IMAGES, _FAITHFUL_IMAGES = 5, 2, 8, 24

@@ -34,10 +34,9 @@ from featlab.neurons import (
     replication,
 )
 from featlab.pipeline.pictures import channel_maps, picture_loader
-from featlab.results.analysis import DetectorDetails
+from featlab.results.analysis import DetectorDetails, Selection
 from featlab.results.heads import HeadResults
 from featlab.results.localisation import ClassWeights
-from featlab.results.neurons import Selection
 from featlab.results.pictures import NeuronCard
 from featlab.store import MapStore
 

@@ -25,7 +25,7 @@ from featlab.finetune.transfer import detector_changes
 from featlab.images.pixels import resize_image
 from featlab.pipeline.detectors import find_detectors
 from featlab.results.heads import HeadResults
-from featlab.results.transfer import Transfer
+from featlab.results.networks import Transfer
 from featlab.store import MapStore
 
 TRANSFER_HEADS = ("logistic", "mlp")

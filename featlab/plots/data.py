@@ -31,7 +31,7 @@ from featlab.plots.style import (
     short_names,
     text_width,
 )
-from featlab.results.embed import Embedding
+from featlab.results.images import Embedding
 
 _FEW_CLASSES = 12  # bars are a little higher
 _BINS = np.linspace(0, 1, 21).tolist()

@@ -21,7 +21,7 @@ from featlab.plots.style import (
     plural,
     short_name,
 )
-from featlab.results.gradients import CamExamples, DamTrace
+from featlab.results.networks import CamExamples, DamTrace
 
 _MOST_UNITS = 10
 _CLIP = 99.5  # percentile at which gradients are cut for drawing: few pixels are far above the rest

@@ -15,8 +15,7 @@ from featlab.plots.network import output_shape
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.results.analysis import Results, SetOverview
-from featlab.results.audit import Audit
-from featlab.results.embed import Embedding, Overview
+from featlab.results.images import Audit, Embedding, Overview
 
 _FLAGGED = 5
 _MOST_WRONG = 10

@@ -14,7 +14,7 @@ from featlab.plots.scores import faithfulness_scores
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.results.analysis import Results
-from featlab.results.gradients import DamExample, GradientResults
+from featlab.results.networks import DamExample, GradientResults
 
 _MOST_TRACES = 2
 

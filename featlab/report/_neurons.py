@@ -15,8 +15,7 @@ from featlab.arguments import confirmed_detectors, selected_detectors
 from featlab.plots.style import short_names
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, rows_per_class, table
-from featlab.results.analysis import DetectorDetails, Results
-from featlab.results.neurons import Selection
+from featlab.results.analysis import DetectorDetails, Results, Selection
 from featlab.results.pictures import Examples, NeuronCard
 
 _FIRES = {

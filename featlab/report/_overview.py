@@ -14,8 +14,8 @@ from featlab.report import _data, _heads, _localisation, _neurons
 from featlab.report import _words as words
 from featlab.report._elements import Answer, Options, Section, table
 from featlab.results.analysis import Results
-from featlab.results.audit import Audit
-from featlab.system.tables import plain
+from featlab.results.images import Audit
+from featlab.system.files import plain
 
 # Verdict → what stands in the strip: a sign that needs no colour, and a word.
 _SIGNS = {"fail": "✕", "warn": "!", "pass": "✓", "not done": "–"}

@@ -31,8 +31,7 @@ from featlab.report._neurons import detectors
 from featlab.report._overview import overview, provenance, summary
 from featlab.report._transfer import transfer
 from featlab.results.analysis import Results
-from featlab.system.files import write_whole
-from featlab.system.tables import write_table
+from featlab.system.files import write_table, write_whole
 
 SECTIONS = (
     overview,

@@ -12,7 +12,7 @@ from featlab.plots.scores import small_images, transfer_comparison
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.results.analysis import Results
-from featlab.results.transfer import Transfer
+from featlab.results.networks import Transfer
 
 _NAMES = {
     "frozen": "option 1: frozen network, trained head",

@@ -5,11 +5,7 @@ nothing. `Results` is the whole of an analysis, which the report and the tables 
 """
 
 from featlab.results.analysis import Results
-from featlab.results.audit import Audit
-from featlab.results.boxheads import BoxHeadResults, JointHeadResults
 from featlab.results.comparison import Comparison
-from featlab.results.embed import Embedding, Overview, Separation
-from featlab.results.gradients import DamTrace, GradientResults
 from featlab.results.heads import (
     BackboneComparison,
     Calibration,
@@ -17,15 +13,18 @@ from featlab.results.heads import (
     HeadResults,
     SmallestSet,
 )
+from featlab.results.images import Audit, Embedding, Overview, Separation
 from featlab.results.localisation import (
+    BoxHeadResults,
     ClassWeights,
     Context,
     FittedMethods,
     HeatMethod,
+    JointHeadResults,
     Localisation,
 )
+from featlab.results.networks import DamTrace, GradientResults, Transfer
 from featlab.results.pictures import NeuronCard
-from featlab.results.transfer import Transfer
 
 __all__ = [
     "Audit",

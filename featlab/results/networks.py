@@ -1,12 +1,43 @@
-"""What the network itself adds to the stored maps."""
+"""A network, and what running it again adds to the stored maps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a reader wants to know of a backbone.
+
+    Attributes
+    ----------
+    name, weights, preprocessing : str
+    input_size : (int, int)
+        Height and width in pixels.
+    outputs : dict of str to str
+        Layer → "7 x 7 cells of 32 px, 1280 neurons".
+    parameters : int
+        Number of weights up to the last layer given.
+    """
+
+    name: str
+    weights: str
+    input_size: tuple[int, int]
+    outputs: dict[str, str]
+    parameters: int
+    preprocessing: str
+
+    def __str__(self) -> str:
+        height, width = self.input_size
+        outputs = "; ".join(f"layer {layer}: {text}" for layer, text in self.outputs.items())
+        return (
+            f"{self.name} ({self.weights} weights, {self.parameters:,} parameters). Input: "
+            f"{height} × {width} px RGB, {self.preprocessing}. Output: {outputs}."
+        )
 
 
 @dataclass(frozen=True)
@@ -143,3 +174,38 @@ class GradientResults:
     examples: GradientExamples
     cams: CamExamples
     facts: dict[str, Any]
+
+
+_TABLES = ("comparison", "curves", "predictions", "detectors", "neurons", "small_images")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a transfer study found; no network is needed to show it.
+
+    Attributes
+    ----------
+    comparison, predictions : DataFrame
+        Of :func:`compare_transfer`.
+    curves : DataFrame
+        ``name`` and the columns of ``FineTuned.curves``.
+    detectors, neurons : DataFrame or None
+        Of :func:`detector_changes`, by class and by neuron.
+    small_images : DataFrame or None
+        Accuracy from small copies of the pictures (``pipeline.small_images_table``).
+    about : dict of str to object
+        Backbone, parameters, versions; what JSON can hold.
+    """
+
+    comparison: pd.DataFrame
+    curves: pd.DataFrame
+    predictions: pd.DataFrame
+    detectors: pd.DataFrame | None = None
+    neurons: pd.DataFrame | None = None
+    small_images: pd.DataFrame | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Those that there are, by name."""
+        found = {name: getattr(self, name) for name in _TABLES}
+        return {name: table for name, table in found.items() if table is not None}

@@ -1,4 +1,4 @@
-"""The images on a plane."""
+"""An image set: whether it is fit for the question, how it lies, and sets that are made."""
 
 from __future__ import annotations
 
@@ -6,8 +6,88 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from numpy.typing import NDArray
+
+from featlab.system import html
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check.
+
+    Attributes
+    ----------
+    check : str
+        Its name.
+    verdict : {"pass", "warn", "fail", "not done"}
+    finding : str
+        One sentence with the numbers.
+    n : int
+        Images it rests on.
+    """
+
+    check: str
+    verdict: str
+    finding: str
+    n: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Is this image set fit for the question?
+
+    Attributes
+    ----------
+    summary : DataFrame, one row per check
+        ``check``, ``verdict`` ("pass", "warn", "fail" or "not done"), ``finding`` (one sentence),
+        ``n`` (images it rests on).
+    statistics : DataFrame of n rows
+        ``path, label`` and the columns of :func:`picture_statistics`; row i is row i of the image
+        table.
+    confounds : DataFrame
+        From :func:`confounds`.
+    adjusted : DataFrame
+        From :func:`adjusted_effects`.
+    duplicates : DataFrame
+        From :func:`duplicates`.
+    label_errors : DataFrame
+        From :func:`label_errors`, with ``path`` first.
+    outliers : DataFrame
+        The outliers only, from :func:`outliers`, with ``path`` first.
+    """
+
+    summary: pd.DataFrame
+    statistics: pd.DataFrame
+    confounds: pd.DataFrame
+    adjusted: pd.DataFrame
+    duplicates: pd.DataFrame
+    label_errors: pd.DataFrame
+    outliers: pd.DataFrame
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict of the summary: "fail", "warn" or "pass"."""
+        found = set(self.summary["verdict"])
+        return next((word for word in ("fail", "warn") if word in found), "pass")
+
+    def __repr__(self) -> str:
+        told = self.summary["verdict"].value_counts()
+        return f"<Audit: {self.verdict}; {', '.join(f'{n} {word}' for word, n in told.items())}>"
+
+    def _repr_html_(self) -> str:
+        flagged = {"Duplicates": self.duplicates, "Label errors?": self.label_errors}
+        return html.block(
+            f"Audit: {self.verdict}",
+            html.table(self.summary),
+            *(
+                html.folded(f"{title}: {len(table):,}", html.table(table))
+                for title, table in (flagged | {"Outliers": self.outliers}).items()
+                if len(table)
+            ),
+        )
+
 
 Floats = NDArray[np.float64]
 
@@ -119,3 +199,41 @@ class Overview:
     separation: Separation
     neighbours: pd.DataFrame
     misclassified: pd.DataFrame | None
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A set of scenes in memory; entry *i* of every list is scene *i*.
+
+    Attributes
+    ----------
+    images : list of ndarray of uint8, shape (h, w, 3)
+    labels : list of str
+    boxes : DataFrame
+        The box table: image (the scene's number, from 0), kind ("object"), label, xmin, ymin,
+        xmax, ymax (pixels, continuous).
+    masks : list of ndarray of bool, shape (h, w)
+    """
+
+    images: list[npt.NDArray[np.uint8]]
+    labels: list[str]
+    boxes: pd.DataFrame
+    masks: list[npt.NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """Activations of :func:`make_neurons`.
+
+    Attributes
+    ----------
+    X : DataFrame of shape (n_images, n_neurons)
+        float32, not negative; a feature table, of the layer "made_up" and the pooling "mean".
+    y : Series of str of shape (n_images,)
+    truth : DataFrame
+        One row per neuron: neuron, label (the class that it detects, "" for none), dead.
+    """
+
+    X: pd.DataFrame
+    y: pd.Series
+    truth: pd.DataFrame
