@@ -33,6 +33,7 @@ from featlab.pipeline._study import (
 )
 from featlab.pipeline.detectors import class_weights, find_detectors, predicted_classes
 from featlab.pipeline.scheduler import timed
+from featlab.results.heads import HeadResults
 from featlab.results.localisation import Localisation
 from featlab.results.networks import (
     CamExamples,
@@ -124,21 +125,7 @@ def analyse_gradients(
     with timed(seconds, "grad_cam_family"):
         heats = gradients.cam_heats(network, sample.pixels, sample.labels)
     boxes = _dam_boxes(study)
-    with timed(seconds, "localisation"):
-        localisation = localise.evaluate_localisation(
-            store,
-            split,
-            methods=STORED_METHODS,
-            neurons=neurons,
-            weights=class_weights(heads),
-            box_kind=box_kind,
-            options=localise.LocalisationOptions(
-                rows=sample.rows,
-                given={name: sample.all_rows(values) for name, values in (heats | boxes).items()},
-                predicted=predicted_classes(heads, X),
-            ),
-            random_state=random_state,
-        )
+    localisation = _localisation(study, neurons, heads, predicted_classes(heads, X), heats | boxes)
     sanity = _sanity(study)
     faithfulness, curves = _faithfulness(study, localisation, heats)
     dam, maps = _examples(study)
@@ -195,6 +182,32 @@ def _dam_boxes(study: Study) -> dict[str, np.ndarray]:
                 progress=study.labelled(f"DAM, {preset}"),
             )
     return boxes
+
+
+def _localisation(
+    study: Study,
+    neurons: pd.DataFrame,
+    heads: HeadResults,
+    predicted: np.ndarray,
+    given: Heats,
+) -> Localisation:
+    """What the network gives and what the stored maps give, on the images of the sample."""
+    sample = study.sample
+    with timed(study.seconds, "localisation"):
+        return localise.evaluate_localisation(
+            study.store,
+            study.split,
+            methods=STORED_METHODS,
+            neurons=neurons,
+            weights=class_weights(heads),
+            box_kind=study.box_kind,
+            random_state=study.random_state,
+            options=localise.LocalisationOptions(
+                rows=sample.rows,
+                given={name: sample.all_rows(values) for name, values in given.items()},
+                predicted=predicted,
+            ),
+        )
 
 
 def _dam_layer(network: HeadedNetwork, preset: str) -> str:
