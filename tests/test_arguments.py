@@ -76,7 +76,7 @@ def test_what_names_no_rows_is_refused(rows, words):
     ("labels", "classes"),
     [
         (["b", "a", "b"], ["a", "b"]),
-        ([10, 2, 10], ["2", "10"]),
+        ([10, 2, 10], ["10", "2"]),
         ([True, False, True], ["False", "True"]),
         ([1.5, 0.5, 1.5], ["0.5", "1.5"]),
         (["b", 1, "b"], ["1", "b"]),

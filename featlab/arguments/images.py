@@ -102,7 +102,7 @@ def class_codes(
     -------
     codes : ndarray of int, shape (n,)
     classes : ndarray of str (object), shape (k,)
-        Sorted; numbers by size, everything else as text.
+        Sorted as text, numbers too: scikit-learn has them in that order.
 
     Raises
     ------
@@ -111,10 +111,6 @@ def class_codes(
     """
     names = text_labels(labels, n, name=name)
     codes, classes = pd.factorize(names, sort=True)
-    numeric = pd.to_numeric(pd.Series(classes, dtype=object), errors="coerce")
-    if len(classes) and np.asarray(labels).dtype.kind in "iuf" and numeric.notna().all():
-        order = np.argsort(numeric.to_numpy(float), kind="stable")
-        codes, classes = np.argsort(order)[codes], classes[order]
     if len(classes) < least:
         wanted = "two classes" if least == 2 else f"{least} classes"
         raise FeatlabError(f"{name} must hold at least {wanted}, got {classes.tolist()}.")

@@ -110,12 +110,14 @@ def learning_curve(
     weights = bootstrap_weights(len(test), n_boot, random_state, clusters)
     truth = images.classes[images.y[test]]
     rows = []
+    # Images on their own are numbered after n: a seed chooses what it chose in earlier versions.
+    units = images.groups if images.grouped else len(values) + images.groups
     for size in asked:
         n_choices = 1 if size >= largest else n_repeats
         right = np.empty((n_choices, len(test)), dtype=bool)
         for repeat in range(n_choices):
             rng = np.random.default_rng([random_state, repeat])
-            some = train[_nested_choice(images.y[train], images.groups[train], size, rng)]
+            some = train[_nested_choice(images.y[train], units[train], size, rng)]
             model, _ = fit_head(head, images.train(double_rows(values, some), some, random_state))
             right[repeat] = predictions(model, values, test) == truth
         rows.append(
