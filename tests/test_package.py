@@ -137,3 +137,28 @@ def test_every_room_is_reachable_from_the_package_and_documents_itself():
         assert module.__doc__
     with pytest.raises(AttributeError, match="nothing"):
         _ = featlab.nothing
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    docstring = ast.get_docstring(function, clean=False)
+    lines = function.end_lineno - function.body[0].lineno + 1
+    return lines - (docstring.count("\n") + 1 if docstring else 0)
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    known = function.args
+    named = [*known.posonlyargs, *known.args, *known.kwonlyargs]
+    return len([one for one in named if one.arg not in ("self", "cls")])
+
+
+def test_the_house_stays_small():
+    assert len(MODULES) <= 150
+    too_large = [
+        name for name, file in MODULES.items() if file.read_text("utf-8").count("\n") > 450
+    ]
+    assert not too_large
+    for module, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert body_lines(node) <= 60, f"{module}.{node.name}"
+                assert room_of(module) == "cli" or parameters(node) <= 10, f"{module}.{node.name}"

@@ -14,8 +14,7 @@ from typing import Annotated
 
 import typer
 
-from featlab.cli._boxes import boxheads, localise
-from featlab.cli._heads import heads
+from featlab.cli._heads import boxheads, heads, localise
 from featlab.cli._neurons import neurons
 from featlab.cli._pages import audit, compare, embed, report
 from featlab.cli._pass import demo, run

@@ -89,7 +89,7 @@ def read_annotations(
         entries = _csv_entries(root)
         return "csv", _boxes(entries), _problems(entries)
     entries = []
-    for kind, suffix, parse in (("voc", ".xml", _voc_entries), ("coco", ".json", _coco_entries)):
+    for kind, suffix, parse in _READERS:
         for path in annotation_files(root, pictures, suffix):
             entries += _file_entries(root, path, parse)
         boxes = _boxes(entries)
@@ -218,6 +218,10 @@ def _coco_entries(path: str, data: bytes) -> _Entries:
                 Problem(where, f"it is not a COCO box ({type(error).__name__} {cut(str(error))})")
             )
     return entries
+
+
+_READERS = (("voc", ".xml", _voc_entries), ("coco", ".json", _coco_entries))
+"""Format, suffix of its files, and what reads one: path and content → boxes and problems."""
 
 
 def _coco_box(
