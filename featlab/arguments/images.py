@@ -65,7 +65,7 @@ def row_numbers(rows: Any, n: int, *, name: str = "rows") -> NDArray[np.int64]:
 
 
 def text_labels(labels: ArrayLike, n: int | None = None, *, name: str = "y") -> NDArray[np.object_]:
-    """A label per image, as text: a class called 1, True or "1" is the same class.
+    """A label per image, as text: a class called 1 or "1" is the same class.
 
     Raises
     ------

@@ -292,7 +292,10 @@ def _reference_codes(
     if reference is None:
         return None
     names = classes.tolist()
-    asked = [reference] if isinstance(reference, str) else [str(name) for name in reference]
+    several = isinstance(reference, (list, tuple, np.ndarray))
+    asked = [str(name) for name in reference] if several else [str(reference)]
+    if not asked:
+        raise FeatlabError("reference is empty; name a class, or leave it out for all others.")
     return [names.index(name) for name in check_choices("reference", asked, names)]
 
 
