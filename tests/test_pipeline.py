@@ -240,7 +240,7 @@ def test_results_are_not_written_into_after_they_were_made(results, written):
 def test_seconds_of_earlier_stages_are_told_and_left_alone(store, monkeypatch):
     monkeypatch.setattr("featlab.pipeline._analysis.STAGES", ())
     earlier = {"extract": 3.0}
-    with pytest.raises((TypeError, KeyError), match="heads|all_neurons"):  # nothing was made
+    with pytest.raises(KeyError, match="all_neurons"):  # nothing was made
         analyse(store, seconds=earlier)
     assert earlier == {"extract": 3.0}
 

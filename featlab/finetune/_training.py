@@ -411,6 +411,7 @@ def head_phase(data: Data, warm_up: bool) -> Phase:
 
 
 def thawed_phase(data: Data, _: bool) -> Phase:
+    """The second phase, of every fine-tuning: the thawed blocks and the head, on pictures."""
     return _picture_phase(data, THAWED, data.options.thawed_learning_rate, 1)
 
 
