@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from featlab import backbones, datasets, extract, images, pipeline, plots
+from featlab import backbones, datasets, extract, images, plots
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else datasets.write_scenes("data/scenes")
 path = Path(sys.argv[2] if len(sys.argv) > 2 else "reports/analysis/maps.h5")
@@ -31,14 +31,14 @@ print(store.provenance["description"])
 
 # %%
 # Some of the pictures, with their true boxes:
-load = pipeline.picture_loader(store)
 rows = store.images.sample(12, random_state=0).index
 labels = store.images["label"].iloc[rows].tolist()
+pictures = [images.decode_image((store.root / path).read_bytes()) for path in table["path"][rows]]
 corners = [
     store.boxes.loc[store.boxes["image"] == row, ["xmin", "ymin", "xmax", "ymax"]].to_numpy()
     for row in rows
 ]
 store.close()
-figure = plots.sample_images([load(row) for row in rows], labels, corners)
+figure = plots.sample_images(pictures, labels, corners)
 figure.savefig(path.with_name("samples.png"), dpi=120)
 print(path.with_name("samples.png"))

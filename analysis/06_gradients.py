@@ -8,7 +8,7 @@ from pathlib import Path
 
 from featlab import plots
 from featlab.backbones import load_backbone
-from featlab.pipeline import analyse_gradients, save_gradients
+from featlab.pipeline import analyse_gradients
 from featlab.store import MapStore
 
 path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
@@ -18,7 +18,7 @@ folder = path.with_name("gradients")
 with MapStore(path) as store:
     backbone = load_backbone(store.provenance["backbone"])
     results = analyse_gradients(store, backbone, box_kind=kind, n_images=30)
-save_gradients(results, folder)
+results.save(folder)
 
 columns = ["box_accuracy", "mean_iou", "centre_in_box", "picture_centre_in_box"]
 table = results.localisation.set_index("method")

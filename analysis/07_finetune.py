@@ -25,19 +25,19 @@ with MapStore(path) as store:
         fits["thawed"].save(file)
     tuned = backbones.load_backbone(file)
     with extract.extract_maps(images, tuned, folder / "maps_thawed.h5", boxes=store.boxes) as after:
-        found = pipeline.transfer_study(store, split, fits, after)
-finetune.save_transfer(found, folder)
+        transfer = pipeline.transfer_study(store, split, fits, after)
+transfer.save(folder)
 
-shown = ["name", "n", "accuracy", "accuracy_low", "accuracy_high", "difference", "p", "seconds"]
-print(found.comparison[shown].round(3).to_string())
-print(found.detectors.round(3).to_string())
+columns = ["name", "n", "accuracy", "accuracy_low", "accuracy_high", "difference", "p", "seconds"]
+print(transfer.comparison[columns].round(3).to_string())
+print(transfer.detectors.round(3).to_string())
 
 # %%
-figure = plots.transfer_curves(found.curves)
+figure = plots.transfer_curves(transfer.curves)
 figure.savefig(folder / "curves.svg")
 print(folder / "curves.svg")
 
 # %%
-figure = plots.detector_changes(found.neurons).figure
+figure = plots.detector_changes(transfer.neurons).figure
 figure.savefig(folder / "detectors.svg")
 print(folder / "detectors.svg")

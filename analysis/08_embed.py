@@ -6,7 +6,7 @@ python analysis/08_embed.py [STORE]
 import sys
 from pathlib import Path
 
-from featlab import embed, features, heads, pipeline, plots, splits
+from featlab import embed, features, heads, images, plots, splits
 from featlab.store import MapStore
 
 path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
@@ -15,7 +15,7 @@ with MapStore(path) as store:
     labels, groups = store.images["label"], store.images["group"]
     split = splits.make_split(store.images, random_state=0)
     X = features.feature_table(store)
-    load = pipeline.picture_loader(store)
+    files = [store.root / path for path in store.images["path"]]
 
 scores = heads.evaluate_heads(X, labels, split, groups=groups, heads=["logistic"])
 seen = embed.overview(X, labels, scores.of("logistic"))
@@ -31,7 +31,7 @@ figure.savefig(path.with_name("embedding.svg"))
 print(path.with_name("embedding.svg"))
 
 # %%
-pictures = {row: load(row) for row in plane.thumbnails["row"]}
+pictures = {row: images.decode_image(files[row].read_bytes()) for row in plane.thumbnails["row"]}
 figure = plots.embedding_thumbnails(plane, pictures, labels).figure
 figure.savefig(path.with_name("thumbnails.png"), dpi=150)
 print(path.with_name("thumbnails.png"))

@@ -28,7 +28,7 @@ from featlab import audit, boxheads, features
 from featlab.boxes import geometry as bx
 from featlab.errors import FeatlabError
 from featlab.intervals import bootstrap_interval
-from featlab.results import JointHeadResults
+from featlab.results.localisation import JointHeadResults
 from featlab.splits import make_split
 from featlab.store import MapStore
 

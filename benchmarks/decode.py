@@ -30,7 +30,7 @@ from limits import say
 from PIL import Image
 
 from featlab import backbones, datasets, images
-from featlab.images import colour_histogram, decode_image, pixels
+from featlab.images import decode_image, pixels
 from featlab.images.decode import decode_scaled
 from featlab.images.pixels import resize_image
 
@@ -82,7 +82,10 @@ def variants(picture: Image.Image) -> Iterator[tuple[str, np.ndarray, np.ndarray
             data = jpeg(small)
             whole, scaled = decode_image(data), decode_scaled(data, factor)
             plain = resize_image(whole, (SIDE, SIDE))
-            moved = np.abs(colour_histogram(whole) - colour_histogram(scaled.image)).sum() / 2
+            moved = (
+                np.abs(pixels.colour_histogram(whole) - pixels.colour_histogram(scaled.image)).sum()
+                / 2
+            )
             found = resize_image(scaled.image, (SIDE, SIDE), box=scaled.box)
             yield f"1/{factor}, margin {margin}", plain, found, moved
             if factor == FACTORS[0] and margin == OTHER_WAYS:
@@ -109,7 +112,7 @@ def milliseconds(work: Callable[[bytes], object], data: list[bytes]) -> float:
 def to_input(factor: int) -> Callable[[bytes], object]:
     def work(data: bytes) -> object:
         picture = decode_scaled(data, factor)
-        colours = colour_histogram(picture.image)
+        colours = pixels.colour_histogram(picture.image)
         return colours, resize_image(picture.image, (SIDE, SIDE), box=picture.box)
 
     return work

@@ -129,7 +129,25 @@ def room_page(room: str) -> str:
             if kind == "class":
                 lines += ["   :members:", "   :exclude-members: set_score_request, set_fit_request"]
             lines += [""]
+    if room == "results":
+        lines += other_results()
     return "\n".join(lines)
+
+
+def other_results() -> list[str]:
+    """The result classes that only functions make: what their fields hold."""
+    results = importlib.import_module("featlab.results")
+    classes = {
+        name: value
+        for module in vars(results).values()
+        if inspect.ismodule(module) and module.__name__.startswith("featlab.results.")
+        for name, value in vars(module).items()
+        if kind_of(value) == "class" and value.__module__ == module.__name__ and name[0] != "_"
+    }
+    lines = ["Returned by functions", "---------------------", ""]
+    for name in sorted(set(classes) - set(results.__all__)):
+        lines += [f".. autoclass:: {classes[name].__module__}.{name}", "   :members:", ""]
+    return lines
 
 
 def command_page() -> str:

@@ -27,7 +27,7 @@ from featlab.system.scratch import (
     scratch_columns,
 )
 
-__all__ = ["component_scores", "feature_table", "principal_components", "take_rows"]
+__all__ = ["feature_table", "take_rows"]
 
 
 POOLINGS = ("mean", "max", "softmax_mean", "softmax_max", "flat")

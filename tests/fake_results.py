@@ -363,4 +363,4 @@ def make_results(
         failures=spots if pictures and boxes else None,
         units=make_units(chosen) if boxes else None,
     )
-    return replace(results, answers=report.answers(results))
+    return replace(results, answers=report.overview.answers(results))

@@ -18,9 +18,10 @@ from statsmodels.stats.multitest import multipletests
 
 from featlab import audit, plots
 from featlab.arguments import feature_columns
+from featlab.audit._confounds import adjusted_effects, confounds
 from featlab.audit._duplicates import find_duplicates
 from featlab.audit._labels import outliers
-from featlab.audit._pictures import find_bands, read_pictures
+from featlab.audit._pictures import find_bands, picture_statistics, read_pictures
 from featlab.audit._set import balance, colour_alone
 from featlab.errors import FeatlabError
 from featlab.extract import extract_maps
@@ -138,7 +139,7 @@ def test_captions_of_real_pictures_are_found(shared_data):
     table = pictures.statistics
     found = {Path(path).stem for path in images["path"][table["caption"] > 0]}
     assert found == {f"{number:05}" for number in CAPTIONED}
-    result = audit.confounds(table, images["label"])
+    result = confounds(table, images["label"])
     row = result[(result["statistic"] == "caption") & (result["class"] == "kangaroo")].iloc[0]
     assert row["verdict"] == "warn" and row["share"] == 22 / 163 and row["share_ref"] == 0
     letterboxed = {Path(path).stem for path in images["path"][table["border_top"] > 0.1]}
@@ -151,7 +152,7 @@ def test_captions_of_real_pictures_are_found(shared_data):
 def test_statistics_of_plain_colours_are_exact(tmp_path):
     colours = {"a/red.png": (255, 0, 0), "b/grey.png": (51, 51, 51), "b/blue.png": (0, 0, 255)}
     images = save_all(tmp_path, {p: Image.new("RGB", (40, 20), c) for p, c in colours.items()})
-    table = audit.picture_statistics(images)
+    table = picture_statistics(images)
     rows = table.set_index(images["path"])
     assert rows.loc["a/red.png", ["red", "green", "blue", "saturation"]].tolist() == [1, 0, 0, 1]
     assert rows.loc["a/red.png", "brightness"] == pytest.approx(0.299)
@@ -167,7 +168,7 @@ def test_blur_lowers_the_sharpness_and_nothing_else_much(tmp_path):
     picture = photo(np.random.default_rng(0))
     blurred = picture.filter(ImageFilter.GaussianBlur(3))
     images = save_all(tmp_path, {"a/sharp.png": picture, "b/soft.png": blurred})
-    sharp, soft = audit.picture_statistics(images).to_dict("records")
+    sharp, soft = picture_statistics(images).to_dict("records")
     assert soft["sharpness"] < sharp["sharpness"] / 20
     assert soft["brightness"] == pytest.approx(sharp["brightness"], abs=0.01)
 
@@ -177,7 +178,7 @@ def test_objects_are_measured_in_shares_of_the_picture(tmp_path):
     corners = [(0, 0, 50, 50), (25, 0, 75, 50), (0, 0, 10, 10)]
     boxes = pd.DataFrame(corners, columns=["xmin", "ymin", "xmax", "ymax"])
     boxes = boxes.assign(image=[0, 0, 2], kind="object", label="a")
-    table = audit.picture_statistics(images, boxes=boxes)
+    table = picture_statistics(images, boxes=boxes)
     assert table["n_objects"].tolist() == pytest.approx([2, np.nan, 1], nan_ok=True)
     assert table["object_area"].tolist() == pytest.approx([0.75, np.nan, 0.02], nan_ok=True)
     assert table.loc[2, ["object_x", "object_y"]].tolist() == pytest.approx([0.05, 0.1])
@@ -186,22 +187,22 @@ def test_objects_are_measured_in_shares_of_the_picture(tmp_path):
 def test_a_picture_that_is_gone_is_a_row_of_nan_and_rows_keep_their_place(tmp_path, picture_folder):
     folder = picture_folder({"a": 3, "b": 3})
     images, _ = index_images(folder)
-    whole = audit.picture_statistics(images)
+    whole = picture_statistics(images)
     (folder / images["path"][1]).unlink()
     (folder / images["path"][4]).write_bytes(b"no picture")
     seen = []
-    part = audit.picture_statistics(images, progress=lambda rows: map(seen.append, rows) and rows)
+    part = picture_statistics(images, progress=lambda rows: map(seen.append, rows) and rows)
     assert part.iloc[[1, 4]].isna().all(axis=None)
     kept = [0, 2, 3, 5]
     pd.testing.assert_frame_equal(part.iloc[kept], whole.iloc[kept])
     shuffled = images.sample(frac=1, random_state=0)
-    again = audit.picture_statistics(shuffled, folder)
+    again = picture_statistics(shuffled, folder)
     pd.testing.assert_frame_equal(again.sort_index(), part)
 
 
 def test_without_a_root_there_is_an_error():
     with pytest.raises(FeatlabError, match="root must be the folder"):
-        audit.picture_statistics(pd.DataFrame({"path": ["a.jpg"]}))
+        picture_statistics(pd.DataFrame({"path": ["a.jpg"]}))
 
 
 # --- confounds ----------------------------------------------------------------------------------
@@ -220,7 +221,7 @@ def test_confounds_agree_with_sklearn_scipy_and_statsmodels():
     table, labels = random_statistics()
     table.loc[::7, "w"] = np.nan
     table["text"] = "not a number"
-    result = audit.confounds(table, labels)
+    result = confounds(table, labels)
     assert len(result) == 12 and not result["statistic"].eq("text").any()
     for row in result.to_dict("records"):
         values = table[row["statistic"]].to_numpy()
@@ -240,14 +241,14 @@ def test_confounds_agree_with_sklearn_scipy_and_statsmodels():
 def test_confounds_of_noise_pass():
     rng = np.random.default_rng(3)
     table = pd.DataFrame(rng.normal(size=(300, 10)))
-    assert set(audit.confounds(table, rng.choice(list("abc"), 300))["verdict"]) == {"pass"}
+    assert set(confounds(table, rng.choice(list("abc"), 300))["verdict"]) == {"pass"}
 
 
 def test_a_rare_cue_warns_although_it_hardly_moves_the_auroc():
     labels = np.repeat(["a", "b"], 200)
     cue = np.zeros(400)
     cue[:24] = 0.06
-    result = audit.confounds(pd.DataFrame({"caption": cue, "constant": 1.0}), labels)
+    result = confounds(pd.DataFrame({"caption": cue, "constant": 1.0}), labels)
     found = result.set_index(["class", "statistic"])
     assert found.loc[("a", "caption"), "auroc"] == 0.56
     assert found.loc[("a", "caption"), ["share", "share_ref"]].tolist() == [0.12, 0]
@@ -259,15 +260,15 @@ def test_a_rare_cue_warns_although_it_hardly_moves_the_auroc():
 def test_swapping_two_classes_mirrors_the_table_and_rows_choose():
     table, labels = random_statistics()
     two = labels != "c"
-    result = audit.confounds(table, labels, rows=two)
-    again = audit.confounds(table[two], labels[two])
+    result = confounds(table, labels, rows=two)
+    again = confounds(table[two], labels[two])
     pd.testing.assert_frame_equal(result, again)
     wide = result.pivot_table(index="statistic", columns="class", values="auroc")
     assert wide["a"].to_numpy() == pytest.approx(1 - wide["b"].to_numpy())
     with pytest.raises(FeatlabError, match="rows must lie in"):
-        audit.confounds(table, labels, rows=[1000])
+        confounds(table, labels, rows=[1000])
     with pytest.raises(FeatlabError, match=r"one entry per image \(240\)"):
-        audit.confounds(table, labels[:5])
+        confounds(table, labels[:5])
 
 
 # --- adjusted effects ---------------------------------------------------------------------------
@@ -291,7 +292,7 @@ def planted_world(n=400, seed=0, gap=1.2):
 @pytest.mark.parametrize("seed", range(4))
 def test_what_brightness_explains_is_told_from_what_it_does_not(seed):
     X, labels, statistics, neurons = planted_world(seed=seed)
-    result = audit.adjusted_effects(X, labels, statistics, neurons).set_index("neuron")
+    result = adjusted_effects(X, labels, statistics, neurons).set_index("neuron")
     assert result["explained"].to_dict() == {0: True, 1: False, 2: False}
     assert result.loc[0, "auroc"] > 0.7 and abs(result.loc[0, "auroc_adjusted"] - 0.5) < 0.1
     # An effect of the class is not taken for one of the brightness that goes with it.
@@ -304,11 +305,11 @@ def test_what_brightness_explains_is_told_from_what_it_does_not(seed):
 
 def test_unrelated_statistics_change_nothing_and_perfect_ones_leave_nothing():
     X, labels, statistics, neurons = planted_world(gap=0.0)
-    free = audit.adjusted_effects(X.iloc[:, [1]], labels, statistics[["noise"]], neurons.iloc[[1]])
+    free = adjusted_effects(X.iloc[:, [1]], labels, statistics[["noise"]], neurons.iloc[[1]])
     assert free["auroc_adjusted"].iloc[0] == pytest.approx(free["auroc"].iloc[0], abs=0.01)
     assert free["inflation"].iloc[0] == pytest.approx(1, abs=0.02)
     same = pd.DataFrame({"class itself": (labels == "a") * 1.0})
-    bound = audit.adjusted_effects(X, labels, same, neurons)
+    bound = adjusted_effects(X, labels, same, neurons)
     assert np.isinf(bound["inflation"]).all() and bound["explained"].sum() == 2
     assert (bound[["auroc_adjusted_low", "auroc_adjusted_high"]] == [0, 1]).all(axis=None)
 
@@ -318,7 +319,7 @@ def test_the_adjusted_interval_covers_the_truth():
     covered = []
     for seed in range(60):
         world = planted_world(n=120, seed=100 + seed)
-        rows = audit.adjusted_effects(*world).set_index("neuron")
+        rows = adjusted_effects(*world).set_index("neuron")
         low, high = rows.loc[0, ["auroc_adjusted_low", "auroc_adjusted_high"]]
         covered.append(low <= 0.5 <= high)
     assert np.mean(covered) >= 0.9
@@ -328,12 +329,12 @@ def test_detectors_are_judged_on_the_maps_of_their_own_layer():
     X, labels, statistics, neurons = planted_world()
     other = X.iloc[:, ::-1].set_axis(feature_columns("low", "mean", 3), axis=1)
     both = pd.concat([neurons, neurons.assign(layer="low")])
-    result = audit.adjusted_effects([X, other], labels, statistics, both)
+    result = adjusted_effects([X, other], labels, statistics, both)
     low, top = (part["auroc"].tolist() for _, part in result.groupby("layer"))
     assert low == top[::-1]
     with pytest.raises(FeatlabError, match="layer and pooling"):
-        audit.adjusted_effects(X, labels, statistics, both)
-    none = audit.adjusted_effects(X, labels, statistics, neurons[:0])
+        adjusted_effects(X, labels, statistics, both)
+    none = adjusted_effects(X, labels, statistics, neurons[:0])
     assert len(none) == 0 and list(none) == list(result)
 
 
@@ -344,9 +345,9 @@ def test_what_cannot_be_judged_is_refused():
         ({"class": "z"}, "no image is labelled 'z'"),
     ]:
         with pytest.raises(FeatlabError, match=words):
-            audit.adjusted_effects(X, labels, statistics, neurons.assign(**change))
+            adjusted_effects(X, labels, statistics, neurons.assign(**change))
     with pytest.raises(FeatlabError, match="No picture statistic varies"):
-        audit.adjusted_effects(X, labels, statistics[["c"]], neurons)
+        adjusted_effects(X, labels, statistics[["c"]], neurons)
 
 
 # --- duplicates ---------------------------------------------------------------------------------
@@ -613,12 +614,12 @@ def test_partly_gone_pictures_leave_the_rest(planted_set):
 def test_confounds_are_drawn(n_classes):
     rng = np.random.default_rng(0)
     labels = np.array([f"class $_{i % n_classes}$" for i in range(120)])
-    table = audit.confounds(pd.DataFrame(rng.normal(size=(120, 15))).add_prefix("border_"), labels)
-    ax = plots.confounds(table, most=5)
+    table = confounds(pd.DataFrame(rng.normal(size=(120, 15))).add_prefix("border_"), labels)
+    ax = plots.scores.confounds(table, most=5)
     assert len(ax.get_yticks()) == 5 and "n = 120 images" in ax.get_title(loc="left")
     assert ax.get_xlabel() and encode(ax, "png")[:4] == b"\x89PNG"
     own = Figure().add_subplot()
-    assert plots.confounds(table.iloc[:0], ax=own) is own
+    assert plots.scores.confounds(table.iloc[:0], ax=own) is own
     encode(own, "png")
 
 

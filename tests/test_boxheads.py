@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from featlab import FeatlabError, boxheads, localise, plots
 from featlab.boxes import geometry as bx
 from featlab.boxheads import _inputs, _linear
-from featlab.boxheads._evaluation import BASELINES
+from featlab.boxheads._evaluation import BASELINES, HEADS
 from featlab.boxheads._inputs import POLICIES, TARGETS
 from featlab.plots.style import encode
 
@@ -84,16 +84,16 @@ def iou_of(results):
 @pytest.fixture(scope="module")
 def all_heads():
     store = scene_store()
-    return store, evaluate(store, heads=boxheads.HEADS)
+    return store, evaluate(store, heads=HEADS)
 
 
 def test_every_head_finds_the_planted_boxes(all_heads):
     _, results = all_heads
     iou = iou_of(results)
-    assert list(iou.index) == [*boxheads.HEADS, *BASELINES]
+    assert list(iou.index) == [*HEADS, *BASELINES]
     assert iou["cascade"] > 0.8 and iou["ridge_pca"] > 0.75 and iou["pls"] > 0.75
     assert iou["mlp"] > 0.6 and iou["gradient_boosting"] > 0.65
-    assert iou[list(boxheads.HEADS)].min() > iou[list(BASELINES)].max() + 0.05
+    assert iou[list(HEADS)].min() > iou[list(BASELINES)].max() + 0.05
 
 
 def test_the_table_and_the_images_agree(all_heads):
@@ -315,7 +315,7 @@ def test_a_single_head_may_be_named_and_none_leaves_the_baselines():
 def test_a_single_group_leaves_nothing_to_tune_with():
     store = scene_store(80)
     store.images["group"] = np.where(sides_of(80, 3) == "test", "", "one")
-    results = evaluate(store, heads=boxheads.HEADS)
+    results = evaluate(store, heads=HEADS)
     assert results.facts["n_folds"] == 0
     assert iou_of(results)["ridge_pca"] > iou_of(results)["mean_box"] + 0.05
 
@@ -401,7 +401,7 @@ def test_box_statistics_are_exact():
 def test_plots_draw_results_and_nothing_else(all_heads):
     store, results = all_heads
     stats = boxheads.box_statistics(store)
-    figure = plots.box_statistics(stats, n_images=130)
+    figure = plots.data.box_statistics(stats, n_images=130)
     assert isinstance(figure, Figure) and len(figure.axes) == 7
     assert figure.axes[0].get_title(loc="left") == "n = 120 boxes"
     assert figure.axes[3].get_title(loc="left") == "n = 130 images"

@@ -146,8 +146,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         featlab(["extract", "my_pictures", "-o", "results/maps.h5", *BLOCK])
         with store.MapStore("results/maps.h5") as opened:
             results = pipeline.analyse(opened)
-            report.write_tables(results, "results")
-            report.write_summary(results, "results/summary.json")
+            report.page.write_tables(results, "results")
+            report.page.write_summary(results, "results/summary.json")
     (folder / "other").mkdir()
     os.link(folder / "results" / "maps.h5", folder / "other" / "maps.h5")
     return folder
@@ -335,7 +335,7 @@ def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         for line in lines:
             featlab(line.split())
     # What takes detectors on the object, or three classes.
-    report.write_tables(make_results(), folder / "made-up")
+    report.page.write_tables(make_results(), folder / "made-up")
     rng = np.random.default_rng(0)
     several = neurons.compare_classes(rng.random((30, 4)), np.repeat(["a", "b", "c"], 10))
     write_table(several, folder / "made-up" / "omnibus.csv")

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from featlab import FeatlabError, cli, embed, extract, images, plots
+from featlab.embed._neighbours import class_separation, misclassified
 from featlab.plots.style import encode
 
 
@@ -189,7 +190,7 @@ def test_a_wrong_label_is_found_deep_in_the_other_class():
             "predicted": ["class 0", "class 0", "class 2", "class 2"],
         }
     )
-    found = embed.misclassified(X, labels, predictions, 5)
+    found = misclassified(X, labels, predictions, 5)
     assert found["row"].tolist() == [3, 40]
     assert found.loc[0, ["share_true", "share_predicted"]].tolist() == [0, 1]
     assert found.loc[1, ["share_true", "share_predicted"]].tolist() == [1, 0]
@@ -198,13 +199,13 @@ def test_a_wrong_label_is_found_deep_in_the_other_class():
     assert found.attrs["share_true_correct"] == pytest.approx(near["same_label"].mean())
     assert found.attrs["n"] == 4
     right = predictions.assign(predicted=predictions["label"])
-    assert embed.misclassified(X, labels, right, 5).empty
+    assert misclassified(X, labels, right, 5).empty
 
 
 def test_separation_numbers_are_those_of_their_definitions():
     X, y = clusters([12, 20, 8], gap=0.3)
     X[0] = 0
-    found = embed.class_separation(X, y, 6)
+    found = class_separation(X, y, 6)
     near = embed.nearest_neighbours(X, np.arange(40), 6, y=y)
     length = np.linalg.norm(X, axis=1, keepdims=True)
     distance = 1 - (X / np.maximum(length, 1e-300)) @ (X / np.maximum(length, 1e-300)).T
@@ -223,14 +224,14 @@ def test_separation_numbers_are_those_of_their_definitions():
 def test_shuffled_labels_agree_as_often_as_chance():
     X, y = clusters([60, 100])
     shuffled = np.random.default_rng(0).permutation(y)
-    found = embed.class_separation(X, shuffled)
+    found = class_separation(X, shuffled)
     assert_allclose(found.table["neighbour_agreement"], found.table["chance"], atol=0.06)
     assert abs(found.silhouette) < 0.02
-    assert embed.class_separation(X, y).neighbour_agreement == 1
-    alone = embed.class_separation(X[:6], list("abcdef"), 2).table
+    assert class_separation(X, y).neighbour_agreement == 1
+    alone = class_separation(X[:6], list("abcdef"), 2).table
     assert (alone["silhouette"] == 0).all() and (alone["neighbour_agreement"] == 0).all()
     with pytest.raises(FeatlabError, match="at least two classes"):
-        embed.class_separation(X, ["a"] * 160)
+        class_separation(X, ["a"] * 160)
 
 
 def test_the_overview_puts_it_together_for_a_tiny_set():

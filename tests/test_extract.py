@@ -20,8 +20,9 @@ from conftest import FakeBackbone
 from PIL import Image
 
 from featlab import FeatlabError
-from featlab.extract import PassOptions, _parts, _passing, _source, extract_maps, find_store
+from featlab.extract import PassOptions, _parts, _passing, _source, extract_maps
 from featlab.extract._source import Running
+from featlab.extract.stores import find_store
 from featlab.images import index_images
 from featlab.store import MapStore
 from featlab.store.writing import PartWriter

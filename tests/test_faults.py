@@ -106,7 +106,7 @@ def work_tables_in_small_room(mount: str, size: int) -> None:
 
     file_system(mount, size)
     try:
-        report.write_tables(make_results(n=120, c=24), mount)
+        report.page.write_tables(make_results(n=120, c=24), mount)
     except FeatlabError as error:
         sys.stdout.write(f"{error}\n")
     for path in sorted(Path(mount).iterdir()):

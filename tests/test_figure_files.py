@@ -17,7 +17,7 @@ from featlab import plots, report
 from featlab.cli import app
 from featlab.errors import FeatlabError
 from featlab.report._elements import Options
-from featlab.report._page import _sections
+from featlab.report.page import _sections
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_another_format_is_refused(few, tmp_path):
         report.write_figures(few, tmp_path / "figures", format="gif")
     assert not (tmp_path / "figures").exists()
     with pytest.raises(FeatlabError, match=r"must end in .svg, .pdf, .png, got"):
-        plots.save_figure(None, tmp_path / "figure.gif")
+        plots.style.save_figure(None, tmp_path / "figure.gif")
 
 
 def test_the_command_writes_figures_where_asked(few, tmp_path, monkeypatch):

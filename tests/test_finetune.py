@@ -27,6 +27,7 @@ from featlab.pipeline.detectors import find_detectors
 from featlab.pipeline.transfer import small_images_table
 from featlab.plots.scores import small_images, transfer_comparison
 from featlab.plots.style import encode
+from featlab.results import Transfer
 from featlab.store import MapStore
 
 COUNTS = {"a": 26, "b": 38}
@@ -485,7 +486,7 @@ def test_the_saved_network_goes_through_the_same_laboratory(
         mine = active[active["class"] == name]
         assert counts.loc[name, "selected_before"] == mine["detector"].sum()
         assert counts.loc[name, "replicated_before"] == mine["replicated"].sum()
-    saved = finetune.load_transfer(finetune.save_transfer(found, tmp_path / "study").parent)
+    saved = Transfer.load(found.save(tmp_path / "study").parent)
     for name, one in found.tables().items():
         pd.testing.assert_frame_equal(saved.tables()[name], one, check_dtype=False)
     assert saved.about == found.about
@@ -498,13 +499,13 @@ def test_the_saved_network_goes_through_the_same_laboratory(
         assert len(encode(drawing, "png")) > 5000
     (tmp_path / "study" / "transfer_curves.parquet").unlink()
     with pytest.raises(FeatlabError, match="transfer_curves.parquet is missing or damaged"):
-        finetune.load_transfer(tmp_path / "study")
+        Transfer.load(tmp_path / "study")
     with pytest.raises(FeatlabError, match="no finished results in"):
-        finetune.load_transfer(tmp_path)
+        Transfer.load(tmp_path)
     wrong = split.replace({"confirm": "test", "test": "confirm"})
     scores = heads.evaluate_heads(X, pictures["label"], wrong, heads=["logistic"])
     with pytest.raises(FeatlabError, match="same images, classes and split"):
-        finetune.compare_transfer(fits, pictures, split, scores, {"logistic": 0.1})
+        finetune.transfer.compare_transfer(fits, pictures, split, scores, {"logistic": 0.1})
 
 
 def test_detector_changes_count_what_was_planted():
@@ -606,9 +607,9 @@ def test_the_command_trains_once_and_compares(pictures, small_network, tmp_path,
         "transfer_comparison.png", "transfer_detectors.png",
     }  # fmt: skip
     stamp = (tmp_path / "out" / "thawed.keras").stat().st_mtime_ns
-    first = finetune.load_transfer(tmp_path / "out")
+    first = Transfer.load(tmp_path / "out")
     run()
     assert (tmp_path / "out" / "thawed.keras").stat().st_mtime_ns == stamp
-    again = finetune.load_transfer(tmp_path / "out")
+    again = Transfer.load(tmp_path / "out")
     pd.testing.assert_frame_equal(again.curves, first.curves)
     pd.testing.assert_frame_equal(again.neurons, first.neurons)

@@ -18,11 +18,10 @@ from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
 from featlab.cli._rerun import gradient_figures, rebuilt
 from featlab.extract import PassOptions, extract_maps
-from featlab.finetune import load_transfer, save_transfer
 from featlab.images import index_images
-from featlab.pipeline import analyse_gradients, load_gradients, save_gradients
+from featlab.pipeline import analyse_gradients
 from featlab.plots.style import encode
-from featlab.results.networks import Transfer
+from featlab.results import GradientResults, Transfer
 from featlab.store import MapStore
 
 keras = pytest.importorskip("keras")
@@ -110,9 +109,9 @@ def test_a_picture_is_seen_where_the_store_says_it_lies(results):
 
 
 def test_results_come_back_from_disk_and_are_drawn_without_the_network(results, tmp_path):
-    written = save_gradients(results, tmp_path)
+    written = results.save(tmp_path)
     assert all(path.is_file() for path in written) and len(written) == 9
-    back = load_gradients(tmp_path)
+    back = GradientResults.load(tmp_path)
     for name in ("localisation", "sanity", "faithfulness", "faithfulness_curves"):
         pd.testing.assert_frame_equal(getattr(back, name), getattr(results, name))
     assert back.facts == results.facts
@@ -134,7 +133,7 @@ def test_results_come_back_from_disk_and_are_drawn_without_the_network(results, 
 
 def test_half_written_results_are_told(tmp_path):
     with pytest.raises(FeatlabError, match="no finished results of `featlab gradients`"):
-        load_gradients(tmp_path)
+        GradientResults.load(tmp_path)
 
 
 def test_another_network_is_refused_with_both_values(made, tmp_path):
@@ -197,7 +196,7 @@ def test_the_command_writes_what_a_network_that_cannot_be_guided_still_gives(mad
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"gradients_localisation.csv", "gradient_examples.npz", "gradient_maps.png"} <= names
     assert {"randomisation.png", "faithfulness.png", "grad_cam_family.png"} <= names
-    assert load_gradients(tmp_path / "out").dam == []
+    assert GradientResults.load(tmp_path / "out").dam == []
 
 
 def made_up_transfer() -> Transfer:
@@ -234,8 +233,8 @@ def made_up_transfer() -> Transfer:
 
 def test_the_page_shows_what_runs_of_the_network_made_earlier(made, results, tmp_path):
     store = str(made[2] / "maps.h5")
-    save_gradients(results, tmp_path)
-    save_transfer(made_up_transfer(), tmp_path)
+    results.save(tmp_path)
+    made_up_transfer().save(tmp_path)
     done = CliRunner().invoke(app, ["report", store, "-o", str(tmp_path)])
     assert done.exit_code == 0, done.exception
     page = (tmp_path / "report.html").read_text("utf-8")
@@ -253,9 +252,9 @@ def test_the_page_shows_what_runs_of_the_network_made_earlier(made, results, tmp
 
 def test_the_page_does_without_gradients_small_pictures_and_compared_detectors(tmp_path):
     bare = dataclasses.replace(made_up_transfer(), detectors=None, neurons=None, small_images=None)
-    save_transfer(bare, tmp_path)
+    bare.save(tmp_path)
     analysis = make_results(boxes=False, detectors=False, pictures=False)
-    analysis = dataclasses.replace(analysis, transfer=load_transfer(tmp_path))
+    analysis = dataclasses.replace(analysis, transfer=Transfer.load(tmp_path))
     page = report.write_report(analysis, tmp_path / "report.html").read_text("utf-8")
     assert 'id="transfer"' in page and 'id="gradients"' not in page
     assert "3 → 3" not in page

@@ -24,9 +24,9 @@ from featlab.extract import (
     append_maps,
     extract_maps,
     extract_shard,
-    find_store,
     join_shards,
 )
+from featlab.extract.stores import find_store
 from featlab.images import index_images
 from featlab.store import MapStore, writing
 from featlab.store.rows import Piece, choose_rows

@@ -110,14 +110,14 @@ class TestAblation:
         assert ours["accuracy"].iloc[-1] < 0.65 and random["accuracy"].iloc[-1] > 0.85
         assert (table["low"] <= table["accuracy"]).all()
         assert (table["accuracy"] <= table["high"]).all()
-        assert isinstance(plots.ablation(table), Axes)
+        assert isinstance(plots.curves.ablation(table), Axes)
 
     def test_they_are_enough(self, planted):
         X, y, split = planted
         table = ablation_curve(X, y, split, ["n0", "n1", "n2", "n3"], mode="keep", n_random=10)
         last = table[table["k"] == 4].set_index("kind")["accuracy"]
         assert last["detectors"] > 0.85 and last["random"] < 0.65
-        assert isinstance(plots.ablation(table), Axes)
+        assert isinstance(plots.curves.ablation(table), Axes)
 
     def test_it_is_the_head_with_neurons_at_their_mean(self, planted):
         X, y, split = planted

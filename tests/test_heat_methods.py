@@ -76,7 +76,7 @@ def mlp(store):
 
 @pytest.fixture(scope="module")
 def fitted(store, mlp):
-    return localise.fit_methods(
+    return localise.fitting.fit_methods(
         store, SPLIT == "train", boxes=store.boxes, neurons=TABLE, weights=WEIGHTS, mlp=mlp
     )  # fmt: skip
 
@@ -155,7 +155,7 @@ def test_cell_head_is_the_log_odds_of_every_cell_and_does_not_saturate(store, fi
 
 def test_the_intercept_of_the_head_reaches_the_method(store):
     head = replace(WEIGHTS, intercept=np.array([-1.0, 2.0]))
-    fitted = localise.fit_methods(
+    fitted = localise.fitting.fit_methods(
         store, SPLIT == "train", "cell_head", boxes=store.boxes, weights=head
     )
     # The head's classes are dog and cat, the store's cat and dog.
@@ -220,7 +220,7 @@ def test_boxes_of_other_rows_are_not_learnt_from(store, fitted):
     unseen = SPLIT[moved["image"]] != "train"
     moved.loc[unseen, bx.CORNERS] = [0.0, 0.0, 1.0, 1.0]
     again = (
-        localise.fit_methods(store, SPLIT == "train", ["cell_boxes"], boxes=moved)
+        localise.fitting.fit_methods(store, SPLIT == "train", ["cell_boxes"], boxes=moved)
         .contexts["top"]
         .fitted["cell_boxes"]
     )
@@ -230,7 +230,7 @@ def test_boxes_of_other_rows_are_not_learnt_from(store, fitted):
 
 def test_without_boxes_the_method_that_needs_them_is_flat(store):
     none = store.boxes.iloc[:0]
-    bare = localise.fit_methods(store, SPLIT == "train", ["cell_boxes"], boxes=none)
+    bare = localise.fitting.fit_methods(store, SPLIT == "train", ["cell_boxes"], boxes=none)
     assert not localise.heat_maps(store, np.arange(4), bare)["cell_boxes"].any()
 
 
@@ -250,9 +250,9 @@ def test_a_users_method_takes_five_lines(store):
 def test_errors_name_what_is_missing(store):
     train = SPLIT == "train"
     with pytest.raises(FeatlabError, match="methods must be from"):
-        localise.fit_methods(store, train, ["magic"], boxes=store.boxes)
+        localise.fitting.fit_methods(store, train, ["magic"], boxes=store.boxes)
     with pytest.raises(FeatlabError, match="'cam' needs weights"):
-        localise.fit_methods(store, train, ["cam"], boxes=store.boxes)
+        localise.fitting.fit_methods(store, train, ["cam"], boxes=store.boxes)
     with pytest.raises(FeatlabError, match="supervision must be"):
         localise.register("x", "x", supervision="magic")
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featlab import FeatlabError
-from featlab.images import colour_histogram, decode_image, index_images, picture_frame
+from featlab.images import decode_image, index_images
 from featlab.images.decode import decode_scaled
-from featlab.images.pixels import jpeg_factor, resize_image
+from featlab.images.pixels import colour_histogram, jpeg_factor, picture_frame, resize_image
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]

@@ -94,7 +94,7 @@ def work_report(path: str, seed: int) -> None:
     results = RESULTS.setdefault(seed, make_results(n=160 + 20 * seed, c=24))
     folder = Path(path)
     report.write_report(results, folder / "report.html", most_examples=0)
-    report.write_summary(results, folder / "summary.json")
+    report.page.write_summary(results, folder / "summary.json")
 
 
 def work_tables(path: str, seed: int) -> None:
@@ -103,23 +103,23 @@ def work_tables(path: str, seed: int) -> None:
     from featlab import report
 
     results = RESULTS.setdefault(seed, make_results(n=160 + 20 * seed, c=24))
-    report.write_tables(results, path)
-    report.write_summary(results, Path(path) / "summary.json")
+    report.page.write_tables(results, path)
+    report.page.write_summary(results, Path(path) / "summary.json")
 
 
 def keep_pages() -> None:
     """Draw each page once: kills are to fall into the writing, not into seconds of drawing."""
-    from featlab.report import _page
+    from featlab.report import page
 
     pages: dict[int, str] = {}
-    draw = _page._render
+    draw = page._render
 
     def kept(results: Any, *arguments: Any) -> str:
         if id(results) not in pages:
             pages[id(results)] = draw(results, *arguments)
         return pages[id(results)]
 
-    _page._render = kept
+    page._render = kept
 
 
 RESULTS: dict[int, Any] = {}

@@ -377,7 +377,7 @@ def test_only_replicated_detectors_count_and_the_best_comes_first(planted):
 
 def test_random_neurons_are_alive_different_and_seeded(planted):
     def heats(seed):
-        fitted = localise.fit_methods(
+        fitted = localise.fitting.fit_methods(
             planted,
             planted_split() == "train",
             "random_neuron",
@@ -498,13 +498,13 @@ def test_wrong_requests_are_explained(planted):
 
 def test_choose_threshold():
     ious = np.array([[0.6, 0.9, 0.1], [0.4, 0.4, 0.6], [np.nan] * 3])
-    assert localise.choose_threshold(ious, [0.1, 0.2, 0.3]) == 0.2  # Tie → higher mean IoU.
-    assert localise.choose_threshold(ious, [0.1, 0.2, 0.3], delta=0.3) == 0.2
-    assert localise.choose_threshold(ious[:, [0, 0]], [0.1, 0.2]) == 0.1
+    assert localise.regions.choose_threshold(ious, [0.1, 0.2, 0.3]) == 0.2  # Tie → higher mean IoU.
+    assert localise.regions.choose_threshold(ious, [0.1, 0.2, 0.3], delta=0.3) == 0.2
+    assert localise.regions.choose_threshold(ious[:, [0, 0]], [0.1, 0.2]) == 0.1
     with pytest.raises(FeatlabError, match="no image has a box"):
-        localise.choose_threshold(ious[2:], [0.1, 0.2, 0.3])
+        localise.regions.choose_threshold(ious[2:], [0.1, 0.2, 0.3])
     with pytest.raises(FeatlabError, match="one column per threshold"):
-        localise.choose_threshold(ious, [0.1])
+        localise.regions.choose_threshold(ious, [0.1])
 
 
 def test_stable_threshold_is_not_lured_by_a_lucky_one():
@@ -512,7 +512,7 @@ def test_stable_threshold_is_not_lured_by_a_lucky_one():
     ious = np.zeros((40, 100))
     ious[:20, 30:51] = 0.7
     ious[:21, 80] = 0.7
-    assert localise.choose_threshold(ious, regions.THRESHOLDS) == 0.8
+    assert localise.regions.choose_threshold(ious, regions.THRESHOLDS) == 0.8
     assert regions.stable_threshold(ious, regions.THRESHOLDS) == pytest.approx(0.4)
 
 
@@ -837,7 +837,7 @@ def test_seconds_are_each_methods_own(planted):
         return maps.sum(axis=-1)
 
     try:
-        fitted = localise.fit_methods(
+        fitted = localise.fitting.fit_methods(
             planted, planted_split() == "train", ["slow", "sum"], boxes=planted.boxes
         )
         _, seconds = timed_heats(planted, np.arange(40), fitted)
@@ -928,7 +928,7 @@ def test_one_layer_with_detectors_is_enough_and_each_needs_its_weights(two_layer
 def test_pointing_finds_the_planted_neuron_and_not_the_noise(planted):
     table = neuron_table(("a", TARGET, 0.99), ("a", NOISE, 0.9), ("a", DEAD, 0.8), ("b", 4, 0.9))
     rows = np.flatnonzero(planted_split() == "test")
-    found = localise.neuron_pointing(planted, rows, table)
+    found = localise.detectors.neuron_pointing(planted, rows, table)
     assert list(found) == list(judged.POINTING_COLUMNS)
     assert found["neuron"].tolist() == [TARGET, NOISE, DEAD, 4]
     assert (found["n"] == 10).all()
@@ -945,14 +945,14 @@ def test_pointing_finds_the_planted_neuron_and_not_the_noise(planted):
         inside = (boxes[:, :2] <= middle[of_class]) & (middle[of_class] <= boxes[:, 2:])
         assert (own["picture_centre"] == inside.all(axis=1).mean()).all()
     mask = planted_split() == "test"
-    pd.testing.assert_frame_equal(localise.neuron_pointing(planted, mask, table), found)
+    pd.testing.assert_frame_equal(localise.detectors.neuron_pointing(planted, mask, table), found)
 
 
 def test_pointing_equals_the_peak_mapped_to_pixels(planted):
     rows = np.flatnonzero(planted_split() == "test")
     frames = np.tile([0.1, 0.0, 0.9, 1.0], (60, 1))
     store = FakeStore(planted.images, planted.boxes, planted.array, frames)
-    found = localise.neuron_pointing(store, rows, neuron_table(("a", NOISE, 0.9)))
+    found = localise.detectors.neuron_pointing(store, rows, neuron_table(("a", NOISE, 0.9)))
     hits = []
     for row in rows[planted.images["label"].to_numpy()[rows] == "a"]:
         y, x = np.unravel_index(planted.array[row, ..., NOISE].argmax(), (14, 14))
@@ -965,9 +965,9 @@ def test_pointing_equals_the_peak_mapped_to_pixels(planted):
 
 def test_pointing_without_detectors_or_boxes(planted):
     rows = np.flatnonzero(planted_split() == "test")
-    assert localise.neuron_pointing(planted, rows, neuron_table()).empty
+    assert localise.detectors.neuron_pointing(planted, rows, neuron_table()).empty
     store = FakeStore(planted.images, planted.boxes.iloc[:0], planted.array, planted.frames)
-    found = localise.neuron_pointing(store, rows, PLANTED)
+    found = localise.detectors.neuron_pointing(store, rows, PLANTED)
     assert (found["n"] == 0).all()
     assert found["pointing"].isna().all()
 
@@ -1026,7 +1026,7 @@ def test_the_best_detector_is_the_first_of_confirmed_detectors(planted):
         rank=[2, 1, 1]
     )
     for rows in ([0, 1, 2], [1, 0, 2]):
-        fitted = localise.fit_methods(
+        fitted = localise.fitting.fit_methods(
             planted, planted_split() == "train", "best_detector", boxes=planted.boxes,
             neurons=table.iloc[rows],
         )  # fmt: skip

@@ -42,11 +42,11 @@ def labelled(ax: Axes) -> bool:
 def test_charts_return_labelled_axes_with_n(world):
     store, split, neurons, heads = world
     for ax in (
-        plots.class_balance(store.images, split),
+        plots.data.class_balance(store.images, split),
         plots.score_intervals(heads.table, "accuracy"),
         plots.confusion_matrix(heads.confusion("logistic")),
         plots.volcano(neurons),
-        plots.selected_vs_confirmed(neurons),
+        plots.neurons.selected_vs_confirmed(neurons),
         plots.score_intervals(make_localisation(store, split).table, "box_accuracy"),
     ):
         assert isinstance(ax, Axes)
@@ -64,7 +64,7 @@ def test_given_axes_are_drawn_on(world):
 
 def test_hostile_names_are_drawn_without_a_warning(world, recwarn):
     store, split, _, _ = world
-    assert encode(plots.class_balance(store.images, split)).startswith(b"<?xml")
+    assert encode(plots.data.class_balance(store.images, split)).startswith(b"<?xml")
     assert not [w for w in recwarn if "Glyph" in str(w.message) or "math" in str(w.message)]
 
 
@@ -130,7 +130,9 @@ def test_distributions_show_the_first_detectors_of_each_class(world):
     detectors = neurons[neurons["detector"]]
     rows = (split == "confirm").to_numpy()
     labels = store.images["label"].to_numpy(str)[rows]
-    figure = plots.activation_distributions(store.activations[rows], labels, detectors, most=1)
+    figure = plots.neurons.activation_distributions(
+        store.activations[rows], labels, detectors, most=1
+    )
     assert isinstance(figure, Figure)
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     best = detectors.sort_values("rank").iloc[0]
@@ -143,7 +145,7 @@ def test_distributions_show_the_first_detectors_of_each_class(world):
 def test_distributions_without_detectors_say_so():
     empty = pd.DataFrame({"class": [], "neuron": [], "rank": [], "auroc": []})
     with pytest.raises(FeatlabError, match="no detectors"):
-        plots.activation_distributions(np.zeros((3, 2)), ["a", "b", "a"], empty)
+        plots.neurons.activation_distributions(np.zeros((3, 2)), ["a", "b", "a"], empty)
 
 
 def test_picture_grids_survive_missing_pictures_and_boxes():

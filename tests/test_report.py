@@ -229,7 +229,7 @@ def test_a_failed_write_leaves_the_old_page(two, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("featlab.report._page._render", lambda *_: "new")
+    monkeypatch.setattr("featlab.report.page._render", lambda *_: "new")
     monkeypatch.setattr("featlab.system.files.os.replace", fail)
     with pytest.raises(FeatlabError, match="boxes.csv could not be written: disk full"):
         report.write_report(two[0], path)
@@ -277,7 +277,7 @@ def test_csv_runs_no_formula_and_parquet_is_exact(many):
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "\tx"])
 def test_cells_that_start_a_formula_are_quoted(tmp_path, cell):
     results = make_results([cell, "plain"], n=60, c=8, pictures=False)
-    report.write_tables(results, tmp_path)
+    report.page.write_tables(results, tmp_path)
     assert set(pd.read_csv(tmp_path / "neurons.csv")["class"]) == {f"'{cell}", "plain"}
 
 
@@ -293,7 +293,7 @@ def test_what_is_known_of_a_neuron_is_not_that_of_another_layers(tmp_path):
         for name, table in others.items()
     }
     neurons = pd.concat([twin, results.neurons], ignore_index=True)
-    report.write_tables(dataclasses.replace(results, neurons=neurons, **both), tmp_path)
+    report.page.write_tables(dataclasses.replace(results, neurons=neurons, **both), tmp_path)
     table = pd.read_csv(tmp_path / "detectors.csv")
     assert not table.duplicated(["layer", "class", "neuron"]).any()
     assert set(table.loc[table["layer"] == "early", "pointing"]) == {0.1}

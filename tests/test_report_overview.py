@@ -13,7 +13,7 @@ from fake_results import make_results
 
 from featlab import backbones, extract, features, images, pipeline
 from featlab.report._methods import REFERENCES, Citations, described
-from featlab.report._overview import checks, python_lines, verdict
+from featlab.report.overview import checks, python_lines, verdict
 from featlab.results.analysis import Selection
 
 

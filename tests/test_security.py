@@ -26,13 +26,13 @@ from fake_results import HOSTILE, make_results
 from test_torch_weights import MAGIC, PROTOCOL, _Global, _Name, _Pickler, _tensor, write_legacy
 
 import featlab
-from featlab import FeatlabError, datasets, finetune, heads, report
+from featlab import FeatlabError, datasets, heads, report
 from featlab.backbones.torch_weights import read_state_dict
 from featlab.cli._neurons import file_name
 from featlab.extract import extract_maps
 from featlab.finetune._training import read_state
 from featlab.images import index_images
-from featlab.pipeline import load_gradients
+from featlab.results import GradientResults, Transfer
 from featlab.store import MapStore
 from featlab.system.files import write_table
 
@@ -130,10 +130,10 @@ def test_pickles_in_every_kind_of_file(picture_folder, tmp_path, no_pickles):
     with pytest.raises(FeatlabError, match="state.npz"):
         read_state(tmp_path / "state.npz", {})
     with pytest.raises(FeatlabError, match="no finished results"):
-        load_gradients(tmp_path)
+        GradientResults.load(tmp_path)
     (tmp_path / "transfer.json").write_bytes(pickle.dumps(Touches(mark)))
     with pytest.raises(FeatlabError, match="transfer.json is damaged"):
-        finetune.load_transfer(tmp_path)
+        Transfer.load(tmp_path)
     images, _ = index_images(picture_folder({"a": 3, "b": 3}))
     path = tmp_path / "maps.h5"
     extract_maps(images, FakeBackbone(), path).close()
@@ -298,7 +298,7 @@ def test_formulas_are_text_in_csv_and_exact_in_parquet(tmp_path, dtype):
 
 
 def test_every_table_of_a_report_is_harmless(tmp_path):
-    report.write_tables(make_results(HOSTILE, n=400), tmp_path)
+    report.page.write_tables(make_results(HOSTILE, n=400), tmp_path)
     found = 0
     for file in tmp_path.glob("*.csv"):
         table = pd.read_csv(file, dtype=str, keep_default_na=False)

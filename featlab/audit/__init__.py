@@ -5,17 +5,8 @@ whether detector neurons survive when such things are held fixed. Every check en
 pass, warn or fail; every finding names its images. The network is not run.
 """
 
-from featlab.audit._confounds import adjusted_effects, confounds
 from featlab.audit._duplicates import duplicates
 from featlab.audit._labels import label_errors
-from featlab.audit._pictures import picture_statistics
 from featlab.audit._set import audit_set
 
-__all__ = [
-    "adjusted_effects",
-    "audit_set",
-    "confounds",
-    "duplicates",
-    "label_errors",
-    "picture_statistics",
-]
+__all__ = ["audit_set", "duplicates", "label_errors"]

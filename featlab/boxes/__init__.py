@@ -14,34 +14,17 @@ are scored by.
 
 from __future__ import annotations
 
-from featlab.boxes.geometry import (
-    best_iou,
-    frame_to_picture,
-    iou,
-    iou_matrix,
-    mean_box,
-    picture_to_frame,
-)
-from featlab.boxes.scores import (
-    IGNORE,
-    box_accuracy,
-    max_box_acc,
-    max_box_acc_v2,
-    pxap,
-    success_curve,
-)
+from featlab.boxes.geometry import frame_to_picture, iou, iou_matrix, picture_to_frame
+from featlab.boxes.scores import IGNORE, box_accuracy, max_box_acc, max_box_acc_v2, pxap
 
 __all__ = [
     "IGNORE",
-    "best_iou",
     "box_accuracy",
     "frame_to_picture",
     "iou",
     "iou_matrix",
     "max_box_acc",
     "max_box_acc_v2",
-    "mean_box",
     "picture_to_frame",
     "pxap",
-    "success_curve",
 ]

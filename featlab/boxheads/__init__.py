@@ -5,8 +5,8 @@
 `box_statistics` describes the boxes themselves.
 """
 
-from featlab.boxheads._evaluation import HEADS, evaluate_box_heads
+from featlab.boxheads._evaluation import evaluate_box_heads
 from featlab.boxheads._inputs import box_statistics
 from featlab.boxheads._joint import fit_joint_head
 
-__all__ = ["HEADS", "box_statistics", "evaluate_box_heads", "fit_joint_head"]
+__all__ = ["box_statistics", "evaluate_box_heads", "fit_joint_head"]

@@ -269,6 +269,6 @@ def boxheads(
     plots = featlab.plots
     figures = {
         "box_heads": plots.score_intervals(regression.table, "mean_iou"),
-        "boxes": plots.box_statistics(statistics, n_images=n_images),
+        "boxes": plots.data.box_statistics(statistics, n_images=n_images),
     }
     write_figures(output, figures)

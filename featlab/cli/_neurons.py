@@ -150,7 +150,7 @@ def _write_cards(
         )
         name = f"{row['layer']}_{row['pooling']}_{row['neuron']}_{row['class']}"
         figure = featlab.plots.neuron_card(card)
-        featlab.plots.save_figure(figure, folder / f"{file_name(name)}.png")
+        featlab.plots.style.save_figure(figure, folder / f"{file_name(name)}.png")
     print(f"cards: {folder}")
 
 

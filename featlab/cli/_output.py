@@ -72,7 +72,7 @@ def write_figures(
         return
     for name, figure in figures.items():
         for kind in kinds:
-            featlab.plots.save_figure(figure, folder / f"{name}.{kind}")
+            featlab.plots.style.save_figure(figure, folder / f"{name}.{kind}")
     print(f"tables and figures: {folder}")
 
 

@@ -78,7 +78,7 @@ def embed(store: Store, output: Output, layer: Layer = None, seed: Seed = 0) -> 
         )
         overview = featlab.embed.overview(X, labels, scores.of("logistic"), random_state=seed)
         plane, wrong = overview.embedding, overview.misclassified
-        load = featlab.pipeline.picture_loader(opened)
+        load = featlab.pipeline.pictures.picture_loader(opened)
         pictures = {int(row): load(int(row)) for row in plane.thumbnails["row"]}
         about = opened.images[["path", "label"]].assign(split=split)
     assert wrong is not None
@@ -135,4 +135,4 @@ def audit(store: Store, box_kind: BoxKind = None, output: Folder = None, seed: S
     print(f"{audit.verdict:>8}  in all")
     tables = vars(audit) | {"audit": audit.summary}
     write_tables(output, {name: tables[name] for name in tables if name != "summary"})
-    write_figures(output, {"confounds": featlab.plots.confounds(audit.confounds)})
+    write_figures(output, {"confounds": featlab.plots.scores.confounds(audit.confounds)})

@@ -122,11 +122,12 @@ def write_page(
 
 def _earlier(folder: Path) -> dict[str, Any]:
     """What `featlab gradients` and `featlab finetune` left in a folder, for the same page."""
+    networks = featlab.results.networks
     results: dict[str, Any] = {}
-    if (folder / "gradient_examples.npz").is_file():
-        results["gradients"] = featlab.pipeline.load_gradients(folder)
-    if (folder / "transfer.json").is_file():
-        results["transfer"] = featlab.finetune.load_transfer(folder)
+    if (folder / networks.GRADIENTS_FILE).is_file():
+        results["gradients"] = networks.GradientResults.load(folder)
+    if (folder / networks.TRANSFER_FILE).is_file():
+        results["transfer"] = networks.Transfer.load(folder)
     return results
 
 
@@ -174,7 +175,7 @@ def finished_store(
     shared: dict[str, Any] = {"boxes": boxes, "options": pass_options(made)}
     with libraries_silenced():
         network = load_network(made)
-        store = featlab.extract.find_store(table, network, path, **shared)
+        store = featlab.extract.stores.find_store(table, network, path, **shared)
         if store is None:
             network.probe()  # loads them
     if store is not None:

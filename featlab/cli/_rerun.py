@@ -63,7 +63,7 @@ def gradients(
             random_state=seed,
             progress=partial(quiet_bar, unit="item"),
         )
-    featlab.pipeline.save_gradients(results, output)
+    results.save(output)
     for name, figure in gradient_figures(results).items():
         figure.savefig(output / f"{name}.png", dpi=150)
     _tell_gradients(results, output)
@@ -116,7 +116,7 @@ def gradient_figures(results: featlab.results.GradientResults) -> dict[str, Any]
         for k, example in enumerate(results.dam)
     }
     examples = results.examples
-    drawn["gradient_maps"] = plots.gradient_maps(
+    drawn["gradient_maps"] = plots.gradients.gradient_maps(
         examples.pictures, examples.maps, labels=examples.labels
     )
     drawn["grad_cam_family"] = plots.gradients.cam_strips(results.cams)
@@ -216,7 +216,7 @@ def finetune(
             transfer = featlab.pipeline.transfer_study(
                 store, split, fits, after, small_images=small, random_state=seed
             )
-    featlab.finetune.save_transfer(transfer, output)
+    transfer.save(output)
     _tell_transfer(transfer)
     _write_transfer(transfer, output)
 

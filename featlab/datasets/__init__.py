@@ -30,9 +30,7 @@ from featlab.system.files import replace_durably, system_errors, write_whole
 __all__ = [
     "fetch_cub_200_2011",
     "fetch_oxford_pets",
-    "iter_scenes",
     "make_neurons",
-    "make_scenes",
     "pet_masks",
     "write_scenes",
 ]

@@ -1,13 +1,12 @@
 """The one pass of the network: image table + backbone → store."""
 
-from featlab.extract._extract import (
+from featlab.extract._source import MapSource, PassOptions
+from featlab.extract.stores import (
     append_maps,
     extract_maps,
     extract_shard,
-    find_store,
     join_shards,
 )
-from featlab.extract._source import MapSource, PassOptions
 
 __all__ = [
     "MapSource",
@@ -15,6 +14,5 @@ __all__ = [
     "append_maps",
     "extract_maps",
     "extract_shard",
-    "find_store",
     "join_shards",
 ]

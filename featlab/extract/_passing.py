@@ -28,9 +28,8 @@ from featlab.extract._parts import (
     tell_done,
 )
 from featlab.extract._source import MapSource, PassOptions, running_of
-from featlab.images import colour_histogram, picture_frame
 from featlab.images.decode import decode_scaled
-from featlab.images.pixels import jpeg_factor, resize_image
+from featlab.images.pixels import colour_histogram, jpeg_factor, picture_frame, resize_image
 from featlab.store.format import Tables
 from featlab.store.rows import EncodedMaps, Piece, encode_maps
 from featlab.store.writing import PartWriter

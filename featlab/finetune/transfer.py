@@ -1,12 +1,8 @@
-"""A transfer study: networks beside heads on the same images, their neurons, tables on disk."""
+"""A transfer study: networks beside heads on the same images, and their neurons."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,16 +18,11 @@ from featlab.heads import compare_heads
 from featlab.heads.models import prediction_rows
 from featlab.heads.scores import bootstrap_weights, interval_name, scores_of
 from featlab.results.heads import HeadResults
-from featlab.results.networks import Transfer
-from featlab.system.files import write_whole
 
 _SCORES = ["n", "accuracy", "accuracy_low", "accuracy_high", "interval", "balanced_accuracy"]
 _SCORES += ["roc_auc", "log_loss"]
 _DIFFERENCES = ["difference", "difference_low", "difference_high", "p", "test"]
 _KEY = ["class", "neuron"]
-_FORMAT, _VERSION = "featlab-transfer", "1.0"
-_ABOUT = "transfer.json"
-_OPTIONAL = ("detectors", "neurons", "small_images")
 
 
 def compare_transfer(
@@ -239,69 +230,3 @@ def _counts(name: str, part: pd.DataFrame) -> dict[str, object]:
         "spread_after": float(np.abs(after - 0.5).mean()) if len(alive) else np.nan,
         "spearman": float(stats.spearmanr(before, after).statistic) if varies else np.nan,
     }
-
-
-def save_transfer(transfer: Transfer, folder: str | os.PathLike[str]) -> Path:
-    """Write the tables as ``transfer_<name>.parquet``, and ``transfer.json`` last.
-
-    Parameters
-    ----------
-    transfer : Transfer
-    folder : path-like
-        Made if it is not there.
-
-    Returns
-    -------
-    Path
-        Of ``transfer.json``.
-    """
-    folder = Path(folder)
-    path = folder / _ABOUT
-    path.unlink(missing_ok=True)  # until all tables are there, there are no results
-    for name, table in transfer.tables().items():
-        write_whole(_path(folder, name), partial(table.to_parquet, index=False))
-    about = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "tables": list(transfer.tables()),
-        "about": transfer.about,
-    }
-    write_whole(path, json.dumps(about, indent=1, ensure_ascii=False))
-    return path
-
-
-def load_transfer(folder: str | os.PathLike[str]) -> Transfer:
-    """Read what :func:`save_transfer` wrote.
-
-    Raises
-    ------
-    FeatlabError
-        No results there, an unknown version, a table missing or damaged.
-    """
-    folder = Path(folder)
-    path = folder / _ABOUT
-    if not path.is_file():
-        raise FeatlabError(
-            f"there are no finished results in {folder}; make them with `featlab finetune`."
-        )
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        kind, version = record["format"], record["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FeatlabError(f"{path} is damaged: {error}") from error
-    if (kind, version) != (_FORMAT, _VERSION):
-        raise FeatlabError(
-            f"{path} is {kind} version {version}, this featlab reads {_FORMAT} {_VERSION}; you may "
-            "need to update."
-        )
-    tables: dict[str, pd.DataFrame | None] = dict.fromkeys(_OPTIONAL)
-    for name in record["tables"]:
-        try:
-            tables[name] = pd.read_parquet(_path(folder, name))
-        except (OSError, ValueError) as error:
-            raise FeatlabError(f"{_path(folder, name)} is missing or damaged: {error}") from error
-    return Transfer(**tables, about=record["about"])  # type: ignore[arg-type]
-
-
-def _path(folder: Path, name: str) -> Path:
-    return folder / f"transfer_{name}.parquet"

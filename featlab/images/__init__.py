@@ -6,6 +6,5 @@ network is run and not in the middle of the night.
 
 from featlab.images._index import index_images
 from featlab.images.decode import decode_image
-from featlab.images.pixels import colour_histogram, picture_frame
 
-__all__ = ["colour_histogram", "decode_image", "index_images", "picture_frame"]
+__all__ = ["decode_image", "index_images"]

@@ -35,7 +35,7 @@ def heat_maps(
     rows : sequence of int, or mask of shape (n,)
         Rows of the image table, without repetition; only their maps are read.
     fitted : FittedMethods
-        ``Localisation.fitted``, or from :func:`fit_methods`.
+        ``Localisation.fitted``.
     methods : str or sequence of str, optional
         Of those fitted; all by default.
     codes : ndarray of shape (k,), optional

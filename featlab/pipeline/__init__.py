@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from featlab.pipeline._analysis import analyse, write_results
 from featlab.pipeline._comparison import compare_stores
-from featlab.pipeline._gradients import analyse_gradients, load_gradients, save_gradients
+from featlab.pipeline._gradients import analyse_gradients
 from featlab.pipeline.detectors import neuron_card
-from featlab.pipeline.pictures import picture_loader
 from featlab.pipeline.transfer import transfer_study
 
 __all__ = [
     "analyse",
     "analyse_gradients",
     "compare_stores",
-    "load_gradients",
     "neuron_card",
-    "picture_loader",
-    "save_gradients",
     "transfer_study",
     "write_results",
 ]

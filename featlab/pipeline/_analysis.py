@@ -28,9 +28,9 @@ from featlab.localise import (
     LocalisationOptions,
     compare_methods,
     evaluate_localisation,
-    neuron_pointing,
     unit_localisation,
 )
+from featlab.localise.detectors import neuron_pointing
 from featlab.neurons import softmax_top_k
 from featlab.pipeline import pictures
 from featlab.pipeline.detectors import (
@@ -98,8 +98,7 @@ def analyse(
     progress : callable, optional
         Wraps the batches of maps that localisation reads.
     gradients, transfer : optional
-        From `load_gradients` and `load_transfer`: what runs of the network found earlier, to be
-        shown on the same page.
+        What runs of the network gave earlier (their `load`), for the same page.
 
     Returns
     -------
@@ -132,7 +131,7 @@ def analyse(
         selection=selection_of(made["all_neurons"]),
         **{field.name: made[field.name] for field in fields(Results) if field.name in made},
     )
-    return replace(results, answers=report.answers(results))
+    return replace(results, answers=report.overview.answers(results))
 
 
 def write_results(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
@@ -149,7 +148,7 @@ def write_results(results: Results, folder: str | os.PathLike[str]) -> list[Path
     with timed(seconds, "report"):
         report.write_report(results, folder / "report.html")
     seconds["report"] = round(seconds["report"], 3)
-    report.write_summary(replace(results, seconds=seconds), folder / "summary.json")
+    report.page.write_summary(replace(results, seconds=seconds), folder / "summary.json")
     return [folder / "report.html", folder / "summary.json"]
 
 

@@ -1,17 +1,12 @@
 """What the network itself adds to the stored maps: DAM, Grad-CAM, guided maps, and their checks.
 
-This runs the network, on a seeded sample of the images; what it gives is kept as tables and one
-file of arrays.
+This runs the network, on a seeded sample of the images.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +15,6 @@ import pandas as pd
 from featlab import gradients, localise
 from featlab.arguments import check_at_least
 from featlab.backbones import Backbone
-from featlab.errors import FeatlabError
 from featlab.features import feature_table
 from featlab.gradients.network import HeadedNetwork
 from featlab.heads import evaluate_heads, linear_weights
@@ -38,21 +32,16 @@ from featlab.results.localisation import Localisation
 from featlab.results.networks import (
     CamExamples,
     DamExample,
-    DamTrace,
     GradientExamples,
     GradientResults,
 )
 from featlab.splits import make_split
 from featlab.store import MapStore
-from featlab.system.files import write_table, write_whole
 
 STORED_METHODS = ("detectors", "cam", "cam_positive", "sum")
 _EXAMPLES, _DAM_EXAMPLES, _SANITY_IMAGES, _FAITHFUL_IMAGES = 5, 2, 8, 24
 _FAITHFUL_STEPS = 10
 _VARIANT_LAYER = "block5_conv2"  # of VGG16, for which the variant was made
-_TABLES = ("localisation", "sanity", "faithfulness", "faithfulness_curves")
-_ARRAYS = "gradient_examples.npz"
-_VERSION = 1
 
 Heats = Mapping[str, np.ndarray]
 
@@ -321,123 +310,3 @@ def _cam_examples(study: Study, localisation: Localisation, heats: Heats) -> Cam
             for name, heat in heats.items()
         },
     )
-
-
-def save_gradients(results: GradientResults, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write the tables (CSV and Parquet) and the examples (one ``.npz``, no pickles).
-
-    Parameters
-    ----------
-    results : GradientResults
-    folder : path-like
-        Made if it is not there.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name in _TABLES:
-        for suffix in (".csv", ".parquet"):
-            paths.append(_table_path(folder, name, suffix))
-            write_table(getattr(results, name), paths[-1])
-    write_whole(folder / _ARRAYS, lambda file: np.savez_compressed(file, **_arrays(results)))
-    return [*paths, folder / _ARRAYS]
-
-
-def load_gradients(folder: str | os.PathLike[str]) -> GradientResults:
-    """Read what :func:`save_gradients` wrote; runs no network.
-
-    Gradients and heat maps come back in half precision, each scaled to a largest value of
-    1, which is what a figure needs.
-
-    Raises
-    ------
-    FeatlabError
-        A file is missing or of another version.
-    """
-    folder = Path(folder)
-    try:
-        tables = {name: pd.read_parquet(_table_path(folder, name, ".parquet")) for name in _TABLES}
-        with np.load(folder / _ARRAYS, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        facts = json.loads(str(arrays["facts"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise FeatlabError(
-            f"{folder} holds no finished results of `featlab gradients`: {error}. Make them again."
-        ) from error
-    if facts.pop("version") != _VERSION:
-        raise FeatlabError(f"{folder} was written by another version of featlab; make it again.")
-    return GradientResults(
-        **tables,
-        dam=[_dam_example(arrays, k) for k in range(facts.pop("n_dam"))],
-        examples=GradientExamples(
-            arrays["examples/pictures"],
-            arrays["examples/labels"].tolist(),
-            _below(arrays, "examples/maps/"),
-        ),
-        cams=CamExamples(
-            arrays["cams/pictures"],
-            arrays["cams/labels"].tolist(),
-            [arrays[f"cams/true/{k}"] for k in range(len(arrays["cams/pictures"]))],
-            _below(arrays, "cams/heats/"),
-            _below(arrays, "cams/boxes/"),
-        ),
-        facts=facts,
-    )
-
-
-def _arrays(results: GradientResults) -> dict[str, Any]:
-    facts = results.facts | {"version": _VERSION, "n_dam": len(results.dam)}
-    arrays: dict[str, Any] = {"facts": np.array(json.dumps(facts))}
-    for k, example in enumerate(results.dam):
-        arrays[f"dam/{k}/preset"], arrays[f"dam/{k}/label"] = example.preset, example.label
-        arrays[f"dam/{k}/true_boxes"] = example.true_boxes
-        for name in (one.name for one in fields(DamTrace)):
-            arrays[f"dam/{k}/trace/{name}"] = _small(getattr(example.trace, name))
-    arrays["examples/pictures"] = results.examples.pictures
-    arrays["examples/labels"] = np.array(results.examples.labels)
-    arrays["cams/pictures"] = results.cams.pictures
-    arrays["cams/labels"] = np.array(results.cams.labels)
-    for k, true in enumerate(results.cams.true_boxes):
-        arrays[f"cams/true/{k}"] = true
-    for place, values in (
-        ("examples/maps", results.examples.maps),
-        ("cams/heats", results.cams.heats),
-        ("cams/boxes", results.cams.boxes),
-    ):
-        for name, array in values.items():
-            arrays[f"{place}/{name}"] = _small(array)
-    return arrays
-
-
-def _dam_example(arrays: dict[str, np.ndarray], k: int) -> DamExample:
-    trace = _below(arrays, f"dam/{k}/trace/")
-    trace["label"] = str(trace["label"])
-    trace["map_shape"] = tuple(int(side) for side in trace["map_shape"])
-    return DamExample(
-        str(arrays[f"dam/{k}/preset"]),
-        str(arrays[f"dam/{k}/label"]),
-        DamTrace(**trace),
-        arrays[f"dam/{k}/true_boxes"],
-    )
-
-
-def _below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
-    return {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)}
-
-
-def _small(values: Any) -> np.ndarray:
-    """Float32 pictures scaled to their largest value, in half precision; the rest as it is."""
-    array = np.asarray(values)
-    if array.dtype != np.float32 or array.ndim < 3:
-        return array
-    top = np.abs(array).max(initial=0)
-    return (array / top if top > 0 else array).astype(np.float16)
-
-
-def _table_path(folder: Path, name: str, suffix: str) -> Path:
-    return folder / f"gradients_{name}{suffix}"

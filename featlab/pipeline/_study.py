@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,7 +186,7 @@ def network_input(store: MapStore, rows: np.ndarray, size: tuple[int, int]) -> n
     FeatlabError
         A picture is missing, or is not the one that the store was made from.
     """
-    root, resize = Path(store.images.attrs["root"]), str(store.provenance["resize"])
+    root, resize = store.root, str(store.provenance["resize"])
     # A store that says nothing of it was made from pictures decoded whole.
     scales = "jpeg_scaling" in store.provenance
     columns = ["path", "sha256", "width", "height"]

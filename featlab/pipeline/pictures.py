@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -32,7 +31,7 @@ Load = Callable[[int], "np.ndarray | None"]
 
 def picture_loader(store: MapStore) -> Load:
     """A function from row number to the picture, None where it is not to be had any more."""
-    root = Path(store.images.attrs["root"])
+    root = store.root
 
     def load(row: int) -> np.ndarray | None:
         try:

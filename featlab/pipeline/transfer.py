@@ -18,10 +18,9 @@ from PIL import Image
 from featlab import extract, features, heads, images, neurons
 from featlab.arguments import Progress
 from featlab.backbones import Backbone, load_backbone
-from featlab.finetune import compare_transfer
 from featlab.finetune.fitting import FineTuned
 from featlab.finetune.network import map_network
-from featlab.finetune.transfer import detector_changes
+from featlab.finetune.transfer import compare_transfer, detector_changes
 from featlab.images.pixels import resize_image
 from featlab.pipeline.detectors import find_detectors
 from featlab.results.heads import HeadResults

@@ -10,44 +10,20 @@ Figures that only the page and the command line draw stay in their modules: `sco
 an image file.
 """
 
-from featlab.plots.curves import (
-    ablation,
-    calibration,
-    learning_curve,
-    success_curves,
-    transfer_curves,
-)
-from featlab.plots.data import (
-    box_statistics,
-    class_balance,
-    embedding_scatter,
-    embedding_thumbnails,
-)
-from featlab.plots.gradients import dam_steps, gradient_maps
-from featlab.plots.neurons import (
-    activation_distributions,
-    detector_aurocs,
-    detector_changes,
-    selected_vs_confirmed,
-    volcano,
-)
+from featlab.plots.curves import calibration, learning_curve, transfer_curves
+from featlab.plots.data import embedding_scatter, embedding_thumbnails
+from featlab.plots.gradients import dam_steps
+from featlab.plots.neurons import detector_aurocs, detector_changes, volcano
 from featlab.plots.pictures import (
     detector_maps,
     localisation_examples,
-    method_strips,
     neuron_card,
     sample_images,
 )
-from featlab.plots.scores import confounds, confusion_matrix, score_intervals
-from featlab.plots.style import save_figure
+from featlab.plots.scores import confusion_matrix, score_intervals
 
 __all__ = [
-    "ablation",
-    "activation_distributions",
-    "box_statistics",
     "calibration",
-    "class_balance",
-    "confounds",
     "confusion_matrix",
     "dam_steps",
     "detector_aurocs",
@@ -55,16 +31,11 @@ __all__ = [
     "detector_maps",
     "embedding_scatter",
     "embedding_thumbnails",
-    "gradient_maps",
     "learning_curve",
     "localisation_examples",
-    "method_strips",
     "neuron_card",
     "sample_images",
-    "save_figure",
     "score_intervals",
-    "selected_vs_confirmed",
-    "success_curves",
     "transfer_curves",
     "volcano",
 ]

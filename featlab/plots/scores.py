@@ -119,8 +119,8 @@ def small_images(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table : DataFrame
-        ``pipeline.small_images_table``: ``pictures, network, cells, n, accuracy, accuracy_low,
-        accuracy_high``.
+        Of ``pipeline.transfer.small_images_table``: ``pictures, network, cells, n, accuracy,
+        accuracy_low, accuracy_high``.
     """
     original = (table["pictures"] == "original").to_numpy()
     groups = [
@@ -146,7 +146,7 @@ def backbones(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table : DataFrame
-        ``heads.BackboneComparison.table``: ``backbone, head, n, accuracy, accuracy_low,
+        ``BackboneComparison.table``: ``backbone, head, n, accuracy, accuracy_low,
         accuracy_high``. Networks are sorted by their best head.
     """
     baseline = table["head"].isin(BASELINE_HEADS)

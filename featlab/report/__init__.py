@@ -2,22 +2,13 @@
 
 The page needs no network, and is complete without its script. It is built by section: each has a
 module with its facts, tables and figures, its prose in ``templates/sections``, and a place in
-``_page.SECTIONS``.
+``page.SECTIONS``.
 """
 
 from __future__ import annotations
 
 from featlab.report._comparison import write_comparison
-from featlab.report._overview import answers, summary
-from featlab.report._page import show, write_figures, write_report, write_summary, write_tables
+from featlab.report.overview import summary
+from featlab.report.page import show, write_figures, write_report
 
-__all__ = [
-    "answers",
-    "show",
-    "summary",
-    "write_comparison",
-    "write_figures",
-    "write_report",
-    "write_summary",
-    "write_tables",
-]
+__all__ = ["show", "summary", "write_comparison", "write_figures", "write_report"]

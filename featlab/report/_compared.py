@@ -263,7 +263,7 @@ def _success(comparison: Comparison) -> Figure | None:
         for name in curves["method"].drop_duplicates()
     }
     return Figure(
-        partial(plots.success_curves, curves, titles),
+        partial(plots.curves.success_curves, curves, titles),
         "Share of test images whose box reaches an IoU, for every IoU from 0 to 1, by entry.",
         f"The same method, “{words.method(comparison.shared_method)}”, on every entry: share of "
         "test images whose box overlaps the truth by at least so much. It is the one that did best "
@@ -281,7 +281,7 @@ def _strips(comparison: Comparison) -> Figure | None:
     rest = len(strips.heats) - len(names)
     return Figure(
         partial(
-            plots.method_strips,
+            plots.pictures.method_strips,
             strips.pictures,
             {short[name]: strips.heats[name] for name in names},
             labels=strips.labels,

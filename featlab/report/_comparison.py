@@ -12,7 +12,7 @@ from featlab.arguments import SIDES
 from featlab.report import _compared as compared
 from featlab.report import _words as words
 from featlab.report._elements import Answer, Section, Table, table
-from featlab.report._page import filled_in, page_path, tables_beside
+from featlab.report.page import filled_in, page_path, tables_beside
 from featlab.results.comparison import Comparison
 from featlab.system.files import write_whole
 

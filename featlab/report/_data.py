@@ -183,7 +183,7 @@ def _skipped(images: pd.DataFrame) -> Table | None:
 def _balance(results: Results) -> Figure:
     images = results.store.images
     return Figure(
-        partial(plots.class_balance, images, results.split),
+        partial(plots.data.class_balance, images, results.split),
         f"Stacked bars: images per class and split, {len(images)} in all.",
         "Images per class. Heads and detectors are chosen on train, detectors and thresholds "
         "confirmed on confirm, scores measured on test.",
@@ -197,7 +197,7 @@ def _box_eda(results: Results) -> Figure | None:
         return None
     median = float(boxes.statistics["area"].median())
     return Figure(
-        partial(plots.box_statistics, boxes.statistics, n_images=len(results.store.images)),
+        partial(plots.data.box_statistics, boxes.statistics, n_images=len(results.store.images)),
         f"Size, shape and place of {len(boxes.statistics)} boxes; half cover less than "
         f"{words.percent(median)} of their picture.",
         "The ground-truth boxes: size, shape, number and place, in units of the picture.",
@@ -266,7 +266,7 @@ def _confounds(audit: Audit) -> Figure | None:
     if audit.confounds.empty:
         return None
     return Figure(
-        partial(plots.confounds, audit.confounds),
+        partial(plots.scores.confounds, audit.confounds),
         "How well single properties of the pictures tell the classes, as AUROC with interval.",
         "What tells the classes without any network: the strongest properties of the pictures, "
         "each alone. 0.5 tells nothing; 0 and 1 tell everything.",

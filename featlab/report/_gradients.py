@@ -42,7 +42,7 @@ def _figures(seen: GradientResults) -> dict[str, Figure]:
     pictures, maps = seen.examples.pictures, seen.examples.maps
     return {
         "gradient_maps": Figure(
-            partial(plots.gradient_maps, pictures, maps, labels=seen.examples.labels),
+            partial(plots.gradients.gradient_maps, pictures, maps, labels=seen.examples.labels),
             "Gradients of the class's logit on test images: plain, times input, guided.",
             "The gradient of the class’s logit with respect to the pixels. Guided maps look sharp "
             "whatever the network knows: see the check below before reading anything into them.",

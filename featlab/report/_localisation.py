@@ -286,7 +286,7 @@ def _success(scores: Localisation) -> Figure | None:
         return None
     n = int(scores.table["n"].max())
     return Figure(
-        partial(plots.success_curves, scores.success, _curve_titles(scores), n=n),
+        partial(plots.curves.success_curves, scores.success, _curve_titles(scores), n=n),
         "Share of test images whose box reaches an IoU, for every IoU from 0 to 1.",
         "How strict may one be? Share of test images whose box overlaps the truth by at least so "
         "much; dashed: the best baseline.",
@@ -329,7 +329,7 @@ def _strips(strips: MethodExamples | None) -> Figure | None:
     titles = {method: words.method(method) for method in strips.heats}
     return Figure(
         partial(
-            plots.method_strips,
+            plots.pictures.method_strips,
             strips.pictures,
             {titles[method]: heats for method, heats in strips.heats.items()},
             labels=strips.labels,

@@ -322,7 +322,7 @@ def _confirmed(neurons: pd.DataFrame) -> Figure | None:
         return None
     loss = float((selected["auroc"] - selected["auroc_confirmed"]).median())
     return Figure(
-        partial(plots.selected_vs_confirmed, selected),
+        partial(plots.neurons.selected_vs_confirmed, selected),
         f"AUROC at selection against AUROC on unseen images for {len(selected)} detectors.",
         "What selecting flatters (bars: 95 % intervals): a detector below the dashed line is "
         "weaker on unseen images than where it was chosen. Median loss "
@@ -347,7 +347,9 @@ def _distributions(results: Results, random_state: int) -> Figure | None:
 
     def draw() -> Any:
         pooled = results.store.pooled(unseen, layer=layer or None, pooling=pooling)
-        return plots.activation_distributions(pooled, labels, confirmed, random_state=random_state)
+        return plots.neurons.activation_distributions(
+            pooled, labels, confirmed, random_state=random_state
+        )
 
     return Figure(
         draw,
@@ -397,7 +399,7 @@ def _ablation(details: DetectorDetails, mode: str) -> Figure | None:
         return None
     what = "set to their training mean" if mode == "ablate" else "kept, all others at their mean"
     return Figure(
-        partial(plots.ablation, curve),
+        partial(plots.curves.ablation, curve),
         f"Accuracy of the logistic head with k detectors {what}, beside random neurons.",
         f"The logistic head on test images with its first k detectors {what}; orange: as many "
         "neurons of like variance, drawn at random.",

@@ -197,7 +197,7 @@ class Results:
     strips : MethodExamples, optional
     gallery : Gallery, optional
     answers : mapping of str to str
-        From ``report.answers``: the four questions, each with its answer.
+        The four questions, each with its answer.
     """
 
     store: MapStore

@@ -1,12 +1,24 @@
-"""A network, and what running it again adds to the stored maps."""
+"""A network, and what running it again adds to the stored maps; kept as plain tables and arrays."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import os
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from featlab.errors import FeatlabError
+from featlab.system.files import write_table, write_whole
+
+_GRADIENT_TABLES = ("localisation", "sanity", "faithfulness", "faithfulness_curves")
+GRADIENTS_FILE, _GRADIENTS_VERSION = "gradient_examples.npz", 1
+_TRANSFER_TABLES = ("comparison", "curves", "predictions", "detectors", "neurons", "small_images")
+TRANSFER_FILE, _TRANSFER_FORMAT = "transfer.json", ("featlab-transfer", "1.0")
 
 
 @dataclass(frozen=True)
@@ -175,8 +187,125 @@ class GradientResults:
     cams: CamExamples
     facts: dict[str, Any]
 
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the tables (CSV and Parquet) and the examples (one ``.npz``, no pickles).
 
-_TABLES = ("comparison", "curves", "predictions", "detectors", "neurons", "small_images")
+        Parameters
+        ----------
+        folder : path-like
+            Made if it is not there.
+
+        Returns
+        -------
+        list of Path
+            The files written.
+        """
+        folder = Path(folder)
+        tables = [
+            write_table(getattr(self, name), folder / f"gradients_{name}{suffix}")
+            for name in _GRADIENT_TABLES
+            for suffix in (".csv", ".parquet")
+        ]
+        arrays = _arrays(self)
+        write_whole(folder / GRADIENTS_FILE, lambda file: np.savez_compressed(file, **arrays))
+        return [*tables, folder / GRADIENTS_FILE]
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> GradientResults:
+        """Read what `save` wrote; runs no network.
+
+        Gradients and heat maps come back in half precision, each scaled to a largest value of
+        1, which is what a figure needs.
+
+        Raises
+        ------
+        FeatlabError
+            A file is missing or of another version.
+        """
+        folder = Path(folder)
+        try:
+            tables = {
+                name: pd.read_parquet(folder / f"gradients_{name}.parquet")
+                for name in _GRADIENT_TABLES
+            }
+            with np.load(folder / GRADIENTS_FILE, allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+            facts = json.loads(str(arrays["facts"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise FeatlabError(
+                f"{folder} holds no finished results of `featlab gradients`: {error}. Make them "
+                "again."
+            ) from error
+        if facts.pop("version") != _GRADIENTS_VERSION:
+            raise FeatlabError(
+                f"{folder} was written by another version of featlab; make it again."
+            )
+        return cls(
+            **tables,
+            dam=[_dam_example(arrays, k) for k in range(facts.pop("n_dam"))],
+            examples=GradientExamples(
+                arrays["examples/pictures"],
+                arrays["examples/labels"].tolist(),
+                _below(arrays, "examples/maps/"),
+            ),
+            cams=CamExamples(
+                arrays["cams/pictures"],
+                arrays["cams/labels"].tolist(),
+                [arrays[f"cams/true/{k}"] for k in range(len(arrays["cams/pictures"]))],
+                _below(arrays, "cams/heats/"),
+                _below(arrays, "cams/boxes/"),
+            ),
+            facts=facts,
+        )
+
+
+def _arrays(results: GradientResults) -> dict[str, Any]:
+    facts = results.facts | {"version": _GRADIENTS_VERSION, "n_dam": len(results.dam)}
+    arrays: dict[str, Any] = {"facts": np.array(json.dumps(facts))}
+    for k, example in enumerate(results.dam):
+        arrays[f"dam/{k}/preset"], arrays[f"dam/{k}/label"] = example.preset, example.label
+        arrays[f"dam/{k}/true_boxes"] = example.true_boxes
+        for name in (one.name for one in fields(DamTrace)):
+            arrays[f"dam/{k}/trace/{name}"] = _small(getattr(example.trace, name))
+    arrays["examples/pictures"] = results.examples.pictures
+    arrays["examples/labels"] = np.array(results.examples.labels)
+    arrays["cams/pictures"] = results.cams.pictures
+    arrays["cams/labels"] = np.array(results.cams.labels)
+    for k, true in enumerate(results.cams.true_boxes):
+        arrays[f"cams/true/{k}"] = true
+    for place, values in (
+        ("examples/maps", results.examples.maps),
+        ("cams/heats", results.cams.heats),
+        ("cams/boxes", results.cams.boxes),
+    ):
+        for name, array in values.items():
+            arrays[f"{place}/{name}"] = _small(array)
+    return arrays
+
+
+def _dam_example(arrays: dict[str, np.ndarray], k: int) -> DamExample:
+    trace = _below(arrays, f"dam/{k}/trace/")
+    trace["label"] = str(trace["label"])
+    trace["map_shape"] = tuple(int(side) for side in trace["map_shape"])
+    return DamExample(
+        str(arrays[f"dam/{k}/preset"]),
+        str(arrays[f"dam/{k}/label"]),
+        DamTrace(**trace),
+        arrays[f"dam/{k}/true_boxes"],
+    )
+
+
+def _below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
+    return {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)}
+
+
+def _small(values: Any) -> np.ndarray:
+    """Float32 pictures scaled to their largest value, in half precision; the rest as it is."""
+    array = np.asarray(values)
+    if array.dtype != np.float32 or array.ndim < 3:
+        return array
+    top = np.abs(array).max(initial=0)
+    return (array / top if top > 0 else array).astype(np.float16)
 
 
 @dataclass(frozen=True)
@@ -186,13 +315,13 @@ class Transfer:
     Attributes
     ----------
     comparison, predictions : DataFrame
-        Of :func:`compare_transfer`.
+        Scores of each network and head, and what each said of each test image.
     curves : DataFrame
         ``name`` and the columns of ``FineTuned.curves``.
     detectors, neurons : DataFrame or None
-        Of :func:`detector_changes`, by class and by neuron.
+        What became of the detectors, by class and by neuron.
     small_images : DataFrame or None
-        Accuracy from small copies of the pictures (``pipeline.small_images_table``).
+        Accuracy from small copies of the pictures (``pipeline.transfer.small_images_table``).
     about : dict of str to object
         Backbone, parameters, versions; what JSON can hold.
     """
@@ -207,5 +336,71 @@ class Transfer:
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Those that there are, by name."""
-        found = {name: getattr(self, name) for name in _TABLES}
-        return {name: table for name, table in found.items() if table is not None}
+        tables = {name: getattr(self, name) for name in _TRANSFER_TABLES}
+        return {name: table for name, table in tables.items() if table is not None}
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the tables as ``transfer_<name>.parquet``, and ``transfer.json`` last.
+
+        Parameters
+        ----------
+        folder : path-like
+            Made if it is not there.
+
+        Returns
+        -------
+        Path
+            Of ``transfer.json``.
+        """
+        folder = Path(folder)
+        path, (kind, version) = folder / TRANSFER_FILE, _TRANSFER_FORMAT
+        path.unlink(missing_ok=True)  # until all tables are there, there are no results
+        for name, table in self.tables().items():
+            write_whole(_transfer_table(folder, name), partial(table.to_parquet, index=False))
+        record = {
+            "format": kind,
+            "version": version,
+            "tables": list(self.tables()),
+            "about": self.about,
+        }
+        write_whole(path, json.dumps(record, indent=1, ensure_ascii=False))
+        return path
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Transfer:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FeatlabError
+            No results there, an unknown version, a table missing or damaged.
+        """
+        folder = Path(folder)
+        path = folder / TRANSFER_FILE
+        if not path.is_file():
+            raise FeatlabError(
+                f"there are no finished results in {folder}; make them with `featlab finetune`."
+            )
+        try:
+            record = json.loads(path.read_text("utf-8"))
+            kind, version = record["format"], record["version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise FeatlabError(f"{path} is damaged: {error}") from error
+        if (kind, version) != _TRANSFER_FORMAT:
+            known = " ".join(_TRANSFER_FORMAT)
+            raise FeatlabError(
+                f"{path} is {kind} version {version}, this featlab reads {known}; you may need "
+                "to update."
+            )
+        tables = {}
+        for name in record["tables"]:
+            file = _transfer_table(folder, name)
+            try:
+                tables[name] = pd.read_parquet(file)
+            except (OSError, ValueError) as error:
+                raise FeatlabError(f"{file} is missing or damaged: {error}") from error
+        return cls(**tables, about=record["about"])
+
+
+def _transfer_table(folder: Path, name: str) -> Path:
+    return folder / f"transfer_{name}.parquet"

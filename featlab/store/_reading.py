@@ -133,6 +133,11 @@ class MapStore:
         self._closing.close()
 
     @property
+    def root(self) -> Path:
+        """The folder that the paths of its pictures are relative to."""
+        return Path(self.images.attrs["root"])
+
+    @property
     def virtual(self) -> bool:
         """Whether its rows lie in other files, which it refers to."""
         return self._arrays.virtual

@@ -28,8 +28,8 @@ from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._localisation import localisation
 from featlab.report._methods import methods
 from featlab.report._neurons import detectors
-from featlab.report._overview import overview, provenance, summary
 from featlab.report._transfer import transfer
+from featlab.report.overview import overview, provenance, summary
 from featlab.results.analysis import Results
 from featlab.system.files import write_table, write_whole
 
