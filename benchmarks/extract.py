@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -33,7 +34,8 @@ import numpy as np
 from limits import say
 
 from featlab import backbones, datasets, extract, images
-from featlab.extract._passing import PictureReader, in_order
+from featlab.extract._passing import in_order, read_batch
+from featlab.images.pixels import InputReader
 from featlab.system.machine import usable_cores
 
 SIDE, SCRIPT_BATCH, BATCH, SCENES = 224, 32, 8, 320
@@ -98,12 +100,13 @@ def make_work(name: str, folder: Path, work: Path) -> Callable[[], object]:
             extract.extract_maps(table, backbone, work / "maps.h5").close()
 
         return whole
+    read = InputReader(table, (SIDE, SIDE))
     if name.startswith("forward"):
         forward = load(name).forward
-        pixels = PictureReader(table, (SIDE, SIDE), "stretch").batch(tasks[0])[0]
+        pixels = read_batch(read, tasks[0])[0]
         step: Callable[[range], object] = lambda rows: forward(pixels[: len(rows)])  # noqa: E731
     else:
-        step = PictureReader(table, (SIDE, SIDE), "stretch").batch
+        step = partial(read_batch, read)
 
     def alone() -> None:
         cores = usable_cores()

@@ -23,7 +23,7 @@ from featlab import FeatlabError
 from featlab.extract import PassOptions, _parts, _passing, _source, extract_maps
 from featlab.extract._source import Running
 from featlab.extract.stores import find_store
-from featlab.images import index_images
+from featlab.images import index_images, pixels
 from featlab.store import MapStore
 from featlab.store.writing import PartWriter
 
@@ -147,9 +147,9 @@ def test_a_large_jpeg_is_scaled_while_it_is_decoded_and_the_store_says_so(tmp_pa
     # Every pixel is counted, so that only the scaling can differ.
     monkeypatch.setattr("featlab.images.pixels._COUNTED", 1 << 20)
     calls = []
-    real = _passing.decode_scaled
+    real = pixels.decode_scaled
     monkeypatch.setattr(
-        _passing, "decode_scaled", lambda data, factor: calls.append(factor) or real(data, factor)
+        pixels, "decode_scaled", lambda data, factor: calls.append(factor) or real(data, factor)
     )
     with extract_maps(
         table, FakeBackbone(size=49), tmp_path / "m.h5", options=PassOptions(resize="pad")
@@ -159,7 +159,7 @@ def test_a_large_jpeg_is_scaled_while_it_is_decoded_and_the_store_says_so(tmp_pa
         assert scaled.images["width"].max() == 401
         found, colours, frames = scaled.maps(4)[0], scaled.colour_histogram, scaled.frames
     with monkeypatch.context() as patch:
-        patch.setattr(_passing, "jpeg_factor", lambda *_: 1)
+        patch.setattr(pixels, "jpeg_factor", lambda *_: 1)
         patch.setattr(_source, "jpeg_factor", lambda *_: 1)
         with extract_maps(
             table, FakeBackbone(size=49), tmp_path / "w.h5", options=PassOptions(resize="pad")

@@ -156,7 +156,7 @@ def test_a_changed_or_missing_picture_is_told(made, tmp_path):
     for path in moved.images["path"]:
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_bytes(b"another")
-    with pytest.raises(FeatlabError, match="has changed since the store was made"):
+    with pytest.raises(FeatlabError, match="has changed since the folder was indexed"):
         analyse_gradients(moved, backbone, n_images=2)
 
 

@@ -611,6 +611,13 @@ def test_boxes_csv_comes_first_and_kind_is_kept(tmp_path):
     assert boxes[["image", "kind", "label"]].to_numpy().tolist() == [[1, "head", "cat"]]
 
 
+def test_a_boxes_csv_without_boxes_leaves_the_word_to_the_next_format(tmp_path):
+    two_classes(tmp_path)
+    put_boxes(tmp_path)
+    put_voc(tmp_path / "cat" / "a.xml", "a.png", None, ("cat", 0, 0, 1, 1))
+    assert index_images(tmp_path)[1]["image"].tolist() == [0]
+
+
 def test_voc_folders_keep_equal_names_apart(tmp_path):
     for name in ("cat/1.png", "dog/1.png"):
         put(tmp_path / name)

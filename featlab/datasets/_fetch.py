@@ -23,15 +23,14 @@ import urllib.request
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import filelock
-
 from featlab.arguments import Progress, tracked
 from featlab.errors import FeatlabError
-from featlab.system.files import replace_durably
+from featlab.system.files import held, replace_durably
 
 _log = logging.getLogger(__name__)
 
@@ -418,16 +417,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            _log.info("waiting for another process that fills %s", folder)
-            lock.acquire()
-        try:
+        waiting = partial(_log.info, "waiting for another process that fills %s", folder)
+        with held(folder / ".lock", waiting):
             yield
-        finally:
-            lock.release()
     except OSError as error:
         raise FeatlabError(
             f"{folder} cannot be filled ({error.strerror or error}); make room or give another "

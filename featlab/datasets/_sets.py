@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,7 @@ from PIL import Image
 from featlab.arguments import Progress, check_choice
 from featlab.datasets._fetch import Archive, fetch_archives, one_line, sole_writer
 from featlab.errors import FeatlabError
-from featlab.system.files import write_durably
+from featlab.system.files import parse_xml, write_durably
 
 _log = logging.getLogger(__name__)
 
@@ -205,26 +204,18 @@ def _pet_boxes(annotations: Path, names: list[str]) -> Iterator[tuple[str, str, 
                 yield name, "body", *body
 
 
-class _RefuseDoctype(ElementTree.TreeBuilder):
-    """A DOCTYPE can define entities that expand to gigabytes or read other files."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("it has a DOCTYPE, which is refused")
-
-
 def _heads(file: Path) -> Iterator[tuple[_Size, _Corners]]:
     if not file.is_file():
         return
     try:
-        parser = ElementTree.XMLParser(target=_RefuseDoctype())
-        root = ElementTree.parse(file, parser).getroot()
+        root = parse_xml(file.read_bytes())
         size = int(root.findtext("size/width", "0")), int(root.findtext("size/height", "0"))
         for item in root.iterfind("object/bndbox"):
             xmin, ymin, xmax, ymax = (
                 float(item.findtext(corner, "")) for corner in ("xmin", "ymin", "xmax", "ymax")
             )
             yield size if min(size) > 0 else ("", ""), (xmin, ymin, xmax, ymax)
-    except (ElementTree.ParseError, ValueError) as error:
+    except (FeatlabError, ValueError) as error:
         raise FeatlabError(_unreadable(file, error)) from error
 
 

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import filelock
-
 from featlab.errors import FeatlabError
 from featlab.extract._source import (
     MapSource,
@@ -27,7 +25,7 @@ from featlab.extract._source import (
 from featlab.store.format import Tables, load_tables, save_tables
 from featlab.store.rows import Piece, finished_part
 from featlab.store.writing import PartWriter
-from featlab.system.files import write_durably
+from featlab.system.files import held, write_durably
 from featlab.system.machine import total_memory
 
 logger = logging.getLogger(__name__)
@@ -171,21 +169,14 @@ def one_of_several(parts: Path, shard: tuple[int, int]) -> Iterator[contextlib.E
             yield agreeing
 
 
-@contextlib.contextmanager
-def _held(parts: Path, name: str, wait: float = 0) -> Iterator[None]:
-    """Hold a lock; the system frees it when the process dies."""
-    lock = filelock.FileLock(parts / name)
-    try:
-        lock.acquire(timeout=wait)
-    except filelock.Timeout:
+def _held(parts: Path, name: str, wait: float = 0) -> contextlib.AbstractContextManager[None]:
+    def busy() -> None:
         raise FeatlabError(
             f"another process is writing {parts.name.removesuffix('.parts')} in {parts.parent}; "
             "wait for it, or give another path."
         ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+
+    return held(parts / name, busy, wait=wait)
 
 
 def clear_finished(parts: Path, kept: Sequence[Piece]) -> None:

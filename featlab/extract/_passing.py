@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from threading import Condition
@@ -18,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from featlab.arguments import Progress, tracked
-from featlab.errors import FeatlabError
 from featlab.extract._parts import (
     Pass,
     begin_pass,
@@ -28,15 +25,14 @@ from featlab.extract._parts import (
     tell_done,
 )
 from featlab.extract._source import MapSource, PassOptions, running_of
-from featlab.images.decode import decode_scaled
-from featlab.images.pixels import colour_histogram, jpeg_factor, picture_frame, resize_image
+from featlab.images.pixels import InputReader, colour_histogram, picture_frame
 from featlab.store.format import Tables
 from featlab.store.rows import EncodedMaps, Piece, encode_maps
 from featlab.store.writing import PartWriter
 from featlab.system.machine import usable_cores
 
 if TYPE_CHECKING:
-    from pandas.api.extensions import ExtensionArray
+    pass
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -64,44 +60,15 @@ class Batch:
     frames: np.ndarray
 
 
-@dataclass(frozen=True)
-class PictureReader:
-    """Reads, checks and resizes pictures of the image table."""
-
-    images: pd.DataFrame
-    size: tuple[int, int]
-    resize: str
-
-    def batch(self, rows: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels ``(b, H, W, 3)`` uint8, colours ``(b, 64)`` and frames ``(b, 4)``."""
-        columns = (column[rows.start : rows.stop].tolist() for column in self._columns)
-        read = (self._one(*entry) for entry in zip(*columns, strict=True))
-        pixels, colours, frames = zip(*read, strict=True)
-        return np.stack(pixels), np.stack(colours), np.array(frames, dtype=np.float64)
-
-    @cached_property
-    def _columns(self) -> list[ExtensionArray]:
-        """What is needed of a picture; to cut rows out of the table takes much longer."""
-        return [self.images[name].array for name in ("path", "sha256", "width", "height")]
-
-    def _one(
-        self, path: str, sha256: str, width: int, height: int
-    ) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-        file = Path(self.images.attrs["root"], path)
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise FeatlabError(f"{file} could not be read: {error.strerror}.") from error
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise FeatlabError(f"{file} has changed since the folder was indexed; index it again.")
-        factor = jpeg_factor(path, width, height, self.size, self.resize)
-        try:
-            picture = decode_scaled(data, factor)
-        except FeatlabError as error:
-            raise FeatlabError(f"{file}: {error}") from error
-        frame = picture_frame(picture.width, picture.height, self.size, self.resize)
-        resized = resize_image(picture.image, self.size, self.resize, box=picture.box)
-        return resized, colour_histogram(picture.image), frame
+def read_batch(read: InputReader, rows: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels ``(b, H, W, 3)`` uint8, colours ``(b, 64)`` and frames ``(b, 4)``."""
+    pixels, colours, frames = [], [], []
+    for row in rows:
+        resized, picture = read(row)
+        pixels.append(resized)
+        colours.append(colour_histogram(picture.image))
+        frames.append(picture_frame(picture.width, picture.height, read.size, read.mode))
+    return np.stack(pixels), np.stack(colours), np.array(frames, dtype=np.float64)
 
 
 class Streams:
@@ -150,14 +117,14 @@ class BatchMaker:
 
     Attributes
     ----------
-    reader : PictureReader
+    read : InputReader
     backbone : MapSource
     dtype : {"float16", "float32"}
     streams : Streams
         Holds back the threads for which the network has no stream.
     """
 
-    reader: PictureReader
+    read: InputReader
     backbone: MapSource
     dtype: str
     streams: Streams
@@ -166,7 +133,7 @@ class BatchMaker:
         """The batch of some rows of the image table; batches are numbered from 0, in order."""
         number, rows = numbered
         try:
-            pixels, colours, frames = self.reader.batch(rows)
+            pixels, colours, frames = read_batch(self.read, rows)
             self.streams.wait(number)
             maps = self.backbone.forward(pixels)
         finally:
@@ -213,8 +180,8 @@ def written_parts(
     """
     running = running_of(run.backbone)
     threads = threads or max(usable_cores(), running.streams) + 1
-    reader = PictureReader(images, run.backbone.input_size, run.options.resize)
-    work = BatchMaker(reader, run.backbone, run.options.dtype, Streams(running.streams))
+    read = InputReader(images, run.backbone.input_size, run.options.resize)
+    work = BatchMaker(read, run.backbone, run.options.dtype, Streams(running.streams))
     tasks = [batch for part in wanted for batch in run.plan.batches(part)]
     ticks = iter(tracked(tasks, progress))
     with ThreadPoolExecutor(threads, "extract") as pool:

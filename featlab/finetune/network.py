@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +13,7 @@ from numpy.typing import NDArray
 
 from featlab.backbones import Backbone
 from featlab.errors import FeatlabError
-from featlab.images.decode import decode_scaled
-from featlab.images.pixels import jpeg_factor, resize_image
+from featlab.images.pixels import InputReader
 
 if TYPE_CHECKING:
     import keras
@@ -256,31 +253,17 @@ def trainable_parameters(model: keras.Model) -> int:
 
 
 class PictureReader:
-    """Rows of an image table → pixels of the network's input, with the geometry of the pass.
-
-    Parameters
-    ----------
-    images : DataFrame
-        Image table with ``attrs["root"]``.
-    size : (int, int)
-        Height and width.
-    resize : {"stretch", "pad"}
-    """
+    """Rows of an image table → pixels of the network's input, with the geometry of the pass."""
 
     def __init__(self, images: pd.DataFrame, size: tuple[int, int], resize: str) -> None:
-        if "root" not in images.attrs:
-            raise FeatlabError("the image table does not say where its pictures lie (attrs root).")
         self.size = (int(size[0]), int(size[1]))
-        self._root, self._resize = Path(images.attrs["root"]), resize
-        self._paths = images["path"].to_numpy(str)
-        self._digests = images["sha256"].to_numpy(str)
-        self._sides = images[["width", "height"]].to_numpy()
+        self._read = InputReader(images, self.size, resize)
         self._error: BaseException | None = None
 
     def __call__(self, rows: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Pixels ``(b, H, W, 3)`` of some rows."""
         try:
-            return np.stack([self._one(int(row)) for row in rows])
+            return np.stack([self._read(int(row))[0] for row in rows])
         except BaseException as error:
             self._error = error
             raise
@@ -295,19 +278,6 @@ class PictureReader:
             if self._error is not None:
                 raise self._error from None
             raise
-
-    def _one(self, row: int) -> NDArray[np.uint8]:
-        file = self._root / self._paths[row]
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise FeatlabError(f"{file} could not be read: {error.strerror}.") from error
-        if hashlib.sha256(data).hexdigest() != self._digests[row]:
-            raise FeatlabError(f"{file} has changed since the folder was indexed; index it again.")
-        width, height = self._sides[row]
-        factor = jpeg_factor(self._paths[row], width, height, self.size, self._resize)
-        picture = decode_scaled(data, factor)
-        return resize_image(picture.image, self.size, self._resize, box=picture.box)
 
 
 def picture_batches(

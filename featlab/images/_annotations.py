@@ -1,7 +1,7 @@
 """Boxes as they are written down: ``boxes.csv``, Pascal VOC XML or COCO JSON; and files' names.
 
-A new format is one more function from a file to a list of `WrittenBox`, named in
-:func:`read_annotations`.
+A format is a function from a folder and its pictures to the boxes that its files hold, none where
+it has no files there. A new one is one more function, named in `READERS`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 from featlab.errors import FeatlabError
 from featlab.images.decode import cut, first_line, is_storable, os_reason, printable
+from featlab.system.files import parse_xml
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _DEFAULT_KIND = "object"
@@ -52,6 +53,8 @@ class WrittenBox:
         xmin, ymin, xmax, ymax as written.
     size : tuple of float, optional
         Width and height of the picture the box was drawn in.
+    is_path : bool
+        `name` says where the picture lies, not only what it is called.
     """
 
     where: str
@@ -62,15 +65,14 @@ class WrittenBox:
     label: str
     corners: tuple[float, float, float, float]
     size: tuple[float, float] | None
+    is_path: bool = False
 
 
 _Entries = list[WrittenBox | Problem]
 
 
-def read_annotations(
-    root: Path, pictures: list[str]
-) -> tuple[str, list[WrittenBox], list[Problem]]:
-    """Read the boxes of the first kind of annotation that has any: boxes.csv, VOC, COCO.
+def read_annotations(root: Path, pictures: list[str]) -> tuple[list[WrittenBox], list[Problem]]:
+    """Read the boxes of the first format that has any: boxes.csv, VOC, COCO.
 
     Parameters
     ----------
@@ -80,52 +82,40 @@ def read_annotations(
 
     Returns
     -------
-    kind : {"csv", "voc", "coco", ""}
     boxes : list of WrittenBox
     problems : list of Problem
         Files and entries that cannot be read as boxes.
     """
-    if (root / "boxes.csv").is_file():
-        entries = _csv_entries(root)
-        return "csv", _boxes(entries), _problems(entries)
-    entries = []
-    for kind, suffix, parse in _READERS:
-        for path in annotation_files(root, pictures, suffix):
-            entries += _file_entries(root, path, parse)
-        boxes = _boxes(entries)
+    boxes, problems = [], []
+    for read in READERS:
+        entries = read(root, pictures)
+        boxes = [entry for entry in entries if isinstance(entry, WrittenBox)]
+        problems += [entry for entry in entries if isinstance(entry, Problem)]
         if boxes:
-            # COCO comes as several files (instances, keypoints) that repeat the same boxes.
-            kept = _without_repeats(boxes) if kind == "coco" else boxes
-            return kind, kept, _problems(entries)
-    return "", [], _problems(entries)
+            break
+    return boxes, problems
 
 
-def _boxes(entries: _Entries) -> list[WrittenBox]:
-    return [entry for entry in entries if isinstance(entry, WrittenBox)]
-
-
-def _problems(entries: _Entries) -> list[Problem]:
-    return [entry for entry in entries if isinstance(entry, Problem)]
-
-
-def _without_repeats(boxes: list[WrittenBox]) -> list[WrittenBox]:
-    first: dict[WrittenBox, WrittenBox] = {}
-    for box in boxes:
-        first.setdefault(replace(box, where=""), box)
-    return list(first.values())
-
-
-def _file_entries(root: Path, path: str, parse: Callable[[str, bytes], _Entries]) -> _Entries:
-    try:
-        return parse(path, (root / path).read_bytes())
-    except OSError as error:
-        return [Problem(path, os_reason(error))]
-    except FeatlabError as error:
-        return [Problem(path, str(error))]
-
-
-def _csv_entries(root: Path) -> _Entries:
+def _file_entries(
+    root: Path, paths: Iterable[str], parse: Callable[[str, bytes], _Entries]
+) -> _Entries:
+    """What `parse` finds in each file; a file that it cannot read is a problem."""
     entries: _Entries = []
+    for path in paths:
+        try:
+            entries += parse(path, (root / path).read_bytes())
+        except OSError as error:
+            entries.append(Problem(path, os_reason(error)))
+        except FeatlabError as error:
+            entries.append(Problem(path, str(error)))
+    return entries
+
+
+def _read_csv(root: Path, _: list[str]) -> _Entries:
+    """``boxes.csv`` in the root; a line names its picture by the path from there."""
+    entries: _Entries = []
+    if not (root / "boxes.csv").is_file():
+        return entries
     for line, row in read_rows(root / "boxes.csv", ("image", "label", *_CORNERS)):
         where = f"boxes.csv line {line}"
         try:
@@ -139,6 +129,7 @@ def _csv_entries(root: Path) -> _Entries:
                     label=row["label"],
                     corners=_corners(row[name] for name in _CORNERS),
                     size=_size(row.get("width"), row.get("height")),
+                    is_path=True,
                 )
             )
         except FeatlabError as error:
@@ -146,8 +137,13 @@ def _csv_entries(root: Path) -> _Entries:
     return entries
 
 
+def _read_voc(root: Path, pictures: list[str]) -> _Entries:
+    """Pascal VOC: an XML file for each picture."""
+    return _file_entries(root, annotation_files(root, pictures, ".xml"), _voc_entries)
+
+
 def _voc_entries(path: str, data: bytes) -> _Entries:
-    root = _parse_xml(data)
+    root = parse_xml(data)
     if root.tag != "annotation":
         return []
     entries: _Entries = []
@@ -160,9 +156,7 @@ def _voc_entries(path: str, data: bytes) -> _Entries:
     return entries
 
 
-def _voc_box(
-    path: str, where: str, root: ElementTree.Element, item: ElementTree.Element
-) -> WrittenBox:
+def _voc_box(path: str, where: str, root: Element, item: Element) -> WrittenBox:
     bounds = item.find("bndbox")
     if bounds is None:
         raise FeatlabError("it has no bndbox")
@@ -179,22 +173,14 @@ def _voc_box(
     )
 
 
-class _RefuseDoctype(ElementTree.TreeBuilder):
-    """A DOCTYPE can define entities that expand to gigabytes or read other files."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise FeatlabError("it has a DOCTYPE, which is refused; remove it")
-
-
-def _parse_xml(data: bytes) -> ElementTree.Element:
-    parser = ElementTree.XMLParser(target=_RefuseDoctype())
-    try:
-        return ElementTree.fromstring(data, parser)
-    except FeatlabError:
-        raise
-    # An unknown encoding is a LookupError, a multi-byte one a ValueError.
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
-        raise FeatlabError(f"it is not valid XML ({first_line(error)})") from error
+def _read_coco(root: Path, pictures: list[str]) -> _Entries:
+    """COCO: JSON files (instances, keypoints), which repeat the same boxes; each is taken once."""
+    entries = _file_entries(root, annotation_files(root, pictures, ".json"), _coco_entries)
+    first: dict[object, WrittenBox | Problem] = {}
+    for entry in entries:
+        same = replace(entry, where="") if isinstance(entry, WrittenBox) else object()
+        first.setdefault(same, entry)
+    return list(first.values())
 
 
 def _coco_entries(path: str, data: bytes) -> _Entries:
@@ -220,10 +206,6 @@ def _coco_entries(path: str, data: bytes) -> _Entries:
     return entries
 
 
-_READERS = (("voc", ".xml", _voc_entries), ("coco", ".json", _coco_entries))
-"""Format, suffix of its files, and what reads one: path and content → boxes and problems."""
-
-
 def _coco_box(
     path: str, where: str, item: Any, images: dict[Any, Any], categories: dict[Any, Any]
 ) -> WrittenBox:
@@ -246,6 +228,10 @@ def _coco_box(
         corners=(left, top, left + width, top + height),
         size=_size(picture.get("width"), picture.get("height")),
     )
+
+
+READERS = (_read_csv, _read_voc, _read_coco)
+"""The formats, in the order in which they are tried."""
 
 
 def _by_id(items: list[Any]) -> dict[Any, Any]:

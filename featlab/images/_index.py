@@ -362,14 +362,14 @@ def make_box_table(
     problems : list of Problem
     """
     pictures = [*inspections, *unusable]
-    kind, written, problems = read_annotations(root, pictures)
+    written, problems = read_annotations(root, pictures)
     finder = _PictureFinder(pictures)
     numbers = {path: number for number, path in enumerate(inspections)}
     rows = []
     for box in written:
         try:
             path = finder.find(box)
-            if path is None and not (is_selection and _may_be_unlisted(root, kind, box)):
+            if path is None and not (is_selection and _may_be_unlisted(root, box)):
                 raise FeatlabError(f"it names a picture that is not there ({_shown_name(box)})")
             if path is not None and path in inspections:
                 corners = fit_box(box.corners, box.size, inspections[path])
@@ -433,9 +433,8 @@ def _shown_name(box: WrittenBox) -> str:
     return cut(repr(box.name or box.stem))
 
 
-def _may_be_unlisted(root: Path, kind: str, box: WrittenBox) -> bool:
-    # VOC and COCO give bare names; only boxes.csv says where the picture should lie.
-    return kind != "csv" or (root / box.name).is_file()
+def _may_be_unlisted(root: Path, box: WrittenBox) -> bool:
+    return not box.is_path or (root / box.name).is_file()
 
 
 def _as_table(rows: list[tuple[int, str, str, float, float, float, float]]) -> pd.DataFrame:

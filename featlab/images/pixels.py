@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from pathlib import PurePosixPath
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from pandas.api.extensions import ExtensionArray
 from PIL import Image
 
 from featlab.arguments import check_choice
 from featlab.errors import FeatlabError
-from featlab.images.decode import Inspection
+from featlab.images.decode import Inspection, ScaledPicture, decode_scaled
 
 JPEG_MARGIN = 3
 """How many times the size at which the network sees it a JPEG is decoded, at least. At this margin
@@ -78,6 +83,59 @@ def resize_image(
     canvas = np.full((*size, 3), PAD_GREY, dtype=np.uint8)
     canvas[top:bottom, left:right] = resized
     return canvas
+
+
+@dataclass(frozen=True)
+class InputReader:
+    """Row of an image table → pixels of the network's input, of a picture that is unchanged.
+
+    Attributes
+    ----------
+    images : DataFrame
+        Image table with ``attrs["root"]``.
+    size : (int, int)
+        Height and width.
+    mode : {"stretch", "pad"}
+    scaled : bool
+        A large JPEG is decoded at a part of its size (:func:`jpeg_factor`).
+    """
+
+    images: pd.DataFrame
+    size: tuple[int, int]
+    mode: str = "stretch"
+    scaled: bool = True
+
+    def __post_init__(self) -> None:
+        if "root" not in self.images.attrs:
+            raise FeatlabError("the image table does not say where its pictures lie (attrs root).")
+
+    def __call__(self, row: int) -> tuple[npt.NDArray[np.uint8], ScaledPicture]:
+        """Pixels ``(H, W, 3)`` of one row, and the picture that they were made of.
+
+        Raises
+        ------
+        FeatlabError
+            The picture is missing, has changed since it was indexed, or cannot be decoded.
+        """
+        path, digest, width, height = (column[row] for column in self._columns)
+        file = Path(self.images.attrs["root"], path)
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise FeatlabError(f"{file} could not be read: {error.strerror}.") from error
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise FeatlabError(f"{file} has changed since the folder was indexed; index it again.")
+        factor = jpeg_factor(path, width, height, self.size, self.mode) if self.scaled else 1
+        try:
+            picture = decode_scaled(data, factor)
+        except FeatlabError as error:
+            raise FeatlabError(f"{file}: {error}") from error
+        return resize_image(picture.image, self.size, self.mode, box=picture.box), picture
+
+    @cached_property
+    def _columns(self) -> list[ExtensionArray]:
+        """What is needed of a picture; to cut rows out of the table takes much longer."""
+        return [self.images[name].array for name in ("path", "sha256", "width", "height")]
 
 
 def picture_frame(

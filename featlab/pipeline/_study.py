@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -17,8 +16,7 @@ from featlab.boxes.geometry import CORNERS, picture_to_frame
 from featlab.errors import FeatlabError
 from featlab.gradients.dam import DAM_PRESETS
 from featlab.gradients.network import HeadedNetwork
-from featlab.images.decode import decode_scaled
-from featlab.images.pixels import jpeg_factor, resize_image
+from featlab.images.pixels import InputReader
 from featlab.store import MapStore
 
 _TUNING_SHARE = 2 / 3  # images that thresholds are chosen on, per image scored
@@ -186,25 +184,10 @@ def network_input(store: MapStore, rows: np.ndarray, size: tuple[int, int]) -> n
     FeatlabError
         A picture is missing, or is not the one that the store was made from.
     """
-    root, resize = store.root, str(store.provenance["resize"])
     # A store that says nothing of it was made from pictures decoded whole.
-    scales = "jpeg_scaling" in store.provenance
-    columns = ["path", "sha256", "width", "height"]
-    pictures = []
-    for path, digest, width, height in store.images[columns].iloc[rows].itertuples(index=False):
-        try:
-            data = (root / path).read_bytes()
-        except OSError as error:
-            raise FeatlabError(
-                f"{root / path} could not be read: {error.strerror}. The network needs the "
-                "pictures that the store was made from."
-            ) from error
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise FeatlabError(f"{root / path} has changed since the store was made.")
-        factor = jpeg_factor(path, width, height, size, resize) if scales else 1
-        picture = decode_scaled(data, factor)
-        pictures.append(resize_image(picture.image, size, resize, box=picture.box))
-    return np.stack(pictures)
+    scaled = "jpeg_scaling" in store.provenance
+    read = InputReader(store.images, size, str(store.provenance["resize"]), scaled)
+    return np.stack([read(int(row))[0] for row in rows])
 
 
 def check_maps(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -80,6 +81,58 @@ def system_errors(path: Path) -> Iterator[None]:
             f"{path} could not be written: {reason}; make room or give another folder, and run "
             "the same again."
         ) from error
+
+
+@contextlib.contextmanager
+def held(lock: Path, busy: Callable[[], object], *, wait: float = 0) -> Iterator[None]:
+    """Hold a file's lock; the system frees it when the process dies.
+
+    Parameters
+    ----------
+    lock : Path
+    busy : callable
+        Called where another process still holds it after `wait` seconds. What it raises ends the
+        attempt; where it returns, the lock is waited for.
+    wait : float
+    """
+    import filelock  # loads asyncio
+
+    held_lock = filelock.FileLock(lock)
+    try:
+        held_lock.acquire(timeout=wait)
+    except filelock.Timeout:
+        busy()
+        held_lock.acquire()
+    try:
+        yield
+    finally:
+        held_lock.release()
+
+
+class _RefuseDoctype(ElementTree.TreeBuilder):
+    """A DOCTYPE can define entities that expand to gigabytes or read other files."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise FeatlabError("it has a DOCTYPE, which is refused; remove it")
+
+
+def parse_xml(data: bytes) -> ElementTree.Element:
+    """The root of an XML document.
+
+    Raises
+    ------
+    FeatlabError
+        It is no XML, or has a DOCTYPE.
+    """
+    parser = ElementTree.XMLParser(target=_RefuseDoctype())
+    try:
+        return ElementTree.fromstring(data, parser)
+    # An unknown encoding is a LookupError, a multi-byte one a ValueError.
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        if isinstance(error, FeatlabError):
+            raise
+        reason = str(error)[:200].partition("\n")[0].rstrip(".") or type(error).__name__
+        raise FeatlabError(f"it is not valid XML ({reason})") from error
 
 
 # What a spreadsheet takes for a formula; the wide signs are those of East Asian keyboards.
