@@ -14,7 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh
 from scipy.special import softmax
 
-from featlab.arguments import check_choice, feature_columns, row_numbers
+from featlab.arguments import (
+    check_choice,
+    check_whole,
+    feature_columns,
+    finite_matrix,
+    row_numbers,
+)
 from featlab.errors import FeatlabError
 from featlab.results.images import Components
 from featlab.store import MapStore
@@ -97,7 +103,7 @@ def take_rows(X: pd.DataFrame, rows: Any) -> pd.DataFrame:
     FeatlabError
         The rows do not fit the table, or there is no room for the scratch file.
     """
-    places = row_numbers(rows, len(X))
+    places = row_numbers(rows, X)
     if not is_large(len(places), X.shape[1]):
         return X.iloc[places]
     taken = chosen_rows(X.to_numpy(), places)
@@ -155,13 +161,21 @@ def principal_components(
     -------
     Components
 
+    Raises
+    ------
+    FeatlabError
+        Another shape, no image, NaN or infinite values, `k` out of range.
+
     References
     ----------
     Chan, Golub & LeVeque (1983). Algorithms for computing the sample variance. The American
     Statistician 37, 242-247 (shifted data).
     """
-    values = np.asarray(X)
+    values = finite_matrix(X)
     n, c = values.shape
+    if not n:
+        raise FeatlabError("X holds no image; there are no components of nothing.")
+    check_whole("k", k, 1, c)
     shift = np.zeros(c)
     sums, products = np.zeros(c), np.zeros((c, c))
     for part in pieces(n, c):
@@ -205,9 +219,19 @@ def component_scores(
     Returns
     -------
     ndarray of shape (m, k)
+
+    Raises
+    ------
+    FeatlabError
+        Values that are not finite, other columns than the components', rows that do not exist.
     """
-    values = np.asarray(X)
-    places = None if rows is None else row_numbers(rows, len(values))
+    values = finite_matrix(X)
+    if values.shape[1] != len(components.mean):
+        raise FeatlabError(
+            f"X must have the {len(components.mean)} columns that the components were made from, "
+            f"got {values.shape[1]}."
+        )
+    places = None if rows is None else row_numbers(rows, X)
     n = len(values) if places is None else len(places)
     scores = np.empty((n, len(components.axes)))
     turn = components.axes.T / components.scale[:, None]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import FeatlabError
-from featlab.arguments import row_numbers
+from featlab.arguments import check_choice, row_numbers
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]
 
@@ -64,7 +64,7 @@ class FakeStore:
         return self._of(layer).shape[1:]
 
     def maps(self, rows: Any = None, *, layer: str | None = None) -> np.ndarray:
-        return self._of(layer)[row_numbers(rows, len(self))]
+        return self._of(layer)[row_numbers(rows, self.images)]
 
     def iter_maps(
         self, rows: Any = None, *, layer: str | None = None, batch: int = 16
@@ -76,7 +76,8 @@ class FakeStore:
     def pooled(
         self, rows: Any = None, *, layer: str | None = None, pooling: str = "mean"
     ) -> np.ndarray:
-        asked = row_numbers(rows, len(self))
+        check_choice("pooling", pooling, ("mean", "max"))
+        asked = row_numbers(rows, self.images)
         if self.activations is not None:
             return self.activations[asked]
         return getattr(self._of(layer)[asked], pooling)(axis=(1, 2))
@@ -91,5 +92,5 @@ class FakeStore:
         return self.others.get(self.layer_name(layer), self.array)
 
     def _batches(self, rows: Any, batch: int) -> Iterator[np.ndarray]:
-        asked = row_numbers(rows, len(self))
+        asked = row_numbers(rows, self.images)
         return (asked[start : start + batch] for start in range(0, len(asked), batch))

@@ -348,7 +348,7 @@ def test_errors_say_what_was_wrong():
     ):
         with pytest.raises(FeatlabError, match=words):
             boxheads.evaluate_box_heads(store, sides, **options)
-    with pytest.raises(FeatlabError, match="one entry per image"):
+    with pytest.raises(FeatlabError, match="must have one row per image"):
         boxheads.evaluate_box_heads(store, sides[:-1])
     with pytest.raises(FeatlabError, match="'train', 'confirm' or 'test', got 'val'"):
         boxheads.evaluate_box_heads(store, np.where(sides == "test", "val", sides))

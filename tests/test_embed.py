@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_planes():
         (np.ones((9, 3)), {}, "9 images of X are all alike"),
         (np.full((9, 3), np.nan), {}, "27 NaN or infinite"),
         (np.ones(9), {}, r"shape \(images, features\), got \(9,\)"),
-        (np.eye(9), {"perplexity": 9}, "below the 9 images, got 9"),
+        (np.eye(9), {"perplexity": 9}, "at least 1 and below 9, got 9"),
     ],
 )
 def test_what_cannot_be_embedded_is_refused(X, options, words):
@@ -171,7 +171,7 @@ def test_copies_scales_zeros_and_ties():
         ([0.5], 1, None, "row numbers or a mask, got float64"),
         ([0], 5, None, "from 1 to 4.*got 5"),
         ([0], 0, None, "from 1 to 4"),
-        ([0], 1, ["a"], r"one entry per image \(5\), got"),
+        ([0], 1, ["a"], "X and y must have one row per image"),
     ],
 )
 def test_neighbours_refuse_what_is_out_of_range(rows, k, labels, words):

@@ -252,7 +252,7 @@ class TestCrossValidation:
             ({"n_outer": 1}, "n_outer must be at least 2"),
             ({"n_repeats": 0}, "n_repeats must be at least 1"),
             ({"n_outer": 90}, "smallest class"),
-            ({"y": ["a"]}, "one entry per image"),
+            ({"y": ["a"]}, "must have one row per image"),
             ({"heads": ["tree"]}, "heads must be from"),
         ],
     )

@@ -74,8 +74,8 @@ class TestLearningCurve:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"sizes": [0]}, "sizes must be whole numbers"),
-            ({"sizes": [1.5]}, "sizes must be whole numbers"),
+            ({"sizes": [0]}, "each of sizes must be"),
+            ({"sizes": [1.5]}, "each of sizes must be"),
             ({"head": "tree"}, "head must be one of"),
             ({"n_repeats": 0}, "n_repeats must be at least 1"),
         ],

@@ -228,10 +228,16 @@ def test_boxes_of_other_rows_are_not_learnt_from(store, fitted):
     assert METHODS["cell_boxes"].supervision == "boxes"
 
 
-def test_without_boxes_the_method_that_needs_them_is_flat(store):
+def test_without_boxes_the_method_that_needs_them_is_left_out(store):
     none = store.boxes.iloc[:0]
-    bare = localise.fitting.fit_methods(store, SPLIT == "train", ["cell_boxes"], boxes=none)
-    assert not localise.heat_maps(store, np.arange(4), bare)["cell_boxes"].any()
+    bare = localise.fitting.fit_methods(store, SPLIT == "train", ["cell_boxes", "sum"], boxes=none)
+    assert list(bare.methods) == ["sum"]
+    assert bare.left_out == {"cell_boxes": "there was nothing to learn from (boxes)"}
+    assert list(localise.heat_maps(store, np.arange(4), bare)) == ["sum"]
+    with pytest.raises(FeatlabError, match="'cell_boxes' has no heat maps: there was nothing"):
+        localise.heat_maps(store, np.arange(4), bare, methods="cell_boxes")
+    with pytest.raises(FeatlabError, match=r"no method has anything to say \(cell_boxes: "):
+        localise.fitting.fit_methods(store, SPLIT == "train", "cell_boxes", boxes=none)
 
 
 def test_a_users_method_takes_five_lines(store):
@@ -332,10 +338,10 @@ class TestUnits:
         # p is 1 / 100 at least: corrected over four detectors it is above 0.01.
         assert "on the object" not in set(wide["verdict"])
         assert "on the object" in set(narrow["verdict"])
-        with pytest.raises(FeatlabError, match="alpha must lie"):
+        with pytest.raises(FeatlabError, match="alpha must be above 0 and below 1"):
             unit_localisation(store, [1], TABLE, alpha=0)
 
     def test_nothing_to_judge(self, store):
         assert unit_localisation(store, [1, 2], TABLE.iloc[:0]).empty
-        with pytest.raises(FeatlabError, match="quantile must lie"):
+        with pytest.raises(FeatlabError, match="quantile must be above 0 and below 1"):
             unit_localisation(store, [1], TABLE, quantile=1)

@@ -435,7 +435,7 @@ def test_weights_choose_and_confirm_what_the_small_breed_shows():
 def test_weights_that_mean_nothing_are_refused():
     X, y = relu(7, n=30, c=4, labels="ab")
     find = partial(rank_neurons, X, y, test="welch")
-    with pytest.raises(FeatlabError, match="one entry per image"):
+    with pytest.raises(FeatlabError, match="X, y and weights must have one row per image"):
         find(weights=np.ones(29))
     with pytest.raises(FeatlabError, match="positive and finite"):
         find(weights=np.zeros(30))

@@ -545,7 +545,7 @@ class TestNamesOfClasses:
 
     def test_a_class_without_a_name_is_refused(self):
         X, y = planted(0)
-        with pytest.raises(FeatlabError, match="no name"):
+        with pytest.raises(FeatlabError, match="holds 60 missing labels"):
             rank_neurons(X, np.where(y == y[0], "", "other"))
 
 

@@ -1,22 +1,24 @@
 """What the functions of every room take: each kind of argument is read and checked here, once.
 
-Rows may be numbers or a mask; a label is text; a group called "" (or missing) is no group; a split
-has the sides train, confirm and test; true boxes are those of one kind that belong to their
-image's class; confirmed detectors come best first. A mistake is a `FeatlabError` that names the
-argument, what is allowed, and what was given.
+Rows may be numbers or a mask; what goes with images has their index or none; a label is text; a
+group called "" (or missing) is no group; a split has the sides train, confirm and test; true boxes
+are those of one kind that belong to their image's class; confirmed detectors come best first. A
+mistake is a `FeatlabError` that names the argument, what is allowed, and what was given.
 
 For featlab's own rooms; users meet it in errors only.
 """
 
 from featlab.arguments.checks import (
     Progress,
-    check_at_least,
     check_between,
     check_choice,
     check_choices,
     check_columns,
-    check_same_length,
+    check_same_rows,
+    check_whole,
+    said,
     tracked,
+    whole_numbers,
 )
 from featlab.arguments.images import (
     SIDES,

@@ -8,23 +8,25 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from featlab.arguments.checks import check_same_rows
 from featlab.errors import FeatlabError
 
 SIDES = ("train", "confirm", "test")
 """The sides of a split: what fits and chooses, what judges, what is only scored."""
 LEAST_PER_CLASS = 50
 """Rows of a class that a sample keeps however rare it is, where it has them."""
+_TRUTHS = (bool, np.bool_)
 
 
-def row_numbers(rows: Any, n: int, *, name: str = "rows") -> NDArray[np.int64]:
+def row_numbers(rows: Any, table: Any, *, name: str = "rows") -> NDArray[np.int64]:
     """Row numbers of an image table, from all that names rows.
 
     Parameters
     ----------
     rows : None, int, slice, sequence of int, or boolean mask of shape (n,)
         None is all rows; negative numbers count from the end.
-    n : int
-        Rows of the table.
+    table : DataFrame, array_like or int
+        What the rows are of, n of them; or n itself, where the rows have no names.
     name : str
         The argument, for the error.
 
@@ -36,13 +38,17 @@ def row_numbers(rows: Any, n: int, *, name: str = "rows") -> NDArray[np.int64]:
     Raises
     ------
     FeatlabError
-        A mask of another length, numbers that are not whole or outside of the table.
+        A mask of another length or index than the table's, numbers that are not whole or outside
+        of the table, numbers and truths mixed.
     """
+    n = table if isinstance(table, int) else len(table)
     everything = np.arange(n, dtype=np.int64)
     if rows is None:
         return everything
     if isinstance(rows, slice):
         return everything[rows]
+    if isinstance(rows, (list, tuple)) and len({isinstance(row, _TRUTHS) for row in rows}) > 1:
+        raise FeatlabError(f"{name} must be row numbers or a mask, got both in one list.")
     asked = np.atleast_1d(np.asarray(rows))
     if asked.ndim != 1:
         raise FeatlabError(f"{name} must be row numbers or a mask, got shape {asked.shape}.")
@@ -53,6 +59,8 @@ def row_numbers(rows: Any, n: int, *, name: str = "rows") -> NDArray[np.int64]:
     if asked.dtype == bool:
         if len(asked) != n:
             raise FeatlabError(f"{name} as a mask must have {n} entries, got {len(asked)}.")
+        if isinstance(table, pd.DataFrame):
+            check_same_rows(**{"the table": table, name: rows})
         return np.flatnonzero(asked).astype(np.int64)
     if not len(asked):
         return everything[:0]
@@ -70,16 +78,17 @@ def text_labels(labels: ArrayLike, n: int | None = None, *, name: str = "y") -> 
     Raises
     ------
     FeatlabError
-        A missing label, or another length than `n`.
+        A missing label (nothing, or ``""``), or another length than `n`.
     """
     given = np.asarray(labels, dtype=object)
     if given.ndim != 1 or (n is not None and len(given) != n):
         wanted = "" if n is None else f" ({n})"
         raise FeatlabError(f"{name} must have one entry per image{wanted}, got {given.shape}.")
-    missing = int(pd.isna(given).sum())
-    if missing:
-        raise FeatlabError(f"{name} holds {missing} missing labels; label every image.")
-    return np.array([str(label) for label in given], dtype=object)
+    blank = pd.isna(given)
+    names = ["" if none else str(label) for label, none in zip(given, blank, strict=True)]
+    if "" in names:
+        raise FeatlabError(f"{name} holds {names.count('')} missing labels; label every image.")
+    return np.array(names, dtype=object)
 
 
 def class_codes(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab.arguments.checks import check_same_length
+from featlab.arguments.checks import check_same_rows
 from featlab.errors import FeatlabError
 from featlab.system.scratch import count_bad
 
@@ -108,25 +108,27 @@ class FeatureBlock:
         return places
 
 
-def feature_blocks(X: Features, y: ArrayLike) -> list[FeatureBlock]:
+def feature_blocks(X: Features, y: ArrayLike, **others: Any) -> list[FeatureBlock]:
     """The feature tables in `X`, checked, with a row per label in `y`.
+
+    Parameters
+    ----------
+    X, y
+        Features and labels.
+    **others
+        What else has one entry per image, by its name: a split, groups, weights.
 
     Raises
     ------
     FeatlabError
-        As for :func:`finite_matrix`; rows that do not match; two tables of one layer and pooling.
+        As for :func:`finite_matrix`; rows that do not match (:func:`check_same_rows`); two tables
+        of one layer and pooling.
     """
     several = isinstance(X, (list, tuple)) and len(X) and isinstance(X[0], pd.DataFrame)
     blocks = []
     for table in X if several else [X]:  # type: ignore[union-attr]
         values = finite_matrix(table)
-        check_same_length({"X": len(values), "y": len(np.asarray(y))})
-        if (
-            isinstance(table, pd.DataFrame)
-            and isinstance(y, pd.Series)
-            and not table.index.equals(y.index)
-        ):
-            raise FeatlabError("X and y are indexed differently; take both from the same rows.")
+        check_same_rows(X=table, y=y, **others)
         blocks.append(FeatureBlock(values, neuron_ids(table), *origin_of(table)))
     origins = [(block.layer, block.pooling) for block in blocks]
     if len(set(origins)) < len(origins):
@@ -138,7 +140,7 @@ def feature_blocks(X: Features, y: ArrayLike) -> list[FeatureBlock]:
 
 
 def blocks_of_neurons(
-    neurons: pd.DataFrame, X: Features, y: ArrayLike
+    neurons: pd.DataFrame, X: Features, y: ArrayLike, **others: Any
 ) -> dict[tuple[str, str], FeatureBlock]:
     """The blocks of `X` by the (layer, pooling) of a neuron table.
 
@@ -150,7 +152,7 @@ def blocks_of_neurons(
         As for :func:`feature_blocks`, or `X` lacks a layer or pooling.
     """
     origins = list(dict.fromkeys(zip(neurons["layer"], neurons["pooling"], strict=True)))
-    blocks = {(block.layer, block.pooling): block for block in feature_blocks(X, y)}
+    blocks = {(block.layer, block.pooling): block for block in feature_blocks(X, y, **others)}
     if len(origins) == 1 and list(blocks) == [("", "")]:
         return {origins[0]: blocks["", ""]}
     absent = [origin for origin in origins if origin not in blocks]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
-from featlab.arguments.checks import check_at_least, check_columns
+from featlab.arguments.checks import check_choice, check_columns, check_whole, said
 from featlab.errors import FeatlabError
 
 
@@ -25,10 +27,8 @@ def boxes_of_kind(boxes: pd.DataFrame, box_kind: str | None) -> pd.DataFrame:
                 "(box_kind=)."
             )
         return boxes
-    if kinds and box_kind not in kinds:
-        raise FeatlabError(
-            f"box_kind must be one of {', '.join(kinds)}, got {box_kind!r}; see --box-kind."
-        )
+    if kinds:
+        check_choice("box_kind", box_kind, kinds)
     return boxes[boxes["kind"] == box_kind]
 
 
@@ -88,7 +88,7 @@ def selected_detectors(neurons: pd.DataFrame, *, silent: bool = False) -> pd.Dat
 def confirmed_detectors(
     neurons: pd.DataFrame,
     *,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     pooling: str | None = None,
     most: int | None = None,
     silent: bool = False,
@@ -104,8 +104,10 @@ def confirmed_detectors(
     ----------
     neurons : DataFrame
         Neuron table after ``confirm_neurons``.
-    layer, pooling : str, optional
-        Only those of one layer, of one pooling.
+    layer : str or sequence of str, optional
+        Only those of one layer, or of some.
+    pooling : str, optional
+        Only those of one pooling.
     most : int, optional
         At most so many per class.
     silent : bool
@@ -119,10 +121,11 @@ def confirmed_detectors(
     Raises
     ------
     FeatlabError
-        The table was not confirmed, or `most` is less than 1.
+        The table was not confirmed, has rows but none of that layer or pooling, or `most` is no
+        whole number from 1 up.
     """
     if most is not None:
-        check_at_least("most", most, 1)
+        check_whole("most", most, 1)
     check_columns(
         "the neuron table", neurons, ("layer", "pooling", "auroc", "rank", "replicated"),
         "give the result of confirm_neurons",
@@ -131,11 +134,24 @@ def confirmed_detectors(
     rows = rows[rows["replicated"].eq(True)]
     for column, value in (("layer", layer), ("pooling", pooling)):
         if value is not None:
-            rows = rows[rows[column].eq(value)]
+            asked = [value] if isinstance(value, str) else list(value)
+            _check_holds(neurons, column, asked)
+            rows = rows[rows[column].isin(asked)]
     rows = best_first(rows).drop_duplicates(["layer", "class", "neuron"])
     if most is not None:
         rows = rows.groupby("class", sort=False).head(most)
     return rows.reset_index(drop=True)
+
+
+def _check_holds(neurons: pd.DataFrame, column: str, asked: list[str]) -> None:
+    """Refuse a neuron table of other layers (poolings): its detectors say nothing of these."""
+    held = sorted(neurons[column].astype(str).unique())
+    if held and not set(asked) & set(held):
+        there, wanted = (", ".join(map(repr, names)) for names in (held, asked))
+        raise FeatlabError(
+            f"the neuron table is of {column} {there}, not {wanted}; rank the feature table of "
+            f"that {column}, or ask for another."
+        )
 
 
 def in_turn(detectors: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -156,7 +172,7 @@ def detector_row(neurons: pd.DataFrame, neuron: int, label: str, *, layer: str) 
         neurons["neuron"].eq(neuron) & neurons["class"].eq(label) & neurons["layer"].eq(layer)
     ]
     if rows.empty:
-        raise FeatlabError(f"the neuron table has no neuron {neuron} of {layer} for {label!r}.")
+        raise FeatlabError(f"the neuron table has no neuron {neuron} of {layer} for {said(label)}.")
     return best_first(rows).iloc[0]
 
 

@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from featlab.arguments import (
     blocks_of_neurons,
     check_columns,
-    check_same_length,
+    check_same_rows,
     class_codes,
     row_numbers,
 )
@@ -114,8 +114,9 @@ def confounds(statistics: pd.DataFrame, y: ArrayLike, rows: Any = None) -> pd.Da
     Journal of Statistics 6, 65-70.
     """
     table = numeric_columns(statistics)
+    check_same_rows(statistics=table, y=y)
     codes, classes = class_codes(y, len(table), least=2)
-    places = row_numbers(rows, len(table))
+    places = row_numbers(rows, table)
     values, codes = table.to_numpy(float)[places], codes[places]
     known = np.isfinite(values)
     parts = []
@@ -251,13 +252,13 @@ def adjusted_effects(
     """
     check_columns("the table of detectors", detectors, _KEY, "give the result of select_neurons")
     codes, classes = class_codes(y, least=2)
-    check_same_length({"y": len(codes), "statistics": len(statistics)})
+    check_same_rows(y=y, statistics=statistics)
     if not len(detectors):
         return pd.DataFrame(columns=ADJUSTED_COLUMNS)
     unknown = sorted(set(detectors["class"]) - set(classes))
     if unknown:
         raise FeatlabError(f"no image is labelled {unknown[0]!r}, a class of the detectors.")
-    blocks = blocks_of_neurons(detectors, X, y)
+    blocks = blocks_of_neurons(detectors, X, y, statistics=statistics)
     covariates = _covariates(statistics)
     parts = []
     for (layer, pooling, name), rows in detectors.groupby(_KEY[:3], sort=True):

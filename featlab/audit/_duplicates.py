@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import uniform_filter
 
-from featlab.arguments import Progress, check_between, check_same_length, finite_matrix
+from featlab.arguments import Progress, check_same_rows, check_whole, finite_matrix, split_sides
 from featlab.audit._pictures import HASH_BITS, Pictures, read_pictures
 from featlab.system.scratch import double_rows, pieces
 
@@ -95,7 +95,7 @@ def duplicates(
     all near duplicates that differ in up to 3 bits, and part of the others, are found. Exact
     copies are found among any number.
     """
-    check_between("threshold", threshold, 0, HASH_BITS // 2)
+    check_whole("threshold", threshold, 0, HASH_BITS // 2)
     pictures = read_pictures(images, root, progress=progress)
     return find_duplicates(images, pictures, X, split=split, threshold=threshold)
 
@@ -110,10 +110,9 @@ def find_duplicates(
 ) -> pd.DataFrame:
     """As :func:`duplicates`, of pictures that were read before; without them only exact ones."""
     n = len(images)
-    sides = np.full(n, "") if split is None else np.asarray(split).astype(str)
+    check_same_rows(images=images, split=split, X=X)
+    sides = np.full(n, "") if split is None else split_sides(split, n)
     vectors = None if X is None else finite_matrix(X)
-    n_vectors = n if vectors is None else len(vectors)
-    check_same_length({"images": n, "split": len(sides), "X": n_vectors})
     exact = _equal_pairs(_column(images, "sha256"))
     known = set(map(tuple, exact.tolist()))
     near = np.zeros((0, 2), dtype=np.intp)

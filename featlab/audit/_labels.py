@@ -14,7 +14,14 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab.arguments import class_codes, finite_matrix, group_codes, has_groups, stratified_rows
+from featlab.arguments import (
+    check_same_rows,
+    class_codes,
+    finite_matrix,
+    group_codes,
+    has_groups,
+    stratified_rows,
+)
 from featlab.errors import FeatlabError
 from featlab.features import component_scores, principal_components
 from featlab.heads.training import Fold, stratified_folds
@@ -93,6 +100,7 @@ def contradicted(
     X: pd.DataFrame | ArrayLike, y: ArrayLike, groups: ArrayLike | None, random_state: int
 ) -> tuple[pd.DataFrame, float]:
     """The table of `label_errors`, and the share of images classified as labelled."""
+    check_same_rows(X=X, y=y, groups=groups)
     values = finite_matrix(X)
     codes, classes = class_codes(y, len(values), least=2)
     folds = _folds(codes, classes, groups, random_state)
@@ -176,6 +184,7 @@ def outliers(X: pd.DataFrame | ArrayLike, y: ArrayLike) -> pd.DataFrame:
     Iglewicz & Hoaglin (1993). How to detect and handle outliers. ASQC (3.5). Ramaswamy, Rastogi &
     Shim (2000). Efficient algorithms for mining outliers from large data sets. SIGMOD, 427-438.
     """
+    check_same_rows(X=X, y=y)
     values = finite_matrix(X)
     codes, classes = class_codes(y, len(values))
     reduced = _components(values, _COMPONENTS, 0)

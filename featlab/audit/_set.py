@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from featlab.arguments import (
     Progress,
+    boxes_of_kind,
     check_columns,
+    check_same_rows,
     class_codes,
     confirmed_detectors,
     group_codes,
@@ -37,7 +39,6 @@ from featlab.results.images import Audit, Finding
 from featlab.store import MapStore
 
 NOT_DONE = "not done"
-
 FAIL_RATIO, WARN_RATIO = 10.0, 3.0
 FAIL_IMAGES, WARN_IMAGES = 10, 30
 WARN_ON_SIDE = 10
@@ -326,6 +327,7 @@ def audit_set(
         `split` does not have one entry per image, or the store has fewer than two classes.
     """
     images = store.images
+    check_same_rows(images=images, split=split)
     sides = split_sides(split, len(images))
     labels, groups = images["label"].to_numpy(), images["group"].to_numpy()
     X = _features(store, neurons)
@@ -385,7 +387,7 @@ def _statistics(store: MapStore, pictures: Pictures | None, box_kind: str | None
         table = pictures.statistics
     if len(boxes):
         kind = boxes["kind"].mode().iloc[0] if box_kind is None else box_kind
-        table = with_objects(table, images, boxes[boxes["kind"] == kind])
+        table = with_objects(table, images, boxes_of_kind(boxes, kind))
     columns = {"path": images["path"], "label": images["label"]}
     return pd.concat([pd.DataFrame(columns), table], axis=1)
 

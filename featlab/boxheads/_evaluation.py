@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike
 
 from featlab.arguments import (
     Progress,
-    check_at_least,
     check_choice,
     check_choices,
+    check_same_rows,
+    check_whole,
     group_codes,
     group_names,
     has_groups,
@@ -162,8 +163,9 @@ def evaluate_box_heads(
     names = check_choices("heads", heads, HEADS)
     check_choice("target", target, TARGETS)
     check_choice("policy", policy, POLICIES)
-    check_at_least("n_boot", n_boot, 1)
+    check_whole("n_boot", n_boot, 1)
     layer = store.layer_name(layer)
+    check_same_rows(images=store.images, split=split)
     sides = split_sides(split, len(store))
     labels = store.images["label"].to_numpy()
     every = boxed_images(store, box_kind)

@@ -11,9 +11,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from featlab.arguments import (
-    check_at_least,
+    check_between,
     check_choice,
-    check_same_length,
+    check_same_rows,
+    check_whole,
     class_codes,
     split_sides,
 )
@@ -129,9 +130,10 @@ def fit_joint_head(
         scored but never trained on.
     """
     recipe = _recipe(head, loss, epochs, learning_rate, random_state)
+    images = maps if isinstance(maps, np.ndarray) else maps.images
+    check_same_rows(maps=images, y=y, boxes=boxes, split=split)
     codes, classes = class_codes(y)
     truth = np.asarray(boxes, dtype=float)
-    check_same_length({"maps": len(maps), "y": len(codes), "boxes": len(truth)})
     if truth.shape != (len(codes), 4):
         raise FeatlabError(
             f"boxes must have 4 columns (xmin, ymin, xmax, ymax), got shape {truth.shape}."
@@ -165,7 +167,8 @@ def _recipe(
     loss = ("smooth_l1" if spatial else "mse") if loss is None else loss
     epochs = (60 if spatial else 7) if epochs is None else epochs
     check_choice("loss", loss, LOSSES)
-    check_at_least("epochs", epochs, 1)
+    check_whole("epochs", epochs, 1)
+    check_between("learning_rate", learning_rate, 0, np.inf, without=[0, np.inf])
     return _Recipe(
         head, loss, epochs, _BATCH_SIZE, learning_rate,
         box_scale=1.0 if spatial else _PIXELS, mirror=spatial, random_state=random_state,

@@ -9,7 +9,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from featlab.arguments import (
-    check_between,
+    check_columns,
+    check_same_rows,
+    check_whole,
     class_codes,
     finite_matrix,
     row_numbers,
@@ -64,8 +66,9 @@ def nearest_neighbours(
     distance 1 from everything.
     """
     values = finite_matrix(X)
-    asked = row_numbers(rows, len(values))
-    check_between("k", k, 1, len(values) - 1)
+    check_same_rows(X=X, y=y)
+    asked = row_numbers(rows, X)
+    check_whole("k", k, 1, len(values) - 1)
     near, distance = _nearest(values, asked, k)
     table = pd.DataFrame(
         {
@@ -116,6 +119,9 @@ def misclassified(
     FeatlabError
         As :func:`nearest_neighbours`.
     """
+    check_columns(
+        "predictions", predictions, ("row", "label", "predicted"), "give HeadResults.of(head)"
+    )
     neighbours = nearest_neighbours(X, predictions["row"].to_numpy(), k, y=y)
     near = neighbours["neighbour_label"].to_numpy(str).reshape(-1, k)
     true, predicted = (predictions[c].to_numpy(str) for c in ("label", "predicted"))
@@ -172,6 +178,7 @@ def class_separation(X: pd.DataFrame | ArrayLike, y: ArrayLike, k: int = 10) -> 
     Rousseeuw (1987). Silhouettes: a graphical aid to the interpretation and validation of cluster
     analysis. Journal of Computational and Applied Mathematics 20, 53-65.
     """
+    check_same_rows(X=X, y=y)
     values = finite_matrix(X)
     names = text_labels(y, len(values))
     codes, _ = class_codes(names, least=2)
@@ -273,6 +280,7 @@ def overview(
         images a random 10,000 stand for all, each class in its share but at least 50; row numbers
         stay those of `X`, and the components those of all images.
     """
+    check_same_rows(X=X, y=y)
     values = finite_matrix(X)
     names = text_labels(y, len(values))
     rows = stratified_rows(names, MOST_IMAGES, random_state)

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab.arguments import finite_matrix, stratified_rows
+from featlab.arguments import check_between, finite_matrix, stratified_rows
 from featlab.errors import FeatlabError
 from featlab.features import component_scores, principal_components
 from featlab.results.images import Embedding
@@ -136,10 +136,7 @@ def lay_out(
 def _perplexity(n: int, asked: float | None) -> float:
     if asked is None:
         return min(_USUAL_PERPLEXITY, (n - 1) / 3)
-    if not 1 <= asked < n:
-        raise FeatlabError(
-            f"perplexity must be at least 1 and below the {n} images, got {asked!r}."
-        )
+    check_between("perplexity", asked, 1, n, without=[n])
     return float(asked)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from featlab.arguments import check_at_least, check_choice
+from featlab.arguments import check_choice, check_whole
 from featlab.errors import FeatlabError
 from featlab.images.pixels import JPEG_MARGIN, jpeg_factor
 from featlab.store.format import BOX_DTYPES
@@ -77,7 +77,7 @@ class PassOptions:
 
     def __post_init__(self) -> None:
         if self.batch_size is not None:
-            check_at_least("batch_size", self.batch_size, 1)
+            check_whole("batch_size", self.batch_size, 1)
         check_choice("resize", self.resize, ("stretch", "pad"))
         check_choice("dtype", self.dtype, ("float16", "float32"))
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featlab.arguments import Progress, check_at_least, check_choice, tracked
+from featlab.arguments import Progress, check_choice, check_whole, tracked
 from featlab.backbones import Backbone
 from featlab.errors import FeatlabError
 from featlab.finetune.network import (
@@ -92,7 +92,7 @@ class TrainingOptions:
         check_choice("class_weight", self.class_weight, (None, "balanced"))
         check_choice("resize", self.resize, ("stretch", "pad"))
         for name in ("epochs", "patience", "batch_size"):
-            check_at_least(name, getattr(self, name), 1)
+            check_whole(name, getattr(self, name), 1)
         if not 0 <= self.dropout < 1:
             raise FeatlabError(f"dropout must be at least 0 and below 1, got {self.dropout!r}.")
         if not 0 < self.validation <= 0.5:
@@ -100,7 +100,7 @@ class TrainingOptions:
                 f"validation must be above 0 and at most 0.5, got {self.validation!r}."
             )
         if self.picture_size is not None:
-            check_at_least("picture_size", self.picture_size, 1)
+            check_whole("picture_size", self.picture_size, 1)
 
 
 @dataclass

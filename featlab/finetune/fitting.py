@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from featlab.arguments import (
     Progress,
     check_classes_in_train,
+    check_same_rows,
     class_codes,
     row_numbers,
     split_sides,
@@ -114,7 +115,7 @@ class FineTuned:
         ndarray of shape (len(rows), k)
             Rows sum to 1.
         """
-        numbers = row_numbers(rows, len(images))
+        numbers = row_numbers(rows, images)
         read = PictureReader(images, self.input_size, self.parameters["resize"])
         outputs = outputs_of(self.model, read, numbers, self.parameters["batch_size"])
         values = outputs.astype(np.float64)
@@ -190,6 +191,7 @@ def fit_finetuned(
     if options.augment is None:
         options = replace(options, augment=blocks > 0)
     codes, classes = class_codes(text_labels(images["label"], name="label"), least=2)
+    check_same_rows(images=images, split=split)
     sides = split_sides(split, len(images))
     train = np.flatnonzero(sides == "train")
     check_classes_in_train(codes[train], classes)

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, stats
 
-from featlab.arguments import Progress, check_at_least, check_choices, group_names, tracked
+from featlab.arguments import Progress, check_choices, check_whole, group_names, tracked
 from featlab.boxes.geometry import centre_heat
 from featlab.errors import FeatlabError
 from featlab.gradients._backward import RULES
@@ -98,7 +98,7 @@ def faithfulness(
         that the head does not have.
     """
     pixels = checked_pixels(pixels, network.input_size)
-    check_at_least("n_steps", n_steps, 1)
+    check_whole("n_steps", n_steps, 1)
     _check_heats(heats, len(pixels))
     pooled = network.pooled(pixels, batch_size=batch_size)
     watched = network.head.predict(pooled) if classes is None else classes
@@ -269,7 +269,7 @@ def randomisation_check(
         An unknown rule or class, or fewer than one stage.
     """
     rules = check_choices("rules", rules, RULES)
-    check_at_least("n_stages", n_stages, 1)
+    check_whole("n_stages", n_stages, 1)
     pixels = checked_pixels(pixels, network.input_size)
     coef = network.head.coef[network.head.codes(classes, len(pixels))]
     copy = _copy_of(network)

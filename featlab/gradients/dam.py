@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from featlab.arguments import Progress, check_at_least, check_between, check_choice, tracked
+from featlab.arguments import Progress, check_between, check_choice, check_whole, tracked
 from featlab.boxes.geometry import frame_to_picture
 from featlab.errors import FeatlabError
 from featlab.gradients._backward import before_ceiling, input_gradients, layer_gradients
@@ -67,10 +67,10 @@ class DamParameters:
         check_choice("over_rgb", self.over_rgb, ("mean", "max"))
         for name, times in self.morphology:
             check_choice("a step of morphology", name, _MORPHOLOGY)
-            check_at_least("the repetitions of a step of morphology", times, 1)
+            check_whole("the repetitions of a step of morphology", times, 1)
         check_between("percentile", self.percentile, 0, 100)
-        check_at_least("n_units", self.n_units, 1)
-        check_at_least("n_kept", self.n_kept, 1)
+        check_whole("n_units", self.n_units, 1)
+        check_whole("n_kept", self.n_kept, 1)
 
 
 DAM_PRESETS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import log_softmax
 
-from featlab.arguments import check_at_least, text_labels
+from featlab.arguments import check_whole, text_labels
 from featlab.backbones import Backbone
 from featlab.backbones.networks import output_of
 from featlab.errors import FeatlabError
@@ -227,7 +227,7 @@ def attach_head(
 
 def batches(n: int, batch_size: int) -> Iterator[slice]:
     """Slices of at most `batch_size` of `n` rows."""
-    check_at_least("batch_size", batch_size, 1)
+    check_whole("batch_size", batch_size, 1)
     for start in range(0, n, batch_size):
         yield slice(start, start + batch_size)
 

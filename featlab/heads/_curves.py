@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab.arguments import check_at_least, check_choice, finite_matrix, neuron_ids
+from featlab.arguments import (
+    check_choice,
+    check_whole,
+    finite_matrix,
+    neuron_ids,
+    said,
+    whole_numbers,
+)
 from featlab.errors import FeatlabError
 from featlab.heads.models import HEADS, fit_head, predictions
 from featlab.heads.scores import (
@@ -99,14 +106,14 @@ def learning_curve(
     were tested on. Where all train images are chosen there is one repeat only, and its interval is
     that of :func:`evaluate_heads`.
     """
+    images = images_of(X, y, groups, split=split)
     values = finite_matrix(X)
-    images = images_of(y, groups, len(values))
     check_choice("head", head, HEADS)
-    check_at_least("n_repeats", n_repeats, 1)
+    check_whole("n_repeats", n_repeats, 1)
     sides = sides_of(split, images, random_state)
     train, test, clusters = sides.fitted, sides.test, sides.clusters
     largest = int(np.bincount(images.y[train]).max())
-    asked = _whole_numbers("sizes", sizes, [*(size for size in _SIZES if size < largest), largest])
+    asked = _sorted_sizes(sizes, _SIZES, largest)
     weights = bootstrap_weights(len(test), n_boot, random_state, clusters)
     truth = images.classes[images.y[test]]
     rows = []
@@ -222,10 +229,10 @@ def ablation_curve(
     with few neurons kept its intercept, tuned to all of them, may give every image to one class
     (:func:`smallest_set` fits anew).
     """
+    images = images_of(X, y, groups, split=split)
     values = finite_matrix(X)
-    images = images_of(y, groups, len(values))
     check_choice("mode", mode, _MODES)
-    check_at_least("n_random", n_random, 1)
+    check_whole("n_random", n_random, 1)
     columns = _columns_of_order(X, order)
     numbers = [0, *_numbers_of_neurons(sizes, len(columns))]
     sides = sides_of(split, images, random_state)
@@ -315,8 +322,8 @@ def smallest_set(
     Breiman, Friedman, Olshen & Stone (1984). Classification and regression trees, section 3.4.3
     (the rule of one standard error).
     """
+    images = images_of(X, y, groups, split=split)
     values = finite_matrix(X)
-    images = images_of(y, groups, len(values))
     columns = _columns_of_order(X, order)
     numbers = _numbers_of_neurons(sizes, len(columns))
     sides = sides_of(split, images, random_state)
@@ -351,27 +358,24 @@ def smallest_set(
 
 def _columns_of_order(X: Any, order: Iterable[Hashable]) -> Ints:
     """Column of every neuron in `order`, repeated ones once; ids are a feature table's."""
-    ids = list(dict.fromkeys(order))
+    ids = list(dict.fromkeys(order if isinstance(order, Iterable) else [order]))
     place = {name: column for column, name in enumerate(neuron_ids(X).tolist())}
     unknown = [name for name in ids if name not in place]
     if unknown:
-        raise FeatlabError(f"order must name neurons of X, got {unknown[0]!r}.")
+        raise FeatlabError(f"order must name neurons of X, got {said(unknown[0])}.")
     if not ids:
         raise FeatlabError("order is empty; name at least one neuron, the best first.")
     return np.array([place[name] for name in ids], dtype=np.intp)
 
 
-def _whole_numbers(name: str, sizes: Sequence[int] | None, default: Iterable[int]) -> list[int]:
-    """Sorted distinct whole numbers from 1 up."""
-    given = list(default) if sizes is None else list(sizes)
-    whole = sorted({int(size) for size in given})
-    if not whole or whole[0] < 1 or any(size != int(size) for size in given):
-        raise FeatlabError(f"{name} must be whole numbers from 1 up, got {given}.")
-    return whole
+def _sorted_sizes(sizes: Sequence[int] | None, usual: Sequence[int], most: int) -> list[int]:
+    """Those asked for; by default the usual ones below `most`, and that."""
+    default = [*(size for size in usual if size < most), most]
+    return sorted(set(default if sizes is None else whole_numbers("sizes", sizes)))
 
 
 def _numbers_of_neurons(sizes: Sequence[int] | None, most: int) -> list[int]:
-    numbers = _whole_numbers("sizes", sizes, [*(size for size in _NUMBERS if size < most), most])
+    numbers = _sorted_sizes(sizes, _NUMBERS, most)
     if numbers[-1] > most:
         raise FeatlabError(f"sizes must be at most the {most} neurons of order, got {sizes}.")
     return numbers

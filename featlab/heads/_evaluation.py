@@ -11,10 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from featlab.arguments import (
-    check_at_least,
     check_choice,
     check_choices,
-    check_same_length,
+    check_whole,
     finite_matrix,
 )
 from featlab.errors import FeatlabError
@@ -141,10 +140,10 @@ def evaluate_heads(
     Field & Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical Society B
     69, 369-390.
     """
-    check_at_least("n_boot", n_boot, 1)
+    check_whole("n_boot", n_boot, 1)
     check_choice("class_weight", class_weight, _CLASS_WEIGHTS)
+    images = images_of(X, y, groups, split=split, colour=colour)
     features = _features_of(heads, X, colour)
-    images = images_of(y, groups, len(features["dummy"]))
     sides = sides_of(split, images, random_state)
     test, truth = sides.test, images.y[sides.test]
     weights = bootstrap_weights(len(test), n_boot, random_state, sides.clusters)
@@ -233,11 +232,11 @@ def cross_validate_heads(
     Varma & Simon (2006). Bias in error estimation when using cross-validation for model selection.
     BMC Bioinformatics 7, 91.
     """
-    check_at_least("n_outer", n_outer, 2)
-    check_at_least("n_repeats", n_repeats, 1)
+    check_whole("n_outer", n_outer, 2)
+    check_whole("n_repeats", n_repeats, 1)
     check_choice("class_weight", class_weight, _CLASS_WEIGHTS)
+    images = images_of(X, y, groups, colour=colour)
     features = _features_of(heads, X, colour)
-    images = images_of(y, groups, len(features["dummy"]))
     class_sizes = _class_sizes(images)
     _check_enough(class_sizes, images, n_outer)
     rows, predictions = [], []
@@ -275,7 +274,6 @@ def _features_of(heads: str | Sequence[str], X: Any, colour: Any) -> dict[str, N
     features = dict.fromkeys(("dummy", *names), values)
     if colour is not None:
         features["colour_histogram"] = finite_matrix(colour, "colour")
-        check_same_length({"X": len(values), "colour": len(features["colour_histogram"])})
     return features
 
 

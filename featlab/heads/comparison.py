@@ -13,7 +13,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from featlab.arguments import check_choice
+from featlab.arguments import check_choice, check_same_rows, check_whole
 from featlab.errors import FeatlabError
 from featlab.features import feature_table
 from featlab.heads._evaluation import evaluate_heads
@@ -93,6 +93,7 @@ def compare_heads(
     for the generalization error. Machine Learning 52, 239-281. Holm (1979). Scandinavian Journal
     of Statistics 6, 65-70.
     """
+    check_whole("n_boot", n_boot, 1)
     if isinstance(results, CrossValidation):
         heads = results.table["head"].drop_duplicates().tolist()
         rows = _over_folds(results, _pairs_of(heads, a, b), metric)
@@ -347,11 +348,13 @@ def compare_backbones(
     first_name = next(iter(stores))
     images = stores[first_name].images
     rows = {name: _matched(first_name, images, name, store) for name, store in stores.items()}
+    check_same_rows(images=images, split=split)
     sides = _split_of(images) if split is None else np.asarray(split).astype(str)
     groups = images["group"].to_numpy() if "group" in images else None
     tables, results = [], {}
     for name, store in stores.items():
         X = feature_table(store, layer=layer, pooling=pooling).iloc[rows[name]]
+        X.index = images.index  # the first store's rows
         results[name] = evaluate_heads(
             X,
             images["label"],

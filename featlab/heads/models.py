@@ -21,7 +21,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from featlab.arguments import check_at_least, check_between, check_choice, finite_matrix
+from featlab.arguments import check_between, check_choice, check_whole, finite_matrix
 from featlab.errors import FeatlabError
 from featlab.heads.training import (
     Floats,
@@ -389,7 +389,7 @@ class NeuronSelector(SelectorMixin, BaseEstimator):
 
     def _check_parameters(self) -> None:
         check_choice("per", self.per, _PER)
-        check_at_least("n_neurons", self.n_neurons, 1)
+        check_whole("n_neurons", self.n_neurons, 1)
         check_between("min_effect", self.min_effect, 0, 0.5)
 
     def _get_support_mask(self) -> NDArray[np.bool_]:

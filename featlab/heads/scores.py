@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featlab.arguments import check_at_least, has_groups
+from featlab.arguments import check_whole, has_groups
 from featlab.intervals import auroc_score_interval, wilson_interval
 from featlab.results.heads import Calibration, HeadResults
 from featlab.system.scratch import pieces
@@ -47,6 +47,7 @@ def bootstrap_weights(
     Field & Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical Society B
     69, 369-390.
     """
+    check_whole("n_boot", n_boot, 1)
     rng = np.random.default_rng(random_state)
     units = n if clusters is None else int(clusters.max()) + 1
     weights = np.ones((n_boot + 1, n), dtype=np.uint8)
@@ -353,7 +354,8 @@ def calibration(
     Broecker & Smith (2007). Increasing the reliability of reliability diagrams. Weather and
     Forecasting 22, 651-661. Brier (1950). Monthly Weather Review 78, 1-3.
     """
-    check_at_least("n_bins", n_bins, 1)
+    check_whole("n_bins", n_bins, 1)
+    check_whole("n_boot", n_boot, 1)
     rows = results.of(head)
     sure, right = rows["probability"].to_numpy(float), rows["correct"].to_numpy(bool)
     edges = np.linspace(0, 1, n_bins + 1)

@@ -21,12 +21,12 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab.arguments import (
     check_classes_in_train,
+    check_same_rows,
     class_codes,
     group_codes,
     has_groups,
     split_sides,
     stratified_rows,
-    text_labels,
 )
 from featlab.errors import FeatlabError
 from featlab.heads.scores import clusters_of, losses_of, warn_of_few_groups
@@ -80,13 +80,15 @@ class Images:
         )  # fmt: skip
 
 
-def images_of(y: ArrayLike, groups: ArrayLike | None, n: int) -> Images:
-    """Labels and groups of `n` images, checked; at least two classes.
+def images_of(X: Any, y: ArrayLike, groups: ArrayLike | None, **others: Any) -> Images:
+    """Labels and groups of the images of `X`, checked; at least two classes.
 
-    The classes are in the order of their text, numbers too: in that order scikit-learn has them.
+    `others` is what else has one entry per image, by its name. The classes are in the order of
+    their text, numbers too: in that order scikit-learn has them.
     """
-    codes, classes = class_codes(text_labels(y, n), least=2)
-    units = group_codes(groups, n)
+    check_same_rows(X=X, y=y, groups=groups, **others)
+    codes, classes = class_codes(y, len(X), least=2)
+    units = group_codes(groups, len(X))
     return Images(codes, classes, units, has_groups(units))
 
 

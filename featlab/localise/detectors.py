@@ -9,9 +9,14 @@ import pandas as pd
 from scipy.stats import rankdata
 from statsmodels.stats.multitest import multipletests
 
-from featlab.arguments import confirmed_detectors, row_numbers, true_boxes
+from featlab.arguments import (
+    check_between,
+    check_whole,
+    confirmed_detectors,
+    row_numbers,
+    true_boxes,
+)
 from featlab.boxes.geometry import centre_in_box, whole_image_boxes
-from featlab.errors import FeatlabError
 from featlab.intervals import bootstrap_interval, wilson_interval
 from featlab.localise.fitting import cells_in_boxes
 from featlab.localise.heat import picture_sizes
@@ -60,7 +65,7 @@ def unit_localisation(
         cells of these images (and more than its minimum), in (0, 1). NetDissect takes 0.995 on
         maps of 112 x 112; on coarse maps that leaves less than a cell an image.
     n_permutations : int
-        Permutations of the boxes over the images.
+        Permutations of the boxes over the images, at least 1.
     alpha : float
         Bound of the corrected p-value, and 1 - coverage of the interval of ``auroc_inside``.
     random_state : int
@@ -86,10 +91,10 @@ def unit_localisation(
     ----------
     .. [1] Bau et al. (2017), Network dissection, CVPR.
     """
-    for argument, value in (("quantile", quantile), ("alpha", alpha)):
-        if not 0 < value < 1:
-            raise FeatlabError(f"{argument} must lie between 0 and 1, got {value!r}.")
-    layer = layer or store.layers[-1]
+    check_between("quantile", quantile, 0, 1, without=[0, 1])
+    check_between("alpha", alpha, 0, 1, without=[0, 1])
+    check_whole("n_permutations", n_permutations, 1)
+    layer = store.layer_name(layer)
     detectors = confirmed_detectors(neurons, layer=layer, most=most)
     truth, rows = _boxed(store, rows, box_kind)
     labels = store.images["label"].to_numpy(str)
@@ -163,7 +168,7 @@ def neuron_pointing(
     ----------
     Zhang et al. (2018), Top-down neural attention by excitation backprop, IJCV 126.
     """
-    layer = layer or store.layers[-1]
+    layer = store.layer_name(layer)
     detectors = confirmed_detectors(neurons, layer=layer, most=most)
     truth, rows = _boxed(store, rows, box_kind)
     channels = np.unique(detectors["neuron"].to_numpy(np.int64))
@@ -185,7 +190,7 @@ def neuron_pointing(
 def _boxed(store: MapStore, rows: Any, box_kind: str | None) -> tuple[pd.DataFrame, np.ndarray]:
     """The true boxes, and those of the rows that have one; rising."""
     truth = true_boxes(store.images, store.boxes, box_kind)
-    numbers = row_numbers(rows, len(store.images))
+    numbers = row_numbers(rows, store.images)
     return truth, np.intersect1d(numbers, truth["image"].to_numpy(np.int64))
 
 

@@ -14,6 +14,7 @@ from featlab.arguments import (
     Progress,
     check_choice,
     check_choices,
+    check_same_rows,
     group_codes,
     group_names,
     split_sides,
@@ -156,10 +157,12 @@ def evaluate_localisation(
     Returns
     -------
     Localisation
-        Without rows where no test image has a box. A class without confirmed detectors has an
-        empty box (IoU 0) from those methods; ``parameters["classes_without_detectors"]`` lists
-        it. With fewer than 10 confirm rows with boxes the thresholds are chosen on train and
-        confirm rows together (``parameters["threshold_from"]``); with none, they are 0.2.
+        Without rows where no test image has a box. A method that has nothing to say of any class
+        (no confirmed detector at all; no train boxes) has no row, and ``parameters["left_out"]``
+        says why. Where only some classes have confirmed detectors, the others have an empty box
+        (IoU 0) from those methods; ``parameters["classes_without_detectors"]`` lists them. With
+        fewer than 10 confirm rows with boxes the thresholds are chosen on train and confirm rows
+        together (``parameters["threshold_from"]``); with none, they are 0.2.
 
     Raises
     ------
@@ -180,7 +183,12 @@ def evaluate_localisation(
     n = len(store.images)
     given = _checked_given(options.given, n)
     known = np.all([np.ones(n, dtype=bool), *map(_all_finite, given.values())], axis=0)
+    check_same_rows(
+        images=store.images, split=split, predicted=options.predicted, groups=options.groups
+    )
     sides = split_sides(split, n)
+    if "train" not in sides:
+        raise FeatlabError("split has no 'train' row, from which the methods learn.")
     truth = find_truth(store, sides, box_kind, rows=options.rows, known=known)
     predicted = options.predicted
     predicted = None if predicted is None else text_labels(predicted, n, name="predicted")
@@ -198,7 +206,8 @@ def evaluate_localisation(
         random_state=random_state,
     )
     scored = [name for name in fitted.methods if name not in BASELINES]
-    refine = check_choices("refine", options.refine, scored)
+    refine = check_choices("refine", options.refine, [*scored, *fitted.left_out])
+    refine = [name for name in refine if name in scored]
     parameters = _parameters(truth, fitted, box_kind, options.target, groups)
     if not len(truth.scored):
         return _localisation([], [], parameters, fitted)
@@ -373,6 +382,7 @@ def _parameters(
         "n_without_given": truth.n_without_given,
         "seconds": _SECONDS,
         "classes_without_detectors": classes_without_detectors(fitted),
+        "left_out": fitted.left_out,
         "target": target,
         "class_asked_for": _ASKED[target],
         "n_groups": len(np.unique(group_codes(groups, len(groups)))),

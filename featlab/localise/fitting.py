@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,13 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab.arguments import check_choices, confirmed_detectors, row_numbers
+from featlab.arguments import (
+    check_choices,
+    check_classes_in_train,
+    confirmed_detectors,
+    row_numbers,
+)
 from featlab.boxes.geometry import CORNERS, picture_to_frame
 from featlab.errors import FeatlabError
 from featlab.localise.heat import detector_scale, label_codes, picture_sizes
 from featlab.localise.methods import METHODS
 from featlab.results.localisation import Cells, ClassWeights, Context, FittedMethods, HeatMethod
 from featlab.store import MapStore
+
+logger = logging.getLogger(__name__)
 
 RANDOM = "random_neuron"
 _DRAWS = 10
@@ -55,19 +63,30 @@ def fit_methods(
     Returns
     -------
     FittedMethods
+        Without the methods that have nothing to say: those of detectors where no active one was
+        confirmed, those of boxes where no cell lies in one, or every cell. ``left_out`` has them,
+        and the log.
 
     Raises
     ------
     FeatlabError
-        A method is unknown, or asked for without what it needs; a class has no train image;
-        `weights` or `mlp` lack a layer.
+        A method is unknown, or asked for without what it needs; none of those asked for has
+        anything to say; no row, or a class without train image; `neurons`, `weights` or `mlp` lack
+        a layer.
     """
-    train = np.unique(row_numbers(rows, len(store.images)))
-    _check_classes(store, train)
+    train = np.unique(row_numbers(rows, store.images))
+    if not len(train):
+        raise FeatlabError("rows must name at least one image to learn from, got none.")
+    check_classes_in_train(label_codes(store)[train], np.array(store.classes, dtype=object))
     known = {RANDOM: _RANDOM_NEURON, **METHODS}
     have = {"neurons": neurons, "weights": weights, "mlp": mlp}
     wanted = _available(known, methods, {name for name, one in have.items() if one is not None})
-    layers = [layer or store.layers[-1]] if layer is None or isinstance(layer, str) else layer
+    layers = [store.layer_name()] if layer is None else check_choices("layer", layer, store.layers)
+    if not layers:
+        raise FeatlabError("layer is empty; name at least one, or leave it out for the last.")
+    detectors = None
+    if neurons is not None:
+        detectors = confirmed_detectors(neurons, layer=layers, silent=True)
     contexts = {}
     for one in layers:
         maxima = train_maxima(store, train, one, random_state)
@@ -77,9 +96,7 @@ def fit_methods(
             classes=store.classes,
             codes=np.zeros(0, dtype=np.int64),
             scale=detector_scale(maxima),
-            neurons=None
-            if neurons is None
-            else confirmed_detectors(neurons, layer=one, silent=True),
+            neurons=None if detectors is None else detectors[detectors["layer"] == one],
             weights=coef,
             intercepts=intercepts,
             mlp=_of_layer("mlp", mlp, one, len(layers)),
@@ -87,18 +104,45 @@ def fit_methods(
             fitted={RANDOM: _drawn_neurons(maxima, len(store.classes), random_state)},
         )
         contexts[one] = _fitted(wanted, context, store, train, boxes, one)
-    return FittedMethods(wanted, contexts)
+    return _with_something_to_say(wanted, contexts)
+
+
+def _with_something_to_say(
+    wanted: Mapping[str, HeatMethod], contexts: dict[str, Context]
+) -> FittedMethods:
+    """The methods less those that learnt nothing in any layer; why is said in the log."""
+    silent = len(_classes_of_detectors(contexts)) == 0
+    left_out = {}
+    for name, method in wanted.items():
+        if silent and "neurons" in method.needs:
+            left_out[name] = "no active detector was confirmed"
+        elif method.fit and all(one.fitted[name] is None for one in contexts.values()):
+            left_out[name] = f"there was nothing to learn from ({method.supervision})"
+    kept = {name: method for name, method in wanted.items() if name not in left_out}
+    if left_out and not kept:
+        words = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise FeatlabError(f"no method has anything to say ({words}); ask for others.")
+    for name, why in left_out.items():
+        logger.warning("Heat maps of %s are left out: %s.", name, why)
+    return FittedMethods(kept, contexts, left_out)
+
+
+def _classes_of_detectors(contexts: Mapping[str, Context]) -> set[str]:
+    """Classes that have an active detector in any layer."""
+    tables = [one.neurons for one in contexts.values() if one.neurons is not None]
+    return {name for t in tables for name in t.loc[t["direction"] == "active", "class"]}
 
 
 def classes_without_detectors(fitted: FittedMethods) -> list[str]:
-    """Classes for which no active detector was confirmed; empty where detectors play no part.
+    """Classes for which no active detector was confirmed; empty where no method asks for one.
 
     Of several layers one with detectors is enough.
     """
-    tables = [one.neurons for one in fitted.contexts.values() if one.neurons is not None]
-    known = {name for t in tables for name in t.loc[t["direction"] == "active", "class"]}
+    if not any("neurons" in method.needs for method in fitted.methods.values()):
+        return []
+    known = _classes_of_detectors(fitted.contexts)
     classes = next(iter(fitted.contexts.values())).classes
-    return [name for name in classes if name not in known] if tables else []
+    return [name for name in classes if name not in known]
 
 
 def train_maxima(
@@ -166,19 +210,6 @@ def cells_in_boxes(
     cells = np.zeros((len(rows), len(centre)), dtype=bool)
     np.logical_or.at(cells, np.searchsorted(rows, image), inside)
     return cells
-
-
-def _check_classes(store: MapStore, train: np.ndarray) -> None:
-    """Every class needs train images: half of the methods learn what the class looks like."""
-    if not len(train):
-        raise FeatlabError("split has no 'train' rows, from which the neurons' scales are taken.")
-    seen = np.bincount(label_codes(store)[train], minlength=len(store.classes))
-    bare = [name for name, n in zip(store.classes, seen, strict=True) if not n]
-    if bare:
-        raise FeatlabError(
-            f"the classes {', '.join(bare)} have no train images, so that nothing can be learnt of "
-            "them; split so that every class has some, or leave these classes out."
-        )
 
 
 def _available(

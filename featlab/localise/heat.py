@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from featlab.arguments import Progress, check_choices, row_numbers, tracked
 from featlab.errors import FeatlabError
@@ -24,7 +25,7 @@ def heat_maps(
     fitted: FittedMethods,
     *,
     methods: str | Iterable[str] | None = None,
-    codes: np.ndarray | None = None,
+    codes: ArrayLike | None = None,
     progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
     """Heat maps of fitted methods in one pass over the maps, several layers fused.
@@ -52,14 +53,43 @@ def heat_maps(
     Raises
     ------
     FeatlabError
-        A method is not among those fitted, a row does not exist, or there is none.
+        A method is not among those fitted, or was left out; a row does not exist, or there is
+        none; `codes` are not one for each row, or no place in ``store.classes``.
     """
-    names = fitted.methods if methods is None else check_choices("methods", methods, fitted.methods)
+    names = _methods_of(fitted, methods)
     some = replace(fitted, methods={name: fitted.methods[name] for name in names})
-    numbers = row_numbers(rows, len(store.images))
+    numbers = row_numbers(rows, store.images)
     if not len(numbers):
         raise FeatlabError("rows must name at least one image, got none.")
-    return timed_heats(store, numbers, some, codes, progress)[0]
+    asked = None if codes is None else _class_places(codes, len(numbers), len(store.classes))
+    return timed_heats(store, numbers, some, asked, progress)[0]
+
+
+def _methods_of(fitted: FittedMethods, methods: str | Iterable[str] | None) -> list[str]:
+    """Names of fitted methods; one that was left out is refused with the reason."""
+    if methods is None:
+        return list(fitted.methods)
+    names = check_choices("methods", methods, [*fitted.methods, *fitted.left_out])
+    for name in names:
+        if name in fitted.left_out:
+            raise FeatlabError(f"method {name!r} has no heat maps: {fitted.left_out[name]}.")
+    return names
+
+
+def _class_places(codes: ArrayLike, n: int, n_classes: int) -> np.ndarray:
+    """A class per image, as its place among the classes, checked."""
+    places = np.asarray(codes)
+    if places.shape != (n,) or places.dtype.kind not in "iu":
+        raise FeatlabError(
+            f"codes must be a whole number for each of the {n} rows, got {places.dtype} values of "
+            f"shape {places.shape}."
+        )
+    outside = places[(places < 0) | (places >= n_classes)]
+    if len(outside):
+        raise FeatlabError(
+            f"codes must be from 0 to {n_classes - 1}, places in store.classes, got {outside[0]}."
+        )
+    return places
 
 
 def timed_heats(
@@ -70,7 +100,7 @@ def timed_heats(
     progress: Progress | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """:func:`heat_maps`, and the seconds of each method: its own, and its share of reading."""
-    codes = label_codes(store)[rows] if codes is None else np.asarray(codes)
+    codes = label_codes(store)[rows] if codes is None else codes
     seconds = dict.fromkeys(fitted.methods, 0.0)
     per_layer = [
         _layer_heats(store, rows, fitted, layer, codes, progress, seconds)

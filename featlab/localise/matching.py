@@ -103,7 +103,7 @@ def find_truth(
     n = len(sides)
     table = true_boxes(store.images, store.boxes, box_kind)
     use = np.isin(np.arange(n), table["image"].to_numpy(np.int64))
-    use &= np.isin(np.arange(n), row_numbers(rows, n))
+    use &= np.isin(np.arange(n), row_numbers(rows, store.images))
     unknown = int((use & ~known & (sides != "train")).sum())
     use &= known
     tuning, tuned_on = np.flatnonzero(use & (sides == "confirm")), "confirm"

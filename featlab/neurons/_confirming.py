@@ -15,9 +15,12 @@ from featlab.arguments import (
     blocks_of_neurons,
     check_classes_in_train,
     check_columns,
+    check_whole,
     class_codes,
+    feature_blocks,
     group_codes,
     group_names,
+    said,
     split_sides,
 )
 from featlab.errors import FeatlabError
@@ -76,7 +79,7 @@ def confirm_neurons(
         ranks where each group has one class, van Elteren's stratified test where groups hold
         several. With few groups little can be confirmed, and that is so.
     alpha : float
-        Bound of the corrected p-value, in (0, 1).
+        Bound of the corrected p-value, in (0, 1].
     correction : str
         A method of `statsmodels.stats.multitest.multipletests`, over the detectors only. With two
         classes, "active for one" and "silent for the other" are one test and count once.
@@ -100,7 +103,7 @@ def confirm_neurons(
     check_correction(correction, alpha, MULTIPLETESTS)
     codes, classes = class_codes(y, least=2)
     rows = _rows_to_judge(table, classes)
-    blocks = blocks_of_neurons(rows, X, y)
+    blocks = blocks_of_neurons(rows, X, y, weights=weights, groups=groups)
     names = group_names(groups, len(codes))
     counted = None if weights is None else checked_weights(weights, codes)
     grouped = bool((names != "").any())
@@ -152,7 +155,7 @@ def _rows_to_judge(table: pd.DataFrame, classes: NDArray[np.object_]) -> pd.Data
     rows = table.reset_index(drop=True)
     repeated = rows[rows.duplicated(_KEY)]
     if len(repeated):
-        first = ", ".join(f"{name} {repeated[name].iloc[0]!r}" for name in _KEY)
+        first = ", ".join(f"{name} {said(repeated[name].iloc[0])}" for name in _KEY)
         raise FeatlabError(
             f"the neuron table holds {len(repeated)} rows twice ({first}); give each once, so that "
             "no test counts twice."
@@ -301,6 +304,8 @@ def null_selection(
     FeatlabError
         As for `rank_neurons`.
     """
+    check_whole("n_repeats", n_repeats, 1)
+    feature_blocks(X, y, split=split, groups=groups)
     codes, classes = class_codes(y, least=2)
     sides = split_sides(split, len(codes))
     tables = list(X) if isinstance(X, (list, tuple)) else [X]

@@ -42,9 +42,9 @@ _ELEMENTS_AT_ONCE = 64_000_000  # ranks, or labels, in single precision: 256 MB
 
 
 def check_correction(correction: str, alpha: float, allowed: Sequence[str] = CORRECTIONS) -> None:
-    """Refuse an unknown correction or a bound outside [0, 1]."""
+    """Refuse an unknown correction or a bound outside (0, 1]."""
     check_choice("correction", correction, allowed)
-    check_between("alpha", alpha, 0.0, 1.0)
+    check_between("alpha", alpha, 0, 1, without=[0])
 
 
 def adjust(

@@ -14,10 +14,10 @@ from featlab.arguments import (
     Features,
     best_first,
     blocks_of_neurons,
-    check_at_least,
     check_between,
     check_choice,
     check_columns,
+    check_whole,
     class_codes,
     feature_blocks,
     row_numbers,
@@ -117,7 +117,7 @@ def select_neurons(
         `replicated` is asked for and the table is not confirmed; `most` is less than 1.
     """
     if most is not None:
-        check_at_least("most", most, 1)
+        check_whole("most", most, 1)
     check_choice("direction", direction, _DIRECTIONS)
     if replicated is None:
         replicated = "replicated" in table
@@ -247,8 +247,7 @@ def softmax_top_k(X: pd.DataFrame | ArrayLike, y: ArrayLike, *, k: int = 3) -> p
     block = feature_blocks(X, y)[0]
     codes, classes = class_codes(y, least=2)
     n, c = block.matrix.shape
-    if not 1 <= k <= c:
-        raise FeatlabError(f"k must be from 1 to {c}, the number of neurons, got {k}.")
+    check_whole("k", k, 1, c)
     counts = np.zeros((len(classes), c), dtype=np.int64)
     for rows in pieces(n, c):
         top = np.argsort(-block.matrix[rows], axis=1, kind="stable")[:, :k]
@@ -313,9 +312,10 @@ def ranked_images(
         The neuron, the layer, the pooling or a row does not exist.
     """
     c = store.map_shape(layer)[2]
-    check_between("neuron", neuron, 0, c - 1)
+    check_whole("neuron", neuron, 0, c - 1)
+    check_whole("most", most, 1)
     parts = [pooled[:, neuron] for _, pooled in store.iter_pooled(layer=layer, pooling=pooling)]
-    places = row_numbers(rows, len(store.images))
+    places = row_numbers(rows, store.images)
     values = np.concatenate(parts)[places]
     order = np.lexsort((places, values if lowest else -values))[:most]
     table = store.images.iloc[places[order]][["path", "label"]].reset_index(drop=True)
@@ -355,7 +355,7 @@ def to_anndata(
         raise FeatlabError(
             'to_anndata needs the package anndata: `pip install "featlab[anndata]"`.'
         ) from error
-    name = layer or store.layers[-1]
+    name = store.layer_name(layer)
     X = store.pooled(layer=name)
     names = [f"neuron_{k}" for k in range(X.shape[1])]
     obs = store.images.set_index("path").rename_axis(None)

@@ -35,7 +35,7 @@ def compare_classes(
     correction : str
         A method of `statsmodels.stats.multitest.multipletests`, over all rows.
     alpha : float
-        Bound of the corrected p-value, in (0, 1).
+        Bound of the corrected p-value, in (0, 1].
 
     Returns
     -------

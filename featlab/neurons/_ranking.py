@@ -126,7 +126,7 @@ def rank_neurons(
         "local_fdr" (Efron's, then ``p_adjusted`` is the chance that this very row is null); or
         "max_t", 1,000 permutations of the labels ("mannwhitneyu" against the rest only).
     alpha : float
-        Bound of the corrected p-value, in (0, 1).
+        Bound of the corrected p-value, in (0, 1]; 1 asks nothing.
     min_auroc : float
         Smallest AUROC of an active detector, in [0.5, 1]; of a silent one, 1 minus the largest.
     weights : array_like of shape (n,), optional
@@ -188,10 +188,8 @@ def rank_neurons(
     check_choice("test", test, (*TESTS, L1))
     check_correction(correction, alpha)
     check_between("min_auroc", min_auroc, 0.5, 1.0)
-    blocks = feature_blocks(X, y)
+    blocks = feature_blocks(X, y, weights=weights, groups=groups)
     codes, classes = class_codes(y, least=2)
-    if REST in classes:
-        raise FeatlabError("y holds images whose class has no name; label every image.")
     references = _reference_codes(reference, classes)
     if correction == "max_t" and (test != "mannwhitneyu" or references is not None):
         raise FeatlabError(

@@ -375,12 +375,13 @@ def _stacked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _shared_method(located: Mapping[str, _Located]) -> str:
-    """The method that is best on the confirm images, mean over the entries."""
+    """Of the methods that every entry has, the best on the confirm images, mean over entries."""
     if not located:
         return ""
     every = pd.concat([one.localisation.table for one in located.values()], ignore_index=True)
     ours = every[every["supervision"].eq("image labels") & ~every["baseline"].astype(bool)]
-    return str(ours.groupby("method", sort=False)["box_accuracy_confirm"].mean().idxmax())
+    accuracies = ours.groupby("method", sort=False)["box_accuracy_confirm"]
+    return str(accuracies.mean()[accuracies.size() == len(located)].idxmax())
 
 
 def _success(located: Mapping[str, _Located], method: str) -> pd.DataFrame:

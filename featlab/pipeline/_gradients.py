@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import gradients, localise
-from featlab.arguments import check_at_least
+from featlab.arguments import check_whole
 from featlab.backbones import Backbone
 from featlab.features import feature_table
 from featlab.gradients.network import HeadedNetwork
@@ -87,7 +87,7 @@ def analyse_gradients(
         does not give the stored maps; there are no boxes to score.
     """
     check_backbone(store, backbone)
-    check_at_least("n_images", n_images, 1)
+    check_whole("n_images", n_images, 1)
     labels, groups = store.images["label"], store.images["group"]
     split = make_split(store.images, random_state=random_state)
     seconds: dict[str, float] = {}
@@ -220,14 +220,16 @@ def _sanity(study: Study) -> pd.DataFrame:
 def _faithfulness(
     study: Study, localisation: Localisation, heats: Heats
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The Grad-CAM family, the detectors of the stored maps and the gradients themselves."""
+    """The Grad-CAM family, the detectors of the stored maps (if any) and the gradients."""
     network, sample = study.network, study.sample
     some = np.sort(sample.some(_FAITHFUL_IMAGES))
     pixels, labels = sample.pixels[some], sample.labels[some]
     with timed(study.seconds, "faithfulness"):
-        judged = {name: heat[some] for name, heat in heats.items()} | localise.heat_maps(
-            study.store, sample.rows[some], localisation.fitted, methods="detectors"
-        )
+        judged = {name: heat[some] for name, heat in heats.items()}
+        if "detectors" in localisation.fitted.methods:
+            judged |= localise.heat_maps(
+                study.store, sample.rows[some], localisation.fitted, methods="detectors"
+            )
         for rule in study.rules:
             gradient = gradients.input_gradients(network, pixels, classes=labels, rule=rule)
             judged[f"{rule}_gradient"] = np.abs(gradient).sum(axis=-1)

@@ -13,6 +13,7 @@ from featlab.arguments import (
     confirmed_detectors,
     in_turn,
     row_numbers,
+    said,
     selected_detectors,
     stratified_rows,
 )
@@ -286,9 +287,9 @@ def neuron_card(
     FeatlabError
         The table has no row for the neuron, layer, pooling and class.
     """
-    layer = layer or store.layers[-1]
+    layer = store.layer_name(layer)
     row = _row_of(neurons, neuron, (layer, pooling), label)
-    rows = row_numbers(rows, len(store))
+    rows = row_numbers(rows, store.images)
     best, worst = (
         ranked_images(store, neuron, rows, most=most, layer=layer, pooling=pooling, lowest=lowest)
         for lowest in (False, True)
@@ -325,7 +326,7 @@ def _row_of(neurons: pd.DataFrame, neuron: int, place: Place, label: str | None)
         rows = rows[rows["class"] == label]
     if rows.empty:
         raise FeatlabError(
-            f"the neuron table has no living neuron {neuron} of layer {place[0]!r}, pooling "
+            f"the neuron table has no living neuron {said(neuron)} of layer {place[0]!r}, pooling "
             f"{place[1]!r}" + (f" and class {label!r}." if label is not None else ".")
         )
     # Of two classes that share an effect, the one that the neuron is active for.

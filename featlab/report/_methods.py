@@ -230,6 +230,10 @@ def _localisation(results: Results, citations: Citations) -> str:
         else ""
     )
     methods = set(table["method"])
+    silent += "".join(
+        f" No heat maps of {words.method(name)}: {why}."
+        for name, why in known.get("left_out", {}).items()
+    )
     maps = [
         f"{text}{citations.cite(key)}"
         for key, text in (

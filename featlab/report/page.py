@@ -16,7 +16,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from featlab.arguments import check_at_least, check_choice
+from featlab.arguments import check_choice, check_whole
 from featlab.errors import FeatlabError
 from featlab.plots.style import FORMATS, save_figure
 from featlab.report import _words as words
@@ -89,7 +89,7 @@ def write_report(
         `path` is a folder, or `most_examples` is negative.
     """
     path = page_path(path, "report.html")
-    check_at_least("most_examples", most_examples, 0)
+    check_whole("most_examples", most_examples, 0)
     page = _render(results, Options(most_examples, random_state))
     write_tables(results, path.parent)
     # A file name may hold lone surrogates, which UTF-8 cannot.

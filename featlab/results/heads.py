@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from featlab.errors import FeatlabError
+from featlab.arguments import check_choice
 from featlab.system import html
 
 BASELINE_HEADS = ("dummy", "colour_histogram")
@@ -75,8 +75,7 @@ class HeadResults:
         return self.predictions[self.predictions["head"] == head]
 
     def _check(self, head: str) -> None:
-        if head not in self.models:
-            raise FeatlabError(f"head must be one of {list(self.models)}, got {head!r}.")
+        check_choice("head", head, self.models)
 
 
 @dataclass(frozen=True)

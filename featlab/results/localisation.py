@@ -119,7 +119,8 @@ class HeatMethod:
         ``(maps (n, h, w, c), Context) -> (n, h, w)``; or ``(n, k, h, w)`` for `k` draws of a method
         that depends on chance: each is scored by itself, and the scores are averaged.
     fit : callable, optional
-        ``(Cells, Context) -> anything``; the result is ``context.fitted[name]``.
+        ``(Cells, Context) -> anything``; the result is ``context.fitted[name]``. None says that
+        there was nothing to learn from; where that is so in every layer the method is left out.
     needs : tuple of str
         Of "neurons", "weights", "mlp"; without them it is left out.
     supervision : str
@@ -144,10 +145,14 @@ class FittedMethods:
     contexts : dict of str to Context
         Layer → what the methods know of it, without images yet. Of several layers the heat maps
         are fused (``localise.heat.fuse_heats``).
+    left_out : dict of str to str
+        Methods that were wanted and have nothing to say → why; a heat map of nothing would be
+        scored as if it had looked and missed.
     """
 
     methods: dict[str, HeatMethod]
     contexts: dict[str, Context]
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -241,7 +246,8 @@ class Localisation:
         How it was made: box_kind, layer, delta, n_thresholds, threshold_from ("confirm",
         "train + confirm" or "fixed at 0.2"), n_threshold_images, n_boot, n_groups (images or
         groups that were resampled), n_without_given (confirm and test images left out for a given
-        method), classes_without_detectors, target, class_asked_for, seconds (what they count).
+        method), classes_without_detectors, left_out (method → why it has no row), target,
+        class_asked_for, seconds (what they count).
     """
 
     table: pd.DataFrame

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featlab.arguments import check_at_least, check_choice, row_numbers
+from featlab.arguments import check_choice, check_whole, row_numbers
 from featlab.errors import FeatlabError
 from featlab.store.format import (
     POOLINGS,
@@ -291,7 +291,7 @@ class MapStore:
 
     def _batches(self, key: str, rows: Any, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Checked at the call, not at the first batch."""
-        check_at_least("batch", batch, 1)
+        check_whole("batch", batch, 1)
         asked = self._rows(rows)
         starts = range(0, len(asked), batch)
         batches = (asked[start : start + batch] for start in starts)
@@ -305,7 +305,7 @@ class MapStore:
         return f"pooled/{self.layer_name(layer)}/{pooling}"
 
     def _rows(self, rows: Any) -> np.ndarray:
-        return row_numbers(rows, len(self))
+        return row_numbers(rows, self.images)
 
     def _check_layout(self) -> None:
         """That every array has the rows, the numbers and the bytes that the format says."""
