@@ -255,7 +255,7 @@ def test_without_boxes_the_rest_is_told(base, tmp_path):
     (pictures / "boxes.csv").unlink()
     with make_store(pictures, tmp_path / "a.h5", FakeBackbone(layers=("low", "high"))) as store:
         found = compare_stores([store])
-    assert found.best_boxes == "" and found.strips is None and found.box_pairs.empty
+    assert found.best_boxes == "" and found.method_examples is None and found.box_pairs.empty
     page = report.write_comparison(found, tmp_path / "compare.html").read_text("utf-8")
     assert "No boxes, so not measured." in page
     assert "There are no ground-truth boxes on the test images" in page
@@ -287,10 +287,10 @@ def hostile(found):
     def renamed(table, *columns):
         return table.assign(**{column: table[column].replace(names) for column in columns})
 
-    strips = dataclasses.replace(
-        found.strips,
-        heats={names[k]: v for k, v in found.strips.heats.items()},
-        predicted_boxes={names[k]: v for k, v in found.strips.predicted_boxes.items()},
+    method_examples = dataclasses.replace(
+        found.method_examples,
+        heats={names[k]: v for k, v in found.method_examples.heats.items()},
+        predicted_boxes={names[k]: v for k, v in found.method_examples.predicted_boxes.items()},
     )
     return dataclasses.replace(
         found,
@@ -303,7 +303,7 @@ def hostile(found):
         success=renamed(found.success, "method"),
         best_head=names[found.best_head],
         best_boxes=names[found.best_boxes],
-        strips=strips,
+        method_examples=method_examples,
         command=HOSTILE[0],
         box_kind=HOSTILE[1],
     )

@@ -238,7 +238,9 @@ def test_the_page_shows_what_runs_of_the_network_made_earlier(made, results, tmp
     done = CliRunner().invoke(app, ["report", store, "-o", str(tmp_path)])
     assert done.exit_code == 0, done.exception
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert {"glance", "gradients", "transfer"} <= set(re.findall(r'<section[^>]* id="(\w+)"', page))
+    assert {"set_overview", "gradients", "transfer"} <= set(
+        re.findall(r'<section[^>]* id="(\w+)"', page)
+    )
     # What only the two runs know: each of their figures, tables and differences is there.
     for fact in (
         *("rectifiers of a copy", "Model-randomisation", "DAM, preset “original”", "faithful"),

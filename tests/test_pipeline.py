@@ -254,7 +254,7 @@ def test_every_stage_has_what_it_needs():
         assert set(stage.needs) <= known, stage.name
         known.add(stage.name)
     made = {field.name for field in dataclasses.fields(Results)}
-    assert {"heads", "neurons", "localisation", "audit", "cards", "glance"} <= made & known
+    assert {"heads", "neurons", "localisation", "audit", "cards", "set_overview"} <= made & known
 
 
 def double():

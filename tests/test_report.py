@@ -181,9 +181,9 @@ def test_what_is_missing_is_said(bare):
 def test_pictures_that_are_gone_take_only_the_thumbnails_with_them(bare, tmp_path):
     results = bare[0]
     found = embed.overview(pd.DataFrame(results.store.activations), results.store.images["label"])
-    glance = SetOverview(found, dict.fromkeys(found.embedding.thumbnails["row"].tolist()))
+    set_overview = SetOverview(found, dict.fromkeys(found.embedding.thumbnails["row"].tolist()))
     path = report.write_report(
-        dataclasses.replace(results, glance=glance), tmp_path / "report.html"
+        dataclasses.replace(results, set_overview=set_overview), tmp_path / "report.html"
     )
     page = text_of(path.read_text("utf-8"))
     assert "The set at a glance" in page

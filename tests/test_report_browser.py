@@ -99,7 +99,7 @@ def make_gallery(store, n=6):
     )
 
 
-def make_glance(store):
+def make_set_overview(store):
     X = pd.DataFrame(store.activations)
     labels = store.images["label"]
     told = pd.DataFrame({"row": [2, 8], "label": labels.iloc[[2, 8]].to_numpy()})
@@ -139,7 +139,7 @@ def two(tmp_path_factory):
         results,
         cards=[make_card(results.store, int(leader["neuron"]), str(leader["class"]))],
         gallery=make_gallery(results.store),
-        glance=make_glance(results.store),
+        set_overview=make_set_overview(results.store),
     )
     return results, report.write_report(results, tmp_path_factory.mktemp("two") / "report.html")
 
@@ -603,7 +603,7 @@ def test_the_plane_lists_what_is_near(browser, two):
     canvas = by_id(browser, "embedding-plot")
     # Before anybody points: what is nearest to the middle, which is the middle of both ranges.
     at_first = by_id(browser, "embedding-near").find_element(By.CSS_SELECTOR, ".file").text
-    plane = results.glance.overview.embedding.coordinates[["tsne_1", "tsne_2"]].to_numpy()
+    plane = results.set_overview.overview.embedding.coordinates[["tsne_1", "tsne_2"]].to_numpy()
     middle = (plane.min(axis=0) + plane.max(axis=0)) / 2
     nearest = np.linalg.norm(plane - middle, axis=1).argmin()
     assert at_first == results.store.images["path"].iloc[nearest]
@@ -619,7 +619,7 @@ def test_the_plane_lists_what_is_near(browser, two):
         "return JSON.parse(document.getElementById('featlab-data').textContent).embedding"
     )
     assert listed["misclassified"] == [2, 8]
-    points = results.glance.overview.embedding.coordinates[["tsne_1", "tsne_2"]].to_numpy()
+    points = results.set_overview.overview.embedding.coordinates[["tsne_1", "tsne_2"]].to_numpy()
     scaled = (points - points.min(axis=0)) / np.ptp(points, axis=0).max() * 10_000
     np.testing.assert_allclose(np.c_[listed["x"], listed["y"]], scaled, atol=0.51)
     first = by_id(browser, "embedding-near").find_element(By.TAG_NAME, "button")
@@ -645,7 +645,7 @@ def test_pictures_are_embedded_once(two):
     assert len(set(data["pictures"])) == len(data["pictures"])
     shown = {image["picture"] for image in data["gallery"]["images"]}
     shared = shown & set(data["embedding"]["thumbnail"])
-    readable = {row for row in two[0].glance.pictures if row in (0, 2, 3, 4, 5)}
+    readable = {row for row in two[0].set_overview.pictures if row in (0, 2, 3, 4, 5)}
     assert len(shared) == len(readable) >= 3
 
 
@@ -792,12 +792,12 @@ def huge(tmp_path_factory):
     noisy = [rng.integers(0, 256, (600, 800, 3), dtype=np.uint8) for _ in range(24)]
     gallery = dataclasses.replace(gallery, pictures=noisy)
     # The plane of a few images, with the points of all.
-    few = make_glance(make_results(names, n=74, c=16, pictures=False).store).overview
+    few = make_set_overview(make_results(names, n=74, c=16, pictures=False).store).overview
     points = pd.DataFrame(rng.normal(size=(10_000, 2)), columns=["tsne_1", "tsne_2"])
     few = dataclasses.replace(few, embedding=dataclasses.replace(few.embedding, coordinates=points))
     pictures = {i: noisy[i % 24][: 128 + i // 24, :160] for i in range(600)}
     results = dataclasses.replace(
-        results, neurons=table, gallery=gallery, glance=SetOverview(few, pictures)
+        results, neurons=table, gallery=gallery, set_overview=SetOverview(few, pictures)
     )
     return results, report.write_report(results, tmp_path_factory.mktemp("huge") / "report.html")
 

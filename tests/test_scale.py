@@ -516,6 +516,6 @@ def test_a_whole_analysis_from_scratch_files(tmp_path, picture_folder, fake_back
         (found.detector_details.nulls, plain.detector_details.nulls),
         (found.softmax_top_k, plain.softmax_top_k),
         (found.audit.summary, plain.audit.summary),
-        (found.glance.overview.neighbours, plain.glance.overview.neighbours),
+        (found.set_overview.overview.neighbours, plain.set_overview.overview.neighbours),
     ):
         assert_frame_equal(one, other, rtol=1e-6)

@@ -275,8 +275,8 @@ def _covariates(statistics: pd.DataFrame) -> Floats:
     known = np.isfinite(values)
     ranks = np.zeros_like(values)
     for column in np.flatnonzero(known.mean(axis=0) > _LEAST_KNOWN):
-        found = rankdata(values[known[:, column], column])
-        ranks[known[:, column], column] = found - found.mean()
+        own = rankdata(values[known[:, column], column])
+        ranks[known[:, column], column] = own - own.mean()
     left, size, _ = np.linalg.svd(ranks, full_matrices=False)
     basis = left[:, size > 1e-9 * max(size.max(initial=0), 1e-300)]
     if not basis.shape[1]:

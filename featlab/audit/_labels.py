@@ -211,12 +211,12 @@ def outliers(X: pd.DataFrame | ArrayLike, y: ArrayLike) -> pd.DataFrame:
 def _near(values: Floats) -> Floats:
     """Mean distance of every row to the nearest others, sought among at most so many."""
     known = stratified_rows(np.zeros(len(values)), _MOST_OF_A_CLASS)
-    found = NearestNeighbors(n_neighbors=_NEIGHBOURS).fit(values[known])
+    neighbours = NearestNeighbors(n_neighbors=_NEIGHBOURS).fit(values[known])
     distance = np.empty(len(values))
-    distance[known] = found.kneighbors()[0].mean(axis=1)
+    distance[known] = neighbours.kneighbors()[0].mean(axis=1)
     others = np.setdiff1d(np.arange(len(values)), known)
     if len(others):
-        distance[others] = found.kneighbors(values[others])[0].mean(axis=1)
+        distance[others] = neighbours.kneighbors(values[others])[0].mean(axis=1)
     return distance
 
 
@@ -229,8 +229,8 @@ def _modified_z(values: Floats) -> Floats:
 def _components(values: NDArray[np.floating], most: int, random_state: int) -> Floats:
     """Scores on the leading principal components of the standardised columns that vary."""
     if len(values) > _MANY_IMAGES:
-        found = principal_components(values, min(most, values.shape[1]), standardised=True)
-        return component_scores(found, values)
+        components = principal_components(values, min(most, values.shape[1]), standardised=True)
+        return component_scores(components, values)
     values = values.astype(np.float64)
     varying = values[:, values.std(axis=0) > 0]
     scaled = StandardScaler().fit_transform(varying)

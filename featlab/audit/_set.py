@@ -214,11 +214,11 @@ def confounds_line(table: pd.DataFrame, n: int) -> Finding:
     strong = table[table["verdict"] != "pass"]
     strong = strong[strong["auroc"] >= 0.5] if (strong["auroc"] >= 0.5).any() else strong
     # Each statistic once, at its strongest.
-    shown = strong.drop_duplicates("statistic").head(_SHOWN)
+    leaders = strong.drop_duplicates("statistic").head(_SHOWN)
     parts = [
         f"{str(row.statistic).replace('_', ' ')} for {row.class_!r} "
         f"(AUROC {row.auroc:.2f}, 95 % {row.auroc_low:.2f}-{row.auroc_high:.2f})"
-        for row in shown.rename(columns={"class": "class_"}).itertuples()
+        for row in leaders.rename(columns={"class": "class_"}).itertuples()
     ]
     text = (
         f"Without any network, picture statistics tell classes apart: {', '.join(parts)}; "
@@ -277,10 +277,10 @@ def outliers_line(table: pd.DataFrame) -> Finding:
     judged = int(table["score"].notna().sum())
     if not judged:
         return Finding("outliers", NOT_DONE, "Every class is too small.", 0)
-    found = int(table["outlier"].sum())
-    share = found / judged
+    n_outliers = int(table["outlier"].sum())
+    share = n_outliers / judged
     text = (
-        f"{images_word(found)} ({share:.1%}) far from the rest of their class "
+        f"{images_word(n_outliers)} ({share:.1%}) far from the rest of their class "
         f"(modified z-score above {OUTLIER_SCORE:g})."
     )
     verdict = worse_of(share >= FAIL_OUTLIERS, share >= WARN_OUTLIERS)

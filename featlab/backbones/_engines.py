@@ -306,8 +306,8 @@ def _infer(request: Any, pixels: np.ndarray) -> list[np.ndarray]:
     return [whole[:n] for whole in outputs]
 
 
-def _check_agreement(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
-    for mine, theirs in zip(found, expected, strict=True):
+def _check_agreement(computed: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
+    for mine, theirs in zip(computed, expected, strict=True):
         largest = np.abs(theirs).max(initial=0)
         if mine.shape != theirs.shape or not np.allclose(
             mine, theirs, rtol=0, atol=TOLERANCE * largest

@@ -101,7 +101,7 @@ def applications() -> dict[str, Application]:
     """Every classification network of the installed Keras, by canonical name."""
     import keras
 
-    found = {}
+    known = {}
     for info in pkgutil.iter_modules(keras.applications.__path__):
         module = getattr(keras.applications, info.name)
         preprocess = getattr(module, "preprocess_input", None)
@@ -109,8 +109,8 @@ def applications() -> dict[str, Application]:
             continue
         for name, build in vars(module).items():
             if inspect.isfunction(build) and "include_top" in inspect.signature(build).parameters:
-                found[canonical_name(name)] = Application(name, build, preprocess, info.name)
-    return found
+                known[canonical_name(name)] = Application(name, build, preprocess, info.name)
+    return known
 
 
 def available_backbones() -> list[str]:

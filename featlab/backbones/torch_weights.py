@@ -213,8 +213,8 @@ def _run(file: BinaryIO) -> Any:
 
 def _admitted(name: str) -> Callable[..., Any] | str:
     if name not in _ADMITTED:
-        shown = ".".join(name.split(" "))[:_LONGEST]
-        raise FeatlabError(f"refused: its pickle names {shown}, which no state dict holds.")
+        dotted = ".".join(name.split(" "))[:_LONGEST]
+        raise FeatlabError(f"refused: its pickle names {dotted}, which no state dict holds.")
     return _ADMITTED[name]
 
 

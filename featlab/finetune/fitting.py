@@ -21,7 +21,6 @@ from featlab.arguments import (
     class_codes,
     row_numbers,
     split_sides,
-    text_labels,
 )
 from featlab.backbones import Backbone
 from featlab.errors import FeatlabError
@@ -190,7 +189,7 @@ def fit_finetuned(
     options = options or TrainingOptions()
     if options.augment is None:
         options = replace(options, augment=blocks > 0)
-    codes, classes = class_codes(text_labels(images["label"], name="label"), least=2)
+    codes, classes = class_codes(images["label"], name="label", least=2)
     check_same_rows(images=images, split=split)
     sides = split_sides(split, len(images))
     train = np.flatnonzero(sides == "train")

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn.pipeline import Pipeline
 
-from featlab.arguments import check_same_rows, class_codes, split_sides, text_labels
+from featlab.arguments import check_same_rows, class_codes, split_sides
 from featlab.errors import FeatlabError
 from featlab.finetune.fitting import FineTuned
 from featlab.heads import compare_heads
@@ -70,7 +70,7 @@ def compare_transfer(
     FeatlabError
         Heads that were scored on other rows or classes, or without the reference.
     """
-    codes, classes = class_codes(text_labels(images["label"], name="label"))
+    codes, classes = class_codes(images["label"], name="label")
     check_same_rows(images=images, split=split)
     test = np.flatnonzero(split_sides(split, len(images)) == "test")
     known = scores.of(reference)["row"].to_numpy()

@@ -316,15 +316,15 @@ def annotation_files(root: Path, pictures: list[str], suffix: str) -> list[str]:
 
     Returned as paths relative to `root`, sorted.
     """
-    found: set[str] = set()
+    files: set[str] = set()
     for folder in picture_folders(pictures):
         for name in _names_in(root / folder):
             path = posixpath.join(folder, name)
             if name.lower() == _ANNOTATIONS and os.path.isdir(root / path):
-                found.update(walk_files(root, path, []))
+                files.update(walk_files(root, path, []))
             else:
-                found.add(path)
-    return sorted(path for path in found if _is_visible_file(root, path, suffix))
+                files.add(path)
+    return sorted(path for path in files if _is_visible_file(root, path, suffix))
 
 
 def picture_folders(pictures: list[str]) -> set[str]:

@@ -76,8 +76,8 @@ def resize_image(
     if box is None:
         box = (0, 0, *image.size)
     left, top, right, bottom = _placement(box[2] - box[0], box[3] - box[1], size, mode)
-    shown = (right - left, bottom - top)
-    resized = np.array(image.resize(shown, Image.Resampling.BILINEAR, box))
+    sides = (right - left, bottom - top)
+    resized = np.array(image.resize(sides, Image.Resampling.BILINEAR, box))
     if resized.shape[:2] == tuple(size):
         return resized
     canvas = np.full((*size, 3), PAD_GREY, dtype=np.uint8)
@@ -235,8 +235,8 @@ def colour_histogram(
     image = _as_image(picture)
     scale = (_COUNTED / (image.width * image.height)) ** 0.5
     if scale < 1:
-        shown = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-        image = image.resize(shown, Image.Resampling.NEAREST)
+        sides = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        image = image.resize(sides, Image.Resampling.NEAREST)
     # The upper two bits of each colour, brought side by side: three quick steps on whole pixels.
     codes = np.frombuffer(image.tobytes("raw", "RGBX"), "<u4") & 0xC0C0C0
     codes *= 1 << 20 | 1 << 10 | 1
@@ -270,19 +270,19 @@ def fit_box(corners: _Corners, size: tuple[float, float] | None, picture: Inspec
         With a short reason: the box is not finite, empty, or outside its picture by more than
         :data:`BOX_TOLERANCE`, or the size does not belong to the picture.
     """
-    shown = (float(picture.width), float(picture.height))
-    drawn = shown if size is None else size
+    sides = (float(picture.width), float(picture.height))
+    drawn = sides if size is None else size
     inside = _clip(corners, drawn)
-    if drawn == shown:
+    if drawn == sides:
         return inside
-    if picture.orientation >= 5 and drawn == shown[::-1]:
+    if picture.orientation >= 5 and drawn == sides[::-1]:
         return _turn(inside, drawn, picture.orientation)
-    if not _same_shape(drawn, shown):
+    if not _same_shape(drawn, sides):
         raise FeatlabError(
             f"it was drawn in a picture of {drawn[0]:g} x {drawn[1]:g} pixels, this one has "
             f"{picture.width} x {picture.height}, another shape"
         )
-    across, down = shown[0] / drawn[0], shown[1] / drawn[1]
+    across, down = sides[0] / drawn[0], sides[1] / drawn[1]
     left, top, right, bottom = inside
     return left * across, top * down, right * across, bottom * down
 
@@ -353,9 +353,9 @@ def _turn(corners: _Corners, size: tuple[float, float], orientation: int) -> _Co
     return top, left, bottom, right
 
 
-def _same_shape(drawn: tuple[float, float], shown: tuple[float, float]) -> bool:
+def _same_shape(drawn: tuple[float, float], sides: tuple[float, float]) -> bool:
     """Whether one size is the other resized, up to a pixel of rounding in the smaller one."""
-    small, large = sorted((drawn, shown))
+    small, large = sorted((drawn, sides))
     if min(small) <= 0:
         return False
     across, down = large[0] / small[0], large[1] / small[1]

@@ -115,8 +115,8 @@ def confirm_neurons(
         block = blocks[str(layer), str(pooling)]
         for some, use, inside, pair in _contrasts(part, str(reference), codes, classes):
             if grouped:
-                found = _judged_by_groups(block, some, use, inside, pair, names[use])
-                judged[some.index], unit[some.index] = found
+                by_groups = _judged_by_groups(block, some, use, inside, pair, names[use])
+                judged[some.index], unit[some.index] = by_groups
             else:
                 used = None if counted is None else counted[use]
                 judged[some.index] = _judged(block, some, use, inside, pair, used)

@@ -181,8 +181,8 @@ def _variance(values: Floats, mask: NDArray[np.bool_], size: int) -> Floats:
 def _median(ordered: NDArray, counted: NDArray[np.int64], n: int) -> Floats:
     """Median of the counted places of each sorted row; `counted` is their running number."""
     middle = [(counted > k).argmax(axis=1)[:, None] for k in {(n - 1) // 2, n // 2}]
-    found = [np.take_along_axis(ordered, at, 1)[:, 0] for at in middle]
-    return np.mean(found, axis=0, dtype=np.float64)
+    middles = [np.take_along_axis(ordered, at, 1)[:, 0] for at in middle]
+    return np.mean(middles, axis=0, dtype=np.float64)
 
 
 def _bin_edges(end: NDArray[np.intp], total: int) -> NDArray[np.intp]:

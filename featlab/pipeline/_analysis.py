@@ -337,7 +337,7 @@ def _cards(
     ]
 
 
-def _glance(
+def _set_overview(
     store: MapStore, load: pictures.Load, overview: Overview | None, random_state: int
 ) -> SetOverview | None:
     """The plane with pictures: those that it names, and others."""
@@ -387,7 +387,7 @@ STAGES = (
     Stage("detectors", confirmed_detectors, "neurons"),
     Stage("softmax_top_k", _softmax_top_k, "neurons"),
     Stage("detector_details", detector_details, "detector details"),
-    Stage("overview", _overview, "glance", beside=True),
+    Stage("overview", _overview, "overview", beside=True),
     Stage("localised", _localised_rows, "localise"),
     Stage("localisation", _localisation, "localise"),
     # Only the page asks for these: they run beside what is left to do here.
@@ -400,9 +400,9 @@ STAGES = (
     Stage("localisation_examples", pictures.localisation_examples, "examples"),
     Stage("failures", pictures.failures, "examples"),
     Stage("cards", _cards, "examples"),
-    Stage("strips", pictures.strips, "examples"),
+    Stage("method_examples", pictures.method_examples, "examples"),
     Stage("gallery", pictures.gallery, "examples"),
-    Stage("glance", _glance, "glance"),
+    Stage("set_overview", _set_overview, "overview"),
     Stage("box_details", _box_details, "box heads"),
     Stage("head_details", _head_details, "learning curve"),
 )

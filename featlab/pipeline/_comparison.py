@@ -170,7 +170,7 @@ def compare_stores(
         best_head=best_head,
         best_boxes=best_boxes,
         shared_method=shared,
-        strips=_strips(entries, located, shared, split, box_kind, random_state),
+        method_examples=_method_examples(entries, located, shared, split, box_kind, random_state),
         images=first.images,
         split=split,
         box_kind=box_kind,
@@ -400,7 +400,7 @@ def _success(located: Mapping[str, _Located], method: str) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[columns]
 
 
-def _strips(
+def _method_examples(
     entries: Sequence[Entry],
     located: Mapping[str, _Located],
     method: str,

@@ -191,7 +191,7 @@ def _boxes_of(
     )
 
 
-def strips(
+def method_examples(
     store: MapStore, load: Load, truth: pd.DataFrame, localisation: Localisation
 ) -> MethodExamples | None:
     """A good, a middling and a bad image, seen by several methods."""

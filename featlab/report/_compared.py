@@ -181,7 +181,7 @@ def localisation(comparison: Comparison) -> Section:
         figures={
             "boxes": _box_accuracies(comparison) if measured else None,
             "success": _success(comparison),
-            "strips": _strips(comparison),
+            "method_examples": _method_examples(comparison),
         },
         files=files,
     )
@@ -272,21 +272,21 @@ def _success(comparison: Comparison) -> Figure | None:
     )
 
 
-def _strips(comparison: Comparison) -> Figure | None:
-    strips = comparison.strips
-    if strips is None or not strips.pictures:
+def _method_examples(comparison: Comparison) -> Figure | None:
+    method_examples = comparison.method_examples
+    if method_examples is None or not method_examples.pictures:
         return None
-    names = list(strips.heats)[:_MOST_STRIPS]
+    names = list(method_examples.heats)[:_MOST_STRIPS]
     short = dict(zip(names, short_names(names, 34), strict=True))
-    rest = len(strips.heats) - len(names)
+    rest = len(method_examples.heats) - len(names)
     return Figure(
         partial(
             plots.pictures.method_strips,
-            strips.pictures,
-            {short[name]: strips.heats[name] for name in names},
-            labels=strips.labels,
-            true_boxes=strips.true_boxes,
-            predicted_boxes={short[name]: strips.predicted_boxes[name] for name in names},
+            method_examples.pictures,
+            {short[name]: method_examples.heats[name] for name in names},
+            labels=method_examples.labels,
+            true_boxes=method_examples.true_boxes,
+            predicted_boxes={short[name]: method_examples.predicted_boxes[name] for name in names},
         ),
         "The same test images under the heat map and box of each entry.",
         "The same test images, drawn at random, under the heat map of "

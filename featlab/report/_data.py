@@ -81,11 +81,11 @@ def network(results: Results, options: Options) -> Section:
     )
 
 
-def glance(results: Results, options: Options) -> Section | None:
+def set_overview(results: Results, options: Options) -> Section | None:
     """The images on a plane, and who lies beside whom."""
-    if results.glance is None:
+    if results.set_overview is None:
         return None
-    overview, images = results.glance.overview, results.store.images
+    overview, images = results.set_overview.overview, results.store.images
     files = {
         "embedding": images[["path", "label"]].join(overview.embedding.coordinates, how="right"),
         "separation": overview.separation.table,
@@ -93,14 +93,14 @@ def glance(results: Results, options: Options) -> Section | None:
     if overview.misclassified is not None:
         files["misclassified"] = overview.misclassified
     return Section(
-        "glance",
+        "set_overview",
         "The set at a glance",
-        "glance.html",
+        "set_overview.html",
         facts={"answer": _neighbours(overview)},
         tables={"misclassified": _misclassified(overview, images["path"])},
         figures={
             "tsne": _tsne(overview, images["label"]),
-            "thumbnails": _thumbnails(results.glance, images["label"]),
+            "thumbnails": _thumbnails(results.set_overview, images["label"]),
         },
         files=files,
         link="At a glance",
@@ -342,12 +342,12 @@ def _dots(plane: Embedding) -> str:
     return f"A random {len(plane):,} of the {n:,} images as dots"
 
 
-def _thumbnails(glance: SetOverview, labels: pd.Series) -> Figure | None:
-    if all(picture is None for picture in glance.pictures.values()):
+def _thumbnails(set_overview: SetOverview, labels: pd.Series) -> Figure | None:
+    if all(picture is None for picture in set_overview.pictures.values()):
         return None
-    plane = glance.overview.embedding
+    plane = set_overview.overview.embedding
     return Figure(
-        partial(plots.embedding_thumbnails, plane, glance.pictures, labels),
+        partial(plots.embedding_thumbnails, plane, set_overview.pictures, labels),
         "Thumbnails of images on the same plane, framed in the colour of their class.",
         "The same plane in pictures, one per cell; frames: classes.",
         "tsne_thumbnails",

@@ -85,8 +85,8 @@ def interactive(results: Results, free: int) -> Markup:
     data: dict[str, Any] = {
         "gallery": None if results.gallery is None else _gallery(results.gallery, pictures, budget),
         "embedding": None
-        if results.glance is None
-        else _glance(results.glance, results.store.images, pictures, budget),
+        if results.set_overview is None
+        else _set_overview(results.set_overview, results.store.images, pictures, budget),
     }
     data["pictures"] = pictures.encoded
     frame = len(embeddable([data, [str(name) for name in results.store.classes]])) + _FRAME_BYTES
@@ -282,12 +282,12 @@ def _threshold(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else round(float(value), 4)
 
 
-def _glance(
-    glance: SetOverview, images: pd.DataFrame, pictures: Pictures, budget: Budget
+def _set_overview(
+    set_overview: SetOverview, images: pd.DataFrame, pictures: Pictures, budget: Budget
 ) -> dict[str, Any] | None:
-    overview = glance.overview
+    overview = set_overview.overview
     wrong = () if overview.misclassified is None else overview.misclassified["row"].tolist()
-    places = pictures.add(glance.pictures.items(), budget.thumbnails, _THUMBNAIL_STEPS)
+    places = pictures.add(set_overview.pictures.items(), budget.thumbnails, _THUMBNAIL_STEPS)
     plane = overview.embedding.coordinates[["tsne_1", "tsne_2"]]
     images = images.iloc[plane.index]
     points = {int(row): point for point, row in enumerate(plane.index)}

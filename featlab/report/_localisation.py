@@ -28,7 +28,7 @@ def localisation(results: Results, options: Options) -> Section:
     scores, boxes, most = scored(results), results.box_details, options.most_examples
     regressed = None if boxes is None else boxes.heads
     figures: dict[str, Figure | list[Figure] | None] = {
-        "strips": _strips(results.strips),
+        "method_examples": _method_examples(results.method_examples),
         "examples": _examples(results.localisation_examples, most),
         "failures": _failures(results.failures, most),
         "box_heads": None if regressed is None else _box_heads(regressed),
@@ -323,18 +323,20 @@ def _curve_titles(scores: Localisation) -> dict[str, str]:
     return titles
 
 
-def _strips(strips: MethodExamples | None) -> Figure | None:
-    if strips is None or not strips.pictures or not strips.heats:
+def _method_examples(method_examples: MethodExamples | None) -> Figure | None:
+    if method_examples is None or not method_examples.pictures or not method_examples.heats:
         return None
-    titles = {method: words.method(method) for method in strips.heats}
+    titles = {method: words.method(method) for method in method_examples.heats}
     return Figure(
         partial(
             plots.pictures.method_strips,
-            strips.pictures,
-            {titles[method]: heats for method, heats in strips.heats.items()},
-            labels=strips.labels,
-            true_boxes=strips.true_boxes,
-            predicted_boxes={titles[m]: boxes for m, boxes in strips.predicted_boxes.items()},
+            method_examples.pictures,
+            {titles[method]: heats for method, heats in method_examples.heats.items()},
+            labels=method_examples.labels,
+            true_boxes=method_examples.true_boxes,
+            predicted_boxes={
+                titles[m]: boxes for m, boxes in method_examples.predicted_boxes.items()
+            },
         ),
         "The same test images seen by several methods, with true and predicted boxes.",
         "The same test images, from well to badly localised, seen by several methods. White: true "

@@ -99,7 +99,7 @@ def described(results: Results) -> tuple[list[str], list[Reference]]:
         _heads(results, citations),
         _detectors(results, citations),
         _localisation(results, citations),
-        _glance(results, citations),
+        _set_overview(results, citations),
         _gradients(results, citations),
         _software(results.store.provenance, citations),
     ]
@@ -257,10 +257,10 @@ def _localisation(results: Results, citations: Citations) -> str:
     )
 
 
-def _glance(results: Results, citations: Citations) -> str:
-    if results.glance is None:
+def _set_overview(results: Results, citations: Citations) -> str:
+    if results.set_overview is None:
         return ""
-    plane = results.glance.overview.embedding
+    plane = results.set_overview.overview.embedding
     laid_out, n = len(plane), plane.parameters["n"]
     some = "" if laid_out == n else f" of a random {laid_out:,} of the {n:,} images"
     return (

@@ -20,7 +20,7 @@ from featlab.arguments import check_choice, check_whole
 from featlab.errors import FeatlabError
 from featlab.plots.style import FORMATS, save_figure
 from featlab.report import _words as words
-from featlab.report._data import data, glance, network
+from featlab.report._data import data, network, set_overview
 from featlab.report._elements import Options, Section
 from featlab.report._gradients import gradients
 from featlab.report._heads import classification
@@ -38,7 +38,7 @@ SECTIONS = (
     data,
     network,
     classification,
-    glance,
+    set_overview,
     detectors,
     localisation,
     gradients,

@@ -190,11 +190,11 @@ class Results:
         From ``heads.per_class``.
     head_details : HeadDetails, optional
     box_details : BoxDetails, optional
-    glance : SetOverview, optional
+    set_overview : SetOverview, optional
     gradients : GradientResults, optional
     transfer : Transfer, optional
     cards : sequence of NeuronCard
-    strips : MethodExamples, optional
+    method_examples : MethodExamples, optional
     gallery : Gallery, optional
     answers : mapping of str to str
         The four questions, each with its answer.
@@ -225,11 +225,11 @@ class Results:
     per_class: pd.DataFrame | None = None
     head_details: HeadDetails | None = None
     box_details: BoxDetails | None = None
-    glance: SetOverview | None = None
+    set_overview: SetOverview | None = None
     gradients: GradientResults | None = None
     transfer: Transfer | None = None
     cards: Sequence[NeuronCard] = ()
-    strips: MethodExamples | None = None
+    method_examples: MethodExamples | None = None
     gallery: Gallery | None = None
     answers: Mapping[str, str] = field(default_factory=dict)
 

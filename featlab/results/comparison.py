@@ -62,8 +62,9 @@ class Comparison:
     best_head, best_boxes : str
         The leaders, chosen on the confirm images; "" where there are no boxes.
     shared_method : str
-        The method of `success` and `strips`: the best on the confirm images, mean over entries.
-    strips : MethodExamples or None
+        The method of `success` and `method_examples`: the best on the confirm images, mean over
+        entries.
+    method_examples : MethodExamples or None
         Test images drawn at random, under each entry's heat map by the shared method.
     images : DataFrame
         The image table, the same for all.
@@ -83,7 +84,7 @@ class Comparison:
     best_head: str
     best_boxes: str
     shared_method: str
-    strips: MethodExamples | None
+    method_examples: MethodExamples | None
     images: pd.DataFrame
     split: pd.Series
     box_kind: str | None = None
@@ -94,7 +95,7 @@ class Comparison:
         return f"<Comparison of {len(self.entries)} on {len(self.images)} images: {names}>"
 
     def _repr_html_(self) -> str:
-        shown = ["name", "accuracy", "confirmed", "auroc_confirmed", "box_accuracy", "mean_iou"]
+        columns = ["name", "accuracy", "confirmed", "auroc_confirmed", "box_accuracy", "mean_iou"]
         best = [("best head, chosen on confirm", self.best_head)]
         if self.best_boxes:
             best.append(("best boxes, chosen on confirm", self.best_boxes))
@@ -104,7 +105,7 @@ class Comparison:
         }
         return html.block(
             f"Comparison on {len(self.images):,} images",
-            html.table(self.entries[[*shown, "megabytes"]]),
+            html.table(self.entries[[*columns, "megabytes"]]),
             html.facts(best),
             *(html.folded(title, html.table(table)) for title, table in pairs.items()),
         )

@@ -69,12 +69,12 @@ class Audit:
     @property
     def verdict(self) -> str:
         """The worst verdict of the summary: "fail", "warn" or "pass"."""
-        found = set(self.summary["verdict"])
-        return next((word for word in ("fail", "warn") if word in found), "pass")
+        verdicts = set(self.summary["verdict"])
+        return next((word for word in ("fail", "warn") if word in verdicts), "pass")
 
     def __repr__(self) -> str:
-        told = self.summary["verdict"].value_counts()
-        return f"<Audit: {self.verdict}; {', '.join(f'{n} {word}' for word, n in told.items())}>"
+        counts = self.summary["verdict"].value_counts()
+        return f"<Audit: {self.verdict}; {', '.join(f'{n} {word}' for word, n in counts.items())}>"
 
     def _repr_html_(self) -> str:
         flagged = {"Duplicates": self.duplicates, "Label errors?": self.label_errors}

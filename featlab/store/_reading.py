@@ -419,8 +419,8 @@ class Rows:
         if path not in self._open:
             with read_errors(path, "/"):
                 self._open[path] = h5py.File(path, "r")
-                found = identity_of(self._open[path])
-            if found != piece.identity:
+                identity = identity_of(self._open[path])
+            if identity != piece.identity:
                 raise FeatlabError(
                     f"{self._path} is a virtual store of an earlier {path}, which has been made "
                     "anew from something else; extract again."

@@ -41,13 +41,13 @@ def facts(pairs: Iterable[tuple[Any, Any]]) -> str:
 
 def table(frame: pd.DataFrame) -> str:
     """The first rows of a table, numbers with three digits."""
-    shown = frame.head(_MAX_ROWS)
-    head = "".join(f'<th scope="col">{text(column)}</th>' for column in shown.columns)
+    first = frame.head(_MAX_ROWS)
+    head = "".join(f'<th scope="col">{text(column)}</th>' for column in first.columns)
     body = "".join(
         "<tr>" + "".join(f"<td>{text(_cell(value))}</td>" for value in row) + "</tr>"
-        for row in shown.itertuples(index=False)
+        for row in first.itertuples(index=False)
     )
-    rest = len(frame) - len(shown)
+    rest = len(frame) - len(first)
     more = f"<p>{rest:,} more rows</p>" if rest else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
@@ -59,10 +59,10 @@ def folded(summary: str, content: str) -> str:
 
 def counts(values: pd.Series) -> str:
     """`kangaroo 163, raccoon 194`; the first ten of many values."""
-    found = values.value_counts().sort_index()
-    told = [f"{value} {count:,}" for value, count in found.head(_COUNTED).items()]
-    rest = len(found) - len(told)
-    return (", ".join(told) + (f" and {rest} more" if rest else "")) or "none"
+    counts = values.value_counts().sort_index()
+    texts = [f"{value} {count:,}" for value, count in counts.head(_COUNTED).items()]
+    rest = len(counts) - len(texts)
+    return (", ".join(texts) + (f" and {rest} more" if rest else "")) or "none"
 
 
 def _cell(value: Any) -> str:

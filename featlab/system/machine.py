@@ -22,10 +22,10 @@ def total_memory() -> int:
 
     All of it, not what is free: what is made from it is the same in the next run.
     """
-    found = [_USUAL_MEMORY]
+    limits = [_USUAL_MEMORY]
     if hasattr(os, "sysconf"):
         with suppress(ValueError, OSError):
-            found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+            limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with suppress(ValueError, OSError):  # "max" where there is no limit
-        found.append(int(_CGROUP_LIMIT.read_text("utf-8")))
-    return min(found)
+        limits.append(int(_CGROUP_LIMIT.read_text("utf-8")))
+    return min(limits)
