@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,6 +79,51 @@ class FakeBackbone:
         return {layer: (maps * (k + 1)).astype(np.float32) for k, layer in enumerate(self.layers)}
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_core() -> Iterator[None]:
+    """Each process of the tests has a core; others are started where they are the point."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("featlab.system.workers", "featlab.localise.matching"):
+            patch.setattr(f"{module}.usable_cores", lambda: 1)
+        yield
+
+
+@contextmanager
+def no_drawing(but: str = " ") -> Iterator[None]:
+    """The figures of a page stay blank, for tests of what else a command or a page holds.
+
+    They are drawn in the tests of the figures, of the report and of the pipeline. `but` is a
+    regular expression: figures whose file has such a name are drawn all the same.
+    """
+    from featlab.report import _elements
+
+    drawn = _elements.Figure._drawn.func
+    blank = b64encode(b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1"/>').decode()
+
+    def draw(figure: Any) -> tuple[str, int]:
+        if re.search(but, figure.file):
+            return drawn(figure)
+        return f"data:image/svg+xml;base64,{blank}", 1344  # the widest there is
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_elements.Figure, "_drawn", property(draw))
+        yield
+
+
+@pytest.fixture
+def blank_figures() -> Iterator[None]:
+    """As :func:`no_drawing`."""
+    with no_drawing():
+        yield
+
+
+@pytest.fixture
+def few_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One box head and two draws of the learning curve; all are fitted in test_pipeline."""
+    monkeypatch.setattr("featlab.pipeline._analysis.BOX_HEADS", ("ridge_pca",))
+    monkeypatch.setattr("featlab.pipeline._analysis._REPEATS", 2)
+
+
 @pytest.fixture(autouse=True)
 def no_open_figures() -> Iterator[None]:
     """Close what a test drew with pandas or pyplot, which keep every figure."""
@@ -94,17 +142,22 @@ def picture_folder(tmp_path: Path) -> Callable[..., Path]:
     """Make a folder of class folders with small random pictures."""
 
     def make(counts: dict[str, int], name: str = "pictures", seed: int = 0) -> Path:
-        rng = np.random.default_rng(seed)
-        for k, (label, count) in enumerate(counts.items()):
-            folder = tmp_path / name / label
-            folder.mkdir(parents=True)
-            for i in range(count):
-                height, width = rng.integers(40, 90, 2)
-                pixels = rng.integers(0, 256, (height, width, 3)) // (1 + k)
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:03d}.png")
-        return tmp_path / name
+        return draw_pictures(tmp_path / name, counts, seed)
 
     return make
+
+
+def draw_pictures(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
+    """As `picture_folder`, anywhere; the same pictures for the same seed."""
+    rng = np.random.default_rng(seed)
+    for k, (label, count) in enumerate(counts.items()):
+        folder = root / label
+        folder.mkdir(parents=True)
+        for i in range(count):
+            height, width = rng.integers(40, 90, 2)
+            pixels = rng.integers(0, 256, (height, width, 3)) // (1 + k)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:03d}.png")
+    return root
 
 
 @pytest.fixture(scope="session")

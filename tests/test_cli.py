@@ -21,11 +21,7 @@ from featlab import cli, datasets
 from featlab.cli._options import Pass
 from featlab.store import MapStore
 
-
-@pytest.fixture(autouse=True)
-def few_box_heads(monkeypatch):
-    """All of them are fitted in the tests of the analysis."""
-    monkeypatch.setattr("featlab.pipeline._analysis.BOX_HEADS", ("ridge_pca",))
+pytestmark = pytest.mark.usefixtures("few_fits")
 
 
 @pytest.fixture
@@ -55,7 +51,7 @@ def scenes(tmp_path_factory):
 
 
 def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
-    scenes, tmp_path, fake_network, capsys
+    scenes, tmp_path, fake_network, capsys, blank_figures
 ):
     out = tmp_path / "out"
     assert featlab("run", scenes, "-o", out) == 0
@@ -88,7 +84,7 @@ def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
         assert second[key] == first[key]
 
 
-def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys):
+def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys, blank_figures):
     store = tmp_path / "maps.h5"
     assert featlab("extract", scenes, "-o", store) == 0
     calls = fake_network[0].calls
@@ -223,7 +219,7 @@ def test_a_mistake_is_told_without_a_traceback(
     assert "Traceback" not in printed
 
 
-def test_skipped_files_are_counted(picture_folder, tmp_path, fake_network):
+def test_skipped_files_are_counted(picture_folder, tmp_path, fake_network, blank_figures):
     folder = picture_folder({"a": 12, "b": 12})
     (folder / "a" / "bad.png").write_bytes(b"not a picture")
     assert featlab("run", folder, "-o", tmp_path / "out", "--on-error", "skip") == 0

@@ -144,6 +144,7 @@ def test_a_cluster_writes_the_store_of_one_process(
     ).popitem()[1]
 
 
+@pytest.mark.slow
 def test_ranges_of_a_killed_worker_are_done_again(images, mortal_client, notes, expected, tmp_path):
     killed: list[int] = []
 
@@ -195,6 +196,7 @@ def test_a_pass_goes_on_from_what_the_workers_left(images, client, notes, expect
     assert alone.calls < N_IMAGES / 8
 
 
+@pytest.mark.slow
 def test_a_worker_without_memory_is_told_in_a_sentence(
     images, mortal_client, notes, tmp_path, monkeypatch
 ):

@@ -170,7 +170,7 @@ def test_detectors_are_one_family_over_all_entries(found, stores):
     assert both["p_adjusted"].tolist() == pytest.approx(both["p_adjusted_again"].tolist())
 
 
-def test_a_store_beside_itself_differs_in_nothing(base, stores):
+def test_a_store_beside_itself_differs_in_nothing(base, stores, blank_figures):
     copy = base / "copy.h5"
     copy.write_bytes(stores[1].path.read_bytes())
     with MapStore(copy) as again:
@@ -250,7 +250,7 @@ def test_the_same_names_with_other_content_are_refused(base, stores, tmp_path, w
         compare_stores([stores[1], other])
 
 
-def test_without_boxes_the_rest_is_told(base, tmp_path):
+def test_without_boxes_the_rest_is_told(base, tmp_path, blank_figures):
     pictures = write_pictures(tmp_path / "pictures")
     (pictures / "boxes.csv").unlink()
     with make_store(pictures, tmp_path / "a.h5", FakeBackbone(layers=("low", "high"))) as store:
@@ -354,7 +354,7 @@ def test_the_figures_draw_what_the_tables_say(found):
     assert told == [f"{value:.2f}" for value in sorted(found.entries["accuracy"])[::-1]]
 
 
-def test_the_command_writes_the_page(stores, tmp_path):
+def test_the_command_writes_the_page(stores, tmp_path, blank_figures):
     paths = [str(store.path) for store in stores[:2]]
     options = ["-o", str(tmp_path / "out"), "--names", "small, large", "--layers", "high,last"]
     done = CliRunner().invoke(app, ["compare", *paths, *options])

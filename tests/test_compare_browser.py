@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from conftest import FakeBackbone
+from conftest import FakeBackbone, no_drawing
 from test_compare import NoisyBackbone, make_store
 from test_pipeline import write_pictures
 from test_report_browser import browser, column, requested, severe, show  # noqa: F401
@@ -27,7 +27,8 @@ def page(tmp_path_factory):
         make_store(pictures, base / "b.h5", NoisyBackbone()) as other,
     ):
         found = compare_stores([one, other], names=["<i>& “fake”", "noise"])
-    return report.write_comparison(found, base / "compare.html")
+    with no_drawing():
+        return report.write_comparison(found, base / "compare.html")
 
 
 def test_it_starts_without_error_and_asks_for_nothing(browser, page):  # noqa: F811
@@ -65,7 +66,7 @@ def test_nothing_is_wider_than_the_window(browser, page, width):  # noqa: F811
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_axe_finds_nothing_serious(browser, page, dark):  # noqa: F811
     found = importlib.util.find_spec("axe_core_python")
     if found is None or found.origin is None:

@@ -282,6 +282,7 @@ extract_maps(images, Slow(), {path!r}, options=PassOptions(batch_size=2)).close(
 """
 
 
+@pytest.mark.slow  # test_kill.py has the quick one
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX systems")
 def test_killed_at_any_moment_the_next_run_gives_the_same_bits(picture_folder, tmp_path):
     folder = picture_folder({"cat": 30, "dog": 25})

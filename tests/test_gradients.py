@@ -186,7 +186,7 @@ def test_a_network_without_rectifiers_or_with_hidden_ones_is_refused():
     [
         ("efficientnet_lite0", 33),
         ("VGG16", 13),
-        ("MobileNetV2", 35),
+        pytest.param("MobileNetV2", 35, marks=pytest.mark.slow),
         pytest.param("ResNet50", 49, marks=pytest.mark.slow),
     ],
 )

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import no_drawing
 from fake_results import make_results
 from PIL import Image
 from typer.testing import CliRunner
@@ -231,11 +232,12 @@ def made_up_transfer() -> Transfer:
     return Transfer(comparison, curves, pd.DataFrame(), detectors, neurons, small, {})
 
 
-def test_the_page_shows_what_runs_of_the_network_made_earlier(made, results, tmp_path):
+def test_the_page_shows_what_runs_of_the_network_made_earlier(made, results, tmp_path, few_fits):
     store = str(made[2] / "maps.h5")
     results.save(tmp_path)
     made_up_transfer().save(tmp_path)
-    done = CliRunner().invoke(app, ["report", store, "-o", str(tmp_path)])
+    with no_drawing(but="grad|dam|faithfulness|transfer"):
+        done = CliRunner().invoke(app, ["report", store, "-o", str(tmp_path)])
     assert done.exit_code == 0, done.exception
     page = (tmp_path / "report.html").read_text("utf-8")
     assert {"set_overview", "gradients", "transfer"} <= set(
@@ -252,7 +254,9 @@ def test_the_page_shows_what_runs_of_the_network_made_earlier(made, results, tmp
         assert (tmp_path / name).is_file(), name
 
 
-def test_the_page_does_without_gradients_small_pictures_and_compared_detectors(tmp_path):
+def test_the_page_does_without_gradients_small_pictures_and_compared_detectors(
+    tmp_path, blank_figures
+):
     bare = dataclasses.replace(made_up_transfer(), detectors=None, neurons=None, small_images=None)
     bare.save(tmp_path)
     analysis = make_results(boxes=False, detectors=False, pictures=False)

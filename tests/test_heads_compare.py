@@ -45,7 +45,7 @@ def two_heads(both, only_a, only_b, neither, clusters=None):
 class TestCompareHeads:
     @pytest.mark.parametrize(("only_a", "only_b"), [(7, 2), (0, 0), (0, 12), (40, 20)])
     def test_p_is_mcnemars(self, only_a, only_b):
-        row = compare_heads(two_heads(30, only_a, only_b, 5), "a", "b").iloc[0]
+        row = compare_heads(two_heads(30, only_a, only_b, 5), "a", "b", n_boot=200).iloc[0]
         exact = only_a + only_b < 25
         expected = mcnemar([[31, only_a], [only_b, 5]], exact=exact).pvalue
         assert row["p"] == pytest.approx(min(expected, 1))
@@ -82,8 +82,8 @@ class TestCompareHeads:
     def test_one_group_is_no_evidence(self):
         # Twelve discordant images, all of one group: one observation, not twelve.
         clusters = np.append(np.repeat([0, 1], [30, 12]), 2)
-        grouped = compare_heads(two_heads(30, 12, 0, 0, clusters), "a", "b").iloc[0]
-        single = compare_heads(two_heads(30, 12, 0, 0), "a", "b").iloc[0]
+        grouped = compare_heads(two_heads(30, 12, 0, 0, clusters), "a", "b", n_boot=500).iloc[0]
+        single = compare_heads(two_heads(30, 12, 0, 0), "a", "b", n_boot=500).iloc[0]
         assert grouped["p"] == 1.0 and single["p"] < 0.001
         assert grouped["test"] == "sign flips of 3 groups"
         assert grouped["difference_low"] <= single["difference_low"]
@@ -91,7 +91,8 @@ class TestCompareHeads:
     def test_all_pairs_with_holm(self):
         X, y, split = problem()
         results = evaluate_heads(X, y, split, heads=["logistic", "nearest_centroid"], n_boot=5)
-        table = compare_heads(results)
+        few = {"n_boot": 100}
+        table = compare_heads(results, **few)
         assert table[["a", "b"]].to_numpy().tolist() == [
             ["dummy", "logistic"],
             ["dummy", "nearest_centroid"],
@@ -99,14 +100,14 @@ class TestCompareHeads:
         ]
         expected = multipletests(table["p"], method="holm")[1]
         np.testing.assert_allclose(table["p_adjusted"], expected)
-        one = compare_heads(results, "logistic")
+        one = compare_heads(results, "logistic", **few)
         assert one[["a", "b"]].to_numpy().tolist() == [
             ["logistic", "dummy"],
             ["logistic", "nearest_centroid"],
         ]
-        last = compare_heads(results, b="logistic")
+        last = compare_heads(results, b="logistic", **few)
         assert last["difference"].tolist() == (-one["difference"]).tolist()
-        pair = compare_heads(results, "logistic", "nearest_centroid")
+        pair = compare_heads(results, "logistic", "nearest_centroid", **few)
         assert pair["p_adjusted"].tolist() == pair["p"].tolist() == [table["p"].iloc[-1]]
 
     def test_errors(self):

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ from featlab.store.writing import PartWriter, join_parts
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
-FEW, MANY = 3, 100
+FEW, MANY = 2, 100
 
 
 def kill_counts() -> list[Any]:
     if "FEATLAB_KILLS" in os.environ:
         return [int(os.environ["FEATLAB_KILLS"])]
-    return [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
+    return [FEW, slow(MANY)]
+
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 # ------------------------------------------------------------------------------- the work
@@ -86,25 +91,26 @@ def work_join(parts: str, path: str, virtual: bool = False) -> None:
     join_parts([*map(finished_part, files)], Path(path), tables, virtual=virtual)
 
 
-def work_report(path: str, seed: int) -> None:
+@cache
+def made_up(seed: int) -> Any:
     from fake_results import make_results
 
+    return make_results(n=160 + 20 * seed, c=24)
+
+
+def work_report(path: str, seed: int) -> None:
     from featlab import report
 
-    results = RESULTS.setdefault(seed, make_results(n=160 + 20 * seed, c=24))
-    folder = Path(path)
+    results, folder = made_up(seed), Path(path)
     report.write_report(results, folder / "report.html", most_examples=0)
     report.page.write_summary(results, folder / "summary.json")
 
 
 def work_tables(path: str, seed: int) -> None:
-    from fake_results import make_results
-
     from featlab import report
 
-    results = RESULTS.setdefault(seed, make_results(n=160 + 20 * seed, c=24))
-    report.page.write_tables(results, path)
-    report.page.write_summary(results, Path(path) / "summary.json")
+    report.page.write_tables(made_up(seed), path)
+    report.page.write_summary(made_up(seed), Path(path) / "summary.json")
 
 
 def keep_pages() -> None:
@@ -122,7 +128,6 @@ def keep_pages() -> None:
     page._render = kept
 
 
-RESULTS: dict[int, Any] = {}
 N_ROWS, N_PARTS = 600, 30
 
 
@@ -241,7 +246,7 @@ def test_parts_of_a_finished_store_are_cleared(server, picture_folder, tmp_path)
     assert [file.name for file in path.parent.iterdir()] == ["maps.h5"]
 
 
-@pytest.mark.parametrize("virtual", [False, True])
+@pytest.mark.parametrize("virtual", [False, slow(True)])
 @pytest.mark.parametrize("n_kills", kill_counts())
 def test_join(server, tmp_path, n_kills, virtual):
     rng = np.random.default_rng(n_kills)
@@ -298,8 +303,9 @@ def test_renewing_the_tables_of_a_store(server, picture_folder, tmp_path, n_kill
 
 
 @pytest.mark.parametrize("n_kills", kill_counts())
-@pytest.mark.parametrize("work", ["tables", "report"])
-def test_report_and_tables(report_server, tmp_path, work, n_kills):
+@pytest.mark.parametrize("work", ["tables", slow("report")])
+def test_report_and_tables(request, tmp_path, work, n_kills):
+    report_server = request.getfixturevalue("report_server" if work == "report" else "server")
     seconds, expected = 0.0, {}
     for seed in (1, 2):
         path = tmp_path / f"whole{seed}"
@@ -334,6 +340,8 @@ if __name__ == "__main__":
     import featlab.extract
     import featlab.report  # noqa: F401 - warm: the children are to begin at once
 
+    for number in (1, 2):
+        made_up(number)
     if sys.argv[1:2] == ["report"]:
         keep_pages()
         for number in (1, 2):

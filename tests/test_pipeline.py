@@ -127,7 +127,7 @@ def test_a_card_shows_the_extremes_of_its_neuron(store, results):
         neuron_card(store, 9, results.all_neurons)  # channel 9 is dead
 
 
-def test_groups_are_the_unit_of_confirmation(tmp_path):
+def test_groups_are_the_unit_of_confirmation(tmp_path, few_fits, blank_figures):
     folder = write_pictures(tmp_path / "pictures")
     images, boxes = index_images(folder, group_from=r"^(.*?)\d\.png$")  # ten photos a group
     with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", boxes=boxes) as store:
@@ -165,7 +165,7 @@ def test_the_gallery_has_the_boxes_that_were_scored(results, store):
     ] == [card.title for card in results.cards]
 
 
-def test_of_very_many_boxes_a_sample_is_scored_and_the_page_says_so(store, monkeypatch):
+def test_of_very_many_boxes_a_sample_is_scored_and_the_page_says_so(store, monkeypatch, few_fits):
     monkeypatch.setattr("featlab.pipeline._analysis._MOST_LOCALISED", 10)
     monkeypatch.setattr("featlab.arguments.images.LEAST_PER_CLASS", 2)
     results = analyse(store, random_state=0)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import no_drawing
 from fake_results import HOSTILE, make_picture, make_results
 from matplotlib import colormaps
 
@@ -141,14 +142,20 @@ def two(tmp_path_factory):
         gallery=make_gallery(results.store),
         set_overview=make_set_overview(results.store),
     )
-    return results, report.write_report(results, tmp_path_factory.mktemp("two") / "report.html")
+    return results, written(results, tmp_path_factory.mktemp("two"))
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     results = make_results([*HOSTILE, "</script><!--\u2028"], n=240, c=24, pictures=False)
     results = dataclasses.replace(results, gallery=make_gallery(results.store))
-    return results, report.write_report(results, tmp_path_factory.mktemp("odd") / "report.html")
+    return results, written(results, tmp_path_factory.mktemp("odd"))
+
+
+def written(results, folder):
+    """The page; its figures are pictures of the widest size, which nothing here looks into."""
+    with no_drawing():
+        return report.write_report(results, folder / "report.html")
 
 
 def show(browser, path, *, width=1280, height=1000, dark=False, media="", remembered=False):
@@ -672,7 +679,7 @@ def test_the_keyboard_reaches_every_control(browser, two):
     )
 
 
-@pytest.mark.parametrize("width", [390, 768, 1280])
+@pytest.mark.parametrize("width", [390, pytest.param(768, marks=pytest.mark.slow), 1280])
 @pytest.mark.parametrize("which", ["two", "hostile"])
 def test_nothing_sticks_out(browser, which, width, request):
     show(browser, request.getfixturevalue(which)[1], width=width)
@@ -745,7 +752,7 @@ def test_hostile_names_stay_text(browser, hostile):
     assert browser.execute_script("return document.querySelectorAll('script').length") == 2
 
 
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_axe_finds_nothing_serious(browser, two, dark):
     found = importlib.util.find_spec("axe_core_python")
     if found is None or found.origin is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import subprocess
@@ -199,8 +200,18 @@ class TestComponents:
 
 
 class TestNeurons:
-    @pytest.mark.parametrize("grouping", GROUPINGS)
-    @pytest.mark.parametrize("correction", ["fdr_bh", "max_t"])
+    @pytest.mark.parametrize(
+        ("correction", "grouping"),
+        [
+            ("fdr_bh", "whole"),
+            ("max_t", "within"),
+            *(
+                pytest.param(*pair, marks=pytest.mark.slow)
+                for pair in itertools.product(("fdr_bh", "max_t"), GROUPINGS)
+                if pair not in (("fdr_bh", "whole"), ("max_t", "within"))
+            ),
+        ],
+    )
     def test_ranked_and_confirmed_alike(self, grouping, correction, tiny, monkeypatch):
         monkeypatch.setattr("featlab.neurons._corrections.PERMUTATIONS", 99)
         made = problem(grouping)
@@ -280,12 +291,12 @@ class TestNeurons:
 
 
 class TestHeads:
-    @pytest.mark.parametrize("grouping", ["none", "whole"])
+    @pytest.mark.parametrize("grouping", [pytest.param("none", marks=pytest.mark.slow), "whole"])
     def test_scores_in_blocks(self, grouping, tiny):
         made = problem(grouping)
 
         def found(X):
-            some = {"groups": made.groups, "n_boot": 200}
+            some = {"groups": made.groups, "n_boot": 50}
             scores = heads.evaluate_heads(X, made.y, made.split, heads=["logistic", "knn"], **some)
             curve = heads.learning_curve(X, made.y, made.split, sizes=[5, 20], n_repeats=2, **some)
             ablated = heads.ablation_curve(X, made.y, made.split, [0, 1, 2], n_random=3, **some)
@@ -293,8 +304,8 @@ class TestHeads:
             return [
                 scores.table,
                 scores.predictions,
-                heads.calibration(scores, "logistic", n_boot=200).table,
-                heads.compare_heads(scores, n_boot=200),
+                heads.calibration(scores, "logistic", n_boot=50).table,
+                heads.compare_heads(scores, n_boot=50),
                 heads.per_class(scores, "logistic"),
                 curve,
                 ablated,
@@ -486,6 +497,7 @@ print(active[["class", "neuron"]].to_numpy().tolist())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc")
 def test_memory_stays_bounded():
     """A table of 41 MB, with 38 MB to work in: not one copy of it fits."""
