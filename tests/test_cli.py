@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import typer
 from conftest import FakeBackbone
+from fake_results import make_results
 from PIL import Image
 
 from featlab import cli, datasets
@@ -84,7 +85,8 @@ def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
         assert second[key] == first[key]
 
 
-def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys, blank_figures):
+def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys, monkeypatch, blank_figures):
+    made_up = make_results(n=60, c=8, boxes=False, pictures=False, detectors=False)
     store = tmp_path / "maps.h5"
     assert featlab("extract", scenes, "-o", store) == 0
     calls = fake_network[0].calls
@@ -99,6 +101,8 @@ def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys, blank_figur
     ):
         assert words in out
     assert "centre_gaussian" in out
+    # The analysis itself is that of `run`, above, and of `report` in test_gradients_results.
+    monkeypatch.setattr("featlab.pipeline.analyse", lambda store, **_: made_up)
     assert featlab("report", store, "-o", tmp_path / "report") == 0
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
     assert fake_network[0].calls == calls

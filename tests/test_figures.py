@@ -12,6 +12,7 @@ import io
 import os
 import re
 import warnings
+from collections.abc import Container, Iterable
 from functools import cache
 from itertools import combinations, takewhile
 from pathlib import Path
@@ -96,6 +97,12 @@ def function_of(name: str) -> Any:
 
 def figure_of(drawing: Any) -> Figure:
     return drawing if isinstance(drawing, Figure) else drawing.figure
+
+
+def with_many(names: Iterable[str], named: Container[str]) -> list[Any]:
+    """Each figure with a kind: of those that show names, with many names."""
+    slow = [pytest.param(n, "37-long", marks=pytest.mark.slow) for n in sorted(names) if n in named]
+    return [(name, "37-hostile" if name in named else "2") for name in sorted(names)] + slow
 
 
 def kinds(name: str) -> list[str]:
@@ -235,7 +242,8 @@ def test_panels_with_numbers_are_labelled(name):
     ("name", "kind"),
     [(name, "2") for name in sorted(FIGURES)]
     + [(name, "2-long") for name in sorted(BY_CLASS & set(CHARTS))]
-    + [(name, kind) for name in sorted(NAMED) for kind in ("37-long", "37-hostile")],
+    + [(name, "37-hostile") for name in sorted(NAMED)]
+    + [pytest.param(name, "37-long", marks=pytest.mark.slow) for name in sorted(NAMED)],
 )
 def test_text_is_inside_legible_and_apart(name, kind):
     figure, renderer = figure_of(drawn(name, kind)), rendered(name, kind)
@@ -253,9 +261,8 @@ def test_text_is_inside_legible_and_apart(name, kind):
         assert min(across, down) <= 3, f"{one.get_text()!r} covers {other.get_text()!r}"
 
 
-@pytest.mark.parametrize("name", sorted(FIGURES))
-def test_no_figure_grows_absurdly(name):
-    kind = "37-long" if name in NAMED else "2"
+@pytest.mark.parametrize(("name", "kind"), with_many(FIGURES, NAMED))
+def test_no_figure_grows_absurdly(name, kind):
     width, height = figure_of(drawn(name, kind)).get_size_inches()
     assert 4 <= width <= WIDEST
     assert 1.5 <= height <= TALLEST
@@ -271,9 +278,8 @@ def test_names_leave_room_for_the_data(name):
     assert height >= 0.8
 
 
-@pytest.mark.parametrize("name", sorted(CHARTS))
-def test_no_legend_covers_the_data(name):
-    kind = "37-long" if name in BY_CLASS else "2"
+@pytest.mark.parametrize(("name", "kind"), with_many(CHARTS, BY_CLASS))
+def test_no_legend_covers_the_data(name, kind):
     ax = drawn(name, kind)
     if ax.get_legend() is None:
         return
