@@ -21,22 +21,24 @@ from fake_store import FakeStore
 from featlab import FeatlabError, features, heads, localise, neurons
 from featlab.arguments import check_same_rows, feature_columns
 from featlab.localise.detectors import neuron_pointing
+from featlab.pipeline import neuron_card
+from featlab.plots.neurons import activation_distributions
 
 N, C = 60, 12
 CLASSES = ("cat", "dog")
-ROOMS = ("heads", "neurons", "embed", "features", "audit", "boxheads", "localise")
+ROOMS = ("heads", "neurons", "embed", "features", "audit", "boxheads", "localise", "plots")
 
 PER_IMAGE = {"X", "y", "split", "groups", "weights", "colour", "statistics"}
 """Arguments with one entry for each image: what pandas indexes otherwise is refused."""
 COUNTS = {
     *("k", "most", "n_boot", "n_repeats", "n_outer", "n_bins", "n_random", "n_permutations"),
-    *("threshold", "sizes", "epochs"),
+    *("threshold", "sizes", "epochs", "columns", "most_classes"),
 }
 SHARES = {"alpha", "min_auroc", "correlation", "quantile", "perplexity", "learning_rate"}
 NAMES = {
     *("head", "heads", "metric", "mode", "class_weight", "test", "correction", "reference"),
     *("direction", "pooling", "layer", "methods", "box_kind", "target", "policy", "loss"),
-    *("against", "scores", "a", "b"),
+    *("against", "scores", "a", "b", "score"),
 }
 BAD = (
     dict.fromkeys(COUNTS, (-1, 1.5, True, "a", [1.5]))
@@ -82,7 +84,7 @@ def data() -> dict[str, Any]:
         "weights": pd.Series(np.ones(N)), "colour": pd.DataFrame(rng.random((N, 4))),
         "mask": split == "test", "predictions": results.of("knn"), "boxes": boxes,
         "components": features.principal_components(X, 2), "fitted": located.fitted,
-        "detectors": neurons.select_neurons(table),
+        "detectors": neurons.select_neurons(table), "scores": results.table,
     }  # fmt: skip
 
 
@@ -163,6 +165,15 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "store", rows="@mask", neurons="@table", box_kind="body", layer="top", most=2,
         quantile=0.9, n_permutations=3, alpha=0.05,
     ),
+    "plots.volcano": given(neurons="@table", alpha=0.05, min_auroc=0.6),
+    "plots.score_intervals": given(table="@scores", score="accuracy"),
+    "plots.sample_images": given(pictures=[np.zeros((8, 8, 3), np.uint8)], captions=["one"]),
+    "plots.localisation_examples": given(
+        pictures=[np.zeros((8, 8, 3), np.uint8)], heats=[np.eye(2)], true_boxes=[np.zeros((0, 4))],
+        predicted_boxes=[None], ious=[0.1],
+    ),
+    "plots.neurons.selected_vs_confirmed": given(neurons="@table", most=5),
+    "plots.neurons.activation_distributions": given("X", "y", neurons="@detectors", most=1),
     "localise.detectors.neuron_pointing": given(
         "store", rows="@mask", neurons="@table", box_kind="body", layer="top", most=2
     ),
@@ -296,6 +307,20 @@ def test_a_neuron_table_of_another_layer_is_refused():
             judge(store, mask, data()["table"], layer="early")
 
 
+def test_a_figure_of_activations_finds_neurons_by_their_names():
+    """A table of some neurons has them at other places."""
+    some = data()["X"].iloc[:, [5, 1, 0]]
+    rows, detectors = data()["split"] == "confirm", data()["detectors"]
+    drawn = activation_distributions(some[rows], data()["y"][rows], detectors)
+    whole = activation_distributions(data()["X"][rows], data()["y"][rows], detectors)
+    for one, other in zip(drawn.axes, whole.axes, strict=True):
+        assert one.get_xlim() == other.get_xlim()
+    with pytest.raises(FeatlabError, match="X has no neuron 0"):
+        activation_distributions(some[rows].iloc[:, :2], data()["y"][rows], detectors)
+    with pytest.raises(FeatlabError, match="the neuron table has layer and pooling"):
+        activation_distributions(data()["X"], data()["y"], detectors.assign(pooling="max"))
+
+
 # --------------------------------------------------------------- one sentence everywhere
 
 
@@ -333,3 +358,18 @@ def test_components_are_those_of_finite_values():
         features.component_scores(data()["components"], X)
     with pytest.raises(FeatlabError, match=f"the {C} columns that the components were made from"):
         features.component_scores(data()["components"], data()["X"].iloc[:, :5])
+
+
+def test_a_table_without_rows_confirms_nothing_and_says_so():
+    with pytest.raises(FeatlabError, match="the neuron table has no rows; give all that rank"):
+        call("neurons.confirm_neurons", table=data()["ranked"].iloc[:0])
+
+
+def test_a_card_of_another_layer_is_refused():
+    with pytest.raises(FeatlabError, match="layer must be one of top, got 'early'"):
+        neuron_card(data()["store"], 0, data()["table"], layer="early")
+    for most in (0, 1.5, True):
+        with pytest.raises(FeatlabError, match="most must be"):
+            neuron_card(data()["store"], 0, data()["table"], most=most)
+    with pytest.raises(FeatlabError, match="no living neuron 839 of layer 'top'"):
+        neuron_card(data()["store"], np.int64(839), data()["table"])

@@ -57,7 +57,7 @@ class MethodScores:
     column : int
         Of `threshold`.
     columns_v2 : list of int
-        For each of ``boxes.DELTAS`` the column of the threshold chosen for all regions.
+        For each of ``boxes.scores.DELTAS`` the column of the threshold chosen for all regions.
     tuned : float
         Box accuracy on the images that the threshold was chosen on; NaN without such images.
     """
@@ -287,7 +287,7 @@ def _mean_table(
 
 
 def _curves(scores: MethodScores) -> pd.DataFrame:
-    """Accuracy over thresholds, of the largest and of any region, for each of ``boxes.DELTAS``."""
+    """Accuracy over thresholds, of the largest and of any region, for each of ``DELTAS``."""
     several = len(scores.match.iou[0]) > 1
     parts = [
         pd.DataFrame(

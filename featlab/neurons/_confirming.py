@@ -153,6 +153,8 @@ def _rows_to_judge(table: pd.DataFrame, classes: NDArray[np.object_]) -> pd.Data
         "give the result of rank_neurons",
     )  # fmt: skip
     rows = table.reset_index(drop=True)
+    if rows.empty:
+        raise FeatlabError("the neuron table has no rows; give all that rank_neurons returned.")
     repeated = rows[rows.duplicated(_KEY)]
     if len(repeated):
         first = ", ".join(f"{name} {said(repeated[name].iloc[0])}" for name in _KEY)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from featlab.arguments import blocks_of_neurons, check_between, check_whole, text_labels
 from featlab.errors import FeatlabError
 from featlab.plots.style import (
     BLUE,
@@ -62,6 +63,9 @@ def volcano(
     An adjusted p-value below 1e-300, which no number holds well, is drawn as a triangle on a level
     of its own, above all others.
     """
+    for name, value in (("alpha", alpha), ("min_auroc", min_auroc)):
+        if value is not None:
+            check_between(name, value, 0, 1)
     live = neurons[neurons["auroc"].notna() & neurons["p_adjusted"].notna()]
     ax = new_axes(ax, 7, 4.6)
     height, at_top = _evidence(live["p_adjusted"].to_numpy(float))
@@ -118,6 +122,7 @@ def selected_vs_confirmed(
     most : int
         With more detectors the first by ``rank`` of every class are drawn, and the title says so.
     """
+    check_whole("most", most, 1)
     detectors = neurons[neurons["detector"].eq(True) & neurons["auroc_confirmed"].notna()]
     classes = sorted(set(neurons["class"].astype(str)))
     drawn = detectors
@@ -164,7 +169,7 @@ def activation_distributions(
     Parameters
     ----------
     X : DataFrame or ndarray of shape (n, c)
-        Pooled activations of the rows to show (unseen ones), columns = neurons.
+        Pooled activations of the rows to show (unseen ones); the layer and pooling of `neurons`.
     y : sequence of str, length n
     neurons : DataFrame
         Detectors; the first `most` rows by ``rank`` of every class are drawn.
@@ -175,12 +180,14 @@ def activation_distributions(
     random_state : int
         Seed of the sample of points drawn over the boxes.
     """
+    check_whole("most", most, 1)
+    check_whole("most_classes", most_classes, 1)
     ranked = neurons.sort_values("rank", kind="stable")
     leaders = ranked.groupby("class", sort=False).head(1).nlargest(most_classes, "auroc")
     classes = sorted(leaders["class"].astype(str))
     if not classes:
         raise FeatlabError("neurons has no detectors; activation_distributions needs at least one.")
-    values, labels = np.asarray(X, dtype=float), np.asarray(y, dtype=str)
+    blocks, labels = blocks_of_neurons(ranked, X, y), text_labels(y).astype(str)
     figure = Figure(
         figsize=(3.8 * most + 0.4, _panel_height(labels) * len(classes)), layout="constrained"
     )
@@ -192,7 +199,9 @@ def activation_distributions(
                 panel.set_axis_off()
                 continue
             pick = picks.iloc[column]
-            _distribution(panel, values[:, int(pick["neuron"])], labels, name, pick, random_state)
+            block = blocks[pick["layer"], pick["pooling"]]
+            values = block.matrix[:, block.places([pick["neuron"]])[0]].astype(float)
+            _distribution(panel, values, labels, name, pick, random_state)
     return figure
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from featlab.arguments import check_whole
 from featlab.errors import FeatlabError
 from featlab.plots.style import (
     BLUE,
@@ -59,6 +60,7 @@ def sample_images(
         ``xmin, ymin, xmax, ymax`` in pixels of each picture.
     """
     _check(len(pictures), captions=captions, boxes=boxes)
+    check_whole("columns", columns, 1)
     lines = [str(caption).splitlines()[:_CAPTION_LINES] for caption in captions]
     title = 0.12 + 0.14 * max(1, *map(len, lines))
     figure, panels = _grid(pictures, min(columns, len(pictures)), side=_TILE, title=title)
@@ -149,6 +151,7 @@ def localisation_examples(
     """
     _check(len(pictures), heats=heats, true_boxes=true_boxes, predicted_boxes=predicted_boxes)
     _check(len(pictures), ious=ious, labels=labels)
+    check_whole("columns", columns, 1)
     columns = min(columns, len(pictures))
     figure, panels = _grid(pictures, columns, side=2.4, title=0.28)
     for i, picture in enumerate(pictures):

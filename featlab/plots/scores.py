@@ -11,6 +11,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from featlab.arguments import check_choice, check_whole
+from featlab.errors import FeatlabError
 from featlab.plots.style import (
     BLUE,
     GRADIENT_METHOD_NAMES,
@@ -65,7 +67,10 @@ def score_intervals(
         What the score is, with its unit; by default known for ``accuracy``, ``box_accuracy`` and
         ``mean_iou``, else the score's name.
     """
-    kind = next(column for column in _ROWS if column in table)
+    kind = next((column for column in _ROWS if column in table), None)
+    if kind is None:
+        raise FeatlabError(f"table must have one of the columns {', '.join(_ROWS)}.")
+    check_choice("score", score, [name for name in table if f"{name}_low" in table])
     best_first = table.sort_values(score, ascending=False, kind="stable")
     if "baseline" in best_first:
         baseline = best_first["baseline"].to_numpy(bool)
@@ -231,6 +236,7 @@ def confounds(table: pd.DataFrame, ax: Axes | None = None, *, most: int = 12) ->
     most : int
         Statistics drawn, at most.
     """
+    check_whole("most", most, 1)
     known = table[table["auroc"].notna()]
     statistics = known["statistic"].drop_duplicates().head(most).tolist()
     classes = sorted(known["class"].astype(str).unique())
