@@ -39,8 +39,8 @@ def test_gallery_rows_are_test_images_with_boxes_the_classes_in_turn(results):
 
 
 def test_localisation_rows_run_from_best_to_worst(results):
-    rows = choose.localisation_rows(results.localisation, "top_20_detectors", 6)
-    scored = results.localisation.per_image.query("method == 'top_20_detectors'")
+    rows = choose.localisation_rows(results.localisation, "detectors", 6)
+    scored = results.localisation.per_image.query("method == 'detectors'")
     ious = scored.set_index("row")["iou"]
     assert list(ious[rows]) == sorted(ious[rows], reverse=True)
     assert (ious[rows[0]], ious[rows[-1]]) == (ious.max(), ious.min())
@@ -49,8 +49,8 @@ def test_localisation_rows_run_from_best_to_worst(results):
 
 @pytest.mark.parametrize("most", range(8))
 def test_no_more_localisation_rows_than_asked_for(results, most):
-    rows = choose.localisation_rows(results.localisation, "top_20_detectors", most)
-    every = choose.rows_by_iou(results.localisation, "top_20_detectors")
+    rows = choose.localisation_rows(results.localisation, "detectors", most)
+    every = choose.rows_by_iou(results.localisation, "detectors")
     assert len(rows) == len(set(rows)) == most
     assert rows == sorted(rows, key=every.index)
     if most > 1:

@@ -12,7 +12,8 @@ import pytest
 from fake_results import make_results
 
 from featlab import backbones, extract, features, images, pipeline
-from featlab.report._methods import REFERENCES, Citations, described
+from featlab.report._elements import REFERENCES, Citations
+from featlab.report._methods import described
 from featlab.report.overview import checks, python_lines, verdict
 from featlab.results.analysis import Selection
 
@@ -38,7 +39,10 @@ def test_the_worst_checks_come_first_and_are_counted():
     found = checks(audited(["pass", "warn", "fail", "not done", "warn"]))
     assert [check.verdict for check in found] == ["fail", "warn", "warn", "pass", "not done"]
     assert [check.name for check in found][:3] == ["check 2", "check 1", "check 4"]
-    assert verdict(found) == "5 checks of the set: 1 fails, 2 warn, 1 passes, 1 not done."
+    assert (
+        str(verdict(SimpleNamespace(audit=audited(["fail", "warn", "warn", "pass", "not done"]))))
+        == "5 checks of the set: 1 fails, 2 warn, 1 passes, 1 not done."
+    )
     assert {check.sign for check in found} == {"✕", "!", "✓", "–"}
 
 
@@ -66,7 +70,9 @@ def test_methods_cite_what_was_used_and_nothing_else(results):
         assert author not in listed
     selection = Selection(test="brunner_munzel", correction="max_t")
     paragraphs, references = described(
-        dataclasses.replace(results, selection=selection, localisation=None, gradients=object())
+        dataclasses.replace(
+            results, selection=selection, localisation=None, gradients=SimpleNamespace(facts={})
+        )
     )
     listed = " ".join(work.text for work in references)
     assert "Brunner" in listed and "Westfall" in listed and "Adebayo" in listed
@@ -93,7 +99,7 @@ def test_python_lines_say_what_differs_from_the_defaults(results, known, expecte
     lines = python_lines(results)
     ast.parse(lines)
     assert expected in lines
-    assert "index_images('my pictures')" in lines and "random_state=0" in lines
+    assert "index_images('my pictures', on_error='skip')" in lines and "random_state=0" in lines
 
 
 @pytest.mark.slow

@@ -141,13 +141,15 @@ def workers_ready(wanted: bool = True) -> AbstractContextManager[None]:
 
 
 def index(made: Pass) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The image table and the box table, with a bar."""
-    return featlab.images.index_images(
+    """The image table, which remembers the command, and the box table, with a bar."""
+    table, boxes = featlab.images.index_images(
         made.images,
         group_from=made.group_from,
         on_error=made.on_error,
         progress=partial(bar, label="index"),
     )
+    table.attrs["command"] = command_line()
+    return table, boxes
 
 
 def load_network(made: Pass) -> featlab.backbones.Backbone:

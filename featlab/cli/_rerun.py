@@ -15,7 +15,14 @@ import typer
 import featlab
 from featlab.cli import _pass
 from featlab.cli._options import BoxKind, Output, Pass, Seed, Store, takes_pass
-from featlab.cli._output import extract_bar, quiet_bar, show, write_figures, write_tables
+from featlab.cli._output import (
+    command_line,
+    extract_bar,
+    quiet_bar,
+    show,
+    write_figures,
+    write_tables,
+)
 from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
@@ -63,6 +70,7 @@ def gradients(
             random_state=seed,
             progress=partial(quiet_bar, unit="item"),
         )
+    results = dataclasses.replace(results, facts=results.facts | {"command": command_line()})
     results.save(output)
     for name, figure in gradient_figures(results).items():
         figure.savefig(output / f"{name}.png", dpi=150)
@@ -216,6 +224,7 @@ def finetune(
             transfer = featlab.pipeline.transfer_study(
                 store, split, fits, after, small_images=small, random_state=seed
             )
+    transfer = dataclasses.replace(transfer, about=transfer.about | {"command": command_line()})
     transfer.save(output)
     _tell_transfer(transfer)
     _write_transfer(transfer, output)

@@ -16,11 +16,11 @@ from featlab.extract._source import (
     MapSource,
     PassOptions,
     Running,
-    annotations_digest,
     describe_pass,
     refuse_other_output,
     running_of,
     store_key,
+    told_by,
 )
 from featlab.store.format import Tables, load_tables, save_tables
 from featlab.store.rows import Piece, finished_part
@@ -293,7 +293,7 @@ def begin_pass(
         # Other machines, or library versions, may have begun.
         provenance = load_tables(file).provenance
         refuse_other_output(provenance, backbone, parts)
-    provenance["annotations_digest"] = annotations_digest(images, boxes)
+    provenance |= told_by(images, boxes)
     agreed = Tables(images, boxes, provenance)
     save_tables(file, agreed)
     return Pass(parts, plan, backbone, options), agreed

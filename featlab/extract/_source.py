@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -155,6 +156,17 @@ def _some_is_scaled(images: pd.DataFrame, size: tuple[int, int], resize: str) ->
 def annotations_digest(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
     """Changes when labels, splits, groups or boxes do."""
     return _digest(images[["label", "split", "group"]]) + _digest(boxes[list(BOX_DTYPES)])
+
+
+def told_by(images: pd.DataFrame, boxes: pd.DataFrame) -> dict[str, str]:
+    """What the tables tell of themselves: their digest, how they were read, for what command."""
+    known = {"command": images.attrs.get("command"), "indexed": images.attrs.get("indexed")}
+    told = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in known.items()
+        if value
+    }
+    return told | {"annotations_digest": annotations_digest(images, boxes)}
 
 
 def _digest(table: pd.DataFrame) -> str:

@@ -39,6 +39,7 @@ from featlab.extract._source import (
     refuse_difference,
     refuse_other_output,
     store_key,
+    told_by,
 )
 from featlab.store import MapStore
 from featlab.store.format import BOX_DTYPES, IMAGE_DTYPES, Tables, load_tables
@@ -200,8 +201,7 @@ def append_maps(
             with closing(new):
                 pieces = [*pieces, *new]
             provenance |= known.provenance
-        provenance |= wanted
-        provenance["annotations_digest"] = annotations_digest(tables.images, tables.boxes)
+        provenance |= wanted | told_by(tables.images, tables.boxes)
         grown = replace(tables, provenance=provenance)
         share_parts(old_pieces)
         join_parts(choose_rows(pieces, rows), path, grown, virtual=True)
@@ -384,8 +384,8 @@ def _renewed(store: MapStore, tables: Tables) -> MapStore:
     logger.info(
         "labels or boxes have changed: renewing the tables of %s around its maps", store.path
     )
-    digest = annotations_digest(tables.images, tables.boxes)
-    renewed = replace(tables, provenance=store.provenance | {"annotations_digest": digest})
+    told = store.provenance | told_by(tables.images, tables.boxes)
+    renewed = replace(tables, provenance=told)
     pieces, virtual = store.pieces, store.virtual
     store.close()
     with disk_errors(store.path, store.path.parent):

@@ -133,7 +133,7 @@ def index_images(
         The image table, sorted by path: path, label, split, group (str, "" where absent), width,
         height (int, pixels as shown), sha256. ``attrs["root"]`` is the absolute folder;
         ``attrs["skipped"]`` a list of ``{"path", "reason"}``; for a box, path is its place in the
-        annotation file.
+        annotation file. ``attrs["indexed"]`` keeps the source's name and the arguments.
     boxes : DataFrame
         The box table: image (row number of the image table), kind, label, xmin, ymin, xmax, ymax
         (pixels of the picture as shown, continuous).
@@ -162,6 +162,8 @@ def index_images(
     images = _image_table(rows)
     images.attrs["root"] = str(listing.root)
     images.attrs["skipped"] = [{"path": bad.path, "reason": bad.reason} for bad in problems]
+    images.attrs["indexed"] = {"source": Path(os.path.abspath(source)).name, "on_error": on_error}
+    images.attrs["indexed"] |= {"group_from": group_from} if group_from else {}
     return images, boxes
 
 

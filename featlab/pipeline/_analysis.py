@@ -26,7 +26,6 @@ from featlab.heads import (
 )
 from featlab.localise import (
     LocalisationOptions,
-    compare_methods,
     evaluate_localisation,
     unit_localisation,
 )
@@ -37,6 +36,7 @@ from featlab.pipeline.detectors import (
     LOCALISERS,
     POOLINGS,
     Place,
+    box_pairs,
     detector_details,
     feature_tables,
     find_detectors,
@@ -354,6 +354,8 @@ def _box_details(
     localisation: Localisation,
     box_regression: BoxHeadResults | None,
     box_kind: str | None,
+    groups: pd.Series,
+    random_state: int,
 ) -> BoxDetails | None:
     """What the boxes look like, boxes by regression, and the heat maps' boxes in pairs."""
     if localisation.table.empty:
@@ -361,7 +363,7 @@ def _box_details(
     return BoxDetails(
         statistics=box_statistics(store, box_kind),
         heads=None if box_regression is None else box_regression.table,
-        pairs=compare_methods(localisation, scores=["box_accuracy"]),
+        pairs=box_pairs(localisation, groups.to_numpy(str), random_state),
     )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from featlab import features, localise
 from featlab.arguments import (
     confirmed_detectors,
+    group_codes,
     in_turn,
     row_numbers,
     said,
@@ -24,7 +25,9 @@ from featlab.heads import (
     linear_weights,
     smallest_set,
 )
+from featlab.heads.comparison import holm, paired
 from featlab.heads.models import predict_classes
+from featlab.heads.scores import clusters_of
 from featlab.neurons import (
     cluster_detectors,
     compare_classes,
@@ -37,7 +40,7 @@ from featlab.neurons import (
 from featlab.pipeline.pictures import channel_maps, picture_loader
 from featlab.results.analysis import DetectorDetails, Selection
 from featlab.results.heads import HeadResults
-from featlab.results.localisation import ClassWeights
+from featlab.results.localisation import ClassWeights, Localisation
 from featlab.results.pictures import NeuronCard
 from featlab.store import MapStore
 
@@ -58,6 +61,7 @@ LOCALISERS = (
 _SHUFFLES = 5
 _ABLATED = 50  # detectors per class that the ablation takes out, best first
 _RELATIVES = 4
+_RESAMPLES = 2000  # of groups, for the interval of a paired difference
 _MOST_IMAGES = 20_000  # whose activations make a card's distributions and relatives
 
 Place = tuple[str, str]
@@ -244,6 +248,42 @@ def _poolings(
             }
         )
     return pd.DataFrame(rows)
+
+
+def box_pairs(localisation: Localisation, groups: np.ndarray, random_state: int) -> pd.DataFrame:
+    """Each method's found boxes against those of the best baseline, image by image.
+
+    The rule is that of the heads: McNemar's test, sign flips of whole groups where scored images
+    share one, Holm over the rows. A method of several draws has no hit of its own to pair: p is
+    NaN, and the interval that of the resamples.
+
+    Parameters
+    ----------
+    localisation : Localisation
+    groups : ndarray of str of shape (n,)
+        Of every image of the store.
+    random_state : int
+
+    Returns
+    -------
+    DataFrame
+        The columns of ``localise.compare_methods`` for the box accuracy, and ``only_method``,
+        ``only_against``, ``p``, ``test``, ``p_adjusted``.
+    """
+    table = localise.compare_methods(localisation, scores=["box_accuracy"])
+    table = table.assign(only_method=np.nan, only_against=np.nan, p=np.nan, test="")
+    hits = localisation.per_image.pivot_table(index="row", columns="method", values="hit")
+    clusters = clusters_of(group_codes(groups, len(groups))[hits.index.to_numpy(int)])
+    whole = hits.columns[hits.isin([0, 1]).all()]
+    for place, row in table.iterrows():
+        if row["method"] not in whole or row["against"] not in whole:
+            continue
+        ours, theirs = (hits[row[name]].to_numpy(bool) for name in ("method", "against"))
+        found = paired(ours, theirs, clusters, _RESAMPLES, random_state)
+        known = {"only_method": found["only_a"], "only_against": found["only_b"]}
+        known |= {name: found[name] for name in ("difference_low", "difference_high", "p", "test")}
+        table.loc[place, list(known)] = list(known.values())
+    return table.assign(p_adjusted=holm(table["p"].to_numpy(float)))
 
 
 def neuron_card(

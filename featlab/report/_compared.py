@@ -11,10 +11,10 @@ from markupsafe import Markup
 from featlab import plots
 from featlab.plots.style import short_name, short_names
 from featlab.report import _words as words
-from featlab.report._elements import Answer, Figure, Section, Table, table
+from featlab.report._elements import Figure, Section, Table, table
+from featlab.report._words import COMPARISON_CLAIMS, Claim, claim, points, standing
 from featlab.results.comparison import Comparison
 
-_ALPHA = 0.05
 _LISTED = 3  # names in a sentence
 _MOST_STRIPS = 8  # entries in the figure of pictures
 
@@ -35,20 +35,24 @@ def classes(comparison: Comparison) -> Section:
     )
 
 
-def heads_answer(comparison: Comparison) -> Answer:
+@claim("compared heads", COMPARISON_CLAIMS)
+def heads_answer(comparison: Comparison) -> Claim:
     """Which tells the classes best: a verdict, whether it is a clear one, and the figures."""
     best = _entry(comparison, comparison.best_head)
     verdict, clear = _verdict(comparison.head_pairs)
+    tied = comparison.entries[["accuracy_confirm", "log_loss_confirm"]]
+    alone = (tied == best[tied.columns].astype(float)).all(axis=1).sum() == 1
     text = Markup(
-        "The logistic head on “{}” does best on the confirm images (accuracy, then log loss). Of "
+        "The logistic head on “{}” does {} on the confirm images (accuracy, then log loss). Of "
         "{} it gets {} right. {}"
     ).format(
         words.name(best["name"]),
+        "best" if alone else "as well as any",
         words.plural(int(best["n"]), "test image"),
         words.share(best, "accuracy"),
         _against(comparison.head_pairs),
     )
-    return Answer(text, verdict, clear)
+    return Claim(text, verdict, clear)
 
 
 def _head_scores(entries: pd.DataFrame) -> Table | None:
@@ -73,16 +77,15 @@ def _head_scores(entries: pd.DataFrame) -> Table | None:
 
 def _accuracies(comparison: Comparison) -> Figure:
     entries = comparison.entries
-    listed = "; ".join(f"{r['name']} {words.scored(r, 'accuracy')}" for _, r in entries.iterrows())
     heads = comparison.heads
     network = heads["backbone"] != ""
     names = heads["backbone"].where(network, heads["head"].map(words.readable))
     named = heads.assign(name=names, baseline=~network).sort_values("baseline", kind="stable")
     return Figure(
         partial(plots.score_intervals, named, "accuracy"),
-        f"Accuracy of the logistic head on each: {listed}.",
-        "Accuracy of the logistic head on unseen test images, with 95 % intervals. Hollow: what "
-        "one gets without a network.",
+        str(_heads_listed(comparison)),
+        f"Accuracy of the logistic head on unseen test images"
+        f"{words.with_intervals(entries, 'accuracy')}. Hollow: what one gets without a network.",
         "compare_heads",
     )
 
@@ -99,12 +102,21 @@ def detectors(comparison: Comparison) -> Section:
     )
 
 
-def detectors_answer(comparison: Comparison) -> Answer:
+@claim("every compared head", COMPARISON_CLAIMS)
+def _heads_listed(comparison: Comparison) -> str:
+    listed = "; ".join(
+        f"{r['name']} {words.scored(r, 'accuracy')}" for _, r in comparison.entries.iterrows()
+    )
+    return f"Accuracy of the logistic head on each: {listed}."
+
+
+@claim("compared detectors", COMPARISON_CLAIMS)
+def detectors_answer(comparison: Comparison) -> Claim:
     """Which has more confirmed detectors."""
     table = comparison.entries.sort_values("confirmed", ascending=False, kind="stable")
     first = table.iloc[0]
     if not first["confirmed"]:
-        return Answer("No detector was confirmed in any of them.", "None has any")
+        return Claim("No detector was confirmed in any of them.", "None has any")
     counts = [
         Markup("“{}” {} (of {})").format(
             words.name(row["name"]),
@@ -119,7 +131,8 @@ def detectors_answer(comparison: Comparison) -> Answer:
         "test: neurons of different networks do not correspond, and more neurons can be more "
         "detectors."
     ).format(Markup(", ").join(counts), rest)
-    return Answer(text, Markup("“{}”, by count").format(words.name(first["name"])))
+    most = table.loc[table["confirmed"].eq(first["confirmed"]), "name"]
+    return Claim(text, Markup("“{}”, by count").format(words.listed(most)))
 
 
 def _detector_counts(entries: pd.DataFrame) -> Table | None:
@@ -187,27 +200,30 @@ def localisation(comparison: Comparison) -> Section:
     )
 
 
-def boxes_answer(comparison: Comparison) -> Answer:
+@claim("compared boxes", COMPARISON_CLAIMS)
+def boxes_answer(comparison: Comparison) -> Claim:
     """Which localises better."""
     if not comparison.best_boxes:
         nothing = "Without boxes on confirm and test images nothing can be said."
-        return Answer(nothing, "No boxes, so not measured")
+        return Claim(nothing, "No boxes, so not measured")
     best = _entry(comparison, comparison.best_boxes)
     verdict, clear = _verdict(comparison.box_pairs)
+    tied = comparison.entries["box_accuracy_confirm"].eq(best["box_accuracy_confirm"]).sum()
     text = Markup(
         "Each with its own best map method from image labels alone, chosen on the confirm images, "
-        "where “{}” with “{}” does best. On {} it finds the box (IoU ≥ 0.5) in {}; the best "
+        "where “{}” with “{}” does {}. On {} it finds the box (IoU ≥ 0.5) in {}; the best "
         "baseline, “{}”, in {}. {}"
     ).format(
         words.name(best["name"]),
         words.method(best["method"]),
+        "best" if tied == 1 else "as well as any",
         words.plural(int(best["n_boxes"]), "test image"),
         words.share(best, "box_accuracy"),
         words.method(best["baseline"]),
         words.percent(best["baseline_box_accuracy"]),
         _against(comparison.box_pairs),
     )
-    return Answer(text, verdict, clear)
+    return Claim(text, verdict, clear)
 
 
 def _box_scores(entries: pd.DataFrame) -> Table | None:
@@ -225,7 +241,8 @@ def _box_scores(entries: pd.DataFrame) -> Table | None:
     ]
     columns = ["Name", "Its best map method", "Box accuracy on test", "on confirm", "Mean IoU"]
     return table(
-        f"Boxes from image labels alone, with 95 % intervals (n = {entries['n_boxes'].max():,})",
+        f"Boxes from image labels alone{words.with_intervals(entries, 'box_accuracy')} "
+        f"(n = {entries['n_boxes'].max():,})",
         [*columns, "Best baseline", "Seconds for 1,000"],
         rows,
         (0, 1),
@@ -239,16 +256,24 @@ def _box_accuracies(comparison: Comparison) -> Figure:
     rival = every[every["entry"].eq(highest["name"]) & every["method"].eq(highest["baseline"])]
     rival = rival.assign(name=words.method(highest["baseline"]), baseline=True)
     ours = entries.assign(baseline=False, n=entries["n_boxes"])
-    listed = "; ".join(
-        f"{r['name']} {words.scored(r, 'box_accuracy')}" for _, r in entries.iterrows()
-    )
     return Figure(
         partial(plots.score_intervals, pd.concat([ours, rival], ignore_index=True), "box_accuracy"),
-        f"Box accuracy on test images: {listed}.",
+        str(_boxes_listed(comparison)),
         "Share of test images whose box is found, each entry with the map method that was best on "
-        "the confirm images, with 95 % intervals. Hollow: the best baseline.",
+        f"the confirm images{words.with_intervals(entries, 'box_accuracy')}. Hollow: the best "
+        "baseline.",
         "compare_boxes",
     )
+
+
+@claim("every compared box accuracy", COMPARISON_CLAIMS)
+def _boxes_listed(comparison: Comparison) -> str:
+    if not comparison.best_boxes:
+        return ""
+    listed = "; ".join(
+        f"{r['name']} {words.scored(r, 'box_accuracy')}" for _, r in comparison.entries.iterrows()
+    )
+    return f"Box accuracy on test images: {listed}."
 
 
 def _success(comparison: Comparison) -> Figure | None:
@@ -305,8 +330,8 @@ def _entry(comparison: Comparison, name: str) -> pd.Series:
 def _verdict(pairs: pd.DataFrame) -> tuple[Markup, bool]:
     """Against how many of the others the leader's lead is shown."""
     leader = words.name(pairs["a"].iloc[0])
-    sure = pairs["p_adjusted"] < _ALPHA
-    ahead, behind = pairs[sure & (pairs["difference"] > 0)], pairs[sure & (pairs["difference"] < 0)]
+    shown = pd.Series([standing(pair) for _, pair in pairs.iterrows()], index=pairs.index)
+    ahead, behind = pairs[shown.eq("ahead")], pairs[shown.eq("behind")]
     if len(behind):
         return Markup("“{}” on confirm, but “{}” is ahead on test").format(
             leader, words.name(behind["b"].iloc[0])
@@ -324,20 +349,12 @@ def _verdict(pairs: pd.DataFrame) -> tuple[Markup, bool]:
 def _against(pairs: pd.DataFrame) -> Markup:
     """Over how many of the others the lead is sure, and how large it is over the nearest."""
     nearest = pairs.iloc[int(pairs["difference"].argmin())]
-    surely = int(((pairs["p_adjusted"] < _ALPHA) & (pairs["difference"] > 0)).sum())
+    surely = sum(standing(pair) == "ahead" for _, pair in pairs.iterrows())
     count = ""
     if len(pairs) > 1:
-        count = f"it is clearly ahead of {surely or 'none'} of the {len(pairs)} others; "
-    return Markup(
-        "Image by image {}its lead over {}“{}” is {} percentage points ({}, adjusted p {})."
-    ).format(
-        count,
-        "the nearest, " if count else "",
-        words.name(nearest["b"]),
-        words.signed(100 * nearest["difference"], 1),
-        f"{words.signed(100 * nearest['difference_low'], 1)} to "
-        f"{words.signed(100 * nearest['difference_high'], 1)}",
-        words.p_value(nearest["p_adjusted"]),
+        count = f"it is surely ahead of {surely or 'none'} of the {len(pairs)} others; "
+    return Markup("Image by image {}its lead over {}“{}” is {}.").format(
+        count, "the nearest, " if count else "", words.name(nearest["b"]), points(nearest, 1)
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -11,7 +12,8 @@ from markupsafe import Markup
 from featlab.arguments import SIDES
 from featlab.report import _compared as compared
 from featlab.report import _words as words
-from featlab.report._elements import Answer, Section, Table, table
+from featlab.report._elements import Section, Table, table
+from featlab.report._words import COMPARISON_CLAIMS, Claim, claim
 from featlab.report.page import filled_in, page_path, tables_beside
 from featlab.results.comparison import Comparison
 from featlab.system.files import write_whole
@@ -51,9 +53,7 @@ def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pa
             words.name(words.folder(comparison.images) or "an image folder"),
             len(comparison.entries),
         ),
-        lead=f"The same {len(comparison.images):,} images through several networks, layers or "
-        "input sizes, on\n  the same split. The best is chosen on one part of the images and "
-        "judged on another.",
+        lead=_lead(comparison),
         version="",
         data=Markup('{"pictures": []}'),
     )
@@ -61,6 +61,15 @@ def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pa
         tables_beside(path.parent, dict(section.files))
     write_whole(path, page.encode("utf-8", "replace"))
     return path
+
+
+@claim("compared lead", COMPARISON_CLAIMS)
+def _lead(comparison: Comparison) -> str:
+    n = words.plural(len(comparison.images), "image")
+    return (
+        f"The same {n} in {len(comparison.entries):,} ways: networks, layers or input sizes, on "
+        "the same split. The best is chosen on one part of the images and judged on another."
+    )
 
 
 def _overview(comparison: Comparison) -> Section:
@@ -91,7 +100,8 @@ def _compared(comparison: Comparison) -> Section:
     )
 
 
-def _cost_answer(comparison: Comparison) -> Answer:
+@claim("compared cost", COMPARISON_CLAIMS)
+def _cost_answer(comparison: Comparison) -> Claim:
     """What each costs."""
     table = comparison.entries
     files = table.drop_duplicates("store").sort_values("megabytes", kind="stable")
@@ -116,7 +126,7 @@ def _cost_answer(comparison: Comparison) -> Answer:
             f" Heat maps and boxes from stored maps took {words.number(seconds.min(), 1)} to "
             f"{words.number(seconds.max(), 1)} seconds for 1,000 images here."
         )
-    return Answer(text + " A store does not record how long its network ran.", verdict)
+    return Claim(text + " A store does not record how long its network ran.", verdict)
 
 
 def _entries(entries: pd.DataFrame, n_images: int) -> Table | None:
@@ -157,19 +167,24 @@ def _methods(comparison: Comparison) -> Section:
     return Section("methods", "Methods", "methods.html", facts=facts)
 
 
-def _described(comparison: Comparison) -> list[Markup]:
-    """How it was done, in paragraphs."""
+@claim("compared images", COMPARISON_CLAIMS)
+def _same_images(comparison: Comparison) -> Markup:
     sides = comparison.split.value_counts()
+    return Markup(
+        "All stores hold the same {} (path, content, label and boxes were checked), and share "
+        "one split: {} to learn from, {} to choose by, {} to score on. An entry is one stored "
+        "layer of one store."
+    ).format(
+        words.plural(len(comparison.images), "image"),
+        *(f"{int(sides.get(side, 0)):,}" for side in SIDES),
+    )
+
+
+def _described(comparison: Comparison) -> list[Any]:
+    """How it was done, in paragraphs."""
     others = len(comparison.entries) - 1
-    paragraphs = [
-        Markup(
-            "All stores hold the same {} (path, content, label and boxes were checked), and share "
-            "one split: {} to learn from, {} to choose by, {} to score on. An entry is one stored "
-            "layer of one store."
-        ).format(
-            words.plural(len(comparison.images), "image"),
-            *(f"{int(sides.get(side, 0)):,}" for side in SIDES),
-        ),
+    paragraphs: list[Any] = [
+        _same_images(comparison),
         Markup(
             "The head is a logistic regression on mean-pooled maps, tuned inside the train images. "
             "Detectors of all entries stand in one corrected family, so their numbers may differ "
@@ -199,7 +214,7 @@ def _provenance(comparison: Comparison) -> Section:
         "provenance",
         "Provenance",
         "provenance.html",
-        facts={"command": comparison.command, "python_lines": ""},
+        facts={"commands": [comparison.command] * bool(comparison.command), "python_lines": ""},
         tables={
             "provenance": table("The stores", ["Name", "Weights", "File"], rows, (0, 1, 2)),
             "seconds": None,

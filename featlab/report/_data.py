@@ -14,6 +14,7 @@ from featlab.arguments import SIDES
 from featlab.plots.network import output_shape
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
+from featlab.report._words import claim, said
 from featlab.results.analysis import Results, SetOverview
 from featlab.results.images import Audit, Embedding, Overview
 
@@ -49,7 +50,7 @@ def data(results: Results, options: Options) -> Section:
         "data",
         "Data",
         "data.html",
-        facts={"sizes": _sizes(results.store.images)},
+        facts={"sizes": _sizes(results), "no_boxes": _no_boxes(results)},
         tables={
             "classes": _classes(results),
             "boxes": _boxes(results.store.boxes),
@@ -74,7 +75,10 @@ def network(results: Results, options: Options) -> Section:
         "network",
         "Network and the shape of its output",
         "network.html",
-        facts={"description": results.backbone_description or description},
+        facts={
+            "description": results.backbone_description or description,
+            "passes": _passes(results),
+        },
         tables={"essentials": provenance_table(results, essentials=True)},
         figures={"shape": _shape(results)},
         link="Network",
@@ -96,10 +100,10 @@ def set_overview(results: Results, options: Options) -> Section | None:
         "set_overview",
         "The set at a glance",
         "set_overview.html",
-        facts={"answer": _neighbours(overview)},
+        facts={"answer": said(_neighbours(results), _misplaced(results))},
         tables={"misclassified": _misclassified(overview, images["path"])},
         figures={
-            "tsne": _tsne(overview, images["label"]),
+            "tsne": _tsne(results, overview),
             "thumbnails": _thumbnails(results.set_overview, images["label"]),
         },
         files=files,
@@ -107,6 +111,7 @@ def set_overview(results: Results, options: Options) -> Section | None:
     )
 
 
+@claim("data")
 def answer(results: Results) -> Markup:
     """What the data is."""
     images, boxes = results.store.images, results.store.boxes
@@ -131,7 +136,8 @@ def provenance_table(results: Results, *, essentials: bool) -> Table | None:
         if isinstance(value, (str, int, float))
     }
     first = [key for key in _PROVENANCE_FIRST if key in known]
-    rest = [] if essentials else sorted(set(known) - set(first))
+    # The command stands above the table.
+    rest = [] if essentials else sorted(set(known) - set(first) - {"command"})
     rows = [[words.readable(key), known[key]] for key in first + rest]
     caption = "The network and its input" if essentials else "Provenance of the stored maps"
     return table(caption, ["What", "Value"], rows, (0, 1))
@@ -140,8 +146,9 @@ def provenance_table(results: Results, *, essentials: bool) -> Table | None:
 # ------------------------------------------------------------------------------------ the pictures
 
 
-def _sizes(images: pd.DataFrame) -> str:
-    width, height = images["width"], images["height"]
+@claim("picture sizes")
+def _sizes(results: Results) -> str:
+    width, height = (results.store.images[side] for side in ("width", "height"))
     if (width.min(), height.min()) == (width.max(), height.max()):
         return f"All pictures have {width.min():,} × {height.min():,} pixels."
     return (
@@ -149,6 +156,11 @@ def _sizes(images: pd.DataFrame) -> str:
         f"(width {width.min():,} to {width.max():,}, height {height.min():,} to "
         f"{height.max():,})."
     )
+
+
+@claim("no boxes")
+def _no_boxes(results: Results) -> str:
+    return "" if len(results.store.boxes) else "There are no ground-truth boxes."
 
 
 def _classes(results: Results) -> Table | None:
@@ -185,8 +197,7 @@ def _balance(results: Results) -> Figure:
     return Figure(
         partial(plots.data.class_balance, images, results.split),
         f"Stacked bars: images per class and split, {len(images)} in all.",
-        "Images per class. Heads and detectors are chosen on train, detectors and thresholds "
-        "confirmed on confirm, scores measured on test.",
+        "Images per class and side of the split.",
         "class_balance",
     )
 
@@ -195,13 +206,34 @@ def _box_eda(results: Results) -> Figure | None:
     boxes = results.box_details
     if boxes is None or boxes.statistics.empty:
         return None
-    median = float(boxes.statistics["area"].median())
     return Figure(
         partial(plots.data.box_statistics, boxes.statistics, n_images=len(results.store.images)),
-        f"Size, shape and place of {len(boxes.statistics)} boxes; half cover less than "
-        f"{words.percent(median)} of their picture.",
+        str(_box_sizes(results)),
         "The ground-truth boxes: size, shape, number and place, in units of the picture.",
         "true_boxes",
+    )
+
+
+@claim("box sizes")
+def _box_sizes(results: Results) -> str:
+    boxes = results.box_details
+    if boxes is None or boxes.statistics.empty:
+        return ""
+    return (
+        f"Size, shape and place of {words.plural(len(boxes.statistics), 'box', 'boxes')}; in the "
+        f"median {words.percent(boxes.statistics['area'].median())} of the picture is covered."
+    )
+
+
+@claim("samples")
+def _drawn(results: Results) -> str:
+    samples = results.samples
+    if samples is None or not samples.pictures:
+        return ""
+    boxed = any(len(boxes) for boxes in samples.boxes)
+    return (
+        "Pictures of the data set, drawn at random, the classes in turn"
+        f"{'; white: ground-truth boxes' if boxed else ''}."
     )
 
 
@@ -209,12 +241,10 @@ def _samples(results: Results) -> Figure | None:
     samples = results.samples
     if samples is None or not samples.pictures:
         return None
-    boxed = sum(len(boxes) > 0 for boxes in samples.boxes)
     return Figure(
         partial(plots.sample_images, samples.pictures, samples.labels, samples.boxes),
         f"{len(samples.pictures)} pictures of the data set with their labels.",
-        "Pictures of the data set, drawn at random, the classes in turn"
-        + ("; white: ground-truth boxes." if boxed else "."),
+        str(_drawn(results)),
         "sample_images",
         pictures=True,
     )
@@ -277,6 +307,23 @@ def _confounds(audit: Audit) -> Figure | None:
 # ------------------------------------------------------------------------------------- the network
 
 
+@claim("passes")
+def _passes(results: Results) -> str:
+    """How often the network ran for what the page shows."""
+    again = [
+        name
+        for name, made in (("Gradients", results.gradients), ("Transfer", results.transfer))
+        if made is not None
+    ]
+    once = "The network ran once over each picture"
+    if not again:
+        return f"{once}. Everything below is computed from what it left."
+    return (
+        f"{once}, and again for {' and '.join(f'“{name}”' for name in again)}. Everything else "
+        "below is computed from what the first run left."
+    )
+
+
 def _shape(results: Results) -> Figure | None:
     size = re.findall(r"\d+", str(results.store.provenance.get("input_size", "")))
     if len(size) != 2:
@@ -288,9 +335,8 @@ def _shape(results: Results) -> Figure | None:
         partial(output_shape, (h, w, c), (height, width), n_classes=n_classes),
         f"From left to right: a picture of {height} × {width} pixels, the frozen network, a stack "
         f"of {c:,} maps of {h} × {w} cells, {c:,} pooled numbers, a score for each class.",
-        "What the network makes of a picture. The network is not trained: all that is learnt here "
-        "is the head, on the pooled numbers. The numbers are those of this network; the picture, "
-        "the map and the scores are a drawing.",
+        "What the network makes of a picture; a head learns from the pooled numbers. The numbers "
+        "are those of this network; the picture, the map and the scores are a drawing.",
         "network_output",
     )
 
@@ -298,39 +344,57 @@ def _shape(results: Results) -> Figure | None:
 # --------------------------------------------------------------------------------------- the plane
 
 
-def _neighbours(overview: Overview) -> str:
-    apart = overview.separation
+@claim("neighbours")
+def _neighbours(results: Results) -> str:
+    if results.set_overview is None:
+        return ""
+    apart = results.set_overview.overview.separation
     by_chance = (apart.table["chance"] * apart.table["n"]).sum() / apart.n
-    text = (
+    return (
         f"Of the {apart.k} images most like an image (by the cosine of the pooled maps), "
         f"{words.percent(apart.neighbour_agreement)} are of its own class on average, where "
         f"{words.percent(by_chance)} "
         f"would be by chance; the silhouette is {words.number(apart.silhouette)} of 1."
     )
-    wrong = overview.misclassified
+
+
+@claim("misplaced")
+def _misplaced(results: Results) -> str:
+    """Where the test images lie that the head gets wrong."""
+    wrong = None if results.set_overview is None else results.set_overview.overview.misclassified
     if wrong is None or not len(wrong):
-        return text
+        return ""
     inside = int((wrong["share_predicted"] > wrong["share_true"]).sum())
-    if len(wrong) == 1:
-        where = "the class it is taken for" if inside else "its own class"
-        return f"{text} The one test image that the logistic head gets wrong lies in {where}."
     return (
-        f"{text} Of the {len(wrong)} test images that the logistic head gets wrong, {inside} lie "
-        "deeper in the class they are taken for than in their own."
+        f"{inside:,} of {words.plural(len(wrong), 'test image')} that the logistic head gets wrong "
+        f"{'lies' if inside == 1 else 'lie'} deeper in the class taken for than in the own one."
     )
 
 
-def _tsne(overview: Overview, labels: pd.Series) -> Figure:
-    plane, wrong = overview.embedding, overview.misclassified
+def _tsne(results: Results, overview: Overview) -> Figure:
+    labels, wrong = results.store.images["label"], overview.misclassified
     ringed = None if wrong is None else wrong["row"].to_numpy()
     return Figure(
-        partial(plots.embedding_scatter, plane, labels, misclassified=ringed),
-        f"t-SNE plane of {len(plane)} images, coloured by class.",
+        partial(plots.embedding_scatter, overview.embedding, labels, misclassified=ringed),
+        f"t-SNE plane of {len(overview.embedding)} images, coloured by class.",
+        str(_plane(results)),
+        "tsne",
+    )
+
+
+@claim("plane")
+def _plane(results: Results) -> str:
+    if results.set_overview is None:
+        return ""
+    overview = results.set_overview.overview
+    plane, wrong = overview.embedding, overview.misclassified
+    ringed = wrong is not None and len(wrong)
+    return (
         f"{_dots(plane)}: near dots are images that the network sees alike (t-SNE of "
         f"principal components, perplexity {words.number(plane.perplexity, 0)}; "
-        f"trustworthiness {words.number(plane.trustworthiness['tsne'])} of 1). Ringed: test images "
-        "that the logistic head gets wrong. Distances between far groups mean nothing.",
-        "tsne",
+        f"trustworthiness {words.number(plane.trustworthiness['tsne'])} of 1)."
+        f"{' Ringed: test images that the logistic head gets wrong.' if ringed else ''} "
+        "Distances between far groups mean nothing."
     )
 
 

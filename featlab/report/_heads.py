@@ -11,8 +11,9 @@ from markupsafe import Markup
 from featlab import plots
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
+from featlab.report._words import claim, points, said, standing, turned
 from featlab.results.analysis import HeadDetails, Results
-from featlab.results.heads import BASELINE_HEADS, HeadResults
+from featlab.results.heads import BASELINE_HEADS
 
 _HEADS = {
     "logistic": "a logistic regression",
@@ -38,22 +39,23 @@ def classification(results: Results, options: Options) -> Section:
         "classification",
         "Classification",
         "classification.html",
-        facts={"advantage": _advantage(heads)},
+        facts={"advantage": said(_unseen(results), _advantage(results))},
         tables={
             "heads": _scores(heads.table),
             "per_class": _per_class(results.per_class),
             "pairs": None if details is None else _pairs(details.pairs),
         },
         figures={
-            "heads": _accuracies(heads.table),
-            "confusion": _confusion(heads),
-            "learning": None if details is None else _learning(details),
+            "heads": _accuracies(results),
+            "confusion": _confusion(results),
+            "learning": None if details is None else _learning(results, details),
             "calibration": None if details is None else _calibration(details),
         },
         files=files,
     )
 
 
+@claim("heads")
 def answer(results: Results) -> Markup:
     """What the network gives, and how well a head does on it."""
     h, w, c = results.store.map_shape()
@@ -66,9 +68,8 @@ def answer(results: Results) -> Markup:
         return text + "No head was fitted on it."
     row: Any = scores.loc[head]
     text += (
-        f"On that, {_HEADS.get(head, words.readable(head))} gets {words.percent(row['accuracy'])} "
-        f"of {words.plural(int(row['n']), 'unseen image')} right "
-        f"({words.percent(row['accuracy_low'])} to {words.percent(row['accuracy_high'])})"
+        f"On that, {_HEADS.get(head, words.readable(head))} gets {words.share(row, 'accuracy')} "
+        f"of {words.plural(int(row['n']), 'unseen image')} right"
     )
     rivals = [
         f"{_HEADS[name]} {words.percent(scores.loc[name, 'accuracy'])}"
@@ -78,26 +79,44 @@ def answer(results: Results) -> Markup:
     return text + (f"; {' and '.join(rivals)}." if rivals else ".")
 
 
-def _advantage(heads: HeadResults) -> str:
-    """How much better than the baselines, and whether the intervals part."""
-    rows = heads.table.set_index("head")
-    if heads.main not in rows.index:
+@claim("unseen test images")
+def _unseen(results: Results) -> str:
+    """That what is scored was not learnt from: the rows of the predictions say it."""
+    rows = results.heads.predictions["row"].to_numpy(int)
+    sides = results.split.to_numpy(str)[rows]
+    if not len(sides) or (sides != "test").any():
         return ""
-    ours, sentences = rows.loc[heads.main], []
-    for baseline in (name for name in BASELINE_HEADS if name in rows.index):
-        other = rows.loc[baseline]
-        points = 100 * (ours["accuracy"] - other["accuracy"])
-        if ours["accuracy_low"] > other["accuracy_high"]:
-            verdict = "the intervals do not overlap"
-        else:
-            verdict = "the intervals overlap, so this is not shown to be a difference"
-        way = "above" if points >= 0 else "below"
-        sentences.append(
-            f"{abs(points):.0f} percentage points {way} {words.readable(baseline)} ({verdict})"
-        )
+    return "Scored on test images that took no part in fitting or tuning."
+
+
+@claim("head against baselines")
+def _advantage(results: Results) -> str:
+    """How much better than the baselines, image by image."""
+    pairs = (_pair(results, baseline) for baseline in BASELINE_HEADS)
+    gaps = [
+        f"{points(pair)} against {words.readable(pair['b'])}"
+        f"{', not shown to be a difference' if standing(pair) == 'not shown' else ''}"
+        for pair in pairs
+        if pair is not None
+    ]
+    if not gaps:
+        return ""
     return (
-        f"The {words.readable(heads.main)} head lies {'; '.join(sentences)}." if sentences else ""
+        f"Image by image, the {words.readable(results.heads.main)} head lies at {'; '.join(gaps)}."
     )
+
+
+def _pair(results: Results, baseline: str) -> dict[str, Any] | None:
+    """The main head against a baseline on the same test images; None where it was not compared."""
+    details, head = results.head_details, results.heads.main
+    if details is None or details.pairs.empty:
+        return None
+    for _, pair in details.pairs.iterrows():
+        if (pair["a"], pair["b"]) == (head, baseline):
+            return dict(pair)
+        if (pair["a"], pair["b"]) == (baseline, head):
+            return turned(pair)
+    return None
 
 
 def _scores(heads: pd.DataFrame) -> Table | None:
@@ -114,7 +133,8 @@ def _scores(heads: pd.DataFrame) -> Table | None:
         for _, row in heads.iterrows()
     ]
     columns = ["Head", "Accuracy", "Balanced accuracy", "ROC AUC", "Log loss", "n train", "n test"]
-    return table("Heads on unseen test images, with 95 % intervals", columns, rows, file="heads")
+    caption = f"Heads on unseen test images{words.with_intervals(heads, 'accuracy')}"
+    return table(caption, columns, rows, file="heads")
 
 
 def _per_class(scores: pd.DataFrame | None) -> Table | None:
@@ -134,7 +154,7 @@ def _per_class(scores: pd.DataFrame | None) -> Table | None:
         for _, row in scores.iterrows()
     ]
     columns = ["Class", "n test", "Recall", "Precision", "F1", "Most often taken for"]
-    caption = "The logistic head on each class, with 95 % intervals"
+    caption = f"The logistic head on each class{words.with_intervals(scores, 'recall')}"
     return table(caption, columns, rows, (0, 5), file="per_class")
 
 
@@ -157,29 +177,56 @@ def _pairs(pairs: pd.DataFrame) -> Table | None:
     return table(caption, columns, rows, (0, 3), file="head_pairs")
 
 
-def _accuracies(heads: pd.DataFrame) -> Figure | None:
+def _accuracies(results: Results) -> Figure | None:
+    heads = results.heads.table
     if heads["accuracy"].notna().sum() == 0:
         return None
-    listed = "; ".join(
-        f"{words.readable(r['head'])} {words.scored(r, 'accuracy')}" for _, r in heads.iterrows()
-    )
     return Figure(
         partial(plots.score_intervals, heads, "accuracy"),
-        f"Accuracy of each head on unseen test images: {listed}.",
-        "Accuracy on unseen test images, with 95 % intervals. Hollow: what one gets without the "
-        "network.",
+        str(_listed(results)),
+        str(_caption(results)),
         "head_accuracy",
     )
 
 
-def _confusion(heads: HeadResults) -> Figure | None:
+@claim("every head")
+def _listed(results: Results) -> str:
+    every = "; ".join(
+        f"{words.readable(r['head'])} {words.scored(r, 'accuracy')}"
+        for _, r in results.heads.table.iterrows()
+    )
+    return f"Accuracy of each head on unseen test images: {every}." if every else ""
+
+
+@claim("head intervals")
+def _caption(results: Results) -> str:
+    heads = results.heads.table
+    hollow = heads["head"].isin(BASELINE_HEADS).any()
+    return (
+        f"Accuracy on unseen test images{words.with_intervals(heads, 'accuracy')}."
+        f"{' Hollow: what one gets without the network.' if hollow else ''}"
+    )
+
+
+@claim("confusions")
+def _right(results: Results) -> str:
+    heads = results.heads
     scored = heads.predictions[heads.predictions["head"] == heads.main]
     if scored.empty:
+        return ""
+    return (
+        f"Confusion matrix: {int(scored['correct'].sum())} of "
+        f"{words.plural(len(scored), 'test image')} on the diagonal."
+    )
+
+
+def _confusion(results: Results) -> Figure | None:
+    heads, right = results.heads, _right(results)
+    if right is None:
         return None
-    right = int(scored["correct"].sum())
     return Figure(
         partial(plots.confusion_matrix, heads.confusion(heads.main)),
-        f"Confusion matrix: {right} of {len(scored)} test images on the diagonal.",
+        str(right),
         f"Confusions of the {words.readable(heads.main)} head on test images, as counts; "
         "colour: share of the true class.",
         "confusion_matrix",
@@ -198,15 +245,28 @@ def _calibration(details: HeadDetails) -> Figure | None:
     )
 
 
-def _learning(details: HeadDetails) -> Figure | None:
-    rows = details.learning
-    if len(rows) < 2:
+def _learning(results: Results, details: HeadDetails) -> Figure | None:
+    caption = _fewer(results)
+    if caption is None:
         return None
+    rows = details.learning
     return Figure(
         partial(plots.learning_curve, rows),
-        f"Accuracy of the {words.readable(details.head)} head on "
-        f"{int(rows['size'].min())} to {int(rows['size'].max())} train images per class.",
-        "How many images does it take? The same head on fewer train images per class, drawn "
-        f"{words.plural(int(rows['n_repeats'].max()), 'time')}; the test images stay the same.",
+        f"Accuracy of the {words.readable(details.head)} head over train images per class.",
+        str(caption),
         "head_learning_curve",
+    )
+
+
+@claim("learning curve")
+def _fewer(results: Results) -> str:
+    if results.head_details is None or len(results.head_details.learning) < 2:
+        return ""
+    rows = results.head_details.learning
+    sizes, repeats = rows["size"].astype(int), rows["n_repeats"].astype(int)
+    most = "" if repeats.min() == repeats.max() else "at most "
+    return (
+        f"How many images does it take? The same head on {sizes.min():,} to {sizes.max():,} train "
+        f"images per class, drawn {most}{words.plural(repeats.max(), 'time')}; the test images "
+        "stay the same."
     )

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from featlab import plots
 from featlab.plots.curves import threshold_curves
+from featlab.report import _answers as answers
 from featlab.report import _words as words
-from featlab.report._elements import Answer, Figure, Options, Section, Table, rows_per_class, table
+from featlab.report._answers import scored
+from featlab.report._elements import Figure, Options, Section, Table, rows_per_class, table
+from featlab.report._words import claim
 from featlab.results.analysis import Results
 from featlab.results.localisation import Localisation
 from featlab.results.pictures import Examples, MethodExamples
 
-_NOT_BETTER = "Not shown to be better"
-_BETTER = "Yes, clearly better than the best baseline"
 _FEWEST_FAILURES = 9
 
 
@@ -31,11 +31,11 @@ def localisation(results: Results, options: Options) -> Section:
         "method_examples": _method_examples(results.method_examples),
         "examples": _examples(results.localisation_examples, most),
         "failures": _failures(results.failures, most),
-        "box_heads": None if regressed is None else _box_heads(regressed),
+        "box_heads": None if regressed is None else _box_heads(results),
     }
     if scores is not None:
         figures |= {
-            "scores": _scores(scores.table),
+            "scores": _scores(results, scores.table),
             "success": _success(scores),
             "thresholds": _thresholds(scores),
         }
@@ -44,17 +44,17 @@ def localisation(results: Results, options: Options) -> Section:
         "Localisation",
         "localisation.html",
         facts={
-            "answer": answer(results),
-            "units": _units_answer(results.units),
-            "box_kind": results.box_kind,
+            "answer": answers.maps_answer(results),
+            "units": answers.units_answer(results),
+            "box_kind": answers.kind_answer(results),
             "measured": scores is not None,
             "has_gallery": results.gallery is not None,
         },
         tables={
-            "scores": None if scores is None else _score_table(scores.table),
+            "scores": None if scores is None else _score_table(results, scores.table),
             "pairs": None if boxes is None else _pairs(boxes.pairs),
             "units": _units(results),
-            "box_heads": None if regressed is None else _box_head_table(regressed),
+            "box_heads": None if regressed is None else _box_head_table(results),
         },
         figures=figures,
         files=_files(results),
@@ -74,106 +74,15 @@ def _files(results: Results) -> dict[str, pd.DataFrame]:
     return files
 
 
-def scored(results: Results) -> Localisation | None:
-    """The scores of the heat maps; None where no image could be scored."""
-    scores = results.localisation
-    return None if scores is None or scores.table.empty else scores
-
-
-# ------------------------------------------------------------------------------------ the sentences
-
-
-def answer(results: Results) -> Answer:
-    """Do the maps localise: a verdict of a few words, and the figures behind it."""
-    scores = scored(results)
-    if scores is None:
-        nothing = "Without boxes on test images nothing can be said."
-        return Answer(nothing, "No boxes, so not measured")
-    ours, rival = scores.best(supervision="image labels"), scores.best(baseline=True)
-    if ours is None or rival is None:
-        return Answer("There is no map method and baseline to compare.", _NOT_BETTER)
-    text = (
-        f"From image labels alone, “{words.method(ours['method'])}”, the best of the map methods "
-        f"{_picked_on(scores.table)}, {_finds(ours)} of "
-        f"{words.plural(int(ours['n']), 'test image')}; the best baseline, "
-        f"“{words.method(rival['method'])}”, {_finds(rival)}."
-    )
-    taught = scores.best(supervision="boxes")
-    if taught is not None:
-        text += (
-            " Where boxes of train images are there to learn from, "
-            f"“{words.method(taught['method'])}” {_finds(taught)}."
-        )
-    clear, difference = _ahead(results, ours, rival)
-    verdict = _BETTER if clear else f"{_NOT_BETTER} than the best baseline"
-    return Answer(f"{text} {difference}".rstrip(), verdict, clear)
-
-
-def _ahead(results: Results, ours: pd.Series, rival: pd.Series) -> tuple[bool, str]:
-    """Whether one method is clearly ahead of another, and by how much: image by image if known."""
-    boxes = results.box_details
-    pairs = boxes.pairs if boxes is not None else pd.DataFrame(columns=["method", "against"])
-    pair = pairs[pairs["method"].eq(ours["method"]) & pairs["against"].eq(rival["method"])]
-    if pair.empty:
-        if ours["box_accuracy_low"] > rival["box_accuracy_high"]:
-            return True, ""
-        if ours["box_accuracy"] > rival["box_accuracy"]:
-            return False, "The intervals of labels alone and baseline overlap."
-        return False, "Labels alone are not even ahead."
-    row = pair.iloc[0]
-    points = [100 * row[f"difference{end}"] for end in ("", "_low", "_high")]
-    text = "Image by image, labels alone are {} percentage points ahead ({} to {}).".format(
-        *(words.number(value, 0) for value in points)
-    )
-    return bool(row["difference_low"] > 0), text
-
-
-def _finds(row: pd.Series) -> str:
-    return f"finds the box (IoU ≥ 0.5) in {words.share(row, 'box_accuracy')}"
-
-
-def _picked_on(scores: pd.DataFrame) -> str:
-    known = scores.get("box_accuracy_confirm")
-    if known is not None and known.notna().any():
-        return "on the images that set the thresholds"
-    return "on the test images themselves, which flatters it"
-
-
-def _units_answer(units: pd.DataFrame | None) -> Markup:
-    """Whether single detectors fire on the object: *does this neuron's map allow localisation?*"""
-    if units is None or units.empty:
-        return Markup("")
-    counts = units["verdict"].value_counts()
-    text = Markup(
-        "Does a detector's own map allow localisation? Of {} judged on images they were not chosen "
-        "on, {} fire on the object (cells inside the boxes are more active than cells outside, and "
-        "they overlap the boxes more than other images' boxes), for {} this is not shown, and {} "
-        "fire beside it"
-    ).format(
-        words.plural(len(units), "detector"),
-        counts.get("on the object", 0),
-        counts.get("not shown", 0),
-        counts.get("beside the object", 0),
-    )
-    beside = units[units["verdict"] == "beside the object"].nsmallest(3, "auroc_inside")
-    if beside.empty:
-        return text + "."
-    named = [
-        Markup("neuron {} for {}").format(row["neuron"], words.name(row["class"]))
-        for _, row in beside.iterrows()
-    ]
-    return text + Markup(": probable shortcuts, first of all {}.").format(Markup(", ").join(named))
-
-
 # --------------------------------------------------------------------------------------- the tables
 
 
-def _score_table(scores: pd.DataFrame) -> Table | None:
+def _score_table(results: Results, scores: pd.DataFrame) -> Table | None:
     order = scores.sort_values(["baseline", "box_accuracy"], ascending=[True, False], kind="stable")
     rows = [
         [
             words.method(row["method"]),
-            "baseline" if row["baseline"] else str(row["supervision"]),
+            words.learns_from(row),
             words.scored(row, "box_accuracy"),
             words.scored(row, "mean_iou"),
             words.scored(row, "centre_in_box"),
@@ -184,8 +93,10 @@ def _score_table(scores: pd.DataFrame) -> Table | None:
         for _, row in order.iterrows()
     ]
     columns = ["Method", "Learns from", "Box accuracy", "Mean IoU", "Centre in box", "Threshold"]
+    chosen = answers.thresholds(results)
     return table(
-        "Localisation on test images, with 95 % intervals; thresholds fixed on other images",
+        f"Localisation on test images{words.with_intervals(scores, 'box_accuracy')}"
+        f"{f'; {chosen}' if chosen else ''}",
         [*columns, "MaxBox-Acc*", "V2*"],
         rows,
         (0, 1),
@@ -195,7 +106,14 @@ def _score_table(scores: pd.DataFrame) -> Table | None:
 
 def _pairs(pairs: pd.DataFrame) -> Table | None:
     rows = [
-        [words.method(row["method"]), words.number(row["value"]), words.difference(row)]
+        [
+            words.method(row["method"]),
+            words.number(row["value"]),
+            words.difference(row),
+            words.counts(row.get("only_method"), row.get("only_against")),
+            str(row.get("test") or "–"),
+            words.p_value(row.get("p_adjusted")),
+        ]
         for _, row in pairs.sort_values("difference", ascending=False).iterrows()
     ]
     if not rows:
@@ -203,36 +121,42 @@ def _pairs(pairs: pd.DataFrame) -> Table | None:
     against = words.method(pairs["against"].iloc[0])
     return table(
         f"Box accuracy less that of the best baseline, “{against}”, image by image",
-        ["Method", "Box accuracy", "Difference, 95 % interval"],
+        ["Method", "Box accuracy", "Difference", "Only one finds it", "Test", "Adjusted p"],
         rows,
+        (0, 4),
         file="localisation_pairs",
     )
 
 
 def _units(results: Results) -> Table | None:
     """Detector by detector, best first: does its own map allow localisation?"""
-    units = results.units
+    units, pointing = results.units, results.pointing
     if units is None or units.empty:
         return None
-    verdicts = {"on the object": "yes", "beside the object": "no: beside it"}
+    if pointing is not None:
+        peaks = pointing.rename(columns={"n": "pointing_n"})
+        units = units.merge(peaks, on=["layer", "class", "neuron"], how="left")
     several = len(units["layer"].unique()) > 1
     most = rows_per_class(len(results.store.classes))
     rows = [
         [
             f"neuron\u00a0{row['neuron']}" + (f" ({row['layer']})" if several else ""),
             words.name(row["class"]),
-            verdicts.get(row["verdict"], "not shown"),
+            words.fires(row),
             words.scored(row, "auroc_inside"),
             words.number(row["iou"]),
             words.number(row["iou_chance"]),
             words.p_value(row["p_adjusted"]),
+            _peak_in_box(row),
+            words.percent(row.get("picture_centre")),
         ]
         for _, row in units.groupby("class", sort=True).head(most).iterrows()
     ]
     columns = ["Neuron", "Class", "Its map finds the object", "AUROC inside against outside"]
+    pointed = ["Peak in a box", "Picture’s centre"]
     return table(
         "Does this neuron’s map allow localisation of the object?",
-        [*columns, "IoU with the boxes", "with other images’ boxes", "Adjusted p"],
+        [*columns, *("IoU with the boxes", "with other images’ boxes", "Adjusted p"), *pointed],
         rows,
         (0, 1, 2),
         total=len(units),
@@ -240,7 +164,34 @@ def _units(results: Results) -> Table | None:
     )
 
 
-def _box_head_table(scores: pd.DataFrame) -> Table | None:
+def _peak_in_box(row: pd.Series) -> str:
+    """How often the peak of a detector's map falls inside a box, and of how many images."""
+    if not math.isfinite(row.get("pointing", math.nan)):
+        return "–"
+    return f"{words.percent(row['pointing'])} of {int(row['pointing_n'])}"
+
+
+def _regressed(results: Results) -> pd.DataFrame:
+    """Scores of the box heads; of a baseline that heat maps are compared with, too, as there."""
+    assert results.box_details is not None and results.box_details.heads is not None
+    heads, scores = results.box_details.heads.copy(), scored(results)
+    if scores is None:
+        return heads
+    known = scores.table.set_index("method")
+    columns = [
+        f"{score}{end}"
+        for score in ("mean_iou", "box_accuracy", "centre_in_box")
+        for end in ("", "_low", "_high")
+    ]
+    for place, row in heads.iterrows():
+        name = row["head"]
+        if row["baseline"] and name in known.index and known.loc[name, "n"] == row["n"]:
+            heads.loc[place, columns] = known.loc[name, columns]
+    return heads
+
+
+def _box_head_table(results: Results) -> Table | None:
+    scores = _regressed(results)
     rows = [
         [
             words.box_head(row["head"]),
@@ -256,7 +207,7 @@ def _box_head_table(scores: pd.DataFrame) -> Table | None:
     ]
     columns = ["Box head", "Mean IoU", "IoU ≥ 0.5", "IoU ≥ 0.7", "Centre in box", "n learnt from"]
     return table(
-        "Boxes by regression on test images, with 95 % intervals",
+        f"Boxes by regression on test images{words.with_intervals(scores, 'mean_iou')}",
         [*columns, "n test", "Seconds"],
         rows,
         file="box_heads",
@@ -266,17 +217,25 @@ def _box_head_table(scores: pd.DataFrame) -> Table | None:
 # -------------------------------------------------------------------------------------- the figures
 
 
-def _scores(scores: pd.DataFrame) -> Figure:
-    listed = "; ".join(
+@claim("every method")
+def _listed(results: Results) -> str:
+    scores = scored(results)
+    if scores is None:
+        return ""
+    every = "; ".join(
         f"{words.method(r['method'])} {words.scored(r, 'box_accuracy')}"
-        for _, r in scores.iterrows()
+        for _, r in scores.table.iterrows()
     )
+    return f"Box accuracy of each method on test images: {every}."
+
+
+def _scores(results: Results, scores: pd.DataFrame) -> Figure:
     named = scores.assign(method=scores["method"].map(words.method))
     return Figure(
         partial(plots.score_intervals, named, "box_accuracy"),
-        f"Box accuracy of each method on test images: {listed}.",
-        "Share of test images whose box is found (IoU ≥ 0.5), the class being known, with 95 % "
-        "intervals. Hollow: baselines.",
+        str(_listed(results)),
+        "Share of test images whose box is found (IoU ≥ 0.5), the class being known"
+        f"{words.with_intervals(scores, 'box_accuracy')}. Hollow: baselines.",
         "localisation_accuracy",
     )
 
@@ -339,8 +298,8 @@ def _method_examples(method_examples: MethodExamples | None) -> Figure | None:
             },
         ),
         "The same test images seen by several methods, with true and predicted boxes.",
-        "The same test images, from well to badly localised, seen by several methods. White: true "
-        "boxes; blue: predicted, at the method's threshold; glow: the heat map, on its own scale.",
+        "The same test images seen by several methods. White: true boxes; blue: predicted, at the "
+        "method's threshold; glow: the heat map, on its own scale.",
         "localisation_method_maps",
         pictures=True,
     )
@@ -355,9 +314,9 @@ def _examples(examples: Examples | None, most: int) -> Figure | None:
     return _boxes_on_pictures(
         some,
         ious,
-        f"{len(ious)} test images with true and predicted boxes",
-        f"Best, median and worst boxes of “{method}”. White: true boxes; blue: predicted; glow: "
-        "the heat map, each on its own scale.",
+        f"{words.plural(len(ious), 'test image')} with true and predicted boxes",
+        f"Boxes of “{method}”{_range_of(ious)}. White: true boxes; blue: predicted; glow: the heat "
+        "map, each on its own scale.",
         "localisation_examples",
     )
 
@@ -370,11 +329,20 @@ def _failures(examples: Examples | None, most: int) -> Figure | None:
     return _boxes_on_pictures(
         worst,
         ious,
-        f"The {len(ious)} test images with the worst boxes",
-        f"Where “{words.method(worst.neurons[0][0])}” fails: its worst boxes. Look for what the "
-        "heat map follows instead of the object.",
+        f"{words.plural(len(ious), 'test image')} with the worst boxes",
+        f"The worst boxes of “{words.method(worst.neurons[0][0])}”{_range_of(ious)}. Look for what "
+        "the heat map follows instead of the object.",
         "localisation_failures",
     )
+
+
+def _range_of(ious: list[float]) -> str:
+    """`, IoU 0.01 to 0.92`; nothing where none is known."""
+    known = [value for value in ious if math.isfinite(value)]
+    if not known:
+        return ""
+    low, high = words.number(min(known)), words.number(max(known))
+    return f", IoU {low} to {high}" if low != high else f", IoU {low}"
 
 
 def _boxes_on_pictures(
@@ -415,15 +383,36 @@ def _spread(examples: Examples, most: int) -> Examples:
     )  # fmt: skip
 
 
-def _box_heads(scores: pd.DataFrame) -> Figure:
-    listed = "; ".join(
-        f"{words.box_head(r['head'])} {words.scored(r, 'mean_iou')}" for _, r in scores.iterrows()
+@claim("every box head")
+def _box_heads_listed(results: Results) -> str:
+    if results.box_details is None or results.box_details.heads is None:
+        return ""
+    every = "; ".join(
+        f"{words.box_head(r['head'])} {words.scored(r, 'mean_iou')}"
+        for _, r in _regressed(results).iterrows()
     )
+    return f"Mean IoU of boxes by regression on test images: {every}."
+
+
+@claim("box heads")
+def _box_heads_fitted(results: Results) -> str:
+    heads = None if results.box_details is None else results.box_details.heads
+    if heads is None or heads.empty:
+        return ""
+    return (
+        "Boxes by regression on the stored maps, learnt from "
+        f"{words.plural(int(heads['n_fit'].max()), 'train or confirm image')} with boxes, on "
+        f"{words.plural(int(heads['n'].max()), 'test image')}"
+        f"{words.with_intervals(heads, 'mean_iou')}. Hollow: baselines."
+    )
+
+
+def _box_heads(results: Results) -> Figure:
+    scores = _regressed(results)
     named = scores.assign(head=scores["head"].map(words.box_head))
     return Figure(
         partial(plots.score_intervals, named, "mean_iou"),
-        f"Mean IoU of boxes by regression on test images: {listed}.",
-        "Boxes by regression on the stored maps, learnt from train and confirm images with boxes, "
-        "on test images, with 95 % intervals. Hollow: baselines.",
+        str(_box_heads_listed(results)),
+        str(_box_heads_fitted(results)),
         "box_head_accuracy",
     )

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from featlab import plots
 from featlab.arguments import confirmed_detectors, selected_detectors
 from featlab.plots.style import short_names
+from featlab.report import _answers as answers
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, rows_per_class, table
-from featlab.results.analysis import DetectorDetails, Results, Selection
+from featlab.report._words import said
+from featlab.results.analysis import DetectorDetails, Results
 from featlab.results.pictures import Examples, NeuronCard
 
-_FIRES = {
-    "on the object": "yes",
-    "not shown": "not shown",
-    "beside the object": "no: a probable shortcut",
-}
 _MOST_DOTS = 10_000
 _KEY = ["layer", "class", "neuron"]
 
@@ -39,12 +34,13 @@ def detectors(results: Results, options: Options) -> Section:
         "Detectors",
         "detectors.html",
         facts={
-            "n_selected": len(selected_detectors(results.neurons)),
-            "n_confirmed": len(confirmed_detectors(results.neurons)),
-            "explored": _explored(results.neurons),
-            "checks": "" if details is None else _checks(details),
-            "needed": "" if details is None else _needed(details),
-            "poolings": "" if details is None else _best_pooling(details.poolings),
+            "counts": answers.counts(results),
+            "explored": answers.explored(results),
+            "checks": said(
+                answers.shuffled(results), answers.clustered(results), answers.differing(results)
+            ),
+            "needed": said(answers.needed(results), answers.fewest(results)),
+            "poolings": answers.best_pooling(results),
         },
         tables={
             "replication": _replication(results),
@@ -53,41 +49,19 @@ def detectors(results: Results, options: Options) -> Section:
             "softmax_top_k": _softmax_top_k(results),
         },
         figures={
-            "volcano": _volcano(results.neurons, results.selection),
-            "confirmed": _confirmed(results.neurons),
+            "volcano": _volcano(results),
+            "confirmed": _confirmed(results),
             "distributions": _distributions(results, options.random_state),
             "detector_maps": _maps(results.detector_examples, most, results.heads.main),
-            "cards": [_card(card, place) for place, card in enumerate(results.cards, start=1)],
+            "cards": [
+                _card(card, place, str(answers.unseen_cards(results) or ""))
+                for place, card in enumerate(results.cards, start=1)
+            ],
             "ablation": None if details is None else _ablation(details, "ablate"),
             "keep": None if details is None else _ablation(details, "keep"),
         },
         files=files,
     )
-
-
-def answer(results: Results) -> Markup:
-    """Which neurons detect the classes."""
-    every, confirmed = results.neurons, confirmed_detectors(results.neurons)
-    total = every[["layer", "neuron"]].drop_duplicates().shape[0]
-    if confirmed.empty:
-        selected = len(selected_detectors(every))
-        return Markup(
-            "No neuron is shown to: {} selected on the train images, none held up."
-        ).format(words.plural(selected, "detector was", "detectors were"))
-    neurons = confirmed[["layer", "neuron"]].drop_duplicates().shape[0]
-    leaders = [
-        Markup("neuron {} for {} (AUROC {})").format(
-            row["neuron"], words.name(row["class"]), words.scored(row, "auroc_confirmed")
-        )
-        for _, row in confirmed.drop_duplicates("class").nlargest(3, "auroc").iterrows()
-    ]
-    without = [c for c in results.store.classes if c not in set(confirmed["class"])]
-    text = Markup(
-        "{} of {} neurons detect a class and were confirmed on unseen images; in the lead {}."
-    ).format(f"{neurons:,}", f"{total:,}", Markup(", ").join(leaders))
-    if without:
-        text += Markup(" No detector for {}.").format(words.listed(without))
-    return text
 
 
 def detector_table(results: Results) -> pd.DataFrame:
@@ -107,78 +81,6 @@ def detector_table(results: Results) -> pd.DataFrame:
     return merged
 
 
-# ------------------------------------------------------------------------------------ the sentences
-
-
-def _explored(neurons: pd.DataFrame) -> str:
-    """What the neuron explorer is about."""
-    rows = neurons[["layer", "pooling"]].drop_duplicates()
-    where = [f"layer {row['layer']}, {row['pooling']} pooling" for _, row in rows.iterrows()]
-    return f"Every neuron against every class ({'; '.join(where)})."
-
-
-def _checks(details: DetectorDetails) -> str:
-    """What shuffled labels, groups and redundancy say of the detectors."""
-    nulls, clusters, omnibus = details.nulls, details.clusters, details.omnibus
-    sentences = []
-    if nulls is not None and len(nulls):
-        largest = int(nulls["replicated"].max())
-        most = f"at most {words.plural(largest, 'neuron')}" if largest else "no neuron"
-        sentences.append(
-            f"On {len(nulls)} sets of shuffled labels the same procedure confirmed {most}."
-        )
-    if clusters is not None and len(clusters):
-        n = int(clusters.groupby("class")["cluster"].nunique().sum())
-        sentences.append(
-            f"Put together where they rise and fall from image to image of a class in the same "
-            f"way (rank correlation of {details.cluster_correlation:g} on average), the "
-            f"{len(clusters):,} confirmed detectors "
-            f"form {words.plural(n, 'cluster')}."
-        )
-    if omnibus is not None:
-        sentences.append(
-            f"Whichever the class, {int(omnibus['reject'].sum()):,} of "
-            f"{words.plural(int(omnibus['p'].notna().sum()), 'neuron')} that fire differ between "
-            "the classes on the confirm images (Kruskal-Wallis, corrected)."
-        )
-    return " ".join(sentences)
-
-
-def _needed(details: DetectorDetails) -> str:
-    """Whether the head needs its detectors, and how few do as well."""
-    few, ablation = details.smallest, details.ablation
-    if few is None or ablation is None:
-        return ""
-    last = ablation[ablation["mode"] == "ablate"]
-    last = last[last["k"] == last["k"].max()].set_index("kind")
-    accuracy: Any = last["accuracy"]
-    return (
-        f"Without its {int(last['k'].iloc[0])} best detectors the logistic head gets "
-        f"{words.percent(accuracy['detectors'])} of the test images right, without as many "
-        f"random neurons of like variance {words.percent(accuracy['random'])}. A logistic "
-        f"regression on {words.plural(len(few.neurons), 'detector')} does as well as on any number "
-        f"of them within one standard error: {words.percent(few.accuracy)} of the test images "
-        f"({words.percent(few.accuracy_low)} to {words.percent(few.accuracy_high)})."
-    )
-
-
-def _best_pooling(poolings: pd.DataFrame) -> str:
-    """Which layer and pooling tell the classes best, by what was confirmed."""
-    if len(poolings) < 2 or not poolings["replicated"].any():
-        return ""
-    order = poolings.sort_values("replicated", ascending=False, kind="stable")
-    best, other = order.iloc[0], order.iloc[-1]
-    layers = order["layer"].nunique()
-    where = f" of layer {best['layer']}" if layers > 1 else ""
-    lowest = f" of layer {other['layer']}" if layers > 1 else ""
-    return (
-        f"Most detectors were confirmed with {best['pooling']} pooling{where}: "
-        f"{int(best['replicated']):,}, with a median AUROC of "
-        f"{words.number(best['median_confirmed'])} on unseen images; fewest with "
-        f"{other['pooling']} pooling{lowest}: {int(other['replicated']):,}."
-    )
-
-
 # --------------------------------------------------------------------------------------- the tables
 
 
@@ -186,7 +88,7 @@ def _detectors(results: Results) -> Table | None:
     every, n_classes = detector_table(results), len(results.store.classes)
     most = rows_per_class(n_classes)
     several = every[["layer", "pooling"]].drop_duplicates().shape[0] > 1
-    pointed = "pointing" in every
+    judged = "fires" in every
     rows = []
     for _, row in every.groupby("class", sort=True).head(most).iterrows():
         where = f" ({row['layer']}, {row['pooling']})" if several else ""
@@ -197,31 +99,20 @@ def _detectors(results: Results) -> Table | None:
             words.scored(row, "auroc_confirmed"),
             words.p_value(row["p_confirmed"]),
         ]
-        if pointed:
-            cells += [
-                _peak_in_box(row),
-                words.percent(row["pointing_picture_centre"]),
-                _FIRES.get(str(row.get("fires")), "–"),
-            ]
+        if judged:
+            cells.append(words.fires(row, "fires"))
         rows.append(cells)
     columns = ["Neuron", "Class", "AUROC when chosen", "AUROC on unseen", "Adjusted p on unseen"]
-    if pointed:
-        columns += ["Peak in a box", "Picture’s centre in a box", "Fires on the object?"]
+    if judged:
+        columns.append("Its map finds the object")
     return table(
         f"Confirmed detectors, at most {most} per class, in the order of selection",
         columns,
         rows,
-        (0, 1, len(columns) - 1) if pointed else (0, 1),
+        (0, 1, len(columns) - 1) if judged else (0, 1),
         total=len(every),
         file="detectors",
     )
-
-
-def _peak_in_box(row: pd.Series) -> str:
-    """How often the peak of a detector's map falls inside a box, and of how many images."""
-    if not math.isfinite(row["pointing"]):
-        return "–"
-    return f"{words.percent(row['pointing'])} of {int(row['pointing_n'])}"
 
 
 def _replication(results: Results) -> Table | None:
@@ -282,7 +173,7 @@ def _softmax_top_k(results: Results) -> Table | None:
                 words.name(row["class"]),
                 words.percent(row["share"]),
                 words.percent(row["share_rest"]),
-                f"{100 * row['difference']:+.0f}".replace("-", "−"),
+                words.signed(100 * row["difference"], 0),
                 "yes" if tuple(row[_KEY]) in known else "no",
             ]
         )
@@ -297,8 +188,9 @@ def _softmax_top_k(results: Results) -> Table | None:
 # -------------------------------------------------------------------------------------- the figures
 
 
-def _volcano(neurons: pd.DataFrame, selection: Selection) -> Figure | None:
-    if neurons["auroc"].notna().sum() == 0:
+def _volcano(results: Results) -> Figure | None:
+    neurons, selection, alt = results.neurons, results.selection, answers.volcano_points(results)
+    if alt is None:
         return None
     return Figure(
         partial(
@@ -307,26 +199,23 @@ def _volcano(neurons: pd.DataFrame, selection: Selection) -> Figure | None:
             alpha=selection.alpha,
             min_auroc=selection.min_auroc,
         ),
-        f"Volcano plot of {len(neurons)} pairs of class and neuron; "
-        f"{int(neurons['detector'].eq(True).sum())} are selected as detectors.",
+        str(alt),
         "Every neuron against every class, on train images: effect to the right, evidence upwards. "
         "A detector needs both; the dashed lines are the cut-offs.",
         "neuron_volcano",
     )
 
 
-def _confirmed(neurons: pd.DataFrame) -> Figure | None:
-    selected = selected_detectors(neurons)
-    selected = selected[selected["auroc_confirmed"].notna()]
-    if selected.empty:
+def _confirmed(results: Results) -> Figure | None:
+    selected, loss = selected_detectors(results.neurons), answers.loss(results)
+    if loss is None:
         return None
-    loss = float((selected["auroc"] - selected["auroc_confirmed"]).median())
+    selected = selected[selected["auroc_confirmed"].notna()]
     return Figure(
         partial(plots.neurons.selected_vs_confirmed, selected),
         f"AUROC at selection against AUROC on unseen images for {len(selected)} detectors.",
         "What selecting flatters (bars: 95 % intervals): a detector below the dashed line is "
-        "weaker on unseen images than where it was chosen. Median loss "
-        f"{words.number(loss, 3)} AUROC ({words.plural(len(selected), 'detector')}).",
+        f"weaker on unseen images than where it was chosen. {loss}",
         "detectors_selected_and_confirmed",
     )
 
@@ -407,13 +296,13 @@ def _ablation(details: DetectorDetails, mode: str) -> Figure | None:
     )
 
 
-def _card(card: NeuronCard, place: int) -> Figure:
+def _card(card: NeuronCard, place: int, unseen: str) -> Figure:
     return Figure(
         partial(plots.neuron_card, card),
         f"{card.title}: the images with the largest and the smallest activation, and the "
         "distribution over the classes.",
-        f"{card.title}. Images, histogram and relatives: images it was not chosen on. Above "
-        "each picture: class and activation; one scale of brightness for all.",
+        f"{card.title}. {unseen} Above each picture: class and activation; one scale of "
+        "brightness for all.",
         f"neuron_card_{place}",
         pictures=True,
     )

@@ -1,20 +1,30 @@
-"""Numbers and names in words. Names of classes and files are escaped here; the rest is ours."""
+"""Numbers and names in words, and claims: sentences that are made only where they hold.
+
+Names of classes and files are escaped here; the rest is ours. A claim is a function from results to
+the words, or to nothing; condition and words stand side by side in it. The decorator `claim` lists
+it in `CLAIMS` under its name, and a property test draws results at random and holds every claim of
+the list against the tables. What is always true (what an AUROC is) may stand in a template.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from featlab.plots.style import GRADIENT_METHOD_NAMES
 
 _LONGEST = 60
 _LISTED = 6
+LEAST_INSIDE = 0.7  # AUROC inside against outside of the boxes: the least of a clear "yes"
 _METHODS = {
     "detectors": "detectors combined",
     "best_detector": "best detector alone",
@@ -58,16 +68,23 @@ def number(value: Any, digits: int = 2) -> str:
 
 
 def signed(value: Any, digits: int = 2) -> str:
-    """A number with its sign."""
-    return f"+{number(value, digits)}" if value > 0 else number(value, digits)
+    """A number with its sign; none on what rounds to 0."""
+    text = number(value, digits)
+    return f"+{text}" if text[0] not in "–−" and re.search("[1-9]", text) else text
 
 
 def percent(value: Any) -> str:
-    """A share as a percentage; with a decimal where rounding would claim all or nothing."""
+    """A share as a percentage that claims all or nothing only where it is all or nothing."""
     if value is None or not math.isfinite(value):
         return "–"
-    edge = round(value, 2) in (0, 1) and value not in (0, 1)
-    return f"{100 * value:.{1 if edge else 0}f}\N{NO-BREAK SPACE}%"
+    share = 100 * value
+    if value in (0, 1) or 0.5 <= share < 99.5:
+        text = f"{share:.0f}"
+    elif share < 50:
+        text = f"{share:.1f}" if share >= 0.05 else "< 0.1"
+    else:
+        text = f"{share:.1f}" if share < 99.95 else "> 99.9"
+    return f"{text}\N{NO-BREAK SPACE}%"
 
 
 def interval(low: Any, high: Any, digits: int = 2) -> str:
@@ -77,10 +94,21 @@ def interval(low: Any, high: Any, digits: int = 2) -> str:
     return f"[{number(low, digits)},\N{NO-BREAK SPACE}{number(high, digits)}]"
 
 
-def scored(row: pd.Series, score: str, digits: int = 2) -> str:
+def score(value: Any, digits: int = 2) -> str:
+    """A score; one that is neither 0 nor 1 does not read so, but gets a decimal more."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    edge = round(value, digits) in (0, 1) and value not in (0, 1)
+    return number(value, digits + 1 if edge else digits)
+
+
+def scored(row: pd.Series, name: str, digits: int = 2) -> str:
     """A score and its interval."""
-    bounds = interval(row.get(f"{score}_low", math.nan), row.get(f"{score}_high", math.nan), digits)
-    return f"{number(row.get(score), digits)} {bounds}".strip()
+    low, high = (row.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
+    value = score(row.get(name), digits)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return value
+    return f"{value} [{score(low, digits)},\N{NO-BREAK SPACE}{score(high, digits)}]"
 
 
 def p_value(p: Any) -> str:
@@ -94,6 +122,12 @@ def p_value(p: Any) -> str:
     mantissa, exponent = f"{p:.0e}".split("e")
     power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{mantissa} × 10{power}"
+
+
+def with_intervals(table: pd.DataFrame, score: str) -> str:
+    """`, with 95 % intervals`, where any row has one."""
+    ends = table.get(f"{score}_low", pd.Series(dtype=float))
+    return ", with 95 % intervals" if ends.notna().any() else ""
 
 
 def plural(count: int, noun: str, many: str | None = None) -> str:
@@ -133,6 +167,22 @@ def method(identifier: object) -> str:
     return names.get(str(identifier), readable(identifier))
 
 
+def learns_from(row: pd.Series) -> str:
+    """What a method learns from, as a table shows it."""
+    if row["baseline"]:
+        return "baseline"
+    # What runs through the network asks a head for its gradient, and the head learnt from labels.
+    through = "image labels, through the network"
+    return through if row["supervision"] == "network" else str(row["supervision"])
+
+
+def counts(first: Any, second: Any) -> str:
+    """`12 / 3`; a dash where they are not known."""
+    if pd.isna(first) or pd.isna(second):
+        return "–"
+    return f"{int(first):,} / {int(second):,}"
+
+
 def box_head(identifier: object) -> str:
     """A box head in words."""
     return _BOX_HEADS.get(str(identifier), readable(identifier))
@@ -140,14 +190,26 @@ def box_head(identifier: object) -> str:
 
 def share(row: pd.Series, score: str) -> str:
     """A score and its interval in per cent."""
-    low, high = (percent(row[f"{score}_{end}"]) for end in ("low", "high"))
-    return f"{percent(row[score])} ({low} to {high})"
+    low, high = (row.get(f"{score}_{end}", math.nan) for end in ("low", "high"))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return percent(row[score])
+    return f"{percent(row[score])} ({percent(low)} to {percent(high)})"
+
+
+def fires(row: pd.Series, verdict: str = "verdict") -> str:
+    """Whether a detector's map finds the object: the verdict, graded by the size of the effect."""
+    shown = row.get(verdict)
+    if not isinstance(shown, str):
+        return "–"
+    if shown == "on the object":
+        return "yes" if row["auroc_inside"] >= LEAST_INSIDE else "weakly"
+    return {"beside the object": "no: beside the boxes"}.get(shown, shown)
 
 
 def difference(row: pd.Series, digits: int = 2) -> str:
     """A signed difference and its interval."""
     ends = interval(row["difference_low"], row["difference_high"], digits)
-    return f"{signed(row['difference'], digits)} {ends}"
+    return f"{signed(row['difference'], digits)} {ends}".strip()
 
 
 def provenance(value: Any) -> str:
@@ -164,3 +226,117 @@ def provenance(value: Any) -> str:
 def folder(images: pd.DataFrame) -> str:
     """Name of the folder that the pictures came from; empty where it is not known."""
     return PurePath(str(images.attrs.get("root", "")).replace("\\", "/")).name
+
+
+# ------------------------------------------------------------------------------------------ claims
+
+ALPHA = 0.05
+"""Largest adjusted p of a difference that is said to be there."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence or two that hold of the results at hand.
+
+    Attributes
+    ----------
+    text : str or Markup
+    verdict : str or Markup
+        The same in a few words; "" where there is none.
+    clear : bool
+        Whether the verdict is a clear yes.
+    name : str
+        Its name in `CLAIMS`.
+    """
+
+    text: str
+    verdict: str = ""
+    clear: bool = False
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __html__(self) -> Markup:
+        return escape(self.text)
+
+
+Makes = Callable[..., "Claim | None"]
+CLAIMS: dict[str, Makes] = {}
+"""Every claim of a report: name → ``Results -> Claim``, None where it does not hold."""
+COMPARISON_CLAIMS: dict[str, Makes] = {}
+"""Every claim of a comparison: name → ``Comparison -> Claim or None``."""
+
+
+def claim(
+    title: str, kept: dict[str, Makes] = CLAIMS
+) -> Callable[[Callable[[Any], str | Claim | None]], Makes]:
+    """List a function from results to words as a claim; what says nothing is None.
+
+    Parameters
+    ----------
+    title : str
+        As a reader of the list would look for it; no other claim has it.
+    kept : dict
+        `CLAIMS` or `COMPARISON_CLAIMS`.
+    """
+
+    def register(make: Callable[[Any], str | Claim | None]) -> Makes:
+        @wraps(make)
+        def made(results: Any) -> Claim | None:
+            text = make(results)
+            if not text:
+                return None
+            one = text if isinstance(text, Claim) else Claim(text)
+            return replace(one, name=title)
+
+        assert title not in kept, title
+        kept[title] = made
+        return made
+
+    return register
+
+
+def said(*claims: Claim | str | None) -> Markup:
+    """Claims one after the other, those that say nothing left out."""
+    return Markup(" ").join(escape(one) for one in claims if one)
+
+
+# ------------------------------------------------------------------- the one rule of a difference
+
+
+def standing(pair: Mapping[str, Any] | pd.Series) -> str:
+    """What a pair of scores of the same images shows: "ahead", "behind", "not shown", "unknown".
+
+    By the adjusted p of the paired test (exact McNemar, sign flips of groups) and by nothing else:
+    two intervals may overlap where the difference is sure.
+    """
+    p = pair.get("p_adjusted", math.nan)
+    if not math.isfinite(p):
+        return "unknown"
+    if p >= ALPHA or not pair["difference"]:
+        return "not shown"
+    return "ahead" if pair["difference"] > 0 else "behind"
+
+
+def points(pair: Mapping[str, Any] | pd.Series, digits: int = 0) -> str:
+    """`+9 percentage points (−2 to 21, adjusted p 0.12)`."""
+    value = f"{signed(100 * pair['difference'], digits)} percentage points"
+    notes = []
+    if math.isfinite(pair["difference_low"]) and math.isfinite(pair["difference_high"]):
+        low, high = (number(100 * pair[f"difference_{end}"], digits) for end in ("low", "high"))
+        notes.append(f"{low} to {high}")
+    if math.isfinite(pair.get("p_adjusted", math.nan)):
+        notes.append(f"adjusted p {p_value(pair['p_adjusted'])}")
+    return f"{value} ({', '.join(notes)})" if notes else value
+
+
+def turned(pair: Mapping[str, Any] | pd.Series) -> dict[str, Any]:
+    """The pair (a, b) as (b, a)."""
+    swapped = dict(pair)
+    swapped |= {"a": pair["b"], "b": pair["a"]}
+    swapped |= {"only_a": pair["only_b"], "only_b": pair["only_a"]}
+    swapped["difference"] = -pair["difference"]
+    swapped["difference_low"] = -pair["difference_high"]
+    swapped["difference_high"] = -pair["difference_low"]
+    return swapped

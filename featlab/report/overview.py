@@ -10,9 +10,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from featlab.arguments import confirmed_detectors
-from featlab.report import _data, _heads, _localisation, _neurons
+from featlab.report import _answers, _data, _heads
 from featlab.report import _words as words
-from featlab.report._elements import Answer, Options, Section, table
+from featlab.report._elements import Options, Section, table
+from featlab.report._words import Claim, claim
 from featlab.results.analysis import Results
 from featlab.results.images import Audit
 from featlab.system.files import plain
@@ -42,22 +43,33 @@ def overview(results: Results, options: Options) -> Section:
         "answers.html",
         facts={
             "checks": every,
-            "checks_verdict": verdict(every),
+            "checks_verdict": verdict(results),
             "answers": answered(results),
         },
     )
 
 
-def answered(results: Results) -> dict[str, Answer]:
+@claim("lead")
+def lead(results: Results) -> str:
+    """What the page is about, under its title."""
+    weights = str(results.store.provenance.get("weights", ""))
+    trained = "random" if weights.lower().startswith(("random", "none")) else "pretrained"
+    where = "" if _answers.scored(results) is None else ", and where in the picture they look"
+    return (
+        f"What a frozen, {trained} network knows about "
+        f"{words.plural(len(results.store.images), 'image')}, which of its neurons know it{where}."
+    )
+
+
+def answered(results: Results) -> dict[str, Claim]:
     """Question → answer."""
-    return {
-        "What is the data?": Answer(_data.answer(results)),
-        "What does the network give, and does it tell the classes apart?": Answer(
-            _heads.answer(results)
-        ),
-        "Which neurons detect the classes?": Answer(_neurons.answer(results)),
-        "Do their maps show where the object is?": _localisation.answer(results),
+    every = {
+        "What is the data?": _data.answer(results),
+        "What does the network give, and does it tell the classes apart?": _heads.answer(results),
+        "Which neurons detect the classes?": _answers.detectors_answer(results),
+        "Do their maps show where the object is?": _answers.maps_answer(results),
     }
+    return {question: one for question, one in every.items() if one is not None}
 
 
 def answers(results: Results) -> dict[str, str]:
@@ -85,7 +97,7 @@ def provenance(results: Results, options: Options) -> Section:
         "provenance",
         "Provenance and how to reproduce",
         "provenance.html",
-        facts={"command": results.command, "python_lines": python_lines(results)},
+        facts={"commands": commands(results), "python_lines": python_lines(results)},
         tables={
             "seconds": table("Time taken", ["Stage", "Seconds"], seconds),
             "provenance": _data.provenance_table(results, essentials=False),
@@ -108,8 +120,12 @@ def checks(audit: Audit) -> list[Check]:
     return sorted(every, key=lambda check: _WORST_FIRST.index(check.verdict))
 
 
-def verdict(every: list[Check]) -> str:
+@claim("checks of the set")
+def verdict(results: Results) -> str:
     """How many checks fail, warn and pass, in one sentence."""
+    every = [] if results.audit is None else checks(results.audit)
+    if not every:
+        return ""
     counts = {word: sum(check.verdict == word for check in every) for word in _WORST_FIRST}
     said = [
         f"{count} {one if count == 1 else many}"
@@ -122,16 +138,25 @@ def verdict(every: list[Check]) -> str:
 # ----------------------------------------------------------------------------------- the same again
 
 
+def commands(results: Results) -> list[str]:
+    """Every command that made something on the page, in the order of their work."""
+    every = [str(results.store.provenance.get("command", ""))]
+    if results.gradients is not None:
+        every.append(str(results.gradients.facts.get("command", "")))
+    if results.transfer is not None:
+        every.append(str(results.transfer.about.get("command", "")))
+    return [line for line in dict.fromkeys([*every, results.command]) if line]
+
+
 def python_lines(results: Results) -> str:
     """The Python that makes this page again: the pass of the network, then the analysis."""
     known = {key: str(value) for key, value in results.store.provenance.items()}
-    folder = words.folder(results.store.images) or "my_pictures"
     return "\n".join(
         [
             "from featlab import backbones, extract, images",
             "from featlab.pipeline import analyse, write_results",
             "",
-            f"table, boxes = images.index_images({folder!r})",
+            f"table, boxes = images.index_images({_index(results, known)})",
             f"backbone = backbones.load_backbone({_network(known)})",
             f'store = extract.extract_maps(table, backbone, "maps.h5", boxes=boxes{_pass(known)})',
             f"results = analyse(store{_analysis(results)})",
@@ -140,20 +165,38 @@ def python_lines(results: Results) -> str:
     )
 
 
+def _index(results: Results, known: dict[str, str]) -> str:
+    """The source and how it was read; where the store does not say, a skipped file does."""
+    images, given = results.store.images, json.loads(known.get("indexed", "{}"))
+    folder, source = words.folder(images) or "my_pictures", given.pop("source", "")
+    if images.attrs.get("skipped"):
+        given["on_error"] = "skip"
+    elif given.get("on_error") == "raise":  # as it is by itself
+        del given["on_error"]
+    place = f"{folder}/{source}" if source.lower().endswith(".csv") else folder
+    return ", ".join([repr(place), *(f"{name}={value!r}" for name, value in sorted(given.items()))])
+
+
 def _network(known: dict[str, str]) -> str:
-    arguments = [repr(known.get("backbone", "efficientnet_lite0"))]
-    weights = known.get("weights", "")
-    if weights.lower().startswith("random"):
+    name, weights = known.get("backbone", "efficientnet_lite0"), known.get("weights", "")
+    arguments = [repr(name)]
+    from_file = name.endswith((".keras", ".h5", ".hdf5"))
+    if from_file:
+        scaling = known.get("preprocessing", "").partition(":")[0]
+        arguments.append(f"preprocessing={scaling!r}")
+    elif weights.lower().startswith("random"):
         arguments.append("weights=None")
-    elif weights.endswith(".h5"):
+    elif weights.lower() not in ("", "imagenet"):
         arguments.append(f"weights={weights!r}")
     size = known.get("input_size", "").split(" x ")
-    if len(size) == 2:
+    if len(size) == 2 and not from_file:
         arguments.append(f"input_size=({size[0]}, {size[1]})")
     if "layers" in known:
         arguments.append(f"layers={json.loads(known['layers'])!r}")
     if known.get("output_stride", "").isdigit():
         arguments.append(f"output_stride={known['output_stride']}")
+    if known.get("precision", "float32") != "float32":
+        arguments.append(f"precision={known['precision']!r}")
     return ", ".join(arguments)
 
 
@@ -190,7 +233,7 @@ def summary(results: Results) -> dict[str, Any]:
     """
     store = results.store
     confirmed = confirmed_detectors(results.neurons)
-    scores = _localisation.scored(results)
+    scores = _answers.scored(results)
     rows = pd.DataFrame() if scores is None else scores.table
     return plain(
         {

@@ -22,14 +22,13 @@ from featlab.plots.style import FORMATS, save_figure
 from featlab.report import _words as words
 from featlab.report._data import data, network, set_overview
 from featlab.report._elements import Options, Section
-from featlab.report._gradients import gradients
 from featlab.report._heads import classification
 from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._localisation import localisation
 from featlab.report._methods import methods
 from featlab.report._neurons import detectors
-from featlab.report._transfer import transfer
-from featlab.report.overview import overview, provenance, summary
+from featlab.report._reruns import gradients, transfer
+from featlab.report.overview import lead, overview, provenance, summary
 from featlab.results.analysis import Results
 from featlab.system.files import write_table, write_whole
 
@@ -280,8 +279,7 @@ def _render(results: Results, options: Options) -> str:
             words.name(words.folder(images) or "an image folder"),
             str(known.get("backbone", "a frozen network")),
         ),
-        lead=f"What a frozen, pretrained network knows about {len(images):,} images,\n  which of "
-        "its neurons know it, and where in the picture they look.",
+        lead=lead(results),
         version=str(known.get("featlab_version", "")),
         data="",
     )

@@ -1,0 +1,378 @@
+"""The claims on detectors and on their maps: what neurons tell, and where the object is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from featlab.arguments import confirmed_detectors, selected_detectors
+from featlab.report import _words as words
+from featlab.report._words import Claim, claim, points, standing
+from featlab.results.analysis import Results
+from featlab.results.localisation import Localisation
+
+_BY_DETECTORS = ("detectors", "best_detector", "signed_detectors", "contrast")
+_VERDICTS = {
+    "ahead": "Yes, better than the best baseline",
+    "behind": "No, worse than the best baseline",
+    "not shown": "Not shown to be better than the best baseline",
+    "unknown": "Not compared with a baseline",
+}
+
+# ------------------------------------------------------------------------------ which neurons tell
+
+
+@claim("detectors")
+def detectors_answer(results: Results) -> Markup:
+    """Which neurons detect the classes."""
+    every, confirmed = results.neurons, confirmed_detectors(results.neurons)
+    total = every[["layer", "neuron"]].drop_duplicates().shape[0]
+    if confirmed.empty:
+        return _none_is_active(every)
+    neurons = confirmed[["layer", "neuron"]].drop_duplicates().shape[0]
+    leaders = [
+        Markup("neuron {} for {} (AUROC {})").format(
+            row["neuron"], words.name(row["class"]), words.scored(row, "auroc_confirmed")
+        )
+        for _, row in confirmed.drop_duplicates("class").nlargest(3, "auroc").iterrows()
+    ]
+    without = [c for c in results.store.classes if c not in set(confirmed["class"])]
+    text = Markup(
+        "{} of {} active for a class and confirmed as such on images that they were not chosen "
+        "on; in the lead {}."
+    ).format(
+        f"{neurons:,}",
+        words.plural(total, "neuron is", "neurons are"),
+        Markup(", ").join(leaders),
+    )
+    if without:
+        text += Markup(" No neuron is for {}.").format(words.listed(without))
+    return text
+
+
+def _none_is_active(every: pd.DataFrame) -> Markup:
+    """What is left to say where no active detector was confirmed."""
+    silent = confirmed_detectors(every, silent=True)
+    if len(silent):
+        lead = silent.iloc[int((silent["auroc"] - 0.5).abs().argmax())]
+        return Markup(
+            "No neuron is shown to by being active; {} by being silent, in the lead neuron {} for "
+            "{} (AUROC {})."
+        ).format(
+            words.plural(
+                silent[["layer", "neuron"]].drop_duplicates().shape[0],
+                "neuron is confirmed to",
+                "neurons are confirmed to",
+            ),
+            lead["neuron"], words.name(lead["class"]), words.scored(lead, "auroc_confirmed"),
+        )  # fmt: skip
+    selected = len(selected_detectors(every, silent=True))
+    if not selected:
+        return Markup("No neuron is shown to: none was selected on the train images.")
+    return Markup(
+        "No neuron is shown to: of {} selected on the train images, none held on other images."
+    ).format(words.plural(selected, "pair of class and neuron", "pairs of class and neuron"))
+
+
+@claim("detector counts")
+def counts(results: Results) -> str:
+    selected = selected_detectors(results.neurons)
+    held = int(selected["replicated"].eq(True).sum())
+    return (
+        f"{words.plural(len(selected), 'pair', 'pairs')} of class and active neuron selected, "
+        f"{held:,} confirmed."
+    )
+
+
+@claim("explored")
+def explored(results: Results) -> str:
+    """What the neuron explorer is about."""
+    rows = results.neurons[["layer", "pooling"]].drop_duplicates()
+    where = [f"layer {row['layer']}, {row['pooling']} pooling" for _, row in rows.iterrows()]
+    return f"Every neuron against every class ({'; '.join(where)})."
+
+
+@claim("shuffled labels")
+def shuffled(results: Results) -> str:
+    """What the procedure finds where there is nothing."""
+    nulls = None if results.detector_details is None else results.detector_details.nulls
+    if nulls is None or not len(nulls):
+        return ""
+    largest = int(nulls["replicated"].max())
+    most = f"at most {words.plural(largest, 'pair')}" if largest else "no pair"
+    sets = words.plural(len(nulls), "set")
+    return f"On {sets} of shuffled labels the same procedure confirmed {most} of class and neuron."
+
+
+@claim("detector clusters")
+def clustered(results: Results) -> str:
+    """Which detectors say the same."""
+    details = results.detector_details
+    if details is None or details.clusters is None or len(details.clusters) < 2:
+        return ""
+    clusters = details.clusters
+    n = int(clusters.groupby("class")["cluster"].nunique().sum())
+    alike = (
+        "rise and fall alike from image to image of a class (rank correlation of "
+        f"{details.cluster_correlation:g} on average)"
+    )
+    if n == len(clusters):
+        return f"No two of the {n:,} confirmed detectors {alike}."
+    return (
+        f"Put together where they {alike}, the {len(clusters):,} confirmed detectors form "
+        f"{words.plural(n, 'cluster')}."
+    )
+
+
+@claim("omnibus")
+def differing(results: Results) -> str:
+    """How many neurons differ between any classes."""
+    omnibus = None if results.detector_details is None else results.detector_details.omnibus
+    if omnibus is None or not omnibus["p"].notna().any():
+        return ""
+    return (
+        f"Whichever the class, {int(omnibus['reject'].eq(True).sum()):,} of "
+        f"{words.plural(int(omnibus['p'].notna().sum()), 'neuron')} that fire differ between "
+        "the classes on the confirm images (Kruskal-Wallis, corrected)."
+    )
+
+
+@claim("detectors needed")
+def needed(results: Results) -> str:
+    """Whether the head needs its detectors."""
+    ablation = None if results.detector_details is None else results.detector_details.ablation
+    if ablation is None or ablation.empty:
+        return ""
+    last = ablation[ablation["mode"] == "ablate"]
+    last = last[last["k"] == last["k"].max()].set_index("kind")
+    accuracy: Any = last["accuracy"]
+    return (
+        f"Without its {int(last['k'].iloc[0])} best detectors the logistic head gets "
+        f"{words.percent(accuracy['detectors'])} of the test images right, without as many "
+        f"random neurons of like variance {words.percent(accuracy['random'])}."
+    )
+
+
+@claim("fewest detectors")
+def fewest(results: Results) -> str:
+    """How few are within one standard error of the best, and what that costs on test images."""
+    few = None if results.detector_details is None else results.detector_details.smallest
+    if few is None or not math.isfinite(few.accuracy):
+        return ""
+    most, k = int(few.curve["k"].max()), len(few.neurons)
+    scores = pd.Series({"a": few.accuracy, "a_low": few.accuracy_low, "a_high": few.accuracy_high})
+    text = (
+        f"A logistic regression on {words.plural(k, 'detector')}, the fewest within one standard "
+        "error of the best number on folds of train, gets "
+        f"{words.share(scores, 'a')} of {words.plural(few.n, 'test image')} right"
+    )
+    return text + (f"; on all {most:,}, {words.percent(few.accuracy_all)}." if k < most else ".")
+
+
+@claim("best pooling")
+def best_pooling(results: Results) -> str:
+    """Which layer and pooling tell the classes best, by what was confirmed."""
+    if results.detector_details is None:
+        return ""
+    poolings = results.detector_details.poolings
+    counts = poolings["replicated"].astype(int)
+    if len(poolings) < 2 or counts.min() == counts.max():
+        return ""
+    most, fewest = (
+        " and ".join(f"{r['pooling']} pooling of layer {r['layer']}" for _, r in rows.iterrows())
+        for rows in (poolings[counts == counts.max()], poolings[counts == counts.min()])
+    )
+    return (
+        f"Most detectors were confirmed with {most}: {counts.max():,}; fewest with {fewest}: "
+        f"{counts.min():,}."
+    )
+
+
+@claim("volcano")
+def volcano_points(results: Results) -> str:
+    neurons = results.neurons
+    if neurons["auroc"].notna().sum() == 0:
+        return ""
+    both, active = (len(selected_detectors(neurons, silent=silent)) for silent in (True, False))
+    return (
+        f"Volcano plot of {words.plural(len(neurons), 'pair')} of class and neuron; {active:,} are "
+        f"selected as active and {both - active:,} as silent detectors."
+    )
+
+
+@claim("what selecting flatters")
+def loss(results: Results) -> str:
+    selected = selected_detectors(results.neurons)
+    gaps = (selected["auroc"] - selected["auroc_confirmed"]).dropna()
+    if gaps.empty:
+        return ""
+    loss = float(gaps.median())
+    kind = "loss" if loss >= 0 else "gain"
+    return (
+        f"Median {kind} {words.number(abs(loss), 3)} AUROC ({words.plural(len(gaps), 'detector')})."
+    )
+
+
+@claim("cards of unseen images")
+def unseen_cards(results: Results) -> str:
+    """That a card's images are none that its neuron was chosen on."""
+    rows = [card_rows for card in results.cards for card_rows in (card.best, card.worst)]
+    sides = results.split.to_numpy(str)
+    if not rows or any((sides[part["row"].to_numpy(int)] == "train").any() for part in rows):
+        return ""
+    return "Images, histogram and relatives: images it was not chosen on."
+
+
+# ----------------------------------------------------------------------------- where the object is
+
+
+def scored(results: Results) -> Localisation | None:
+    """The scores of the heat maps; None where no image could be scored."""
+    scores = results.localisation
+    return None if scores is None or scores.table.empty else scores
+
+
+@claim("where the object is")
+def maps_answer(results: Results) -> Claim:
+    """Whether the detectors' maps find the object, and what else does."""
+    scores = scored(results)
+    if scores is None:
+        nothing = "Without boxes on test images nothing can be said."
+        return Claim(nothing, "No boxes on test images, so not measured")
+    own = replace(scores, table=scores.table[scores.table["method"].isin(_BY_DETECTORS)])
+    best, rival = own.best(), scores.best(baseline=True)
+    sentences = [_found(scores, rival)]
+    shown = "unknown"
+    if best is not None and rival is not None:
+        pair = _pair(results, best["method"], rival["method"])
+        shown = "unknown" if pair is None else standing(pair)
+        if pair is not None:
+            sentences.append(
+                f"Image by image “{words.method(best['method'])}”{_picked_on(own.table)} lies at "
+                f"{points(pair)} against that baseline."
+            )
+    sentences += [_firing(results), _others(scores)]
+    verdict = "No confirmed detector has a map to ask" if best is None else _VERDICTS[shown]
+    return Claim(" ".join(filter(None, sentences)), verdict, shown == "ahead")
+
+
+def _found(scores: Localisation, rival: pd.Series | None) -> str:
+    """How often the detectors' maps find the box, and the best baseline."""
+    rows: Any = scores.table.set_index("method")
+    n = words.plural(int(scores.table["n"].max()), "test image")
+    parts = [
+        f"by {who} in {words.share(rows.loc[name], 'box_accuracy')}"
+        for name, who in (
+            ("detectors", "the detectors combined"),
+            ("best_detector", "the best of each class alone"),
+        )
+        if name in rows.index and math.isfinite(rows.loc[name, "box_accuracy"])
+    ]
+    if rival is not None:
+        share = words.share(rival, "box_accuracy")
+        parts.append(f"by the best baseline, “{words.method(rival['method'])}”, in {share}")
+    return f"Of {n} the box (IoU ≥ 0.5) is found {'; '.join(parts)}." if parts else ""
+
+
+def _firing(results: Results) -> str:
+    """How many of the confirmed detectors fire on the object, each by its own map."""
+    units = results.units
+    if units is None or units.empty:
+        return ""
+    graded = [words.fires(row) for _, row in units.iterrows()]
+    clearly, weakly = graded.count("yes"), graded.count("weakly")
+    judged = words.plural(len(units), "confirmed detector")
+    return f"Of {judged} judged alone {clearly} fire on the object clearly, {weakly} weakly."
+
+
+def _others(scores: Localisation) -> str:
+    """What else finds the object: from labels alone, and taught with boxes."""
+    ours = scores.table["method"].isin(_BY_DETECTORS)
+    rest = replace(scores, table=scores.table[~ours])
+    parts = []
+    for supervision, how in (("image labels", "from labels alone"), ("boxes", "taught with boxes")):
+        row = rest.best(supervision=supervision)
+        if row is not None:
+            share = words.share(row, "box_accuracy")
+            parts.append(f"“{words.method(row['method'])}” {how} in {share}")
+    return f"Other methods find it, {'; '.join(parts)}." if parts else ""
+
+
+def _picked_on(rows: pd.DataFrame) -> str:
+    """On which images the better of several was picked."""
+    if len(rows) < 2:
+        return ""
+    known = rows.get("box_accuracy_confirm")
+    if known is not None and known.notna().any():
+        return ", the best of these on the images that set the thresholds,"
+    return ", the best of these on the test images themselves, which flatters it,"
+
+
+def _pair(results: Results, method: str, against: str) -> pd.Series | None:
+    """One method less another on the same images; None where they were not compared."""
+    if results.box_details is None:
+        return None
+    pairs = results.box_details.pairs
+    rows = pairs[pairs["method"].eq(method) & pairs["against"].eq(against)]
+    return rows.iloc[0] if len(rows) else None
+
+
+@claim("detectors' own maps")
+def units_answer(results: Results) -> Markup:
+    """Whether single detectors fire on the object: *does this neuron's map allow localisation?*"""
+    units = results.units
+    if units is None or units.empty:
+        return Markup("")
+    graded = pd.Series([words.fires(row) for _, row in units.iterrows()]).value_counts()
+    kind = Markup("“{}” ").format(words.name(results.box_kind)) if results.box_kind else ""
+    rest = [f"for {n} “{shown}”" for shown, n in graded.items() if shown not in ("yes", "weakly")]
+    text = Markup(
+        "Of {} judged on images of their class, {} fire on the object clearly (significantly, and "
+        "with an AUROC inside against outside of the {}boxes of at least {}) and {} weakly{}."
+    ).format(
+        words.plural(len(units), "confirmed detector"),
+        graded.get("yes", 0),
+        kind,
+        words.LEAST_INSIDE,
+        graded.get("weakly", 0),
+        "".join(f"; {one}" for one in rest),
+    )
+    return text + _peaks(results)
+
+
+def _peaks(results: Results) -> str:
+    """How many peaks do better than pointing at the picture's own centre."""
+    pointing = results.pointing
+    if pointing is None or not pointing["pointing"].notna().any():
+        return ""
+    known = pointing[pointing["pointing"].notna()]
+    more = int((known["pointing"] > known["picture_centre"]).sum())
+    return (
+        f" The peak of {more:,} of {words.plural(len(known), 'detector')} lies in a box more often "
+        "than the picture's own centre does."
+    )
+
+
+@claim("box kind")
+def kind_answer(results: Results) -> Markup:
+    """Which boxes are the truth."""
+    if scored(results) is None or not results.box_kind:
+        return Markup("")
+    return Markup("Scored against boxes of kind “{}”.").format(words.name(results.box_kind))
+
+
+@claim("thresholds")
+def thresholds(results: Results) -> str:
+    """Where the thresholds of the heat maps come from."""
+    scores = scored(results)
+    if scores is None or scores.table["threshold"].isna().all():
+        return ""
+    count = scores.parameters.get("n_threshold_images", 0)
+    if not count:
+        return "thresholds fixed beforehand"
+    sides = str(scores.parameters.get("threshold_from", "other")).replace("+", "and")
+    return f"thresholds chosen on {count:,} {sides} {'image' if count == 1 else 'images'}"

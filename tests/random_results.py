@@ -1,0 +1,424 @@
+"""Results at random, whose tables agree with each other: whatever a page may have to tell of.
+
+Small sets, one image, sides without images, torn groups, ties, scores of 0 and 1, identical
+methods, silent detectors only, empty tables, intervals that are not known.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from fake_results import PROVENANCE
+from fake_store import FakeStore
+from hypothesis import strategies as st
+
+from featlab.heads import compare_heads
+from featlab.pipeline.detectors import box_pairs
+from featlab.results.analysis import (
+    BoxDetails,
+    DetectorDetails,
+    HeadDetails,
+    Results,
+    Selection,
+    SetOverview,
+)
+from featlab.results.comparison import Comparison
+from featlab.results.heads import HeadResults, SmallestSet
+from featlab.results.localisation import FittedMethods, Localisation
+from featlab.results.networks import Transfer
+from featlab.results.pictures import Samples
+
+METHODS = {
+    "detectors": "image labels",
+    "best_detector": "image labels",
+    "cam": "image labels",
+    "sum": "image labels",
+    "cell_boxes": "boxes",
+    "random_neuron": "none",
+    "centre_gaussian": "none",
+    "mean_box": "none",
+}
+VERDICTS = ["on the object", "not shown", "beside the object", "not judged"]
+SIDES = np.array(["train", "confirm", "test"])
+
+
+class Maker:
+    """Draws of one example, with ties and ends of the scale in plenty."""
+
+    def __init__(self, draw: Any) -> None:
+        self.rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        self.grid = draw(st.sampled_from([1, 2, 5, 1000]))
+
+    def chance(self, p: float = 0.5) -> bool:
+        return bool(self.rng.random() < p)
+
+    def shares(self, n: int) -> np.ndarray:
+        """Numbers of 0 to 1 on a grid, the ends among them."""
+        return self.rng.integers(0, self.grid + 1, n) / self.grid
+
+    def whole(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high + 1))
+
+    def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Around the values, or unknown."""
+        low, high = (np.clip(values + sign * self.rng.random(len(values)) / 3, 0, 1)
+                     for sign in (-1, 1))  # fmt: skip
+        unknown = self.rng.random(len(values)) < (1 if self.chance(0.2) else 0.1)
+        return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+
+    def scored(self, name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+        low, high = self.interval(values)
+        return {name: values, f"{name}_low": low, f"{name}_high": high}
+
+
+@st.composite
+def results(draw: Any) -> Results:
+    """A whole analysis."""
+    make = Maker(draw)
+    store, split = _store(make)
+    heads = _heads(make, store, split)
+    neurons = _neurons(make, store)
+    localisation = _localisation(make, store, split)
+    groups = store.images["group"].to_numpy(str)
+    pairs = None if localisation is None else box_pairs(localisation, groups, 0)
+    box_heads = _box_heads(make) if make.chance() else None
+    confirmed = neurons[neurons["replicated"]]
+    return Results(
+        store=store,  # type: ignore[arg-type]
+        split=split,
+        heads=heads,
+        neurons=neurons,
+        selection=Selection(
+            n_tests=len(neurons),
+            n_confirm_tests=int(neurons["detector"].sum()),
+            unit=str(make.rng.choice(["images", "whole groups", "images within groups"])),
+        ),
+        localisation=localisation,
+        pointing=_pointing(make, confirmed) if localisation is not None and make.chance() else None,
+        units=_units(make, confirmed) if make.chance() else None,
+        boxed_test_images=make.whole(0, 50),
+        box_kind=str(make.rng.choice(["head", "a <b>"])) if make.chance() else None,
+        samples=_samples(make) if make.chance() else None,
+        detector_details=_details(make, neurons) if make.chance(0.8) else None,
+        audit=_audit(make) if make.chance() else None,  # type: ignore[arg-type]
+        head_details=_head_details(make, heads) if make.chance(0.8) else None,
+        box_details=None if pairs is None else BoxDetails(_statistics(make), box_heads, pairs),
+        set_overview=_glance(make, store, split) if make.chance() else None,
+        gradients=_gradients(make) if make.chance(0.3) else None,  # type: ignore[arg-type]
+        transfer=_transfer(make) if make.chance(0.3) else None,
+        cards=_cards(make, len(store)),  # type: ignore[arg-type]
+    )
+
+
+def _store(make: Maker) -> tuple[FakeStore, pd.Series]:
+    n, k = make.whole(1, 40), make.whole(1, 9)
+    labels = np.array([f"class {i % k}" for i in range(n)])
+    side = make.whole(1, 3)
+    groups = {
+        1: np.full(n, ""),
+        2: np.array([f"g{i}" for i in range(n)]),
+        3: np.array([f"g{i % make.whole(1, 4)}" for i in range(n)]),
+    }[side]
+    images = pd.DataFrame(
+        {
+            "path": [f"{i}.jpg" for i in range(n)], "label": labels, "group": groups,
+            "width": make.rng.integers(9, 9 + make.grid, n),
+            "height": make.rng.integers(9, 9 + make.grid, n),
+        }
+    )  # fmt: skip
+    images.attrs |= {"root": "/pictures", "skipped": []}
+    boxed = np.flatnonzero(make.rng.random(n) < make.shares(1)[0])
+    boxes = pd.DataFrame({"image": boxed, "kind": "whole", "label": labels[boxed]})
+    boxes = boxes.assign(xmin=0.0, ymin=0.0, xmax=5.0, ymax=5.0)
+    known = PROVENANCE | ({"weights": "random"} if make.chance(0.2) else {})
+    maps = np.zeros((n, 3, 4, 5), np.float32)
+    store = FakeStore(images, boxes, maps, provenance=known)
+    sides = SIDES[make.rng.choice(3, n, p=make.rng.dirichlet(np.ones(3)))]
+    if side == 3 and make.chance():  # whole groups on one side
+        of_group = dict(zip(np.unique(groups), make.rng.choice(SIDES, n), strict=False))
+        sides = np.array([of_group[group] for group in groups])
+    return store, pd.Series(sides, name="split")
+
+
+def _heads(make: Maker, store: FakeStore, split: pd.Series) -> HeadResults:
+    test = np.flatnonzero(split == "test")
+    labels = store.images["label"].to_numpy(str)[test]
+    names = ["dummy", "colour_histogram", "logistic", "mlp"]
+    names = [name for name in names if make.chance(0.85)] or ["logistic"]
+    predictions = []
+    for name in names:
+        right = make.rng.random(len(test)) < make.shares(1)[0]
+        predicted = np.where(right, labels, "another")
+        predictions.append(
+            pd.DataFrame(
+                {
+                    "head": name, "row": test, "label": labels, "predicted": predicted,
+                    "correct": predicted == labels,
+                }
+            )
+        )  # fmt: skip
+    every = pd.concat(predictions, ignore_index=True)
+    accuracy = np.array([rows["correct"].mean() if len(rows) else np.nan for rows in predictions])
+    table = pd.DataFrame({"head": names, "n": len(test), **make.scored("accuracy", accuracy)})
+    folds = ["C=1 (5 folds)", ""][make.whole(0, 1)]
+    table = table.assign(
+        n_train=int((split == "train").sum()),
+        parameters=folds,
+        interval=str(make.rng.choice(["wilson", "cluster bootstrap (3 groups)", ""])),
+    )
+    codes = store.images["group"].to_numpy(str)[test]
+    _, clusters = np.unique(codes, return_inverse=True)
+    shared = len(set(codes) - {""}) and len(set(codes)) < len(codes)
+    return HeadResults(
+        table, every, dict.fromkeys(names), store.classes,  # type: ignore[arg-type]
+        clusters if shared else None,
+    )  # fmt: skip
+
+
+def _head_details(make: Maker, heads: HeadResults) -> HeadDetails:
+    scored = len(heads.predictions) and len(heads.models) > 1
+    pairs = compare_heads(heads, n_boot=50) if scored else pd.DataFrame()
+    sizes = np.unique(make.rng.integers(1, 50, make.whole(1, 4)))
+    learning = pd.DataFrame({"size": sizes, "n_repeats": make.rng.integers(1, 3, len(sizes))})
+    return HeadDetails("logistic", pairs, None, learning)  # type: ignore[arg-type]
+
+
+def _neurons(make: Maker, store: FakeStore) -> pd.DataFrame:
+    layers, c = [["top"], ["low", "top"]][make.whole(0, 1)], make.whole(1, 6)
+    names = store.classes
+    table = pd.DataFrame(
+        [(layer, "mean", name, j) for layer in layers for name in names for j in range(c)],
+        columns=["layer", "pooling", "class", "neuron"],
+    )
+    n = len(table)
+    table["auroc"] = np.where(make.rng.random(n) < 0.1, np.nan, make.shares(n))
+    table["p"] = make.rng.random(n)
+    table["rank"] = np.arange(n)
+    table["direction"] = np.where(table["auroc"] < 0.5, "silent", "active")
+    if make.chance(0.2):
+        table["direction"] = "silent"
+    known = table["auroc"].notna()
+    table["detector"] = known & (make.rng.random(n) < make.shares(1)[0])
+    table["replicated"] = table["detector"] & (make.rng.random(n) < make.shares(1)[0])
+    for name, values in make.scored("auroc_confirmed", make.shares(n)).items():
+        table[name] = np.where(table["detector"], values, np.nan)
+    return table
+
+
+def _details(make: Maker, neurons: pd.DataFrame) -> DetectorDetails:
+    poolings = pd.DataFrame({"layer": ["top", "top", "low"], "pooling": ["mean", "max", "mean"]})
+    poolings = poolings.head(make.whole(1, 3)).assign(median_confirmed=0.8)
+    poolings["replicated"] = make.rng.integers(0, 3, len(poolings))
+    confirmed = neurons[neurons["replicated"] & neurons["direction"].eq("active")]
+    clusters = confirmed[["class"]].assign(cluster=make.rng.integers(1, 4, len(confirmed)))
+    ablation = None
+    if make.chance():
+        k = make.whole(1, 9)
+        ablation = pd.DataFrame({"mode": "ablate", "kind": ["detectors", "random"], "k": k})
+        ablation["accuracy"] = make.shares(2)
+    p = make.rng.random(7)
+    omnibus = pd.DataFrame({"p": p, "reject": p < 0.3})
+    if make.chance():
+        omnibus["p"] = np.nan
+    return DetectorDetails(
+        poolings=poolings,
+        replication=pd.DataFrame(),
+        clusters=clusters if make.chance() else None,
+        nulls=pd.DataFrame({"replicated": make.rng.integers(0, 4, make.whole(0, 4))}),
+        ablation=ablation,
+        smallest=_smallest(make) if make.chance() else None,
+        omnibus=omnibus if make.chance() else None,
+    )
+
+
+def _smallest(make: Maker) -> SmallestSet:
+    most = make.whole(1, 39)
+    accuracy, every = make.shares(2)
+    low, high = make.interval(np.array([accuracy]))
+    return SmallestSet(
+        list(range(make.whole(1, most))), pd.DataFrame({"k": np.arange(1, most + 1)}),
+        float(accuracy), float(low[0]), float(high[0]), float(every), make.whole(1, 30),
+    )  # fmt: skip
+
+
+def _localisation(make: Maker, store: FakeStore, split: pd.Series) -> Localisation | None:
+    boxed = np.isin(np.arange(len(store)), store.boxes["image"])
+    rows = np.flatnonzero(boxed & (split == "test").to_numpy())
+    if not len(rows):
+        return None
+    methods = {name: kind for name, kind in METHODS.items() if make.chance(0.8)}
+    methods = methods or {"cam": "image labels"}
+    table, per_image = [], []
+    same = make.rng.random(len(rows)) < 0.5
+    for name, supervision in methods.items():
+        hits = same if make.chance(0.2) else make.rng.random(len(rows)) < make.shares(1)[0]
+        hits = hits.astype(float) if name != "random_neuron" else make.rng.random(len(rows))
+        row = {"method": name, "supervision": supervision, "baseline": supervision == "none"}
+        row |= {"n": len(rows), "threshold": make.shares(1)[0], "box_accuracy": hits.mean()}
+        low, high = make.interval(hits[:1] * 0 + hits.mean())
+        row |= {"box_accuracy_low": low[0], "box_accuracy_high": high[0], "mean_iou": 0.5}
+        row |= {"mean_iou_low": low[0], "mean_iou_high": high[0], "centre_in_box": 0.7}
+        row |= {"centre_in_box_low": low[0], "centre_in_box_high": high[0]}
+        row["box_accuracy_confirm"] = make.shares(1)[0]
+        table.append(row)
+        per_image.append(pd.DataFrame({"method": name, "row": rows, "hit": hits}))
+    scores = pd.DataFrame(table)
+    if make.chance(0.2):
+        scores["box_accuracy_confirm"] = np.nan
+    if make.chance(0.1):
+        scores["threshold"] = np.nan
+    draws = {(name, "box_accuracy"): make.rng.random(20) for name in methods}
+    parameters = {
+        "n_groups": make.whole(1, len(rows)),
+        "n_threshold_images": make.whole(0, 9),
+        "threshold_from": "train + confirm",
+        "classes_without_detectors": ["class 0"] * make.whole(0, 2),
+        "left_out": {"mlp_cam": "it is not fitted"} if make.chance(0.2) else {},
+    }
+    return Localisation(
+        scores, pd.concat(per_image, ignore_index=True), FittedMethods({}, {}),
+        draws=pd.DataFrame(draws), parameters=parameters,
+    )  # fmt: skip
+
+
+def _box_heads(make: Maker) -> pd.DataFrame:
+    heads = pd.DataFrame({"head": ["cascade", "mean_box"], "baseline": [False, True]})
+    scores = make.scored("mean_iou", make.shares(2)) | make.scored("box_accuracy", make.shares(2))
+    return heads.assign(**scores, centre_in_box=0.5, n_fit=make.whole(30, 99), n=make.whole(1, 9))
+
+
+def _statistics(make: Maker) -> pd.DataFrame:
+    return pd.DataFrame({"area": make.shares(make.whole(1, 6))})
+
+
+def _units(make: Maker, confirmed: pd.DataFrame) -> pd.DataFrame:
+    units = confirmed[["layer", "class", "neuron"]].reset_index(drop=True)
+    verdicts = make.rng.choice(VERDICTS, len(units))
+    return units.assign(verdict=verdicts, auroc_inside=make.shares(len(units)))
+
+
+def _pointing(make: Maker, confirmed: pd.DataFrame) -> pd.DataFrame:
+    n = len(confirmed)
+    shares = np.where(make.rng.random(n) < 0.2, np.nan, make.shares(n))
+    rows = confirmed[["layer", "class", "neuron"]].reset_index(drop=True)
+    return rows.assign(n=5, pointing=shares, picture_centre=make.shares(n))
+
+
+def _samples(make: Maker) -> Samples:
+    n = make.whole(0, 3)
+    boxes = [np.zeros((make.whole(0, 1), 4)) for _ in range(n)]
+    return Samples([None] * n, ["class 0"] * n, boxes)
+
+
+def _audit(make: Maker) -> SimpleNamespace:
+    verdicts = make.rng.choice(["pass", "warn", "fail", "not done"], make.whole(0, 6))
+    rows = pd.DataFrame({"check": "a_check", "verdict": verdicts, "finding": "x", "n": 1})
+    return SimpleNamespace(summary=rows)
+
+
+def _glance(make: Maker, store: FakeStore, split: pd.Series) -> SetOverview:
+    n = len(store)
+    table = pd.DataFrame({"chance": make.shares(2), "n": [1, n]})
+    separation = SimpleNamespace(
+        table=table, k=10, n=n + 1, neighbour_agreement=make.shares(1)[0], silhouette=0.3
+    )
+    m = make.whole(1, n)
+    coordinates = pd.DataFrame({"tsne_1": np.zeros(m)})
+    plane: Any = _Plane(coordinates)
+    wrong = pd.DataFrame({"row": np.arange(make.whole(0, 3))})
+    wrong = wrong.assign(
+        share_true=make.shares(len(wrong)), share_predicted=make.shares(len(wrong))
+    )
+    overview: Any = SimpleNamespace(
+        separation=separation, embedding=plane, misclassified=wrong if make.chance(0.8) else None
+    )
+    plane.parameters = {"n": n}
+    return SetOverview(overview, {})
+
+
+class _Plane:
+    perplexity, trustworthiness = 30.0, {"tsne": 0.9}
+    parameters: dict[str, int]
+
+    def __init__(self, coordinates: pd.DataFrame) -> None:
+        self.coordinates = coordinates
+
+    def __len__(self) -> int:
+        return len(self.coordinates)
+
+
+def _gradients(make: Maker) -> SimpleNamespace:
+    names = ["dam_original", "grad_cam", "cam", "centre_gaussian"]
+    table = pd.DataFrame({"method": names, "n": 60, "seconds_per_image": 0.1})
+    table["supervision"] = ["network", "network", "image labels", "none"]
+    for column in ("box_accuracy", "centre_in_box", "picture_centre_in_box"):
+        table[column] = make.shares(4)
+    table["box_accuracy_confirm"] = np.where(make.chance(), make.shares(4), np.nan)
+    kept = table[make.rng.random(4) < 0.8]
+    stages = make.whole(1, 4)
+    sanity = pd.DataFrame(
+        [(rule, stage, *make.rng.normal(size=2)) for rule in ("guided", "plain")
+         for stage in range(stages) for _ in range(2)],
+        columns=["rule", "stage", "spearman", "spearman_absolute"],
+    )  # fmt: skip
+    facts = {"guided_refused": "" if make.chance() else "there is none.", "n_patched": 7}
+    return SimpleNamespace(localisation=kept, sanity=sanity, facts=facts)
+
+
+def _transfer(make: Maker) -> Transfer:
+    rows = pd.DataFrame({"name": ["frozen", "thawed", "logistic"], "seconds": [9.0, 90.0, 0.5]})
+    rows["accuracy"] = make.shares(3)
+    rows["difference"] = rows["accuracy"] - rows["accuracy"].iloc[2]
+    rows["difference_low"], rows["difference_high"] = -0.2, 0.3
+    rows["p"] = np.where(make.chance(0.2), np.nan, make.rng.random(3) ** 4)
+    rows.loc[rows["difference"] == 0, "p"] = 1.0
+    return Transfer(rows.head(make.whole(1, 3)), pd.DataFrame(), pd.DataFrame())
+
+
+def _cards(make: Maker, n: int) -> list[SimpleNamespace]:
+    def images() -> pd.DataFrame:
+        return pd.DataFrame({"row": make.rng.integers(0, n, 2)})
+
+    return [SimpleNamespace(best=images(), worst=images()) for _ in range(make.whole(0, 2))]
+
+
+@st.composite
+def comparisons(draw: Any) -> Comparison:
+    """Several stores of the same images."""
+    make = Maker(draw)
+    store, split = _store(make)
+    names = [f"entry {i}" for i in range(make.whole(2, 7))]
+    k = len(names)
+    entries = pd.DataFrame({"name": names, "store": names, "n": 30, "n_boxes": 20})
+    for score in ("accuracy", "box_accuracy"):
+        entries = entries.assign(**make.scored(score, make.shares(k)))
+        entries[f"{score}_confirm"] = make.shares(k)
+    entries["log_loss_confirm"] = make.shares(k)
+    entries["confirmed"] = make.rng.integers(0, 3, k)
+    entries = entries.assign(neurons=9, method="cam", baseline="mean_box")
+    entries["baseline_box_accuracy"], entries["megabytes"] = make.shares(k), make.shares(k) + 1
+    entries["seconds_per_1000"] = np.where(make.chance(0.3), np.nan, make.shares(k))
+    order = entries.sort_values(
+        ["accuracy_confirm", "log_loss_confirm"], ascending=[False, True], kind="stable"
+    )
+    best_boxes = str(entries.loc[entries["box_accuracy_confirm"].idxmax(), "name"])
+    boxes = make.chance()
+
+    def pairs(leader: str) -> pd.DataFrame:
+        rows = pd.DataFrame({"a": leader, "b": [name for name in names if name != leader]})
+        gaps = 2 * make.shares(k - 1) - 1
+        p = np.where(make.rng.random(k - 1) < 0.1, np.nan, make.rng.random(k - 1) ** 4)
+        return rows.assign(
+            difference=gaps, difference_low=gaps - 0.1, difference_high=gaps + 0.1, p_adjusted=p
+        )
+
+    best_head = str(order["name"].iloc[0])
+    return Comparison(
+        entries=entries, heads=pd.DataFrame(), head_pairs=pairs(best_head),
+        detectors=pd.DataFrame(), localisation=pd.DataFrame(), box_pairs=pairs(best_boxes),
+        success=pd.DataFrame(), best_head=best_head, best_boxes=best_boxes if boxes else "",
+        shared_method="cam", method_examples=None, images=store.images, split=split,
+    )  # fmt: skip

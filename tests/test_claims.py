@@ -1,0 +1,885 @@
+"""Every sentence of a page is a claim, and every claim is held against the tables.
+
+Results are drawn at random (`random_results`); of each claim that is made, a check of its own reads
+the figures out of the words and recomputes them from the tables, by rules that stand here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import random_results
+from fake_results import make_results
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from markupsafe import Markup
+from scipy.stats import binomtest
+
+from featlab.pipeline.detectors import box_pairs
+from featlab.report import _comparison, page  # noqa: F401 - they make the claims
+from featlab.report import _words as words
+from featlab.report._elements import Options
+from featlab.report._localisation import localisation
+from featlab.report._words import CLAIMS, COMPARISON_CLAIMS, Claim
+from featlab.report.overview import commands
+from featlab.results.analysis import DetectorDetails
+from featlab.results.localisation import FittedMethods, Localisation
+from featlab.results.networks import Transfer
+
+DRAWS = 100
+BASELINES = ("dummy", "colour_histogram")
+CHECKS: dict[str, Callable[[str, Any, Claim], None]] = {}
+
+
+def check(*names: str) -> Callable[[Any], Any]:
+    def keep(function: Any) -> Any:
+        CHECKS.update(dict.fromkeys(names, function))
+        return function
+
+    return keep
+
+
+def plain(text: object) -> str:
+    """As a reader sees it: names without their mark-up, characters as they are."""
+    shown = re.sub("</?bdi[^>]*>", "", str(text))
+    shown = Markup(shown).unescape() if isinstance(text, Markup) else shown
+    return shown.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def same(shown: str, value: float, scale: float = 100) -> bool:
+    """Whether a number as printed is that value, within half of its last digit."""
+    text = shown.replace("−", "-").replace(",", "").replace("+", "").replace("%", "").strip()
+    if text == "–":
+        return not math.isfinite(value)
+    if text.startswith("<"):
+        return 0 < scale * value < float(text[1:])
+    if text.startswith(">"):
+        return float(text[1:]) < scale * value < scale
+    digits = len(text.partition(".")[2])
+    exact = scale * value
+    if scale == 100 and digits == 0 and text in ("0", "100") and "%" in shown:
+        return exact == float(text)
+    return abs(float(text) - exact) <= 0.5 * 10**-digits + 1e-9
+
+
+def count(text: str, pattern: str) -> int:
+    found = re.search(pattern, text)
+    assert found, (pattern, text)
+    return int(found[1].replace(",", ""))
+
+
+def percentages(text: str) -> list[str]:
+    return re.findall(r"(?:[<>] )?[\d.]+ %", text)
+
+
+# ------------------------------------------------------------------------------------------ the set
+
+
+@check("lead")
+def _(text, r, _claim):
+    assert count(text, r"about ([\d,]+) image") == len(r.store.images)
+    assert ("pretrained" in text) == (r.store.provenance["weights"] != "random")
+    assert ("where in the picture" in text) == (
+        r.localisation is not None and len(r.localisation.table) > 0
+    )
+
+
+@check("checks of the set")
+def _(text, r, _claim):
+    verdicts = r.audit.summary["verdict"].tolist()
+    for verb, verdict in (("fail", "fail"), ("warn", "warn"), ("pass", "pass")):
+        n = verdicts.count(verdict)
+        assert (count(text, rf"(\d+) {verb}") if n else 0) == n
+    assert count(text, r"^(\d+) check") == len(verdicts)
+
+
+@check("data")
+def _(text, r, _claim):
+    assert count(text, r"^([\d,]+) image") == len(r.split)
+    assert count(text, r"of (\d+) class") == r.store.images["label"].nunique()
+    for use, side in (("learn from", "train"), ("confirm", "confirm"), ("score on", "test")):
+        assert count(text, rf"([\d,]+) to {use}") == (r.split == side).sum()
+    boxed = r.store.boxes["image"].nunique()
+    assert (count(text, r"([\d,]+) images? ha") if boxed else 0) == boxed
+
+
+@check("picture sizes")
+def _(text, r, _claim):
+    images = r.store.images
+    one = images["width"].nunique() == images["height"].nunique() == 1
+    assert text.startswith("All") == one
+    if not one:
+        assert count(text, r"width ([\d,]+)") == images["width"].min()
+        assert count(text, r"height [\d,]+ to ([\d,]+)") == images["height"].max()
+
+
+@check("no boxes")
+def _(text, r, _claim):
+    assert r.store.boxes.empty
+
+
+@check("box sizes")
+def _(text, r, _claim):
+    area = sorted(r.box_details.statistics["area"])
+    assert count(text, r"of (\d+) box") == len(area)
+    assert same(percentages(text)[0], (area[len(area) // 2] + area[(len(area) - 1) // 2]) / 2)
+
+
+@check("samples")
+def _(text, r, _claim):
+    assert ("white" in text) == (sum(map(len, r.samples.boxes)) > 0)
+
+
+@check("passes")
+def _(text, r, _claim):
+    assert ("“Gradients”" in text) == (r.gradients is not None)
+    assert ("“Transfer”" in text) == (r.transfer is not None)
+    assert ("Everything below" in text) == (r.gradients is None and r.transfer is None)
+
+
+@check("neighbours")
+def _(text, r, _claim):
+    own, chance = percentages(text)
+    apart = r.set_overview.overview.separation
+    table = apart.table
+    assert same(own, apart.neighbour_agreement)
+    assert same(chance, np.average(table["chance"], weights=table["n"]))
+
+
+@check("misplaced")
+def _(text, r, _claim):
+    wrong = r.set_overview.overview.misclassified
+    deeper = sum(a > b for a, b in zip(wrong["share_predicted"], wrong["share_true"], strict=True))
+    assert count(text, r"^(\d+) of") == deeper and count(text, r"of (\d+) test") == len(wrong)
+    assert len(wrong) > 0
+
+
+@check("plane")
+def _(text, r, _claim):
+    overview = r.set_overview.overview
+    n, every = len(overview.embedding), overview.embedding.parameters["n"]
+    assert text.startswith("Every") == (n == every)
+    ringed = overview.misclassified is not None and len(overview.misclassified) > 0
+    assert ("Ringed" in text) == ringed
+
+
+# ---------------------------------------------------------------------------------------- the heads
+
+
+def right(r, head):
+    return r.heads.predictions.query("head == @head").set_index("row")["correct"]
+
+
+@check("heads")
+def _(text, r, _claim):
+    main = "logistic" if "logistic" in r.heads.models else r.heads.main
+    hits = right(r, main)
+    if main in r.heads.models and len(hits) and main not in BASELINES:
+        assert same(percentages(text)[0], hits.mean())
+        assert count(text, r"([\d,]+) unseen image") == len(hits) == (r.split == "test").sum()
+
+
+@check("unseen test images")
+def _(text, r, _claim):
+    rows = set(r.heads.predictions["row"])
+    assert rows and not rows & set(np.flatnonzero(r.split != "test"))
+
+
+def sure(pairs, row):
+    """An independent reading of a paired difference: a sign test by hand, Holm not needed."""
+    return binomtest(int(row[0]), int(row[0] + row[1])).pvalue if sum(row) else 1.0
+
+
+@check("head against baselines")
+def _(text, r, _claim):
+    ours = right(r, r.heads.main)
+    for part in text.split("; "):
+        name = "dummy" if "dummy" in part else "colour_histogram"
+        theirs = right(r, name)
+        gap = re.search(r"([+−]?\d+) percentage points", part)[1]
+        assert same(gap, ours.mean() - theirs.mean())
+        only = (int((ours & ~theirs).sum()), int((theirs & ~ours).sum()))
+        if "not shown" not in part:  # then it must be sure without any correction, too
+            if r.heads.clusters is None:
+                assert sure(None, only) < 0.06
+            else:
+                assert nonzero_groups(r.heads.clusters, ours.astype(int) - theirs) >= 6
+
+
+def nonzero_groups(clusters, gaps):
+    """With fewer than six groups that differ no sign can be sure at 5 %: 2 / 2**5 = 0.06."""
+    return np.count_nonzero(np.bincount(clusters, weights=gaps))
+
+
+@check("every head", "every method", "every box head")
+def _(text, r, claim):
+    table = {
+        "every head": lambda: (r.heads.table, "head", "accuracy", words.readable),
+        "every method": lambda: (r.localisation.table, "method", "box_accuracy", words.method),
+        "every box head": lambda: (r.box_details.heads, "head", "mean_iou", words.box_head),
+    }[claim.name]()
+    rows, key, score, named = table
+    parts = text.partition(": ")[2].removesuffix(".").split("; ")
+    if claim.name == "every box head":
+        own = r.localisation.table.set_index("method") if r.localisation is not None else None
+        for part, (_, row) in zip(parts, rows.iterrows(), strict=True):
+            same_n = (
+                own is not None
+                and row["head"] in own.index
+                and (own.loc[row["head"], "n"] == row["n"])
+            )
+            value = own.loc[row["head"], score] if row["baseline"] and same_n else row[score]
+            assert same(part.removeprefix(named(row["head"])).split()[0], value, 1)
+        return
+    for part, (_, row) in zip(parts, rows.iterrows(), strict=True):
+        assert part.startswith(named(row[key]))
+        assert same(part.removeprefix(named(row[key])).split()[0], row[score], 1)
+
+
+@check("head intervals")
+def _(text, r, _claim):
+    assert ("95 %" in text) == bool(np.isfinite(r.heads.table["accuracy_low"]).any())
+    assert ("Hollow" in text) == bool(set(BASELINES) & set(r.heads.table["head"]))
+
+
+@check("confusions")
+def _(text, r, _claim):
+    hits = right(r, r.heads.main)
+    assert count(text, r": (\d+) of") == hits.sum() and count(text, r"of (\d+) test") == len(hits)
+
+
+@check("learning curve")
+def _(text, r, _claim):
+    curve = r.head_details.learning
+    assert count(text, r"on ([\d,]+) to") == min(curve["size"])
+    assert count(text, r"to ([\d,]+) train") == max(curve["size"])
+    assert count(text, r"drawn (?:at most )?(\d+) time") == max(curve["n_repeats"])
+    assert ("at most" in text) == (len(set(curve["n_repeats"])) > 1)
+
+
+# ------------------------------------------------------------------------------------ the detectors
+
+
+def detectors_of(r, direction, held=True):
+    rows = r.neurons[r.neurons["detector"] & r.neurons["direction"].eq(direction)]
+    return rows[rows["replicated"]] if held else rows
+
+
+@check("detectors")
+def _(text, r, _claim):
+    active, silent = (detectors_of(r, way) for way in ("active", "silent"))
+    every = r.neurons[["layer", "neuron"]].drop_duplicates()
+    if len(active):
+        assert count(text, r"^([\d,]+) of") == len(active[["layer", "neuron"]].drop_duplicates())
+        assert count(text, r"of ([\d,]+) neuron") == len(every)
+        without = text.partition("No neuron is for ")[2]
+        missing = set(r.store.classes) - set(active["class"])
+        assert bool(without) == bool(missing)
+        assert all(name not in without.split(" and ")[0].split(", ") for name in active["class"])
+    elif len(silent):
+        n = len(silent[["layer", "neuron"]].drop_duplicates())
+        assert "being active" in text and count(text, r"; ([\d,]+) neuron") == n
+    else:
+        chosen = r.neurons["detector"].sum()
+        assert ("none was selected" in text) == (chosen == 0)
+        assert "confirmed" not in text and (not chosen or f"of {chosen} pair" in text)
+
+
+@check("detector counts")
+def _(text, r, _claim):
+    assert count(text, r"^([\d,]+) pair") == len(detectors_of(r, "active", held=False))
+    assert count(text, r"([\d,]+) confirmed") == len(detectors_of(r, "active"))
+
+
+@check("explored")
+def _(text, r, _claim):
+    assert set(re.findall(r"layer (\w+)", text)) == set(r.neurons["layer"])
+
+
+@check("shuffled labels")
+def _(text, r, _claim):
+    nulls = r.detector_details.nulls["replicated"]
+    assert count(text, r"On (\d+) set") == len(nulls)
+    assert ("no pair" in text) == (max(nulls) == 0)
+    assert "no pair" in text or count(text, r"at most (\d+)") == max(nulls)
+
+
+@check("detector clusters")
+def _(text, r, _claim):
+    clusters = r.detector_details.clusters
+    n = len(set(zip(clusters["class"], clusters["cluster"], strict=True)))
+    assert text.startswith("No two") == (n == len(clusters))
+    assert text.startswith("No two") or count(text, r"form (\d+) cluster") == n
+
+
+@check("omnibus")
+def _(text, r, _claim):
+    table = r.detector_details.omnibus
+    assert count(text, r"([\d,]+) of") == table["reject"].sum()
+    assert count(text, r"of ([\d,]+) neuron") == np.isfinite(table["p"]).sum() > 0
+
+
+@check("detectors needed")
+def _(text, r, _claim):
+    rows = r.detector_details.ablation.set_index("kind")
+    ours, random = percentages(text)
+    assert same(ours, rows.loc["detectors", "accuracy"])
+    assert same(random, rows.loc["random", "accuracy"])
+    assert count(text, r"its (\d+) best") == rows["k"].max()
+
+
+@check("fewest detectors")
+def _(text, r, _claim):
+    few = r.detector_details.smallest
+    shown = percentages(text)
+    assert same(shown[0], few.accuracy)
+    assert count(text, r"on (\d+) detector") == len(few.neurons)
+    # Two scores side by side, and no word of their being as good as each other.
+    assert "as well" not in text
+    more = len(few.neurons) < max(few.curve["k"])
+    assert ("on all" in text) == more
+    if more:
+        assert same(shown[-1], few.accuracy_all)
+        assert count(text, r"on all (\d+)") == max(few.curve["k"])
+
+
+@check("best pooling")
+def _(text, r, _claim):
+    counts = r.detector_details.poolings.set_index(["layer", "pooling"])["replicated"]
+    most, fewest = text.split("; fewest")
+    for part, number in ((most, counts.max()), (fewest, counts.min())):
+        named = {(layer, pool) for pool, layer in re.findall(r"(\w+) pooling of layer (\w+)", part)}
+        assert named == set(counts.index[counts == number])
+        assert count(part, r": (\d+)") == number
+    assert counts.max() > counts.min()
+
+
+@check("volcano")
+def _(text, r, _claim):
+    assert count(text, r"of ([\d,]+) pair") == len(r.neurons)
+    assert count(text, r"([\d,]+) are selected") == len(detectors_of(r, "active", held=False))
+    assert count(text, r"and ([\d,]+) as silent") == len(detectors_of(r, "silent", held=False))
+
+
+@check("what selecting flatters")
+def _(text, r, _claim):
+    rows = detectors_of(r, "active", held=False)
+    gaps = [a - b for a, b in zip(rows["auroc"], rows["auroc_confirmed"], strict=True) if b == b]
+    middle = float(np.median(gaps))
+    assert same(re.search(r"([\d.]+) AUROC", text)[1], abs(middle), 1)
+    assert ("loss" in text) == (middle >= 0) and count(text, r"\((\d+) det") == len(gaps)
+
+
+@check("cards of unseen images")
+def _(text, r, _claim):
+    rows = {row for card in r.cards for row in [*card.best["row"], *card.worst["row"]]}
+    assert rows and not rows & set(np.flatnonzero(r.split == "train"))
+
+
+# ----------------------------------------------------------------------------- where the object is
+
+
+@check("where the object is")
+def _(text, r, claim):
+    scores = r.localisation
+    if scores is None or scores.table.empty:
+        assert "nothing can be said" in text and not claim.clear
+        return
+    hits = scores.per_image.pivot_table(index="row", columns="method", values="hit")
+    rival = baseline_of(hits)
+    for name, pattern in (
+        ("detectors", r"detectors combined in ((?:[<>] )?[\d.]+ %)"),
+        ("best_detector", r"each class alone in ((?:[<>] )?[\d.]+ %)"),
+    ):
+        assert (name in hits) == bool(re.search(pattern, text))
+        if name in hits:
+            assert same(re.search(pattern, text)[1], hits[name].mean())
+    own = [name for name in ("detectors", "best_detector") if name in hits]
+    if not own:
+        assert "No confirmed detector" in claim.verdict
+    if claim.clear:
+        assert "better" in claim.verdict and own and rival
+        groups = r.store.images["group"].to_numpy(str)[hits.index]
+        judged = next(name for name in own if f"“{words.method(name)}”" in text)
+        gaps = hits[judged] - hits[rival]
+        assert gaps.mean() > 0
+        if len(set(groups)) == len(groups) or set(groups) == {""}:
+            only = (int((gaps > 0).sum()), int((gaps < 0).sum()))
+            assert sure(None, only) < 0.06 and sum(only) >= 5
+        else:
+            units = [f"{i}" if group == "" else group for i, group in enumerate(groups)]
+            sums = gaps.groupby(units).sum()
+            assert (sums != 0).sum() >= 6
+    elif "Not shown" in claim.verdict:
+        pairs = r.box_details.pairs.set_index(["method", "against"])
+        judged = next(name for name in own if f"“{words.method(name)}” " in text or
+                      f"“{words.method(name)}”," in text)  # fmt: skip
+        assert pairs.loc[(judged, rival), "p_adjusted"] >= 0.05
+    kinds = {"labels alone": ("cam", "sum"), "taught with boxes": ("cell_boxes",)}
+    for how, names in kinds.items():
+        assert (how in text) == bool(set(names) & set(hits))
+
+
+def baseline_of(hits):
+    rivals = [name for name in ("random_neuron", "centre_gaussian", "mean_box") if name in hits]
+    return max(rivals, key=lambda name: hits[name].mean()) if rivals else None
+
+
+@check("detectors' own maps")
+def _(text, r, _claim):
+    units = r.units
+    on = units["verdict"].eq("on the object")
+    assert count(text, r"Of ([\d,]+) confirmed") == len(units)
+    clear = on & (units["auroc_inside"] >= 0.7)
+    assert count(text, r", (\d+) fire on the object clearly") == clear.sum()
+    assert count(text, r"and (\d+) weakly") == (on & ~clear).sum()
+    assert "shortcut" not in text
+    for verdict, said in (("not shown", "“not shown”"), ("beside the object", "beside the boxes")):
+        n = units["verdict"].eq(verdict).sum()
+        assert (said in text) == (n > 0)
+    if "The peak of" in text:
+        rows = r.pointing[r.pointing["pointing"].notna()]
+        better = (rows["pointing"] > rows["picture_centre"]).sum()
+        assert count(text, r"peak of (\d+) of") == better
+
+
+@check("box kind")
+def _(text, r, _claim):
+    assert f"“{r.box_kind}”" in text
+
+
+@check("thresholds")
+def _(text, r, _claim):
+    known = r.localisation.parameters
+    n = known["n_threshold_images"]
+    assert ("beforehand" in text) == (n == 0)
+    assert n == 0 or f"on {n} train and confirm image" in text
+
+
+@check("box heads")
+def _(text, r, _claim):
+    heads = r.box_details.heads
+    assert count(text, r"from ([\d,]+) train or confirm") == heads["n_fit"].iloc[0]
+    assert count(text, r"on ([\d,]+) test image") == heads["n"].iloc[0]
+    assert ("95 %" in text) == bool(np.isfinite(heads["mean_iou_low"]).any())
+
+
+# ------------------------------------------------------------------------------ the network again
+
+
+@check("guided")
+def _(text, r, _claim):
+    assert ("need rectifiers" in text) == bool(r.gradients.facts["guided_refused"])
+
+
+@check("through the network")
+def _(text, r, _claim):
+    rows = r.gradients.localisation.set_index("method")
+    for part in text.split("; "):
+        name = next((n for n in rows.index if f"“{words.method(n)}”" in part), None)
+        assert name is not None and "box" in text
+        assert same(percentages(part)[0], rows.loc[name, "box_accuracy"])
+        if "own centre" in part:
+            assert same(percentages(part)[2], rows.loc[name, "picture_centre_in_box"])
+
+
+@check("model randomisation")
+def _(text, r, _claim):
+    sanity = r.gradients.sanity
+    for part in text.split(";"):
+        rule = "guided" if "guided" in part else "plain"
+        rows = sanity[sanity["rule"] == rule]
+        first, last = re.findall(r"(−?\d\.\d\d) with", part)
+        at = rows.groupby("stage")["spearman_absolute"].mean()
+        assert same(first, at[1], 1) and same(last, at[at.index.max()], 1)
+    assert "absolute" in text  # as the figure
+
+
+@check("thawed against frozen")
+def _(text, r, _claim):
+    rows = r.transfer.comparison.set_index("name")
+    tuned, frozen = percentages(text)[:2]
+    assert same(tuned, rows.loc["thawed", "accuracy"])
+    assert same(frozen, rows.loc["logistic", "accuracy"])
+    p, gap = rows.loc["thawed", "p"], rows.loc["thawed", "difference"]
+    assert ("first is better" in text) == (p < 0.05 and gap > 0)
+    assert ("not shown" in text) == (p >= 0.05)
+
+
+# ------------------------------------------------------------------------------------- the methods
+
+
+@check("network used", "software", "gradients described", "plane described", "heads fitted")
+def _(text, r, claim):
+    if claim.name == "network used":
+        h, w, c = r.store.map_shape()
+        assert f"{h} × {w} cells of {c}" in text
+        assert ("imagenet]" in text) == (r.store.provenance["weights"] == "imagenet")
+    if claim.name == "software":
+        assert r.store.provenance["version_keras"] in text
+    if claim.name == "gradients described":
+        refused = bool(r.gradients.facts["guided_refused"])
+        assert ("DAM" in text) == (not refused)
+    if claim.name == "plane described":
+        n, every = (
+            len(r.set_overview.overview.embedding),
+            r.set_overview.overview.embedding.parameters["n"],
+        )
+        assert ("random" in text) == (n < every)
+    if claim.name == "heads fitted":
+        tuned = any("fold" in given for given in r.heads.table["parameters"])
+        assert ("cross-validation" in text) == tuned
+
+
+@check("not trained further")
+def _(text, r, _claim):
+    assert ("was not trained further" in text) == (r.transfer is None)
+
+
+@check("split")
+def _(text, r, _claim):
+    for side in ("train", "confirm", "test"):
+        assert count(text, rf"([\d,]+) {side}") == (r.split == side).sum()
+    groups = r.store.images["group"]
+    torn = {
+        group for group in set(groups) - {""} if len(set(r.split.to_numpy()[groups == group])) > 1
+    }
+    named = bool(set(groups) - {""})
+    assert ("whole groups on one side" in text) == (named and not torn)
+    assert not torn or count(text, r"; (\d+) of") == len(torn)
+
+
+@check("fitted on")
+def _(text, r, _claim):
+    heads = r.box_details is not None and r.box_details.heads is not None
+    assert "Everything" not in text
+    assert ("box heads were fitted on train and confirm" in text) == heads
+
+
+@check("intervals of heads")
+def _(text, r, _claim):
+    kind = r.heads.table["interval"].iloc[0]
+    assert ("groups" in text) == ("cluster" in kind) and kind
+
+
+@check("paired tests")
+def _(text, r, _claim):
+    tests = set()
+    for details in (r.head_details, r.box_details):
+        if details is not None and "test" in details.pairs:
+            tests |= set(details.pairs["test"]) - {""}
+    assert ("McNemar" in text) == any("McNemar" in test for test in tests)
+    assert ("sign flips" in text) == any("sign flips" in test for test in tests)
+
+
+@check("selection")
+def _(text, r, _claim):
+    assert count(text, r"family of ([\d,]+)") == r.selection.n_tests
+    assert count(text, r"; ([\d,]+) pair") == np.isnan(r.neurons["p"]).sum()
+
+
+@check("confirmation")
+def _(text, r, _claim):
+    assert count(text, r"over ([\d,]+) detector") == r.selection.n_confirm_tests
+    assert ("not independent" in text) == (r.selection.unit != "images")
+
+
+@check("heat maps")
+def _(text, r, _claim):
+    methods = set(r.localisation.table["method"])
+    assert ("class activation maps" in text) == ("cam" in methods)
+    assert ("principal component" in text) == ("ddt" in methods)
+    n = max(r.localisation.table["n"])
+    assert ("of a random" in text) == (r.boxed_test_images > n)
+
+
+@check("intervals of boxes")
+def _(text, r, _claim):
+    n, units = max(r.localisation.table["n"]), r.localisation.parameters["n_groups"]
+    assert ("over images" in text) == (n == units)
+    assert n == units or count(text, r"over (\d+) group") == units
+
+
+@check("classes without detectors")
+def _(text, r, _claim):
+    bare = r.localisation.parameters["classes_without_detectors"]
+    assert count(text, r"For (\d+) class") == len(bare) > 0
+
+
+@check("methods left out")
+def _(text, r, _claim):
+    assert text == "No heat maps of CAM of the MLP: it is not fitted."
+
+
+# ---------------------------------------------------------------------------------- the comparison
+
+
+@check("compared heads", "compared boxes")
+def _(text, r, claim):
+    heads = claim.name == "compared heads"
+    if not heads and not r.best_boxes:
+        assert "nothing can be said" in text
+        return
+    pairs = r.head_pairs if heads else r.box_pairs
+    by, best = ("accuracy_confirm", r.best_head) if heads else (
+        "box_accuracy_confirm", r.best_boxes)  # fmt: skip
+    row = r.entries.set_index("name").loc[best]
+    columns = [by, "log_loss_confirm"] if heads else [by]
+    equals = (r.entries[columns] == row[columns].astype(float)).all(axis=1).sum()
+    assert ("as well as any" in text) == (equals > 1)
+    assert same(percentages(text)[0], row["accuracy" if heads else "box_accuracy"])
+    shown = zip(pairs["p_adjusted"], pairs["difference"], strict=True)
+    sure_of = [p < 0.05 and gap > 0 for p, gap in shown]
+    assert claim.clear == all(sure_of)
+    worse = ((pairs["p_adjusted"] < 0.05) & (pairs["difference"] < 0)).any()
+    assert ("is ahead on test" in claim.verdict) == worse
+    assert ("No difference" in claim.verdict) == (not any(sure_of) and not worse)
+    gap = re.search(r"is ([+−]?[\d.]+) percentage points", text)[1]
+    assert same(gap, pairs["difference"].min())
+
+
+@check("every compared head", "every compared box accuracy")
+def _(text, r, claim):
+    score = "accuracy" if claim.name == "every compared head" else "box_accuracy"
+    for (_, row), part in zip(
+        r.entries.iterrows(), text.partition(": ")[2].removesuffix(".").split("; "), strict=True
+    ):
+        assert same(part.removeprefix(row["name"]).split()[0], row[score], 1)
+
+
+@check("compared detectors")
+def _(text, r, claim):
+    most = r.entries["confirmed"].max()
+    assert ("No detector" in text) == (most == 0)
+    if most:
+        leaders = r.entries.loc[r.entries["confirmed"] == most, "name"]
+        assert all(name in plain(claim.verdict) for name in leaders[:5])
+        assert text.count("(of ") == min(3, len(r.entries))
+
+
+@check("compared lead", "compared images")
+def _(text, r, _claim):
+    assert count(text, r"same ([\d,]+) image") == len(r.images)
+    assert "networks" not in text or count(text, r"in ([\d,]+) ways") == len(r.entries)
+    if "learn from" in text:
+        assert count(text, r"([\d,]+) to score on") == (r.split == "test").sum()
+
+
+@check("compared cost")
+def _(text, r, _claim):
+    per_image = 1000 * r.entries["megabytes"] / len(r.images)
+    least, most = re.findall(r"([\d,]+) kB", text)
+    assert same(least, per_image.min(), 1) and same(most, per_image.max(), 1)
+    assert ("Heat maps" in text) == bool(np.isfinite(r.entries["seconds_per_1000"]).any())
+
+
+# --------------------------------------------------------------------------------------- the tests
+
+
+def hold(claims, results):
+    """Every claim that is made of these results, against its check; the names of the claims."""
+    made = {name: one for name, one in ((n, make(results)) for n, make in claims.items()) if one}
+    for name, one in made.items():
+        text = plain(one.text)
+        assert one.name == name and text.strip() and "  " not in text
+        assert not re.search(r"\bnan\b|\binf\b|None[^ ]", text + plain(one.verdict)), text
+        CHECKS[name](text, results, one)
+    return set(made)
+
+
+quick = settings(
+    max_examples=DRAWS, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)  # fmt: skip
+
+
+def test_every_claim_has_its_check():
+    assert set(CHECKS) == set(CLAIMS) | set(COMPARISON_CLAIMS)
+
+
+@pytest.mark.parametrize(
+    ("claims", "drawn"),
+    [
+        (CLAIMS, random_results.results()),
+        (COMPARISON_CLAIMS, random_results.comparisons()),
+    ],
+    ids=["report", "comparison"],
+)
+def test_what_a_page_claims_is_true_of_its_tables(claims, drawn):
+    seen = set()
+
+    @quick
+    @given(drawn)
+    def held(results):
+        seen.update(hold(claims, results))
+
+    held()
+    assert seen == set(claims)  # a check that is never called proves nothing
+
+
+# ------------------------------------------------------------------------- what was false before
+
+
+def located(hits, rivals):
+    """Two methods on the same images: which of them each finds."""
+    parts = {"detectors": hits, "centre_gaussian": rivals}
+    n = len(hits)
+    table = pd.DataFrame({"method": list(parts), "n": n, "baseline": [False, True]})
+    table["box_accuracy"] = [np.mean(found) for found in parts.values()]
+    per_image = [
+        pd.DataFrame({"method": name, "row": np.arange(n), "hit": np.asarray(found, float)})
+        for name, found in parts.items()
+    ]
+    draws = pd.DataFrame({(name, "box_accuracy"): [0.0, 1.0] for name in parts})
+    return Localisation(
+        table, pd.concat(per_image, ignore_index=True), FittedMethods({}, {}), draws=draws,
+        parameters={"n_groups": n},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("hits", "rivals", "groups", "shown"),
+    [
+        ([1], [0], None, "not shown"),  # one image
+        ([1] * 107, [0] * 4 + [1] * 103, None, "not shown"),  # 4 : 0 of 107
+        ([1] * 107, [0] * 12 + [1] * 95, None, "ahead"),
+        ([1] * 50, [0] * 50, 5, "not shown"),  # five groups, however sure each image is
+        ([1] * 50, [0] * 50, 10, "ahead"),
+        ([0] * 20, [1] * 20, None, "behind"),
+    ],
+)
+def test_boxes_are_compared_by_the_rule_of_the_heads(hits, rivals, groups, shown):
+    names = [f"g{i % groups}" if groups else "" for i in range(len(hits))]
+    pairs = box_pairs(located(hits, rivals), np.array(names), 0)
+    assert words.standing(pairs.iloc[0]) == shown
+
+
+def test_intervals_that_overlap_say_nothing_of_a_pair():
+    pair = {"difference": 0.1, "difference_low": 0.04, "difference_high": 0.16, "p_adjusted": 3e-5}
+    assert words.standing(pair) == "ahead"
+    assert words.standing(pair | {"p_adjusted": math.nan}) == "unknown"
+    assert words.points(pair).replace("\N{NO-BREAK SPACE}", " ") == (
+        "+10 percentage points (4 to 16, adjusted p 3 × 10⁻⁵)"
+    )
+
+
+@pytest.fixture(scope="module")
+def made():
+    return make_results(n=60, c=8, pictures=False)
+
+
+def test_a_silent_detector_is_one(made):
+    table = made.neurons.assign(direction="silent", detector=True, replicated=True)
+    text = str(CLAIMS["detectors"](dataclasses.replace(made, neurons=table)))
+    assert "8 neurons are confirmed to by being silent" in text and "0 " not in text[:40]
+    table = table.assign(detector=False, replicated=False)
+    text = str(CLAIMS["detectors"](dataclasses.replace(made, neurons=table)))
+    assert text == "No neuron is shown to: none was selected on the train images."
+
+
+def test_groups_that_are_torn_apart_are_said_to_be(made):
+    made.store.images["group"] = ["a", "b"] * 30
+    assert "; 2 of 2 groups lie on two sides" in str(CLAIMS["split"](made))
+    made.store.images["group"] = made.split.to_numpy()
+    assert ", whole groups on one side" in str(CLAIMS["split"](made))
+    made.store.images["group"] = ""
+    assert "group" not in str(CLAIMS["split"](made))
+
+
+def test_what_was_fitted_on_confirm_is_said(made):
+    assert "box heads were fitted on train and confirm" in str(CLAIMS["fitted on"](made))
+    assert "box heads" not in str(CLAIMS["fitted on"](dataclasses.replace(made, box_details=None)))
+
+
+def test_equal_counts_have_no_best_pooling(made):
+    rows = pd.DataFrame({"layer": "top", "pooling": ["mean", "max"], "replicated": 5})
+    details = DetectorDetails(poolings=rows, replication=pd.DataFrame())
+    results = dataclasses.replace(made, detector_details=details)
+    assert CLAIMS["best pooling"](results) is None
+
+
+@pytest.mark.parametrize(
+    ("inside", "grade"), [(0.58, "weakly"), (0.69, "weakly"), (0.7, "yes"), (0.95, "yes")]
+)
+def test_a_map_that_hardly_prefers_the_object_is_said_to_be_weak(inside, grade):
+    row = pd.Series({"verdict": "on the object", "auroc_inside": inside})
+    assert words.fires(row) == grade
+
+
+def test_a_baseline_has_one_score_on_the_page(made):
+    boxes = made.box_details
+    heads = boxes.heads.assign(n=int(made.localisation.table["n"].iloc[0]))
+    results = dataclasses.replace(made, box_details=dataclasses.replace(boxes, heads=heads))
+    tables = localisation(results, Options()).tables
+    cells = {row[0]: row[3] for row in tables["scores"].rows}
+    regressed = {row[0]: row[1] for row in tables["box_heads"].rows}
+    assert regressed["the mean training box"] == cells["the mean training box"]
+
+
+def test_every_command_that_made_the_page_is_named_once(made):
+    store = made.store
+    store.provenance["command"] = "featlab extract a"
+    seen = SimpleNamespace(facts={"command": "featlab gradients b"})
+    trained = Transfer(*[pd.DataFrame()] * 3, about={"command": "featlab finetune c"})
+    results = dataclasses.replace(made, gradients=seen, transfer=trained, command="featlab report")
+    assert commands(results) == [
+        "featlab extract a", "featlab gradients b", "featlab finetune c", "featlab report",
+    ]  # fmt: skip
+    store.provenance["command"] = "featlab report"
+    assert commands(dataclasses.replace(made, command="featlab report")) == ["featlab report"]
+
+
+def test_what_learns_through_a_head_learns_from_labels():
+    row = pd.Series({"baseline": False, "supervision": "network"})
+    assert words.learns_from(row) == "image labels, through the network"
+
+
+# ------------------------------------------------------------------------------------- the numbers
+
+
+@settings(max_examples=2000, deadline=None, derandomize=True)
+@given(st.floats(0, 1))
+def test_a_percentage_claims_all_or_nothing_only_where_it_is(value):
+    text = words.percent(value).replace("\N{NO-BREAK SPACE}", " ")
+    assert same(text, value)
+    assert (text == "100 %") == (value == 1) and (text == "0 %") == (value == 0)
+    assert text not in ("100.0 %", "0.0 %")
+
+
+@settings(max_examples=2000, deadline=None, derandomize=True)
+@given(st.floats(-1e6, 1e6), st.integers(0, 4))
+def test_a_signed_number_has_one_sign_and_none_at_zero(value, digits):
+    text = words.signed(value, digits)
+    exact = Fraction(text.replace("−", "-").replace(",", "").replace("+", ""))
+    assert abs(exact - Fraction(value)) <= Fraction(1, 2 * 10**digits) + Fraction(1, 10**8)
+    assert sum(text.count(sign) for sign in "+−-") == (exact != 0)
+    assert words.number(value, digits).lstrip("−") == text.lstrip("+−")
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(st.floats(0, 1), st.floats(0, 1) | st.just(math.nan), st.floats(0, 1))
+def test_a_share_prints_both_ends_of_an_interval_or_none(value, low, high):
+    text = words.share({"a": value, "a_low": low, "a_high": high}, "a")
+    assert ("to" in text) == math.isfinite(low) and "–" not in text
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(st.floats(0, 1))
+def test_a_p_value_keeps_its_order(p):
+    text = words.p_value(p)
+    if p >= 1e-300:
+        base, _, power = text.partition(" × 10")
+        digits = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+        read = float(base) * 10.0 ** int(power.translate(digits) or 0)
+        assert read == pytest.approx(p, abs=6e-4 if not power else 0, rel=0.51 if power else 0)
+    else:
+        assert text == "< 10⁻³⁰⁰"
