@@ -714,7 +714,8 @@ def test_every_claim_has_its_check():
     ],
     ids=["report", "comparison"],
 )
-def test_what_a_page_claims_is_true_of_its_tables(claims, drawn):
+def test_what_a_page_claims_is_true_of_its_tables(claims, drawn, monkeypatch):
+    monkeypatch.setattr("featlab.pipeline.detectors._RESAMPLES", 20)
     seen = set()
 
     @quick

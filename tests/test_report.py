@@ -127,7 +127,7 @@ def test_the_page_asks_for_nothing_from_outside(two, many):
         works = r'<a href="https://(doi\.org|arxiv\.org)/[^"<>]+" rel="noreferrer">'
         page = re.sub(works, "", text_of(page))
         assert not re.search(r"<script|https?://|@import|url\(|<link|<iframe", page)
-        assert not re.search(r"\son\w+=", page)
+        assert not re.search(r"\son[a-z]+=", page)
 
 
 def test_hostile_names_are_text(many):

@@ -77,13 +77,10 @@ def percent(value: Any) -> str:
     """A share as a percentage that claims all or nothing only where it is all or nothing."""
     if value is None or not math.isfinite(value):
         return "–"
-    share = 100 * value
-    if value in (0, 1) or 0.5 <= share < 99.5:
-        text = f"{share:.0f}"
-    elif share < 50:
-        text = f"{share:.1f}" if share >= 0.05 else "< 0.1"
-    else:
-        text = f"{share:.1f}" if share < 99.95 else "> 99.9"
+    text = f"{100 * value:.0f}"
+    if text in ("0", "100") and value not in (0, 1):
+        text = f"{100 * value:.1f}"
+        text = {"0.0": "< 0.1", "100.0": "> 99.9"}.get(text, text)
     return f"{text}\N{NO-BREAK SPACE}%"
 
 
