@@ -125,8 +125,8 @@ def test_lite_networks_classify_known_photos_right(shared_data, name, size):
 @pytest.mark.parametrize(
     ("size", "stride", "shape"),
     [
-        (224, 16, (14, 14)),
-        pytest.param((160, 96), None, (5, 3), marks=pytest.mark.slow),
+        pytest.param(224, 16, (14, 14), marks=pytest.mark.slow),
+        ((160, 96), None, (5, 3)),
         pytest.param(256, None, (8, 8), marks=pytest.mark.slow),
         pytest.param(100, None, (4, 4), marks=pytest.mark.slow),
     ],
@@ -290,6 +290,7 @@ def test_a_network_inside_a_network_gives_its_maps(tmp_path):
         _ = load_backbone(tmp_path / "nested.keras", layers="nothing").model
 
 
+@pytest.mark.slow
 def test_the_smallest_input_leaves_one_cell():
     maps = load_backbone("efficientnet_lite0", weights=None, input_size=32).forward(
         np.zeros((1, 32, 32, 3), np.uint8)

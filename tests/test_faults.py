@@ -52,6 +52,8 @@ def work_cli(arguments: list[str], **faults: Any) -> None:
     class Network(FakeBackbone):
         def forward(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
             time.sleep(faults.get("seconds", 0))
+            while self.calls >= 8 and Path(faults.get("held_by", "")).is_file():
+                time.sleep(0.01)
             if self.calls == faults.get("memory_error_at"):
                 raise MemoryError
             return super().forward(pixels)
@@ -455,10 +457,15 @@ def test_a_second_process_is_refused_and_the_first_goes_on(
     path = tmp_path / "maps.h5"
     command = extracting(folder, path)
     monkeypatch.setattr(sys, "argv", ["featlab", *command])
-    server.start("cli", arguments=command, seconds=0.2)
-    wait_for(lambda: parts_of(path))
-    with pytest.raises(SystemExit) as end:
-        cli.main()
+    hold = tmp_path / "hold"
+    hold.touch()
+    server.start("cli", arguments=command, held_by=str(hold))
+    try:
+        wait_for(lambda: parts_of(path))
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    finally:
+        hold.unlink()
     text = capsys.readouterr().err
     assert server.wait() == 0
     assert end.value.code == 1 and "Traceback" not in text
@@ -476,7 +483,7 @@ def test_a_second_process_is_refused_and_the_first_goes_on(
 def test_a_signal_keeps_the_finished_parts(server, folder, tmp_path, undisturbed, name, status):
     path, log = tmp_path / "maps.h5", tmp_path / "log"
     command = extracting(folder, path)
-    child = server.start("cli", log, arguments=command, seconds=0.05)
+    child = server.start("cli", log, arguments=command, seconds=0.1)
     wait_for(lambda: len(parts_of(path)) >= 2)
     os.kill(child, getattr(signal, name))
     code = server.wait()

@@ -876,6 +876,7 @@ def test_two_callers_fetch_once(server, pets, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_process_frees_the_lock_and_the_next_goes_on(server, pets, tmp_path):
     code = (
         "import sys\nfrom featlab import datasets\nfrom featlab.datasets import _fetch, _sets\n"

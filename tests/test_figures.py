@@ -1,6 +1,6 @@
 """The figures, looked at by a machine: against stored pictures, and for what makes them unreadable.
 
-The stored pictures (``tests/figures``) are made by ``FEATLAB_RENEW_FIGURES=1 pytest
+The stored pictures (``tests/figures``) are made by ``FEATLAB_RENEW_FIGURES=1 pytest -m ""
 tests/test_figures.py -k as_it_was_stored``; look at each one that changes before it is committed.
 They hold for one version of matplotlib (major.minor), whose text no other sets to the pixel.
 """
@@ -118,7 +118,14 @@ def test_every_public_figure_is_planted():
     assert set(BY_CLASS) <= set(FIGURES)
 
 
-@pytest.mark.parametrize(("name", "kind"), [(n, k) for n in sorted(FIGURES) for k in kinds(n)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (n, k) if k == "2" else pytest.param(n, k, marks=pytest.mark.slow)
+        for n in sorted(FIGURES)
+        for k in kinds(n)
+    ],
+)
 def test_every_figure_looks_as_it_was_stored(name, kind, tmp_path):
     stored, now = STORED / f"{name}-{kind}.png", tmp_path / f"{name}.png"
     now.write_bytes(small_png(drawn(name, kind)))
@@ -156,7 +163,7 @@ def _shift(figure: Figure) -> None:
 
 
 @pytest.mark.parametrize("change", [_recolour, _reword, _shift])
-@pytest.mark.parametrize("kind", ["2", "37"])
+@pytest.mark.parametrize("kind", ["2", pytest.param("37", marks=pytest.mark.slow)])
 def test_the_comparison_notices_a_small_change(change, kind, tmp_path):
     before, after = tmp_path / "before.png", tmp_path / "after.png"
     figure = figure_of(FIGURES["class_balance"](planted(kind)))
