@@ -237,6 +237,10 @@ def test_the_order_of_an_array_is_its_own_affair():
         check_same_rows(X=X.to_numpy(), y=y[::-1], split=split)
     with pytest.raises(FeatlabError, match="y must have one row per image, got 5"):
         check_same_rows(X=X, y=5)
+    with pytest.raises(FeatlabError, match="split must have one row per image, got 'split'"):
+        check_same_rows(X=X, split="split")
+    with pytest.raises(FeatlabError, match="replicated must be one of None, True, False"):
+        neurons.select_neurons(data()["table"], replicated="yes")
 
 
 def test_a_mask_of_other_images_is_refused_and_row_numbers_have_no_index():

@@ -116,10 +116,10 @@ def check_same_rows(**arguments: Any) -> None:
 
 
 def _length(name: str, value: Any) -> int:
-    try:
-        return len(value)
-    except TypeError:
-        raise FeatlabError(f"{name} must have one row per image, got {said(value)}.") from None
+    # A word has a length, too, and is the name of a column at best.
+    if isinstance(value, str) or not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0:
+        raise FeatlabError(f"{name} must have one row per image, got {said(value)}.")
+    return len(value)
 
 
 def said(value: Any) -> str:

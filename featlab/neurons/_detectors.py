@@ -119,6 +119,7 @@ def select_neurons(
     if most is not None:
         check_whole("most", most, 1)
     check_choice("direction", direction, _DIRECTIONS)
+    check_choice("replicated", replicated, (None, True, False))
     if replicated is None:
         replicated = "replicated" in table
     rows = table[table["detector"]]
