@@ -275,6 +275,7 @@ def _localisation(make: Maker, store: FakeStore, split: pd.Series) -> Localisati
         "n_groups": make.whole(1, len(rows)),
         "n_threshold_images": make.whole(0, 9),
         "threshold_from": "train + confirm",
+        "threshold_step": [0.01, 0.001][make.whole(0, 1)],
         "classes_without_detectors": ["class 0"] * make.whole(0, 2),
         "left_out": {"mlp_cam": "it is not fitted"} if make.chance(0.2) else {},
     }

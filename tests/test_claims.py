@@ -600,6 +600,9 @@ def _(text, r, _claim):
     assert ("principal component" in text) == ("ddt" in methods)
     n = max(r.localisation.table["n"])
     assert ("of a random" in text) == (r.boxed_test_images > n)
+    step = r.localisation.parameters["threshold_step"]
+    assert f"in steps of {step:g}" in text
+    assert ("0.001, the protocol's" in text) == (step == 0.001)
 
 
 @check("intervals of boxes")

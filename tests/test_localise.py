@@ -304,6 +304,26 @@ def test_planted_detectors_find_the_box_and_baselines_do_not(result):
     assert (table["n"] == 20).all()
 
 
+def test_finer_thresholds_hold_the_coarse_ones_and_are_said(planted):
+    coarse, fine = (
+        localise.evaluate_localisation(
+            planted, planted_split(), methods=FEW, neurons=PLANTED,
+            options=localise.LocalisationOptions(threshold_step=step),
+        )
+        for step in (0.01, 0.001)
+    )  # fmt: skip
+    assert fine.parameters["threshold_step"] == 0.001 and fine.parameters["n_thresholds"] == 1000
+    on = ["method", "delta", "threshold"]
+    both = coarse.curves.merge(fine.curves, on=on, suffixes=("", "_fine"))
+    both = both[both["threshold"].notna()]
+    assert len(both) > 300
+    np.testing.assert_array_equal(both["accuracy"], both["accuracy_fine"])
+    for oracle in ("max_box_acc", "max_box_acc_v2"):
+        assert (fine.table[oracle] >= coarse.table[oracle] - 1e-12).all()
+    with pytest.raises(FeatlabError, match=r"threshold_step must be one of .*got 0\.1"):
+        localise.LocalisationOptions(threshold_step=0.1)
+
+
 def test_table_columns_order_and_oracle(result):
     assert list(result.table) == evaluation.TABLE_COLUMNS
     assert list(result.per_image) == evaluation.IMAGE_COLUMNS

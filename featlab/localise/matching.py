@@ -131,6 +131,7 @@ def match_methods(
     refine: Sequence[str],
     masks: Callable[[int], np.ndarray | None] | None,
     progress: Progress | None,
+    thresholds: np.ndarray = THRESHOLDS,
 ) -> tuple[Matches, dict[str, float]]:
     """How all methods and baselines match the boxes of ``truth.rows``; their seconds.
 
@@ -151,6 +152,8 @@ def match_methods(
     masks : callable, optional
         The mask of a picture, from its row.
     progress : callable, optional
+    thresholds : ndarray of shape (t,)
+        At which heat maps are cut; a multiple of the hundred of ``THRESHOLDS``.
     """
     rows = truth.rows
     true, owner = _of_rows(truth.boxes, rows)
@@ -160,6 +163,7 @@ def match_methods(
         "masks": [masks(row) if masks and row in scored else None for row in rows.tolist()],
     }
     frames = np.asarray(store.frames)[rows]
+    match_heats = partial(score_heats, thresholds=thresholds, **more)
     heats, seconds = timed_heats(store, rows, fitted, codes[rows], progress)
     heats |= {name: values[rows] for name, values in given.items()}
     heats |= _fixed_boxes(store, rows, truth)
@@ -168,15 +172,15 @@ def match_methods(
         if values.ndim == 2:
             tasks.append((method, partial(score_boxes, values, true, owner, **more)))
         elif values.ndim == 3:
-            tasks.append((method, partial(score_heats, values, true, owner, frames=frames, **more)))
+            tasks.append((method, partial(match_heats, values, true, owner, frames=frames)))
         else:
-            coarse = partial(score_heats, frames=frames, grid=GRID // 2, **more)
+            coarse = partial(match_heats, frames=frames, grid=GRID // 2)
             draws = np.moveaxis(values, 1, 0)
             tasks += [(method, partial(coarse, one, true, owner)) for one in draws]
     # The Gaussian is centred in the picture, wherever that lies in the network's input.
     centre = np.broadcast_to(centre_heat((GRID, GRID)), (len(rows), GRID, GRID))
     whole = np.tile([0.0, 0.0, 1.0, 1.0], (len(rows), 1))
-    centred = partial(score_heats, centre, true, owner, frames=whole, **more)
+    centred = partial(match_heats, centre, true, owner, frames=whole)
     done = _all_done([task for _, task in tasks], n_maps=len(tasks) * len(rows))
     matches: Matches = {}
     for (method, _), (match, spent) in zip(tasks, done, strict=True):
@@ -226,7 +230,8 @@ def _refined(
         own = score_heats(heat, *learnt, frames=np.asarray(store.frames)[train], sizes=sizes[train])
         correction = fit_correction(own.boxes, own.iou, *learnt, sizes[train])
         start = time.perf_counter()
-        boxes = corrected_boxes(correction, matches[name][0].boxes, sizes[rows])
+        hundredths = slice(None, None, matches[name][0].boxes.shape[1] // len(THRESHOLDS))
+        boxes = corrected_boxes(correction, matches[name][0].boxes[:, hundredths], sizes[rows])
         match = score_boxes(boxes, *scored, **more)
         refined[name] = match, time.perf_counter() - start
     return refined

@@ -14,9 +14,9 @@ from featlab.boxes.scores import DELTAS, mean_score, pxap, success_curve
 from featlab.intervals import bootstrap_draws, draws_interval
 from featlab.localise.regions import (
     FIXED_THRESHOLD,
-    THRESHOLDS,
     choose_threshold,
     stable_threshold,
+    thresholds_of,
 )
 from featlab.results.localisation import CURVES, SUCCESS, HeatScores, Localisation
 
@@ -128,8 +128,8 @@ def score_method(
     if n_thresholds > 1:
         column = _column_of(match.iou[tuning], 0.5)
         columns_v2 = [_column_of(match.iou_any[tuning], delta) for delta in DELTAS]
-        threshold = float(THRESHOLDS[column])
-        oracle = choose_threshold(own.iou, THRESHOLDS)
+        threshold = float(thresholds_of(n_thresholds)[column])
+        oracle = choose_threshold(own.iou, thresholds_of(n_thresholds))
     iou, boxes = own.iou[:, column], own.boxes[:, column]
     hit = (iou >= 0.5).astype(float)
     top1 = np.full(len(iou), np.nan) if right_class is None else hit * right_class
@@ -288,12 +288,12 @@ def _mean_table(
 
 def _curves(scores: MethodScores) -> pd.DataFrame:
     """Accuracy over thresholds, of the largest and of any region, for each of ``DELTAS``."""
-    several = len(scores.match.iou[0]) > 1
+    n_thresholds = scores.match.iou.shape[1]
     parts = [
         pd.DataFrame(
             {
                 "delta": delta,
-                "threshold": THRESHOLDS if several else [float("nan")],
+                "threshold": thresholds_of(n_thresholds) if n_thresholds > 1 else [float("nan")],
                 "accuracy": success_curve(scores.match.iou, [delta])[0],
                 "accuracy_any": success_curve(scores.match.iou_any, [delta])[0],
             }
@@ -328,8 +328,9 @@ def per_image(scores: Sequence[MethodScores]) -> pd.DataFrame:
 
 
 def _column_of(ious: np.ndarray, delta: float) -> int:
-    threshold = stable_threshold(ious, THRESHOLDS, delta) if len(ious) else FIXED_THRESHOLD
-    return int(np.searchsorted(THRESHOLDS, threshold))
+    thresholds = thresholds_of(ious.shape[1])
+    threshold = stable_threshold(ious, thresholds, delta) if len(ious) else FIXED_THRESHOLD
+    return int(np.searchsorted(thresholds, threshold))
 
 
 def _interval(draws: np.ndarray, n: int) -> tuple[float, float]:

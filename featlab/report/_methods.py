@@ -238,9 +238,10 @@ def _heat_maps(results: Results) -> str:
     some = f" of a random {n:,} of the {boxed:,} test images with a box" if boxed > n else ""
     among = f" Among them are {' and '.join(maps)}." if maps else ""
     step = scores.parameters.get("threshold_step", 0.01)
+    protocol = ", the protocol's" if step == 0.001 else " (the protocol's are 0.001)"
     return (
         f"Heat maps{some} were computed from the stored maps alone.{among} They were thresholded "
-        f"at a share of their range, in steps of {step:g} (the protocol's is 0.001), with one "
+        f"at a share of their range, in steps of {step:g}{protocol}, with one "
         f"threshold for all images{cite('wsol')}. The predicted box encloses the largest region "
         f"above it and is compared with the best ground-truth box{kind}; box accuracy is the share "
         "of images with an intersection over union (IoU) of at least 0.5, the class being known. "
