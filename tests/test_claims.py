@@ -379,6 +379,14 @@ def _(text, r, _claim):
     assert ("loss" in text) == (middle >= 0) and count(text, r"\((\d+) det") == len(gaps)
 
 
+@check("what confirming flatters")
+def _(text, r, _claim):
+    kept, every = (detectors_of(r, "active", held)["auroc_confirmed"] for held in (True, False))
+    first, second = re.findall(r"is (\d\.\d+)", text)
+    assert len(kept) < len(every) and np.median(kept) > np.median(every)
+    assert same(first, np.median(kept), 1) and same(second, np.median(every), 1)
+
+
 @check("cards of unseen images")
 def _(text, r, _claim):
     rows = {row for card in r.cards for row in [*card.best["row"], *card.worst["row"]]}

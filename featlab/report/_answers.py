@@ -96,6 +96,21 @@ def explored(results: Results) -> str:
     return f"Every neuron against every class ({'; '.join(where)})."
 
 
+@claim("what confirming flatters")
+def flattered(results: Results) -> str:
+    """That those which were confirmed are the better ones by luck, too."""
+    selected = selected_detectors(results.neurons)
+    held = selected["replicated"].eq(True)
+    every, kept = selected["auroc_confirmed"], selected.loc[held, "auroc_confirmed"]
+    if held.all() or not kept.notna().any() or kept.median() <= every.median():
+        return ""
+    return (
+        "On those images the median AUROC of the confirmed is "
+        f"{words.score(kept.median())}, which being chosen by it flatters; of all selected it is "
+        f"{words.score(every.median())}."
+    )
+
+
 @claim("shuffled labels")
 def shuffled(results: Results) -> str:
     """What the procedure finds where there is nothing."""
@@ -213,7 +228,7 @@ def loss(results: Results) -> str:
     loss = float(gaps.median())
     kind = "loss" if loss >= 0 else "gain"
     return (
-        f"Median {kind} {words.number(abs(loss), 3)} AUROC ({words.plural(len(gaps), 'detector')})."
+        f"Median {kind} {words.score(abs(loss), 3)} AUROC ({words.plural(len(gaps), 'detector')})."
     )
 
 

@@ -37,7 +37,10 @@ def detectors(results: Results, options: Options) -> Section:
             "counts": answers.counts(results),
             "explored": answers.explored(results),
             "checks": said(
-                answers.shuffled(results), answers.clustered(results), answers.differing(results)
+                answers.flattered(results),
+                answers.shuffled(results),
+                answers.clustered(results),
+                answers.differing(results),
             ),
             "needed": said(answers.needed(results), answers.fewest(results)),
             "poolings": answers.best_pooling(results),

@@ -246,8 +246,8 @@ class Localisation:
         How it was made: box_kind, layer, delta, n_thresholds, threshold_step, threshold_from
         ("confirm", "train + confirm" or "fixed at 0.2"), n_threshold_images, n_boot, n_groups
         (images or groups that were resampled), n_without_given (confirm and test images left out
-        for a given method), classes_without_detectors, left_out (method → why it has no row), target,
-        class_asked_for, seconds (what they count).
+        for a given method), classes_without_detectors, left_out (method → why it has no row),
+        target, class_asked_for, seconds (what they count).
     """
 
     table: pd.DataFrame
