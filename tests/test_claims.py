@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from scipy.stats import binomtest
 
+from featlab import report
+from featlab.cli._output import tell
 from featlab.pipeline.detectors import box_pairs
 from featlab.report import _comparison, page  # noqa: F401 - they make the claims
 from featlab.report import _words as words
@@ -848,6 +850,19 @@ def test_every_command_that_made_the_page_is_named_once(made):
     ]  # fmt: skip
     store.provenance["command"] = "featlab report"
     assert commands(dataclasses.replace(made, command="featlab report")) == ["featlab report"]
+
+
+def test_the_command_line_tells_what_it_does_not_know(made, capsys, tmp_path):
+    heads = made.heads.table.assign(accuracy_low=np.nan, accuracy_high=np.nan)
+    scores = made.localisation.table.assign(mean_iou=np.nan)
+    results = dataclasses.replace(
+        made,
+        heads=dataclasses.replace(made.heads, table=heads),
+        localisation=dataclasses.replace(made.localisation, table=scores),
+    )
+    tell(report.summary(results), tmp_path)
+    told = capsys.readouterr().out
+    assert "accuracy 0.930 [–, –] on" in told and "mean IoU –" in told and "nan" not in told
 
 
 def test_what_learns_through_a_head_learns_from_labels():

@@ -96,24 +96,29 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
     )
     for name, head in summary["heads"].items():
         print(
-            f"  head {name}: accuracy {head['accuracy']:.3f} "
-            f"[{head['low']:.3f}, {head['high']:.3f}] on {head['n']} unseen images"
+            f"  head {name}: accuracy {_number(head['accuracy'])} "
+            f"[{_number(head['low'])}, {_number(head['high'])}] on {head['n']} unseen images"
         )
     for label, detectors in list(summary["detectors"].items())[:10]:
         best = ""
         if detectors["best_neuron"] is not None:
             best = (
                 f"; best neuron {detectors['best_neuron']}: AUROC "
-                f"{detectors['auroc_selected']:.3f} when chosen, "
-                f"{detectors['auroc_confirmed']:.3f} confirmed"
+                f"{_number(detectors['auroc_selected'])} when chosen, "
+                f"{_number(detectors['auroc_confirmed'])} on unseen images"
             )
         print(f"  detectors of {label}: {detectors['n']}{best}")
     for method, score in summary["localisation"].items():
         print(
-            f"  boxes by {method}: {score['box_accuracy']:.3f} with IoU ≥ 0.5, "
-            f"mean IoU {score['mean_iou']:.3f}, {score['n']} unseen images"
+            f"  boxes by {method}: {_number(score['box_accuracy'])} with IoU ≥ 0.5, "
+            f"mean IoU {_number(score['mean_iou'])}, {score['n']} unseen images"
         )
     print(f"report: {output / 'report.html'}")
+
+
+def _number(value: float | None) -> str:
+    """With three decimals; a dash for what is not known."""
+    return "–" if value is None else f"{value:.3f}"
 
 
 def command_line() -> str:
