@@ -102,6 +102,27 @@ def test_python_lines_say_what_differs_from_the_defaults(results, known, expecte
     assert "index_images('my pictures', on_error='skip')" in lines and "random_state=0" in lines
 
 
+def test_python_lines_read_the_pictures_as_they_were_read(
+    tmp_path, picture_folder, fake_backbone, monkeypatch, results
+):
+    folder = picture_folder({"a": 4, "b": 4})
+    next(folder.glob("a/*")).write_bytes(b"no picture")
+    named = pd.DataFrame({"path": sorted(str(p.relative_to(folder)) for p in folder.glob("b/*"))})
+    named.assign(label=["x", "y"] * 2).to_csv(folder / "some.csv", index=False)
+    monkeypatch.chdir(folder.parent)
+    for source, options in (
+        (folder, {"on_error": "skip", "group_from": r"(\d)\."}),
+        (folder / "some.csv", {}),
+    ):
+        table, boxes = images.index_images(source, **options)
+        store = extract.extract_maps(table, fake_backbone, tmp_path / f"{source.stem}.h5")
+        with store:
+            line = python_lines(dataclasses.replace(results, store=store)).splitlines()[3]
+        namespace = {"images": images}
+        exec(line, namespace)
+        pd.testing.assert_frame_equal(namespace["table"], table)
+
+
 @pytest.mark.slow
 def test_python_lines_make_the_results_again(tmp_path, picture_folder, fake_backbone, monkeypatch):
     folder = picture_folder({"a": 24, "b": 24})
