@@ -114,7 +114,7 @@ def test_python_lines_read_the_pictures_as_they_were_read(
         (folder, {"on_error": "skip", "group_from": r"(\d)\."}),
         (folder / "some.csv", {}),
     ):
-        table, boxes = images.index_images(source, **options)
+        table, _ = images.index_images(source, **options)
         store = extract.extract_maps(table, fake_backbone, tmp_path / f"{source.stem}.h5")
         with store:
             line = python_lines(dataclasses.replace(results, store=store)).splitlines()[3]

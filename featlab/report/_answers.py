@@ -346,8 +346,8 @@ def units_answer(results: Results) -> Markup:
     kind = Markup("“{}” ").format(words.name(results.box_kind)) if results.box_kind else ""
     rest = [f"for {n} “{shown}”" for shown, n in graded.items() if shown not in ("yes", "weakly")]
     text = Markup(
-        "Of {} judged on images of their class, {} fire on the object clearly (significantly, and "
-        "with an AUROC inside against outside of the {}boxes of at least {}) and {} weakly{}."
+        "Of {} judged on images of their class, {} fire on the object clearly (AUROC inside "
+        "against outside of the {}boxes ≥ {}), {} weakly{}."
     ).format(
         words.plural(len(units), "confirmed detector"),
         graded.get("yes", 0),

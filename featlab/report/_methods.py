@@ -245,9 +245,7 @@ def _heat_maps(results: Results) -> str:
         f"threshold for all images{cite('wsol')}. The predicted box encloses the largest region "
         f"above it and is compared with the best ground-truth box{kind}; box accuracy is the share "
         "of images with an intersection over union (IoU) of at least 0.5, the class being known. "
-        f"The pointing game asks whether the peak lies in a box{cite('pointing')}. The oracle "
-        "columns use the threshold that is best on the test images themselves, as much of the "
-        "literature does; it flatters."
+        f"The pointing game asks whether the peak lies in a box{cite('pointing')}."
     )
 
 
