@@ -42,6 +42,7 @@ METHODS = {
     "mean_box": "none",
 }
 VERDICTS = ["on the object", "not shown", "beside the object", "not judged"]
+UNITS = ["images", "whole groups", "images within groups", "too few groups"]
 SIDES = np.array(["train", "confirm", "test"])
 
 
@@ -94,7 +95,7 @@ def results(draw: Any) -> Results:
         selection=Selection(
             n_tests=len(neurons),
             n_confirm_tests=int(neurons["detector"].sum()),
-            unit=str(make.rng.choice(["images", "whole groups", "images within groups"])),
+            unit=str(make.rng.choice(UNITS)),
         ),
         localisation=localisation,
         pointing=_pointing(make, confirmed) if localisation is not None and make.chance() else None,
@@ -167,7 +168,7 @@ def _heads(make: Maker, store: FakeStore, split: pd.Series) -> HeadResults:
     table = table.assign(
         n_train=int((split == "train").sum()),
         parameters=folds,
-        interval=str(make.rng.choice(["wilson", "cluster bootstrap (3 groups)", ""])),
+        interval=str(make.rng.choice(["wilson", "over 3 groups", "none: all of one group", ""])),
     )
     codes = store.images["group"].to_numpy(str)[test]
     _, clusters = np.unique(codes, return_inverse=True)
@@ -203,6 +204,9 @@ def _neurons(make: Maker, store: FakeStore) -> pd.DataFrame:
     known = table["auroc"].notna()
     table["detector"] = known & (make.rng.random(n) < make.shares(1)[0])
     table["replicated"] = table["detector"] & (make.rng.random(n) < make.shares(1)[0])
+    table["p_confirmed"] = np.where(table["replicated"], 0.01, 0.5)
+    if not table["replicated"].any() and make.chance():  # nothing could be tested
+        table["p_confirmed"] = np.nan
     for name, values in make.scored("auroc_confirmed", make.shares(n)).items():
         table[name] = np.where(table["detector"], values, np.nan)
     return table

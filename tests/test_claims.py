@@ -294,6 +294,8 @@ def _(text, r, _claim):
         chosen = r.neurons["detector"].sum()
         assert ("none was selected" in text) == (chosen == 0)
         assert "confirmed" not in text and (not chosen or f"of {chosen} pair" in text)
+        unknown = r.neurons.loc[r.neurons["detector"], "p_confirmed"].isna().all()
+        assert not chosen or ("could be tested" in text) == unknown
 
 
 @check("detector counts")
@@ -578,7 +580,8 @@ def _(text, r, _claim):
 @check("intervals of heads")
 def _(text, r, _claim):
     kind = r.heads.table["interval"].iloc[0]
-    assert ("groups" in text) == ("cluster" in kind) and kind
+    assert ("whole groups" in text) == ("3 groups" in kind) and kind
+    assert ("no intervals" in text) == kind.startswith("none")
 
 
 @check("paired tests")
@@ -599,6 +602,10 @@ def _(text, r, _claim):
 
 @check("confirmation")
 def _(text, r, _claim):
+    few = r.selection.unit == "too few groups"
+    assert ("Nothing was confirmed" in text) == few
+    if few:
+        return
     assert count(text, r"over ([\d,]+) detector") == r.selection.n_confirm_tests
     assert ("not independent" in text) == (r.selection.unit != "images")
 

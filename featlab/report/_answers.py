@@ -73,9 +73,12 @@ def _none_is_active(every: pd.DataFrame) -> Markup:
     selected = len(selected_detectors(every, silent=True))
     if not selected:
         return Markup("No neuron is shown to: none was selected on the train images.")
-    return Markup(
-        "No neuron is shown to: of {} selected on the train images, none held on other images."
-    ).format(words.plural(selected, "pair of class and neuron", "pairs of class and neuron"))
+    # Too few groups leave nothing to test by: that none held would say more than is known.
+    tested = every.loc[every["detector"].eq(True), "p_confirmed"].notna().any()
+    return Markup("No neuron is shown to: of {} selected on the train images, none {}.").format(
+        words.plural(selected, "pair of class and neuron", "pairs of class and neuron"),
+        "held on other images" if tested else "could be tested on other images",
+    )
 
 
 @claim("detector counts")

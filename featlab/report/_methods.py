@@ -141,7 +141,7 @@ def _heads(results: Results) -> str:
 def _intervals(results: Results) -> str:
     """How the intervals of the heads came about, as their column says."""
     kinds = results.heads.table.get("interval", pd.Series(dtype=str)).astype(str)
-    if kinds.str.contains("cluster|group").any():
+    if kinds.str.contains(r"cluster|over \d+ groups").any():
         return (
             "Their 95 % intervals come from resampling whole groups of test images"
             f"{cite('clustered_bootstrap')}."
@@ -151,6 +151,8 @@ def _intervals(results: Results) -> str:
             f"Their 95 % intervals are Wilson's for the accuracy{cite('wilson')}, and "
             f"from resampling test images for the other scores{cite('bootstrap')}."
         )
+    if kinds.str.startswith("none").any():
+        return "They have no intervals: all test images are of one group."
     return ""
 
 
@@ -204,6 +206,11 @@ def _selected(results: Results) -> str:
 @claim("confirmation")
 def _held(results: Results) -> str:
     known = results.selection
+    if known.unit == "too few groups":
+        return (
+            "Nothing was confirmed: a class has too few groups for a test that takes the group as "
+            "its unit."
+        )
     again = _CORRECTIONS.get(known.confirm_correction, "corrected")
     text = (
         f"Confirmed means: on images not used to select it, {_CONFIRMED_BY[known.unit]} with "
