@@ -105,7 +105,8 @@ def test_class_folders(tmp_path):
     expected = [hashlib.sha256((tmp_path / p).read_bytes()).hexdigest() for p in images["path"]]
     assert images["sha256"].tolist() == expected
     assert images.index.equals(pd.RangeIndex(3))
-    assert images.attrs == {"root": str(tmp_path), "skipped": []}
+    indexed = {"source": tmp_path.name, "on_error": "raise"}
+    assert images.attrs == {"root": str(tmp_path), "skipped": [], "indexed": indexed}
     assert len(boxes) == 0 and boxes["image"].dtype == np.int64
     assert (boxes[CORNERS].dtypes == np.float64).all()
 
