@@ -22,6 +22,10 @@ __all__ = ["make_split"]
 
 logger = logging.getLogger(__name__)
 
+SINGLE, GROUPED = (0.5, 0.2, 0.3), (0.4, 0.3, 0.3)
+"""Shares of train, confirm and test, without groups and with: there what is confirmed rests on the
+number of groups."""
+
 _GIVEN_NAMES = {"train": "train", "val": "confirm", "confirm": "confirm", "test": "test"}
 
 
@@ -74,7 +78,7 @@ def make_split(
     )
     if fractions is None:
         grouped = (_named(images, "group") != "").any()
-        fractions = (0.4, 0.3, 0.3) if grouped else (0.5, 0.2, 0.3)
+        fractions = GROUPED if grouped else SINGLE
     shares = _checked_fractions(fractions)
     table = images.assign(_row=np.arange(len(images))).sort_values("path", kind="stable")
     labels = text_labels(table["label"], name="label").astype(np.str_)

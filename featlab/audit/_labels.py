@@ -25,14 +25,20 @@ from featlab.arguments import (
 from featlab.errors import FeatlabError
 from featlab.features import component_scores, principal_components
 from featlab.heads.training import Fold, stratified_folds
+from featlab.results.images import Finding
 
 Floats = NDArray[np.float64]
 
 LABEL_COLUMNS = ["row", "label", "suggested", "self_confidence", "margin"]
 OUTLIER_COLUMNS = ["row", "label", "distance", "score", "outlier"]
 
+NOT_DONE = "not done"
+
 OUTLIER_SCORE = 3.5
 """Modified z-score beyond which an image is an outlier of its class."""
+
+WARN_LABELS, FAIL_LABELS = 0.01, 0.10
+WARN_OUTLIERS, FAIL_OUTLIERS = 0.01, 0.05
 
 _FOLDS = 5
 _COMPONENTS = 100
@@ -279,3 +285,50 @@ def _held_out(
             results[place][np.ix_(held, model.classes_)] = model.predict_proba(X[held])
     own = results[:, np.arange(len(codes)), codes]
     return results[np.log(np.clip(own, 1e-15, 1)).mean(axis=1).argmax()]
+
+
+def images_word(n: int) -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{n:,} image" + ("" if n == 1 else "s")
+
+
+def worse_of(fails: bool | np.bool_, warns: bool | np.bool_) -> str:
+    """The verdict."""
+    return "fail" if fails else "warn" if warns else "pass"
+
+
+def checked_labels(
+    X: pd.DataFrame, labels: NDArray, groups: NDArray, random_state: int
+) -> tuple[pd.DataFrame, Finding]:
+    """The table of `label_errors`, and its line; "not done" where labels cannot be checked."""
+    try:
+        errors, accuracy = contradicted(X, labels, groups, random_state)
+        return errors, labels_line(errors, len(labels), accuracy)
+    except FeatlabError as error:
+        empty = pd.DataFrame(columns=LABEL_COLUMNS)
+        return empty, Finding("label errors", NOT_DONE, str(error), 0)
+
+
+def labels_line(table: pd.DataFrame, n: int, accuracy: float) -> Finding:
+    """Are labels contradicted?"""
+    share = len(table) / n
+    text = (
+        f"{images_word(len(table))} ({share:.1%}) with a label that the others contradict; "
+        f"{accuracy:.0%} of all are classified as labelled when held out."
+    )
+    return Finding("label errors", worse_of(share >= FAIL_LABELS, share >= WARN_LABELS), text, n)
+
+
+def outliers_line(table: pd.DataFrame) -> Finding:
+    """Are images unlike their class?"""
+    judged = int(table["score"].notna().sum())
+    if not judged:
+        return Finding("outliers", NOT_DONE, "Every class is too small.", 0)
+    n_outliers = int(table["outlier"].sum())
+    share = n_outliers / judged
+    text = (
+        f"{images_word(n_outliers)} ({share:.1%}) far from the rest of their class "
+        f"(modified z-score above {OUTLIER_SCORE:g})."
+    )
+    verdict = worse_of(share >= FAIL_OUTLIERS, share >= WARN_OUTLIERS)
+    return Finding("outliers", verdict, text, judged)

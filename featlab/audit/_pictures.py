@@ -1,4 +1,4 @@
-"""Pictures on disk → statistics that no label went into, and fingerprints for duplicates."""
+"""Pictures on disk → statistics that no label went into."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from PIL import Image
 from featlab.arguments import Progress, check_columns, tracked
 from featlab.errors import FeatlabError
 from featlab.images import decode_image
-from featlab.system.scratch import is_large, scratch
 
 Floats = NDArray[np.float64]
 _Rows = NDArray[np.int16]
@@ -39,9 +38,6 @@ PICTURE_COLUMNS = (
     "caption",
 )
 OBJECT_COLUMNS = ("n_objects", "object_area", "object_x", "object_y")
-
-HASH_BITS = 64
-THUMBNAIL = 32
 
 _MOST_THREADS = 8
 _SIDE = 256  # pixels: every picture's colours and sharpness are measured at this size
@@ -75,16 +71,10 @@ class Pictures:
     ----------
     statistics : DataFrame of shape (n, 16)
         :data:`PICTURE_COLUMNS`; NaN where a picture cannot be read.
-    hashes : ndarray of bool, shape (n, 64)
-        Difference hash.
-    thumbnails : ndarray of float32, shape (n, 32, 32)
-        Grey, 0 to 1.
     readable : ndarray of bool, shape (n,)
     """
 
     statistics: pd.DataFrame
-    hashes: NDArray[np.bool_]
-    thumbnails: NDArray[np.float32]
     readable: NDArray[np.bool_]
 
 
@@ -169,20 +159,16 @@ def read_pictures(
     folder = _folder(images, root)
     paths = images["path"].tolist()
     statistics = np.full((len(paths), len(PICTURE_COLUMNS)), np.nan)
-    hashes = np.zeros((len(paths), HASH_BITS), dtype=np.bool_)
-    shape = (len(paths), THUMBNAIL, THUMBNAIL)
-    large = is_large(len(paths), THUMBNAIL**2)
-    thumbnails = scratch(shape) if large else np.zeros(shape, dtype=np.float32)
     readable = np.zeros(len(paths), dtype=np.bool_)
     Image.init()  # loads Pillow's plug-ins before threads do
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
         measured = threads.map(lambda path: _measure(folder / path), paths)
         for row, found in zip(tracked(range(len(paths)), progress), measured, strict=True):
             if found is not None:
-                statistics[row], hashes[row], thumbnails[row] = found
+                statistics[row] = found
                 readable[row] = True
     table = pd.DataFrame(statistics, columns=list(PICTURE_COLUMNS), index=images.index)
-    return Pictures(table, hashes, thumbnails, readable)
+    return Pictures(table, readable)
 
 
 def _folder(images: pd.DataFrame, root: str | os.PathLike[str] | None) -> Path:
@@ -195,7 +181,7 @@ def _folder(images: pd.DataFrame, root: str | os.PathLike[str] | None) -> Path:
     return Path(given)
 
 
-def _measure(path: Path) -> tuple[Floats, NDArray[np.bool_], NDArray[np.float32]] | None:
+def _measure(path: Path) -> Floats | None:
     try:
         if not path.is_file():  # a pipe would be waited for
             return None
@@ -218,8 +204,7 @@ def _measure(path: Path) -> tuple[Floats, NDArray[np.bool_], NDArray[np.float32]
         bands.right,
         bands.caption,
     ]
-    grey = picture.convert("L")
-    return np.array(statistics, dtype=np.float64), difference_hash(grey), _thumbnail(grey)
+    return np.array(statistics, dtype=np.float64)
 
 
 def _colours(picture: Image.Image) -> list[float]:
@@ -248,22 +233,6 @@ def _at_most(picture: Image.Image, pixels: NDArray[np.uint8]) -> NDArray[np.uint
         return pixels
     size = (max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink)))
     return np.asarray(picture.resize(size, Image.Resampling.BOX))
-
-
-def difference_hash(grey: Image.Image) -> NDArray[np.bool_]:
-    """64 bits: whether each of 8 x 9 cells is brighter than its left neighbour.
-
-    References
-    ----------
-    Krawetz (2013). Kind of like that. The Hacker Factor blog (dHash).
-    """
-    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    return (cells[:, 1:] > cells[:, :-1]).ravel()
-
-
-def _thumbnail(grey: Image.Image) -> NDArray[np.float32]:
-    small = grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
 def _union(corners: Floats) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -30,23 +31,31 @@ from featlab.audit._confounds import (
     adjusted_effects,
     confounds,
 )
-from featlab.audit._duplicates import find_duplicates
-from featlab.audit._labels import LABEL_COLUMNS, OUTLIER_SCORE, contradicted, outliers
+from featlab.audit._duplicates import duplicates, joined_groups
+from featlab.audit._labels import (
+    NOT_DONE,
+    checked_labels,
+    images_word,
+    outliers,
+    outliers_line,
+    worse_of,
+)
 from featlab.audit._pictures import PICTURE_COLUMNS, Pictures, read_pictures, with_objects
 from featlab.errors import FeatlabError
 from featlab.features import feature_table
+from featlab.heads import evaluate_heads
 from featlab.results.images import Audit, Finding
+from featlab.splits import GROUPED, make_split
 from featlab.store import MapStore
 
-NOT_DONE = "not done"
+COPIES_COLUMNS = ["copies", "n", "n_leaking", "accuracy", "accuracy_low", "accuracy_high"]
+
 FAIL_RATIO, WARN_RATIO = 10.0, 3.0
 FAIL_IMAGES, WARN_IMAGES = 10, 30
 WARN_ON_SIDE = 10
 FAIL_GROUPS, WARN_GROUPS = 3, 5
 WARN_GAIN = 0.25
-FAIL_LEAK = 0.01  # of the images, in near duplicates across the split
-WARN_LABELS, FAIL_LABELS = 0.01, 0.10
-WARN_OUTLIERS, FAIL_OUTLIERS = 0.01, 0.05
+FAIL_LEAK = 0.01  # of the test images, with copies on other sides
 WARN_EXPLAINED, FAIL_EXPLAINED = 0.10, 0.50
 _SHOWN = 3
 _MOST = 50  # detectors per class that are judged
@@ -103,16 +112,6 @@ def colour_alone(head_table: pd.DataFrame | None) -> Finding:
         is_above and gain >= WARN_GAIN * full_gain,
     )
     return Finding(name, verdict, text, int(colour["n"]))
-
-
-def images_word(n: int) -> str:
-    """`1 image`, `2,000 images`."""
-    return f"{n:,} image" + ("" if n == 1 else "s")
-
-
-def worse_of(fails: bool | np.bool_, warns: bool | np.bool_) -> str:
-    """The verdict."""
-    return "fail" if fails else "warn" if warns else "pass"
 
 
 def _interval(row: Mapping[Hashable, Any]) -> str:
@@ -180,26 +179,71 @@ def pictures_line(pictures: Pictures | None, n: int, n_skipped: int) -> Finding:
     left_out = f" {n_skipped:,} files or boxes were left out when it was indexed."
     text = f"{read:,} of {images_word(n)} can still be read."
     if not read:
-        text += " Picture statistics and near duplicates were not looked at."
+        text += " Picture statistics were not looked at."
     verdict = NOT_DONE if not read else worse_of(False, read < n or n_skipped > 0)
     return Finding("pictures", verdict, text + (left_out if n_skipped else ""), n)
 
 
-def duplicates_line(table: pd.DataFrame, n: int, *, looked: bool) -> Finding:
-    """Are images there twice, on two sides of the split or under two labels?"""
-    exact = table["kind"] == "exact"
-    across, differ = table["across"].to_numpy(bool), table["labels_differ"].to_numpy(bool)
-    leaking = table[["row_a", "row_b"]][across].to_numpy()
-    n_leaking = len(np.unique(leaking))
-    text = (
-        f"{int(exact.sum()):,} exact and {int((~exact).sum()):,} near duplicate pairs; "
-        f"{int(across.sum()):,} lie across the split ({images_word(n_leaking)}), "
-        f"{int(differ.sum()):,} have two labels."
+def copies_both_ways(
+    store: MapStore, X: pd.DataFrame, pairs: pd.DataFrame, random_state: int
+) -> pd.DataFrame:
+    """What copies on several sides of a split are worth: accuracy of the logistic head both ways.
+
+    Two splits are made anew, with one seed and the same shares: one that keeps the copies of a
+    picture together, one that does not look at them.
+    """
+    images, rows = store.tables.images.assign(split="", sha256=""), []
+    own = group_names(images["group"], len(images))
+    joined = joined_groups(own, pairs)
+    for word, groups in (("together", joined), ("split", own)) if len(pairs) else ():
+        with suppress(FeatlabError):  # too few groups for a split
+            split = make_split(
+                images.assign(group=groups), fractions=GROUPED, random_state=random_state
+            )
+            heads = evaluate_heads(
+                X, images["label"], split, heads=["logistic"], groups=joined,
+                random_state=random_state,
+            )  # fmt: skip
+            scores = heads.table.set_index("head").loc["logistic"]
+            rows.append([word, scores["n"], len(_leaking(pairs, split.to_numpy(str)))])
+            rows[-1] += scores[["accuracy", "accuracy_low", "accuracy_high"]].tolist()
+    return pd.DataFrame(rows, columns=COPIES_COLUMNS)
+
+
+def _leaking(pairs: pd.DataFrame, sides: NDArray[np.str_]) -> NDArray[np.intp]:
+    """Test images of which a copy lies on another side."""
+    rows = pairs[["row_a", "row_b"]].to_numpy(np.intp)
+    across = rows[sides[rows[:, 0]] != sides[rows[:, 1]]]
+    return np.unique(across[sides[across] == "test"])
+
+
+def duplicates_line(
+    table: pd.DataFrame, copies: pd.DataFrame, sides: NDArray[np.str_], *, looked: bool
+) -> Finding:
+    """Are images there several times, on two sides of the split or under two labels?"""
+    n_exact, n = int((table["kind"] == "exact").sum()), len(sides)
+    n_across, n_differ = int(table["across"].sum()), int(table["labels_differ"].sum())
+    names = joined_groups(np.full(n, ""), table)
+    text = f"{n_exact:,} exact and {len(table) - n_exact:,} near pairs of copies"
+    if len(table):
+        text += f" ({images_word(int((names != '').sum()))} of {len(set(names) - {''}):,} pictures)"
+    leaking = _leaking(table, sides)
+    text += (
+        f"; {n_across:,} lie across the split ({images_word(len(leaking))} of test), "
+        f"{n_differ:,} have two labels."
     )
+    scores = copies.set_index("copies")
+    if {"together", "split"} <= set(scores.index):
+        kept, torn = scores.loc["together"], scores.loc["split"]
+        text += (
+            f" The logistic head has an accuracy of {_interval(kept)} where a split keeps copies "
+            f"together, {_interval(torn)} where it does not ({images_word(int(torn['n_leaking']))} "
+            f"of {int(torn['n']):,} tested then have a copy elsewhere)."
+        )
     if not looked:
-        text += " Near ones were not looked for."
-    fails = bool((exact & across).any()) or n_leaking > FAIL_LEAK * n
-    return Finding("duplicates", worse_of(fails, across.any() or differ.any()), text, n)
+        text += " Near ones were not looked for: the store has no thumbnails; extract it again."
+    fails = len(leaking) > FAIL_LEAK * int((sides == "test").sum())
+    return Finding("duplicates", worse_of(fails, n_across > 0 or n_differ > 0), text, n)
 
 
 def confounds_line(table: pd.DataFrame, n: int) -> Finding:
@@ -262,31 +306,6 @@ def adjusted_line(table: pd.DataFrame, n: int) -> Finding:
     return Finding(name, worse_of(share >= FAIL_EXPLAINED, share >= WARN_EXPLAINED), text, n)
 
 
-def labels_line(table: pd.DataFrame, n: int, accuracy: float) -> Finding:
-    """Are labels contradicted?"""
-    share = len(table) / n
-    text = (
-        f"{images_word(len(table))} ({share:.1%}) with a label that the others contradict; "
-        f"{accuracy:.0%} of all are classified as labelled when held out."
-    )
-    return Finding("label errors", worse_of(share >= FAIL_LABELS, share >= WARN_LABELS), text, n)
-
-
-def outliers_line(table: pd.DataFrame) -> Finding:
-    """Are images unlike their class?"""
-    judged = int(table["score"].notna().sum())
-    if not judged:
-        return Finding("outliers", NOT_DONE, "Every class is too small.", 0)
-    n_outliers = int(table["outlier"].sum())
-    share = n_outliers / judged
-    text = (
-        f"{images_word(n_outliers)} ({share:.1%}) far from the rest of their class "
-        f"(modified z-score above {OUTLIER_SCORE:g})."
-    )
-    verdict = worse_of(share >= FAIL_OUTLIERS, share >= WARN_OUTLIERS)
-    return Finding("outliers", verdict, text, judged)
-
-
 def audit_set(
     store: MapStore,
     split: ArrayLike,
@@ -333,7 +352,8 @@ def audit_set(
     X = _features(store, neurons)
     pictures = _pictures(images, progress)
     statistics = _statistics(store, pictures, box_kind)
-    pairs = find_duplicates(images, pictures, X, split=sides)
+    pairs = duplicates(store, split=sides)
+    copies = copies_both_ways(store, X, pairs, random_state)
     differences = (
         pd.DataFrame(columns=CONFOUND_COLUMNS)
         if pictures is None
@@ -341,12 +361,12 @@ def audit_set(
     )
     n_read = int(pictures.readable.sum()) if pictures is not None else 0
     adjusted, adjusted_finding = _adjusted(X, labels, statistics, neurons, sides, pictures)
-    errors, errors_finding = _label_errors(X, labels, groups, random_state)
+    errors, errors_finding = checked_labels(X, labels, groups, random_state)
     far = outliers(X, labels)
     findings = [
         pictures_line(pictures, len(images), len(images.attrs.get("skipped", []))),
         *balance(labels, groups, sides),
-        duplicates_line(pairs, len(images), looked=pictures is not None),
+        duplicates_line(pairs, copies, sides, looked=store.thumbnails is not None),
         confounds_line(differences, n_read),
         captions_line(statistics, differences),
         adjusted_finding,
@@ -360,6 +380,7 @@ def audit_set(
         confounds=differences,
         adjusted=adjusted,
         duplicates=pairs,
+        copies=copies,
         label_errors=_with_paths(errors, images),
         outliers=_with_paths(far[far["outlier"]].reset_index(drop=True), images),
     )
@@ -430,17 +451,6 @@ def _columns_of(X: pd.DataFrame, neurons: pd.Series, rows: NDArray[np.intp]) -> 
     for place, column in enumerate(columns):
         taken[:, place] = values[:, column][rows]
     return pd.DataFrame(taken, X.index[rows], X.columns[columns])
-
-
-def _label_errors(
-    X: pd.DataFrame, labels: NDArray, groups: NDArray, random_state: int
-) -> tuple[pd.DataFrame, Finding]:
-    try:
-        errors, accuracy = contradicted(X, labels, groups, random_state)
-        return errors, labels_line(errors, len(labels), accuracy)
-    except FeatlabError as error:
-        empty = pd.DataFrame(columns=LABEL_COLUMNS)
-        return empty, Finding("label errors", NOT_DONE, str(error), 0)
 
 
 def _with_paths(table: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:

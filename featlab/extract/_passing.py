@@ -25,7 +25,7 @@ from featlab.extract._parts import (
     tell_done,
 )
 from featlab.extract._source import MapSource, PassOptions, running_of
-from featlab.images.pixels import InputReader, colour_histogram, picture_frame
+from featlab.images.pixels import InputReader, colour_histogram, picture_frame, thumbnail
 from featlab.store.format import Tables
 from featlab.store.rows import EncodedMaps, Piece, encode_maps
 from featlab.store.writing import PartWriter
@@ -53,22 +53,27 @@ class Batch:
         Colour histograms.
     frames : ndarray of shape (b, 4)
         Where the pictures lie in the input.
+    thumbnails : ndarray of uint8, shape (b, 2304)
+        The pictures in grey, 48 x 48 pixels.
     """
 
     maps: dict[str, EncodedMaps]
     colours: np.ndarray
     frames: np.ndarray
+    thumbnails: np.ndarray
 
 
-def read_batch(read: InputReader, rows: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels ``(b, H, W, 3)`` uint8, colours ``(b, 64)`` and frames ``(b, 4)``."""
-    pixels, colours, frames = [], [], []
+def read_batch(read: InputReader, rows: range) -> tuple[np.ndarray, ...]:
+    """Pixels ``(b, H, W, 3)`` uint8, colours ``(b, 64)``, frames ``(b, 4)``, thumbnails uint8."""
+    pixels, colours, frames, small = [], [], [], []
     for row in rows:
         resized, picture = read(row)
         pixels.append(resized)
         colours.append(colour_histogram(picture.image))
         frames.append(picture_frame(picture.width, picture.height, read.size, read.mode))
-    return np.stack(pixels), np.stack(colours), np.array(frames, dtype=np.float64)
+        small.append(thumbnail(picture.image, picture.box).ravel())
+    placed = np.array(frames, dtype=np.float64)
+    return np.stack(pixels), np.stack(colours), placed, np.stack(small)
 
 
 class Streams:
@@ -133,13 +138,13 @@ class BatchMaker:
         """The batch of some rows of the image table; batches are numbered from 0, in order."""
         number, rows = numbered
         try:
-            pixels, colours, frames = read_batch(self.read, rows)
+            pixels, *plain = read_batch(self.read, rows)
             self.streams.wait(number)
             maps = self.backbone.forward(pixels)
         finally:
             self.streams.finish(number)
         encoded = {layer: encode_maps(layer, values, self.dtype) for layer, values in maps.items()}
-        return Batch(encoded, colours, frames)
+        return Batch(encoded, *plain)
 
 
 def in_order(
@@ -194,7 +199,7 @@ def written_parts(
                     for _ in run.plan.batches(part):
                         next(ticks)
                         batch = next(batches)
-                        writer.append(batch.maps, batch.colours, batch.frames)
+                        writer.append(batch.maps, batch.colours, batch.frames, batch.thumbnails)
                     writer.finish()
                 yield run.piece(part)
             next(ticks, None)  # lets a progress bar close

@@ -29,6 +29,8 @@ border is close to zero for it, where a black or white one would be a strong edg
 
 # Counting more pixels takes time and hardly changes the shares (docs/speed.md).
 _COUNTED = 1 << 15
+THUMBNAIL = 48
+"""Sides of a stored thumbnail, in pixels: enough to tell copies (benchmarks/copies.py)."""
 BOX_TOLERANCE = 1.0
 """How far, in pixels, a box may lie outside its picture and still be clipped."""
 _Corners = tuple[float, float, float, float]
@@ -244,6 +246,25 @@ def colour_histogram(
     # Pillow counts bytes in place; np.bincount would first copy them to 8 bytes per pixel.
     counts = Image.fromarray(codes[np.newaxis].astype(np.uint8)).histogram()[:64]
     return (np.array(counts) / codes.size).astype(np.float32)
+
+
+def thumbnail(
+    picture: Image.Image, box: tuple[float, float, float, float] | None = None
+) -> npt.NDArray[np.uint8]:
+    """The picture in grey, stretched to 48 x 48 pixels, each the mean of what it covers.
+
+    Parameters
+    ----------
+    picture : image of Pillow in mode RGB
+    box : (float, float, float, float), optional
+        What of it is used: left, top, right, bottom in its pixels; all of it by default.
+
+    Returns
+    -------
+    ndarray of uint8, shape (48, 48)
+    """
+    small = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, box)
+    return np.asarray(small.convert("L"))
 
 
 def fit_box(corners: _Corners, size: tuple[float, float] | None, picture: Inspection) -> _Corners:

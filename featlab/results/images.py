@@ -52,6 +52,11 @@ class Audit:
         From :func:`adjusted_effects`.
     duplicates : DataFrame
         From :func:`duplicates`.
+    copies : DataFrame
+        What copies on several sides of a split are worth: ``copies`` ("together" on one side, or
+        "split"), ``n`` (test images), ``n_leaking`` (those with a copy on another side), and the
+        ``accuracy`` of the logistic head, with its 95 % interval ``accuracy_low, accuracy_high``.
+        Empty where there are none.
     label_errors : DataFrame
         From :func:`label_errors`, with ``path`` first.
     outliers : DataFrame
@@ -63,6 +68,7 @@ class Audit:
     confounds: pd.DataFrame
     adjusted: pd.DataFrame
     duplicates: pd.DataFrame
+    copies: pd.DataFrame
     label_errors: pd.DataFrame
     outliers: pd.DataFrame
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import ArrayLike
 
-from featlab.arguments import check_choice, check_whole, row_numbers
+from featlab.arguments import check_choice, check_whole, group_names, row_numbers
 from featlab.errors import FeatlabError
 from featlab.store.format import (
     POOLINGS,
+    THUMBNAILS,
     Tables,
     check_maps,
     check_numbers,
@@ -32,6 +34,7 @@ from featlab.system import html
 
 _BLOCK = 4096
 _OPEN_FILES = 16
+_THUMBNAIL = 48  # pixels along each side
 
 
 class MapStore:
@@ -61,6 +64,7 @@ class MapStore:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._absolute = self.path.absolute()
+        self._groups: np.ndarray | None = None
         self._file = open_store(self.path)
         self._closing = contextlib.ExitStack()
         self._closing.callback(self._file.close)
@@ -93,9 +97,9 @@ class MapStore:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __reduce__(self) -> tuple[type[MapStore], tuple[Path]]:
+    def __reduce__(self) -> tuple[Callable[..., MapStore], tuple[Any, ...]]:
         """Another process opens the file anew; it may have been started in another folder."""
-        return type(self), (self._absolute,)
+        return _reopened, (self._absolute, self._groups)
 
     def __repr__(self) -> str:
         if not self._file:
@@ -127,6 +131,16 @@ class MapStore:
             ),
             html.folded("Provenance", html.facts(known.items())),
         )
+
+    def regrouped(self, groups: ArrayLike) -> MapStore:
+        """The same store, opened again, with other groups in its image table.
+
+        Parameters
+        ----------
+        groups : array_like of str, shape (n,)
+            ``""`` is no group.
+        """
+        return _reopened(self.path, group_names(groups, len(self)))
 
     def close(self) -> None:
         """Close the file; closing twice is harmless."""
@@ -169,6 +183,17 @@ class MapStore:
     def colour_histogram(self) -> np.ndarray:
         """4 x 4 x 4 joint RGB histogram of each picture, ``(n, 64)`` float32; rows sum to 1."""
         return self._everything("colour_histogram")
+
+    @property
+    def thumbnails(self) -> np.ndarray | None:
+        """Each picture in grey, ``(n, 48, 48)`` uint8; a store of an earlier featlab has none.
+
+        Rows of zeros are those of pictures that such a store has contributed.
+        """
+        if THUMBNAILS not in self._file:
+            return None
+        small = self._everything(THUMBNAILS)
+        return small.reshape(len(small), _THUMBNAIL, _THUMBNAIL)
 
     def map_shape(self, layer: str | None = None) -> tuple[int, int, int]:
         """Height, width and number of neurons of a layer's maps."""
@@ -316,10 +341,13 @@ class MapStore:
                 check_maps(maps)
                 self._check_rows(f"maps/{layer}", maps)
                 widths |= {self._pooled_key(pooling, layer): maps.shape[3] for pooling in POOLINGS}
+        kinds = dict.fromkeys(widths, "f")
+        if THUMBNAILS in self._file:
+            widths[THUMBNAILS], kinds[THUMBNAILS] = _THUMBNAIL**2, "u"
         for key, width in widths.items():
             dataset = self._arrays.array(key)
             with read_errors(self.path, f"/{key}"):
-                check_numbers(dataset, 2, "f")
+                check_numbers(dataset, 2, kinds[key])
                 self._check_rows(key, dataset)
                 if dataset.shape[1] != width:
                     raise ValueError(f"{dataset.shape[1]} columns where {width} are expected")
@@ -348,6 +376,16 @@ class MapStore:
                 f"{self.path} is damaged: /{key} has {dataset.shape[0]} rows, the image table "
                 f"{len(self)}; extract it again."
             )
+
+
+def _reopened(path: Path, groups: np.ndarray | None) -> MapStore:
+    """A store, with groups of its own where some are given."""
+    store = MapStore(path)
+    if groups is not None:
+        store._groups = groups
+        store.images = store.images.assign(group=groups)
+        store.images.attrs = store.tables.images.attrs
+    return store
 
 
 class Rows:

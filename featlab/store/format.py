@@ -23,6 +23,8 @@ ENCODING_TYPE = "featlab-maps"
 """Root attribute ``encoding-type`` of every store."""
 ENCODING_VERSION = "1.0"
 """Root attribute ``encoding-version`` of the stores that are written."""
+THUMBNAILS = "thumbnails"
+"""Dataset that a store made of late has."""
 POOLINGS = ("mean", "max")
 """How the maps are pooled over their cells."""
 

@@ -20,6 +20,7 @@ from featlab.store.format import (
     ENCODING_TYPE,
     ENCODING_VERSION,
     POOLINGS,
+    THUMBNAILS,
     Tables,
     layer_names,
     write_tables,
@@ -79,8 +80,11 @@ class PartWriter:
         maps: Mapping[str, np.ndarray | EncodedMaps],
         colour: np.ndarray,
         frames: np.ndarray,
+        thumbnails: np.ndarray | None = None,
     ) -> None:
         """Add a batch: layer → ``(b, h, w, c)`` float32, ``(b, 64)`` colours, ``(b, 4)`` frames.
+
+        Thumbnails, ``(b, 2304)`` uint8, may be left out of all batches.
 
         Maps may be encoded already, in the part's own number format.
         """
@@ -94,6 +98,8 @@ class PartWriter:
             self._plain.setdefault(f"pooled/{layer}/max", []).append(batch.max)
         self._plain.setdefault("colour_histogram", []).append(colour)
         self._plain.setdefault("frames", []).append(frames)
+        if thumbnails is not None:
+            self._plain.setdefault(THUMBNAILS, []).append(thumbnails)
         self._filled += len(colour)
 
     def finish(self) -> None:
@@ -218,7 +224,7 @@ def _copy(
                     break
                 for layer, dtype in dtypes.items():
                     _copy_maps(source, target, f"maps/{layer}", piece, start, n_rows, dtype)
-                for key in _plain_keys(dtypes):
+                for key in _plain_keys(dtypes, source):
                     _copy_plain(source, target, key, piece, start, n_rows)
         else:
             return copied
@@ -243,12 +249,14 @@ def _refer(
 ) -> None:
     """Virtual datasets over the pieces, and the table of where they lie."""
     names = {file: relative_name(file, folder) for file in {piece.file for piece in pieces}}
+    plain = {*_plain_keys(dtypes), THUMBNAILS}
     for file in names:
         with h5py.File(file, "r") as source:
             dtypes = _wider(dtypes, source)
+            plain &= {*_plain_keys(dtypes, source)}
     types = {f"maps/{layer}": dtype for layer, dtype in dtypes.items()}
     with h5py.File(pieces[0].file, "r") as first:
-        types |= {key: first[key].dtype for key in _plain_keys(dtypes)}
+        types |= {key: first[key].dtype for key in sorted(plain)}
         shapes = {key: first[key].shape[1:] for key in types}
     for key, dtype in types.items():
         layout = h5py.VirtualLayout((n_rows, *shapes[key]), dtype)
@@ -257,16 +265,18 @@ def _refer(
             source = h5py.VirtualSource(names[piece.file], key, shape=shape, dtype=dtype)
             layout[start : start + len(piece)] = source[piece.start : piece.stop]
         # Rows of a file that is missing read as NaN, not as silent zeros.
-        dataset = target.create_virtual_dataset(key, layout, fillvalue=np.nan)
+        blank = np.nan if dtype.kind == "f" else 0
+        dataset = target.create_virtual_dataset(key, layout, fillvalue=blank)
         if key.startswith("maps/"):
             dataset.attrs["axes"] = MAP_AXES
     write_pieces(target, folder, pieces)
 
 
-def _plain_keys(layers: Iterable[str]) -> list[str]:
-    """Datasets of few numbers an image."""
+def _plain_keys(layers: Iterable[str], source: h5py.File | None = None) -> list[str]:
+    """Datasets of few numbers an image; thumbnails where a file, written of late, has them."""
     pooled = [f"pooled/{layer}/{pooling}" for layer in layers for pooling in POOLINGS]
-    return [*pooled, "colour_histogram", "frames"]
+    small = [THUMBNAILS] if source is not None and THUMBNAILS in source else []
+    return [*pooled, "colour_histogram", "frames", *small]
 
 
 def _while_free(pieces: Iterable[Piece], path: Path, n_rows: int) -> Iterator[Piece]:
