@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from featlab import audit, boxheads, features
+from featlab import audit, boxheads
 from featlab.boxes import geometry as bx
 from featlab.errors import FeatlabError
 from featlab.intervals import bootstrap_interval
@@ -264,7 +264,7 @@ def main() -> None:
             store,
             box_kind=kind,
             classes=classes,
-            duplicates=audit.duplicates(store.images, features.feature_table(store)),
+            duplicates=audit.duplicates(store),
         )
     table.to_csv(path.with_name("published_protocol.csv"), index=False)
     print(table.round(3).to_string(index=False))

@@ -24,7 +24,7 @@ from featlab.arguments import (
 from featlab.errors import FeatlabError
 from featlab.results.images import Components
 from featlab.store import MapStore
-from featlab.system.scratch import (
+from featlab.system.machine import (
     chosen_rows,
     double_rows,
     is_large,

@@ -26,6 +26,7 @@ SINGLE, GROUPED = (0.5, 0.2, 0.3), (0.4, 0.3, 0.3)
 """Shares of train, confirm and test, without groups and with: there what is confirmed rests on the
 number of groups."""
 
+_SHOWN = 3  # groups that an error names
 _GIVEN_NAMES = {"train": "train", "val": "confirm", "confirm": "confirm", "test": "test"}
 
 
@@ -47,7 +48,10 @@ def make_split(
     A ``split`` column that is filled is honoured: ``train``, ``val`` (or ``confirm``) and ``test``
     become train, confirm and test; a side that is not given is carved out of train in the
     proportion of `fractions`; byte-identical files on different given sides are moved to train,
-    with a warning in the log.
+    with a warning in the log. A given split that puts one group on several sides is refused.
+
+    Copies that are not byte for byte the same are a group in the images of the store that
+    :func:`featlab.audit.group_copies` gives.
 
     Parameters
     ----------
@@ -70,8 +74,8 @@ def make_split(
     FeatlabError
         No column for path or label, or a label missing; fewer than two classes; a class with fewer
         units than sides to fill, or too entangled with others by groups to be on every side; a
-        ``split`` column that is partly filled, holds other words or no ``train``; wrong
-        `fractions`.
+        ``split`` column that is partly filled, holds other words or no ``train``, or tears a group
+        apart; wrong `fractions`.
     """
     check_columns(
         "the image table", images, ("path", "label"), "make it with featlab.images.index_images"
@@ -222,6 +226,7 @@ def _honour(
     """Sides from the table's own split, the missing ones carved out of its train."""
     _check_given(given)
     mapped = np.array([_GIVEN_NAMES[value] for value in given])
+    _check_whole_groups(mapped, _named(table, "group"))
     sides = _without_copies_across(mapped, _named(table, "sha256"))
     emptied = sorted(set(mapped.tolist()) - set(sides.tolist()))
     if emptied:
@@ -251,6 +256,19 @@ def _check_given(given: NDArray[np.str_]) -> None:
         raise FeatlabError(f"split must be 'train', 'val' or 'test', got {unknown[0]!r}.")
     if not (given == "train").any():
         raise FeatlabError("The split column has no 'train' image; name some, or empty the column.")
+
+
+def _check_whole_groups(sides: NDArray[np.str_], groups: NDArray[np.str_]) -> None:
+    """Refuse a given split that tears groups apart: what is tested would have been learnt."""
+    n_sides = pd.Series(sides).groupby(groups).nunique()
+    torn = [str(name) for name in n_sides.index[(n_sides > 1) & (n_sides.index != "")]]
+    if torn:
+        shown = ", ".join(repr(name) for name in torn[:_SHOWN])
+        more = f" and {len(torn) - _SHOWN:,} more" if len(torn) > _SHOWN else ""
+        raise FeatlabError(
+            f"The split column puts images of one group on several sides: {shown}{more}; give the "
+            "whole group one side, or leave the groups or the split column out."
+        )
 
 
 def _without_copies_across(sides: NDArray[np.str_], sha256: NDArray[np.str_]) -> NDArray[np.str_]:

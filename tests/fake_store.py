@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,13 @@ class FakeStore:
     @property
     def classes(self) -> list[str]:
         return sorted(self.images["label"].unique())
+
+    @property
+    def thumbnails(self) -> None:
+        return None
+
+    def regrouped(self, groups: Any) -> FakeStore:
+        return replace(self, images=self.images.assign(group=groups))
 
     @property
     def colour_histogram(self) -> np.ndarray:

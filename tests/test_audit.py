@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import functools
 import io
+import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import FakeBackbone
+from fake_store import FakeStore
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from featlab import audit, plots
 from featlab.arguments import feature_columns
+from featlab.audit import _duplicates
+from featlab.audit._alignment import fitted
 from featlab.audit._confounds import adjusted_effects, confounds
-from featlab.audit._duplicates import find_duplicates
+from featlab.audit._duplicates import MIN_SIMILARITY
 from featlab.audit._labels import outliers
 from featlab.audit._pictures import find_bands, picture_statistics, read_pictures
 from featlab.audit._set import balance, colour_alone
 from featlab.errors import FeatlabError
 from featlab.extract import extract_maps
 from featlab.images import index_images
+from featlab.images.pixels import thumbnail
 from featlab.plots.style import encode
+from featlab.splits import make_split
 
 # Found by eye, on the bottom 34 rows of all 357 pictures: a full-width white strip with writing.
 CAPTIONED = [
@@ -353,69 +360,173 @@ def test_what_cannot_be_judged_is_refused():
 # --- duplicates ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def twins(tmp_path_factory):
-    """Thirty pictures, some of them changed copies of others."""
+def cropped(picture, left, top, right, bottom):
+    """What is left of a picture when shares of its sides are cut off."""
+    width, height = picture.size
+    return picture.crop((left * width, top * height, (1 - right) * width, (1 - bottom) * height))
+
+
+COPIES = {
+    "recompressed": lambda p: jpeg(p, 30),
+    "small": lambda p: p.resize((100, 66)).resize((300, 200)),
+    "squashed": lambda p: p.resize((200, 200)),
+    "grey": lambda p: p.convert("L").convert("RGB"),
+    "mirrored": lambda p: p.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "brighter": lambda p: ImageEnhance.Brightness(p).enhance(1.2),
+    "darker, cropped": lambda p: ImageEnhance.Brightness(cropped(p, 0.12, 0, 0, 0.12)).enhance(0.8),
+    "mirrored, cropped": lambda p: cropped(COPIES["mirrored"](p), 0.02, 0.1, 0.1, 0.02),
+    "strongly cropped": lambda p: cropped(p, 0.1, 0.1, 0.1, 0.1),
+    "turned": lambda p: cropped(p.rotate(5, Image.Resampling.BILINEAR), 0.08, 0.08, 0.08, 0.08),
+    "a strip added": with_caption,
+}
+
+
+def small(pictures):
+    return np.stack([thumbnail(picture.convert("RGB")) for picture in pictures])
+
+
+@pytest.mark.parametrize("change", COPIES)
+def test_a_changed_copy_fits_and_others_do_not(change):
     rng = np.random.default_rng(5)
-    pictures = {f"a/{i:02}.png": photo(rng) for i in range(20)}
-    first = [pictures[f"a/{i:02}.png"] for i in range(8)]
-    pictures |= {
-        "b/00_same.png": first[0],
-        "b/01_resized.png": first[1].resize((150, 100), Image.Resampling.BICUBIC),
-        "b/02_recompressed.jpg": jpeg(first[2], 30),
-        "b/03_brighter.png": first[3].point(lambda value: min(255, int(value * 1.15))),
-        "b/04_grey.png": first[4].convert("L").convert("RGB"),
-        "b/05_flipped.png": first[5].transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        "b/06_turned.png": first[6].rotate(180),
-        "b/07_stretched.png": first[7].resize((200, 200)),
-        "c/white.png": Image.new("RGB", (40, 40), "white"),
-        "c/grey.png": Image.new("RGB", (40, 40), "grey"),
-    }
-    return save_all(tmp_path_factory.mktemp("twins"), pictures)
+    photos = [photo(rng) for _ in range(12)]
+    thumbnails = small([*photos, *map(COPIES[change], photos)])
+    copies = np.column_stack([np.arange(12), np.arange(12, 24)])
+    table = fitted(thumbnails, copies)
+    # What is squeezed by a strip fits less often.
+    assert (table["similarity"] >= MIN_SIMILARITY).sum() >= (9 if "strip" in change else 11)
+    assert (table["mirrored"] == ("mirrored" in change)).all()
+    others = np.column_stack([np.arange(12), np.roll(np.arange(12, 24), 3)])
+    assert not (fitted(thumbnails, others)["similarity"] >= MIN_SIMILARITY).any()
 
 
-def test_changed_copies_are_found_and_others_are_not(twins):
-    split = np.where(twins["label"] == "a", "train", "test")
-    table = audit.duplicates(twins, split=split)
-    found = dict(zip(table["path_b"].str[:4], table["path_a"].str[2:4], strict=True))
-    assert found == {f"b/{i:02}": f"{i:02}" for i in (0, 1, 2, 3, 4, 7)}
-    assert table["kind"].tolist() == ["exact"] + ["near"] * 5
-    assert table["across"].all() and table["labels_differ"].all()
-    assert (table["distance"] <= 12).all() and (table["similarity"] > 0.8).all()
-    assert table["cosine"].isna().all()
-    assert (twins["path"].to_numpy()[table["row_b"]] == table["path_b"]).all()
-
-
-def test_without_pictures_exact_copies_are_still_found(twins, tmp_path):
-    table = audit.duplicates(twins, root=tmp_path)
-    assert table["kind"].tolist() == ["exact"] and table["distance"].isna().all()
-    with pytest.raises(FeatlabError, match="threshold must be"):
-        audit.duplicates(twins, threshold=40)
-    with pytest.raises(FeatlabError, match="'split': 1"):
-        audit.duplicates(twins, split=["train"])
-
-
-def test_blocks_find_what_a_plain_loop_finds(monkeypatch):
-    from featlab.audit import _duplicates as room
-
+def test_surfaces_that_only_share_a_shading_are_no_copies():
     rng = np.random.default_rng(0)
-    bits = np.repeat(rng.random((40, 64)) < 0.5, 3, axis=0)
-    bits ^= rng.random(bits.shape) < 0.08
-    monkeypatch.setattr(room, "_BLOCK", 17)
-    signs = np.where(bits, 1, -1).astype(np.float32)
-    found = np.concatenate(list(room._block_pairs(signs, 64 - 2 * 12)))
-    distance = (bits[:, None] != bits[None]).sum(axis=2)
-    expected = np.argwhere(np.triu(distance <= 12, 1))
-    assert set(map(tuple, found)) == set(map(tuple, expected)) and len(found) == len(expected)
+    down, across = np.mgrid[:200, :200]
+    shading = 110 + 0.3 * down + 20 * np.sin(across / 40)
+    grains = [rng.normal(0, 6, (200, 200)) for _ in range(10)]
+    shots = [
+        Image.fromarray((exposure * (shading + grain)).clip(0, 255).astype(np.uint8))
+        for grain in grains
+        for exposure in (0.7, 1.0, 1.3)
+    ]
+    thumbnails, tile = small(shots), np.repeat(np.arange(10), 3)
+    pairs = np.argwhere(np.triu(np.ones((30, 30), bool), 1))
+    table = fitted(thumbnails, pairs)
+    is_same = tile[table["row_a"]] == tile[table["row_b"]]
+    alike = table["similarity"] >= MIN_SIMILARITY
+    assert not (alike & ~is_same).any() and (alike & is_same).sum() == 30
 
 
-def test_the_real_near_duplicates_are_found(shared_data):
-    table = find_duplicates(*looked_at(shared_data / "kangaroo_raccoon"))
-    pairs = {
-        (Path(a).stem, Path(b).stem) for a, b in zip(table["path_a"], table["path_b"], strict=True)
-    }
+def test_nearest_features_are_those_of_a_plain_loop(monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 20)).astype(np.float32)
+    X[150:200] = X[:50] + 0.05 * rng.normal(size=(50, 20))
+    monkeypatch.setattr(_duplicates, "_BLOCK", 17)
+    unit = _duplicates._whitened(X)
+    expected = set()
+    for row in range(300):
+        cosine = unit @ unit[row]
+        cosine[row] = -1
+        nearest = [k for k in np.argsort(-cosine)[:4] if cosine[k] >= 0.5]
+        expected |= {(min(row, k), max(row, k)) for k in nearest}
+    pairs = set(map(tuple, _duplicates.neighbour_pairs(X, 4).tolist()))
+    assert pairs == expected and {(k, k + 150) for k in range(50)} <= pairs
+
+
+def test_the_real_copies_are_found(shared_data):
+    """By thumbnails as features; the real network's are measured in benchmarks/copies.py."""
+    images, _ = index_images(shared_data / "kangaroo_raccoon")
+    folder = Path(images.attrs["root"])
+    thumbnails = small([Image.open(folder / path) for path in images["path"]])
+    table = fitted(thumbnails, _duplicates.neighbour_pairs(thumbnails.reshape(len(images), -1)))
+    rows = table.loc[table["similarity"] >= MIN_SIMILARITY, ["row_a", "row_b"]].to_numpy()
+    pairs = {tuple(Path(images["path"][row]).stem for row in pair) for pair in rows}
     # One picture with and without "MEOW?"; one picture with the opponent exchanged.
     assert pairs == {("raccoon-51", "raccoon-85"), ("00101", "00118")}
+
+
+class Layout(FakeBackbone):
+    """More features, that light and mirroring hardly change: where the picture is bright."""
+
+    def _maps(self, pixels):
+        side = self.input_size[0] // 7
+        grey = pixels.reshape(len(pixels), 7, side, 7, side, 3).mean(axis=(2, 4, 5))
+        both = (grey + grey[:, :, ::-1]).reshape(len(pixels), 1, 1, 49)
+        both -= both.mean(axis=-1, keepdims=True)
+        both /= both.std(axis=-1, keepdims=True)
+        layout = np.broadcast_to(both, (len(pixels), 7, 7, 49)).astype(np.float32)
+        return {"last": np.concatenate([super()._maps(pixels)["last"], layout], axis=-1)}
+
+
+@pytest.fixture
+def augmented(tmp_path):
+    """A store of sixteen photos, each four times over."""
+    rng, pictures = np.random.default_rng(1), {}
+    for i in range(16):
+        own = photo(rng)
+        for k, change in enumerate(("recompressed", "small", "grey")):
+            pictures[f"{'ab'[i % 2]}/{i:02}_{k}.jpg"] = COPIES[change](own)
+        pictures[f"{'ab'[i % 2]}/{i:02}_3.jpg"] = own
+    images = save_all(tmp_path / "pictures", pictures)
+    return extract_maps(images, Layout(), tmp_path / "maps.h5")
+
+
+def test_copies_stay_on_one_side_and_what_they_are_worth_is_told(augmented):
+    photos = augmented.images["path"].str[:4]
+    apart = make_split(augmented.images)
+    assert apart.groupby(photos).nunique().max() > 1
+    store = audit.group_copies(augmented)
+    split = make_split(store.images)
+    assert split.groupby(photos).nunique().max() == 1
+    assert store.images["group"].groupby(photos).nunique().max() == 1
+    assert store.images["group"].nunique() == photos.nunique()
+    result = audit.audit_set(store, split)
+    line = result.summary.set_index("check").loc["duplicates"]
+    assert line["verdict"] == "pass" and "0 lie across" in line["finding"]
+    worth = result.copies.set_index("copies")
+    assert worth.loc["together", "n_leaking"] == 0 < worth.loc["split", "n_leaking"]
+    torn = audit.audit_set(augmented, apart).summary.set_index("check").loc["duplicates"]
+    assert torn["verdict"] == "fail"
+
+
+def test_a_given_split_that_tears_copies_is_warned_of(augmented, caplog):
+    images = augmented.images
+    given = np.resize(["train", "test"], len(images))
+    path = augmented.path.with_name("given.h5")
+    store = audit.group_copies(extract_maps(images.assign(split=given), Layout(), path))
+    assert "pairs of copies on several sides" in caplog.text
+    assert make_split(store.images).isin(["train", "confirm", "test"]).all()
+    assert (make_split(store.images)[given == "test"] == "test").all()
+
+
+def test_another_process_sees_the_same_groups(augmented):
+    store = audit.group_copies(augmented)
+    again = pickle.loads(pickle.dumps(store))
+    assert (again.images["group"] == store.images["group"]).all()
+
+
+def test_the_first_of_each_picture_is_left(augmented):
+    rows = audit.distinct_rows(augmented)
+    assert augmented.images["path"][rows].str[:4].nunique() == len(rows) == 16
+
+
+def test_groups_and_copies_are_joined():
+    pairs = pd.DataFrame({"row_a": [0, 1, 5], "row_b": [1, 2, 6]})
+    groups = np.array(["", "", "g", "g", "", "", "", "h"])
+    joined = _duplicates.joined_groups(groups, pairs)
+    copies = "copies of image 5"
+    assert joined.tolist() == ["g", "g", "g", "g", "", copies, copies, "h"]
+
+
+def test_a_store_without_thumbnails_has_exact_copies_only():
+    images = pd.DataFrame(
+        {"path": ["a", "b", "c"], "label": ["x", "x", "y"], "sha256": list("112")}
+    )
+    store = FakeStore(images, activations=np.eye(3, dtype=np.float32))
+    table = audit.duplicates(store, split=["train", "test", "test"])
+    assert table["kind"].tolist() == ["exact"] and table["across"].all()
+    with pytest.raises(FeatlabError, match="split"):
+        audit.duplicates(store, split=["train"])
 
 
 # --- labels and outliers ------------------------------------------------------------------------
@@ -540,7 +651,7 @@ def test_colour_alone(colour, verdict):
 
 
 @pytest.fixture
-def planted_set(tmp_path, fake_backbone):
+def planted_set(tmp_path):
     """Two classes: one bright and often captioned; one copy across the split."""
     rng = np.random.default_rng(2)
     pictures = {}
@@ -551,7 +662,7 @@ def planted_set(tmp_path, fake_backbone):
         pictures |= {f"bright/{i:02}.png": bright, f"dark/{i:02}.png": dark}
     pictures["dark/40.png"] = jpeg(pictures["dark/00.png"], 60)
     images = save_all(tmp_path / "pictures", pictures)
-    store = extract_maps(images, fake_backbone, tmp_path / "maps.h5")
+    store = extract_maps(images, Layout(), tmp_path / "maps.h5")
     split = np.resize(["train", "confirm", "test"], len(images))
     split[images["path"] == "dark/00.png"] = "train"
     split[images["path"] == "dark/40.png"] = "test"
@@ -592,7 +703,7 @@ def test_a_set_whose_pictures_are_gone_is_still_audited(planted_set):
     assert found["class balance"] == "pass" and found["label errors"] != "not done"
     assert len(result.confounds) == len(result.adjusted) == 0
     assert result.statistics["brightness"].isna().all()
-    assert "not looked" in result.summary.set_index("check").loc["duplicates", "finding"]
+    assert found["duplicates"] == "fail"  # the store keeps what is needed
     with pytest.raises(FeatlabError, match="images and split must have one row per image"):
         audit.audit_set(store, split[:5])
 

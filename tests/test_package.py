@@ -30,7 +30,7 @@ ALLOWED = {
     "neurons": {"features", "intervals"},
     "heads": {"features", "intervals", "neurons"},
     "embed": {"features"},
-    "audit": {"images", "intervals", "neurons", "heads", "features"},
+    "audit": {"images", "splits", "intervals", "neurons", "heads", "features"},
     "localise": {"boxes", "intervals"},
     "boxheads": {"boxes", "intervals"},
     "gradients": {"backbones", "boxes", "intervals"},

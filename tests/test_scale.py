@@ -34,14 +34,14 @@ from featlab import (
     splits,
 )
 from featlab.arguments import feature_columns
-from featlab.audit import _duplicates, _labels
+from featlab.audit import _labels
 from featlab.embed import _neighbours, planes
 from featlab.features import POOLINGS
 from featlab.heads import scores as head_scores
 from featlab.heads import training
 from featlab.heads.models import predict_classes
 from featlab.neurons import _corrections, _detectors
-from featlab.system import scratch
+from featlab.system import machine
 
 N, C, CLASSES = 360, 17, 3
 GROUPINGS = ("none", "whole", "within")
@@ -72,8 +72,8 @@ def tiny(monkeypatch):
     """Everything larger than 2 kB lies in a scratch file and is read a few rows at a time."""
 
     def use() -> None:
-        monkeypatch.setattr(scratch, "IN_MEMORY", 2000)
-        monkeypatch.setattr(scratch, "BLOCK", 500)
+        monkeypatch.setattr(machine, "IN_MEMORY", 2000)
+        monkeypatch.setattr(machine, "BLOCK", 500)
         monkeypatch.setattr(_corrections, "_ELEMENTS_AT_ONCE", 1500)
 
     return use
@@ -81,7 +81,7 @@ def tiny(monkeypatch):
 
 def on_disk(X):
     """The same table in a scratch file."""
-    values = scratch.scratch_columns(*X.shape)
+    values = machine.scratch_columns(*X.shape)
     values[:] = X
     return pd.DataFrame(values, index=X.index, columns=X.columns, copy=False)
 
@@ -102,8 +102,8 @@ class TestScratch:
         table, _ = images.index_images(picture_folder({"a": 7, "b": 6}))
         store = extract.extract_maps(table, fake_backbone, tmp_path / "maps.h5")
         plain = features.feature_table(store, pooling=pooling)
-        monkeypatch.setattr(scratch, "IN_MEMORY", 10)
-        monkeypatch.setattr(scratch, "BLOCK", 40)  # four rows of ten neurons
+        monkeypatch.setattr(machine, "IN_MEMORY", 10)
+        monkeypatch.setattr(machine, "BLOCK", 40)  # four rows of ten neurons
         mapped = features.feature_table(store, pooling=pooling)
         assert is_mapped(mapped)
         assert not is_mapped(plain)
@@ -123,7 +123,7 @@ class TestScratch:
 
     def test_the_file_has_no_name_and_goes_with_the_table(self, tmp_path, monkeypatch):
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        values = scratch.scratch_columns(50, 7)
+        values = machine.scratch_columns(50, 7)
         values[:] = 3
         assert os.listdir(tmp_path) == []
         assert values.sum() == 1050
@@ -131,16 +131,16 @@ class TestScratch:
     def test_no_room_is_said_before_anything_is_written(self, tmp_path, monkeypatch):
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         full = SimpleNamespace(free=10)
-        monkeypatch.setattr(scratch.shutil, "disk_usage", lambda _: full)
+        monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: full)
         with pytest.raises(FeatlabError, match=r"4\.0 GB cannot be made .* set TMPDIR"):
-            scratch.scratch_columns(1_000_000, 1000)
+            machine.scratch_columns(1_000_000, 1000)
 
     def test_bad_values_are_counted_in_blocks(self, tiny):
         X = problem().X
         tiny()
         X.iloc[7, 3], X.iloc[350, 16] = np.nan, np.inf
         for values in (X.to_numpy(), on_disk(X).to_numpy(), np.asfortranarray(X)):
-            assert scratch.count_bad(values) == 2
+            assert machine.count_bad(values) == 2
         with pytest.raises(FeatlabError, match="2 NaN"):
             neurons.rank_neurons(on_disk(X), problem().y)
 
@@ -435,43 +435,21 @@ class TestAudit:
         assert sampled["row"].iloc[0] == far["row"].iloc[0] == 11
         assert len(sampled) == N
 
-    def test_near_duplicates_by_quarters_of_the_hash(self, monkeypatch):
-        rng = np.random.default_rng(0)
-        hashes = rng.random((400, 64)) < 0.5
-        for copy in range(40):  # differing in 0 to 3 bits
-            hashes[200 + copy] = hashes[copy]
-            flipped = rng.choice(64, copy % 4, replace=False)
-            hashes[200 + copy, flipped] ^= True
-        pictures = SimpleNamespace(
-            readable=np.ones(400, dtype=bool),
-            hashes=hashes,
-            thumbnails=rng.random((400, 32, 32)).astype(np.float32),
-        )
-        every = set(map(tuple, _duplicates._close_pairs(pictures, 20).tolist()))
-        monkeypatch.setattr(_duplicates, "_ALL_PAIRS", 100)
-        quick = _duplicates._close_pairs(pictures, 20).tolist()
-        assert len(quick) == len(set(map(tuple, quick)))
-        assert {(copy, 200 + copy) for copy in range(40)} <= set(map(tuple, quick)) <= every
-        agree = {
-            (a, b) for a, b in every if (hashes[a] == hashes[b]).reshape(4, 16).all(axis=1).any()
-        }
-        assert set(map(tuple, quick)) == agree
-
 
 MEMORY = """
 import resource
 import numpy as np, pandas as pd
 from featlab import features, heads, neurons
 from featlab.arguments import feature_columns
-from featlab.system import scratch
-scratch.IN_MEMORY, scratch.BLOCK = 2**20, 500_000
+from featlab.system import machine
+machine.IN_MEMORY, machine.BLOCK = 2**20, 500_000
 for room in (neurons._corrections, neurons._tests, neurons.rank_statistics):
     room._ELEMENTS_AT_ONCE = 100_000
 neurons._corrections.PERMUTATIONS = 20
 n, c = 40_000, 256
 rng = np.random.default_rng(0)
-values = scratch.scratch_columns(n, c)
-for part in scratch.pieces(n, c):
+values = machine.scratch_columns(n, c)
+for part in machine.pieces(n, c):
     values[part] = rng.standard_normal((part.stop - part.start, c), dtype=np.float32)
 y = pd.Series(np.arange(n) % 2).map({0: "a", 1: "b"})
 values[:, 7] += y == "a"
@@ -519,7 +497,7 @@ def test_a_whole_analysis_from_scratch_files(tmp_path, picture_folder, fake_back
     store = extract.extract_maps(table, fake_backbone, tmp_path / "maps.h5")
     plain = pipeline.analyse(store)
     tiny()
-    scratch.IN_MEMORY = 100  # bytes; the fixture puts it back
+    machine.IN_MEMORY = 100  # bytes; the fixture puts it back
     found = pipeline.analyse(store)
     for one, other in (
         (found.heads.table, plain.heads.table),

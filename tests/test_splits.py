@@ -176,6 +176,14 @@ class TestGiven:
         rest = images.drop([0, 25, 45, 55]).index
         assert (split == images["split"].replace("val", "confirm"))[rest].all()
 
+    def test_a_group_on_two_sides_is_refused(self):
+        images = self.given_table(["train", "val", "test"])
+        images.loc[[0, 25], "group"] = "one scene"
+        with pytest.raises(FeatlabError, match="one group on several sides: 'one scene'; give"):
+            make_split(images)
+        images.loc[[25], "group"] = "another"
+        assert set(make_split(images)) == set(SIDES)
+
     def test_all_of_a_side_are_copies(self):
         images = self.given_table(["train", "test"], each=5)
         images["sha256"] = images["label"]

@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import FakeBackbone
+from PIL import Image
 
 from featlab import FeatlabError
 from featlab.extract import extract_maps
 from featlab.images import index_images
+from featlab.images.pixels import thumbnail
 from featlab.store import MapStore
 from featlab.store.rows import read_chunks
-from featlab.store.writing import PartWriter
+from featlab.store.writing import PartWriter, join_parts
 
 ARCHIVE = Path(__file__).parent / "archives" / "maps-v1.0.h5"
 
@@ -59,6 +61,17 @@ def test_tables_and_provenance_come_back(store_path):
         assert store.map_shape("early") == (7, 7, 10)
         np.testing.assert_allclose(store.colour_histogram.sum(axis=1), 1, atol=1e-5)
         store.verify()
+
+
+def test_thumbnails_are_the_pictures_and_travel_with_the_rows(store_path):
+    with MapStore(store_path) as store:
+        first = Image.open(Path(store.images.attrs["root"], store.images["path"][0])).convert("RGB")
+        np.testing.assert_array_equal(store.thumbnails[0], thumbnail(first))
+        assert store.thumbnails.shape == (9, 48, 48) and store.thumbnails.dtype == np.uint8
+        virtual = store_path.with_name("virtual.h5")
+        join_parts(store.pieces, virtual, store.tables, virtual=True)
+        with MapStore(virtual) as again:
+            np.testing.assert_array_equal(again.thumbnails, store.thumbnails)
 
 
 def test_pooled_is_the_networks_own_float32_and_agrees_with_the_maps(store_path):

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featlab.arguments.checks import check_same_rows
 from featlab.errors import FeatlabError
-from featlab.system.scratch import count_bad
+from featlab.system.machine import count_bad
 
 
 def finite_matrix(X: Any, name: str = "X") -> NDArray[np.floating]:

@@ -8,19 +8,27 @@ compared cell by cell. Other photos of one scene, and surfaces of one shading, d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from featlab.arguments import check_same_rows, split_sides
+from featlab.arguments import check_same_rows, group_names, split_sides
+from featlab.audit._alignment import FIT_COLUMNS, fitted
+from featlab.audit._labels import images_word, interval_words, worse_of
+from featlab.errors import FeatlabError
 from featlab.features import component_scores, feature_table, principal_components
+from featlab.heads import evaluate_heads
+from featlab.results.images import Finding
+from featlab.splits import GROUPED, make_split
 from featlab.store import MapStore
-from featlab.system.scratch import double_rows
+from featlab.system.machine import double_rows
+
+logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.intp]
@@ -43,22 +51,25 @@ COLUMNS = [
     "row_b",
 ]
 
+COPIES_COLUMNS = ["copies", "n", "n_leaking", "accuracy", "accuracy_low", "accuracy_high"]
+
+FAIL_LEAK = 0.01  # of the test images, with copies on other sides
+
 # Each is measured by benchmarks/copies.py, on copies that are known and on sets without any.
-NEIGHBOURS, LEAST_COSINE = 8, 0.5
+NEIGHBOURS, LEAST_COSINE = 16, 0.5
 """Images on which each is laid: those of the nearest features, where they are as near as that."""
 MIN_SIMILARITY = 0.75
 """Least correlation of the fine detail in 85 % of the cells."""
 
 _COMPONENTS, _IMAGES_PER_COMPONENT = 128, 8  # what neighbours are sought on
-_DETAIL, _FINE = 4.0, 2.0  # pixels (σ): what is coarser does not count in the fit, the comparison
-_LEVELS, _STEPS = (4, 2, 1), (10, 5, 4)  # thumbnails are shrunk by; steps of the fit there
-_LEAST_COARSE = 0.5  # correlation of the smallest thumbnails; the rest is not looked at closely
-_CELLS = 6  # along each side
-_WORST = 0.15  # share of the cells that may agree less: a caption, a watermark
-_LEAST_CELLS = 9  # with detail, inside both pictures: a quarter of all
-_LEAST_DETAIL = 1.25  # grey levels of 255 (standard deviation): less is rounding
-_SCALES = (0.6, 1.7)  # a copy shows at least 60 % of each side
 _BLOCK = 512
+
+
+def with_split(pairs: pd.DataFrame, split: ArrayLike) -> pd.DataFrame:
+    """Pairs from :func:`duplicates` with the sides of another split."""
+    sides = np.asarray(split).astype(str)
+    a, b = sides[pairs["row_a"]], sides[pairs["row_b"]]
+    return pairs.assign(split_a=a, split_b=b, across=a != b)
 
 
 def duplicates(store: MapStore, *, split: ArrayLike | None = None) -> pd.DataFrame:
@@ -88,7 +99,7 @@ def duplicates(store: MapStore, *, split: ArrayLike | None = None) -> pd.DataFra
 
     Notes
     -----
-    1. Neighbours: the 8 nearest of each image, by the cosine of up to 128 whitened principal
+    1. Neighbours: the 16 nearest of each image, by the cosine of up to 128 whitened principal
        components of the mean-pooled maps of the last layer, where it is at least 0.5.
     2. Fit: the affine transformation that brings the second thumbnail (48 x 48 pixels, grey) onto
        the first, mirrored or not, by inverse compositional Gauss-Newton steps from coarse to fine.
@@ -112,7 +123,7 @@ def duplicates(store: MapStore, *, split: ArrayLike | None = None) -> pd.DataFra
     exact = _equal_pairs(_column(images, "sha256"))
     known = set(map(tuple, exact.tolist()))
     X, thumbnails = feature_table(store).to_numpy(), store.thumbnails
-    fits = pd.DataFrame(columns=["row_a", "row_b", "similarity", "overlap", "mirrored"])
+    fits = pd.DataFrame(columns=FIT_COLUMNS)
     if thumbnails is not None:
         near = neighbour_pairs(X)
         near = near[[tuple(pair) not in known for pair in near.tolist()]]
@@ -151,8 +162,8 @@ def duplicates(store: MapStore, *, split: ArrayLike | None = None) -> pd.DataFra
 def group_copies(store: MapStore, pairs: pd.DataFrame | None = None) -> MapStore:
     """The same store with the copies of each picture as a group, so that they stay together.
 
-    Copies of images of a group join that group. Where the image table has a split of its own, its
-    groups are left as they are: what such a split tears apart is for the audit to say.
+    Copies of images of a group join that group. Where a split column of the image table puts copies
+    on several sides, they stay there, with a warning in the log.
 
     Parameters
     ----------
@@ -172,9 +183,26 @@ def group_copies(store: MapStore, pairs: pd.DataFrame | None = None) -> MapStore
     """
     images = store.images
     pairs = duplicates(store) if pairs is None else pairs
-    if not len(pairs) or (_column(images, "split") != "").any():
+    given = _column(images, "split")
+    across = given[pairs["row_a"]] != given[pairs["row_b"]]
+    if across.any():
+        logger.warning(
+            "the split column puts %d of %d pairs of copies on several sides: what is scored on "
+            "test was in part learnt by heart.",
+            across.sum(),
+            len(pairs),
+        )
+    pairs = pairs[~across]
+    if not len(pairs):
         return store
     return store.regrouped(joined_groups(_column(images, "group"), pairs))
+
+
+def distinct_rows(store: MapStore) -> Rows:
+    """Row numbers of the images without the copies, but for the first of each picture."""
+    n = len(store.images)
+    names = joined_groups(np.full(n, ""), duplicates(store))
+    return np.flatnonzero((names == "") | ~pd.Series(names).duplicated().to_numpy())
 
 
 def joined_groups(groups: NDArray[np.str_], pairs: pd.DataFrame) -> NDArray[np.str_]:
@@ -200,6 +228,73 @@ def joined_groups(groups: NDArray[np.str_], pairs: pd.DataFrame) -> NDArray[np.s
 def copy_names(pairs: pd.DataFrame, n: int) -> NDArray[np.str_]:
     """The cluster of copies that every image is of, ``""`` where it has none."""
     return joined_groups(np.full(n, ""), pairs)
+
+
+def copies_both_ways(
+    store: MapStore, X: pd.DataFrame, pairs: pd.DataFrame, random_state: int
+) -> pd.DataFrame:
+    """What copies on several sides of a split are worth: accuracy of the logistic head both ways.
+
+    Two splits are made anew, with one seed and the same shares: one that keeps the copies of a
+    picture together, one that does not look at them.
+    """
+    images, rows = store.tables.images.assign(split="", sha256=""), []
+    own = group_names(images["group"], len(images))
+    joined = joined_groups(own, pairs)
+    for word, groups in (("together", joined), ("split", own)) if len(pairs) else ():
+        with suppress(FeatlabError):  # too few groups for a split
+            split = make_split(
+                images.assign(group=groups), fractions=GROUPED, random_state=random_state
+            )
+            heads = evaluate_heads(
+                X, images["label"], split, heads=["logistic"], groups=joined,
+                random_state=random_state,
+            )  # fmt: skip
+            rows += [
+                {
+                    **heads.table[heads.table["head"] == "logistic"].to_dict("records")[0],
+                    "copies": word,
+                    "n_leaking": len(_leaking(pairs, split.to_numpy(str))),
+                }
+            ]
+    return pd.DataFrame(rows, columns=COPIES_COLUMNS)
+
+
+def _leaking(pairs: pd.DataFrame, sides: NDArray[np.str_]) -> NDArray[np.intp]:
+    """Test images of which a copy lies on another side."""
+    rows = pairs[["row_a", "row_b"]].to_numpy(np.intp)
+    across = rows[sides[rows[:, 0]] != sides[rows[:, 1]]]
+    return np.unique(across[sides[across] == "test"])
+
+
+def duplicates_line(
+    table: pd.DataFrame, copies: pd.DataFrame, sides: NDArray[np.str_], *, looked: bool
+) -> Finding:
+    """Are images there several times, on two sides of the split or under two labels?"""
+    n_exact, n = int((table["kind"] == "exact").sum()), len(sides)
+    n_across, n_differ = int(table["across"].sum()), int(table["labels_differ"].sum())
+    names = joined_groups(np.full(n, ""), table)
+    text = f"{n_exact:,} exact and {len(table) - n_exact:,} near pairs of copies"
+    if len(table):
+        text += f" ({images_word(int((names != '').sum()))} of {len(set(names) - {''}):,} pictures)"
+    leaking = _leaking(table, sides)
+    text += (
+        f"; {n_across:,} lie across the split ({images_word(len(leaking))} of test), "
+        f"{n_differ:,} have two labels."
+    )
+    scores = {row["copies"]: row for row in copies.to_dict("records")}
+    if {"together", "split"} <= set(scores):
+        kept, torn = scores["together"], scores["split"]
+        apart = images_word(int(torn["n_leaking"]))
+        text += (
+            f" A logistic head has an accuracy of {interval_words(kept)} where a split keeps "
+            f"copies together, {interval_words(torn)} where it does not ({apart} of "
+            f"{int(torn['n']):,} tested have a copy elsewhere then)."
+        )
+    if not looked:
+        text += " Near ones were not looked for: the store has no thumbnails; extract it again."
+    fails = len(leaking) > FAIL_LEAK * int((sides == "test").sum())
+    return Finding("duplicates", worse_of(fails, n_across > 0 or n_differ > 0), text, n)
 
 
 def neighbour_pairs(X: NDArray[np.floating], k: int = NEIGHBOURS) -> Rows:
@@ -240,179 +335,6 @@ def _whitened(X: NDArray[np.floating]) -> Floats:
     scores = component_scores(principal_components(X, k), X)
     spread = scores.std(axis=0)
     return _unit(scores[:, spread > 1e-6 * spread.max()] / spread[spread > 1e-6 * spread.max()])
-
-
-def fitted(thumbnails: NDArray[np.uint8], pairs: Rows) -> pd.DataFrame:
-    """The second thumbnail of each pair laid on the first; those that fit coarsely.
-
-    Parameters
-    ----------
-    thumbnails : ndarray of uint8, shape (n, 48, 48)
-    pairs : ndarray of shape (m, 2)
-
-    Returns
-    -------
-    DataFrame of at most m rows
-        ``row_a, row_b, similarity, overlap, mirrored``, see :func:`duplicates`; the similarity is
-        NaN where too little can be compared.
-    """
-    parts = [_fitted_part(thumbnails, part) for part in _parts(pairs)]
-    return pd.concat(parts, ignore_index=True)
-
-
-def _parts(pairs: Rows) -> Iterator[Rows]:
-    for start in range(0, max(len(pairs), 1), _BLOCK):
-        yield pairs[start : start + _BLOCK]
-
-
-def _fitted_part(thumbnails: NDArray[np.uint8], pairs: Rows) -> pd.DataFrame:
-    rows, place = np.unique(pairs, return_inverse=True)
-    a, b = place.reshape(-1, 2).T
-    small = thumbnails[rows]
-    levels = [_detail(small, shrink, _DETAIL) for shrink in _LEVELS]
-    moves, mirrored, coarse = _begun(levels[0], a, b)
-    kept = np.flatnonzero(coarse >= _LEAST_COARSE)
-    a, b, moves, mirrored = a[kept], b[kept], moves[kept], mirrored[kept]
-    for level, steps in zip(levels[1:], _STEPS[1:], strict=True):
-        moves = _settled(level[a], _turned(level[b], mirrored), moves, steps)
-    fine = _detail(small, 1, _FINE)
-    similarity, overlap = _compared(fine[a], _turned(fine[b], mirrored), moves)
-    return pd.DataFrame(
-        {
-            "row_a": pairs[kept, 0],
-            "row_b": pairs[kept, 1],
-            "similarity": similarity,
-            "overlap": overlap,
-            "mirrored": mirrored,
-        }
-    )
-
-
-def _detail(thumbnails: NDArray[np.uint8], shrink: int, coarse: float) -> Floats:
-    """Thumbnails ``(k, s, s)``, shrunk, in grey levels, without their blurred selves."""
-    k, side = len(thumbnails), thumbnails.shape[1] // shrink
-    cells = thumbnails.reshape(k, side, shrink, side, shrink).astype(np.float32)
-    small = cells.mean(axis=(2, 4))
-    return small - gaussian_filter(small, (0, coarse, coarse))
-
-
-def _begun(
-    level: Floats, a: Rows, b: Rows
-) -> tuple[Floats, NDArray[np.bool_], NDArray[np.float32]]:
-    """The better of mirrored and not: transformations, whether mirrored, and correlations."""
-    fixed, still = level[a], np.tile(np.eye(2, 3, dtype=np.float32), (len(a), 1, 1))
-    tried = []
-    for mirror in (False, True):
-        moving = _turned(level[b], np.full(len(b), mirror))
-        moves = _settled(fixed, moving, still, _STEPS[0])
-        tried.append((moves, _correlation(fixed, moving, moves)))
-    (plain, first), (turned, second) = tried
-    mirrored = second > first
-    moves = np.where(mirrored[:, None, None], turned, plain)
-    return moves, mirrored, np.maximum(first, second)
-
-
-def _turned(pictures: Floats, mirrored: NDArray[np.bool_]) -> Floats:
-    return np.where(mirrored[:, None, None], pictures[:, :, ::-1], pictures)
-
-
-def _grid(side: int) -> Floats:
-    """Centres of the pixels, (2, side * side): x and y from -1 to 1."""
-    centres = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / side) - 1
-    return np.stack(np.meshgrid(centres, centres)).reshape(2, -1)
-
-
-def _moved(pictures: Floats, moves: Floats) -> tuple[Floats, Floats]:
-    """Pictures as seen through transformations, and 1 where they are: both (k, side * side)."""
-    k, side, _ = pictures.shape
-    x, y = ((moves[:, :, :2] @ _grid(side) + moves[:, :, 2:] + 1) * (side / 2) - 0.5).swapaxes(0, 1)
-    inside = (x >= 0) & (x <= side - 1) & (y >= 0) & (y <= side - 1)
-    x, y = np.clip(x, 0, side - 1.001), np.clip(y, 0, side - 1.001)
-    left, top = x.astype(np.int32), y.astype(np.int32)
-    x, y = x - left, y - top
-    place = np.arange(k, dtype=np.int32)[:, None] * side**2 + top * side + left
-    flat = pictures.reshape(-1)
-    above = flat[place] * (1 - x) + flat[place + 1] * x
-    below = flat[place + side] * (1 - x) + flat[place + side + 1] * x
-    return above * (1 - y) + below * y, inside.astype(np.float32)
-
-
-def _scaled(values: Floats, weights: Floats) -> Floats:
-    """Values of weighted mean 0 and variance 1, 0 where they do not count."""
-    total = np.maximum(weights.sum(axis=1, keepdims=True), 1)
-    centred = (values - (values * weights).sum(axis=1, keepdims=True) / total) * weights
-    spread = np.sqrt((centred**2).sum(axis=1, keepdims=True) / total)
-    return centred / np.maximum(spread, np.float32(1e-6))
-
-
-def _settled(fixed: Floats, moving: Floats, moves: Floats, steps: int) -> Floats:
-    """Transformations after some steps towards the least squared difference of detail.
-
-    Inverse compositional: the gradients are those of the fixed picture, and the inverse of each
-    step is put before the transformation. Both pictures are scaled to one variance, so that a
-    change of light does not count.
-    """
-    k, side, _ = fixed.shape
-    flat = fixed.reshape(k, -1)
-    down, across = (g.reshape(k, -1) * (side / 2) for g in np.gradient(fixed, axis=(1, 2)))
-    x, y = _grid(side)
-    slopes = np.stack([across * x, across * y, across, down * x, down * y, down], axis=1)
-    for _ in range(steps):
-        seen, inside = _moved(moving, moves)
-        spread = np.sqrt((flat**2 * inside).sum(axis=1) / np.maximum(inside.sum(axis=1), 1))
-        scale = np.maximum(spread, np.float32(1e-6))[:, None]
-        error = _scaled(seen, inside) - _scaled(flat, inside)
-        weighted = slopes / scale[:, :, None] * inside[:, None]
-        normal = weighted @ weighted.swapaxes(1, 2)
-        damping = 1e-3 * np.trace(normal, axis1=1, axis2=2)[:, None, None] / 6 + 1e-6
-        toward = weighted @ error[:, :, None]
-        step = np.linalg.solve(normal + damping * np.eye(6, dtype=np.float32), toward)
-        moves = _composed(moves, np.clip(step, -0.3, 0.3).reshape(k, 2, 3))
-    return moves
-
-
-def _composed(moves: Floats, step: Floats) -> Floats:
-    """The transformations after the inverse of a small one."""
-    last = np.tile(np.float32([[[0, 0, 1]]]), (len(moves), 1, 1))
-    inverse = np.linalg.inv(np.concatenate([step, last], axis=1) + np.diag(np.float32([1, 1, 0])))
-    return (np.concatenate([moves, last], axis=1) @ inverse)[:, :2].astype(np.float32)
-
-
-def _correlation(fixed: Floats, moving: Floats, moves: Floats) -> NDArray[np.float32]:
-    """Of the whole of what both show; -1 where that is not plausible for a copy."""
-    seen, inside = _moved(moving, moves)
-    flat, total = fixed.reshape(len(fixed), -1), inside.sum(axis=1)
-    correlation = (_scaled(flat, inside) * _scaled(seen, inside)).sum(axis=1) / np.maximum(total, 1)
-    return np.where(_is_plausible(moves, inside), correlation, -1)
-
-
-def _is_plausible(moves: Floats, inside: Floats) -> NDArray[np.bool_]:
-    scales = np.linalg.svd(moves[:, :, :2], compute_uv=False)
-    is_zoom = (scales.max(axis=1) <= _SCALES[1]) & (scales.min(axis=1) >= _SCALES[0])
-    return is_zoom & (inside.mean(axis=1) >= _LEAST_CELLS / _CELLS**2)
-
-
-def _compared(fixed: Floats, moving: Floats, moves: Floats) -> tuple[Floats, Floats]:
-    """Correlation that 85 % of the cells reach, or NaN; and the share overlapped."""
-    seen, inside = _moved(moving, moves)
-    k, size = len(fixed), fixed.shape[1] // _CELLS
-    a, b, weights = (
-        part.reshape(k, _CELLS, size, _CELLS, size).swapaxes(2, 3).reshape(-1, size**2)
-        for part in (fixed, seen, inside)
-    )
-    total = np.maximum(weights.sum(axis=1, keepdims=True), 1)
-    a, b = ((p - (p * weights).sum(axis=1, keepdims=True) / total) * weights for p in (a, b))
-    spread_a, spread_b = (np.sqrt((p**2).sum(axis=1) / total[:, 0]) for p in (a, b))
-    correlation = (a * b).sum(axis=1) / total[:, 0] / np.maximum(spread_a * spread_b, 1e-6)
-    counts = weights.mean(axis=1) > 0.6
-    counts &= np.maximum(spread_a, spread_b) >= _LEAST_DETAIL
-    enough = counts.reshape(k, -1).sum(axis=1) >= _LEAST_CELLS
-    enough &= _is_plausible(moves, inside)
-    # Cells that do not count come last.
-    order = np.sort(np.where(counts, correlation, np.inf).reshape(k, -1), axis=1)
-    place = (_WORST * counts.reshape(k, -1).sum(axis=1)).astype(np.intp)
-    reached = np.take_along_axis(order, place[:, None].clip(max=_CELLS**2 - 1), axis=1)[:, 0]
-    return np.where(enough, reached, np.nan), inside.mean(axis=1)
 
 
 def _column(images: pd.DataFrame, name: str) -> NDArray[np.str_]:

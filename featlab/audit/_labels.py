@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -290,6 +292,11 @@ def _held_out(
 def images_word(n: int) -> str:
     """`1 image`, `2,000 images`."""
     return f"{n:,} image" + ("" if n == 1 else "s")
+
+
+def interval_words(row: Mapping[Hashable, Any]) -> str:
+    """An accuracy with its 95 % interval."""
+    return f"{row['accuracy']:.2f} ({row['accuracy_low']:.2f}-{row['accuracy_high']:.2f})"
 
 
 def worse_of(fails: bool | np.bool_, warns: bool | np.bool_) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,11 +28,12 @@ from featlab.audit._confounds import (
     adjusted_effects,
     confounds,
 )
-from featlab.audit._duplicates import duplicates, joined_groups
+from featlab.audit._duplicates import copies_both_ways, duplicates, duplicates_line, with_split
 from featlab.audit._labels import (
     NOT_DONE,
     checked_labels,
     images_word,
+    interval_words,
     outliers,
     outliers_line,
     worse_of,
@@ -43,19 +41,14 @@ from featlab.audit._labels import (
 from featlab.audit._pictures import PICTURE_COLUMNS, Pictures, read_pictures, with_objects
 from featlab.errors import FeatlabError
 from featlab.features import feature_table
-from featlab.heads import evaluate_heads
 from featlab.results.images import Audit, Finding
-from featlab.splits import GROUPED, make_split
 from featlab.store import MapStore
-
-COPIES_COLUMNS = ["copies", "n", "n_leaking", "accuracy", "accuracy_low", "accuracy_high"]
 
 FAIL_RATIO, WARN_RATIO = 10.0, 3.0
 FAIL_IMAGES, WARN_IMAGES = 10, 30
 WARN_ON_SIDE = 10
 FAIL_GROUPS, WARN_GROUPS = 3, 5
 WARN_GAIN = 0.25
-FAIL_LEAK = 0.01  # of the test images, with copies on other sides
 WARN_EXPLAINED, FAIL_EXPLAINED = 0.10, 0.50
 _SHOWN = 3
 _MOST = 50  # detectors per class that are judged
@@ -102,8 +95,9 @@ def colour_alone(head_table: pd.DataFrame | None) -> Finding:
         return Finding(name, NOT_DONE, f"There is no head {absent[0]!r} to compare.", 0)
     colour, dummy, full = rows["colour_histogram"], rows["dummy"], rows["logistic"]
     text = (
-        f"A colour histogram alone reaches an accuracy of {_interval(colour)}; "
-        f"the commonest class {dummy['accuracy']:.2f}, the network's features {_interval(full)}."
+        f"A colour histogram alone reaches an accuracy of {interval_words(colour)}; "
+        f"the commonest class {dummy['accuracy']:.2f}, the network's features "
+        f"{interval_words(full)}."
     )
     gain, full_gain = (row["accuracy"] - dummy["accuracy"] for row in (colour, full))
     is_above = colour["accuracy_low"] > dummy["accuracy"]
@@ -112,10 +106,6 @@ def colour_alone(head_table: pd.DataFrame | None) -> Finding:
         is_above and gain >= WARN_GAIN * full_gain,
     )
     return Finding(name, verdict, text, int(colour["n"]))
-
-
-def _interval(row: Mapping[Hashable, Any]) -> str:
-    return f"{row['accuracy']:.2f} ({row['accuracy_low']:.2f}-{row['accuracy_high']:.2f})"
 
 
 def _ratio(sizes: NDArray[np.intp], classes: NDArray[np.object_]) -> Finding:
@@ -182,68 +172,6 @@ def pictures_line(pictures: Pictures | None, n: int, n_skipped: int) -> Finding:
         text += " Picture statistics were not looked at."
     verdict = NOT_DONE if not read else worse_of(False, read < n or n_skipped > 0)
     return Finding("pictures", verdict, text + (left_out if n_skipped else ""), n)
-
-
-def copies_both_ways(
-    store: MapStore, X: pd.DataFrame, pairs: pd.DataFrame, random_state: int
-) -> pd.DataFrame:
-    """What copies on several sides of a split are worth: accuracy of the logistic head both ways.
-
-    Two splits are made anew, with one seed and the same shares: one that keeps the copies of a
-    picture together, one that does not look at them.
-    """
-    images, rows = store.tables.images.assign(split="", sha256=""), []
-    own = group_names(images["group"], len(images))
-    joined = joined_groups(own, pairs)
-    for word, groups in (("together", joined), ("split", own)) if len(pairs) else ():
-        with suppress(FeatlabError):  # too few groups for a split
-            split = make_split(
-                images.assign(group=groups), fractions=GROUPED, random_state=random_state
-            )
-            heads = evaluate_heads(
-                X, images["label"], split, heads=["logistic"], groups=joined,
-                random_state=random_state,
-            )  # fmt: skip
-            scores = heads.table.set_index("head").loc["logistic"]
-            rows.append([word, scores["n"], len(_leaking(pairs, split.to_numpy(str)))])
-            rows[-1] += scores[["accuracy", "accuracy_low", "accuracy_high"]].tolist()
-    return pd.DataFrame(rows, columns=COPIES_COLUMNS)
-
-
-def _leaking(pairs: pd.DataFrame, sides: NDArray[np.str_]) -> NDArray[np.intp]:
-    """Test images of which a copy lies on another side."""
-    rows = pairs[["row_a", "row_b"]].to_numpy(np.intp)
-    across = rows[sides[rows[:, 0]] != sides[rows[:, 1]]]
-    return np.unique(across[sides[across] == "test"])
-
-
-def duplicates_line(
-    table: pd.DataFrame, copies: pd.DataFrame, sides: NDArray[np.str_], *, looked: bool
-) -> Finding:
-    """Are images there several times, on two sides of the split or under two labels?"""
-    n_exact, n = int((table["kind"] == "exact").sum()), len(sides)
-    n_across, n_differ = int(table["across"].sum()), int(table["labels_differ"].sum())
-    names = joined_groups(np.full(n, ""), table)
-    text = f"{n_exact:,} exact and {len(table) - n_exact:,} near pairs of copies"
-    if len(table):
-        text += f" ({images_word(int((names != '').sum()))} of {len(set(names) - {''}):,} pictures)"
-    leaking = _leaking(table, sides)
-    text += (
-        f"; {n_across:,} lie across the split ({images_word(len(leaking))} of test), "
-        f"{n_differ:,} have two labels."
-    )
-    scores = copies.set_index("copies")
-    if {"together", "split"} <= set(scores.index):
-        kept, torn = scores.loc["together"], scores.loc["split"]
-        text += (
-            f" The logistic head has an accuracy of {_interval(kept)} where a split keeps copies "
-            f"together, {_interval(torn)} where it does not ({images_word(int(torn['n_leaking']))} "
-            f"of {int(torn['n']):,} tested then have a copy elsewhere)."
-        )
-    if not looked:
-        text += " Near ones were not looked for: the store has no thumbnails; extract it again."
-    fails = len(leaking) > FAIL_LEAK * int((sides == "test").sum())
-    return Finding("duplicates", worse_of(fails, n_across > 0 or n_differ > 0), text, n)
 
 
 def confounds_line(table: pd.DataFrame, n: int) -> Finding:
@@ -313,6 +241,7 @@ def audit_set(
     head_table: pd.DataFrame | None = None,
     neurons: pd.DataFrame | None = None,
     box_kind: str | None = None,
+    pairs: pd.DataFrame | None = None,
     random_state: int = 0,
     progress: Progress | None = None,
 ) -> Audit:
@@ -330,6 +259,8 @@ def audit_set(
         statistics held fixed, on the images they were not chosen on (not "train").
     box_kind : str, optional
         Which boxes say where the objects are; by default the commonest kind.
+    pairs : DataFrame, optional
+        From :func:`duplicates`, which is called by default.
     random_state : int
         Seed of the folds.
     progress : callable, optional
@@ -352,7 +283,7 @@ def audit_set(
     X = _features(store, neurons)
     pictures = _pictures(images, progress)
     statistics = _statistics(store, pictures, box_kind)
-    pairs = duplicates(store, split=sides)
+    pairs = with_split(duplicates(store) if pairs is None else pairs, sides)
     copies = copies_both_ways(store, X, pairs, random_state)
     differences = (
         pd.DataFrame(columns=CONFOUND_COLUMNS)

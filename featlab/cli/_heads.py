@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import featlab
-from featlab.cli._options import Folder, Layer, Seed
+from featlab.cli._options import Copies, Folder, Layer, Seed
 from featlab.cli._output import show, write_figures, write_tables
+from featlab.cli._pass import opened_store, opened_stores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,7 @@ def heads(
         bool, typer.Option("--curve", help="Also: accuracy over the number of train images.")
     ] = False,
     output: Folder = None,
+    copies: Copies = "together",
     seed: Seed = 0,
 ) -> None:
     """Who is in the picture: classifiers on the pooled maps, compared image by image."""
@@ -61,10 +63,8 @@ def heads(
     }
     if len(stores) > 1:
         with ExitStack() as stack:
-            opened = {
-                name: stack.enter_context(featlab.store.MapStore(path))
-                for name, path in _store_names(stores).items()
-            }
+            named = _store_names(stores)
+            opened = dict(zip(named, opened_stores(stack, named.values(), copies), strict=True))
             images = next(iter(opened.values())).images
             split = featlab.splits.make_split(images, random_state=seed)
             networks = featlab.heads.compare_backbones(
@@ -76,7 +76,7 @@ def heads(
         write_tables(output, {"backbones": networks.table, "backbone_pairs": networks.pairs})
         write_figures(output, {"backbones": featlab.plots.scores.backbones(networks.table)})
         return
-    with featlab.store.MapStore(stores[0]) as store:
+    with opened_store(stores[0], copies) as store:
         tables, figures = _one_store(store, pooling, layer, folds, curve, common, output)
     write_tables(output, tables)
     write_figures(output, figures)
@@ -179,11 +179,12 @@ def localise(
         Path | None,
         typer.Option("-o", "--output", help="Write the whole table here (.csv or .parquet)."),
     ] = None,
+    copies: Copies = "together",
     seed: Seed = 0,
 ) -> None:
     """Score the boxes that the stored maps give, beside the baselines."""
     detectors = featlab.pipeline.detectors
-    with featlab.store.MapStore(store) as opened:
+    with opened_store(store, copies) as opened:
         # What would be refused after the heads and detectors is refused before them.
         boxed = featlab.arguments.true_boxes(opened.images, opened.boxes, box_kind)["image"]
         labels, groups = opened.images["label"], opened.images["group"]
@@ -244,11 +245,12 @@ def boxheads(
     layer: Layer = None,
     box_kind: BoxKind = None,
     output: Folder = None,
+    copies: Copies = "together",
     seed: Seed = 0,
 ) -> None:
     """Boxes by regression on the stored maps, for sets whose train images have boxes."""
     room = featlab.boxheads
-    with featlab.store.MapStore(store) as opened:
+    with opened_store(store, copies) as opened:
         statistics, n_images = room.box_statistics(opened, box_kind), len(opened)
         regression = room.evaluate_box_heads(
             opened,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import featlab
-from featlab.cli._options import Seed, Store
+from featlab.cli._options import Copies, Seed, Store
 from featlab.cli._output import show
+from featlab.cli._pass import opened_store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,11 +70,12 @@ def neurons(
             "-o", "--output", help="Write the whole table here (.csv, .parquet, or .h5ad: AnnData)."
         ),
     ] = None,
+    copies: Copies = "together",
     seed: Seed = 0,
 ) -> None:
     """Rank the neurons on train rows, confirm the detectors on others, show the best."""
     room = featlab.neurons
-    with featlab.store.MapStore(store) as opened:
+    with opened_store(store, copies) as opened:
         labels, groups = opened.images["label"], opened.images["group"]
         split = featlab.splits.make_split(opened.images, random_state=seed)
         named = opened.layers if layer == "all" else (layer or opened.layers[-1]).split(",")

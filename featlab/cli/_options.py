@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
 import typer
 
@@ -21,6 +21,20 @@ Layer = Annotated[str | None, typer.Option(help="(default: the last stored)")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of split, heads, bootstrap and examples.")]
 BoxKind = Annotated[
     str | None, typer.Option(help="Which kind of box is the truth, where there are several.")
+]
+Copies = Annotated[
+    Literal["together", "split"],
+    typer.Option(
+        help="Copies of a picture (cropped, mirrored, brightened …) are one group, or images like "
+        "all others."
+    ),
+]
+RunCopies = Annotated[
+    Literal["together", "split", "drop"],
+    typer.Option(
+        help="Copies of a picture (cropped, mirrored, brightened …) are one group, images like all "
+        "others, or left out but for the first."
+    ),
 ]
 Virtual = Annotated[
     bool,

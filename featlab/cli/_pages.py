@@ -10,15 +10,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 import featlab
-from featlab.cli._options import BoxKind, Folder, Layer, Output, Seed, Store
+from featlab.cli._options import BoxKind, Copies, Folder, Layer, Output, Seed, Store
 from featlab.cli._output import command_line, quiet_bar, show, write_figures, write_tables
-from featlab.cli._pass import workers_ready, write_page
+from featlab.cli._pass import opened_store, opened_stores, workers_ready, write_page
 
 
 def report(
     store: Store,
     output: Output,
     box_kind: BoxKind = None,
+    copies: Copies = "together",
     seed: Seed = 0,
     figures: Annotated[
         Literal["svg", "pdf", "png"] | None,
@@ -27,7 +28,7 @@ def report(
 ) -> None:
     """Write report, tables and summary of a finished store, and its figures where asked for."""
     with workers_ready(), featlab.store.MapStore(store) as opened:
-        results = write_page(opened, output, box_kind, seed, {"extract": 0.0})
+        results = write_page(opened, output, box_kind, copies, seed, {"extract": 0.0})
         if figures is not None:
             written = featlab.report.write_figures(results, output / "figures", format=figures)
             print(f"figures: {output / 'figures'} ({len(written)} files)")
@@ -46,12 +47,13 @@ def compare(
         str | None, typer.Option(help="Comma-separated layer names. (default: every layer stored)")
     ] = None,
     box_kind: BoxKind = None,
+    copies: Copies = "together",
     seed: Seed = 0,
 ) -> None:
     """Compare networks, layers or input sizes on the same images, on one page."""
     with ExitStack() as opened:
         comparison = featlab.pipeline.compare_stores(
-            [opened.enter_context(featlab.store.MapStore(path)) for path in stores],
+            opened_stores(opened, stores, copies),
             names=[name.strip() for name in names.split(",")] if names else None,
             layers=layers.split(",") if layers else None,
             box_kind=box_kind,
@@ -67,9 +69,11 @@ def compare(
     print(f"report: {featlab.report.write_comparison(comparison, output / 'compare.html')}")
 
 
-def embed(store: Store, output: Output, layer: Layer = None, seed: Seed = 0) -> None:
+def embed(
+    store: Store, output: Output, layer: Layer = None, copies: Copies = "together", seed: Seed = 0
+) -> None:
     """Lay the images on a plane, name their nearest neighbours and find the misclassified."""
-    with featlab.store.MapStore(store) as opened:
+    with opened_store(store, copies) as opened:
         labels, groups = opened.images["label"], opened.images["group"]
         split = featlab.splits.make_split(opened.images, random_state=seed)
         X = featlab.features.feature_table(opened, layer=layer)
@@ -109,9 +113,17 @@ def embed(store: Store, output: Output, layer: Layer = None, seed: Seed = 0) -> 
     write_figures(output, drawings, ["png"])
 
 
-def audit(store: Store, box_kind: BoxKind = None, output: Folder = None, seed: Seed = 0) -> None:
+def audit(
+    store: Store,
+    box_kind: BoxKind = None,
+    output: Folder = None,
+    copies: Copies = "together",
+    seed: Seed = 0,
+) -> None:
     """Is the set fit for the question: duplicates, labels, outliers, confounds, colour alone."""
-    with featlab.store.MapStore(store) as opened:
+    with featlab.store.MapStore(store) as whole:
+        pairs = featlab.audit.duplicates(whole)
+        opened = featlab.audit.group_copies(whole, pairs) if copies == "together" else whole
         labels, groups = opened.images["label"], opened.images["group"]
         split = featlab.splits.make_split(opened.images, random_state=seed)
         X = featlab.features.feature_table(opened)
@@ -127,6 +139,7 @@ def audit(store: Store, box_kind: BoxKind = None, output: Folder = None, seed: S
             head_table=scores.table,
             neurons=neurons,
             box_kind=box_kind,
+            pairs=pairs,
             random_state=seed,
             progress=partial(quiet_bar, label="audit", unit="img"),
         )

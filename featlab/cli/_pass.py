@@ -8,16 +8,17 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 import featlab
-from featlab.cli._options import BoxKind, Output, Pass, Seed, takes_pass
+from featlab.cli._options import BoxKind, Output, Pass, RunCopies, Seed, takes_pass
 from featlab.cli._output import bar, command_line, download_bar, extract_bar, quiet_bar, tell
 from featlab.errors import FeatlabError
 
@@ -53,12 +54,12 @@ def demo(
             raise FeatlabError("-n is the number of built-in scenes; leave it out with --dataset.")
         images, box_kind = _fetched(dataset, data or Path.home() / ".cache" / "featlab")
         # A public set is as it is: a file or box in it that cannot be used is nobody's to mend.
-        _run(Pass(images, on_error="skip"), output, box_kind, seed)
+        _run(Pass(images, on_error="skip"), output, box_kind, "together", seed)
         return
     scenes = featlab.datasets.write_scenes(
         output / "scenes", n or _N_SCENES, random_state=seed, progress=partial(bar, label="scenes")
     )
-    _run(Pass(scenes), output, None, seed)
+    _run(Pass(scenes), output, None, "together", seed)
 
 
 def _fetched(dataset: str, data: Path) -> tuple[Path, str]:
@@ -76,12 +77,18 @@ def _fetched(dataset: str, data: Path) -> tuple[Path, str]:
 
 
 @takes_pass
-def run(made: Pass, output: Output, box_kind: BoxKind = None, seed: Seed = 0) -> None:
+def run(
+    made: Pass,
+    output: Output,
+    box_kind: BoxKind = None,
+    copies: RunCopies = "together",
+    seed: Seed = 0,
+) -> None:
     """From an image folder to a report: index, extract, heads, neurons, localisation."""
-    _run(made, output, box_kind, seed)
+    _run(made, output, box_kind, copies, seed)
 
 
-def _run(made: Pass, output: Path, box_kind: str | None, seed: int) -> None:
+def _run(made: Pass, output: Path, box_kind: str | None, copies: str, seed: int) -> None:
     path = output / "maps.h5"
     with workers_ready(path.exists()):
         start = time.perf_counter()
@@ -94,14 +101,55 @@ def _run(made: Pass, output: Path, box_kind: str | None, seed: int) -> None:
         start = time.perf_counter()
         store, passed = finished_store(made, table, boxes, path)
         seconds["extract"] = round(time.perf_counter() - start, 3) if passed else 0.0
+        if copies == "drop":
+            store = _distinct(made, store, output / "distinct.h5")
         with store:
-            write_page(store, output, box_kind, seed, seconds)
+            kept = "split" if copies == "split" else "together"
+            write_page(store, output, box_kind, kept, seed, seconds)
+
+
+def _distinct(made: Pass, store: featlab.store.MapStore, path: Path) -> featlab.store.MapStore:
+    """A store of the first image of each cluster of copies, which shares the maps of the whole."""
+    with store:
+        rows = featlab.audit.distinct_rows(store)
+        images = store.tables.images.iloc[rows].reset_index(drop=True)
+        images.attrs = store.tables.images.attrs
+        boxes = store.boxes[store.boxes["image"].isin(rows)]
+        boxes = boxes.assign(image=np.searchsorted(rows, boxes["image"])).reset_index(drop=True)
+    path.unlink(missing_ok=True)  # of an earlier run, whose pictures may have been others
+    return featlab.extract.append_maps(
+        images, load_network(made), store.path, path, boxes=boxes, options=pass_options(made)
+    )
+
+
+@contextmanager
+def opened_store(path: Path, copies: str) -> Iterator[featlab.store.MapStore]:
+    """A store whose copies are groups, unless they are to be split."""
+    with featlab.store.MapStore(path) as store, grouped(store, copies) as kept:
+        yield kept
+
+
+def opened_stores(
+    stack: ExitStack, paths: Iterable[Path], copies: str
+) -> list[featlab.store.MapStore]:
+    """Stores of the same images, all with the groups of the first."""
+    first, *others = [stack.enter_context(featlab.store.MapStore(path)) for path in paths]
+    kept = stack.enter_context(grouped(first, copies))
+    groups = kept.images["group"]
+    same = [store if len(store) != len(kept) else store.regrouped(groups) for store in others]
+    return [kept, *map(stack.enter_context, same)]
+
+
+def grouped(store: featlab.store.MapStore, copies: str) -> featlab.store.MapStore:
+    """The store with its copies as groups, unless they are to be split."""
+    return featlab.audit.group_copies(store) if copies == "together" else store
 
 
 def write_page(
     store: featlab.store.MapStore,
     output: Path,
     box_kind: str | None,
+    copies: str,
     seed: int,
     seconds: dict[str, float],
 ) -> featlab.results.Results:
@@ -109,6 +157,7 @@ def write_page(
     results = featlab.pipeline.analyse(
         store,
         box_kind=box_kind,
+        copies=copies,
         random_state=seed,
         command=command_line(),
         seconds=seconds,

@@ -14,7 +14,7 @@ import typer
 
 import featlab
 from featlab.cli import _pass
-from featlab.cli._options import BoxKind, Output, Pass, Seed, Store, takes_pass
+from featlab.cli._options import BoxKind, Copies, Output, Pass, Seed, Store, takes_pass
 from featlab.cli._output import (
     command_line,
     extract_bar,
@@ -55,10 +55,11 @@ def gradients(
         typer.Option(help="imagenet, none or a weights file. (default: those the store names)"),
     ] = None,
     box_kind: BoxKind = None,
+    copies: Copies = "together",
     seed: Seed = 0,
 ) -> None:
     """Run the network again on some images: DAM, Grad-CAM, guided maps and their checks."""
-    with featlab.store.MapStore(store) as opened:
+    with _pass.opened_store(store, copies) as opened:
         with _pass.libraries_silenced():
             network = rebuilt(opened.provenance, backbone, weights)
             network.input_size, network.layers  # noqa: B018 - builds what the name does not tell
@@ -188,15 +189,20 @@ def finetune(
     training_batch_size: Annotated[
         int, typer.Option(min=1, help="Pictures per step of the training.")
     ] = 32,
+    copies: Copies = "together",
     seed: Seed = 0,
 ) -> None:
     """Train a head, then the last blocks too; compare with the heads on stored maps."""
     table, boxes = _pass.index(made)
-    split = featlab.splits.make_split(table, random_state=seed)
+    featlab.splits.make_split(table, random_state=seed)  # refused now rather than after the pass
     output.mkdir(parents=True, exist_ok=True)
     with _pass.libraries_silenced():
         import tensorflow  # noqa: F401  # tells of itself once, while it loads
-    with _pass.finished_store(made, table, boxes, output / "maps.h5")[0] as store:
+    with (
+        _pass.finished_store(made, table, boxes, output / "maps.h5")[0] as whole,
+        _pass.grouped(whole, copies) as store,
+    ):
+        split = featlab.splits.make_split(store.images, random_state=seed)
         small = None
         if small_images is not None:
             small = featlab.pipeline.transfer.small_images_table(
@@ -222,7 +228,12 @@ def finetune(
         )
         with _pass.finished_store(tuned, table, boxes, output / "maps_thawed.h5")[0] as after:
             transfer = featlab.pipeline.transfer_study(
-                store, split, fits, after, small_images=small, random_state=seed
+                store,
+                split,
+                fits,
+                after.regrouped(store.images["group"]),
+                small_images=small,
+                random_state=seed,
             )
     transfer = dataclasses.replace(transfer, about=transfer.about | {"command": command_line()})
     transfer.save(output)

@@ -20,7 +20,7 @@ from featlab.arguments import (
 )
 from featlab.embed.planes import MOST_IMAGES, Floats, lay_out
 from featlab.results.images import Overview, Separation
-from featlab.system.scratch import double_rows, pieces
+from featlab.system.machine import double_rows, pieces
 
 _BLOCK = 512  # rows whose distances to all others are held at once
 _NEIGHBOURS = 10

@@ -11,7 +11,7 @@ from featlab.arguments import check_between, finite_matrix, stratified_rows
 from featlab.errors import FeatlabError
 from featlab.features import component_scores, principal_components
 from featlab.results.images import Embedding
-from featlab.system.scratch import double_rows
+from featlab.system.machine import double_rows
 
 Floats = NDArray[np.float64]
 

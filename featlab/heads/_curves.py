@@ -45,7 +45,7 @@ from featlab.heads.training import (
     sides_of,
 )
 from featlab.results.heads import SmallestSet
-from featlab.system.scratch import double_rows, pieces
+from featlab.system.machine import double_rows, pieces
 
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _MODES = ("ablate", "keep")

@@ -42,7 +42,7 @@ from featlab.heads.training import (
     stratified_folds,
 )
 from featlab.results.heads import CrossValidation, HeadResults
-from featlab.system.scratch import double_rows
+from featlab.system.machine import double_rows
 
 _CLASS_WEIGHTS = (None, "balanced")
 

@@ -42,7 +42,7 @@ from featlab.heads.training import (
 )
 from featlab.neurons.rank_statistics import rank_statistics
 from featlab.results.heads import HeadResults
-from featlab.system.scratch import double_rows, pieces
+from featlab.system.machine import double_rows, pieces
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from featlab.arguments import check_whole, has_groups
 from featlab.intervals import auroc_score_interval, wilson_interval
 from featlab.results.heads import Calibration, HeadResults
-from featlab.system.scratch import pieces
+from featlab.system.machine import pieces
 
 logger = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ from featlab.neurons.rank_statistics import (
     rank_statistics,
 )
 from featlab.results.analysis import Selection
-from featlab.system.scratch import pieces
+from featlab.system.machine import pieces
 
 _KEY = ["layer", "pooling", "class", "reference", "neuron"]
 

@@ -25,7 +25,7 @@ from featlab.arguments import (
 from featlab.errors import FeatlabError
 from featlab.intervals import auroc_score_interval
 from featlab.neurons.rank_statistics import Floats
-from featlab.system.scratch import pieces
+from featlab.system.machine import pieces
 
 WHOLE, WITHIN = "whole groups", "images within groups"
 

@@ -27,7 +27,7 @@ from featlab.errors import FeatlabError
 from featlab.intervals import wilson_interval
 from featlab.neurons._ranking import REST
 from featlab.store import MapStore
-from featlab.system.scratch import pieces
+from featlab.system.machine import pieces
 
 if TYPE_CHECKING:
     import anndata

@@ -39,7 +39,7 @@ from featlab.neurons.rank_statistics import (
     rank_statistics,
 )
 from featlab.results.analysis import Selection
-from featlab.system.scratch import chosen_rows
+from featlab.system.machine import chosen_rows
 
 COLUMNS = [
     "layer",

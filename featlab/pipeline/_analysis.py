@@ -12,8 +12,14 @@ import numpy as np
 import pandas as pd
 
 from featlab import embed, report
-from featlab.arguments import Progress, confirmed_detectors, stratified_rows, true_boxes
-from featlab.audit import audit_set
+from featlab.arguments import (
+    Progress,
+    check_choice,
+    confirmed_detectors,
+    stratified_rows,
+    true_boxes,
+)
+from featlab.audit import audit_set, duplicates, group_copies
 from featlab.boxheads import box_statistics, evaluate_box_heads
 from featlab.embed.planes import LEAST_IMAGES
 from featlab.features import take_rows
@@ -58,6 +64,7 @@ from featlab.results.pictures import NeuronCard
 from featlab.splits import make_split
 from featlab.store import MapStore
 
+COPIES = ("together", "split")
 REFINED = ("cell_boxes",)
 BOX_HEADS = ("cascade", "ridge_pca", "pls", "gradient_boosting")
 _POINTING_DETECTORS = 10
@@ -71,6 +78,7 @@ def analyse(
     store: MapStore,
     *,
     box_kind: str | None = None,
+    copies: str = "together",
     random_state: int = 0,
     command: str = "",
     seconds: Mapping[str, float] | None = None,
@@ -89,6 +97,9 @@ def analyse(
     store : MapStore
     box_kind : str, optional
         Which kind of box is the truth, where the store has several.
+    copies : {"together", "split"}
+        Whether the copies of a picture are one group, which no split and no test takes for
+        independent images, or images like all others.
     random_state : int
         Seed of the split, the heads, the bootstrap and the examples.
     command : str
@@ -104,8 +115,14 @@ def analyse(
     -------
     featlab.Results
     """
+    check_choice("copies", copies, COPIES)
+    looking: dict[str, float] = {}
+    with timed(looking, "copies"):
+        pairs = duplicates(store)
+        store = group_copies(store, pairs) if copies == "together" else store
     given: dict[str, Any] = {
         "store": store,
+        "pairs": pairs,
         "labels": store.images["label"],
         "groups": store.images["group"],
         "truth": true_boxes(store.images, store.boxes, box_kind),
@@ -120,7 +137,7 @@ def analyse(
     results = Results(
         store=store,
         split=given["split"],
-        seconds={**(seconds or {}), **own},
+        seconds={**(seconds or {}), **looking, **own},
         box_kind=box_kind or _only_kind(store.boxes),
         command=command,
         random_state=random_state,
@@ -279,6 +296,7 @@ def _audit(
     split: pd.Series,
     heads: HeadResults,
     neurons: pd.DataFrame,
+    pairs: pd.DataFrame,
     box_kind: str | None,
     random_state: int,
 ) -> Audit:
@@ -287,6 +305,7 @@ def _audit(
         split,
         head_table=heads.table,
         neurons=neurons,
+        pairs=pairs,
         box_kind=box_kind,
         random_state=random_state,
     )

@@ -20,9 +20,11 @@ from featlab.store.format import (
     POOLINGS,
     THUMBNAILS,
     Tables,
+    check_boxes,
     check_maps,
     check_numbers,
     check_pooling,
+    check_rows,
     find_dataset,
     layer_names,
     open_store,
@@ -133,13 +135,7 @@ class MapStore:
         )
 
     def regrouped(self, groups: ArrayLike) -> MapStore:
-        """The same store, opened again, with other groups in its image table.
-
-        Parameters
-        ----------
-        groups : array_like of str, shape (n,)
-            ``""`` is no group.
-        """
+        """The same store, opened again, with other groups in its image table; "" is none."""
         return _reopened(self.path, group_names(groups, len(self)))
 
     def close(self) -> None:
@@ -186,10 +182,7 @@ class MapStore:
 
     @property
     def thumbnails(self) -> np.ndarray | None:
-        """Each picture in grey, ``(n, 48, 48)`` uint8; a store of an earlier featlab has none.
-
-        Rows of zeros are those of pictures that such a store has contributed.
-        """
+        """Each picture in grey, ``(n, 48, 48)`` uint8; a store of an earlier featlab has none."""
         if THUMBNAILS not in self._file:
             return None
         small = self._everything(THUMBNAILS)
@@ -339,7 +332,7 @@ class MapStore:
             maps = self._arrays.array(f"maps/{layer}")
             with read_errors(self.path, f"/maps/{layer}"):
                 check_maps(maps)
-                self._check_rows(f"maps/{layer}", maps)
+                check_rows(self.path, f"maps/{layer}", maps, len(self))
                 widths |= {self._pooled_key(pooling, layer): maps.shape[3] for pooling in POOLINGS}
         kinds = dict.fromkeys(widths, "f")
         if THUMBNAILS in self._file:
@@ -348,7 +341,7 @@ class MapStore:
             dataset = self._arrays.array(key)
             with read_errors(self.path, f"/{key}"):
                 check_numbers(dataset, 2, kinds[key])
-                self._check_rows(key, dataset)
+                check_rows(self.path, key, dataset, len(self))
                 if dataset.shape[1] != width:
                     raise ValueError(f"{dataset.shape[1]} columns where {width} are expected")
         if len(self._arrays) != len(self):
@@ -360,22 +353,7 @@ class MapStore:
             # A virtual dataset holds nothing: what it promises is looked for in the first part.
             for key in ("frames", *(f"maps/{layer}" for layer in self.layers)):
                 self._arrays.read(key, np.array([0]))
-        if not self.boxes["image"].between(0, len(self) - 1).all():
-            raise FeatlabError(
-                f"{self.path} is damaged: /boxes/image names rows that are not there; "
-                "extract it again."
-            )
-        if not np.isfinite(self.boxes[["xmin", "ymin", "xmax", "ymax"]].to_numpy()).all():
-            raise FeatlabError(
-                f"{self.path} is damaged: /boxes has corners that are no numbers; extract it again."
-            )
-
-    def _check_rows(self, key: str, dataset: h5py.Dataset) -> None:
-        if dataset.shape[0] != len(self) or not len(self):
-            raise FeatlabError(
-                f"{self.path} is damaged: /{key} has {dataset.shape[0]} rows, the image table "
-                f"{len(self)}; extract it again."
-            )
+        check_boxes(self.path, self.boxes, len(self))
 
 
 def _reopened(path: Path, groups: np.ndarray | None) -> MapStore:

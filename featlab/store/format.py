@@ -126,6 +126,27 @@ def _check_room(n_bytes: int, stored: int) -> None:
         raise ValueError(f"{n_bytes} bytes announced, {stored} there")
 
 
+def check_rows(path: Path, key: str, dataset: h5py.Dataset, n: int) -> None:
+    """That an array has one row for each of the n images."""
+    if dataset.shape[0] != n or not n:
+        raise FeatlabError(
+            f"{path} is damaged: /{key} has {dataset.shape[0]} rows, the image table {n}; "
+            "extract it again."
+        )
+
+
+def check_boxes(path: Path, boxes: pd.DataFrame, n: int) -> None:
+    """That every box is of one of the n images, and has corners that are numbers."""
+    if not boxes["image"].between(0, n - 1).all():
+        raise FeatlabError(
+            f"{path} is damaged: /boxes/image names rows that are not there; extract it again."
+        )
+    if not np.isfinite(boxes[["xmin", "ymin", "xmax", "ymax"]].to_numpy()).all():
+        raise FeatlabError(
+            f"{path} is damaged: /boxes has corners that are no numbers; extract it again."
+        )
+
+
 def check_pooling(
     path: Path,
     layer: str,

@@ -1,10 +1,25 @@
-"""What the machine offers to this process."""
+"""What the machine offers: cores, memory, and scratch files for matrices larger than it."""
 
 from __future__ import annotations
 
+import mmap
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featlab.errors import FeatlabError
+
+IN_MEMORY = 512 * 2**20
+"""Bytes up to which a table of features is held in memory."""
+BLOCK = 16_000_000
+"""Elements that are copied to double precision at once: 128 MB."""
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _USUAL_MEMORY = 8 * 2**30
@@ -29,3 +44,86 @@ def total_memory() -> int:
     with suppress(ValueError, OSError):  # "max" where there is no limit
         limits.append(int(_CGROUP_LIMIT.read_text("utf-8")))
     return min(limits)
+
+
+def is_large(n: int, c: int) -> bool:
+    """Whether `n` x `c` values of single precision are more than is held in memory."""
+    return n * c * 4 > IN_MEMORY
+
+
+def scratch_columns(n: int, c: int) -> NDArray[np.float32]:
+    """Room for ``(n, c)`` values in a scratch file, column after column.
+
+    Columns are contiguous, because neurons are compared one by one.
+    """
+    return scratch((c, n)).T
+
+
+def scratch(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Zeros in a nameless file that is mapped into memory.
+
+    The file lies where temporary files do (``TMPDIR``) and is gone with the array, whatever happens
+    to the process.
+
+    Raises
+    ------
+    FeatlabError
+        The folder has no room for it, or cannot be written.
+    """
+    size, folder = int(np.prod(shape)) * 4, tempfile.gettempdir()
+    try:
+        with tempfile.TemporaryFile(prefix="featlab-") as file:
+            # Writing to a mapped page that the disk has no room for would kill the process.
+            if shutil.disk_usage(folder).free < size:
+                raise OSError("there is no room")
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            # Not numpy's memmap: joblib would send its file's name, and there is none.
+            mapped = mmap.mmap(file.fileno(), size)
+        return np.frombuffer(mapped, np.float32).reshape(shape)
+    except OSError as error:
+        raise FeatlabError(
+            f"A scratch file of {size / 1e9:.1f} GB cannot be made in {folder}: {error}; make room "
+            "or set TMPDIR to another folder."
+        ) from error
+
+
+def chosen_rows(values: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
+    """``values[rows]``, in a scratch file where that is large."""
+    n, c = len(rows), values.shape[1]
+    if not is_large(n, c):
+        return values[rows]
+    taken = scratch_columns(n, c)
+    for column in range(c):
+        taken[:, column] = values[:, column][rows]
+    return taken
+
+
+def lines_at_once(width: int) -> int:
+    """How many lines of `width` elements are copied at once."""
+    return max(1, BLOCK // max(width, 1))
+
+
+def pieces(length: int, width: int) -> Iterator[slice]:
+    """Slices of `length` lines of `width` elements, as many at once as are copied at once."""
+    step = lines_at_once(width)
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
+
+
+def count_bad(values: NDArray[Any]) -> int:
+    """How many entries of a matrix are NaN or infinite, without a mask of all of it."""
+    lines = values.T if values.flags.f_contiguous else values
+    return sum(
+        int((~np.isfinite(lines[part])).sum()) for part in pieces(len(lines), lines.shape[1])
+    )
+
+
+def double_rows(values: NDArray[Any], rows: slice | NDArray[Any]) -> NDArray[np.float64]:
+    """Some rows in double precision, row by row in memory."""
+    if isinstance(rows, slice) or not values.flags.f_contiguous:
+        return np.ascontiguousarray(values[rows], dtype=np.float64)
+    # Column by column: a row of such a matrix is scattered over all of the file.
+    taken = np.take(values.T, rows, axis=1)
+    return np.ascontiguousarray(taken.T, dtype=np.float64)
