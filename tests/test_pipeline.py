@@ -246,7 +246,7 @@ def test_seconds_of_earlier_stages_are_told_and_left_alone(store, monkeypatch):
 
 
 def test_every_stage_has_what_it_needs():
-    known = {"store", "labels", "groups", "truth", "split", "box_kind", "random_state"}
+    known = {"store", "labels", "groups", "truth", "split", "pairs", "box_kind", "random_state"}
     known |= {"progress", "load", "box_heads"}
     names = [stage.name for stage in STAGES]
     assert len(set(names)) == len(names)

@@ -23,17 +23,10 @@ BoxKind = Annotated[
     str | None, typer.Option(help="Which kind of box is the truth, where there are several.")
 ]
 Copies = Annotated[
-    Literal["together", "split"],
-    typer.Option(
-        help="Copies of a picture (cropped, mirrored, brightened …) are one group, or images like "
-        "all others."
-    ),
-]
-RunCopies = Annotated[
     Literal["together", "split", "drop"],
     typer.Option(
         help="Copies of a picture (cropped, mirrored, brightened …) are one group, images like all "
-        "others, or left out but for the first."
+        "others, or (`featlab run`) left out but for the first."
     ),
 ]
 Virtual = Annotated[

@@ -12,7 +12,7 @@ import typer
 import featlab
 from featlab.cli._options import BoxKind, Copies, Folder, Layer, Output, Seed, Store
 from featlab.cli._output import command_line, quiet_bar, show, write_figures, write_tables
-from featlab.cli._pass import opened_store, opened_stores, workers_ready, write_page
+from featlab.cli._pass import grouped, opened_store, opened_stores, workers_ready, write_page
 
 
 def report(
@@ -123,7 +123,7 @@ def audit(
     """Is the set fit for the question: duplicates, labels, outliers, confounds, colour alone."""
     with featlab.store.MapStore(store) as whole:
         pairs = featlab.audit.duplicates(whole)
-        opened = featlab.audit.group_copies(whole, pairs) if copies == "together" else whole
+        opened = grouped(whole, copies, pairs)
         labels, groups = opened.images["label"], opened.images["group"]
         split = featlab.splits.make_split(opened.images, random_state=seed)
         X = featlab.features.feature_table(opened)

@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 import featlab
-from featlab.cli._options import BoxKind, Output, Pass, RunCopies, Seed, takes_pass
+from featlab.cli._options import BoxKind, Copies, Output, Pass, Seed, takes_pass
 from featlab.cli._output import bar, command_line, download_bar, extract_bar, quiet_bar, tell
 from featlab.errors import FeatlabError
 
@@ -81,7 +81,7 @@ def run(
     made: Pass,
     output: Output,
     box_kind: BoxKind = None,
-    copies: RunCopies = "together",
+    copies: Copies = "together",
     seed: Seed = 0,
 ) -> None:
     """From an image folder to a report: index, extract, heads, neurons, localisation."""
@@ -140,9 +140,15 @@ def opened_stores(
     return [kept, *map(stack.enter_context, same)]
 
 
-def grouped(store: featlab.store.MapStore, copies: str) -> featlab.store.MapStore:
+def grouped(
+    store: featlab.store.MapStore, copies: str, pairs: pd.DataFrame | None = None
+) -> featlab.store.MapStore:
     """The store with its copies as groups, unless they are to be split."""
-    return featlab.audit.group_copies(store) if copies == "together" else store
+    if copies == "drop":
+        raise FeatlabError(
+            "--copies drop is for `featlab run`; give the store distinct.h5 that it writes."
+        )
+    return featlab.audit.group_copies(store, pairs) if copies == "together" else store
 
 
 def write_page(
