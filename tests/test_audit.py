@@ -25,9 +25,9 @@ from featlab.audit import _duplicates
 from featlab.audit._alignment import fitted
 from featlab.audit._confounds import adjusted_effects, confounds
 from featlab.audit._duplicates import MIN_SIMILARITY
-from featlab.audit._labels import outliers
+from featlab.audit._labels import checked_labels, outliers
 from featlab.audit._pictures import find_bands, picture_statistics, read_pictures
-from featlab.audit._set import balance, colour_alone
+from featlab.audit._set import balance, colour_alone, pictures_line
 from featlab.errors import FeatlabError
 from featlab.extract import extract_maps
 from featlab.images import index_images
@@ -561,6 +561,29 @@ def test_clean_labels_have_few_candidates_and_order_of_rows_is_kept():
     names = np.array(["x", "y", "z"])[codes]
     assert len(audit.label_errors(X, names)) <= 3
     assert len(audit.label_errors(X, names, groups=[f"g{i // 2}" for i in range(300)])) <= 3
+
+
+@pytest.mark.parametrize(("gap", "flips", "verdict"), [(0.9, 0, "warn"), (8, 0.2, "fail")])
+def test_classes_that_overlap_are_no_label_errors(gap, flips, verdict):
+    rng = np.random.default_rng(0)
+    codes = np.arange(600) % 2
+    X = rng.normal(size=(600, 20))
+    X[:, 0] += gap * codes
+    labels = np.where(rng.random(600) < flips, 1 - codes, codes)
+    table, finding = checked_labels(X, labels, np.full(600, ""), 0)
+    assert len(table) > 60 and finding.verdict == verdict
+    assert ("overlap" in finding.finding) == (verdict == "warn")
+
+
+def test_pictures_that_decode_to_black_are_told(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 1024, (6, 40, 40)).astype(np.uint16)
+    pictures = {f"{'ab'[i % 2]}/{i}.png": Image.fromarray(one) for i, one in enumerate(values)}
+    images = save_all(tmp_path, pictures)
+    line = pictures_line(read_pictures(images), 6, 0)
+    assert line.verdict == "warn" and "6 images nearly black" in line.finding
+    stretched = {path: Image.fromarray(np.asarray(one) * 64) for path, one in pictures.items()}
+    assert pictures_line(read_pictures(save_all(tmp_path, stretched)), 6, 0).verdict == "pass"
 
 
 def test_groups_stay_together_in_the_folds():

@@ -47,6 +47,7 @@ from featlab.store import MapStore
 FAIL_RATIO, WARN_RATIO = 10.0, 3.0
 FAIL_IMAGES, WARN_IMAGES = 10, 30
 WARN_ON_SIDE = 10
+NEARLY_BLACK = 0.03  # mean luma, 0-1: numbers of 12 bits in files of 16 are below 0.0625
 FAIL_GROUPS, WARN_GROUPS = 3, 5
 WARN_GAIN = 0.25
 WARN_EXPLAINED, FAIL_EXPLAINED = 0.10, 0.50
@@ -170,7 +171,13 @@ def pictures_line(pictures: Pictures | None, n: int, n_skipped: int) -> Finding:
     text = f"{read:,} of {images_word(n)} can still be read."
     if not read:
         text += " Picture statistics were not looked at."
-    verdict = NOT_DONE if not read else worse_of(False, read < n or n_skipped > 0)
+    black = 0 if pictures is None else int((pictures.statistics["brightness"] < NEARLY_BLACK).sum())
+    if black:
+        text += (
+            f" {images_word(black)} nearly black: 16-bit files whose numbers fill a part of their "
+            "range only are shown so; stretch them before the pass."
+        )
+    verdict = NOT_DONE if not read else worse_of(False, read < n or n_skipped > 0 or black > 0)
     return Finding("pictures", verdict, text + (left_out if n_skipped else ""), n)
 
 
