@@ -233,7 +233,7 @@ def _localisation_titles(world: Planted) -> tuple[Any, dict[str, str]]:
     found = make_localisation(world.store, world.split)
     titles = {
         "cam": "class activation map (CAM)",
-        "top_20_detectors": "detectors combined",
+        "detectors": "detectors combined",
         "centre_gaussian": "(a blob at the picture's centre)",
     }
     return found, titles

@@ -274,6 +274,7 @@ def test_no_scheduler_there():
         connect("nonsense://x", seconds=0.5)
 
 
+@pytest.mark.slow
 def test_a_real_network_travels_as_its_recipe():
     from featlab.backbones import load_backbone
 

@@ -375,6 +375,7 @@ finetune.fit_finetuned(
 """
 
 
+@pytest.mark.slow
 def test_a_broken_off_training_goes_on_and_ends_where_an_unbroken_one_does(
     pictures, split, backbone, thawed, tmp_path
 ):

@@ -303,7 +303,7 @@ def test_renewing_the_tables_of_a_store(server, picture_folder, tmp_path, n_kill
 
 
 @pytest.mark.parametrize("n_kills", kill_counts())
-@pytest.mark.parametrize("work", ["tables", slow("report")])
+@pytest.mark.parametrize("work", [slow("tables"), slow("report")])
 def test_report_and_tables(request, tmp_path, work, n_kills):
     report_server = request.getfixturevalue("report_server" if work == "report" else "server")
     seconds, expected = 0.0, {}

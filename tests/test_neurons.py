@@ -457,7 +457,7 @@ class TestSoftmaxTopK:
     [
         ({"test": "anova"}, "test must be one of"),
         ({"correction": "none"}, "correction must be one of"),
-        ({"alpha": 2.0}, "alpha must be from 0 to 1"),
+        ({"alpha": 2.0}, "alpha must be above 0 and at most 1"),
         ({"min_auroc": 0.3}, "min_auroc must be from 0.5 to 1"),
         ({"reference": "z"}, "reference must be from"),
         ({"correction": "max_t", "test": "welch"}, "it goes with test 'mannwhitneyu'"),

@@ -134,6 +134,9 @@ class HalfSeen:
         self.frames = np.tile([0.0, 0.0, 1.0, 1.0], (n, 1))
         self.split = np.array(["train", "train", "confirm", "test"])[np.arange(n) // 2 % 4]
 
+    def layer_name(self, layer=None):
+        return layer or self.layers[-1]
+
     def pooled(self, rows=None, *, layer=None, pooling="mean"):
         return getattr(self.array[slice(None) if rows is None else rows], pooling)(axis=(1, 2))
 

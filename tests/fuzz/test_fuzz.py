@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from batches import run_batches
 
-SHORT = {"images": 300, "annotations": 240, "stores": 160, "store_bytes": 100}
+SHORT = {"images": 80, "annotations": 60, "stores": 40, "store_bytes": 40}
 LONG = 2400
 BANDS = 40 << 20
 
@@ -56,12 +56,17 @@ print(shape[0] * shape[1], memory("VmHWM") - before)
     ("mode", "format", "bytes_per_pixel"),
     [
         ("RGB", "JPEG", 7),
-        ("RGBA", "PNG", 7),
-        ("P", "PNG", 4),
-        ("I;16", "PNG", 5),
-        ("F", "TIFF", 7),
-        ("CMYK", "TIFF", 7),
-        ("turned", "JPEG", 7),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (
+                ("RGBA", "PNG", 7),
+                ("P", "PNG", 4),
+                ("I;16", "PNG", 5),
+                ("F", "TIFF", 7),
+                ("CMYK", "TIFF", 7),
+                ("turned", "JPEG", 7),
+            )
+        ),
     ],
 )
 @pytest.mark.parametrize("side", [4_000, pytest.param(10_000, marks=pytest.mark.slow)])
