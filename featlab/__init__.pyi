@@ -56,6 +56,9 @@ from . import (
     plots as plots,
 )
 from . import (
+    predict as predict,
+)
+from . import (
     report as report,
 )
 from . import (

@@ -83,7 +83,7 @@ class FakeBackbone:
 def one_core() -> Iterator[None]:
     """Each process of the tests has a core; others are started where they are the point."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("featlab.system.workers", "featlab.localise.matching"):
+        for module in ("featlab.system.machine", "featlab.localise.matching"):
             patch.setattr(f"{module}.usable_cores", lambda: 1)
         yield
 

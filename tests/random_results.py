@@ -25,11 +25,10 @@ from featlab.results.analysis import (
     Selection,
     SetOverview,
 )
-from featlab.results.comparison import Comparison
 from featlab.results.heads import HeadResults, SmallestSet
 from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.networks import Transfer
-from featlab.results.pictures import Samples
+from featlab.results.pictures import Comparison, Samples
 
 METHODS = {
     "detectors": "image labels",

@@ -13,8 +13,8 @@ import threadpoolctl
 from featlab import FeatlabError
 from featlab.extract import extract_maps
 from featlab.images import index_images
-from featlab.system import workers
-from featlab.system.workers import beside, ready
+from featlab.system import machine
+from featlab.system.machine import beside, ready
 
 
 def made_here():
@@ -44,7 +44,7 @@ threads_and_process, product, failing, slow = made_here()
 
 @pytest.fixture(params=[1, 2])
 def cores(request, monkeypatch):
-    monkeypatch.setattr(workers, "usable_cores", lambda: request.param)
+    monkeypatch.setattr(machine, "usable_cores", lambda: request.param)
     return request.param
 
 
@@ -58,7 +58,7 @@ def test_it_runs_elsewhere_where_there_is_another_core_and_with_one_thread(cores
 def test_the_result_is_the_same_to_the_last_bit_however_it_was_made(monkeypatch):
     found = []
     for cores in (1, 2):
-        monkeypatch.setattr(workers, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(machine, "usable_cores", lambda cores=cores: cores)
         with beside(product, 3) as result:
             found.append(result())
             assert result() is found[-1]  # asked twice, made once
@@ -66,7 +66,7 @@ def test_the_result_is_the_same_to_the_last_bit_however_it_was_made(monkeypatch)
 
 
 def test_it_is_begun_before_it_is_asked_for(monkeypatch):
-    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
     with beside(slow, 0.0) as result:
         time.sleep(3)
         asked = time.monotonic()
@@ -94,7 +94,7 @@ def test_a_store_travels_as_its_path(picture_folder, fake_backbone, tmp_path):
 
 
 def test_workers_have_imported_what_they_were_told_to(monkeypatch):
-    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
 
     def imported():
         import sys
@@ -110,7 +110,7 @@ def test_workers_have_imported_what_they_were_told_to(monkeypatch):
 
 
 def test_a_single_core_gets_nothing_ready(monkeypatch):
-    monkeypatch.setattr(workers, "usable_cores", lambda: 1)
-    monkeypatch.setattr(workers.joblib, "Parallel", None)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 1)
+    monkeypatch.setattr(machine.joblib, "Parallel", None)
     with ready("featlab.boxheads"):
         pass

@@ -191,7 +191,8 @@ def test_regions_are_sampled_bilinearly():
 
 def test_reduced_maps_keep_a_narrow_map_whole():
     store = scene_store(20)
-    maps, total = _linear.reduced_maps(store, np.arange(20), np.arange(20) < 12)
+    reduction = _inputs.fit_reduction(store, np.arange(12))
+    maps, total = _inputs.reduced_maps(store, np.arange(20), reduction)
     cells = store.array.reshape(-1, 12)
     distance = np.linalg.norm(cells[0] - cells[9])
     reduced = maps.reshape(-1, 12)

@@ -25,7 +25,7 @@ from markupsafe import Markup
 from scipy.stats import binomtest
 
 from featlab import report
-from featlab.cli._output import tell
+from featlab.cli._options import tell
 from featlab.pipeline.detectors import box_pairs
 from featlab.report import _comparison, page  # noqa: F401 - they make the claims
 from featlab.report import _words as words

@@ -17,7 +17,7 @@ import pytest
 from conftest import FakeBackbone
 
 from featlab import FeatlabError
-from featlab.cli._stores import connect
+from featlab.cli._pages import connect
 from featlab.extract import PassOptions, _parts, append_maps, extract_maps
 from featlab.images import index_images
 from featlab.store import MapStore

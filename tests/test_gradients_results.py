@@ -14,10 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from featlab import FeatlabError, report
-from featlab.backbones import load_backbone
+from featlab.backbones import load_backbone, rebuild_backbone
 from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
-from featlab.cli._rerun import gradient_figures, rebuilt
+from featlab.cli._rerun import gradient_figures
 from featlab.extract import PassOptions, extract_maps
 from featlab.images import index_images
 from featlab.pipeline import analyse_gradients
@@ -170,14 +170,14 @@ def test_the_network_is_rebuilt_from_what_the_store_says():
         "output_stride": "16",
         "preprocessing": "pixels scaled to (x − 127) / 128",
     }
-    backbone = rebuilt(provenance, None, None)
+    backbone = rebuild_backbone(provenance)
     identity = backbone.identity()
     for key in ("backbone", "input_size", "layers", "output_stride", "preprocessing"):
         assert identity[key] == provenance[key]
     with pytest.raises(FeatlabError, match=r"came from a file \(mine.keras\); give it with"):
-        rebuilt(provenance | {"backbone": "mine", "weights": "mine.keras"}, None, None)
+        rebuild_backbone(provenance | {"backbone": "mine", "weights": "mine.keras"})
     with pytest.raises(FeatlabError, match=r"weights of its own \(mine.h5\); give them with"):
-        rebuilt(provenance | {"weights": "mine.h5"}, None, None)
+        rebuild_backbone(provenance | {"weights": "mine.h5"})
 
 
 def test_the_command_writes_what_a_network_that_cannot_be_guided_still_gives(made, tmp_path):

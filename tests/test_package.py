@@ -35,6 +35,10 @@ ALLOWED = {
     "boxheads": {"boxes", "intervals"},
     "gradients": {"backbones", "boxes", "intervals"},
     "finetune": {"backbones", "images", "heads"},
+    "predict": {
+        *("images", "backbones", "extract", "intervals", "heads", "boxes", "localise"),
+        "boxheads",
+    },
     "plots": set(),
     "report": {"plots"},
     "pipeline": {

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,10 @@ import numpy as np
 from featlab.backbones._engines import Engine, check_request, make_engine
 from featlab.backbones.networks import (
     Source,
+    available_backbones,
+    built_in_name,
     find_source,
+    is_model_file,
     output_of,
     remove_last_stride,
     spatial_layers,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SMALLEST_INPUT = 32
+_OWN_STRIDE = "network's own"
 
 
 class Backbone:
@@ -124,7 +128,7 @@ class Backbone:
             "weights_sha256": self.weights_sha256,
             "input_size": f"{height} x {width}",
             "layers": json.dumps(self.layers),
-            "output_stride": str(self.output_stride or "network's own"),
+            "output_stride": str(self.output_stride or _OWN_STRIDE),
             "preprocessing": self.preprocessing,
         }
 
@@ -246,6 +250,58 @@ def load_backbone(
     )
     wanted = tuple(wanted) if wanted else None
     return Backbone(source, wanted, output_stride, engine, precision, recipe)
+
+
+def rebuild_backbone(
+    provenance: Mapping[str, Any],
+    backbone: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> Backbone:
+    """The network that a store (or a predictor) was made with, from what it says of it.
+
+    Parameters
+    ----------
+    provenance : mapping of str to object
+        ``MapStore.provenance``.
+    backbone, weights : str or path-like, optional
+        Where they came from files, which have to be given.
+
+    Returns
+    -------
+    Backbone
+        Of the same recipe; whether the weights are the same is for its ``identity`` to say.
+
+    Raises
+    ------
+    FeatlabError
+        The network or its weights came from a file, which is not given.
+    """
+    name, own = os.fspath(backbone or str(provenance["backbone"])), str(provenance["weights"])
+    stride = str(provenance["output_stride"])
+    shared: dict[str, Any] = {
+        "layers": json.loads(provenance["layers"]),
+        "output_stride": None if stride == _OWN_STRIDE else int(stride),
+        "precision": str(provenance.get("precision", "float32")),
+    }
+    if is_model_file(name):
+        scaling = str(provenance["preprocessing"]).partition(":")[0]
+        return load_backbone(name, preprocessing=scaling, **shared)
+    if built_in_name(name) is None and name not in available_backbones():
+        raise FeatlabError(
+            f"the store's network {name!r} came from a file ({own}); give it with --backbone."
+        )
+    if weights is None and own not in ("ImageNet", "random"):
+        raise FeatlabError(
+            f"the store's network {name} has weights of its own ({own}); give them with --weights."
+        )
+    asked = weights or {"ImageNet": "imagenet", "random": "none"}[own]
+    height, width = (int(side) for side in str(provenance["input_size"]).split(" x "))
+    return load_backbone(
+        name,
+        weights=None if str(asked).lower() == "none" else asked,
+        input_size=(height, width),
+        **shared,
+    )
 
 
 def _input_size(input_size: int | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ from featlab.arguments import (
     group_codes,
     group_names,
     has_groups,
+    row_numbers,
     split_sides,
     tracked,
 )
@@ -29,26 +30,31 @@ from featlab.boxheads._inputs import (
     POLICIES,
     TARGETS,
     BoxedImages,
+    Floats,
+    Maps,
+    Reduction,
     boxed_images,
     fit_and_test,
+    fit_reduction,
     folds_of,
+    reduced_maps,
     sampled,
+    tidy,
 )
 from featlab.boxheads._linear import (
     Components,
     FitData,
-    Floats,
-    Maps,
+    Projection,
     ScoreHead,
+    Shift,
     mlp_head,
     pls_head,
-    reduced_maps,
     ridge_head,
     ridge_out_of_fold,
 )
-from featlab.boxheads._regional import boosting_head, cascade_head
+from featlab.boxheads._regional import CascadeHead, MirrorLinear, boosting_head, cascade_head
 from featlab.intervals import bootstrap_interval
-from featlab.results.localisation import BoxHeadResults
+from featlab.results.localisation import BoxCascade, BoxHeadResults
 from featlab.store import MapStore
 
 HEADS = ("cascade", "ridge_pca", "pls", "mlp", "gradient_boosting")
@@ -172,7 +178,8 @@ def evaluate_box_heads(
     images = sampled(every, sides, labels, random_state)
     fit, test = fit_and_test(sides, images)
     groups = group_names(store.images["group"], len(store))[images.rows]
-    maps, total = reduced_maps(store, images.rows, sides[images.rows] != "test", layer=layer)
+    reduction = fit_reduction(store, images.rows[fit], layer=layer)
+    maps, total = reduced_maps(store, images.rows, reduction, layer=layer)
     data = FitData(
         maps=maps[fit],
         total=total[fit],
@@ -189,7 +196,7 @@ def evaluate_box_heads(
     def boxes_of(head: _Head) -> Floats:
         return images.to_pixels(head.predict(maps[test], total[test]), test)
 
-    predicted = _predicted(tracked(names, progress), data, components, boxes_of)
+    predicted, fitted = _predicted(tracked(names, progress), data, components, boxes_of)
     sizes = images.sizes[test]
     predicted |= _without_maps(_mean_box(every, sides), _centre_box(images, fit, data.boxes), sizes)
     scorer = Scorer(
@@ -207,7 +214,12 @@ def evaluate_box_heads(
         "random_state": random_state,
         "n_boot": n_boot,
     }
-    return _results(predicted, scorer, labels[images.rows[test]], len(fit), facts)
+    results = _results(predicted, scorer, labels[images.rows[test]], len(fit), facts)
+    head = fitted.get("cascade")
+    if not isinstance(head, CascadeHead):
+        return results
+    held = None if head.held is None else _held_out(images, fit, head.held)
+    return replace(results, cascade=plain_cascade(head, reduction, layer), held=held)
 
 
 def _predicted(
@@ -215,8 +227,8 @@ def _predicted(
     data: FitData,
     components: Components,
     boxes_of: Callable[[_Head], Floats],
-) -> Predicted:
-    """Boxes of the test images, parameters and seconds of each head."""
+) -> tuple[Predicted, dict[str, _Head]]:
+    """Boxes of the test images, parameters and seconds of each head; and the heads."""
     spent = {"ridge": 0.0}
 
     @functools.cache
@@ -227,14 +239,22 @@ def _predicted(
         spent["ridge"] = time.perf_counter() - began
         return head
 
-    predicted = {}
+    predicted, heads = {}, {}
     for name in names:
         began, earlier = time.perf_counter(), spent["ridge"]
-        head = _fit_head(name, data, components, ridge)
+        head = heads[name] = _fit_head(name, data, components, ridge)
         boxes = boxes_of(head)
         seconds = time.perf_counter() - began + (earlier if name in _ON_RIDGE else 0.0)
         predicted[name] = (boxes, head.parameters, seconds)
-    return predicted
+    return predicted, heads
+
+
+def _held_out(images: BoxedImages, fit: np.ndarray, boxes: Floats) -> pd.DataFrame:
+    """The boxes that the images fitted on got from folds without them, and their IoU."""
+    pixels = images.to_pixels(boxes, fit)
+    table = pd.DataFrame(pixels, columns=bx.CORNERS)
+    rows = images.rows[fit]
+    return table.assign(row=rows, iou=bx.best_iou(pixels, rows, images.boxes))
 
 
 def _fit_head(
@@ -303,6 +323,60 @@ def _results(
     table.attrs.update(facts)
     per_image.attrs.update(facts)
     return BoxHeadResults(table, per_image, facts)
+
+
+def plain_cascade(head: CascadeHead, reduction: Reduction, layer: str) -> BoxCascade:
+    """The arrays of a fitted cascade."""
+    first, correction = head.first, head.correction
+    assert isinstance(first.regression, Shift)
+    return BoxCascade(
+        layer=layer,
+        target=first.target,
+        context=head.context,
+        steps=head.steps,
+        arrays={
+            "channel_mean": reduction.mean,
+            "channel_axes": reduction.axes,
+            "first_mean": first.projection.mean,
+            "first_axes": first.projection.axes,
+            "first_level": first.regression.level,
+            **{name: getattr(correction, name) for name in ("even", "odd", "middle", "level")},
+        },
+    )
+
+
+def predict_boxes(cascade: BoxCascade, store: MapStore, rows: Any = None) -> Floats:
+    """Boxes of images by a fitted cascade, from their stored maps.
+
+    Parameters
+    ----------
+    cascade : BoxCascade
+        ``BoxHeadResults.cascade``.
+    store : MapStore
+        Maps of the same network.
+    rows : sequence of int, or mask of shape (n,), optional
+        All images by default.
+
+    Returns
+    -------
+    ndarray of shape (k, 4)
+        Pixels of the original pictures, never empty.
+    """
+    numbers = row_numbers(rows, store.images)
+    of = cascade.arrays
+    reduction = Reduction(of["channel_mean"], of["channel_axes"])
+    projection = Projection(of["first_mean"], of["first_axes"])
+    head = CascadeHead(
+        ScoreHead(projection, Shift(of["first_level"]), cascade.target, ""),
+        MirrorLinear(of["even"], of["odd"], of["middle"], of["level"]),
+        cascade.context,
+        cascade.steps,
+        "",
+    )
+    maps, total = reduced_maps(store, numbers, reduction, layer=cascade.layer)
+    frames = np.asarray(store.frames, dtype=float)[numbers]
+    sizes = store.images[["width", "height"]].to_numpy(float)[numbers]
+    return bx.frame_to_picture(tidy(head.predict(maps, total), frames), frames, sizes)
 
 
 class Scorer:

@@ -1,4 +1,4 @@
-"""The images with boxes: what a head learns and is scored on, and what the boxes look like."""
+"""The images with boxes: maps and boxes that a head learns from, and what the boxes look like."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from featlab.arguments import boxes_of_kind, group_codes, stratified_rows, true_boxes
 from featlab.boxes import geometry as bx
 from featlab.errors import FeatlabError
 from featlab.store import MapStore
+
+Maps = NDArray[np.float32]
+Floats = NDArray[np.float64]
 
 TARGETS = ("centre_size", "corners")
 """What a head regresses: centre with log size, or corners; shares of the input."""
@@ -23,6 +26,9 @@ _MOST_IMAGES = 10_000  # reduced maps of 7 x 7 cells take 25 kB an image
 _FOLDS, _FOLDS_OF_MANY, _MANY = 5, 3, 1500
 _LEAST_SIDE = 0.01  # of the picture's side: no predicted box is thinner
 _SMALLEST_LOG = -6.0
+_CHANNELS = 128
+_CELLS = 30_000  # of the images fitted on, evenly spaced, for the components
+_BATCH = 64
 _BORDER = 0.01  # of the picture's side
 
 
@@ -153,6 +159,74 @@ def folds_of(groups: ArrayLike, random_state: int) -> np.ndarray:
         fold[unit] = load.argmin()
         load[fold[unit]] += counts[unit]
     return fold[codes]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Principal components of the channels of a layer's maps.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (c,), float32
+    axes : ndarray of shape (c, k), float32
+        ``k`` is 128, or the number of neurons where that is smaller.
+    """
+
+    mean: Maps
+    axes: Maps
+
+    def reduced(self, maps: Maps) -> tuple[Maps, Maps]:
+        """Maps ``(n, h, w, c)`` on the components, ``(n, h, w, k)``, and their sum ``(n, h, w)``.
+
+        The sum is over all neurons, an unsupervised heat map.
+        """
+        flat = maps.reshape(-1, maps.shape[-1])
+        fewer = ((flat - self.mean) @ self.axes).astype(np.float32, copy=False)
+        return fewer.reshape(*maps.shape[:3], -1), maps.sum(axis=-1)
+
+
+def fit_reduction(store: MapStore, rows: np.ndarray, *, layer: str | None = None) -> Reduction:
+    """The leading principal components of the channels, of cells of some images.
+
+    Parameters
+    ----------
+    store : MapStore
+    rows : ndarray of shape (n,)
+        Row numbers of the images fitted on.
+    layer : str, optional
+        The last stored layer by default.
+    """
+    h, w, c = store.map_shape(layer)
+    step = max(1, len(rows) * h * w // _CELLS)
+    # A step that shares a factor with the grid would always hit the same cells.
+    while step > 1 and np.gcd(step, h * w) > 1:
+        step += 1
+    batches = store.iter_maps(rows, layer=layer, batch=_BATCH)
+    sample = np.concatenate([maps.reshape(-1, c)[::step] for _, maps in batches])
+    mean = sample.mean(axis=0)
+    sample -= mean
+    _, vectors = np.linalg.eigh((sample.T @ sample).astype(np.float64))
+    axes = vectors[:, ::-1][:, : min(_CHANNELS, c)]
+    axes = (axes * np.where(axes.sum(axis=0) < 0, -1.0, 1.0)).astype(np.float32)
+    return Reduction(mean, axes)
+
+
+def reduced_maps(
+    store: MapStore, rows: np.ndarray, reduction: Reduction, *, layer: str | None = None
+) -> tuple[Maps, Maps]:
+    """Maps of `rows` with fewer channels, and the sum over all neurons.
+
+    Maps are read in batches, so the whole layer is never in memory.
+
+    Returns
+    -------
+    maps : ndarray of shape (n, h, w, k), float32
+    total : ndarray of shape (n, h, w), float32
+    """
+    parts = [
+        reduction.reduced(maps) for _, maps in store.iter_maps(rows, layer=layer, batch=_BATCH)
+    ]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def encode_boxes(boxes: np.ndarray, target: str) -> np.ndarray:

@@ -14,12 +14,9 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.utils.extmath import randomized_svd
 
 from featlab.boxes import geometry as bx
-from featlab.boxheads._inputs import decode_boxes, encode_boxes, mirrored
+from featlab.boxheads._inputs import Floats, Maps, decode_boxes, encode_boxes, mirrored
 from featlab.errors import FeatlabError
-from featlab.store import MapStore
 
-Maps = NDArray[np.float32]
-Floats = NDArray[np.float64]
 Regression = Callable[[Floats], Floats]
 
 _MOST_COMPONENTS = 600
@@ -31,59 +28,6 @@ _USED_UP = 1e-9  # a covariance with the boxes this much smaller is rounding
 _POWER_STEPS, _STEADY = 200, 1e-6
 _MLP = ((50, 0.1), (50, 3.0), (200, 0.1), (200, 3.0))
 _MLP_DEFAULT, _MLP_SEEDS = (50, 3.0), 3
-_CHANNELS = 128
-_CELLS = 30_000  # of the images fitted on, evenly spaced, for the components
-_BATCH = 64
-
-
-def reduced_maps(
-    store: MapStore, rows: np.ndarray, fit: np.ndarray, *, layer: str | None = None
-) -> tuple[Maps, Maps]:
-    """Maps of `rows` in the leading principal components of their channels.
-
-    The components are those of cells of the images `fit` alone; maps are read in batches, so the
-    whole layer is never in memory.
-
-    Parameters
-    ----------
-    store : MapStore
-    rows : ndarray of shape (n,)
-        Row numbers of the image table.
-    fit : boolean ndarray of shape (n,)
-        Which of them the components are fitted on.
-    layer : str, optional
-        The last stored layer by default.
-
-    Returns
-    -------
-    maps : ndarray of shape (n, h, w, k), float32
-        ``k`` is 128, or the number of neurons where that is smaller.
-    total : ndarray of shape (n, h, w), float32
-        Sum over all neurons, an unsupervised heat map.
-    """
-    h, w, c = store.map_shape(layer)
-    step = max(1, int(fit.sum()) * h * w // _CELLS)
-    # A step that shares a factor with the grid would always hit the same cells.
-    while step > 1 and np.gcd(step, h * w) > 1:
-        step += 1
-    batches = store.iter_maps(rows[fit], layer=layer, batch=_BATCH)
-    sample = np.concatenate([maps.reshape(-1, c)[::step] for _, maps in batches])
-    mean = sample.mean(axis=0)
-    sample -= mean
-    _, vectors = np.linalg.eigh((sample.T @ sample).astype(np.float64))
-    k = min(_CHANNELS, c)
-    axes = vectors[:, ::-1][:, :k]
-    axes = (axes * np.where(axes.sum(axis=0) < 0, -1.0, 1.0)).astype(np.float32)
-    reduced = np.empty((len(rows), h, w, k), dtype=np.float32)
-    total = np.empty((len(rows), h, w), dtype=np.float32)
-    done = 0
-    for _, maps in store.iter_maps(rows, layer=layer, batch=_BATCH):
-        part = slice(done, done + len(maps))
-        flat = maps.reshape(-1, c)
-        reduced[part] = ((flat - mean) @ axes).reshape(len(maps), h, w, k)
-        total[part] = maps.sum(axis=-1)
-        done = part.stop
-    return reduced, total
 
 
 def mirror_maps(maps: np.ndarray) -> np.ndarray:
@@ -191,24 +135,57 @@ class Components:
         self.scores: Floats = np.asarray(vectors * scales, dtype=np.float64)
         self.unit = float((self.scores**2).sum() / len(self.scores)) or 1.0
 
-    def transform(self, maps: Maps) -> Floats:
-        """Scores of other images, ``(m, r)``."""
-        return ((_flat(maps) - self._mean) @ self._axes).astype(np.float64)
+    def along(self, directions: Floats) -> Projection:
+        """The projection on directions ``(r, m)`` in the space of the scores."""
+        return Projection(self._mean, self._axes[:, : len(directions)] @ directions)
+
+    @property
+    def projection(self) -> Projection:
+        """That gives other images their scores."""
+        return Projection(self._mean, self._axes)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Flattened maps on some directions.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (p,), float32
+    axes : ndarray of shape (p, r)
+    """
+
+    mean: Maps
+    axes: np.ndarray
+
+    def __call__(self, maps: Maps) -> Floats:
+        """Scores ``(n, r)`` of reduced maps ``(n, h, w, k)``."""
+        return ((_flat(maps) - self.mean) @ self.axes).astype(np.float64)
 
 
 @dataclass(frozen=True)
 class ScoreHead:
     """A regression on the components, averaged over picture and mirror image."""
 
-    components: Components
+    projection: Projection
     regression: Regression
     target: str
     parameters: str
 
     def predict(self, maps: Maps, total: Maps) -> Floats:
         """Boxes ``(m, 4)`` in unit coordinates of the input."""
-        plain, other = (self.components.transform(m) for m in (maps, mirror_maps(maps)))
+        plain, other = (self.projection(m) for m in (maps, mirror_maps(maps)))
         return both_ways(self.regression(plain), self.regression(other), self.target)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Adds a constant ``(4,)``: what is left of a ridge whose weights are in the projection."""
+
+    level: Floats
+
+    def __call__(self, X: Floats) -> Floats:
+        return X + self.level
 
 
 def both_ways(plain: Floats, other: Floats, target: str) -> Floats:
@@ -230,9 +207,13 @@ def ridge_head(data: FitData, components: Components) -> ScoreHead:
 
     best = _choose(data, components, fit, len(settings), settings.index((size, 0.1)))
     count, penalty = settings[best]
-    (regression,) = _ridges(components.scores, doubled(data), [(count, penalty)], components.unit)
+    weights, middle, level = _ridge(
+        components.scores, doubled(data), count, penalty * components.unit
+    )
     words = f"{count} components, penalty {penalty:g}"
-    return ScoreHead(components, regression, data.target, words)
+    # In one projection the weights are four columns instead of hundreds.
+    shift = Shift(level - middle[:count] @ weights)
+    return ScoreHead(components.along(weights), shift, data.target, words)
 
 
 def pls_head(data: FitData, components: Components) -> ScoreHead:
@@ -245,7 +226,7 @@ def pls_head(data: FitData, components: Components) -> ScoreHead:
 
     best = _choose(data, components, fit, len(counts), min(2, len(counts) - 1))
     regression = fit(components.scores, doubled(data))[best]
-    return ScoreHead(components, regression, data.target, f"{counts[best]} components")
+    return ScoreHead(components.projection, regression, data.target, f"{counts[best]} components")
 
 
 def mlp_head(data: FitData, components: Components) -> ScoreHead:
@@ -258,7 +239,7 @@ def mlp_head(data: FitData, components: Components) -> ScoreHead:
     seeds = [data.random_state + k for k in range(_MLP_SEEDS)]
     regression = _mlp(components.scores, doubled(data), *_MLP[best], seeds)
     words = f"{_MLP[best][0]} components, penalty {_MLP[best][1]:g}, {_MLP_SEEDS} starts"
-    return ScoreHead(components, regression, data.target, words)
+    return ScoreHead(components.projection, regression, data.target, words)
 
 
 def ridge_out_of_fold(data: FitData, components: Components) -> Floats:
@@ -311,6 +292,13 @@ def _ridges(
         _linear(ridge_weights(gram[:count, :count], cross[:count], penalty * unit), middle, level)
         for count, penalty in settings
     ]
+
+
+def _ridge(X: Floats, Y: Floats, count: int, penalty: float) -> tuple[Floats, Floats, Floats]:
+    """Weights of the first `count` columns, and the means of X and of Y."""
+    middle, level = X.mean(axis=0), Y.mean(axis=0)
+    some = (X - middle)[:, :count]
+    return ridge_weights(some.T @ some, some.T @ (Y - level), penalty), middle, level
 
 
 def ridge_weights(gram: Floats, cross: Floats, penalty: float) -> Floats:

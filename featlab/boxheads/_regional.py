@@ -17,13 +17,10 @@ import sklearn
 from sklearn.ensemble import GradientBoostingRegressor
 
 from featlab.boxes import geometry as bx
-from featlab.boxheads._inputs import decode_boxes, encode_boxes, mirrored
+from featlab.boxheads._inputs import Floats, Maps, decode_boxes, encode_boxes, mirrored
 from featlab.boxheads._linear import (
     Components,
     FitData,
-    Floats,
-    Maps,
-    Regression,
     ScoreHead,
     both_ways,
     mirror_maps,
@@ -47,14 +44,42 @@ _MOST_FOLDS = 3
 
 
 @dataclass(frozen=True)
+class MirrorLinear:
+    """A linear map of sampled maps that gives a mirrored picture the mirrored correction.
+
+    Attributes
+    ----------
+    even, odd : ndarray of shape (e, 3) and (o, 1)
+        Weights of the sums and of the differences of mirrored columns.
+    middle, level : ndarray of shape (e,) and (3,)
+        Means of the sums, and of what they tell.
+    """
+
+    even: Floats
+    odd: Floats
+    middle: Floats
+    level: Floats
+
+    def __call__(self, X: Floats) -> Floats:
+        """Corrections ``(n, 4)``."""
+        sums, differences = _mirror_halves(X)
+        return np.hstack([differences @ self.odd, (sums - self.middle) @ self.even + self.level])
+
+
+@dataclass(frozen=True)
 class CascadeHead:
-    """A first box, then corrections of it."""
+    """A first box, then corrections of it.
+
+    `held` has a box ``(n, 4)`` of each image fitted on, by the same steps from folds that did not
+    see it; None where there was a single fold.
+    """
 
     first: ScoreHead
-    correction: Regression
+    correction: MirrorLinear
     context: float
     steps: int
     parameters: str
+    held: Floats | None = None
 
     def predict(self, maps: Maps, total: Maps) -> Floats:
         """Boxes ``(m, 4)`` in unit coordinates of the input."""
@@ -68,10 +93,11 @@ def cascade_head(data: FitData, components: Components, first: ScoreHead) -> Cas
     """Fit the correction of a first box; context, penalty and number of steps from folds."""
     start = ridge_out_of_fold(data, components)
     examples = {context: _Examples(data, start, context) for context in _CONTEXTS}
-    context, penalty, steps = _choose(data, start, examples) if data.n_folds else _DEFAULT
+    chosen = _choose(data, start, examples) if data.n_folds else (_DEFAULT, None)
+    (context, penalty, steps), held = chosen
     words = f"{first.parameters}; context {context:g}, penalty {penalty:g}, {steps} corrections"
     (correction,) = examples[context].ridges([penalty])
-    return CascadeHead(first, correction, context, steps, words)
+    return CascadeHead(first, correction, context, steps, words, held)
 
 
 @dataclass(frozen=True)
@@ -105,14 +131,14 @@ class _Sums:
         """The sums over both sets of examples."""
         return _Sums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
-    def ridges(self, penalties: Sequence[float]) -> list[Regression]:
+    def ridges(self, penalties: Sequence[float]) -> list[MirrorLinear]:
         """The ridge for each penalty, which is in units of the mean variance of a feature."""
         middle, level = self.sums / self.count, self.values / self.count
         even = self.even - np.outer(self.sums, middle)
         cross = self.even_values - np.outer(self.sums, level)
         unit = float(np.trace(even) + np.trace(self.odd)) / (len(even) + len(self.odd)) or 1.0
         return [
-            _linear(
+            MirrorLinear(
                 ridge_weights(even, cross, penalty * unit),
                 ridge_weights(self.odd, self.odd_values, penalty * unit),
                 middle,
@@ -139,18 +165,10 @@ class _Examples:
             for fold in np.unique(data.folds)
         }
 
-    def ridges(self, penalties: Sequence[float], without: int | None = None) -> list[Regression]:
+    def ridges(self, penalties: Sequence[float], without: int | None = None) -> list[MirrorLinear]:
         """The ridges on all folds but one, a penalty each."""
         kept = [sums for fold, sums in self._folds.items() if fold != without]
         return functools.reduce(_Sums.plus, kept).ridges(penalties)
-
-
-def _linear(even: Floats, odd: Floats, middle: Floats, level: Floats) -> Regression:
-    def predict(X: Floats) -> Floats:
-        sums, differences = _mirror_halves(X)
-        return np.hstack([differences @ odd, (sums - middle) @ even + level])
-
-    return predict
 
 
 def _sums(data: FitData, rows: np.ndarray, boxes: list[Floats], context: float) -> _Sums:
@@ -194,23 +212,24 @@ def _mirror_halves(regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _choose(
     data: FitData, start: Floats, examples: dict[float, _Examples]
-) -> tuple[float, float, int]:
-    score: dict[tuple[float, float, int], float] = {}
+) -> tuple[tuple[float, float, int], Floats]:
+    """Context, penalty and steps of the highest mean IoU on held-out folds; the boxes there."""
+    boxes: dict[tuple[float, float, int], Floats] = {}
     for context, of_folds in examples.items():
         for _, held in data.splits():
             models = of_folds.ridges(_PENALTIES, without=int(data.folds[held[0]]))
-            maps, truth = data.maps[held], data.boxes[held]
+            maps = data.maps[held]
             for penalty, model in zip(_PENALTIES, models, strict=True):
-                boxes = start[held]
+                own = start[held]
                 for step in range(_STEPS + 1):
-                    key = (context, penalty, step)
-                    score[key] = score.get(key, 0.0) + float(bx.iou(boxes, truth).sum())
+                    boxes.setdefault((context, penalty, step), np.empty_like(start))[held] = own
                     if step < _STEPS:
-                        boxes = _corrected(maps, boxes, model, context)
-    return max(score, key=lambda key: score[key])
+                        own = _corrected(maps, own, model, context)
+    best = max(boxes, key=lambda key: float(bx.iou(boxes[key], data.boxes).sum()))
+    return best, boxes[best]
 
 
-def _corrected(maps: Maps, boxes: Floats, model: Regression, context: float) -> Floats:
+def _corrected(maps: Maps, boxes: Floats, model: MirrorLinear, context: float) -> Floats:
     # A mirrored picture would get the mirrored correction; there is nothing to average.
     region = sample_regions(maps[..., :_CHANNELS], boxes, _GRID, context)
     change = model(region.astype(np.float64))

@@ -16,15 +16,14 @@ import typer
 
 from featlab.cli._heads import boxheads, heads, localise
 from featlab.cli._neurons import neurons
-from featlab.cli._pages import audit, compare, embed, report
-from featlab.cli._pass import demo, run
+from featlab.cli._pages import audit, compare, embed, extract, info, join, report, verify
+from featlab.cli._pass import demo, predict, run
 from featlab.cli._rerun import finetune, gradients
-from featlab.cli._stores import extract, info, join, verify
 from featlab.errors import FeatlabError
 from featlab.version import __version__
 
 _INTERRUPTED, _TERMINATED = 130, 143  # what typer makes of Ctrl-C; what a shell makes of SIGTERM
-_KEEP_PARTS = ("demo", "run", "extract", "finetune")
+_KEEP_PARTS = ("demo", "run", "predict", "extract", "finetune")
 
 app = typer.Typer(
     name="featlab",
@@ -37,6 +36,7 @@ app = typer.Typer(
 for command in (
     demo,
     run,
+    predict,
     extract,
     join,
     info,
@@ -98,7 +98,7 @@ def main() -> None:
         raise SystemExit(_TERMINATED if terminated else _INTERRUPTED) from None
     finally:
         # Only if it was needed: importing it takes longer than `featlab --help`.
-        if workers := sys.modules.get("featlab.system.workers"):
+        if workers := sys.modules.get("featlab.system.machine"):
             workers.dismiss()
         # Looking for garbage that the end of the process frees anyway takes half a second.
         gc.freeze()

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import featlab
-from featlab.cli._options import Copies, Folder, Layer, Seed
-from featlab.cli._output import show, write_figures, write_tables
+from featlab.cli._options import Copies, Folder, Layer, Seed, show, write_figures, write_tables
 from featlab.cli._pass import opened_store, opened_stores
 
 if TYPE_CHECKING:
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 from collections.abc import Sequence
 from functools import partial
 
-from featlab.cli._options import BoxKind, Store
-from featlab.cli._output import quiet_bar
+from featlab.cli._options import BoxKind, Store, quiet_bar
 from featlab.errors import FeatlabError
 
 _SCORES = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "roc_auc", "log_loss"]

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import featlab
-from featlab.cli._options import Copies, Seed, Store
-from featlab.cli._output import show
+from featlab.cli._options import Copies, Seed, Store, show
 from featlab.cli._pass import opened_store
 
 if TYPE_CHECKING:

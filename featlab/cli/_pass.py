@@ -18,14 +18,28 @@ import numpy as np
 import typer
 
 import featlab
-from featlab.cli._options import BoxKind, Copies, Output, Pass, Seed, takes_pass
-from featlab.cli._output import bar, command_line, download_bar, extract_bar, quiet_bar, tell
+from featlab.cli._options import (
+    BoxKind,
+    Copies,
+    Output,
+    Pass,
+    Seed,
+    bar,
+    command_line,
+    download_bar,
+    extract_bar,
+    quiet_bar,
+    takes_pass,
+    tell,
+    write_tables,
+)
 from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _N_SCENES = 240
+_UNUSUAL = 0.05
 _LIBRARY_CHATTER = re.compile(
     r"[IW]\d{4} .*\.cc:\d+\]|E\d{4} .*(cuda|oneDNN)|WARNING: All log messages before absl"
 )
@@ -171,8 +185,96 @@ def write_page(
         **_earlier(output),
     )
     featlab.pipeline.write_results(results, output)
+    _leave_predictor(results, output)
     tell(featlab.report.summary(results), output)
     return results
+
+
+def _leave_predictor(results: featlab.results.Results, output: Path) -> None:
+    """What was fitted as one file, and what it says of the set itself."""
+    predictor = featlab.predict.fit_predictor(results)
+    predictor.save(output / featlab.predict.MODEL)
+    table = predictor.predict(results.store)
+    table["label"] = results.store.images["label"].to_numpy()
+    table["split"] = results.split.to_numpy()
+    write_tables(output, {"predictions": table})
+
+
+def predict(
+    model: Annotated[
+        Path, typer.Argument(help="A predictor (model.featlab), or the folder of a run with one.")
+    ],
+    pictures: Annotated[
+        list[str],
+        typer.Argument(help="Files, folders of any depth, patterns, CSV files with a column path."),
+    ],
+    output: Output,
+    coverage: Annotated[
+        float, typer.Option(help="How often the set of classes shall hold the right one.")
+    ] = 0.9,
+    on_error: Annotated[
+        str, typer.Option(help="skip files that cannot be used and name them, or raise.")
+    ] = "skip",
+    keep_maps: Annotated[
+        bool, typer.Option("--keep-maps", help="Keep the maps: a second call makes no pass.")
+    ] = False,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="A network or .keras file. (default: the one the model names)"),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="imagenet, none or a weights file. (default: those the model names)"),
+    ] = None,
+) -> None:
+    """Ask any picture: what is it, where is it, and how sure is that."""
+    inside = [one for one in pictures if Path(one).is_dir()]
+    for one in inside:
+        if output.resolve().is_relative_to(Path(one).resolve()):
+            raise FeatlabError(
+                f"{output} lies in {one}, whose pictures are asked for; give -o another folder."
+            )
+    predictor = featlab.predict.load_predictor(model)
+    with libraries_silenced():
+        network = featlab.backbones.rebuild_backbone(predictor.provenance, backbone, weights)
+        predictor.check(network)
+        if not (output / featlab.predict.MAPS).exists():
+            network.probe()  # loads them
+    table = predictor.predict(
+        pictures,
+        backbone=network,
+        folder=output,
+        coverage=coverage,
+        on_error=on_error,
+        progress=extract_bar,
+    )
+    write_tables(output, {"predictions": table})
+    if not keep_maps:
+        (output / featlab.predict.MAPS).unlink()
+    _tell_predictions(predictor, table, coverage, output)
+
+
+def _tell_predictions(
+    predictor: featlab.predict.Predictor, table: pd.DataFrame, coverage: float, output: Path
+) -> None:
+    """The table and what was measured, in a few lines."""
+    print(f"{len(table)} pictures: {table['class'].value_counts().to_dict()}")
+    unusual = int((table["typicality"] <= _UNUSUAL).sum())
+    print(f"unlike the train set (typicality at most {_UNUSUAL}): {unusual}")
+    kept = predictor.sets.realised(coverage)
+    print(
+        f"sets of classes: {coverage:.0%} asked for, {kept['coverage']:.3f} "
+        f"[{kept['low']:.3f}, {kept['high']:.3f}] of {kept['n']:.0f} test images"
+    )
+    score = predictor.measured.get("mean_iou")
+    told = "not scored here: the set had no boxes"
+    if score is not None:
+        told = (
+            f"mean IoU {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}] on "
+            f"{score['n']} test images"
+        )
+    print(f"boxes by {predictor.box_method}: {told}")
+    print(f"predictions: {output / 'predictions.csv'}")
 
 
 def _earlier(folder: Path) -> dict[str, Any]:
@@ -190,7 +292,7 @@ def workers_ready(wanted: bool = True) -> AbstractContextManager[None]:
     """Other processes that import what they will need while this one does; where no pass comes."""
     if not wanted:
         return nullcontext()
-    from featlab.system.workers import ready
+    from featlab.system.machine import ready
 
     return ready("featlab.boxheads", "featlab.localise", "featlab.embed")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterable
 from functools import partial
@@ -14,16 +13,21 @@ import typer
 
 import featlab
 from featlab.cli import _pass
-from featlab.cli._options import BoxKind, Copies, Output, Pass, Seed, Store, takes_pass
-from featlab.cli._output import (
+from featlab.cli._options import (
+    BoxKind,
+    Copies,
+    Output,
+    Pass,
+    Seed,
+    Store,
     command_line,
     extract_bar,
     quiet_bar,
     show,
+    takes_pass,
     write_figures,
     write_tables,
 )
-from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 # The maps of the fine-tuned network are made and kept as those of the frozen one.
 _AS_THE_FROZEN = ("resize", "dtype", "batch_size", "engine", "precision")
-_OWN_STRIDE = "network's own"
 _LOCALISATION = [
     *("n", "threshold", "box_accuracy", "box_accuracy_low", "box_accuracy_high", "mean_iou"),
     *("mean_iou_low", "mean_iou_high", "max_box_acc", "centre_in_box", "picture_centre_in_box"),
@@ -61,7 +64,7 @@ def gradients(
     """Run the network again on some images: DAM, Grad-CAM, guided maps and their checks."""
     with _pass.opened_store(store, copies) as opened:
         with _pass.libraries_silenced():
-            network = rebuilt(opened.provenance, backbone, weights)
+            network = featlab.backbones.rebuild_backbone(opened.provenance, backbone, weights)
             network.input_size, network.layers  # noqa: B018 - builds what the name does not tell
         results = featlab.pipeline.analyse_gradients(
             opened,
@@ -76,45 +79,6 @@ def gradients(
     for name, figure in gradient_figures(results).items():
         figure.savefig(output / f"{name}.png", dpi=150)
     _tell_gradients(results, output)
-
-
-def rebuilt(
-    provenance: dict[str, Any], backbone: str | None, weights: str | None
-) -> featlab.backbones.Backbone:
-    """The network that a store was made with, from what the store says of it.
-
-    Raises
-    ------
-    FeatlabError
-        The store's network came from a file, which has to be given.
-    """
-    name = backbone or str(provenance["backbone"])
-    own = str(provenance["weights"])
-    if Path(name).suffix in (".keras", ".h5", ".hdf5"):
-        scaling = str(provenance["preprocessing"]).partition(":")[0]
-        return featlab.backbones.load_backbone(
-            name,
-            layers=json.loads(provenance["layers"]),
-            output_stride=_stride(provenance),
-            preprocessing=scaling,
-        )
-    if name not in featlab.backbones.available_backbones():
-        raise FeatlabError(
-            f"the store's network {name!r} came from a file ({own}); give it with --backbone."
-        )
-    if weights is None and own not in ("ImageNet", "random"):
-        raise FeatlabError(
-            f"the store's network {name} has weights of its own ({own}); give them with --weights."
-        )
-    asked = weights or {"ImageNet": "imagenet", "random": "none"}[own]
-    height, width = (int(side) for side in str(provenance["input_size"]).split(" x "))
-    return featlab.backbones.load_backbone(
-        name,
-        weights=None if asked.lower() == "none" else asked,
-        input_size=(height, width),
-        layers=json.loads(provenance["layers"]),
-        output_stride=_stride(provenance),
-    )
 
 
 def gradient_figures(results: featlab.results.GradientResults) -> dict[str, Any]:
@@ -154,11 +118,6 @@ def _tell_gradients(results: featlab.results.GradientResults, output: Path) -> N
     faith = results.faithfulness.set_index("method").drop(columns="baseline")
     print(faith.to_string(float_format="{:.3f}".format))
     print(f"tables, figures and examples: {output}")
-
-
-def _stride(provenance: dict[str, Any]) -> int | None:
-    stride = str(provenance["output_stride"])
-    return None if stride == _OWN_STRIDE else int(stride)
 
 
 @takes_pass

@@ -174,17 +174,21 @@ def _digest(table: pd.DataFrame) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def refuse_difference(stored: Mapping[str, Any], wanted: Mapping[str, str], path: Path) -> None:
-    """Raise an error that names the first key that differs, and both values."""
+def refuse_difference(
+    stored: Mapping[str, Any], wanted: Mapping[str, str], path: Path, way_out: str = _ANOTHER_PATH
+) -> None:
+    """Raise an error that names the first key that differs, both values, and the way out."""
     for name, value in wanted.items():
         if stored.get(name) != value:
             raise FeatlabError(
                 f"{path} was made with another {name.replace('_', ' ')}: {stored.get(name)} there, "
-                f"{value} asked for. {_WAY_OUT.get(name, _ANOTHER_PATH)}"
+                f"{value} asked for. {_WAY_OUT.get(name, way_out)}"
             )
 
 
-def refuse_other_output(provenance: Mapping[str, Any], backbone: MapSource, path: Path) -> None:
+def refuse_other_output(
+    provenance: Mapping[str, Any], backbone: MapSource, path: Path, way_out: str = _ANOTHER_PATH
+) -> None:
     """Under other library versions, the output on the probe picture must be the stored one."""
     if all(provenance.get(f"version_{name}") == version_of(name) for name in _DECIDING):
         return
@@ -197,7 +201,7 @@ def refuse_other_output(provenance: Mapping[str, Any], backbone: MapSource, path
         ):
             raise FeatlabError(
                 f"{path} was made with other library versions, under which layer {layer!r} gives "
-                "another output on the probe picture. Give another path, or remove the file."
+                f"another output on the probe picture. {way_out}"
             )
 
 

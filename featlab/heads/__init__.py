@@ -9,9 +9,9 @@ arrays, `load_head` reads them: no pickles.
 
 from featlab.heads._curves import ablation_curve, learning_curve, smallest_set
 from featlab.heads._evaluation import cross_validate_heads, evaluate_heads
-from featlab.heads._saving import load_head, save_head
 from featlab.heads.comparison import compare_backbones, compare_heads
 from featlab.heads.models import NeuronSelector
+from featlab.heads.saving import load_head, save_head
 from featlab.heads.scores import calibration, per_class
 from featlab.heads.training import linear_weights
 

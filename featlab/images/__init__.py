@@ -5,6 +5,7 @@ network is run and not in the middle of the night.
 """
 
 from featlab.images._index import index_images
+from featlab.images._pictures import index_pictures
 from featlab.images.decode import decode_image
 
-__all__ = ["decode_image", "index_images"]
+__all__ = ["decode_image", "index_images", "index_pictures"]

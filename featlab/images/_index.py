@@ -150,7 +150,7 @@ def index_images(
     candidates = listing.candidates
     if pattern is not None:
         candidates = [_grouped(candidate, pattern) for candidate in candidates]
-    rows, problems = _inspect_all(listing.root, candidates, progress)
+    rows, problems = inspect_all(listing.root, candidates, progress)
     boxes, box_problems = make_box_table(
         listing.root,
         {candidate.path: inspection for candidate, inspection, _ in rows},
@@ -158,8 +158,8 @@ def index_images(
         is_selection=listing.is_selection,
     )
     problems = listing.problems + problems + box_problems
-    _report(listing, problems, on_error, n_usable=len(rows))
-    images = _image_table(rows)
+    report_problems(listing, problems, on_error, n_usable=len(rows))
+    images = image_table(rows)
     images.attrs["root"] = str(listing.root)
     images.attrs["skipped"] = [{"path": bad.path, "reason": bad.reason} for bad in problems]
     images.attrs["indexed"] = {"source": Path(os.path.abspath(source)).name, "on_error": on_error}
@@ -189,7 +189,7 @@ def _grouped(candidate: Candidate, pattern: re.Pattern[str]) -> Candidate:
     return replace(candidate, group=group)
 
 
-def _inspect_all(
+def inspect_all(
     root: Path, candidates: list[Candidate], progress: Progress | None
 ) -> tuple[list[_Row], list[Problem]]:
     prepare()
@@ -223,7 +223,9 @@ def _read(path: Path) -> bytes:
         raise FeatlabError(os_reason(error)) from error
 
 
-def _report(listing: Listing, problems: list[Problem], on_error: str, *, n_usable: int) -> None:
+def report_problems(
+    listing: Listing, problems: list[Problem], on_error: str, *, n_usable: int
+) -> None:
     if not problems:
         return
     lines = [f"  {cut(bad.path)}: {bad.reason}" for bad in problems[:_MOST_LISTED]]
@@ -240,7 +242,7 @@ def _report(listing: Listing, problems: list[Problem], on_error: str, *, n_usabl
     _log.warning("left out: %s", text)
 
 
-def _image_table(rows: list[_Row]) -> pd.DataFrame:
+def image_table(rows: list[_Row]) -> pd.DataFrame:
     candidates = [candidate for candidate, _, _ in rows]
     return pd.DataFrame(
         {

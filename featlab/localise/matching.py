@@ -42,8 +42,7 @@ from featlab.localise.regions import (
 )
 from featlab.results.localisation import BoxCorrection, FittedMethods, HeatScores
 from featlab.store import MapStore
-from featlab.system.machine import usable_cores
-from featlab.system.workers import workers
+from featlab.system.machine import usable_cores, workers
 
 SUFFIX = "_refined"
 _STEPS = np.array([-20, -10, 10, 20])  # Further thresholds, in hundredths.

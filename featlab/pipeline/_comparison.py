@@ -35,10 +35,9 @@ from featlab.pipeline.pictures import (
     picture_loader,
     true_corners,
 )
-from featlab.results.comparison import ENTRY_COLUMNS, Comparison
 from featlab.results.heads import HeadResults
 from featlab.results.localisation import Localisation
-from featlab.results.pictures import MethodExamples
+from featlab.results.pictures import ENTRY_COLUMNS, Comparison, MethodExamples
 from featlab.splits import make_split
 from featlab.store import MapStore
 

@@ -15,8 +15,7 @@ import pandas as pd
 from sklearn import config_context
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab.system.machine import usable_cores
-from featlab.system.workers import beside
+from featlab.system.machine import beside, usable_cores
 
 _MOST_SENT = 2**26  # values of a table that is sent to another process
 

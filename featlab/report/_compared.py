@@ -13,7 +13,7 @@ from featlab.plots.style import short_name, short_names
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Section, Table, table
 from featlab.report._words import COMPARISON_CLAIMS, Claim, claim, points, standing
-from featlab.results.comparison import Comparison
+from featlab.results.pictures import Comparison
 
 _LISTED = 3  # names in a sentence
 _MOST_STRIPS = 8  # entries in the figure of pictures

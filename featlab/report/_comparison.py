@@ -15,7 +15,7 @@ from featlab.report import _words as words
 from featlab.report._elements import Section, Table, table
 from featlab.report._words import COMPARISON_CLAIMS, Claim, claim
 from featlab.report.page import filled_in, page_path, tables_beside
-from featlab.results.comparison import Comparison
+from featlab.results.pictures import Comparison
 from featlab.system.files import write_whole
 
 _SCRIPTS = ("tables.js", "frame.js", "report.js")

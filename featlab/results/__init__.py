@@ -5,12 +5,11 @@ nothing. `Results` is the whole of an analysis, which the report and the tables 
 """
 
 from featlab.results.analysis import Results
-from featlab.results.comparison import Comparison
 from featlab.results.heads import HeadResults
 from featlab.results.images import Audit, Overview
 from featlab.results.localisation import BoxHeadResults, ClassWeights, Context, Localisation
 from featlab.results.networks import GradientResults, Transfer
-from featlab.results.pictures import NeuronCard
+from featlab.results.pictures import Comparison, NeuronCard
 
 __all__ = [
     "Audit",

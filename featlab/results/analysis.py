@@ -10,7 +10,7 @@ import pandas as pd
 
 from featlab.results.heads import Calibration, HeadResults, SmallestSet
 from featlab.results.images import Audit, Overview
-from featlab.results.localisation import Localisation
+from featlab.results.localisation import BoxHeadResults, Localisation
 from featlab.results.networks import GradientResults, Transfer
 from featlab.results.pictures import Examples, Gallery, MethodExamples, NeuronCard, Samples
 from featlab.store import MapStore
@@ -190,6 +190,8 @@ class Results:
         From ``heads.per_class``.
     head_details : HeadDetails, optional
     box_details : BoxDetails, optional
+    box_regression : BoxHeadResults, optional
+        None where too few images have a box.
     set_overview : SetOverview, optional
     gradients : GradientResults, optional
     transfer : Transfer, optional
@@ -225,6 +227,7 @@ class Results:
     per_class: pd.DataFrame | None = None
     head_details: HeadDetails | None = None
     box_details: BoxDetails | None = None
+    box_regression: BoxHeadResults | None = None
     set_overview: SetOverview | None = None
     gradients: GradientResults | None = None
     transfer: Transfer | None = None

@@ -296,6 +296,32 @@ class Localisation:
 
 
 @dataclass(frozen=True)
+class BoxCascade:
+    """The fitted box head ``cascade`` as plain arrays, for ``boxheads.predict_boxes``.
+
+    Attributes
+    ----------
+    layer : str
+        Whose maps it takes.
+    target : str
+        How its first box is regressed.
+    context : float
+        Side of the region around a box that a correction sees, in sides of the box.
+    steps : int
+        Corrections.
+    arrays : mapping of str to ndarray
+        Reduction of the channels (``channel_mean, channel_axes``), the first box (``first_mean,
+        first_axes, first_level``) and the correction (``even, odd, middle, level``).
+    """
+
+    layer: str
+    target: str
+    context: float
+    steps: int
+    arrays: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class BoxHeadResults:
     """Scores of :func:`featlab.boxheads.evaluate_box_heads`.
 
@@ -314,11 +340,18 @@ class BoxHeadResults:
         How it was made: ``fitted_on``, ``n_folds`` (0 where nothing could be tuned), ``box_kind``,
         ``target``, ``policy``, ``layer``, ``map_shape``, ``random_state``, ``n_boot``. The tables'
         ``attrs`` repeat it.
+    cascade : BoxCascade, optional
+        The fitted cascade, where it was asked for.
+    held : DataFrame, optional
+        Its boxes of the images fitted on, each from folds that did not see the image: ``row``,
+        ``xmin, ymin, xmax, ymax``, ``iou``; None where nothing could be held out.
     """
 
     table: pd.DataFrame
     per_image: pd.DataFrame
     facts: dict[str, Any]
+    cascade: BoxCascade | None = None
+    held: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
         n = int(self.table["n"].max())

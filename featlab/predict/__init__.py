@@ -1,0 +1,195 @@
+"""Fitted results → one file; pictures → classes, boxes, and how far each may be trusted.
+
+`fit_predictor` gathers what an analysis fitted, on train, with thresholds from confirm, so that the
+scores it was measured with stay true. `Predictor.save` and `load_predictor`: arrays and JSON.
+New pictures take the same pass as the set, and then the same functions as its evaluation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featlab.arguments import confirmed_detectors, stratified_rows, true_boxes
+from featlab.boxes.geometry import CORNERS, best_iou, iou
+from featlab.errors import FeatlabError
+from featlab.heads.saving import SavedHead, calibrated_head
+from featlab.localise.regions import FIXED_THRESHOLD
+from featlab.predict._parts import (
+    ClassSets,
+    ExpectedOverlap,
+    Floats,
+    HeatBoxes,
+    fit_overlap,
+    fit_typicality,
+    one_of_each,
+)
+from featlab.predict._predictor import MAPS, MODEL, Predictor, load_predictor
+from featlab.results import Results
+from featlab.results.localisation import BoxCascade, Localisation
+from featlab.store import MapStore
+
+__all__ = ["MAPS", "MODEL", "Predictor", "fit_predictor", "load_predictor"]
+
+_UNTUNED = ("fusion", "cam_positive", "sum")
+"""Methods without boxes to choose by, the first that there is."""
+_MOST_TEMPERED = 10_000  # train images that the temperature is fitted on
+_MOST_BOXED = 2_000  # confirm images that the expected overlap is fitted on
+_FEWEST_BOXED = 10
+_BOX_SCORES = ("box_accuracy", "mean_iou")
+
+
+def fit_predictor(results: Results) -> Predictor:
+    """What an analysis fitted, ready for other pictures.
+
+    Nothing that was scored is fitted again: head, detectors, heat maps, thresholds and box head are
+    those of `results`. Fitted here: the head's temperature, on held-out parts of train; the cut of
+    the sets of classes, the typicality and the expected overlap of boxes, on confirm images.
+
+    Parameters
+    ----------
+    results : Results
+        From ``pipeline.analyse``; its store is read.
+
+    Returns
+    -------
+    Predictor
+
+    Raises
+    ------
+    FeatlabError
+        There are no confirm images, or no heat-map method was fitted.
+
+    Notes
+    -----
+    Where images have groups, one image of each confirm group, drawn at random, calibrates: sets and
+    typicality then hold for pictures of new groups.
+    """
+    store, sides = results.store, results.split.to_numpy(str)
+    name, seed = results.heads.main, results.random_state
+    layer = store.layers[-1]
+    if not (sides == "confirm").any():
+        raise FeatlabError("a predictor needs 'confirm' images to be calibrated on, got none.")
+    groups, labels = (store.images[c].to_numpy(str) for c in ("group", "label"))
+    train = np.flatnonzero(sides == "train")
+    tempered = train[stratified_rows(labels[train], _MOST_TEMPERED, seed)]
+    head, temperature = calibrated_head(
+        results.heads.models[name],
+        store.pooled(tempered, layer=layer),
+        labels[tempered],
+        groups=groups[tempered],
+        random_state=seed,
+    )
+    confirm, test = (
+        one_of_each(np.flatnonzero(sides == side), groups, seed) for side in ("confirm", "test")
+    )
+    if results.localisation is None:
+        raise FeatlabError("a predictor needs fitted heat maps; analyse the store again.")
+    heat = _heat(results.localisation)
+    own = Predictor(
+        provenance=dict(store.provenance),
+        classes=store.classes,
+        head=head,
+        detectors=_detectors(results.neurons, layer),
+        sets=ClassSets(_scores(head, store, layer, confirm), _scores(head, store, layer, test)),
+        typicality=fit_typicality(store, layer, train, confirm, seed),
+        heat=heat,
+        cascade=None,
+        overlap=None,
+        measured={},
+    )
+    cascade, overlap = _boxes(own, results)
+    measured = _measured(results, own.heat.method if cascade is None else "cascade")
+    unit = "one image of each group" if (groups != "").any() else "images"
+    measured |= {"temperature": temperature, "calibrated_on": f"confirm, {unit}",
+                 "n_calibrated": len(confirm), "random_state": seed}  # fmt: skip
+    return replace(own, cascade=cascade, overlap=overlap, measured=measured)
+
+
+def _scores(head: SavedHead, store: MapStore, layer: str, rows: np.ndarray) -> Floats:
+    """1 minus the probability of the true class."""
+    if not len(rows):
+        return np.zeros(0)
+    probability = head.predict_proba(store.pooled(rows, layer=layer))
+    codes = np.searchsorted(head.classes_.astype(str), store.images["label"].to_numpy(str)[rows])
+    return 1 - probability[np.arange(len(rows)), codes]
+
+
+def _detectors(neurons: pd.DataFrame, layer: str) -> pd.DataFrame:
+    rows = confirmed_detectors(neurons, layer=layer) if len(neurons) else neurons
+    return pd.DataFrame(
+        {
+            "class": rows["class"].astype(str),
+            "neuron": rows["neuron"].astype(np.int64),
+            "threshold": (rows["mean"].astype(float) + rows["mean_ref"].astype(float)) / 2,
+        }
+    ).reset_index(drop=True)
+
+
+def _heat(localisation: Localisation) -> HeatBoxes:
+    """The method that was best on confirm with its threshold; else a fixed choice."""
+    table, fitted = localisation.table, localisation.fitted
+    # Corrected and given boxes have no heat map that a threshold would turn into them.
+    own = table["method"].isin(list(fitted.methods)) & ~table["baseline"].astype(bool)
+    tuned = table[own & table["threshold"].notna() & table["box_accuracy_confirm"].notna()]
+    if len(tuned):
+        best = tuned.iloc[tuned["box_accuracy_confirm"].to_numpy(float).argmax()]
+        method, threshold = str(best["method"]), float(best["threshold"])
+    else:
+        method, threshold = next(n for n in _UNTUNED if n in fitted.methods), FIXED_THRESHOLD
+    contexts = {
+        layer: replace(context, fitted={method: context.fitted.get(method)})
+        for layer, context in fitted.contexts.items()
+    }
+    alone = replace(fitted, methods={method: fitted.methods[method]}, contexts=contexts)
+    return HeatBoxes(method, threshold, bool(len(tuned)), alone)
+
+
+def _boxes(own: Predictor, results: Results) -> tuple[BoxCascade | None, ExpectedOverlap | None]:
+    """The box head where it beats the heat map on confirm; the overlap to expect of the boxes.
+
+    The box head was fitted on confirm images too: of these its boxes count that came from folds
+    without them.
+    """
+    store, seed = results.store, results.random_state
+    truth = true_boxes(store.images, store.boxes, results.box_kind)
+    confirm = np.flatnonzero(results.split.to_numpy(str) == "confirm")
+    rows = np.intersect1d(confirm, truth["image"].to_numpy(np.int64))
+    regression = results.box_regression
+    held = None if regression is None or regression.cascade is None else regression.held
+    if held is not None:
+        rows = np.intersect1d(rows, held["row"].to_numpy(np.int64))
+    rows = np.sort(np.random.default_rng(seed).permutation(rows)[:_MOST_BOXED])
+    if len(rows) < _FEWEST_BOXED:
+        return None, None
+    probability = own.head.predict_proba(store.pooled(rows, layer=own.layer))
+    boxes, steady = own.heat.boxes(store, rows, probability.argmax(axis=1))
+    overlap = best_iou(boxes, rows, truth)
+    if held is None or regression is None:
+        return None, fit_overlap(steady, overlap)
+    regressed = held.set_index("row").loc[rows]
+    of_head = regressed["iou"].to_numpy(float)
+    if (of_head >= 0.5).mean() < (overlap >= 0.5).mean():
+        return None, fit_overlap(steady, overlap)
+    agreement = np.asarray(iou(regressed[CORNERS].to_numpy(float), boxes), dtype=float)
+    return regression.cascade, fit_overlap(agreement, of_head)
+
+
+def _measured(results: Results, box_method: str) -> dict[str, Any]:
+    """Scores on test images of the head and of the boxes, as the report tells them."""
+    heads = results.heads.table.set_index("head")
+    told = {"accuracy": _score(heads.loc[results.heads.main], "accuracy")}
+    table = results.localisation.table.set_index("method") if results.localisation else None
+    if box_method == "cascade" and results.box_regression is not None:
+        table = results.box_regression.table.set_index("head")
+    if table is not None and box_method in table.index:
+        told |= {name: _score(table.loc[box_method], name) for name in _BOX_SCORES}
+    return told
+
+
+def _score(row: Any, name: str) -> dict[str, float]:
+    ends = {end: float(row[f"{name}_{end}"]) for end in ("low", "high")}
+    return {"value": float(row[name]), **ends, "n": int(row["n"])}

@@ -1,0 +1,194 @@
+"""What a prediction is made of: sets of classes, typicality, heat-map boxes, expected overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+
+from featlab.arguments import group_codes
+from featlab.boxes.geometry import iou
+from featlab.intervals import wilson_interval
+from featlab.localise import heat_boxes
+from featlab.localise.heat import picture_sizes, timed_heats
+from featlab.results.localisation import FittedMethods
+from featlab.store import MapStore
+
+Floats = NDArray[np.float64]
+
+_NEIGHBOURS = 5
+_MOST_KEPT = 2000  # train images that new ones are compared with
+_MOST_CALIBRATED = 10_000
+_STEP = 0.1  # to the thresholds that a heat map's box is compared at
+_LAST_THRESHOLD = 0.99
+
+
+def one_of_each(rows: np.ndarray, groups: np.ndarray, random_state: int) -> np.ndarray:
+    """Rows that are exchangeable with a new image: one of each group at random, rising.
+
+    An image without a group is one of its own. Images of one group are alike: only one of them,
+    drawn at random, stands to a new image (of a new group) as the others' drawn ones do.
+    """
+    rng = np.random.default_rng(random_state)
+    shuffled = rng.permutation(rows)
+    _, first = np.unique(group_codes(groups, len(groups))[shuffled], return_index=True)
+    drawn = shuffled[first]
+    return np.sort(rng.permutation(drawn)[:_MOST_CALIBRATED])
+
+
+@dataclass(frozen=True)
+class ClassSets:
+    """Split-conformal sets of classes.
+
+    The score of a class is 1 minus its probability; a set holds the classes whose score is at most
+    the ⌈(n + 1) coverage⌉-th smallest of the calibration scores. A picture that is exchangeable
+    with the calibration images has its class in the set with at least that probability, over
+    draws of both; not for each class by itself.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n,)
+        Of the true classes of confirm images, one of each group.
+    tested : ndarray of shape (m,)
+        The same of test images: how often the promise is kept.
+
+    References
+    ----------
+    Sadinle, Lei & Wasserman (2019). Least ambiguous set-valued classifiers with bounded error
+    levels. Journal of the American Statistical Association 114, 223-234.
+    """
+
+    scores: Floats
+    tested: Floats
+
+    def cut(self, coverage: float) -> float:
+        """The largest score of a class in a set; infinite where n is too small to promise less."""
+        n = len(self.scores)
+        place = int(np.ceil((n + 1) * coverage - 1e-9))
+        return float(np.sort(self.scores)[place - 1]) if place <= n else float("inf")
+
+    def members(self, probability: Floats, coverage: float) -> NDArray[np.bool_]:
+        """Which classes are in the set of each picture, ``(n, k)``; the most probable always is."""
+        inside = 1 - probability <= self.cut(coverage)
+        inside[np.arange(len(inside)), probability.argmax(axis=1)] = True
+        return inside
+
+    def realised(self, coverage: float) -> dict[str, float]:
+        """Share of test images whose class is in their set, with a 95 % interval, and n."""
+        inside = int((self.tested <= self.cut(coverage)).sum())
+        low, high = wilson_interval(inside, len(self.tested))
+        share = inside / len(self.tested) if len(self.tested) else float("nan")
+        return {"coverage": share, "low": low, "high": high, "n": len(self.tested)}
+
+
+@dataclass(frozen=True)
+class Typicality:
+    """How usual a picture is for the train set: a conformal p-value.
+
+    A picture's novelty is 1 minus its cosine with the fifth nearest train image; its p-value the
+    share of calibration images, itself among them, that are as novel.
+
+    Attributes
+    ----------
+    train : ndarray of shape (m, c), float32
+        Pooled activations of train images, each of length 1.
+    novelty : ndarray of shape (n,)
+        Of confirm images, one of each group.
+
+    References
+    ----------
+    Sun et al. (2022). Out-of-distribution detection with deep nearest neighbors. ICML.
+    Bates et al. (2023). Testing for outliers with conformal p-values. Annals of Statistics 51.
+    """
+
+    train: NDArray[np.float32]
+    novelty: Floats
+
+    def p_values(self, X: np.ndarray) -> Floats:
+        """In (0, 1]; small for a picture unlike any of train, ``(n,)``."""
+        usual = np.sort(self.novelty)
+        as_novel = len(usual) - np.searchsorted(usual, novelty_of(self.train, X))
+        return (1 + as_novel) / (len(usual) + 1)
+
+
+def unit_rows(X: np.ndarray) -> NDArray[np.float32]:
+    """Each row at length 1; one of zeros stays."""
+    length = np.linalg.norm(X, axis=1, keepdims=True)
+    return (X / np.maximum(length, 1e-12)).astype(np.float32)
+
+
+def novelty_of(train: NDArray[np.float32], X: np.ndarray) -> Floats:
+    """1 minus the cosine with the fifth nearest of `train`, ``(n,)``."""
+    k = min(_NEIGHBOURS, len(train))
+    cosine = unit_rows(X) @ train.T
+    return 1 - np.partition(cosine, -k, axis=1)[:, -k].astype(np.float64)
+
+
+def fit_typicality(
+    store: MapStore, layer: str, train: np.ndarray, calibration: np.ndarray, random_state: int
+) -> Typicality:
+    """Train images (of many a random sample) and the novelty of calibration images."""
+    rng = np.random.default_rng(random_state)
+    kept = np.sort(rng.permutation(train)[:_MOST_KEPT])
+    units = unit_rows(store.pooled(kept, layer=layer))
+    return Typicality(units, novelty_of(units, store.pooled(calibration, layer=layer)))
+
+
+@dataclass(frozen=True)
+class HeatBoxes:
+    """Boxes from the heat map of one fitted method, cut at one threshold.
+
+    Attributes
+    ----------
+    method : str
+    threshold : float
+    tuned : bool
+        Whether the threshold was chosen on boxes of the set; else it is fixed.
+    fitted : FittedMethods
+        The method alone.
+    """
+
+    method: str
+    threshold: float
+    tuned: bool
+    fitted: FittedMethods
+
+    def boxes(self, store: MapStore, rows: np.ndarray, codes: np.ndarray) -> tuple[Floats, Floats]:
+        """Boxes ``(k, 4)`` in pixels for classes asked for; how steady each is ``(k,)``.
+
+        That is the mean IoU with the boxes at thresholds 0.1 below and above.
+        """
+        heats = timed_heats(store, rows, self.fitted, codes)[0][self.method]
+        around = self.threshold + _STEP * np.array([-1, 0, 1])
+        frames, sizes = np.asarray(store.frames)[rows], picture_sizes(store)[rows]
+        three = heat_boxes(heats, np.clip(around, 0, _LAST_THRESHOLD), frames=frames, sizes=sizes)
+        steady = (iou(three[:, 1], three[:, 0]) + iou(three[:, 1], three[:, 2])) / 2
+        return three[:, 1], np.asarray(steady, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class ExpectedOverlap:
+    """The IoU to expect of a box from how steady it is: an isotonic regression on confirm images.
+
+    Attributes
+    ----------
+    steady, overlap : ndarray of shape (m,)
+        Corners of a rising line.
+    """
+
+    steady: Floats
+    overlap: Floats
+
+    def of(self, steady: Floats) -> Floats:
+        """The expected IoU of each box."""
+        return np.interp(steady, self.steady, self.overlap)
+
+
+def fit_overlap(steady: Floats, overlap: Floats) -> ExpectedOverlap:
+    """The rising line through the IoU of images that the boxes were not fitted on."""
+    model = IsotonicRegression(out_of_bounds="clip").fit(steady, overlap)
+    return ExpectedOverlap(
+        np.asarray(model.X_thresholds_, dtype=float), np.asarray(model.y_thresholds_, dtype=float)
+    )

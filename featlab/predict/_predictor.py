@@ -1,0 +1,414 @@
+"""What was fitted on a set, ready for other pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featlab.arguments import Progress, check_between
+from featlab.backbones import rebuild_backbone
+from featlab.boxes.geometry import CORNERS, iou
+from featlab.boxheads import predict_boxes
+from featlab.errors import FeatlabError
+from featlab.extract import (
+    MapSource,
+    PassOptions,
+    extract_maps,
+    refuse_difference,
+    refuse_other_output,
+)
+from featlab.heads.saving import SavedHead
+from featlab.images import index_pictures
+from featlab.localise.methods import METHODS
+from featlab.predict._parts import ClassSets, ExpectedOverlap, Floats, HeatBoxes, Typicality
+from featlab.results.localisation import BoxCascade, Context, FittedMethods
+from featlab.store import MapStore
+from featlab.store.format import damage_told, read_arrays, write_arrays
+
+IDENTITY = (
+    *("backbone", "weights_sha256", "input_size", "layers", "output_stride", "preprocessing"),
+    *("precision", "resize", "dtype"),
+)
+"""What must be the same of the network and the pass for the maps to be the same."""
+ENCODING = ("featlab-predictor", "1.0")
+"""Attributes ``encoding-type`` and ``encoding-version`` of the file."""
+MODEL = "model.featlab"
+MAPS = "predicted_maps.h5"
+BETWEEN = "|"
+"""Between the classes of a set."""
+_BLOCK = 512
+_OTHER = "Give the network that the predictor was fitted with (--backbone, --weights)."
+_DETECTORS_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What was fitted on a set, ready for other pictures; from :func:`fit_predictor`.
+
+    Attributes
+    ----------
+    provenance : dict of str to object
+        The network and the pass that it belongs to, as the store tells them.
+    classes : list of str
+    head : SavedHead
+        Fitted on train, its temperature on held-out parts of train.
+    detectors : DataFrame
+        ``class, neuron, threshold``: the confirmed active detectors, best first; one fires where
+        its pooled activation is above the middle between the train means of its class and of the
+        rest.
+    sets : ClassSets
+    typicality : Typicality
+    heat : HeatBoxes
+    cascade : BoxCascade, optional
+        The box head, where its boxes were better on the confirm images than the heat map's.
+    overlap : ExpectedOverlap, optional
+        None where no confirm image has a box.
+    measured : dict
+        Scores on test images, each with ``n`` and a 95 % interval, and how it was made.
+    """
+
+    provenance: dict[str, Any]
+    classes: list[str]
+    head: SavedHead
+    detectors: pd.DataFrame
+    sets: ClassSets
+    typicality: Typicality
+    heat: HeatBoxes
+    cascade: BoxCascade | None
+    overlap: ExpectedOverlap | None
+    measured: dict[str, Any]
+
+    def __repr__(self) -> str:
+        network = self.provenance.get("backbone")
+        return f"<Predictor of {', '.join(self.classes)} on {network}, boxes by {self.box_method}>"
+
+    @property
+    def layer(self) -> str:
+        """The layer that the head stands on: the last."""
+        return str(json.loads(self.provenance["layers"])[-1])
+
+    @property
+    def box_method(self) -> str:
+        """Where its boxes come from."""
+        return self.heat.method if self.cascade is None else "cascade"
+
+    def predict(
+        self,
+        pictures: Any,
+        *,
+        backbone: MapSource | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        coverage: float = 0.9,
+        on_error: str = "raise",
+        progress: Progress | None = None,
+    ) -> pd.DataFrame:
+        """Class, box, and how far each may be trusted, of pictures with or without labels.
+
+        Parameters
+        ----------
+        pictures : path-like, sequence of path-like, or MapStore
+            Files, folders, patterns, CSV files (:func:`featlab.images.index_pictures`); or a store
+            of the same network.
+        backbone : Backbone, optional
+            By default the predictor's own is loaded.
+        folder : path-like, optional
+            Where the maps are kept (``predicted_maps.h5``): an interrupted call goes on from
+            there, and a second one makes no pass. By default they are removed.
+        coverage : float
+            Of the sets of classes, in (0, 1).
+        on_error : {"raise", "skip"}
+            What to do about files that cannot be used.
+        progress : callable, optional
+            Wraps the batches of the pass.
+
+        Returns
+        -------
+        DataFrame, one row per picture, sorted by path
+            ``path, width, height, class, probability`` (calibrated), ``set`` (classes, ``|``
+            between them), ``typicality`` (conformal p-value), ``xmin, ymin, xmax, ymax`` (pixels of
+            the picture as shown), ``box_method, box_score`` (expected IoU; NaN where no box could
+            be judged), ``detectors`` (the class's detectors that fire, the best five).
+
+        Raises
+        ------
+        FeatlabError
+            Another network than the predictor's; no picture; a file cannot be used.
+        """
+        check_between("coverage", coverage, 0, 1)
+        with ExitStack() as stack:
+            if isinstance(pictures, MapStore):
+                return self._of_store(pictures, coverage)
+            images = index_pictures(pictures, on_error=on_error)
+            own = rebuild_backbone(self.provenance) if backbone is None else backbone
+            self.check(own)
+            where = folder or stack.enter_context(tempfile.TemporaryDirectory())
+            options = PassOptions(
+                resize=str(self.provenance["resize"]), dtype=str(self.provenance["dtype"])
+            )
+            path = Path(where, MAPS)
+            store = extract_maps(images, own, path, options=options, progress=progress)
+            return self._of_store(stack.enter_context(store), coverage)
+
+    def check(self, backbone: MapSource) -> None:
+        """Refuse another network than the one whose maps everything was fitted on.
+
+        Raises
+        ------
+        FeatlabError
+            Names what differs, and both values.
+        """
+        own = {key: str(self.provenance[key]) for key in backbone.identity()}
+        told = Path("the predictor")
+        refuse_difference(own, backbone.identity(), told, _OTHER)
+        refuse_other_output(self.provenance, backbone, told, _OTHER)
+
+    def _of_store(self, store: MapStore, coverage: float) -> pd.DataFrame:
+        own = {key: self.provenance[key] for key in IDENTITY if key in self.provenance}
+        refuse_difference(store.provenance, own, store.path, _OTHER)
+        parts = []
+        for rows, X in store.iter_pooled(layer=self.layer, batch=_BLOCK):
+            probability = self.head.predict_proba(X)
+            codes = probability.argmax(axis=1)
+            boxes, steady = self.boxes(store, rows, codes)
+            names = np.array(self.classes, dtype=object)
+            inside = self.sets.members(probability, coverage)
+            table = store.images[["path", "width", "height"]].iloc[rows].reset_index(drop=True)
+            unknown = np.full(len(rows), np.nan)
+            parts.append(
+                table.assign(
+                    **{"class": names[codes]},
+                    probability=probability.max(axis=1),
+                    set=[BETWEEN.join(names[some]) for some in inside],
+                    typicality=self.typicality.p_values(X),
+                    **dict(zip(CORNERS, boxes.T, strict=True)),
+                    box_method=self.box_method,
+                    box_score=unknown if self.overlap is None else self.overlap.of(steady),
+                    detectors=self._firing(X, names[codes]),
+                )
+            )
+        return pd.concat(parts, ignore_index=True)
+
+    def boxes(self, store: MapStore, rows: np.ndarray, codes: np.ndarray) -> tuple[Floats, Floats]:
+        """Boxes ``(k, 4)`` in pixels for some classes, and how steady each is ``(k,)``.
+
+        A heat map's box is compared with those at near thresholds, the box head's with the heat
+        map's.
+        """
+        boxes, steady = self.heat.boxes(store, rows, codes)
+        if self.cascade is None:
+            return boxes, steady
+        regressed = predict_boxes(self.cascade, store, rows)
+        return regressed, np.asarray(iou(regressed, boxes), dtype=np.float64)
+
+    def _firing(self, X: np.ndarray, labels: np.ndarray) -> list[str]:
+        """The neurons of each picture's class that fire, as text."""
+        of_class = dict(iter(self.detectors.groupby("class")))
+        told = []
+        for row, label in zip(X, labels, strict=True):
+            own = of_class.get(label)
+            if own is None:
+                told.append("")
+                continue
+            neurons = own["neuron"].to_numpy()
+            firing = neurons[row[neurons] > own["threshold"].to_numpy()]
+            told.append(" ".join(map(str, firing[:_DETECTORS_NAMED])))
+        return told
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as arrays and JSON in one HDF5 file, complete or not at all.
+
+        Raises
+        ------
+        FeatlabError
+            The file cannot be written, or a heat-map method's own state is no tuple of arrays.
+        """
+        path = Path(path)
+        write_arrays(path, ENCODING, *_plain(self))
+        return path
+
+
+def load_predictor(path: str | os.PathLike[str]) -> Predictor:
+    """Read what :meth:`Predictor.save` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, or the folder of a run with its ``model.featlab``.
+
+    Raises
+    ------
+    FeatlabError
+        There is none, it is of an unknown version, or damaged.
+    """
+    path = Path(path)
+    path = path / MODEL if path.is_dir() else path
+    facts, arrays = read_arrays(path, ENCODING)
+    with damage_told(path):
+        return _made(facts, arrays)
+
+
+_CONTEXT = ("scale", "weights", "intercepts")
+
+
+def _plain(own: Predictor) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A predictor as what JSON says and named arrays."""
+    arrays: dict[str, np.ndarray] = {
+        "sets_scores": own.sets.scores,
+        "sets_tested": own.sets.tested,
+        "typicality_train": own.typicality.train,
+        "typicality_novelty": own.typicality.novelty,
+        "head_mean": own.head.mean,
+        "head_scale": own.head.scale,
+        "detector_class": np.searchsorted(own.classes, own.detectors["class"].to_numpy(str)),
+        "detector_neuron": own.detectors["neuron"].to_numpy(np.int64),
+        "detector_threshold": own.detectors["threshold"].to_numpy(float),
+    }
+    for k, (weights, intercepts) in enumerate(own.head.layers):
+        arrays |= {f"head_weights_{k}": weights, f"head_intercepts_{k}": intercepts}
+    if own.overlap is not None:
+        arrays |= {"overlap_x": own.overlap.steady, "overlap_y": own.overlap.overlap}
+    contexts = []
+    for k, (layer, context) in enumerate(own.heat.fitted.contexts.items()):
+        for name in _CONTEXT:
+            if (values := getattr(context, name)) is not None:
+                arrays[f"heat_{k}_{name}"] = values
+        state = context.fitted.get(own.heat.method)
+        if state is not None and not isinstance(state, tuple):
+            raise FeatlabError(
+                f"the heat-map method {own.heat.method!r} cannot be saved: what its fit returned "
+                "must be a tuple of arrays and numbers."
+            )
+        scalar = [isinstance(one, float) for one in state or ()]
+        arrays |= {f"heat_{k}_fitted_{j}": np.asarray(v) for j, v in enumerate(state or ())}
+        table = None
+        if context.neurons is not None:
+            table = context.neurons[["class", "neuron", "direction"]].to_dict("list")
+        contexts.append({"layer": layer, "fitted": None if state is None else scalar,
+                         "neurons": table, "random_state": context.random_state})  # fmt: skip
+    cascade = None
+    if own.cascade is not None:
+        known = own.cascade
+        cascade = {name: getattr(known, name) for name in ("layer", "target", "context", "steps")}
+        arrays |= {f"cascade_{name}": values for name, values in known.arrays.items()}
+    words: dict[str, Any] = {}
+    numbers: dict[str, np.ndarray] = {}
+    for name, value in own.provenance.items():
+        (numbers if isinstance(value, np.ndarray) else words)[name] = value
+    arrays |= {f"provenance_{k}": value for k, value in enumerate(numbers.values())}
+    facts = {
+        "provenance": {key: v if isinstance(v, (str, int, float)) else str(v)
+                       for key, v in words.items()},
+        "provenance_arrays": list(numbers),
+        "classes": own.classes,
+        "head": {"layers": len(own.head.layers), "activation": own.head.activation,
+                 "output": own.head.output},
+        "heat": {"method": own.heat.method, "threshold": own.heat.threshold,
+                 "tuned": own.heat.tuned, "contexts": contexts},
+        "cascade": cascade,
+        "measured": own.measured,
+    }  # fmt: skip
+    return facts, arrays
+
+
+def _made(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Predictor:
+    """The predictor again; its shapes must fit together."""
+    classes = [str(name) for name in facts["classes"]]
+    layers = tuple(
+        (arrays[f"head_weights_{k}"], arrays[f"head_intercepts_{k}"])
+        for k in range(facts["head"]["layers"])
+    )
+    head = SavedHead(
+        np.array(classes), arrays["head_mean"], arrays["head_scale"], layers,
+        facts["head"]["activation"], facts["head"]["output"],
+    )  # fmt: skip
+    detectors = pd.DataFrame(
+        {
+            "class": np.array(classes, dtype=object)[arrays["detector_class"]],
+            "neuron": arrays["detector_neuron"],
+            "threshold": arrays["detector_threshold"],
+        }
+    )
+    told = facts["cascade"]
+    prefix = "cascade_"
+    of_cascade = {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
+    overlap = None
+    if "overlap_x" in arrays:
+        overlap = ExpectedOverlap(arrays["overlap_x"], arrays["overlap_y"])
+    known = {name: arrays[f"provenance_{k}"] for k, name in enumerate(facts["provenance_arrays"])}
+    predictor = Predictor(
+        provenance={**facts["provenance"], **known},
+        classes=classes,
+        head=head,
+        detectors=detectors,
+        sets=ClassSets(arrays["sets_scores"], arrays["sets_tested"]),
+        typicality=Typicality(arrays["typicality_train"], arrays["typicality_novelty"]),
+        heat=_heat(facts["heat"], classes, arrays),
+        cascade=None if told is None else BoxCascade(**told, arrays=of_cascade),
+        overlap=overlap,
+        measured=facts["measured"],
+    )
+    _try_out(predictor)
+    return predictor
+
+
+def _heat(
+    facts: Mapping[str, Any], classes: list[str], arrays: Mapping[str, np.ndarray]
+) -> HeatBoxes:
+    name = facts["method"]
+    if name not in METHODS:
+        raise FeatlabError(
+            f"the predictor's heat maps are of the method {str(name)[:80]!r}, which is not "
+            "registered here; import the module that registers it."
+        )
+    contexts = {}
+    for k, one in enumerate(facts["contexts"]):
+        state = None
+        if one["fitted"] is not None:
+            values = [arrays[f"heat_{k}_fitted_{j}"] for j in range(len(one["fitted"]))]
+            state = tuple(
+                float(value) if scalar else value
+                for value, scalar in zip(values, one["fitted"], strict=True)
+            )
+        contexts[str(one["layer"])] = Context(
+            classes=classes,
+            codes=np.zeros(0, dtype=np.int64),
+            **{part: arrays.get(f"heat_{k}_{part}") for part in _CONTEXT},  # type: ignore[arg-type]
+            neurons=None if one["neurons"] is None else pd.DataFrame(one["neurons"]),
+            random_state=one["random_state"],
+            fitted={name: state},
+        )
+    fitted = FittedMethods({name: METHODS[name]}, contexts)
+    return HeatBoxes(name, float(facts["threshold"]), bool(facts["tuned"]), fitted)
+
+
+def _try_out(own: Predictor) -> None:
+    """Run what needs no maps on a picture of zeros: shapes that do not fit are found here."""
+    X = np.zeros((1, len(own.head.mean)), dtype=np.float32)
+    probability = own.head.predict_proba(X)
+    if probability.shape != (1, len(own.classes)):
+        raise ValueError("the head has another number of classes")
+    for values in (own.sets.scores, own.sets.tested, own.typicality.novelty):
+        if values.ndim != 1:
+            raise ValueError("scores must be one row of numbers")
+    own.sets.members(probability, 0.9)
+    own.typicality.p_values(X)
+    for label in own.classes:
+        own._firing(X, np.array([label], dtype=object))
+    if own.overlap is not None:
+        own.overlap.of(np.array([0.5]))
+    if not 0 <= own.heat.threshold < 1:
+        raise ValueError("the threshold must lie in [0, 1)")
+    for context in own.heat.fitted.contexts.values():
+        maps = np.zeros((1, 2, 2, len(context.scale)), dtype=np.float32)
+        heat = next(iter(own.heat.fitted.methods.values())).heat
+        if np.shape(heat(maps, replace(context, codes=np.zeros(1, dtype=np.int64)))) != (1, 2, 2):
+            raise ValueError("the heat map has another shape")

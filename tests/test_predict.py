@@ -1,0 +1,193 @@
+"""A predictor: the evaluation's answers for the same pictures, files that are refused, sets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import FakeBackbone, draw_pictures
+from scipy.stats import binom
+
+from featlab import FeatlabError, extract, images, pipeline, predict
+from featlab.backbones import load_backbone
+from featlab.boxes.geometry import CORNERS
+from featlab.predict._parts import ClassSets, Typicality, one_of_each
+
+
+def analysed(root, folder, backbone, boxes=None):
+    table, read = images.index_images(root)
+    store = extract.extract_maps(
+        table, backbone, folder / "maps.h5", boxes=read if boxes is None else boxes
+    )
+    return pipeline.analyse(store)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Pictures of two brightnesses whose bright part is the box, and what an analysis fits."""
+    root = tmp_path_factory.mktemp("set")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featlab.pipeline._analysis.BOX_HEADS", ("cascade",))
+        patch.setattr("featlab.pipeline._analysis._REPEATS", 1)
+        folder = draw_pictures(root / "pictures", {"bright": 40, "dark": 40})
+        table, _ = images.index_images(folder)
+        boxes = pd.DataFrame({"image": np.arange(80), "kind": "body", "label": table["label"]})
+        boxes = boxes.assign(xmin=5.0, ymin=5.0, xmax=table["width"] - 9.0, ymax=30.0)
+        results = analysed(folder, root, FakeBackbone(), boxes)
+    return folder, results, predict.fit_predictor(results)
+
+
+def test_the_files_get_what_the_store_got_and_the_saved_one_says_the_same(made, tmp_path):
+    folder, results, predictor = made
+    own = predictor.predict(results.store)
+    network = FakeBackbone()
+    path = predictor.save(tmp_path / "model.featlab")
+    loaded = predict.load_predictor(tmp_path)
+    from_files = loaded.predict(folder, backbone=network, folder=tmp_path / "out")
+    pd.testing.assert_frame_equal(from_files, own, check_exact=True)
+    calls = network.calls
+    again = loaded.predict(folder, backbone=network, folder=tmp_path / "out")
+    assert network.calls == calls and again.equals(own)
+    assert loaded.measured == predictor.measured
+    of_head = results.heads.of("logistic").set_index("row")
+    assert own.loc[of_head.index, "class"].tolist() == of_head["predicted"].tolist()
+    assert path.stat().st_size < 1 << 20
+
+
+def test_boxes_are_those_of_the_evaluation(made):
+    _, results, predictor = made
+    assert predictor.cascade is not None
+    per_image = results.box_regression.per_image
+    scored = per_image[per_image["head"] == "cascade"].set_index("row")
+    predicted = predictor.predict(results.store).loc[scored.index]
+    # Sums of other numbers of rows differ in the last digits.
+    np.testing.assert_allclose(predicted[CORNERS], scored[CORNERS], atol=1e-4)
+
+
+def test_heat_map_boxes_are_those_of_the_evaluation_exactly(made):
+    _, results, predictor = made
+    own = replace(predictor, cascade=None)
+    per_image = results.localisation.per_image
+    scored = per_image[per_image["method"] == own.heat.method].set_index("row")
+    predicted = own.predict(results.store).loc[scored.index]
+    right = predicted["class"] == scored["label"]
+    assert right.sum() > 10
+    assert (predicted.loc[right, CORNERS] == scored.loc[right, CORNERS]).to_numpy().all()
+
+
+def test_another_network_is_refused_and_both_values_are_named(made, tmp_path):
+    folder, _, predictor = made
+    with pytest.raises(FeatlabError, match=r"weights sha256: gain 1.0 there, gain 2.0 asked for"):
+        predictor.predict(folder, backbone=FakeBackbone(gain=2.0), folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: f.attrs.update({"encoding-version": "9.0"}), "encoding-version '9.0'"),
+        (lambda f: f.attrs.update({"encoding-type": "featlab-maps"}), "no predictor"),
+        (lambda f: f.pop("arrays/head_mean"), "head_mean"),
+        (lambda f: f.pop("facts"), "facts"),
+        (lambda f: f["arrays/sets_scores"].__setitem__(0, np.nan), "not finite"),
+    ],
+)
+def test_an_unknown_or_damaged_file_is_one_sentence(made, tmp_path, damage, words):
+    path = made[2].save(tmp_path / "model.featlab")
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    with pytest.raises(FeatlabError, match=words):
+        predict.load_predictor(path)
+
+
+def test_a_truncated_file_and_none_at_all_are_refused(made, tmp_path):
+    path = made[2].save(tmp_path / "model.featlab")
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(FeatlabError, match="is damaged, or no predictor"):
+        predict.load_predictor(path)
+    with pytest.raises(FeatlabError, match="there is no predictor"):
+        predict.load_predictor(tmp_path / "nowhere.featlab")
+
+
+def test_nothing_in_the_file_can_run(made, tmp_path):
+    path = made[2].save(tmp_path / "model.featlab")
+    with h5py.File(path) as file:
+        assert file.attrs["encoding-type"] == "featlab-predictor"
+        assert json.loads(file["facts"][()].tobytes())["classes"] == ["bright", "dark"]
+        assert all(one.dtype.kind in "fiu" for one in file["arrays"].values())
+
+
+def test_sets_of_classes_cover_as_they_promise():
+    """Over draws of calibration and new pictures: between 0.9 and 0.9 + 1 / (n + 1)."""
+    rng = np.random.default_rng(0)
+    n, draws = 19, 4000
+    scores = rng.random((draws, n + 1))
+    kept = sum(one[-1] <= ClassSets(one[:-1], one[:0]).cut(0.9) for one in scores)
+    low, high = binom.interval(0.999, draws, 0.9)
+    assert low <= kept <= high  # (n + 1) 0.9 is whole: exactly 0.9
+    assert ClassSets(scores[0, :8], scores[0, :0]).cut(0.9) == np.inf  # too few to promise less
+    inside = ClassSets(np.full(19, 0.1), scores[0]).members(
+        np.array([[0.5, 0.5], [0.95, 0.05]]), 0.9
+    )
+    assert inside.tolist() == [[True, False], [True, False]]
+
+
+def test_typicality_is_a_p_value():
+    usual = Typicality(np.eye(3, dtype=np.float32), np.array([0.1, 0.2, 0.3]))
+    far, near = usual.p_values(np.array([[-1.0, -1, -1], [1, 1, 1]]))
+    assert far == 1 / 4 and near == 1 / 4
+    groups = np.array(["a", "a", "b", "", ""])
+    drawn = one_of_each(np.arange(5), groups, 0)
+    assert len(drawn) == 4 and len({*drawn} & {0, 1}) == 1
+
+
+def test_pictures_from_anywhere(tmp_path, picture_folder):
+    root = picture_folder({"a": 2, "b": 1})
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / "a" / "000.png").rename(root / "deep" / "er" / "x.png")
+    (root / "broken.jpg").write_bytes(b"no picture")
+    table = images.index_pictures(root, on_error="skip")
+    assert table["path"].tolist() == ["a/001.png", "b/000.png", "deep/er/x.png"]
+    assert [bad["path"] for bad in table.attrs["skipped"]] == ["broken.jpg"]
+    some = images.index_pictures([root / "b" / "000.png", str(root / "**" / "x.png")])
+    assert some["path"].tolist() == ["b/000.png", "deep/er/x.png"]
+    (root / "list.csv").write_text("path\nb/000.png\n")
+    assert images.index_pictures(root / "list.csv")["path"].tolist() == ["b/000.png"]
+    for wrong, words in (
+        ("nowhere", "nothing at"),
+        (tmp_path / "pictures" / "b" / "*.gif", "noth"),
+    ):
+        with pytest.raises(FeatlabError, match=words):
+            images.index_pictures(wrong)
+
+
+def test_a_real_network_gives_the_evaluations_classes_and_boxes(shared_data, tmp_path):
+    """Pictures of three fruits from their files, through the pass, by a saved predictor."""
+    rows = pd.read_csv(shared_data / "fruit3" / "boxes.csv")["image"].unique()
+    for name in sorted(rows)[::4]:
+        link = tmp_path / "set" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(shared_data / "fruit3" / name)
+    boxes = (shared_data / "fruit3" / "boxes.csv").read_text()
+    (tmp_path / "set" / "boxes.csv").write_text(boxes)
+    table, read = images.index_images(tmp_path / "set", on_error="skip")
+    network = load_backbone("efficientnet_lite0", input_size=128)
+    store = extract.extract_maps(table, network, tmp_path / "maps.h5", boxes=read)
+    results = pipeline.analyse(store)
+    predict.fit_predictor(results).save(tmp_path / "model.featlab")
+    test = results.split.to_numpy() == "test"
+    files = [tmp_path / "set" / path for path in table["path"][test]]
+    predictor = predict.load_predictor(tmp_path / "model.featlab")
+    predicted = predictor.predict(files, backbone=network)
+    of_head = results.heads.of("logistic")
+    assert predicted["class"].tolist() == of_head["predicted"].tolist()
+    own = predictor.predict(store)[test].reset_index(drop=True)
+    assert (predicted[CORNERS] == own[CORNERS]).to_numpy().all()
+    if predictor.cascade is None:
+        per_image = results.localisation.per_image
+        scored = per_image[per_image["method"] == predictor.heat.method].reset_index()
+        right = (predicted["class"] == scored["label"]).to_numpy()
+        assert (predicted.loc[right, CORNERS] == scored.loc[right, CORNERS]).to_numpy().all()
