@@ -27,7 +27,7 @@ from scipy.sparse.csgraph import connected_components
 from featlab import audit, boxheads
 from featlab.boxes import geometry as bx
 from featlab.errors import FeatlabError
-from featlab.intervals import bootstrap_interval
+from featlab.intervals import mean_interval
 from featlab.results.localisation import JointHeadResults
 from featlab.splits import make_split
 from featlab.store import MapStore
@@ -163,7 +163,7 @@ def published_protocol(
         own = results.per_image[results.per_image["head"] == name]
         boxes = in_frame(store, own["row"].to_numpy(), own[bx.CORNERS].to_numpy(float))
         iou = bx.iou(boxes, truth[own["row"]])
-        low, high = bootstrap_interval(iou, random_state=random_state)
+        low, high = mean_interval(iou, random_state=random_state)
         row = {"protocol": HONEST, "head": name, "leak": False, "n_fit": n_fit, "n": len(iou)}
         row |= {"mean_iou": float(iou.mean()), "mean_iou_low": low, "mean_iou_high": high}
         table.append(row | {"legacy_iou": _legacy(boxes, truth[own["row"]])})

@@ -60,6 +60,7 @@ SCRIPTS = (
     Script("localise", "localise.py", ("40",)),
     Script("neurons", "neurons.py", ("600", "200")),
     Script("calibration", "calibration.py", ("20",)),
+    Script("coverage", "coverage.py", ("20",)),
     Script("copies", "copies.py", ("--scale", "20000")),
     Script("scale", "scale.py", ("20000", "64")),
 )

@@ -1,4 +1,10 @@
-"""Confidence intervals that stay honest where resampling or a variance of zero would not."""
+"""95 % intervals that hold for any data: few images, few groups, scores at the border.
+
+Every interval of a mean over images rests on one idea. The images (or whole groups) are weighted
+by random shares, and one more that nobody has seen is among them, which may lie at either end of
+the range. For a share of independent images this is the mid-P interval of the binomial
+distribution, in closed form. Every interval of an AUROC is a score interval.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +12,37 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
-from statsmodels.stats.proportion import proportion_confint
+from scipy.special import betainc, stdtrit
 
-from featlab.arguments import group_codes
+from featlab.arguments import check_whole, group_codes
 
 Floats = NDArray[np.float64]
 
-_Z95 = float(ndtri(0.975))
-_BISECTIONS = 60
-_BOOTSTRAP_BLOCK = 2_000_000  # values drawn at once
+_BISECTIONS = 40  # halves [0, 1] to 1e-12
+_BLOCK = 2_000_000  # weights drawn at once
 
 
-def bootstrap_interval(
+def mean_interval(
     values: np.ndarray,
     *,
     groups: Sequence[str] | np.ndarray | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
     n_boot: int = 2000,
     level: float = 0.95,
     random_state: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over images.
-
-    Where all values are 0, or all are 1, resampling can only repeat them and the interval would
-    be a point; the Wilson interval is given instead (with groups, that of as many images as there
-    are groups). Without groups the order of the values does not matter.
+    """Interval of the mean of a bounded value over images.
 
     Parameters
     ----------
     values : array-like of shape (n,)
-        One per image, in [0, 1]; NaN is left out.
-    groups : array-like of str of shape (n,), optional
-        Images of one group are drawn together; a nameless image ("") is its own group.
+        One per image, within `span`; NaN is left out.
+    groups : array-like of shape (n,), optional
+        Images of one group are weighted together; a nameless image ("") is its own group.
+    span : (float, float)
+        The least and the largest value there can be.
     n_boot : int
-        Number of resamples.
+        Number of random weightings.
     level : float
         Coverage.
     random_state : int
@@ -48,124 +51,39 @@ def bootstrap_interval(
     Returns
     -------
     low, high : float
-        NaN if nothing is left, or a single value other than 0 or 1.
+        NaN if nothing is left, if all images are of one group, or for a single value inside the
+        span: then nothing is known of how values differ.
+
+    Notes
+    -----
+    Shares of independent images have :func:`share_interval`; all else :func:`draws_interval` of
+    :func:`mean_draws`. The order of the images does not matter.
     """
+    check_whole("n_boot", n_boot, 1)
     values = np.asarray(values, dtype=float).ravel()
     known = ~np.isnan(values)
+    codes = None
     if groups is not None:
-        values, groups = values[known], np.asarray(groups)[known]
-        draws = bootstrap_draws(
-            lambda w: w @ values / w.sum(axis=1),
-            len(values),
-            groups=groups,
-            n_boot=n_boot,
-            random_state=random_state,
-        )
-        return draws_interval(
-            draws, int(group_codes(groups, len(values)).max(initial=-1)) + 1, level=level
-        )
-    values = np.sort(values[known])
-    n = len(values)
-    if n and values[0] == values[-1] and values[0] in (0, 1):
-        return wilson_interval(values.sum(), n, level=level)
-    if n < 2:
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(random_state)
-    block = max(1, _BOOTSTRAP_BLOCK // n)
-    means = [
-        values[rng.integers(n, size=(min(block, n_boot - start), n))].mean(axis=1)
-        for start in range(0, n_boot, block)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+        codes = group_codes(np.asarray(groups)[known], int(known.sum()))
+        codes = None if codes.max(initial=-1) + 1 == len(codes) else codes
+    values = values[known]
+    if codes is None and span == (0.0, 1.0) and np.isin(values, span).all():
+        return share_interval(float(values.sum()), len(values), level=level)
+    draws = mean_draws(values, codes, n_boot=n_boot, random_state=random_state)
+    n = float(len(values)) if codes is None else effective_units(codes)
+    return draws_interval(draws, n, span=span, level=level, random_state=random_state)
 
 
-def bootstrap_draws(
-    statistic: Callable[[Floats], np.ndarray],
-    n: int,
-    *,
-    groups: Sequence[str] | np.ndarray | None = None,
-    n_boot: int = 1000,
-    random_state: int = 0,
-) -> np.ndarray:
-    """A statistic on resamples of the images, drawn with replacement.
+def share_interval(successes: float, n: float, *, level: float = 0.95) -> tuple[float, float]:
+    """Mid-P interval of a share of independent images.
 
-    Calls with the same `n`, `groups` and seed draw the same images: the difference of two results
-    is the paired bootstrap of the difference.
+    The limits are where the chance of a more extreme count, and half that of the count itself, is
+    ``(1 - level) / 2``. It equals :func:`draws_interval` of infinitely many draws.
 
     Parameters
     ----------
-    statistic : callable
-        Takes weights of shape (b, n), how often each image is in each of `b` resamples, and
-        returns an array of shape (b, ...).
-    n : int
-        Number of images.
-    groups : array-like of str of shape (n,), optional
-        Whole groups are drawn, as many as there are; a nameless image ("") is its own group.
-    n_boot : int
-        Number of resamples.
-    random_state : int
-        Seed.
-
-    Returns
-    -------
-    ndarray of shape (n_boot, ...)
-
-    References
-    ----------
-    Field & Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical Society B
-    69, 369-390.
-    """
-    codes = np.arange(n) if groups is None else group_codes(groups, n)
-    units = int(codes.max()) + 1 if n else 0
-    rng = np.random.default_rng(random_state)
-    block = max(1, _BOOTSTRAP_BLOCK // max(n, 1))
-    parts = []
-    for start in range(0, n_boot, block):
-        b = min(block, n_boot - start)
-        drawn = rng.integers(units, size=(b, units)) if n else np.zeros((b, 0), dtype=np.int64)
-        counts = np.bincount((drawn + np.arange(b)[:, None] * units).ravel(), minlength=b * units)
-        parts.append(np.asarray(statistic(counts.reshape(b, units)[:, codes].astype(float))))
-    return np.concatenate(parts)
-
-
-def draws_interval(draws: np.ndarray, n: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of :func:`bootstrap_draws` of a score in [0, 1].
-
-    Parameters
-    ----------
-    draws : array-like of shape (b,)
-        NaN is left out.
-    n : int
-        Number of images, or of groups, that were resampled: where all draws are 0 or all are 1,
-        the Wilson interval of so many images is given.
-    level : float
-        Coverage.
-
-    Returns
-    -------
-    low, high : float
-        NaN if nothing is left, or a single image was resampled.
-    """
-    draws = np.asarray(draws, dtype=float)
-    draws = draws[~np.isnan(draws)]
-    if not len(draws):
-        return float("nan"), float("nan")
-    if draws.min() == draws.max() and draws[0] in (0, 1):
-        return wilson_interval(draws[0] * n, n, level=level)
-    if n < 2:
-        return float("nan"), float("nan")
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def wilson_interval(successes: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a proportion.
-
-    Parameters
-    ----------
-    successes : float
-    n : int
+    successes, n : float
+        Effective numbers need not be whole.
     level : float
         Coverage.
 
@@ -176,46 +94,257 @@ def wilson_interval(successes: float, n: int, *, level: float = 0.95) -> tuple[f
 
     References
     ----------
-    Wilson (1927), Probable inference, the law of succession, and statistical inference, JASA 22.
+    Lancaster (1961). Significance tests in discrete distributions. Journal of the American
+    Statistical Association 56, 223-234. Agresti & Gottard (2007). Nonconservative exact
+    small-sample inference for discrete data. Computational Statistics & Data Analysis 51,
+    6447-6458.
     """
     if n == 0:
         return float("nan"), float("nan")
-    low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
-    # Rounding may leave a proportion of 0 or 1 a hair outside.
-    return float(max(0.0, low)), float(min(1.0, high))
+    tail = (1 - level) / 2
+    return _share_low(successes, n, tail), 1 - _share_low(n - successes, n, tail)
 
 
-def auroc_score_interval(auroc: Floats, n: Floats, n_ref: Floats) -> tuple[Floats, Floats]:
-    """95 % score interval of an AUROC from its value and the two sample sizes.
+def _share_low(k: float, n: float, tail: float) -> float:
+    if k <= 0:
+        return 0.0
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        p = (low + high) / 2
+        more = betainc(k + 1, n - k, p) if k < n else 0.0
+        too_low = (betainc(k, n - k + 1, p) + more) / 2 < tail
+        low, high = (p, high) if too_low else (low, p)
+    return (low + high) / 2
 
-    The limits t solve ``|auroc - t| = z sqrt(V(t))`` with the variance of exponential scores,
+
+def bootstrap_draws(
+    statistic: Callable[[Floats], np.ndarray],
+    n: int,
+    *,
+    groups: Sequence[str] | np.ndarray | None = None,
+    n_boot: int = 1000,
+    random_state: int = 0,
+) -> np.ndarray:
+    """A statistic under random weights of the images (the Bayesian bootstrap).
+
+    Calls with the same `n`, `groups` and seed draw the same weights: the difference of two results
+    is paired.
+
+    Parameters
+    ----------
+    statistic : callable
+        Takes weights of shape (b, n), positive and of mean 1, and returns an array (b, ...).
+    n : int
+        Number of images.
+    groups : array-like of str of shape (n,), optional
+        Images of one group have one weight; a nameless image ("") is its own group.
+    n_boot : int
+        Number of draws.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    ndarray of shape (n_boot, ...)
+
+    References
+    ----------
+    Rubin (1981). The Bayesian bootstrap. Annals of Statistics 9, 130-134.
+    """
+    codes = np.arange(n) if groups is None else group_codes(groups, n)
+    units = int(codes.max(initial=-1)) + 1
+    rng = np.random.default_rng(random_state)
+    block = max(1, _BLOCK // max(n, 1))
+    parts = [
+        np.asarray(statistic(rng.exponential(size=(min(block, n_boot - start), units))[:, codes]))
+        for start in range(0, n_boot, block)
+    ]
+    return np.concatenate(parts)
+
+
+def mean_draws(
+    values: Floats, codes: NDArray[np.intp] | None, *, n_boot: int, random_state: int
+) -> Floats:
+    """Means of values ``(n,)`` or ``(n, m)`` under random weights of the groups `codes`, or of
+    the images; ``(n_boot,)`` or ``(n_boot, m)``, NaN left out of each column.
+    """
+    table = values.reshape(len(values), -1)
+    known = ~np.isnan(table)
+    both = np.concatenate([np.where(known, table, 0.0), known], axis=1)
+    if codes is not None:
+        sums = np.zeros((int(codes.max(initial=-1)) + 1, both.shape[1]))
+        np.add.at(sums, codes, both)
+        weighted = bootstrap_draws(
+            lambda weights: weights @ sums, len(sums), n_boot=n_boot, random_state=random_state
+        )
+        return _ratio(weighted).reshape(-1, *values.shape[1:])
+    # The weights of equal images add up: a gamma variable, and the order does not matter.
+    both, counts = np.unique(both, axis=0, return_counts=True)
+    rng = np.random.default_rng(random_state)
+    block = max(1, _BLOCK // max(len(both), 1))
+    parts = [
+        rng.standard_gamma(counts, size=(min(block, n_boot - start), len(both))) @ both
+        for start in range(0, n_boot, block)
+    ]
+    return _ratio(np.concatenate(parts)).reshape(-1, *values.shape[1:])
+
+
+def _ratio(weighted: Floats) -> Floats:
+    total, weight = np.split(weighted, 2, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return total / weight
+
+
+def effective_units(codes: NDArray[np.intp]) -> float:
+    """Kish's effective number of groups: as many of one size say as much; 1 for one group."""
+    sizes = np.bincount(codes).astype(float)
+    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(codes) else 0.0
+
+
+def interval_name(codes: NDArray[np.intp] | None) -> str:
+    """What an interval over images, or their groups, rests on; or why there is none."""
+    if codes is None or codes.max(initial=-1) + 1 == len(codes):
+        return "over images"
+    k = len(np.unique(codes))
+    return f"over {k} groups" if k > 1 else "none: all images are of one group"
+
+
+def draws_interval(
+    draws: np.ndarray,
+    n: float,
+    *,
+    span: tuple[float, float] = (0.0, 1.0),
+    level: float = 0.95,
+    random_state: int = 0,
+) -> tuple[float, float]:
+    """Interval of a bounded score from its :func:`bootstrap_draws`.
+
+    Each draw is moved to either end of the span by the share of an unseen unit, see
+    :func:`unseen_shares`; the limits are quantiles of the result. An interval of the draws alone
+    would miss what none of few units shows.
+
+    Parameters
+    ----------
+    draws : array-like of shape (b,)
+        NaN is left out.
+    n : float
+        Number of images, or :func:`effective_units`.
+    span : (float, float)
+        The least and the largest score there can be; of differences (-1, 1).
+    level : float
+        Coverage.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    low, high : float
+        NaN if nothing is left, or a single unit was weighted.
+    """
+    draws = np.asarray(draws, dtype=float)
+    draws = draws[~np.isnan(draws)]
+    if not len(draws) or not n > 1 + 1e-9:
+        return float("nan"), float("nan")
+    share = unseen_shares(len(draws), n, random_state)
+    moved = [(1 - share) * draws + share * end for end in span]
+    low, high = np.quantile(moved, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def unseen_shares(n_draws: int, n: float, random_state: int = 0) -> Floats:
+    """Random shares of one unseen unit among `n` others, (n_draws,).
+
+    Of `n` exponential weights and one more, the last has a share of Beta(1, n).
+
+    References
+    ----------
+    Gaffke (2005). Three test statistics for a nonparametric one-sided hypothesis on the mean of a
+    nonnegative variable. Mathematical Methods of Statistics 14, 451-467 (whose unseen unit lies at
+    one end; here it is at either, which is Lancaster's mid-P where values are 0 or 1).
+    """
+    places = (np.random.default_rng([random_state, n_draws]).permutation(n_draws) + 0.5) / n_draws
+    return 1 - (1 - places) ** (1 / n)
+
+
+def auroc_score_interval(
+    auroc: Floats,
+    n: Floats,
+    n_ref: Floats,
+    *,
+    variances: tuple[Floats, Floats] | None = None,
+    units: tuple[Floats | float, Floats | float] | None = None,
+    level: float = 0.95,
+) -> tuple[Floats, Floats]:
+    """Score interval of an AUROC.
+
+    The limits t solve ``|auroc - t| = q sqrt(f V(t))`` with Newcombe's variance,
     ``V(t) = t (1 - t) (1 + N (1 - t) / (2 - t) + N t / (1 + t)) / (n n_ref)``,
-    ``N = (n + n_ref) / 2 - 1``.
+    ``N = (n + n_ref) / 2 - 1``. Where DeLong's variance is larger than V at the AUROC itself, f is
+    their ratio, else 1; q is Student's, with Satterthwaite's degrees of freedom. So the interval is
+    the wider of the two, stays in [0, 1], and has no jump where the last pair is put right.
 
     Parameters
     ----------
     auroc, n, n_ref : ndarrays of one shape
+        Sizes are effective ones where images come in groups.
+    variances : two ndarrays of that shape, optional
+        The two parts of DeLong's variance, of the class and of the rest.
+    units : two floats or ndarrays of that shape, optional
+        Number of independent units in the class and the rest; `n` and `n_ref` by default.
+    level : float
+        Coverage.
 
     Returns
     -------
     low, high : ndarrays of that shape
-        Both limits lie in [0, 1], and only 0 and 1 themselves reach the border.
+        In [0, 1]; only 0 and 1 themselves reach the border. NaN where a size is.
 
     References
     ----------
     Newcombe (2006). Confidence intervals for an effect size measure based on the Mann-Whitney
     statistic. Part 2: asymptotic methods and evaluation. Statistics in Medicine 25, 559-573
-    (method 5).
+    (method 5). DeLong, DeLong & Clarke-Pearson (1988). Biometrics 44, 837-845. Brunner & Munzel
+    (2000). The nonparametric Behrens-Fisher problem. Biometrical Journal 42, 17-25 (degrees of
+    freedom).
     """
-    return _score_low(auroc, n, n_ref), 1 - _score_low(1 - auroc, n, n_ref)
+    auroc, n, n_ref = np.broadcast_arrays(*(np.asarray(a, dtype=float) for a in (auroc, n, n_ref)))
+    factor, df = _spread(auroc, n, n_ref, variances, units)
+    q = stdtrit(df, (1 + level) / 2)
+    low = _auroc_low(auroc, n, n_ref, q**2 * factor)
+    return low, 1 - _auroc_low(1 - auroc, n, n_ref, q**2 * factor)
 
 
-def _score_low(auroc: Floats, n: Floats, n_ref: Floats) -> Floats:
-    low, high = np.zeros_like(auroc), auroc.copy()
-    pairs, extra = n * n_ref, (n + n_ref) / 2 - 1
+def _auroc_low(auroc: Floats, n: Floats, n_ref: Floats, factor: Floats) -> Floats:
+    low, high = np.zeros(auroc.shape), auroc + np.zeros(auroc.shape)
     for _ in range(_BISECTIONS):
         t = (low + high) / 2
-        spread = t * (1 - t) / pairs * (1 + extra * ((1 - t) / (2 - t) + t / (1 + t)))
-        too_low = auroc - t > _Z95 * np.sqrt(spread)
+        too_low = (auroc - t) ** 2 > factor * _newcombe_variance(t, n, n_ref)
         low, high = np.where(too_low, t, low), np.where(too_low, high, t)
-    return (low + high) / 2
+    return np.where(np.isnan(factor + n + n_ref), np.nan, (low + high) / 2)
+
+
+def _newcombe_variance(t: Floats, n: Floats, n_ref: Floats) -> Floats:
+    half = ((1 - t) / (2 - t) + t / (1 + t)) / 2
+    return t * (1 - t) * (half * (1 / n + 1 / n_ref) + (1 - 2 * half) / (n * n_ref))
+
+
+def _spread(
+    auroc: Floats,
+    n: Floats,
+    n_ref: Floats,
+    variances: tuple[Floats, Floats] | None,
+    units: tuple[Floats | float, Floats | float] | None,
+) -> tuple[Floats, Floats]:
+    """DeLong's variance in units of Newcombe's, at least 1; and the degrees of freedom."""
+    model = _newcombe_variance(auroc, n, n_ref)
+    parts = [model * n_ref / (n + n_ref), model * n / (n + n_ref)]
+    factor = np.ones(auroc.shape)
+    if variances is not None:
+        estimated = [np.nan_to_num(part) for part in variances]
+        ratio = np.divide(sum(estimated), model, out=np.ones(auroc.shape), where=model > 0)
+        factor = np.maximum(1.0, ratio)
+        parts = [np.maximum(a, b) for a, b in zip(parts, estimated, strict=True)]
+    at_border = model <= 0
+    parts = [np.where(at_border, size, part) for size, part in zip((n_ref, n), parts, strict=True)]
+    free = [np.maximum(np.asarray(size, float) - 1, 1.0) for size in units or (n, n_ref)]
+    return factor, sum(parts) ** 2 / (parts[0] ** 2 / free[0] + parts[1] ** 2 / free[1])

@@ -167,7 +167,9 @@ def _heads(make: Maker, store: FakeStore, split: pd.Series) -> HeadResults:
     table = table.assign(
         n_train=int((split == "train").sum()),
         parameters=folds,
-        interval=str(make.rng.choice(["wilson", "over 3 groups", "none: all of one group", ""])),
+        interval=str(
+            make.rng.choice(["over images", "over 3 groups", "none: all of one group", ""])
+        ),
     )
     codes = store.images["group"].to_numpy(str)[test]
     _, clusters = np.unique(codes, return_inverse=True)
@@ -276,6 +278,7 @@ def _localisation(make: Maker, store: FakeStore, split: pd.Series) -> Localisati
     draws = {(name, "box_accuracy"): make.rng.random(20) for name in methods}
     parameters = {
         "n_groups": make.whole(1, len(rows)),
+        "n_effective": float(len(rows)),
         "n_threshold_images": make.whole(0, 9),
         "threshold_from": "train + confirm",
         "threshold_step": [0.01, 0.001][make.whole(0, 1)],

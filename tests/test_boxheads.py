@@ -291,8 +291,8 @@ def test_images_without_boxes_are_neither_fitted_nor_scored():
 def test_groups_stay_together_in_folds_and_resamples():
     store = scene_store(groups=True)
     table = evaluate(store).table
-    assert table["interval"].str.fullmatch(r"bootstrap of 10 groups").all()
-    assert (evaluate(scene_store()).table["interval"] == "bootstrap").all()
+    assert table["interval"].eq("over 10 groups").all()
+    assert (evaluate(scene_store()).table["interval"] == "over images").all()
     groups = store.images["group"].to_numpy(str)
     folds = pd.DataFrame({"group": groups, "fold": _inputs.folds_of(groups, 0)})
     assert folds.groupby("group")["fold"].nunique().max() == 1

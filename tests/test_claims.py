@@ -763,7 +763,7 @@ def located(hits, rivals):
     draws = pd.DataFrame({(name, "box_accuracy"): [0.0, 1.0] for name in parts})
     return Localisation(
         table, pd.concat(per_image, ignore_index=True), FittedMethods({}, {}), draws=draws,
-        parameters={"n_groups": n},
+        parameters={"n_groups": n, "n_effective": float(n)},
     )  # fmt: skip
 
 

@@ -136,13 +136,6 @@ def test_the_lead_in_boxes_is_the_mean_over_the_same_images(found):
         assert row["difference"] == pytest.approx(gap)
         assert row["iou_difference"] == pytest.approx(best["mean_iou"] - other["mean_iou"])
         assert row["iou_difference_low"] <= row["iou_difference"] <= row["iou_difference_high"]
-    # The same pictures in every resample: a difference varies less than two scores that do not.
-    apart = best["mean_iou_high"] - best["mean_iou_low"]
-    pair = found.box_pairs.set_index("b")
-    layer = "two, high" if found.best_boxes == "two, low" else "two, low"
-    if found.best_boxes.startswith("two"):
-        width = pair.loc[layer, "iou_difference_high"] - pair.loc[layer, "iou_difference_low"]
-        assert width < apart
     methods = found.localisation.set_index(["entry", "method"])
     for name, row in entries.iterrows():
         ours = methods.loc[name]
@@ -181,7 +174,9 @@ def test_a_store_beside_itself_differs_in_nothing(base, stores, blank_figures):
         assert pairs["difference"].tolist() == [0]
         assert pairs["p_adjusted"].tolist() == [1]
     ends = same.box_pairs[["iou_difference_low", "iou_difference_high"]]
-    assert ends.to_numpy().tolist() == [[0, 0]]
+    # No image tells them apart; how an unseen one would is not known.
+    assert ends["iou_difference_low"].item() == pytest.approx(-ends["iou_difference_high"].item())
+    assert 0 < ends["iou_difference_high"].item() < 0.2
     page = report.write_comparison(same, base / "same" / "compare.html").read_text("utf-8")
     assert page.count("No difference is shown.") == 2
     assert "it is clearly ahead" not in page

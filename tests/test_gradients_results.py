@@ -204,7 +204,7 @@ def made_up_transfer() -> Transfer:
     names = ["logistic", "mlp", "frozen", "thawed"]
     comparison = pd.DataFrame({"name": names, "trained_on": ["stored maps"] * 2 + ["network"] * 2})
     comparison = comparison.assign(
-        n=24, accuracy=0.9, accuracy_low=0.8, accuracy_high=0.97, interval="wilson",
+        n=24, accuracy=0.9, accuracy_low=0.8, accuracy_high=0.97, interval="over images",
         difference=[np.nan, 0, 0, 0.05], difference_low=[np.nan, -0.1, -0.1, 0.01],
         difference_high=[np.nan, 0.1, 0.1, 0.09], p=[np.nan, 1, 1, 0.04], test="McNemar, exact",
         seconds=[1.0, 2.0, 3.0, 40.0], trainable_parameters=[10, 20, 30, 4000],

@@ -13,12 +13,12 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
-from statsmodels.stats.proportion import proportion_confint
 
 from featlab import FeatlabError
 from featlab.heads import evaluate_heads, linear_weights
-from featlab.heads.scores import _roc_auc, _weighted_auroc, bootstrap_weights, scores_of
+from featlab.heads.scores import metrics_of, scores_of
 from featlab.heads.training import C_GRID, Train, folds_of, stratified_folds, tuned_c
+from featlab.intervals import share_interval
 from featlab.results.heads import HeadResults
 
 METRICS = ["accuracy", "balanced_accuracy", "roc_auc", "log_loss"]
@@ -46,12 +46,13 @@ class TestScores:
         _, _, split, results = solved
         table = results.table
         names = ["head", "n_train", "n"]
-        names += [f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")]
+        names += [f"{m}{end}" for m in METRICS[:-1] for end in ("", "_low", "_high")]
+        names += ["log_loss"]
         assert table.columns.tolist() == [*names, "interval", "parameters"]
         assert table["head"].tolist() == ["dummy", "logistic", "mlp", "colour_histogram"]
         assert (table["n"] == (split == "test").sum()).all()
         assert (table["n_train"] == (split == "train").sum()).all()
-        for metric in METRICS:
+        for metric in METRICS[:-1]:
             assert (table[f"{metric}_low"] <= table[metric]).all()
             assert (table[metric] <= table[f"{metric}_high"]).all()
 
@@ -68,7 +69,7 @@ class TestScores:
             assert row["balanced_accuracy"] == pytest.approx(
                 balanced_accuracy_score(rows["label"], rows["predicted"])
             )
-            expected = proportion_confint(rows["correct"].sum(), len(rows), method="wilson")
+            expected = share_interval(rows["correct"].sum(), len(rows))
             assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(expected)
 
     def test_predictions(self, solved):
@@ -105,18 +106,8 @@ class TestScores:
         assert table.loc["mlp", "accuracy_low"] > table.loc["dummy", "accuracy_high"]
         assert table.loc["colour_histogram", "roc_auc"] == pytest.approx(0.5, abs=0.15)
 
-    def test_weighted_auroc_is_the_auroc_of_the_resample(self):
-        rng = np.random.default_rng(0)
-        positive, score = rng.random(40) < 0.4, rng.integers(0, 8, 40) / 8
-        weights = rng.multinomial(40, np.full(40, 1 / 40), size=5).astype(float)
-        expected = [
-            roc_auc_score(np.repeat(positive, w.astype(int)), np.repeat(score, w.astype(int)))
-            for w in weights
-        ]
-        np.testing.assert_allclose(_weighted_auroc(positive, score, weights), expected)
-
     def test_auroc_without_another_class_is_nan(self):
-        assert np.isnan(_roc_auc(np.zeros(3, dtype=int), np.full((3, 2), 0.5), np.ones((1, 3))))
+        assert np.isnan(metrics_of(np.zeros(3, dtype=int), np.full((3, 2), 0.5))["roc_auc"])
 
     def test_perfect_accuracy_is_not_certain(self):
         X, y, split = problem(k=2)
@@ -290,7 +281,7 @@ class TestLinearWeights:
 @pytest.mark.parametrize("sizes", [(40, 60), (5, 20, 30)])
 def test_perfect_scores_are_not_certain(sizes):
     y = np.repeat(np.arange(len(sizes)), sizes)
-    scores = scores_of(y, np.eye(len(sizes))[y], bootstrap_weights(len(y), 200, 0))
+    scores = scores_of(y, np.eye(len(sizes))[y])
     for name in ("accuracy", "balanced_accuracy", "roc_auc"):
         assert scores[name] == scores[f"{name}_high"] == 1
         assert 1 - 5 / min(sizes) < scores[f"{name}_low"] < 1 - 0.5 / sum(sizes), name

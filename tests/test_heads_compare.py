@@ -23,7 +23,7 @@ from featlab.heads import (
     cross_validate_heads,
     evaluate_heads,
 )
-from featlab.heads.comparison import corrected_resampled_t, newcombe_paired, sign_flip_p
+from featlab.heads.comparison import corrected_resampled_t, sign_flip_p
 from featlab.plots.scores import backbones
 from featlab.results.heads import HeadResults
 
@@ -54,19 +54,11 @@ class TestCompareHeads:
         assert row["difference"] == pytest.approx(row["accuracy_a"] - row["accuracy_b"])
         assert row["difference_low"] <= row["difference"] <= row["difference_high"]
 
-    def test_interval_is_newcombes(self):
-        # Newcombe (1998), table III, method 10: a = 36, b = 12, c = 2, d = 0 gives 0.0569, 0.3404.
-        a = np.repeat([True, True, False], [36, 12, 2])
-        b = np.repeat([True, False, True], [36, 12, 2])
-        assert newcombe_paired(a, b) == pytest.approx((0.0569, 0.3404), abs=5e-5)
-
-    def test_interval_covers(self):
-        rng, covered = np.random.default_rng(0), 0
-        for _ in range(300):
-            drawn = rng.choice(4, 80, p=[0.7, 0.15, 0.05, 0.1])
-            low, high = newcombe_paired(drawn <= 1, (drawn == 0) | (drawn == 2))
-            covered += low <= 0.1 <= high
-        assert covered / 300 > 0.92
+    @pytest.mark.parametrize("only_a", [3, 4, 6, 7])
+    def test_interval_agrees_with_the_mid_p_mcnemar_test(self, only_a):
+        # One-sided, the mid-P of k to 0 is half of 2**-k: 0.031 for 4, 0.008 for 6.
+        row = compare_heads(two_heads(100, only_a, 0, 3), "a", "b").iloc[0]
+        assert (row["difference_low"] > 0) == (0.5 ** (only_a + 1) < 0.025)
 
     def test_sign_flips_of_single_images_are_mcnemars_exact_test(self):
         sums = np.repeat([1, -1, 0], [9, 3, 20])

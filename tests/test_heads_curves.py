@@ -48,7 +48,7 @@ class TestLearningCurve:
         expected = evaluate_heads(X, y, split, heads=["logistic"], n_boot=1).table.iloc[1]
         for column in ("accuracy", "accuracy_low", "accuracy_high", "n_train", "n"):
             assert row[column] == expected[column]
-        assert (row["n_repeats"], row["interval"]) == (1, "wilson")
+        assert (row["n_repeats"], row["interval"]) == (1, "over images")
 
     def test_choices_are_nested_and_by_group(self):
         codes = np.repeat([0, 1], 30)
@@ -68,8 +68,8 @@ class TestLearningCurve:
         bare, grouped = (
             learning_curve(X, y, split, groups=g, **args).iloc[0] for g in (None, groups)
         )
-        assert bare["interval"] == "bootstrap of repeats and images"
-        assert grouped["interval"].endswith("10 groups")
+        assert bare["interval"] == "over images"
+        assert grouped["interval"] == "over 10 groups"
 
     @pytest.mark.parametrize(
         ("change", "words"),

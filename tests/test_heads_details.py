@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import brier_score_loss, precision_recall_fscore_support
 from sklearn.metrics import confusion_matrix as sklearn_confusion
-from statsmodels.stats.proportion import proportion_confint
 from test_heads import problem
 
 from featlab import FeatlabError
 from featlab.heads import calibration, evaluate_heads, per_class
-from featlab.heads.scores import bootstrap_weights, share_interval
+from featlab.heads.scores import METRICS, share_interval
+from featlab.intervals import share_interval as count_interval
 from featlab.results.heads import HeadResults
 
 
@@ -58,7 +56,8 @@ class TestDetails:
         np.fill_diagonal(wrong, 0)
         assert table["confused"].tolist() == wrong.max(axis=1).tolist()
         assert table["confused_with"].iloc[0] == results.classes[wrong[0].argmax()]
-        low, high = proportion_confint(table["recall"] * support, support, method="wilson")
+        hits = (table["recall"] * support).round()
+        low, high = zip(*map(count_interval, hits, support), strict=True)
         np.testing.assert_allclose(table["recall_low"], low)
         np.testing.assert_allclose(table["recall_high"], high, atol=1e-12)
 
@@ -76,7 +75,7 @@ class TestDetails:
         single = per_class(results_of(label, {"h": p}), "h").iloc[0]
         grouped = per_class(results_of(label, {"h": p}, clusters=groups), "h").iloc[0]
         assert grouped["recall_low"] < single["recall_low"]
-        assert grouped["interval"] == "cluster bootstrap (4 groups)"
+        assert grouped["interval"] == "over 4 groups"
 
     def test_calibration_of_true_probabilities(self):
         rng = np.random.default_rng(0)
@@ -137,9 +136,9 @@ class TestGroupedIntervals:
         ]
         assert widths[0] == pytest.approx(widths[1], rel=0.25)
         assert widths[2] < 0.6 * widths[0]
-        assert many.table["interval"].iloc[1] == "cluster bootstrap (15 groups)"
-        assert bare.table["interval"].tolist() == ["wilson", "wilson"]
-        for metric in ("balanced_accuracy", "log_loss"):
+        assert many.table["interval"].iloc[1] == "over 15 groups"
+        assert bare.table["interval"].tolist() == ["over images"] * 2
+        for metric in ("balanced_accuracy", "roc_auc"):
             spread = many.table[f"{metric}_high"] - many.table[f"{metric}_low"]
             plain = bare.table[f"{metric}_high"] - bare.table[f"{metric}_low"]
             assert spread.iloc[1] > 1.5 * plain.iloc[1]
@@ -149,38 +148,17 @@ class TestGroupedIntervals:
         groups = [f"g{i}" for i in range(90)]
         results = evaluate_heads(X, y, split, groups=groups, heads=["logistic"], n_boot=20)
         assert results.clusters is None
-        assert results.table["interval"].eq("wilson").all()
+        assert results.table["interval"].eq("over images").all()
 
-    def test_few_groups_are_told(self, caplog):
+    def test_one_group_has_no_interval_and_says_why(self):
         X, y, split, groups = self.grouped_problem(n_groups=8)
-        with caplog.at_level(logging.WARNING):
-            evaluate_heads(X, y, split, groups=groups, heads=["logistic"], n_boot=20)
-        assert "The test images come from 4 groups only" in caplog.text
-
-    def test_whole_clusters_are_drawn(self):
-        clusters = np.array([0, 0, 1, 2, 2, 2])
-        weights = bootstrap_weights(6, 50, 0, clusters)
-        assert (weights[0] == 1).all()
-        for code in range(3):
-            assert (np.ptp(weights[:, clusters == code], axis=1) == 0).all()
-        firsts = weights[1:, [0, 2, 3]]
-        assert (firsts.sum(axis=1) == 3).all()
+        groups = np.where(split == "test", "one", groups)
+        table = evaluate_heads(X, y, split, groups=groups, heads=["logistic"], n_boot=20).table
+        ends = [f"{m}{end}" for m in METRICS[:-1] for end in ("_low", "_high")]
+        assert table[ends].isna().all(axis=None)
+        assert table["interval"].eq("none: all images are of one group").all()
 
     def test_perfect_groups_count_as_groups(self):
         hits = np.ones(40, dtype=bool)
-        low, high = share_interval(hits, np.arange(40) // 10)
-        assert (low, high) == pytest.approx(proportion_confint(4, 4, method="wilson"))
-
-    def test_equal_groups_are_not_certain(self):
-        hits = np.tile([True, True, True, False], 3)
-        low, high = share_interval(hits, np.arange(12) // 4)
-        assert (low, high) == pytest.approx(proportion_confint(9, 12, method="wilson"))
-
-    def test_coverage_of_the_cluster_bootstrap(self):
-        rng, covered = np.random.default_rng(1), 0
-        for _ in range(200):
-            rates = rng.beta(7, 3, 25)
-            hits = rng.random((25, 6)) < rates[:, None]
-            low, high = share_interval(hits.ravel(), np.repeat(np.arange(25), 6), n_boot=300)
-            covered += low <= 0.7 <= high
-        assert 0.88 < covered / 200 <= 1
+        found = share_interval(hits, np.arange(40) // 10)
+        assert found == pytest.approx(count_interval(4, 4), abs=0.001)

@@ -15,7 +15,7 @@ from scipy import ndimage
 from featlab import FeatlabError, arguments, localise
 from featlab.boxes import geometry as bx
 from featlab.boxes import scores as box_scores
-from featlab.intervals import wilson_interval
+from featlab.intervals import share_interval
 from featlab.localise import LocalisationOptions, evaluation, regions
 from featlab.localise import detectors as judged
 from featlab.localise import scores as scoring
@@ -415,7 +415,7 @@ def test_random_neurons_are_alive_different_and_seeded(planted):
 
 
 def test_several_draws_are_scored_one_by_one_and_averaged(planted):
-    """One draw finds every box and one finds none: half, and anything between in the interval."""
+    """One draw finds every box and one finds none: half, in every image."""
     heats = planted_heats(planted)
 
     @localise.register("chance", "chance", supervision="boxes")
@@ -441,7 +441,7 @@ def test_several_draws_are_scored_one_by_one_and_averaged(planted):
         half = table.loc["alone", score] / 2
         assert table.loc["chance", score] == pytest.approx(half, abs=0.01)
     low, high = table.loc["chance", ["box_accuracy_low", "box_accuracy_high"]]
-    assert (low, high) == (0, 1)
+    assert 0.3 < low < 0.5 < high < 0.7
     assert table.loc["chance", "threshold"] <= table.loc["alone", "threshold"]
     images = found.per_image.query("method == 'chance'")
     assert (images["hit"] == 0.5).all()
@@ -697,11 +697,11 @@ def test_methods_are_compared_on_the_same_images(result):
         assert table.loc[row["against"], "baseline"]
     ours = compared.query("method == 'detectors' and score == 'max_box_acc_v2'").iloc[0]
     assert ours["difference_low"] > 0
-    # cam and the detectors have the same maps: the paired difference is exactly nothing.
+    # cam and the detectors have the same maps: the paired difference is nothing, as far as known.
     same = localise.compare_methods(result, against="cam", scores=["mean_iou"])
     twin = same.set_index("method").loc["best_detector"]
     assert abs(twin["difference"]) < 1e-9
-    assert twin["difference_high"] - twin["difference_low"] < 1e-9
+    assert -0.2 < twin["difference_low"] < 0 < twin["difference_high"] < 0.2
     with pytest.raises(FeatlabError, match="against must be one of .*got 'nothing'"):
         localise.compare_methods(result, against="nothing")
     with pytest.raises(FeatlabError, match="scores must be from box_accuracy"):
@@ -956,7 +956,7 @@ def test_pointing_finds_the_planted_neuron_and_not_the_noise(planted):
     assert found["pointing"].tolist()[3] == 1
     assert found["pointing"].tolist()[1] < 0.4
     assert found["pointing"].tolist()[2] == 0
-    low, high = wilson_interval(10, 10)
+    low, high = share_interval(10, 10)
     assert found.loc[0, ["pointing_low", "pointing_high"]].tolist() == [low, high]
     middle = planted.images[["width", "height"]].to_numpy() / 2
     for name, own in found.groupby("class"):

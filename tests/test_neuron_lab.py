@@ -23,8 +23,8 @@ from featlab.neurons import (
     select_neurons,
     to_anndata,
 )
-from featlab.neurons._corrections import WHOLE, WITHIN, clustered_auroc, clustered_p, scheme_of
-from featlab.neurons.rank_statistics import rank_statistics
+from featlab.neurons._corrections import WHOLE, WITHIN, clustered_p, scheme_of
+from featlab.neurons.rank_statistics import auroc_interval, clustered_auroc, rank_statistics
 
 
 class TestMadeUpNeurons:
@@ -211,14 +211,15 @@ def test_attrs_can_be_exported(monkeypatch):
 class TestGroups:
     """Images of one group are not independent evidence."""
 
-    def test_single_images_give_delongs_variance(self):
+    def test_single_images_are_no_groups(self):
         rng = np.random.default_rng(0)
         values, inside = rng.normal(size=(60, 4)).round(1), rng.random(60) < 0.4
-        auroc, low, high = clustered_auroc(values, inside, np.arange(60))
+        found = clustered_auroc(values, inside, np.arange(60))
         ranks = rank_statistics(values, (~inside).astype(np.intp), 2)
-        np.testing.assert_allclose(auroc, ranks.auroc[0])
-        quantile = stats.t.ppf(0.975, 58)
-        np.testing.assert_allclose((high - low) / 2, quantile * np.sqrt(ranks.variance[0]))
+        np.testing.assert_allclose(found.auroc, ranks.auroc[0])
+        np.testing.assert_allclose(sum(found.variances), ranks.variance[0])
+        for ours, theirs in zip(found.limits(), auroc_interval(ranks), strict=True):
+            np.testing.assert_allclose(ours, theirs[0])
 
     def test_copies_of_an_image_in_its_group_add_nothing(self):
         rng = np.random.default_rng(1)
@@ -227,20 +228,13 @@ class TestGroups:
         thrice = clustered_auroc(
             np.repeat(values, 3, axis=0), np.repeat(inside, 3), np.repeat(np.arange(30), 3)
         )
-        np.testing.assert_allclose(once, thrice)
+        np.testing.assert_allclose(once.auroc, thrice.auroc)
+        np.testing.assert_allclose(once.limits(), thrice.limits())
 
-    def test_the_interval_covers_the_truth(self):
-        rng = np.random.default_rng(2)
-        covered = []
-        inside = np.repeat(np.arange(20) < 10, 15)
-        for _ in range(40):
-            shift = rng.normal(size=(20, 10)) + (np.arange(20) < 10)[:, None]
-            values = np.repeat(shift, 15, axis=0) + rng.normal(size=(300, 10))
-            _, low, high = clustered_auroc(values, inside, np.repeat(np.arange(20), 15))
-            truth = stats.norm.cdf(1 / np.sqrt(4))
-            covered.append((low <= truth) & (truth <= high))
-        # 400 intervals at 95 %; those that ignore the groups cover about 40 %.
-        assert 0.91 <= np.mean(covered) <= 0.99
+    def test_one_group_on_a_side_has_no_interval(self):
+        values, inside = np.random.default_rng(0).normal(size=(12, 2)), np.arange(12) < 4
+        unit = np.where(inside, 0, np.arange(12))
+        assert np.isnan(clustered_auroc(values, inside, unit).limits()).all()
 
     def test_whole_groups_are_compared_by_their_mean_ranks(self):
         rng = np.random.default_rng(3)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
-from scipy.stats import mannwhitneyu, ttest_ind
+from scipy.stats import mannwhitneyu, t, ttest_ind
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
@@ -105,13 +105,22 @@ class TestAgainstOtherImplementations:
                 assert ranks.auroc[code, column] == pytest.approx(auroc, rel=1e-12)
                 assert ranks.variance[code, column] == pytest.approx(variance, rel=1e-9)
 
-    def test_interval_is_1_96_standard_errors_within_0_and_1(self):
-        X, y = relu_data()
-        ranks = rank_statistics(X, np.unique(y, return_inverse=True)[1], 3)
-        low, high = auroc_interval(ranks)
-        margin = 1.959963984540054 * np.sqrt(ranks.variance)
-        np.testing.assert_allclose(low, np.clip(ranks.auroc - margin, 0, 1))
-        np.testing.assert_allclose(high, np.clip(ranks.auroc + margin, 0, 1))
+    def test_interval_is_the_wider_of_newcombes_and_delongs(self):
+        n = np.array([30.0])
+        for spread in (0.001, 0.1):  # DeLong's variance is smaller, and larger
+            found = auroc_score_interval(
+                np.array([0.8]), n, n, variances=(n * 0, spread**2 + n * 0)
+            )
+            bare = auroc_score_interval(np.array([0.8]), n, n)
+            assert (found[0] <= bare[0]) and (found[1] >= bare[1])
+        assert found[1] - found[0] > 3.6 * spread
+
+    def test_interval_has_no_jump_at_the_border(self):
+        values = np.stack([np.arange(40.0)] * 2, axis=1)
+        values[[19, 20], 1] = values[[20, 19], 1]  # one pair of 400 is wrong
+        low, high = auroc_interval(rank_statistics(values, np.repeat([0, 1], 20), 2))
+        assert low[1, 0] > low[1, 1] > low[1, 0] - 0.02
+        assert high[1, 0] == 1 > high[1, 1]
 
     @pytest.mark.parametrize("method", ["fdr_bh", "holm", "bonferroni", "fdr_by"])
     def test_correction_is_statsmodels_over_all_rows(self, method):
@@ -122,12 +131,15 @@ class TestAgainstOtherImplementations:
         assert (table["reject"] == (expected <= 0.05)).all()
 
     def test_newcombe_solves_its_equation(self):
-        n, n_ref, z = 20.0, 35.0, 1.959963984540054
+        n, n_ref = 20.0, 35.0
+        # Satterthwaite's degrees of freedom where both sides have the same spread.
+        df = (n + n_ref) ** 2 / (n_ref**2 / (n - 1) + n**2 / (n_ref - 1))
+        z = t.ppf(0.975, df)
         extra = (n + n_ref) / 2 - 1
 
-        def excess(t, auroc):
-            spread = t * (1 - t) * (1 + extra * (1 - t) / (2 - t) + extra * t / (1 + t))
-            return abs(auroc - t) - z * np.sqrt(spread / (n * n_ref))
+        def excess(at, auroc):
+            spread = at * (1 - at) * (1 + extra * (1 - at) / (2 - at) + extra * at / (1 + at))
+            return abs(auroc - at) - z * np.sqrt(spread / (n * n_ref))
 
         for auroc in (0.5, 0.8, 1.0):
             low, high = auroc_score_interval(np.array([auroc]), np.array([n]), np.array([n_ref]))

@@ -34,7 +34,7 @@ ALLOWED = {
     "localise": {"boxes", "intervals"},
     "boxheads": {"boxes", "intervals"},
     "gradients": {"backbones", "boxes", "intervals"},
-    "finetune": {"backbones", "images", "heads"},
+    "finetune": {"backbones", "images", "heads", "intervals"},
     "predict": {
         *("images", "backbones", "extract", "intervals", "heads", "boxes", "localise"),
         "boxheads",

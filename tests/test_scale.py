@@ -37,7 +37,6 @@ from featlab.arguments import feature_columns
 from featlab.audit import _labels
 from featlab.embed import _neighbours, planes
 from featlab.features import POOLINGS
-from featlab.heads import scores as head_scores
 from featlab.heads import training
 from featlab.heads.models import predict_classes
 from featlab.neurons import _corrections, _detectors
@@ -344,20 +343,6 @@ class TestHeads:
         rows = training.fitted_rows(codes, train, 0)
         assert np.isin(rows, train).all()
         assert_array_equal(np.bincount(codes[rows]), [300, 100])
-
-    @pytest.mark.parametrize("clusters", [None, np.arange(60) // 4])
-    def test_resamples_are_those_of_one_large_array(self, clusters, tiny):
-        units = 60 if clusters is None else 15
-        rng = np.random.default_rng(8)
-        drawn = rng.multinomial(units, np.full(units, 1 / units), size=70)
-        drawn = drawn if clusters is None else drawn[:, clusters]
-        tiny()
-        weights = head_scores.bootstrap_weights(60, 70, 8, clusters)
-        assert weights.dtype == np.uint8
-        assert_array_equal(weights, np.vstack([np.ones(60), drawn]))
-        values = np.random.default_rng(0).random((60, 2))
-        expected = weights.astype(float) @ values / weights.sum(axis=1)[:, None]
-        assert_allclose(head_scores.weighted_means(weights, values), expected, rtol=1e-12)
 
 
 class TestGlance:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
 from scipy.stats import rankdata
 from statsmodels.stats.multitest import multipletests
 
@@ -66,7 +65,6 @@ ADJUSTED_COLUMNS = [
     "explained",
 ]
 
-_Z95 = float(ndtri(0.975))
 _LEAST_KNOWN = 0.5
 
 
@@ -110,7 +108,7 @@ def confounds(statistics: pd.DataFrame, y: ArrayLike, rows: Any = None) -> pd.Da
     References
     ----------
     Torralba & Efros (2011). Unbiased look at dataset bias. CVPR, 1521-1528.
-    DeLong, DeLong & Clarke-Pearson (1988). Biometrics 44, 837-845. Holm (1979). Scandinavian
+    Newcombe (2006). Statistics in Medicine 25, 559-573 (the interval). Holm (1979). Scandinavian
     Journal of Statistics 6, 65-70.
     """
     table = numeric_columns(statistics)
@@ -240,8 +238,8 @@ def adjusted_effects(
     Analysis of covariance on ranks: the neuron and the statistics are replaced by their ranks, the
     slopes are fitted by least squares within the class and the rest (so that an effect of the
     class is not mistaken for one of the statistics), and the statistics' part is subtracted. The
-    adjusted interval is DeLong's widened by the square root of the variance inflation factor,
-    because what the class and the statistics share cannot be attributed to either.
+    adjusted interval is that of fewer images, their number divided by the variance inflation
+    factor, because what the class and the statistics share cannot be attributed to either.
     Only monotone influence is removed. ``explained`` therefore means "cannot be told from the
     picture statistics here", not "is caused by them"; few images also give wide intervals.
 
@@ -328,15 +326,17 @@ def _inflation(inside: NDArray[np.bool_], covariates: Floats) -> float:
 
 def _widened(statistics: RankStatistics, inflation: float) -> tuple[Floats, Floats]:
     auroc = statistics.auroc[1]
-    low, high = (bound[1] for bound in auroc_interval(statistics))
     n, n_ref = (np.full_like(auroc, float(size[1, 0])) for size in (statistics.n, statistics.n_ref))
     if np.isinf(inflation):
         return np.zeros_like(auroc), np.ones_like(auroc)
-    wide = np.sqrt(inflation)
-    # The score interval of fewer images: where DeLong's variance is 0 there is nothing to widen.
-    score_low, score_high = auroc_score_interval(auroc, n / inflation, n_ref / inflation)
-    bare = ~(statistics.variance[1] > 0)
-    margin = _Z95 * wide * np.sqrt(np.where(bare, 0.0, statistics.variance[1]))
-    low = np.where(bare, score_low, np.clip(auroc - margin, 0, 1))
-    high = np.where(bare, score_high, np.clip(auroc + margin, 0, 1))
+    low, high = auroc_score_interval(
+        auroc,
+        n / inflation,
+        n_ref / inflation,
+        variances=(
+            inflation * statistics.variance_class[1],
+            inflation * statistics.variance_rest[1],
+        ),
+        units=(n[0], n_ref[0]),
+    )
     return low, high

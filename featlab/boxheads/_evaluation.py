@@ -20,7 +20,6 @@ from featlab.arguments import (
     check_whole,
     group_codes,
     group_names,
-    has_groups,
     row_numbers,
     split_sides,
     tracked,
@@ -53,7 +52,7 @@ from featlab.boxheads._linear import (
     ridge_out_of_fold,
 )
 from featlab.boxheads._regional import CascadeHead, MirrorLinear, boosting_head, cascade_head
-from featlab.intervals import bootstrap_interval
+from featlab.intervals import interval_name, mean_interval
 from featlab.results.localisation import BoxCascade, BoxHeadResults
 from featlab.store import MapStore
 
@@ -393,10 +392,12 @@ class Scorer:
     ) -> None:
         self.rows, self.truth = rows, truth
         codes = group_codes(groups, len(rows))
-        grouped = has_groups(codes)
-        self._draw = {"n_boot": n_boot, "random_state": random_state}
-        self._groups = groups if grouped else None
-        self.interval = f"bootstrap of {int(codes.max()) + 1} groups" if grouped else "bootstrap"
+        self._draw: dict[str, Any] = {
+            "groups": groups,
+            "n_boot": n_boot,
+            "random_state": random_state,
+        }
+        self.interval = interval_name(codes)
 
     def score(self, predicted: np.ndarray) -> tuple[dict[str, Any], pd.DataFrame]:
         """Scores with 95 % intervals over images or whole groups, and the same image by image.
@@ -416,7 +417,7 @@ class Scorer:
         }
         scores: dict[str, Any] = {"n": len(iou)}
         for name, one in values.items():
-            low, high = bootstrap_interval(one, groups=self._groups, **self._draw)
+            low, high = mean_interval(one, **self._draw)
             scores |= {name: float(one.mean()), f"{name}_low": low, f"{name}_high": high}
         per_image = pd.DataFrame(predicted, columns=bx.CORNERS).assign(
             row=self.rows, iou=iou, centre_in_box=centre.astype(bool), hit=iou >= 0.5

@@ -16,13 +16,14 @@ from featlab.arguments import (
     check_same_rows,
     check_whole,
     class_codes,
+    group_names,
     split_sides,
 )
 from featlab.boxes import geometry as bx
 from featlab.boxheads._inputs import mirrored, tidy
 from featlab.boxheads._linear import mirror_maps
 from featlab.errors import FeatlabError
-from featlab.intervals import bootstrap_interval, wilson_interval
+from featlab.intervals import mean_interval
 from featlab.results.localisation import JointHeadResults
 from featlab.store import MapStore
 
@@ -155,7 +156,9 @@ def fit_joint_head(
     probability, raw = _predict(network, X_test, recipe)
     predictions = _predictions(test, codes[test], classes, probability, raw, truth[test])
     parameters = asdict(recipe) | {"weights": int(network.count_params())}
-    return _scored(predictions, history, len(fit), parameters)
+    groups = maps.images.get("group") if isinstance(maps, MapStore) else None
+    names = group_names(groups, len(codes))[test]
+    return _scored(predictions, history, len(fit), parameters, names)
 
 
 def _recipe(
@@ -269,10 +272,11 @@ def _scored(
     history: pd.DataFrame,
     n_train: int,
     parameters: dict[str, Any],
+    groups: np.ndarray,
 ) -> JointHeadResults:
     correct, iou = predictions["correct"].to_numpy(bool), predictions["iou"].to_numpy(float)
-    accuracy_low, accuracy_high = wilson_interval(int(correct.sum()), len(correct))
-    iou_low, iou_high = bootstrap_interval(iou, random_state=parameters["random_state"])
+    accuracy_low, accuracy_high = mean_interval(correct, groups=groups)
+    iou_low, iou_high = mean_interval(iou, groups=groups)
     seconds = history["seconds"].to_numpy(float)
     return JointHeadResults(
         accuracy=float(correct.mean()),

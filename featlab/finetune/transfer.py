@@ -16,7 +16,8 @@ from featlab.errors import FeatlabError
 from featlab.finetune.fitting import FineTuned
 from featlab.heads import compare_heads
 from featlab.heads.models import prediction_rows
-from featlab.heads.scores import bootstrap_weights, interval_name, scores_of
+from featlab.heads.scores import scores_of
+from featlab.intervals import interval_name
 from featlab.results.heads import HeadResults
 
 _SCORES = ["n", "accuracy", "accuracy_low", "accuracy_high", "interval", "balanced_accuracy"]
@@ -76,16 +77,20 @@ def compare_transfer(
     known = scores.of(reference)["row"].to_numpy()
     if scores.classes != classes.tolist() or not np.array_equal(known, test):
         raise FeatlabError("scores must be of the same images, classes and split as the fits.")
-    weights = bootstrap_weights(len(test), n_boot, random_state, scores.clusters)
     rows, predictions = [scores.table], [scores.predictions]
     for name, fitted in fits.items():
         probability = fitted.predict_proba(images, test)
-        correct = probability.argmax(axis=1) == codes[test]
         row = {
             "head": name,
-            **scores_of(codes[test], probability, weights, scores.clusters),
+            **scores_of(
+                codes[test],
+                probability,
+                scores.clusters,
+                n_boot=n_boot,
+                random_state=random_state,
+            ),
             "n": len(test),
-            "interval": interval_name(correct, scores.clusters),
+            "interval": interval_name(scores.clusters),
         }
         rows.append(pd.DataFrame([row]))
         predictions.append(prediction_rows(name, test, codes[test], probability, classes))

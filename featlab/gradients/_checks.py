@@ -31,7 +31,7 @@ from featlab.gradients.network import (
     checked_pixels,
     in_batches,
 )
-from featlab.intervals import bootstrap_interval
+from featlab.intervals import mean_interval
 
 if TYPE_CHECKING:
     import keras
@@ -72,7 +72,7 @@ def faithfulness(
     n_steps : int
         Steps of each curve; every step changes the same number of pixels.
     groups : array-like of b str, optional
-        Images that are resampled together.
+        Images that are weighted together.
     random_state : int
         Seed of the random maps, of ties, and of the intervals.
     batch_size : int
@@ -218,7 +218,7 @@ def _with_intervals(
 ) -> dict[str, float]:
     columns: dict[str, float] = {}
     for name in _SCORES:
-        low, high = bootstrap_interval(scores[name], groups=groups, random_state=random_state)
+        low, high = mean_interval(scores[name], groups=groups, random_state=random_state)
         columns |= {name: float(scores[name].mean()), f"{name}_low": low, f"{name}_high": high}
     return columns
 

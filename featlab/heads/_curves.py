@@ -19,14 +19,7 @@ from featlab.arguments import (
 )
 from featlab.errors import FeatlabError
 from featlab.heads.models import HEADS, fit_head, predictions
-from featlab.heads.scores import (
-    Counts,
-    bootstrap_weights,
-    interval_name,
-    percentiles,
-    share_interval,
-    weighted_means,
-)
+from featlab.heads.scores import share_interval
 from featlab.heads.training import (
     C_GRID,
     Floats,
@@ -44,6 +37,7 @@ from featlab.heads.training import (
     scaled_fold,
     sides_of,
 )
+from featlab.intervals import interval_name, mean_interval
 from featlab.results.heads import SmallestSet
 from featlab.system.machine import double_rows, pieces
 
@@ -101,10 +95,10 @@ def learning_curve(
     Notes
     -----
     Of more than 50,000 train images a random 50,000 stand for all, as in :func:`evaluate_heads`.
-    Within a repeat, a larger choice holds the smaller ones. The interval resamples the repeats and
-    the test images (or their groups) together, so it covers which images were trained on and which
-    were tested on. Where all train images are chosen there is one repeat only, and its interval is
-    that of :func:`evaluate_heads`.
+    Within a repeat, a larger choice holds the smaller ones. The interval is over test images (or
+    their groups), for the mean of these choices of train images; ``accuracy_sd`` says how far the
+    choices lie apart. Where all train images are chosen there is one repeat only, and its interval
+    is that of :func:`evaluate_heads`.
     """
     images = images_of(X, y, groups, split=split)
     values = finite_matrix(X)
@@ -114,7 +108,7 @@ def learning_curve(
     train, test, clusters = sides.fitted, sides.test, sides.clusters
     largest = int(np.bincount(images.y[train]).max())
     asked = _sorted_sizes(sizes, _SIZES, largest)
-    weights = bootstrap_weights(len(test), n_boot, random_state, clusters)
+    draw = {"n_boot": n_boot, "random_state": random_state}
     truth = images.classes[images.y[test]]
     rows = []
     # Images on their own are numbered after n: a seed chooses what it chose in earlier versions.
@@ -130,7 +124,7 @@ def learning_curve(
         rows.append(
             {
                 "head": head, "size": size, "n_train": len(some), "n_repeats": n_choices,
-                "n": len(test), **_mean_accuracy(right, weights, clusters, random_state),
+                "n": len(test), **_mean_accuracy(right, clusters, **draw),
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
@@ -144,26 +138,14 @@ def _nested_choice(codes: Ints, groups: Ints, size: int, rng: np.random.Generato
     return np.sort(np.concatenate(some))
 
 
-def _mean_accuracy(
-    right: NDArray[np.bool_], weights: Counts, clusters: Ints | None, random_state: int
-) -> dict[str, Any]:
-    """Mean accuracy of (repeats, test images), and its interval from resampling both."""
-    n_repeats = len(right)
-    if n_repeats == 1 or right.all():
-        low, high = share_interval(right[0], clusters, weights)
-        name, sd = interval_name(right[0], clusters), 0.0 if n_repeats > 1 else np.nan
-    else:
-        rng = np.random.default_rng(random_state)
-        shares = np.full(n_repeats, 1 / n_repeats)
-        drawn = rng.multinomial(n_repeats, shares, size=len(weights) - 1) / n_repeats
-        each = weighted_means(weights, right.T)[1:]
-        low, high = percentiles((each * drawn).sum(axis=1))
-        name, sd = "bootstrap of repeats and images", float(right.mean(axis=1).std(ddof=1))
-        if clusters is not None:
-            name = f"bootstrap of repeats and {int(clusters.max()) + 1} groups"
+def _mean_accuracy(right: NDArray[np.bool_], clusters: Ints | None, **draw: Any) -> dict[str, Any]:
+    """Mean accuracy of (repeats, test images), and its interval over the test images."""
+    each = right.mean(axis=1)
+    low, high = mean_interval(right.mean(axis=0), groups=clusters, **draw)
     return {
-        "accuracy": float(right.mean()), "accuracy_low": low, "accuracy_high": high,
-        "accuracy_sd": sd, "interval": name,
+        "accuracy": float(each.mean()), "accuracy_low": low, "accuracy_high": high,
+        "accuracy_sd": float(each.std(ddof=1)) if len(each) > 1 else np.nan,
+        "interval": interval_name(clusters),
     }  # fmt: skip
 
 
@@ -211,7 +193,7 @@ def ablation_curve(
     DataFrame, one row per kind and k
         ``mode``; ``kind``, "detectors" (those of `order`) or "random"; ``k``; ``n`` (test images);
         ``accuracy``; ``low`` and ``high``: for the detectors a 95 % interval over test images
-        (Wilson, or whole groups resampled), for the random sets the 2.5 and 97.5 % points of the
+        (or over their groups), for the random sets the 2.5 and 97.5 % points of the
         `n_random` draws around their mean.
 
     Raises
@@ -250,10 +232,10 @@ def ablation_curve(
         for place, k in enumerate(numbers):
             for number, called in enumerate(ablate.predict(X_test, [one[:k] for one in orders])):
                 hits[place, number, piece] = called == truth[piece]
-    weights = bootstrap_weights(len(test), n_boot, random_state, sides.clusters)
+    draw = {"n_boot": n_boot, "random_state": random_state}
     rows = []
     for k, (right, *others) in zip(numbers, hits, strict=True):
-        low, high = share_interval(right, sides.clusters, weights)
+        low, high = share_interval(right, sides.clusters, **draw)
         common = {"mode": mode, "k": k, "n": len(test)}
         rows.append(
             {**common, "kind": "detectors", "accuracy": right.mean(), "low": low, "high": high}
@@ -342,8 +324,9 @@ def smallest_set(
             == images.classes[images.y[sides.test]]
             for k in (least, len(columns))
         }
-    weights = bootstrap_weights(len(sides.test), n_boot, random_state, sides.clusters)
-    low, high = share_interval(right[least], sides.clusters, weights)
+    low, high = share_interval(
+        right[least], sides.clusters, n_boot=n_boot, random_state=random_state
+    )
     names = neuron_ids(X).tolist()
     return SmallestSet(
         neurons=[names[column] for column in columns[:least]],

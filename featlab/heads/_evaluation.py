@@ -26,8 +26,7 @@ from featlab.heads.models import (
 )
 from featlab.heads.scores import (
     METRICS,
-    bootstrap_weights,
-    interval_name,
+    metrics_of,
     perfect_low,
     scores_of,
 )
@@ -41,6 +40,7 @@ from featlab.heads.training import (
     sides_of,
     stratified_folds,
 )
+from featlab.intervals import interval_name
 from featlab.results.heads import CrossValidation, HeadResults
 from featlab.system.machine import double_rows
 
@@ -87,7 +87,7 @@ def evaluate_heads(
     random_state : int
         Seed of the folds, the perceptron and the bootstrap.
     n_boot : int
-        Bootstrap samples of the test images, at least 1.
+        Random weightings of the test images for the intervals, at least 1.
 
     Returns
     -------
@@ -122,23 +122,18 @@ def evaluate_heads(
     ``nearest_centroid``
         Softmax of squared distances; their temperature minimises the log-loss.
 
-    The interval of the accuracy is Wilson's, which stays honest at 1.0, where a bootstrap gives
-    [1, 1]. The others are percentile intervals over resampled test images; the lower limit of a
-    perfect balanced accuracy or AUROC comes from Wilson's and Newcombe's intervals instead.
-    Where test images share groups they are not independent: then whole groups are resampled, for
-    the accuracy too (its interval is never narrower than Wilson's), and perfect scores count groups
-    instead of images. With fewer than five groups the log warns that this is unreliable.
+    Intervals of shares are :func:`featlab.intervals.mean_interval`, over the test images or, where
+    these share groups, over whole groups; the mean recall's is made of those of the classes, and
+    is NaN where the images of a class are one group. The AUROC's is a score interval (the mean of
+    the classes' limits). The log-loss has none: one unseen image can move it by any amount.
     ``balanced_accuracy`` (mean recall) and ``roc_auc`` (one-vs-rest, macro) are means over the
     classes that have test images (for ``roc_auc`` also others to compare with); a class without
-    is left out and logged. The same rule holds within each resample.
+    is left out and logged.
 
     References
     ----------
-    Wilson (1927). Journal of the American Statistical Association 22, 209-212.
     Platt (1999). Probabilistic outputs for support vector machines. Advances in Large Margin
     Classifiers, 61-74.
-    Field & Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical Society B
-    69, 369-390.
     """
     check_whole("n_boot", n_boot, 1)
     check_choice("class_weight", class_weight, _CLASS_WEIGHTS)
@@ -146,21 +141,21 @@ def evaluate_heads(
     features = _features_of(heads, X, colour)
     sides = sides_of(split, images, random_state)
     test, truth = sides.test, images.y[sides.test]
-    weights = bootstrap_weights(len(test), n_boot, random_state, sides.clusters)
     rows, predicted, models = [], [], {}
     for name, matrix in features.items():
         X_fit = double_rows(matrix, sides.fitted)
         train = images.train(X_fit, sides.fitted, random_state, class_weight)
         models[name], parameters = fit_head(name, train)
         probability = probabilities(models[name], matrix, test)
-        correct = probability.argmax(axis=1) == truth
         rows.append(
             {
                 "head": name,
                 "n_train": len(sides.fitted),
                 "n": len(test),
-                **scores_of(truth, probability, weights, sides.clusters),
-                "interval": interval_name(correct, sides.clusters),
+                **scores_of(
+                    truth, probability, sides.clusters, n_boot=n_boot, random_state=random_state
+                ),
+                "interval": interval_name(sides.clusters),
                 "parameters": parameters + _sampled_words(len(sides.fitted), len(sides.train)),
             }
         )
@@ -287,8 +282,7 @@ def _scored(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Scores of one fold, and what was predicted for each of its images."""
     truth = images.y[test]
-    scores = scores_of(truth, probability, np.ones((1, len(test)), np.uint8))
-    row = {"head": name, **place, "n": len(test)} | {metric: scores[metric] for metric in METRICS}
+    row = {"head": name, **place, "n": len(test), **metrics_of(truth, probability)}
     return row, prediction_rows(name, test, truth, probability, images.classes, **place)
 
 
@@ -310,11 +304,13 @@ def _summary(table: pd.DataFrame, class_sizes: Ints) -> pd.DataFrame:
         test_share = float((scores["n"] / scores["n_train"]).mean())
         for metric in METRICS:
             mean, sd, half = _corrected_mean(scores[metric].to_numpy(float), test_share)
-            top = np.inf if metric == "log_loss" else 1.0
-            low, high = max(mean - half, 0.0), min(mean + half, top)
-            if metric != "log_loss" and mean == 1 and half == 0:
-                low = perfect_low(metric, class_sizes)
-            row |= {metric: mean, f"{metric}_sd": sd, f"{metric}_low": low, f"{metric}_high": high}
+            row |= {metric: mean, f"{metric}_sd": sd}
+            if metric == "log_loss":
+                continue
+            low, high = max(mean - half, 0.0), min(mean + half, 1.0)
+            if half == 0:  # equal scores say nothing of their spread; perfect ones have a bound
+                low, high = (perfect_low(metric, class_sizes), 1.0) if mean == 1 else [np.nan] * 2
+            row |= {f"{metric}_low": low, f"{metric}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -18,8 +18,8 @@ from featlab.errors import FeatlabError
 from featlab.features import feature_table
 from featlab.heads._evaluation import evaluate_heads
 from featlab.heads.models import HEADS_DEFAULT
-from featlab.heads.scores import METRICS, bootstrap_weights, hull, percentiles, weighted_means
-from featlab.intervals import wilson_interval
+from featlab.heads.scores import METRICS
+from featlab.intervals import mean_interval
 from featlab.results.heads import (
     BASELINE_HEADS,
     BackboneComparison,
@@ -75,10 +75,9 @@ def compare_heads(
     Notes
     -----
     ``test`` is McNemar's: exact where fewer than 25 images are discordant, else chi-squared with
-    continuity correction; the interval is Newcombe's score interval for paired proportions (his
-    method 10). Where test images share groups, the exact sign-flip test of the groups' differences
-    stands in its place (the same as the exact McNemar test when every image is its own group),
-    and the interval comes from resampled groups, widened to Newcombe's where that reaches further.
+    continuity correction. Where test images share groups, the exact sign-flip test of the groups'
+    differences stands in its place (the same as the exact McNemar test when every image is its own
+    group). The interval is :func:`featlab.intervals.mean_interval` of the images' differences.
     With g groups the sign-flip test's least p is 2 / 2**g, so with fewer than six it finds nothing.
 
     Over folds it is the corrected resampled t-test: the training parts overlap, so the plain t-test
@@ -88,10 +87,10 @@ def compare_heads(
     ----------
     McNemar (1947). Psychometrika 12, 153-157. Dietterich (1998). Approximate statistical tests for
     comparing supervised classification learning algorithms. Neural Computation 10, 1895-1923.
-    Newcombe (1998). Improved confidence intervals for the difference between binomial proportions
-    based on paired data. Statistics in Medicine 17, 2635-2650. Nadeau & Bengio (2003). Inference
-    for the generalization error. Machine Learning 52, 239-281. Holm (1979). Scandinavian Journal
-    of Statistics 6, 65-70.
+    Nadeau & Bengio (2003). Inference for the generalization error. Machine Learning 52, 239-281.
+    Holm (1979). Scandinavian Journal of Statistics 6, 65-70. Fagerland, Lydersen & Laake (2013).
+    The McNemar test for binary matched-pairs data: mid-p and asymptotic are better than exact
+    conditional. BMC Medical Research Methodology 13, 91 (which the interval agrees with).
     """
     check_whole("n_boot", n_boot, 1)
     if isinstance(results, CrossValidation):
@@ -164,8 +163,8 @@ def corrected_resampled_t(
     -------
     dict of str to float
         ``n_scores`` (j), ``difference`` (mean of a - b), ``difference_low``, ``difference_high``
-        (95 %), ``t``, ``p`` (two-sided). Where all differences are equal, the interval is a
-        point and p is 1 if they are 0, else NaN: nothing is known of their spread.
+        (95 %), ``t``, ``p`` (two-sided). Where all differences are equal, nothing is known of
+        their spread: the limits are NaN, and p is 1 if the differences are 0, else NaN.
 
     Raises
     ------
@@ -199,7 +198,7 @@ def corrected_resampled_t(
     error = float(np.sqrt((1 / j + n_test / n_train) * gaps.var(ddof=1)))
     if error < 1e-12:
         t, p = (0.0, 1.0) if abs(mean) < 1e-12 else (float("nan"), float("nan"))
-        error = 0.0
+        error = float("nan")
     else:
         t = mean / error
         p = float(2 * stats.t.sf(abs(t), j - 1))
@@ -217,16 +216,14 @@ def paired(
     n = len(right_a)
     gaps = right_a.astype(np.intp) - right_b.astype(np.intp)
     only_a, only_b = int((gaps > 0).sum()), int((gaps < 0).sum())
+    low, high = mean_interval(
+        gaps, groups=clusters, span=(-1.0, 1.0), n_boot=n_boot, random_state=random_state
+    )
     if clusters is None:
-        low, high = newcombe_paired(right_a, right_b)
         p, test = _mcnemar(only_a, only_b)
     else:
         sums = np.bincount(clusters, weights=gaps).astype(np.intp)
         p, test = sign_flip_p(sums), f"sign flips of {len(sums)} groups"
-        low, high = hull(
-            _resampled_difference(gaps, clusters, n_boot, random_state),
-            newcombe_paired(right_a, right_b),
-        )
     return {
         "n": n, "accuracy_a": float(right_a.mean()), "accuracy_b": float(right_b.mean()),
         "difference": float(gaps.mean()), "difference_low": low, "difference_high": high,
@@ -257,28 +254,6 @@ def sign_flip_p(sums: Ints) -> float:
     return min(1.0, float(chances[np.abs(totals) >= abs(int(sums.sum()))].sum()))
 
 
-def newcombe_paired(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, float]:
-    """95 % score interval of the difference of two paired proportions (method 10)."""
-    n = len(right_a)
-    both, neither = int((right_a & right_b).sum()), int((~right_a & ~right_b).sum())
-    only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
-    p_a, p_b = (both + only_a) / n, (both + only_b) / n
-    low_a, high_a = wilson_interval(both + only_a, n)
-    low_b, high_b = wilson_interval(both + only_b, n)
-    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
-    phi = 0.0
-    if margins:
-        cross = float(both * neither - only_a * only_b)
-        # The continuity correction applies to positive correlation only.
-        cross = max(cross - n / 2, 0.0) if cross > 0 else cross
-        phi = cross / np.sqrt(float(margins))
-    below_a, above_a, below_b, above_b = p_a - low_a, high_a - p_a, p_b - low_b, high_b - p_b
-    down = below_a**2 - 2 * phi * below_a * above_b + above_b**2
-    up = above_a**2 - 2 * phi * above_a * below_b + below_b**2
-    gap = p_a - p_b
-    return float(gap - np.sqrt(max(down, 0.0))), float(gap + np.sqrt(max(up, 0.0)))
-
-
 def holm(p: Floats) -> Floats:
     """Holm's adjusted p-values of those that are known."""
     known = ~np.isnan(p)
@@ -286,16 +261,6 @@ def holm(p: Floats) -> Floats:
     if known.any():
         adjusted[known] = multipletests(p[known], method="holm")[1]
     return adjusted
-
-
-def _resampled_difference(
-    gaps: Ints, clusters: Ints, n_boot: int, random_state: int
-) -> tuple[float, float]:
-    if not gaps.any():  # resampling could only repeat the 0
-        never = np.ones(int(clusters.max()) + 1, dtype=bool)
-        return newcombe_paired(never, never)
-    weights = bootstrap_weights(len(gaps), n_boot, random_state, clusters)
-    return percentiles(weighted_means(weights, gaps)[1:])
 
 
 def compare_backbones(

@@ -1,8 +1,7 @@
-"""Metrics of probabilities, each with a 95 % interval, from weighted images."""
+"""Metrics of probabilities, with their 95 % intervals."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -10,66 +9,25 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featlab.arguments import check_whole, has_groups
-from featlab.intervals import auroc_score_interval, wilson_interval
+from featlab.intervals import (
+    auroc_score_interval,
+    effective_units,
+    interval_name,
+    mean_interval,
+)
+from featlab.intervals import share_interval as count_interval
+from featlab.neurons.rank_statistics import clustered_auroc
 from featlab.results.heads import Calibration, HeadResults
 from featlab.system.machine import pieces
 
-logger = logging.getLogger(__name__)
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
-Counts = NDArray[np.uint8]
 
 METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss")
-"""Scores of a head, each with a 95 % interval."""
+"""Scores of a head; each but the log-loss with a 95 % interval."""
 
 _TINY = 1e-15  # a probability of 0 would make the log-loss infinite
-_FEW_GROUPS = 5
 _SIMULATIONS = 1000
-_IN_CACHE = 1_000_000  # weights that are looked at together
-
-
-def bootstrap_weights(
-    n: int, n_boot: int, random_state: int, clusters: Ints | None = None
-) -> Counts:
-    """How often each image is in each resample; row 0 is the sample itself.
-
-    With `clusters`, codes 0 … k - 1 of shape (n,), whole clusters are drawn.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n_boot + 1, n)
-        Small numbers in bytes: of 300,000 images they are 300 MB. Average with
-        :func:`weighted_means`.
-
-    References
-    ----------
-    Field & Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical Society B
-    69, 369-390.
-    """
-    check_whole("n_boot", n_boot, 1)
-    rng = np.random.default_rng(random_state)
-    units = n if clusters is None else int(clusters.max()) + 1
-    weights = np.ones((n_boot + 1, n), dtype=np.uint8)
-    for part in pieces(n_boot, units):
-        shares = np.full(units, 1 / units)
-        drawn = rng.multinomial(units, shares, size=part.stop - part.start)
-        if clusters is not None:
-            drawn = drawn[:, clusters]
-        weights[1 + part.start : 1 + part.stop] = drawn
-    return weights
-
-
-def weighted_means(weights: Counts, values: NDArray[Any]) -> Floats:
-    """Means of images' values, ``(n,)`` or ``(n, m)``, for every row of weights."""
-    sums = _weighted_sums(weights, values)
-    return sums / weights.sum(axis=1).reshape(-1, *[1] * (values.ndim - 1))
-
-
-def _weighted_sums(weights: Counts, values: NDArray[Any]) -> Floats:
-    """``weights @ values``, with few rows of weights in double precision at once."""
-    parts = [weights[part].astype(np.float64) @ values for part in pieces(*weights.shape)]
-    return np.concatenate(parts)
 
 
 def clusters_of(codes: Ints) -> Ints | None:
@@ -78,180 +36,136 @@ def clusters_of(codes: Ints) -> Ints | None:
     return clusters if has_groups(clusters) else None
 
 
-def interval_name(hits: NDArray[np.bool_], clusters: Ints | None) -> str:
-    """What :func:`share_interval` is, in words."""
-    if clusters is None or not len(hits):
-        return "wilson"
-    kind = "wilson" if hits.all() or not hits.any() else "cluster bootstrap"
-    return f"{kind} ({len(np.unique(clusters))} groups)"
-
-
-def warn_of_few_groups(clusters: Ints | None) -> None:
-    """Tell the log when there are too few groups for their resampling to mean much."""
-    if clusters is not None and clusters.max() + 1 < _FEW_GROUPS:
-        logger.warning(
-            "The test images come from %d groups only: resampling so few is unreliable, and the "
-            "intervals are likely too narrow.",
-            int(clusters.max()) + 1,
-        )
+def metrics_of(y: Ints, probability: Floats) -> dict[str, float]:
+    """Every metric of probabilities (n, k) for class codes (n,); NaN where a class is missing."""
+    present = np.unique(y)
+    correct = probability.argmax(axis=1) == y
+    return {
+        "accuracy": float(correct.mean()),
+        "balanced_accuracy": float(np.mean([correct[y == code].mean() for code in present])),
+        "roc_auc": _mean_auroc(y, probability, None)[0],
+        "log_loss": float(losses_of(y, probability).mean()),
+    }
 
 
 def scores_of(
-    y: Ints, probability: Floats, weights: Counts, clusters: Ints | None = None
+    y: Ints,
+    probability: Floats,
+    clusters: Ints | None = None,
+    *,
+    n_boot: int = 1000,
+    random_state: int = 0,
 ) -> dict[str, float]:
-    """Every metric with its interval; `weights` are :func:`bootstrap_weights`."""
+    """:func:`metrics_of`, each but the log-loss with its 95 % interval.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+        Class codes.
+    probability : ndarray of shape (n, k)
+    clusters : ndarray of shape (n,), optional
+        Codes of the groups.
+    n_boot, random_state : int
+        Random weightings, and their seed.
+
+    Notes
+    -----
+    One unseen image can move a mean log-loss by any amount: it has no interval.
+    """
     correct = probability.argmax(axis=1) == y
-    low, high = share_interval(correct, clusters, weights)
-    scores = {"accuracy": float(correct.mean()), "accuracy_low": low, "accuracy_high": high}
-    resampled = {
-        "balanced_accuracy": _balanced_accuracy(y, correct, probability.shape[1], weights),
-        "roc_auc": _roc_auc(y, probability, weights),
-        "log_loss": weighted_means(weights, losses_of(y, probability)),
+    draw = {"n_boot": n_boot, "random_state": random_state}
+    intervals = {
+        "accuracy": share_interval(correct, clusters, **draw),
+        "balanced_accuracy": _balanced_interval(y, correct, clusters, **draw),
+        "roc_auc": _mean_auroc(y, probability, clusters)[1:],
     }
-    for name, values in resampled.items():
-        low, high = percentiles(values[1:])
-        # Resampling a perfect score can only repeat it; there the interval is a closed form's.
-        if name != "log_loss" and values[0] == low == high == 1.0:
-            low = perfect_low(name, _class_sizes(y, clusters))
-        scores |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}
+    scores: dict[str, float] = {}
+    for name, value in metrics_of(y, probability).items():
+        scores[name] = value
+        if name in intervals:
+            scores[f"{name}_low"], scores[f"{name}_high"] = intervals[name]
     return scores
 
 
 def share_interval(
-    hits: NDArray[np.bool_],
-    clusters: Ints | None = None,
-    weights: Counts | None = None,
-    *,
-    n_boot: int = 1000,
-    random_state: int = 0,
+    hits: NDArray[np.bool_], clusters: Ints | None = None, **draw: Any
 ) -> tuple[float, float]:
-    """95 % interval of the share of hits: Wilson's, or the cluster bootstrap's.
-
-    Few clusters of like shares would give a spuriously narrow bootstrap, so it is widened to
-    Wilson's where that reaches further. Where all clustered images hit, or all miss, resampling can
-    only repeat that; then it is Wilson's interval of as many images as there are clusters.
+    """95 % interval of the share of hits, over images or over the groups `clusters`.
 
     Parameters
     ----------
     hits : ndarray of shape (n,)
     clusters : ndarray of shape (n,), optional
         Codes of the groups; need not be consecutive.
-    weights : ndarray of shape (n_boot + 1, n), optional
-        :func:`bootstrap_weights`; drawn here if not given.
-
-    Returns
-    -------
-    low, high : float
-        In [0, 1]; NaN without images.
+    **draw : int
+        ``n_boot`` and ``random_state`` of :func:`featlab.intervals.mean_interval`.
     """
-    n = len(hits)
-    if clusters is None or not n:
-        return wilson_interval(int(hits.sum()), n)
-    _, clusters = np.unique(clusters, return_inverse=True)
-    k = int(clusters.max()) + 1
-    if hits.all() or not hits.any():
-        return wilson_interval(k * int(hits[0]), k)
-    if weights is None:
-        weights = bootstrap_weights(n, n_boot, random_state, clusters)
-    means = weighted_means(weights, hits)[1:]
-    return hull(percentiles(means), wilson_interval(int(hits.sum()), n))
-
-
-def hull(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    """The least interval that holds both."""
-    return min(one[0], other[0]), max(one[1], other[1])
-
-
-def percentiles(values: Floats) -> tuple[float, float]:
-    """The 2.5 and the 97.5 % point without NaN; NaN where nothing is left."""
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [0.025, 0.975])
-    return float(low), float(high)
+    return mean_interval(hits, groups=clusters, **draw)
 
 
 def perfect_low(metric: str, sizes: Ints) -> float:
     """Lower limit of a perfect score of a share; `sizes` are the images of each class."""
-    if metric == "balanced_accuracy":
-        return _perfect_recall_low(sizes)
+    sizes = sizes[sizes > 0]
+    n = sizes.astype(np.float64)
     if metric == "roc_auc":
-        return _perfect_auroc_low(sizes)
-    return wilson_interval(int(sizes.sum()), int(sizes.sum()))[0]
+        return float(auroc_score_interval(np.ones(len(n)), n, n.sum() - n)[0].mean())
+    if metric == "accuracy":
+        sizes = sizes.sum(keepdims=True)
+    short = [1 - count_interval(int(size), int(size))[0] for size in sizes]
+    return 1 - float(np.linalg.norm(short)) / len(short)
 
 
-def _class_sizes(y: Ints, clusters: Ints | None) -> Ints:
-    """Images of each class, or groups where there are any."""
-    if clusters is None:
-        return np.bincount(y)
-    return np.bincount(np.unique(np.column_stack([y, clusters]), axis=0)[:, 0])
+def _balanced_interval(
+    y: Ints, correct: NDArray[np.bool_], clusters: Ints | None, **draw: Any
+) -> tuple[float, float]:
+    """95 % interval of the mean recall, from those of the classes; NaN where one has none.
 
-
-def _perfect_recall_low(sizes: Ints) -> float:
-    """Lower limit of the mean recall when every image is right, from independent Wilson limits.
+    Independent limits add as their squares do; where groups hold several classes, which may then
+    be wrong together, the limits themselves add. Many classes of few images are rarely wrong each,
+    so the interval also holds that of one share, of as many images (or groups) as say as much.
 
     References
     ----------
     Zou & Donner (2008). Construction of confidence limits about effect measures: a general
     approach. Statistics in Medicine 27, 1693-1702.
     """
-    short = [1 - wilson_interval(n, n)[0] for n in sizes[sizes > 0]]
-    return 1 - float(np.linalg.norm(short)) / len(short)
+    classes, groups = [], 0
+    for code in np.unique(y):
+        inside = y == code
+        own = np.arange(inside.sum()) if clusters is None else clusters[inside]
+        codes = np.unique(own, return_inverse=True)[1]
+        groups += int(codes.max()) + 1
+        low, high = share_interval(correct[inside], own, **draw)
+        recall = correct[inside].mean()
+        classes.append([recall, recall - low, high - recall, effective_units(codes)])
+    recall, *sides, units = np.array(classes).T
+    apart = clusters is None or groups == len(np.unique(clusters))
+    below, above = (np.linalg.norm(side) if apart else side.sum() for side in sides)
+    mean, k = float(recall.mean()), len(recall)
+    n = k**2 / float((1 / units).sum())
+    low, high = count_interval(mean * n, n)
+    return float(np.minimum(mean - below / k, low)), float(np.maximum(mean + above / k, high))
 
 
-def _perfect_auroc_low(sizes: Ints) -> float:
-    """Lower limit of the macro AUROC when every one is 1: the mean of the classes' limits.
+def _mean_auroc(y: Ints, probability: Floats, clusters: Ints | None) -> tuple[float, float, float]:
+    """One-vs-rest AUROC averaged over the classes present, and its 95 % interval.
 
-    The classes share their images, so their limits may well fall together.
+    The limits are the means of the classes' limits: classes share their images, and may well be
+    wrong together.
     """
-    n = sizes[sizes > 0].astype(np.float64)
-    low, _ = auroc_score_interval(np.ones(len(n)), n, n.sum() - n)
-    return float(low.mean())
-
-
-def _balanced_accuracy(
-    y: Ints, correct: NDArray[np.bool_], n_classes: int, weights: Counts
-) -> Floats:
-    """Mean recall over the classes present, per row of weights."""
-    member = (y[:, None] == np.arange(n_classes)).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        hits = _weighted_sums(weights, member * correct[:, None])
-        recall = hits / _weighted_sums(weights, member)
-    return _mean_of_known(recall)
-
-
-def _roc_auc(y: Ints, probability: Floats, weights: Counts) -> Floats:
-    """One-vs-rest AUROC, averaged over the classes present, per row of weights."""
     n_classes = probability.shape[1]
-    columns = range(1, 2) if n_classes == 2 else range(n_classes)
-    aurocs = [_weighted_auroc(y == code, probability[:, code], weights) for code in columns]
-    return _mean_of_known(np.column_stack(aurocs))
-
-
-def _weighted_auroc(positive: NDArray[np.bool_], score: Floats, weights: Counts) -> Floats:
-    """AUROC with image weights, ties counting half; NaN where one side has no weight."""
-    order = np.argsort(score)
-    ordered, member = score[order], positive[order]
-    first = np.searchsorted(ordered, ordered[member], "left")
-    last = np.searchsorted(ordered, ordered[member], "right")
-    aurocs, step = [], max(1, _IN_CACHE // len(order))
-    for start in range(0, len(weights), step):
-        mass = weights[start : start + step, order]
-        # Weight of the rest below each place: halfway between below its ties and with them.
-        below = np.zeros((len(mass), len(order) + 1), dtype=np.int64)
-        np.cumsum(mass * ~member, axis=1, out=below[:, 1:])
-        own = mass[:, member].astype(np.float64)
-        wins = np.einsum("ij,ij->i", own, (below[:, first] + below[:, last]) / 2)
-        with np.errstate(invalid="ignore"):
-            aurocs.append(wins / (own.sum(axis=1) * below[:, -1]))
-    return np.concatenate(aurocs)
-
-
-def _mean_of_known(values: Floats) -> Floats:
-    """Mean of each row without its NaN; NaN where nothing is left."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
+    columns = [1] if n_classes == 2 else range(n_classes)
+    aurocs = []
+    for code in columns:
+        inside = y == code
+        if inside.any() and not inside.all():
+            unit = np.arange(len(y)) if clusters is None else clusters
+            found = clustered_auroc(probability[:, [code]], inside, unit)
+            aurocs.append([found.auroc[0], *(float(limit[0]) for limit in found.limits())])
+    if not aurocs:
+        return float("nan"), float("nan"), float("nan")
+    auroc, low, high = np.mean(aurocs, axis=0)
+    return float(auroc), float(low), float(high)
 
 
 def losses_of(y: Ints, probability: Floats) -> Floats:
@@ -284,7 +198,7 @@ def per_class(results: HeadResults, head: str) -> pd.DataFrame:
 
     Notes
     -----
-    Intervals are Wilson's; where test images share groups, whole groups are resampled. F1 counts
+    Intervals are mid-P; where test images share groups, whole groups are weighted. F1 counts
     2 TP / (2 TP + FP + FN).
     """
     rows = results.of(head)
@@ -310,7 +224,7 @@ def per_class(results: HeadResults, head: str) -> pd.DataFrame:
                 "f1": 2 * hits / (support + predicted) if support + predicted else np.nan,
                 "confused_with": worst,
                 "confused": int(confusions.to_numpy().max(initial=0)),
-                "interval": interval_name(recalled, clusters),
+                "interval": interval_name(clusters),
             }
         )  # fmt: skip
     return pd.DataFrame(table)
@@ -380,8 +294,13 @@ def calibration(
         ]
     )
     losses = _brier(results, rows)
-    weights = bootstrap_weights(len(sure), n_boot, random_state, results.clusters)
-    low, high = percentiles(weighted_means(weights, losses)[1:])
+    low, high = mean_interval(
+        losses,
+        groups=results.clusters,
+        span=(0.0, 2.0),
+        n_boot=n_boot,
+        random_state=random_state,
+    )
     numbers: dict[str, Any] = {
         "head": head, "n": len(sure), "ece": float(_ece(sure, right[None, :], bins)[0]),
         "ece_chance": float(chance.mean()), "ece_chance_high": float(np.quantile(chance, 0.95)),

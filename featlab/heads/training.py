@@ -29,7 +29,7 @@ from featlab.arguments import (
     stratified_rows,
 )
 from featlab.errors import FeatlabError
-from featlab.heads.scores import clusters_of, losses_of, warn_of_few_groups
+from featlab.heads.scores import clusters_of, losses_of
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,6 @@ def sides_of(split: ArrayLike, images: Images, random_state: int) -> Sides:
             ", ".join(repr(name) for name in images.classes[unscored]),
         )
     clusters = clusters_of(images.groups[test])
-    warn_of_few_groups(clusters)
     return Sides(train, test, fitted_rows(images.y, train, random_state), clusters)
 
 

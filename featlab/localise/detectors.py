@@ -13,11 +13,12 @@ from featlab.arguments import (
     check_between,
     check_whole,
     confirmed_detectors,
+    group_names,
     row_numbers,
     true_boxes,
 )
 from featlab.boxes.geometry import centre_in_box, whole_image_boxes
-from featlab.intervals import bootstrap_interval, wilson_interval
+from featlab.intervals import mean_interval
 from featlab.localise.fitting import cells_in_boxes
 from featlab.localise.heat import picture_sizes
 from featlab.store import MapStore
@@ -76,7 +77,8 @@ def unit_localisation(
     DataFrame, one row per class and detector
         layer, class, neuron; n (images of the class with boxes inside and cells outside);
         ``auroc_inside``: chance that a cell inside the boxes is more active than one outside, mean
-        over these images, with a bootstrap interval (95 % by default); ``iou``: of active cells and
+        over these images, with an interval (95 % by default; over whole groups where the store has
+        any); ``iou``: of active cells and
         cells in boxes, over all images of the class [1]_; ``iou_chance``: its mean when each image
         gets the boxes of another; ``p``: share of permutations that reach it; ``p_adjusted``
         (Benjamini and Hochberg over the table); ``verdict``: "on the object", "beside the object"
@@ -98,6 +100,7 @@ def unit_localisation(
     detectors = confirmed_detectors(neurons, layer=layer, most=most)
     truth, rows = _boxed(store, rows, box_kind)
     labels = store.images["label"].to_numpy(str)
+    groups = _groups(store)
     rng = np.random.default_rng(random_state)
     rows = _sampled(rows, labels, rng)
     if detectors.empty or not len(rows):
@@ -115,10 +118,12 @@ def unit_localisation(
         iou, chance, p = _iou(active[own][..., columns], inside[own], n_permutations, rng)
         for place, neuron in enumerate(group["neuron"]):
             values = auroc[own, columns[place]]
-            values = values[~np.isnan(values)]
-            limits = bootstrap_interval(values, level=1 - alpha, random_state=random_state)
-            mean = float(values.mean()) if len(values) else np.nan
-            unit = [layer, name, int(neuron), len(values), mean, *limits]
+            limits = mean_interval(
+                values, groups=groups[rows][own], level=1 - alpha, random_state=random_state
+            )
+            known = values[~np.isnan(values)]
+            mean = float(known.mean()) if len(known) else np.nan
+            unit = [layer, name, int(neuron), len(known), mean, *limits]
             judged.append([*unit, iou[place], chance[place], p[place], np.nan, ""])
     table = _with_verdicts(pd.DataFrame(judged, columns=UNIT_COLUMNS), alpha)
     table.attrs.update(layer=layer, quantile=quantile, n_permutations=n_permutations, alpha=alpha)
@@ -155,9 +160,9 @@ def neuron_pointing(
     -------
     DataFrame
         layer, class, neuron, n (images of the class with boxes), pointing (share), pointing_low,
-        pointing_high (Wilson, 95 %), picture_centre (share of the same images whose own centre
-        lies in a box: what pointing at the middle would get); the best detector of each class
-        first.
+        pointing_high (95 %; over whole groups where the store has any), picture_centre (share of
+        the same images whose own centre lies in a box: what pointing at the middle would get); the
+        best detector of each class first.
 
     Raises
     ------
@@ -173,18 +178,23 @@ def neuron_pointing(
     truth, rows = _boxed(store, rows, box_kind)
     channels = np.unique(detectors["neuron"].to_numpy(np.int64))
     hits = _hits(store, rows, channels, truth, layer)
-    labels = store.images["label"].to_numpy(str)[rows]
+    labels, groups = store.images["label"].to_numpy(str)[rows], _groups(store)[rows]
     middle = centre_in_box(whole_image_boxes(picture_sizes(store)[rows]), rows, truth)
     columns = np.searchsorted(channels, detectors["neuron"].to_numpy(np.int64))
     scored = []
     for name, neuron, column in zip(detectors["class"], detectors["neuron"], columns, strict=True):
         of_class = labels == str(name)
         own, n = hits[of_class, column], int(of_class.sum())
+        limits = mean_interval(own, groups=groups[of_class])
         share, centre = (float(x.mean()) if n else np.nan for x in (own, middle[of_class]))
-        scored.append([layer, name, neuron, n, share, *wilson_interval(own.sum(), n), centre])
+        scored.append([layer, name, neuron, n, share, *limits, centre])
     table = pd.DataFrame(scored, columns=POINTING_COLUMNS)
     table.attrs["layer"] = layer
     return table
+
+
+def _groups(store: MapStore) -> np.ndarray:
+    return group_names(store.images.get("group"), len(store.images))
 
 
 def _boxed(store: MapStore, rows: Any, box_kind: str | None) -> tuple[pd.DataFrame, np.ndarray]:

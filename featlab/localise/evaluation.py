@@ -22,6 +22,7 @@ from featlab.arguments import (
 )
 from featlab.boxes.geometry import CORNERS, centre_in_box
 from featlab.errors import FeatlabError
+from featlab.intervals import effective_units
 from featlab.localise.fitting import classes_without_detectors, fit_methods
 from featlab.localise.heat import label_codes, picture_sizes
 from featlab.localise.matching import SUFFIX, Matches, Truth, find_truth, match_methods
@@ -248,7 +249,7 @@ def evaluate_localisation(
     table, images = [], []
     for method, several in scores.items():
         origin = _origin(method, fitted, given, options.target)
-        columns = score_columns(several, pd.DataFrame(draws[method]), parameters["n_groups"])
+        columns = score_columns(several, pd.DataFrame(draws[method]), parameters["n_effective"])
         spent = seconds[method] / len(several) / len(truth.rows) * 1000
         table.append({"method": method, **origin, **columns, "seconds_per_1000": spent})
         images.append(per_image(several).assign(method=method, row=truth.scored, label=labels))
@@ -388,7 +389,7 @@ def _parameters(
     options: LocalisationOptions,
     groups: np.ndarray,
 ) -> dict[str, Any]:
-    kinds = truth.boxes["kind"].unique()
+    kinds, codes = truth.boxes["kind"].unique(), group_codes(groups, len(groups))
     return {
         "box_kind": box_kind if box_kind is not None else "".join(kinds),
         "layer": ", ".join(fitted.contexts),
@@ -404,5 +405,6 @@ def _parameters(
         "left_out": fitted.left_out,
         "target": options.target,
         "class_asked_for": _ASKED[options.target],
-        "n_groups": len(np.unique(group_codes(groups, len(groups)))),
+        "n_groups": int(codes.max(initial=-1)) + 1,
+        "n_effective": effective_units(codes),
     }

@@ -146,17 +146,16 @@ def score_draws(
     n_boot: int = 1000,
     random_state: int = 0,
 ) -> pd.DataFrame:
-    """Every score of every method on the same resamples of the images.
+    """Every score of every method under the same random weights of the images.
 
     Parameters
     ----------
     methods : mapping of str to sequence of MethodScores
-        All of the same `n` images. Of a method with several draws these are resampled too, and the
-        scores averaged.
+        All of the same `n` images. Of a method with several draws the scores are averaged.
     order : ndarray of shape (n,)
-        The order in which images are drawn; it makes the result independent of the rows'.
+        The order in which images are weighted; it makes the result independent of the rows'.
     groups : ndarray of str of shape (n,), optional
-        Whole groups are drawn.
+        Images of one group are weighted alike.
     n_boot, random_state
         As for :func:`featlab.intervals.bootstrap_draws`.
 
@@ -165,14 +164,12 @@ def score_draws(
     DataFrame of shape (n_boot, methods x scores)
         Columns (method, score).
     """
-    rng = np.random.default_rng(random_state)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        parts = []
-        for several in methods.values():
-            scores = np.stack([one.resampled(weights, order) for one in several], axis=1)
-            drawn = rng.integers(len(several), size=scores.shape[:2])
-            parts.append(np.take_along_axis(scores, drawn[..., None], axis=1).mean(axis=1))
+        parts = [
+            np.mean([one.resampled(weights, order) for one in several], axis=0)
+            for several in methods.values()
+        ]
         return np.concatenate(parts, axis=1)
 
     draws = bootstrap_draws(
@@ -187,7 +184,7 @@ def score_draws(
 
 
 def score_columns(
-    scores: Sequence[MethodScores], resampled: pd.DataFrame, n_units: int
+    scores: Sequence[MethodScores], resampled: pd.DataFrame, n_units: float
 ) -> dict[str, float | int]:
     """One method's columns of the table: means over its draws, intervals from the resamples."""
     n = len(scores[0].per_image)
@@ -222,7 +219,7 @@ def compare_methods(
     against: str | None = None,
     scores: str | Iterable[str] = SCORES,
 ) -> pd.DataFrame:
-    """Paired differences between methods: both on the same images in every resample.
+    """Paired differences between methods: both with the same weights of the images in every draw.
 
     Parameters
     ----------
@@ -256,10 +253,11 @@ def compare_methods(
         if rival not in values:
             continue
         for method in values.index.drop([rival]):
-            low, high = _interval(
+            low, high = draws_interval(
                 localisation.draws[method, score].to_numpy()
                 - localisation.draws[rival, score].to_numpy(),
-                localisation.parameters["n_groups"],
+                localisation.parameters["n_effective"],
+                span=(-1.0, 1.0),
             )
             rows.append(
                 {
@@ -331,15 +329,3 @@ def _column_of(ious: np.ndarray, delta: float) -> int:
     thresholds = thresholds_of(ious.shape[1])
     threshold = stable_threshold(ious, thresholds, delta) if len(ious) else FIXED_THRESHOLD
     return int(np.searchsorted(thresholds, threshold))
-
-
-def _interval(draws: np.ndarray, n: int) -> tuple[float, float]:
-    """Percentile interval of a paired difference in [-1, 1] from its draws."""
-    draws = draws[~np.isnan(draws)]
-    if len(draws) and draws.min() == draws.max() and abs(draws[0]) == 1:
-        low, high = draws_interval(np.abs(draws), n)
-        return (low, high) if draws[0] > 0 else (-high, -low)
-    if not len(draws):
-        return float("nan"), float("nan")
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtr
 from scipy.stats import rankdata
 from statsmodels.stats.multitest import (
     local_fdr,
@@ -23,7 +23,6 @@ from featlab.arguments import (
     group_names,
 )
 from featlab.errors import FeatlabError
-from featlab.intervals import auroc_score_interval
 from featlab.neurons.rank_statistics import Floats
 from featlab.system.machine import pieces
 
@@ -219,56 +218,6 @@ def rows_of_groups(names: NDArray[np.str_]) -> list[NDArray[np.intp]]:
     order = np.argsort(names, kind="stable")
     _, first = np.unique(names[order], return_index=True)
     return np.split(order, first[1:])
-
-
-def clustered_auroc(
-    values: NDArray, inside: NDArray[np.bool_], unit: NDArray[np.intp]
-) -> tuple[Floats, Floats, Floats]:
-    """AUROC of every column and its 95 % interval when images come in clusters.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n, c)
-    inside : ndarray of shape (n,)
-        Whether an image is of the class.
-    unit : ndarray of shape (n,)
-        Cluster number of every image.
-
-    Returns
-    -------
-    auroc, low, high : ndarrays of shape (c,)
-        The limits are Student's, with the clusters of both sides less two as degrees of freedom: a
-        variance from a few clusters is itself uncertain. Where the class or the rest
-        lies in one cluster, or nothing varies, the interval is the score interval of as many
-        images as there are clusters.
-
-    References
-    ----------
-    Obuchowski (1997). Nonparametric analysis of clustered ROC curve data. Biometrics 53, 567-578.
-    """
-    n, n_ref = int(inside.sum()), int((~inside).sum())
-    below = rankdata(values, axis=0)
-    won = (below[inside] - rankdata(values[inside], axis=0)) / n_ref
-    lost = 1 - (below[~inside] - rankdata(values[~inside], axis=0)) / n
-    auroc = won.mean(axis=0)
-    k = int(unit.max()) + 1
-    class_sums, rest_sums = np.zeros((k, values.shape[1])), np.zeros((k, values.shape[1]))
-    np.add.at(class_sums, unit[inside], won - auroc)
-    np.add.at(rest_sums, unit[~inside], lost - auroc)
-    in_class, in_rest = len(np.unique(unit[inside])), len(np.unique(unit[~inside]))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variance = (
-            np.float64(in_class) / (in_class - 1) * (class_sums**2).sum(axis=0) / n**2
-            + np.float64(in_rest) / (in_rest - 1) * (rest_sums**2).sum(axis=0) / n_ref**2
-            + 2 * np.float64(k) / (k - 1) * (class_sums * rest_sums).sum(axis=0) / (n * n_ref)
-        )
-        margin = stdtrit(max(in_class + in_rest - 2, 1), 0.975) * np.sqrt(variance)
-    low, high = np.clip(auroc - margin, 0, 1), np.clip(auroc + margin, 0, 1)
-    bare = ~(np.isfinite(variance) & (variance > 0))
-    low[bare], high[bare] = auroc_score_interval(
-        auroc[bare], np.full(bare.sum(), float(in_class)), np.full(bare.sum(), float(in_rest))
-    )
-    return auroc, low, high
 
 
 def clustered_p(

@@ -24,7 +24,6 @@ from featlab.arguments import (
     stratified_rows,
 )
 from featlab.errors import FeatlabError
-from featlab.intervals import wilson_interval
 from featlab.neurons._ranking import REST
 from featlab.store import MapStore
 from featlab.system.machine import pieces
@@ -54,9 +53,9 @@ def replication(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        class, direction, selected, replicated, rate, rate_low, rate_high (Wilson, 95 %, over the
-        neurons), median_selected, median_confirmed (AUROC) and median_shrinkage; one row per class
-        and direction that has any.
+        class, direction, selected, replicated, rate, median_selected, median_confirmed (AUROC, of
+        all the selected) and median_shrinkage; one row per class and direction that has any. The
+        rate has no interval: the neurons share their images, and so hold or fail together.
 
     Raises
     ------
@@ -67,7 +66,6 @@ def replication(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (name, direction), part in table[table["detector"]].groupby(["class", "direction"]):
         held = int(part["replicated"].sum())
-        low, high = wilson_interval(held, len(part))
         rows.append(
             {
                 "class": name,
@@ -75,8 +73,6 @@ def replication(table: pd.DataFrame) -> pd.DataFrame:
                 "selected": len(part),
                 "replicated": held,
                 "rate": held / len(part),
-                "rate_low": low,
-                "rate_high": high,
                 "median_selected": part["auroc"].median(),
                 "median_confirmed": part["auroc_confirmed"].median(),
                 "median_shrinkage": part["shrinkage"].median(),
@@ -108,8 +104,9 @@ def select_neurons(
     Returns
     -------
     DataFrame
-        Rows of `table`, sorted by class and by the effect they were chosen by (not the confirmed
-        one, which stays an unbiased estimate because nothing is chosen by it), numbered anew.
+        Rows of `table`, sorted by class and by the effect they were chosen by, numbered anew. The
+        replicated ones were picked by their confirmed AUROC, which is therefore flattered:
+        ``auroc_replicated`` allows for that.
 
     Raises
     ------

@@ -163,8 +163,8 @@ def rank_neurons(
 
     Notes
     -----
-    The interval is DeLong's [1]_, clipped to [0, 1]. Where its variance is zero (perfect
-    separation) or undefined (one image) it is the bounded score interval of [2]_, method 5. Where
+    The interval is the score interval of [2]_ (method 5), widened where DeLong's variance [1]_ is
+    larger. Where
     no side of a Welch or Brunner-Munzel comparison varies, p is the share of relabellings that
     separate as well. A class or reference of one image has no p in these two tests.
 

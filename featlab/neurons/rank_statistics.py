@@ -7,16 +7,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
+from scipy.stats import rankdata
 
-from featlab.intervals import auroc_score_interval
+from featlab.intervals import auroc_score_interval, effective_units
 
 Floats = NDArray[np.float64]
 PerClass = TypeVar("PerClass", bound=Any)
 
 INFORMATION_BINS = 8
 
-_Z95 = float(ndtri(0.975))
 _ELEMENTS_AT_ONCE = 400_000  # the temporaries of so many values stay in the processor's cache
 
 
@@ -208,20 +208,123 @@ def _information(counts: NDArray[np.int64], edges: NDArray[np.intp], n: int, tot
 def auroc_interval(statistics: RankStatistics) -> tuple[Floats, Floats]:
     """95 % interval of the AUROC, within [0, 1].
 
-    DeLong's; the score interval where its variance is zero or undefined, so that perfect separation
-    of finitely many images is not reported as certain.
+    Newcombe's, widened where DeLong's variance is larger, see
+    :func:`featlab.intervals.auroc_score_interval`.
 
     Returns
     -------
     low, high : ndarrays of shape (k, c)
     """
-    auroc = statistics.auroc
-    margin = _Z95 * np.sqrt(statistics.variance)
-    low, high = np.clip(auroc - margin, 0, 1), np.clip(auroc + margin, 0, 1)
-    n, n_ref = (np.broadcast_to(size, auroc.shape) for size in (statistics.n, statistics.n_ref))
-    bare = ~(statistics.variance > 0)
-    low[bare], high[bare] = auroc_score_interval(auroc[bare], n[bare], n_ref[bare])
+    low, high = auroc_score_interval(
+        statistics.auroc,
+        statistics.n,
+        statistics.n_ref,
+        variances=(statistics.variance_class, statistics.variance_rest),
+    )
     return low, high
+
+
+@dataclass(frozen=True)
+class ClusteredAuroc:
+    """AUROC of c columns, and what is known of its spread when images come in groups.
+
+    Attributes
+    ----------
+    auroc : ndarray of shape (c,)
+    n, n_ref : ndarray of shape (c,)
+        Effective sizes of the class and the rest: as many independent images say as much.
+    variances : two ndarrays of shape (c,)
+        Of the AUROC, of the class and of the rest.
+    units : (float, float)
+        Effective number of groups of the class and of the rest; NaN for a single one.
+    """
+
+    auroc: Floats
+    n: Floats
+    n_ref: Floats
+    variances: tuple[Floats, Floats]
+    units: tuple[float, float]
+
+    def limits(self, **given: Any) -> tuple[Floats, ...]:
+        """:func:`featlab.intervals.auroc_score_interval` of it."""
+        return auroc_score_interval(
+            self.auroc, self.n, self.n_ref, variances=self.variances, units=self.units, **given
+        )
+
+
+def clustered_auroc(
+    values: NDArray, inside: NDArray[np.bool_], unit: NDArray[np.intp]
+) -> ClusteredAuroc:
+    """AUROC of every column when images come in groups; its variance counts the groups.
+
+    The variance is Obuchowski's. An AUROC near 1 shows little of it, so the effective sizes of the
+    score interval come from the images' ranks: n / (1 + (n / k - 1) r), with k groups of the side
+    (Kish's number) and r, the intraclass correlation of the ranks within class and rest (analysis
+    of variance). Where a side is one group, nothing is known: its number of units is NaN, and so is
+    the interval.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, c)
+    inside : ndarray of shape (n,)
+        Whether an image is of the class.
+    unit : ndarray of shape (n,)
+        Group number of every image.
+
+    References
+    ----------
+    Obuchowski (1997). Nonparametric analysis of clustered ROC curve data. Biometrics 53, 567-578.
+    Donner & Klar (2000). Design and analysis of cluster randomization trials. Arnold (the effective
+    size, and the intraclass correlation of unequal groups).
+    """
+    n, n_ref = int(inside.sum()), int((~inside).sum())
+    ranks = rankdata(values, axis=0)
+    won = (ranks[inside] - rankdata(values[inside], axis=0)) / n_ref
+    lost = 1 - (ranks[~inside] - rankdata(values[~inside], axis=0)) / n
+    auroc = won.mean(axis=0)
+    k = int(unit.max()) + 1
+    sums = np.zeros((2, k, values.shape[1]))
+    np.add.at(sums[0], unit[inside], (won - auroc) / n)
+    np.add.at(sums[1], unit[~inside], (lost - auroc) / n_ref)
+    sides = [np.unique(unit[side], return_inverse=True)[1] for side in (inside, ~inside)]
+    units = _units_or_nan(sides[0]), _units_or_nan(sides[1])
+    count = [max(int(codes.max()), 1) for codes in sides]
+    squares = [(c + 1) / c * (part**2).sum(axis=0) for c, part in zip(count, sums, strict=True)]
+    # Groups with images of both sides: what they share lowers or raises the variance.
+    common = np.maximum(2 * k / max(k - 1, 1) * (sums[0] * sums[1]).sum(axis=0), -sum(squares))
+    variances = (squares[0] + common / 2, squares[1] + common / 2)
+    r = _intraclass([ranks[inside], ranks[~inside]], sides)
+    size, size_ref = (m / (1 + (m / u - 1) * r) for m, u in zip((n, n_ref), units, strict=True))
+    return ClusteredAuroc(auroc, size, size_ref, variances, units)
+
+
+def _units_or_nan(codes: NDArray[np.intp]) -> float:
+    return effective_units(codes) if codes.max() > 0 else float("nan")
+
+
+def _intraclass(parts: list[Floats], codes: list[NDArray[np.intp]]) -> Floats:
+    """Intraclass correlation of every column, pooled over the parts; in [0, 1]."""
+    columns = parts[0].shape[1]
+    between, within = np.zeros(columns), np.zeros(columns)
+    df_between, df_within, typical = 0, 0, 0.0
+    for part, code in zip(parts, codes, strict=True):
+        sizes = np.bincount(code).astype(float)
+        sums = np.zeros((len(sizes), columns))
+        np.add.at(sums, code, part)
+        means = sums / sizes[:, None]
+        between += (sizes[:, None] * (means - part.mean(axis=0)) ** 2).sum(axis=0)
+        within += ((part - means[code]) ** 2).sum(axis=0)
+        df_between += len(sizes) - 1
+        df_within += len(part) - len(sizes)
+        typical += len(part) - float((sizes**2).sum()) / len(part)
+    if not df_within:  # every image is a group
+        return np.zeros(columns)
+    if not df_between:
+        return np.ones(columns)
+    between, within = between / df_between, within / df_within
+    all_of_it = between + (typical / df_between - 1) * within
+    share = np.divide(between - within, all_of_it, out=np.ones(columns), where=all_of_it > 0)
+    return np.clip(share, 0, 1)
 
 
 def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided") -> Floats:

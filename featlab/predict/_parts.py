@@ -10,7 +10,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from featlab.arguments import group_codes
 from featlab.boxes.geometry import iou
-from featlab.intervals import wilson_interval
+from featlab.intervals import share_interval
 from featlab.localise import heat_boxes
 from featlab.localise.heat import picture_sizes, timed_heats
 from featlab.results.localisation import FittedMethods
@@ -78,7 +78,7 @@ class ClassSets:
     def realised(self, coverage: float) -> dict[str, float]:
         """Share of test images whose class is in their set, with a 95 % interval, and n."""
         inside = int((self.tested <= self.cut(coverage)).sum())
-        low, high = wilson_interval(inside, len(self.tested))
+        low, high = share_interval(inside, len(self.tested))
         share = inside / len(self.tested) if len(self.tested) else float("nan")
         return {"coverage": share, "low": low, "high": high, "n": len(self.tested)}
 

@@ -193,8 +193,8 @@ def _described(comparison: Comparison) -> list[Any]:
         Markup(
             "The best entry, each entry’s map method and all thresholds were chosen on the confirm "
             "images; the test images were only scored. The best entry is compared with {}, image "
-            "by image: McNemar’s test (sign flips of groups, where images have groups) with "
-            "Newcombe’s interval, and a bootstrap for the mean IoU. p-values are corrected by "
+            "by image, by McNemar’s test (sign flips of groups, where images have groups). "
+            "p-values are corrected by "
             "Holm’s method over these comparisons; intervals are 95 % each, uncorrected."
         ).format("the other" if others == 1 else f"each of the {others} others"),
     ]

@@ -244,16 +244,16 @@ REFERENCES = {
         "double dipping. Nature Neuroscience 12, 535-540.",
         doi="10.1038/nn.2303",
     ),
-    "bootstrap": Reference("Efron & Tibshirani (1993). An introduction to the bootstrap."),
-    "clustered_bootstrap": Reference(
-        "Field & Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical "
-        "Society B 69, 369-390.",
-        doi="10.1111/j.1467-9868.2007.00593.x",
+    "bayesian_bootstrap": Reference(
+        "Rubin (1981). The Bayesian bootstrap. Annals of Statistics 9, 130-134."
     ),
-    "wilson": Reference(
-        "Wilson (1927). Probable inference, the law of succession, and statistical inference. "
-        "Journal of the American Statistical Association 22, 209-212.",
-        doi="10.1080/01621459.1927.10502953",
+    "gaffke": Reference(
+        "Gaffke (2005). Three test statistics for a nonparametric one-sided hypothesis on the mean "
+        "of a nonnegative variable. Mathematical Methods of Statistics 14, 451-467."
+    ),
+    "mid_p": Reference(
+        "Lancaster (1961). Significance tests in discrete distributions. Journal of the American "
+        "Statistical Association 56, 223-234."
     ),
     "mcnemar": Reference(
         "McNemar (1947). Note on the sampling error of the difference between correlated "

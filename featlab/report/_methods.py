@@ -141,15 +141,15 @@ def _heads(results: Results) -> str:
 def _intervals(results: Results) -> str:
     """How the intervals of the heads came about, as their column says."""
     kinds = results.heads.table.get("interval", pd.Series(dtype=str)).astype(str)
-    if kinds.str.contains(r"cluster|over \d+ groups").any():
+    unit = "images"
+    if kinds.str.contains(r"over \d+ groups").any():
+        unit = "whole groups of images"
+    if kinds.str.startswith("over").any():
         return (
-            "Their 95 % intervals come from resampling whole groups of test images"
-            f"{cite('clustered_bootstrap')}."
-        )
-    if kinds.str.contains("wilson").any():
-        return (
-            f"Their 95 % intervals are Wilson's for the accuracy{cite('wilson')}, and "
-            f"from resampling test images for the other scores{cite('bootstrap')}."
+            f"Their 95 % intervals weight {unit} of the test side at random, with one unseen among "
+            f"them that may be right or wrong{cite('bayesian_bootstrap')}{cite('gaffke')}; for "
+            f"shares of single images that is the mid-P interval{cite('mid_p')}. Those of the "
+            f"AUROC are score intervals{cite('newcombe')}; the log-loss has none."
         )
     if kinds.str.startswith("none").any():
         return "They have no intervals: all test images are of one group."
@@ -198,8 +198,8 @@ def _selected(results: Results) -> str:
         f"poolings, classes and neurons; {words.plural(dead, 'pair')} without a p "
         f"left out). A neuron was selected as a detector with an adjusted p ≤ {known.alpha} and an "
         f"AUROC of at least {known.min_auroc} (or, as a silent one, at most 1 minus that). "
-        f"Intervals of the AUROC are DeLong's{cite('delong')}, and score intervals where "
-        f"a class is separated perfectly{cite('newcombe')}."
+        f"Intervals of the AUROC are score intervals{cite('newcombe')}, widened where the "
+        f"empirical variance{cite('delong')} is larger."
     )
 
 

@@ -23,9 +23,9 @@ class HeadResults:
     Attributes
     ----------
     table : DataFrame, one row per head
-        ``head``, ``n_train`` (images fitted on), ``n`` (test images), each metric with its ``_low``
-        and ``_high`` (95 %), ``interval`` (what the accuracy's is: "wilson" or "cluster bootstrap
-        (k groups)"), and the ``parameters`` used, in words.
+        ``head``, ``n_train`` (images fitted on), ``n`` (test images), each metric, and but for
+        the log-loss its ``_low`` and ``_high`` (95 %), ``interval`` (what they are over: "over
+        images", "over k groups", or why there is none), and the ``parameters`` used, in words.
     predictions : DataFrame, one row per head and test image
         ``head``, ``row`` (of the image table), ``label``, ``predicted``, ``correct``,
         ``probability`` (of the predicted class) and one column ``p:<class>`` per class.
@@ -164,7 +164,7 @@ class Calibration:
     table : DataFrame, one row per bin that holds images
         ``bin_low``, ``bin_high`` (low exclusive, high inclusive), ``n``, ``confidence`` (mean
         probability of the predicted class), ``accuracy`` with ``accuracy_low`` and
-        ``accuracy_high`` (95 %, Wilson or whole groups resampled). ``attrs`` repeats the numbers
+        ``accuracy_high`` (95 %). ``attrs`` repeats the numbers
         below for who reads the table alone.
     head : str
     n : int
@@ -173,7 +173,7 @@ class Calibration:
         Expected calibration error, 0 to 1; its mean and 95 % point for a head that is as often
         right as it says.
     brier, brier_low, brier_high : float
-        Brier score, 0 to 2; 95 %, resampled.
+        Brier score, 0 to 2; 95 %.
     """
 
     table: pd.DataFrame

@@ -219,12 +219,12 @@ class Localisation:
         box_acc_v2_at_val is the latter with the three thresholds chosen on other images. pointing
         (the peak lies in a true box) and heat_in_box (share of the heat) need no threshold, nor
         has pxap (average precision of the pixels against masks, if given). Scores have _low and
-        _high (95 %, bootstrap over images, over whole groups where there are any; oracles choose
-        anew in each resample, which shifts their intervals upwards a little).
+        _high (95 % over images, or over whole groups where there are any; oracles choose anew
+        under each weighting of the images).
         seconds_per_1000: the method's heat maps, an equal part of reading the maps, and the match
         with the true boxes at all thresholds; fitting is left out, and for given methods only the
-        match counts. ``random_neuron`` is the mean over several draws, its threshold too, and its
-        intervals are over images and draws.
+        match counts. ``random_neuron`` is the mean over several drawn neurons, its threshold too;
+        the interval is over images.
         ``attrs`` repeats `parameters`.
     per_image : DataFrame
         One row per method and scored image: method, row (of the image table), label, iou,
@@ -240,14 +240,15 @@ class Localisation:
         method, delta (0, 0.05, … 1), accuracy (at `threshold`), accuracy_oracle (at the threshold
         best for this delta); largest region.
     draws : DataFrame
-        Every score (second level of the columns) of every method (first level) on the same
-        resamples of the images; for ``compare_methods``.
+        Every score (second level of the columns) of every method (first level) under the same
+        random weights of the images; for ``compare_methods``.
     parameters : dict of str to Any
         How it was made: box_kind, layer, delta, n_thresholds, threshold_step, threshold_from
         ("confirm", "train + confirm" or "fixed at 0.2"), n_threshold_images, n_boot, n_groups
-        (images or groups that were resampled), n_without_given (confirm and test images left out
-        for a given method), classes_without_detectors, left_out (method → why it has no row),
-        target, class_asked_for, seconds (what they count).
+        (images or groups), n_effective (as many groups of one size say as much),
+        n_without_given (confirm and test images left out for a given method),
+        classes_without_detectors, left_out (method → why it has no row), target,
+        class_asked_for, seconds (what they count).
     """
 
     table: pd.DataFrame
@@ -330,8 +331,8 @@ class BoxHeadResults:
     table : DataFrame, one row per head, baselines last
         ``head``, ``baseline``, ``n_fit`` (images fitted on), ``n`` (images scored); ``mean_iou``
         (with the best true box of the image), ``box_accuracy`` (IoU >= 0.5), ``box_accuracy_70``
-        and ``centre_in_box``, each with ``_low`` and ``_high`` (95 %); ``interval`` (what was
-        resampled), ``parameters`` (what was tuned, in words), ``seconds`` (fitting and predicting,
+        and ``centre_in_box``, each with ``_low`` and ``_high`` (95 %); ``interval`` (what it is
+        over), ``parameters`` (what was tuned, in words), ``seconds`` (fitting and predicting,
         without reading the maps).
     per_image : DataFrame, one row per head and scored image
         ``head``, ``row`` (of the image table), ``label``, ``iou``, ``xmin, ymin, xmax, ymax``
@@ -374,9 +375,9 @@ class JointHeadResults:
     Attributes
     ----------
     accuracy, accuracy_low, accuracy_high : float
-        Share of test images with the right class; 95 % (Wilson).
+        Share of test images with the right class; 95 % over images or their groups.
     mean_iou, mean_iou_low, mean_iou_high : float
-        Of predicted and true box, in the frame of the network's input; 95 % (bootstrap).
+        Of predicted and true box, in the frame of the network's input; 95 %, likewise.
     n_train, n : int
         Images trained on (train and confirm), and scored.
     seconds_per_epoch : float

@@ -210,7 +210,7 @@ class Comparison:
         ``entry`` and the columns of ``Localisation.table``: every method on every entry.
     box_pairs : DataFrame, one row per entry but the leader
         As ``head_pairs``, of the images whose box is found (IoU >= 0.5), and the paired
-        ``iou_difference`` of the mean IoU with ``_low`` and ``_high`` (95 %, bootstrap). Empty
+        ``iou_difference`` of the mean IoU with ``_low`` and ``_high`` (95 %). Empty
         where there are no boxes.
     success : DataFrame
         ``method`` (an entry, and the best baseline), ``delta``, ``accuracy``: one method on all
