@@ -316,7 +316,7 @@ SHORT = [
     "balanced accuracy, 10 + 90 images, shift 2",
     "AUROC of heads, 10 + 90 images, shift 2",
 ]
-"""Cells for the tests: seconds, and each fails with a bootstrap or DeLong's interval."""
+"""Cells for the tests, which take seconds: those where a bootstrap or DeLong's interval is weak."""
 
 
 def main(n_repeats: int) -> pd.DataFrame:
