@@ -136,7 +136,8 @@ def replace_dataset(file: h5py.File, key: str, rng: np.random.Generator, folder:
             flat = values.reshape(-1)
             flat[rng.integers(flat.size)] = pick([np.nan, np.inf, -np.inf, 1e300, -1e300], rng)
         elif values.dtype.kind in "iu":
-            values.reshape(-1)[rng.integers(values.size)] = pick([-1, -(2**62), 2**62, N], rng)
+            wrong = np.array(pick([-1, -(2**62), 2**62, N], rng), "i8").astype(values.dtype)
+            values.reshape(-1)[rng.integers(values.size)] = wrong
         file[key] = values
     elif choice == 6:  # bytes that are no text
         file[key] = np.array([b"\xff\xfe"] * N, "S4")
