@@ -32,7 +32,7 @@ from featlab.results import Results
 from featlab.results.localisation import BoxCascade, Localisation
 from featlab.store import MapStore
 
-__all__ = ["MAPS", "MODEL", "Predictor", "fit_predictor", "load_predictor"]
+__all__ = ["Predictor", "fit_predictor", "load_predictor"]
 
 _UNTUNED = ("fusion", "cam_positive", "sum")
 """Methods without boxes to choose by, the first that there is."""
