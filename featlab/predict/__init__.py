@@ -27,7 +27,9 @@ from featlab.predict._parts import (
     fit_typicality,
     one_of_each,
 )
-from featlab.predict._predictor import MAPS, MODEL, Predictor, load_predictor
+from featlab.predict._predictor import MAPS as MAPS
+from featlab.predict._predictor import MODEL as MODEL
+from featlab.predict._predictor import Predictor, load_predictor
 from featlab.results import Results
 from featlab.results.localisation import BoxCascade, Localisation
 from featlab.store import MapStore
