@@ -64,6 +64,8 @@ def main() -> None:
     parser.add_argument("--heavy", action="store_true")
     parser.add_argument("--scale", type=int)
     given = parser.parse_args()
+    if given.scale is None and given.folder is None:
+        parser.error("give the pictures and a folder for their copies, or --scale")
     if given.scale:
         X = np.random.default_rng(0).normal(size=(given.scale, 1280)).astype(np.float32)
         start = time.perf_counter()

@@ -483,6 +483,8 @@ def test_copies_stay_on_one_side_and_what_they_are_worth_is_told(augmented):
     result = audit.audit_set(store, split)
     line = result.summary.set_index("check").loc["duplicates"]
     assert line["verdict"] == "pass" and "0 lie across" in line["finding"]
+    # Copies are no groups that a person has named: scenes may still lie on two sides.
+    assert result.summary.set_index("check").loc["groups", "verdict"] == "not done"
     worth = result.copies.set_index("copies")
     assert worth.loc["together", "n_leaking"] == 0 < worth.loc["split", "n_leaking"]
     torn = audit.audit_set(augmented, apart).summary.set_index("check").loc["duplicates"]

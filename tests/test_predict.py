@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 from conftest import FakeBackbone, draw_pictures
 from scipy.stats import binom
+from typer.testing import CliRunner
 
 from featlab import FeatlabError, extract, images, pipeline, predict
 from featlab.backbones import load_backbone
 from featlab.boxes.geometry import CORNERS
+from featlab.cli import app
 from featlab.predict._parts import ClassSets, Typicality, one_of_each
 
 
@@ -65,7 +67,7 @@ def test_boxes_are_those_of_the_evaluation(made):
     scored = per_image[per_image["head"] == "cascade"].set_index("row")
     predicted = predictor.predict(results.store).loc[scored.index]
     # Sums of other numbers of rows differ in the last digits.
-    np.testing.assert_allclose(predicted[CORNERS], scored[CORNERS], atol=1e-4)
+    np.testing.assert_allclose(predicted[CORNERS], scored[CORNERS], atol=1e-9)
 
 
 def test_heat_map_boxes_are_those_of_the_evaluation_exactly(made):
@@ -77,6 +79,25 @@ def test_heat_map_boxes_are_those_of_the_evaluation_exactly(made):
     right = predicted["class"] == scored["label"]
     assert right.sum() > 10
     assert (predicted.loc[right, CORNERS] == scored.loc[right, CORNERS]).to_numpy().all()
+
+
+@pytest.mark.parametrize("coverage", [0.3, 0.5, 0.9])
+def test_the_promise_is_counted_on_the_sets_that_are_given(made, coverage):
+    _, results, predictor = made
+    sets = predictor.predict(results.store, coverage=coverage)["set"].str.split("|")
+    test = np.flatnonzero(results.split == "test")
+    labels = results.store.images["label"]
+    held = [labels[row] in sets[row] for row in test]
+    told = predictor.sets.realised(coverage)
+    assert told["n"] == len(test) and told["coverage"] == pytest.approx(np.mean(held))
+
+
+def test_a_run_keeps_its_own_predictions(made, tmp_path):
+    folder, _, predictor = made
+    model = predictor.save(tmp_path / predict.MODEL)
+    done = CliRunner().invoke(app, ["predict", str(model), str(folder), "-o", str(tmp_path)])
+    assert isinstance(done.exception, FeatlabError) and "holds a run" in str(done.exception)
+    assert [path.name for path in tmp_path.iterdir()] == [predict.MODEL]
 
 
 def test_another_network_is_refused_and_both_values_are_named(made, tmp_path):

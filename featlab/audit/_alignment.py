@@ -12,7 +12,7 @@ Rows = NDArray[np.intp]
 
 FIT_COLUMNS = ["row_a", "row_b", "similarity", "overlap", "mirrored"]
 
-# Each is measured by benchmarks/copies.py, on copies that are known and on sets without any.
+# Chosen on real sets and on copies made of them; benchmarks/copies.py measures what they give.
 _DETAIL, _FINE = 4.0, 2.0  # pixels (σ): what is coarser does not count in the fit, the comparison
 _LEVELS, _STEPS = (4, 2, 1), (10, 5, 4)  # thumbnails are shrunk by; steps of the fit there
 _LEAST_COARSE = 0.5  # correlation of the smallest thumbnails; the rest is not looked at closely

@@ -40,9 +40,8 @@ OUTLIER_SCORE = 3.5
 """Modified z-score beyond which an image is an outlier of its class."""
 
 WARN_LABELS, FAIL_LABELS = 0.01, 0.10
-FAIL_MARGIN = (
-    0.45  # median, of two Gaussian classes: 0.1-0.4 where they overlap, 0.5-0.7 with flips
-)
+# Median. Of a dozen sets of two Gaussian classes: 0.1-0.4 where they overlap, 0.5-0.7 with flips.
+FAIL_MARGIN = 0.45
 WARN_OUTLIERS, FAIL_OUTLIERS = 0.01, 0.05
 
 _FOLDS = 5

@@ -303,7 +303,8 @@ def audit_set(
     far = outliers(X, labels)
     findings = [
         pictures_line(pictures, len(images), len(images.attrs.get("skipped", []))),
-        *balance(labels, groups, sides),
+        # Copies, which may be groups in `images`, have a line of their own.
+        *balance(labels, store.tables.images["group"].to_numpy(), sides),
         duplicates_line(pairs, copies, sides, looked=store.thumbnails is not None),
         confounds_line(differences, n_read),
         captions_line(statistics, differences),

@@ -228,12 +228,15 @@ def predict(
     ] = None,
 ) -> None:
     """Ask any picture: what is it, where is it, and how sure is that."""
-    inside = [one for one in pictures if Path(one).is_dir()]
-    for one in inside:
-        if output.resolve().is_relative_to(Path(one).resolve()):
+    for one in pictures:
+        if Path(one).is_dir() and output.resolve().is_relative_to(Path(one).resolve()):
             raise FeatlabError(
                 f"{output} lies in {one}, whose pictures are asked for; give -o another folder."
             )
+    if (output / featlab.predict.MODEL).exists():
+        raise FeatlabError(
+            f"{output} holds a run, whose own predictions would be lost; give -o another folder."
+        )
     predictor = featlab.predict.load_predictor(model)
     with libraries_silenced():
         network = featlab.backbones.rebuild_backbone(predictor.provenance, backbone, weights)

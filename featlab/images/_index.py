@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -192,6 +193,7 @@ def _grouped(candidate: Candidate, pattern: re.Pattern[str]) -> Candidate:
 def inspect_all(
     root: Path, candidates: list[Candidate], progress: Progress | None
 ) -> tuple[list[_Row], list[Problem]]:
+    """Size and digest of each picture; one that cannot be used is a problem, and loses no other."""
     prepare()
     rows: list[_Row] = []
     problems: list[Problem] = []
@@ -226,6 +228,7 @@ def _read(path: Path) -> bytes:
 def report_problems(
     listing: Listing, problems: list[Problem], on_error: str, *, n_usable: int
 ) -> None:
+    """Refuse the source that has them, or name them in the log and go on without."""
     if not problems:
         return
     lines = [f"  {cut(bad.path)}: {bad.reason}" for bad in problems[:_MOST_LISTED]]
@@ -243,18 +246,12 @@ def report_problems(
 
 
 def image_table(rows: list[_Row]) -> pd.DataFrame:
-    candidates = [candidate for candidate, _, _ in rows]
-    return pd.DataFrame(
-        {
-            "path": [candidate.path for candidate in candidates],
-            "label": [candidate.label for candidate in candidates],
-            "split": [candidate.split for candidate in candidates],
-            "group": [candidate.group for candidate in candidates],
-            "width": np.array([inspection.width for _, inspection, _ in rows], dtype=np.int64),
-            "height": np.array([inspection.height for _, inspection, _ in rows], dtype=np.int64),
-            "sha256": [digest for _, _, digest in rows],
-        }
-    )
+    """The image table of what was inspected, in the same order."""
+    own = ("path", "label", "split", "group")
+    columns: dict[str, Any] = {key: [getattr(row[0], key) for row in rows] for key in own}
+    for key in ("width", "height"):
+        columns[key] = np.array([getattr(row[1], key) for row in rows], dtype=np.int64)
+    return pd.DataFrame(columns | {"sha256": [digest for _, _, digest in rows]})
 
 
 def list_source(source: str | os.PathLike[str]) -> Listing:

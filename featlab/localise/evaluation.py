@@ -220,8 +220,7 @@ def evaluate_localisation(
         random_state=random_state,
     )
     scored = [name for name in fitted.methods if name not in BASELINES]
-    refine = check_choices("refine", options.refine, [*scored, *fitted.left_out])
-    refine = [name for name in refine if name in scored]
+    refined = check_choices("refine", options.refine, [*scored, *fitted.left_out])
     parameters = _parameters(truth, fitted, box_kind, options, groups)
     if not len(truth.scored):
         return _localisation([], [], parameters, fitted)
@@ -231,7 +230,7 @@ def evaluate_localisation(
         fitted,
         codes=codes,
         given=given,
-        refine=refine,
+        refine=[name for name in refined if name in scored],
         masks=options.masks,
         progress=options.progress,
         thresholds=thresholds_of(parameters["n_thresholds"]),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from featlab.arguments import confirmed_detectors, stratified_rows, true_boxes
 from featlab.boxes.geometry import CORNERS, best_iou, iou
@@ -88,6 +89,8 @@ def fit_predictor(results: Results) -> Predictor:
     confirm, test = (
         one_of_each(np.flatnonzero(sides == side), groups, seed) for side in ("confirm", "test")
     )
+    scores, _ = _scores(head, store, layer, confirm)
+    tested, right = _scores(head, store, layer, test)
     if results.localisation is None:
         raise FeatlabError("a predictor needs fitted heat maps; analyse the store again.")
     heat = _heat(results.localisation)
@@ -96,7 +99,7 @@ def fit_predictor(results: Results) -> Predictor:
         classes=store.classes,
         head=head,
         detectors=_detectors(results.neurons, layer),
-        sets=ClassSets(_scores(head, store, layer, confirm), _scores(head, store, layer, test)),
+        sets=ClassSets(scores, np.where(right, 0.0, tested)),
         typicality=fit_typicality(store, layer, train, confirm, seed),
         heat=heat,
         cascade=None,
@@ -111,13 +114,16 @@ def fit_predictor(results: Results) -> Predictor:
     return replace(own, cascade=cascade, overlap=overlap, measured=measured)
 
 
-def _scores(head: SavedHead, store: MapStore, layer: str, rows: np.ndarray) -> Floats:
-    """1 minus the probability of the true class."""
+def _scores(
+    head: SavedHead, store: MapStore, layer: str, rows: np.ndarray
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """1 minus the probability of the true class; whether that is the most probable."""
     if not len(rows):
-        return np.zeros(0)
+        return np.zeros(0), np.zeros(0, dtype=bool)
     probability = head.predict_proba(store.pooled(rows, layer=layer))
     codes = np.searchsorted(head.classes_.astype(str), store.images["label"].to_numpy(str)[rows])
-    return 1 - probability[np.arange(len(rows)), codes]
+    score = 1 - probability[np.arange(len(rows)), codes]
+    return score, probability.argmax(axis=1) == codes
 
 
 def _detectors(neurons: pd.DataFrame, layer: str) -> pd.DataFrame:

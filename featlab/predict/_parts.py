@@ -52,7 +52,8 @@ class ClassSets:
     scores : ndarray of shape (n,)
         Of the true classes of confirm images, one of each group.
     tested : ndarray of shape (m,)
-        The same of test images: how often the promise is kept.
+        The same of test images, 0 where the true class is the most probable, which every set
+        holds: how often the promise is kept.
 
     References
     ----------

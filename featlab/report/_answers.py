@@ -83,6 +83,7 @@ def _none_is_active(every: pd.DataFrame) -> Markup:
 
 @claim("detector counts")
 def counts(results: Results) -> str:
+    """How many active detectors were selected, and how many of them held."""
     selected = selected_detectors(results.neurons)
     held = int(selected["replicated"].eq(True).sum())
     return (
@@ -212,6 +213,7 @@ def best_pooling(results: Results) -> str:
 
 @claim("volcano")
 def volcano_points(results: Results) -> str:
+    """What the volcano plot shows, for those who cannot see it."""
     neurons = results.neurons
     if neurons["auroc"].notna().sum() == 0:
         return ""
@@ -224,6 +226,7 @@ def volcano_points(results: Results) -> str:
 
 @claim("what selecting flatters")
 def loss(results: Results) -> str:
+    """By how much the AUROC of the selected falls on images that they were not chosen on."""
     selected = selected_detectors(results.neurons)
     gaps = (selected["auroc"] - selected["auroc_confirmed"]).dropna()
     if gaps.empty:
