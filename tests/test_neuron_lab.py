@@ -23,8 +23,9 @@ from featlab.neurons import (
     select_neurons,
     to_anndata,
 )
-from featlab.neurons._corrections import WHOLE, WITHIN, clustered_p, scheme_of
+from featlab.neurons._corrections import WHOLE, WITHIN, scheme_of
 from featlab.neurons.rank_statistics import auroc_interval, clustered_auroc, rank_statistics
+from featlab.neurons.rank_tests import clustered_p
 
 
 class TestMadeUpNeurons:
@@ -240,10 +241,62 @@ class TestGroups:
         rng = np.random.default_rng(3)
         values, names = rng.normal(size=(80, 3)), np.repeat(list("abcdefgh"), 10)
         inside = np.isin(names, list("abc"))
-        ranks = pd.DataFrame(stats.rankdata(values, axis=0)).groupby(names).mean()
-        expected = stats.ttest_ind(ranks[:3], ranks[3:], alternative="greater").pvalue
-        np.testing.assert_allclose(clustered_p(values, inside, names, WHOLE), expected)
+        assert np.isnan(clustered_p(values, inside, names, WHOLE)).all()  # three groups
+        values, names = rng.normal(size=(120, 3)), np.repeat(list("abcdefghijkl"), 10)
+        inside = np.isin(names, list("abcde"))
+        ranks = pd.DataFrame(stats.rankdata(values, axis=0)).groupby(names).mean().to_numpy()
+        expected = stats.mannwhitneyu(ranks[:5], ranks[5:], alternative="greater", method="exact")
+        np.testing.assert_allclose(clustered_p(values, inside, names, WHOLE), expected.pvalue)
         assert scheme_of(inside.astype(int), names) == WHOLE
+
+    @pytest.mark.parametrize(
+        "sizes",
+        [([1] * 5, [50] * 20), ([20] * 5, [20] * 5), ([20] * 10, [20] * 10), ([2] * 10, [40] * 10)],
+        ids=["singles", "5 + 5", "10 + 10", "sizes go with the class"],
+    )
+    @pytest.mark.parametrize("firing", [0.1, 1.0])
+    def test_groups_that_know_nothing_are_called_as_often_as_said(self, sizes, firing):
+        rng, c = np.random.default_rng(11), 8000
+        per_group = np.concatenate(sizes)
+        unit = np.repeat(np.arange(len(per_group)), per_group)
+        values = 0.55 * rng.normal(size=(len(per_group), c))[unit]
+        values += 0.84 * rng.normal(size=(len(unit), c))
+        values = np.maximum(values - stats.norm.isf(firing), 0) if firing < 1 else values
+        names, inside = np.char.add("g", unit.astype(str)), unit < len(sizes[0])
+        for way in (1, -1):
+            p = clustered_p(way * values, inside, names, WHOLE)
+            for alpha in (0.05, 0.005, 0.0005):
+                error = np.sqrt(alpha * (1 - alpha) / c)
+                assert (p <= alpha).mean() <= alpha + 2 * error
+
+    def test_three_single_images_leave_the_family_and_say_why(self):
+        rng = np.random.default_rng(12)
+        names = np.array(["", "", "", *np.repeat([f"g{i}" for i in range(20)], 50)])
+        y = np.where(names == "", "few", "many")
+        X = rng.normal(size=(1003, 4)) + 3 * np.outer(y == "few", [1, 0, 0, 0])
+        table = confirm_neurons(rank_neurons(X, y), X, y, groups=names)
+        judged = table[table["detector"]]
+        assert len(judged) and judged["p_confirmed"].isna().all()
+        assert not judged["replicated"].any() and set(judged["unit"]) == {"too few groups"}
+        assert table.attrs["n_confirm_tests"] == 0
+
+    def test_shuffled_groups_show_a_test_that_goes_wrong_with_their_sizes(self, monkeypatch):
+        """A t-test that pools the variance of three images with that of means of 50."""
+
+        def pooled(values, inside, names, scheme):
+            units = np.unique(names[~inside])
+            means = np.stack([values[names == name].mean(axis=0) for name in units])
+            return stats.ttest_ind(values[inside], means, alternative="greater").pvalue
+
+        rng = np.random.default_rng(13)
+        names = np.array([*["", "", ""], *np.repeat([f"g{i}" for i in range(20)], 20)] * 2)
+        y, split = np.where(names == "", "few", "many"), np.repeat(["train", "confirm"], 403)
+        X = rng.normal(size=(806, 300))
+        options = {"groups": names, "n_repeats": 5, "correction": "bonferroni", "alpha": 0.9}
+        sound = null_selection(X, y, split, **options)
+        assert sound["replicated"].sum() == 0
+        monkeypatch.setattr("featlab.neurons._confirming.clustered_p", pooled)
+        assert null_selection(X, y, split, **options)["replicated"].sum() > 0
 
     def test_one_stratum_is_wilcoxons_test(self):
         rng = np.random.default_rng(4)

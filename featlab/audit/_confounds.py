@@ -22,9 +22,9 @@ from featlab.intervals import auroc_score_interval
 from featlab.neurons.rank_statistics import (
     RankStatistics,
     auroc_interval,
-    mannwhitney_p,
     rank_statistics,
 )
+from featlab.neurons.rank_tests import mannwhitney_p
 
 Floats = NDArray[np.float64]
 

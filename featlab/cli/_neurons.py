@@ -110,12 +110,17 @@ def neurons(
     if needed:
         _tell_needed(X[0], labels, split, groups, room.select_neurons(table), seed)
     if len(set(labels)) > 2:
+        confirm = split == "confirm"
         omnibus = room.compare_classes(
-            [x[split == "confirm"] for x in X], labels[split == "confirm"]
+            [x[confirm] for x in X], labels[confirm], groups=groups[confirm]
         )
+        tested = int(omnibus["p"].notna().sum())
         print(
-            f"on the confirm images {omnibus['reject'].sum()} of {len(omnibus)} neurons differ "
-            "between any of the classes (Kruskal-Wallis, corrected)"
+            f"on the confirm images {omnibus['reject'].sum()} of {tested} neurons differ between "
+            "any of the classes (Kruskal-Wallis, corrected)"
+            if tested
+            else "whether neurons differ between any of the classes was not tested: images come in "
+            "groups, or classes have too few"
         )
     with featlab.store.MapStore(store) as opened:
         if cards is not None:

@@ -27,10 +27,11 @@ from featlab.errors import FeatlabError
 from featlab.features import take_rows
 from featlab.intervals import auroc_score_interval
 from featlab.neurons._corrections import (
+    FEW,
     MULTIPLETESTS,
+    WHOLE,
     adjust,
     check_correction,
-    clustered_p,
     permuted_codes,
     scheme_of,
 )
@@ -40,9 +41,9 @@ from featlab.neurons.rank_statistics import (
     Floats,
     auroc_interval,
     clustered_auroc,
-    mannwhitney_p,
     rank_statistics,
 )
+from featlab.neurons.rank_tests import clustered_p, few_groups, mannwhitney_p
 from featlab.results.analysis import Selection
 from featlab.system.machine import pieces
 
@@ -77,9 +78,10 @@ def confirm_neurons(
         together with groups.
     groups : array_like of shape (n,), optional
         Groups of images that are not independent; "" is no group. Then the interval is that of
-        clustered data, and the test takes the group as its unit: Student's t on the groups' mean
-        ranks where each group has one class, van Elteren's stratified test where groups hold
-        several. With few groups little can be confirmed, and that is so.
+        clustered data, and the test takes the group as its unit: Mann and Whitney's on as many
+        images of each group where each group has one class, van Elteren's stratified test where
+        groups hold several. A class with fewer than five groups on either side has no p and leaves
+        the family.
     alpha : float
         Bound of the corrected p-value, in (0, 1].
     correction : str
@@ -94,8 +96,8 @@ def confirm_neurons(
         (``p_confirmed`` <= `alpha`), ``auroc_replicated_low`` and ``auroc_replicated_high`` (see
         Notes; NaN where not replicated) and ``shrinkage``: how much of the selected effect was
         lost, in AUROC towards 0.5 and beyond; NaN and False in rows that are not detectors.
-        ``unit`` is the unit of evidence: "images", "whole groups" or "images within groups".
-        ``attrs`` repeats the parameters.
+        ``unit`` is the unit of evidence: "images", "whole groups", "images within groups" or, where
+        there is no p, "too few groups". ``attrs`` repeats the parameters.
 
     Notes
     -----
@@ -281,7 +283,9 @@ def _judged_by_groups(
                 units = [np.full(len(p), size) for size in found.units]
                 more = [found.n, found.n_ref, *found.variances, *units]
                 parts.append(np.stack([found.auroc, *found.limits(), p, *more], axis=-1))
-            measured[mine], schemes[mine] = np.concatenate(parts), scheme
+            measured[mine] = np.concatenate(parts)
+            untested = scheme == WHOLE and few_groups(inside, names)
+            schemes[mine] = FEW if untested else scheme
     return measured, schemes
 
 
@@ -315,9 +319,11 @@ def null_selection(
 ) -> pd.DataFrame:
     """Select and confirm on shuffled labels, over and over.
 
-    The labels are shuffled on each side of the split by itself (whole groups, or within groups, as
-    in "max_t"), so that selection and confirmation both run on labels that have nothing to do with
-    the pictures, and every class keeps its number of images, or groups, on both.
+    The labels are shuffled on each side of the split by itself (within groups, as in "max_t"), so
+    that selection and confirmation both run on labels that have nothing to do with the pictures,
+    and every class keeps its number of images on both. Where each group has one class, groups keep
+    label and size, and each takes its images from a random group that is at least as large: a
+    fault of a test that shows where sizes go with the class is seen.
 
     Parameters
     ----------
@@ -356,13 +362,22 @@ def null_selection(
     check_classes_in_train(codes[train], classes)
     names = group_names(groups, len(codes))
     shuffles = np.tile(codes, (n_repeats, 1))
+    sources = np.tile(np.arange(len(codes)), (n_repeats, 1))
     for place, side in enumerate((train, confirm)):
         seed = random_state * 2 + place
-        shuffles[:, side], _ = permuted_codes(codes[side], names[side], n_repeats, seed)
-    sides_of = [[take_rows(frame, part) for frame in frames] for part in (train, confirm)]
+        grouped = bool((names[side] != "").any())
+        if grouped and scheme_of(codes[side], names[side]) == WHOLE:
+            rng = np.random.default_rng(seed)
+            sources[:, side] = [side[_other_contents(names[side], rng)] for _ in range(n_repeats)]
+        else:
+            shuffles[:, side], _ = permuted_codes(codes[side], names[side], n_repeats, seed)
     rows = []
     for repeat, shuffled in enumerate(shuffles):
         labels = classes[shuffled]
+        sides_of = [
+            [take_rows(frame, sources[repeat, part]) for frame in frames]
+            for part in (train, confirm)
+        ]
         table = rank_neurons(sides_of[0], labels[train], groups=names[train], **parameters)
         table = confirm_neurons(table, sides_of[1], labels[confirm], groups=names[confirm])
         # The best neuron of all, whether or not it was selected, shows the regression to chance.
@@ -381,3 +396,21 @@ def null_selection(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _other_contents(names: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.intp]:
+    """For every row the row whose image it takes: each group's from one that is large enough.
+
+    A group is used once while there are others, so that small groups of one class come from large
+    ones of the other.
+    """
+    unit = group_codes(names, len(names))
+    sizes, source = np.bincount(unit), np.empty(len(unit), dtype=np.intp)
+    used = np.zeros(len(sizes), dtype=np.intp)
+    rows = [np.flatnonzero(unit == group) for group in range(len(sizes))]
+    for group in rng.permutation(len(sizes)):
+        fit = np.flatnonzero(sizes >= sizes[group])
+        taken = rng.choice(fit[used[fit] == used[fit].min()])
+        used[taken] += 1
+        source[rows[group]] = rng.choice(rows[taken], sizes[group], replace=False)
+    return source

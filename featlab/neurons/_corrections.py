@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri, stdtr
+from scipy.special import ndtri
 from scipy.stats import rankdata
 from statsmodels.stats.multitest import (
     local_fdr,
@@ -26,10 +26,12 @@ from featlab.errors import FeatlabError
 from featlab.neurons.rank_statistics import Floats
 from featlab.system.machine import pieces
 
-WHOLE, WITHIN = "whole groups", "images within groups"
+WHOLE, WITHIN, FEW = "whole groups", "images within groups", "too few groups"
 
 MULTIPLETESTS = tuple(dict.fromkeys([*multitest_methods_names, *multitest_alias]))
 CORRECTIONS = (*MULTIPLETESTS, "local_fdr", "max_t")
+LEAST_GROUPS = 5
+"""Groups of the class, and of the rest, below which no p is given."""
 PERMUTATIONS = 1000
 """Permutations of the labels for the correction "max_t"."""
 
@@ -218,67 +220,3 @@ def rows_of_groups(names: NDArray[np.str_]) -> list[NDArray[np.intp]]:
     order = np.argsort(names, kind="stable")
     _, first = np.unique(names[order], return_index=True)
     return np.split(order, first[1:])
-
-
-def clustered_p(
-    values: NDArray, inside: NDArray[np.bool_], names: NDArray[np.str_], scheme: str
-) -> Floats:
-    """One-sided p (larger in the class) of every column, with the group as the unit.
-
-    Whole groups: Student's t on the groups' mean ranks, the group being one observation. Images
-    within groups: van Elteren's stratified Wilcoxon test, the group being the stratum.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n, c)
-    inside : ndarray of shape (n,)
-    names : ndarray of shape (n,)
-        Groups; "" is an image by itself (whole groups) or one common stratum (within).
-    scheme : str
-        `WHOLE` or `WITHIN`.
-
-    Returns
-    -------
-    ndarray of shape (c,)
-        1 where nothing can be said: a constant column, too few groups.
-
-    References
-    ----------
-    van Elteren (1960). On the combination of independent two-sample tests of Wilcoxon. Bulletin of
-    the International Statistical Institute 37, 351-361.
-    """
-    p = _means_p(values, inside, names) if scheme == WHOLE else _strata_p(values, inside, names)
-    return np.nan_to_num(p, nan=1.0)
-
-
-def _means_p(values: NDArray, inside: NDArray[np.bool_], names: NDArray[np.str_]) -> Floats:
-    unit = group_codes(names, len(names))
-    size = np.bincount(unit)[:, None]
-    sums = np.zeros((len(size), values.shape[1]))
-    np.add.at(sums, unit, rankdata(values, axis=0))
-    means = sums / size
-    member = inside[np.unique(unit, return_index=True)[1]]
-    a, b = means[member], means[~member]
-    df = len(means) - 2
-    if df < 1:
-        return np.full(values.shape[1], np.nan)
-    squares = ((a - a.mean(axis=0)) ** 2).sum(axis=0) + ((b - b.mean(axis=0)) ** 2).sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.sqrt(squares / df * (1 / len(a) + 1 / len(b)))
-        t = (a.mean(axis=0) - b.mean(axis=0)) / error
-    return np.where(error > 0, stdtr(df, -t), np.nan)
-
-
-def _strata_p(values: NDArray, inside: NDArray[np.bool_], names: NDArray[np.str_]) -> Floats:
-    excess, variance = np.zeros(values.shape[1]), np.zeros(values.shape[1])
-    for rows in rows_of_groups(names):
-        total, n = len(rows), int(inside[rows].sum())
-        if n in (0, total):
-            continue
-        ranks = rankdata(values[rows], axis=0)
-        weight = 1 / (total + 1)
-        excess += weight * (ranks[inside[rows]].sum(axis=0) - n * (total + 1) / 2)
-        spread = ((ranks - (total + 1) / 2) ** 2).sum(axis=0)
-        variance += weight**2 * n * (total - n) / (total * (total - 1)) * spread
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(variance > 0, ndtr(-excess / np.sqrt(variance)), np.nan)

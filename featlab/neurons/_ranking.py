@@ -25,16 +25,16 @@ from featlab.neurons._corrections import adjust, check_correction, max_t
 from featlab.neurons._tests import (
     TESTS,
     WEIGHTED_TESTS,
-    Moments,
     checked_weights,
     l1_coefficients,
-    moments,
     weighted_statistics,
 )
 from featlab.neurons.rank_statistics import (
     Floats,
+    Moments,
     RankStatistics,
     auroc_interval,
+    moments,
     one_class,
     rank_statistics,
 )

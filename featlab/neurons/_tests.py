@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import sklearn
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import chdtrc, gammaln, stdtr
-from scipy.stats import kstwo
+from scipy.special import chdtrc, gammaln, kolmogorov, stdtr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from featlab.errors import FeatlabError
-from featlab.neurons.rank_statistics import Floats, RankStatistics, mannwhitney_p, tie_bounds
+from featlab.neurons.rank_statistics import Floats, Moments, RankStatistics, tie_bounds
+from featlab.neurons.rank_tests import FEWEST, mannwhitney_p
 
 WEIGHTED_TESTS = ("brunner_munzel", "welch")
 
@@ -27,7 +26,7 @@ _COLUMNS = (
     *("auroc", "variance_class", "variance_rest", "precision", "distance", "median"),
     *("median_ref", "mean", "mean_ref", "squares", "squares_ref", "pts", "pts_ref"),
 )
-_ELEMENTS_AT_ONCE = 4_000_000  # copies in double precision: 32 MB
+_PER_BIN = 10
 _STRENGTHS = np.logspace(-2, 1, 7)
 _FOLDS = 5
 # scikit-learn 1.8 renamed the choice of the penalty.
@@ -35,110 +34,87 @@ _RENAMED = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 8)
 _PENALTY: dict[str, Any] = {"l1_ratio": 1.0} if _RENAMED else {"penalty": "l1"}
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Means and sums of squares of c columns in k classes and their rests; arrays (k, c).
-
-    Attributes
-    ----------
-    mean, mean_ref : ndarray
-    squares, squares_ref : ndarray
-        Sum of squared deviations from the mean.
-    pts, pts_ref : ndarray
-        Share of the images in which the neuron fires (> 0), in [0, 1].
-    n, n_ref : ndarray of shape (k, 1)
-    """
-
-    mean: Floats
-    mean_ref: Floats
-    squares: Floats
-    squares_ref: Floats
-    pts: Floats
-    pts_ref: Floats
-    n: Floats
-    n_ref: Floats
-
-    @property
-    def sd(self) -> Floats:
-        """Standard deviation in the class (divided by n - 1); NaN for one image."""
-        return _sd(self.squares, self.n)
-
-    @property
-    def sd_ref(self) -> Floats:
-        """Standard deviation in the rest."""
-        return _sd(self.squares_ref, self.n_ref)
-
-
-def moments(values: NDArray, codes: NDArray[np.intp], n_classes: int) -> Moments:
-    """Moments of every column in each class and in its rest.
-
-    The squares of a class are summed around its own mean, and those of the rest put together from
-    the other classes', so that equal values give exactly zero.
-    """
-    n = np.bincount(codes, minlength=n_classes).astype(np.float64)[:, None]
-    mean, squares, fires = (np.empty((n_classes, values.shape[1])) for _ in range(3))
-    members = [np.flatnonzero(codes == code) for code in range(n_classes)]
-    width = max(1, _ELEMENTS_AT_ONCE // len(values))
-    for first in range(0, values.shape[1], width):
-        columns = slice(first, first + width)
-        block = values[:, columns].astype(np.float64)
-        for code, rows in enumerate(members):
-            part = block[rows]
-            mean[code, columns] = part.mean(axis=0)
-            squares[code, columns] = ((part - mean[code, columns]) ** 2).sum(axis=0)
-            fires[code, columns] = (part > 0).sum(axis=0)
-    other = 1 - np.eye(n_classes)
-    n_ref = other @ n
-    mean_ref = other @ (n * mean) / n_ref
-    squares_ref = np.stack(
-        [other[code] @ (squares + n * (mean - mean_ref[code]) ** 2) for code in range(n_classes)]
-    )
-    return Moments(mean, mean_ref, squares, squares_ref, fires / n, other @ fires / n_ref, n, n_ref)
-
-
 def _mannwhitney(ranks: RankStatistics, _: Moments) -> tuple[Floats, Floats]:
     return ranks.u, mannwhitney_p(ranks)
 
 
-def _welch(_: RankStatistics, m: Moments) -> tuple[Floats, Floats]:
-    """Welch's t; where neither side varies, p is that of a perfect separation by permutation."""
+def _welch(ranks: RankStatistics, m: Moments) -> tuple[Floats, Floats]:
+    """Welch's t; where neither side varies, p is that of a perfect separation by permutation.
+
+    Never less than Mann and Whitney's p, which holds however few or sparse the images are: where a
+    side is small, or values are skewed, the tails of t are too light by orders of magnitude.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         part, part_ref = m.sd**2 / m.n, m.sd_ref**2 / m.n_ref
         t = (m.mean - m.mean_ref) / np.sqrt(part + part_ref)
         df = (part + part_ref) ** 2 / (part**2 / (m.n - 1) + part_ref**2 / (m.n_ref - 1))
-    return t, _student_p(t, df, part + part_ref, m.n, m.n_ref)
+    return t, _not_below_ranks(_student_p(t, df, part + part_ref, m.n, m.n_ref), ranks)
 
 
 def _brunner_munzel(ranks: RankStatistics, _: Moments) -> tuple[Floats, Floats]:
-    """Brunner and Munzel's t, which is the AUROC's excess in units of DeLong's standard error."""
+    """Brunner and Munzel's t, which is the AUROC's excess in units of DeLong's standard error.
+
+    As for Welch's, p is never less than Mann and Whitney's. With weights there is none of those,
+    and no p where a side has fewer than `FEWEST` images, by their effective number.
+    """
     a, b = ranks.variance_class, ranks.variance_rest
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (ranks.auroc - 0.5) / np.sqrt(a + b)
         df = (a + b) ** 2 / (a**2 / (ranks.n - 1) + b**2 / (ranks.n_ref - 1))
-    return t, _student_p(t, df, a + b, ranks.n, ranks.n_ref)
+    return t, _not_below_ranks(_student_p(t, df, a + b, ranks.n, ranks.n_ref), ranks)
+
+
+def _not_below_ranks(p: Floats, ranks: RankStatistics) -> Floats:
+    """P, or Mann and Whitney's where that is larger; weighted sides need `FEWEST` images each."""
+    if np.isnan(ranks.ties).all():
+        return np.where(np.minimum(ranks.n, ranks.n_ref) >= FEWEST - 1e-9, p, np.nan)
+    return np.maximum(p, mannwhitney_p(ranks))
 
 
 def _kolmogorov_smirnov(ranks: RankStatistics, _: Moments) -> tuple[Floats, Floats]:
-    size = np.broadcast_to(ranks.n * ranks.n_ref / (ranks.n + ranks.n_ref), ranks.distance.shape)
-    # The distance takes few values, and the distribution is slow to compute.
-    pairs, place = np.unique(
-        np.stack([ranks.distance.ravel(), np.round(size).ravel()]), axis=1, return_inverse=True
-    )
-    p = kstwo.sf(pairs[0], np.maximum(pairs[1], 1))
-    return ranks.distance, np.clip(p, 0, 1)[place.ravel()].reshape(ranks.distance.shape)
+    """Exact where a side has fewer than `FEWEST` images (ties make p larger), else asymptotic."""
+    p = kolmogorov(np.sqrt(ranks.n * ranks.n_ref / (ranks.n + ranks.n_ref)) * ranks.distance)
+    for row, (n, n_ref) in enumerate(zip(ranks.n[:, 0], ranks.n_ref[:, 0], strict=True)):
+        if min(n, n_ref) < FEWEST:
+            p[row] = _paths_beyond(ranks.distance[row], int(min(n, n_ref)), int(max(n, n_ref)))
+    return ranks.distance, np.clip(p, 0, 1)
+
+
+def _paths_beyond(distance: Floats, n: int, n_ref: int) -> Floats:
+    """Chance that n and n_ref labels in random order reach a distance anywhere.
+
+    Hodges (1958). The significance probability of the Smirnov two-sample test. Arkiv för Matematik
+    3, 469-486.
+    """
+    reached, place = np.unique(np.round(distance, 12), return_inverse=True)
+    drawn = np.arange(n + 1)
+    within, beyond = np.zeros((len(reached), n + 1)), np.zeros(len(reached))
+    within[:, 0] = 1
+    for step in range(n + n_ref):
+        of_class = np.clip((n - drawn) / (n + n_ref - step), 0, 1)
+        moved = within * (1 - of_class)
+        moved[:, 1:] += (within * of_class)[:, :-1]
+        gap = np.abs(drawn / n - (step + 1 - drawn) / n_ref)
+        out = gap >= reached[:, None] - 1e-9
+        beyond += np.where(out, moved, 0).sum(axis=1)
+        within = np.where(out, 0, moved)
+    return beyond[place.ravel()]
 
 
 def _mutual_information(ranks: RankStatistics, _: Moments) -> tuple[Floats, Floats]:
     """Likelihood-ratio (G) test of independence of class and binned value.
 
     With Williams's correction, without which it calls too often when a bin holds a few images:
-    Williams (1976), Biometrika 63, 33-37.
+    Williams (1976), Biometrika 63, 33-37. NaN where the smaller side has fewer than `_PER_BIN`
+    images for each bin.
     """
     total = ranks.n + ranks.n_ref
     df = np.maximum(ranks.bins - 1, 1)
     classes = total / ranks.n + total / ranks.n_ref
     factor = 1 + (classes - 1) * (ranks.bin_shares - 1) / (6 * total * df)
-    return ranks.information, chdtrc(df, 2 * total * ranks.information / factor)
+    p = chdtrc(df, 2 * total * ranks.information / factor)
+    enough = np.minimum(ranks.n, ranks.n_ref) >= _PER_BIN * ranks.bins
+    return ranks.information, np.where(enough, p, np.nan)
 
 
 TESTS: Mapping[str, Callable[[RankStatistics, Moments], tuple[Floats, Floats]]] = {
@@ -148,11 +124,6 @@ TESTS: Mapping[str, Callable[[RankStatistics, Moments], tuple[Floats, Floats]]] 
     "kolmogorov_smirnov": _kolmogorov_smirnov,
     "mutual_information": _mutual_information,
 }
-
-
-def _sd(squares: Floats, n: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(n > 1, np.sqrt(squares / (n - 1)), np.nan)
 
 
 def _student_p(t: Floats, df: Floats, variance: Floats, n: Floats, n_ref: Floats) -> Floats:
@@ -224,6 +195,10 @@ def weighted_statistics(
         bins=unknown,
         bin_shares=unknown,
         ties=unknown,
+        largest_tie=unknown,
+        end_tie=unknown,
+        end_own=np.full_like(found["auroc"], np.nan),
+        tied=np.full_like(found["auroc"], np.nan),
         n=n,
         n_ref=n_ref,
     )
@@ -235,12 +210,13 @@ def weighted_statistics(
 
 
 def one_sided_p(ranks: RankStatistics) -> tuple[Floats, Floats]:
-    """P of "larger" and of "smaller in the class", Brunner and Munzel's; 1 where nothing varies."""
+    """P of "larger" and of "smaller in the class", Brunner and Munzel's; 1 for few images."""
     a, b = ranks.variance_class, ranks.variance_rest
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (ranks.auroc - 0.5) / np.sqrt(a + b)
         df = (a + b) ** 2 / (a**2 / (ranks.n - 1) + b**2 / (ranks.n_ref - 1))
-        greater, less = (np.where(a + b > 0, stdtr(df, way * t), np.nan) for way in (-1, 1))
+        known = (a + b > 0) & (np.minimum(ranks.n, ranks.n_ref) >= FEWEST - 1e-9)
+        greater, less = (np.where(known, stdtr(df, way * t), np.nan) for way in (-1, 1))
     return np.nan_to_num(greater, nan=1.0), np.nan_to_num(less, nan=1.0)
 
 

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 from scipy.stats import rankdata
 
 from featlab.intervals import auroc_score_interval, effective_units
@@ -45,6 +44,14 @@ class RankStatistics:
         Sum over these bins of all images / images in the bin.
     ties : ndarray of shape (1, c)
         Sum of t^3 - t over the groups of t equal values.
+    largest_tie : ndarray of shape (1, c)
+        Images that share the commonest value.
+    end_tie : ndarray of shape (1, c)
+        Images that share the smallest value; or the largest, then negative, if those are more.
+    end_own : ndarray
+        Those of them that are of the class.
+    tied : ndarray
+        Pairs (class, rest) of equal values other than that one.
     n, n_ref : ndarray of shape (k, 1)
         Images in the class and in the rest.
     """
@@ -60,6 +67,10 @@ class RankStatistics:
     bins: Floats
     bin_shares: Floats
     ties: Floats
+    largest_tie: Floats
+    end_tie: Floats
+    end_own: Floats
+    tied: Floats
     n: Floats
     n_ref: Floats
 
@@ -102,7 +113,7 @@ def rank_statistics(values: NDArray, codes: NDArray[np.intp], n_classes: int) ->
 
 
 def _rank_part(values: NDArray, codes: NDArray[np.intp], n_classes: int) -> list[Floats]:
-    """The arrays of `RankStatistics` up to ``ties`` for a few columns."""
+    """The arrays of `RankStatistics` up to ``tied`` for a few columns."""
     columns = np.ascontiguousarray(values.T)
     order = np.argsort(columns, axis=1)
     ordered = np.take_along_axis(columns, order, axis=1)
@@ -112,10 +123,13 @@ def _rank_part(values: NDArray, codes: NDArray[np.intp], n_classes: int) -> list
     # Images that lie lower, ties counting half: the midrank less one half.
     below = (start + end) / 2
     n_columns = len(columns)
-    u, v_class, v_rest, precision, distance, median, median_ref, information = (
-        np.empty((n_classes, n_columns)) for _ in range(8)
+    u, v_class, v_rest, precision, distance, median, median_ref, information, own, tied = (
+        np.empty((n_classes, n_columns)) for _ in range(10)
     )
     edges = _bin_edges(end, total)
+    size = (end - start).astype(np.float64)
+    lowest, highest = size[:, 0], size[:, -1]
+    is_low = lowest >= highest
     # Of two classes one is the other's rest: all but the precision is known from the first.
     for code in range(n_classes if n_classes > 2 else 1):
         inside = members == code
@@ -140,18 +154,22 @@ def _rank_part(values: NDArray, codes: NDArray[np.intp], n_classes: int) -> list
         median[code] = _median(ordered, counts[:, 1:], n)
         median_ref[code] = _median(ordered, np.arange(1, total + 1) - counts[:, 1:], n_ref)
         information[code] = _information(counts, edges, n, total)
+        own[code] = np.where(is_low, at_end[:, 0], n - at_start[:, -1])
+        pairs = np.einsum("ij,ij->i", size - (at_end - at_start), inside)
+        tied[code] = pairs - own[code] * (np.where(is_low, lowest, highest) - own[code])
     if n_classes == 2:
         u[1] = n * n_ref - u[0]
         v_class[1], v_rest[1] = v_rest[0], v_class[0]
         median[1], median_ref[1] = median_ref[0], median[0]
-        distance[1], information[1] = distance[0], information[0]
-    size = (end - start).astype(np.float64)
+        distance[1], information[1], tied[1] = distance[0], information[0], tied[0]
+        own[1] = np.where(is_low, lowest, highest) - own[0]
     in_bin = np.diff(edges, axis=1)
     bins = (in_bin > 0).sum(axis=1, dtype=np.float64)
     shares = np.divide(total, in_bin, out=np.zeros(in_bin.shape), where=in_bin > 0).sum(axis=1)
     ties = (size**2 - 1).sum(axis=1)
-    return [u, v_class, v_rest, precision, distance, median, median_ref, information,
-            bins[None], shares[None], ties[None]]  # fmt: skip
+    end_tie = np.where(is_low, lowest, -highest)
+    return [u, v_class, v_rest, precision, distance, median, median_ref, information, bins[None],
+            shares[None], ties[None], size.max(axis=1)[None], end_tie[None], own, tied]  # fmt: skip
 
 
 def tie_bounds(ordered: NDArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -327,37 +345,77 @@ def _intraclass(parts: list[Floats], codes: list[NDArray[np.intp]]) -> Floats:
     return np.clip(share, 0, 1)
 
 
-def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided") -> Floats:
-    """P-values of the normal approximation, corrected for ties and continuity.
-
-    Parameters
-    ----------
-    statistics : RankStatistics
-    alternative : {"two-sided", "greater", "less"}
-
-    Returns
-    -------
-    ndarray of shape (k, c)
-        In [0, 1]; NaN for a constant column. As `scipy.stats.mannwhitneyu` with
-        ``method="asymptotic"``.
-    """
-    n, n_ref = statistics.n, statistics.n_ref
-    total = n + n_ref
-    excess = statistics.u - n * n_ref / 2
-    spread = np.sqrt(n * n_ref / 12 * (total + 1 - statistics.ties / (total * (total - 1))))
-    side = {"two-sided": np.abs(excess), "greater": excess, "less": -excess}[alternative]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = ndtr((0.5 - side) / spread)
-    if alternative == "two-sided":
-        p = np.minimum(2 * p, 1.0)
-    return np.where(spread > 0, p, np.nan)
-
-
 def one_class(statistics: PerClass, code: int) -> PerClass:
     """The statistics of one of the classes; arrays (1, c)."""
     values = {field.name: getattr(statistics, field.name) for field in fields(statistics)}
-    shared = ("bins", "bin_shares", "ties")
+    shared = ("bins", "bin_shares", "ties", "largest_tie", "end_tie")
     return replace(
         statistics,
         **{name: v[code : code + 1] for name, v in values.items() if name not in shared},
     )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means and sums of squares of c columns in k classes and their rests; arrays (k, c).
+
+    Attributes
+    ----------
+    mean, mean_ref : ndarray
+    squares, squares_ref : ndarray
+        Sum of squared deviations from the mean.
+    pts, pts_ref : ndarray
+        Share of the images in which the neuron fires (> 0), in [0, 1].
+    n, n_ref : ndarray of shape (k, 1)
+    """
+
+    mean: Floats
+    mean_ref: Floats
+    squares: Floats
+    squares_ref: Floats
+    pts: Floats
+    pts_ref: Floats
+    n: Floats
+    n_ref: Floats
+
+    @property
+    def sd(self) -> Floats:
+        """Standard deviation in the class (divided by n - 1); NaN for one image."""
+        return _sd(self.squares, self.n)
+
+    @property
+    def sd_ref(self) -> Floats:
+        """Standard deviation in the rest."""
+        return _sd(self.squares_ref, self.n_ref)
+
+
+def moments(values: NDArray, codes: NDArray[np.intp], n_classes: int) -> Moments:
+    """Moments of every column in each class and in its rest.
+
+    The squares of a class are summed around its own mean, and those of the rest put together from
+    the other classes', so that equal values give exactly zero.
+    """
+    n = np.bincount(codes, minlength=n_classes).astype(np.float64)[:, None]
+    mean, squares, fires = (np.empty((n_classes, values.shape[1])) for _ in range(3))
+    members = [np.flatnonzero(codes == code) for code in range(n_classes)]
+    width = max(1, _ELEMENTS_AT_ONCE // len(values))
+    for first in range(0, values.shape[1], width):
+        columns = slice(first, first + width)
+        block = values[:, columns].astype(np.float64)
+        for code, rows in enumerate(members):
+            part = block[rows]
+            mean[code, columns] = part.mean(axis=0)
+            squares[code, columns] = ((part - mean[code, columns]) ** 2).sum(axis=0)
+            fires[code, columns] = (part > 0).sum(axis=0)
+    other = 1 - np.eye(n_classes)
+    n_ref = other @ n
+    mean_ref = other @ (n * mean) / n_ref
+    squares_ref = np.stack(
+        [other[code] @ (squares + n * (mean - mean_ref[code]) ** 2) for code in range(n_classes)]
+    )
+    return Moments(mean, mean_ref, squares, squares_ref, fires / n, other @ fires / n_ref, n, n_ref)
+
+
+def _sd(squares: Floats, n: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(n > 1, np.sqrt(squares / (n - 1)), np.nan)

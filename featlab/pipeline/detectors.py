@@ -116,10 +116,10 @@ def selection_of(neurons: pd.DataFrame) -> Selection:
     detectors = neurons[neurons["detector"]]
     if neurons["class"].nunique() == 2:  # active for one class and silent for the other: one test
         detectors = detectors.drop_duplicates(["layer", "pooling", "neuron"])
-    units = sorted(set(detectors["unit"]))
+    units = sorted(set(detectors["unit"]), key=lambda unit: (unit == "too few groups", unit))
     return Selection(
         n_tests=int(neurons["p"].notna().sum()),
-        n_confirm_tests=len(detectors),
+        n_confirm_tests=int(detectors["p_confirmed"].notna().sum()),
         unit=units[0] if units else "images",
     )
 
@@ -211,7 +211,9 @@ def detector_details(
         ),
         ablation=needed,
         smallest=smallest,
-        omnibus=compare_classes(judging, labels[confirm]) if len(store.classes) > 2 else None,
+        omnibus=compare_classes(judging, labels[confirm], groups=groups[confirm])
+        if len(store.classes) > 2
+        else None,
     )
 
 

@@ -29,7 +29,8 @@ _CORRECTIONS = {
 _NETWORKS = ("efficientnet", "mobilenetv2", "resnet", "vgg")
 _CONFIRMED_BY = {
     "images": "a one-sided Mann-Whitney test",
-    "whole groups": "a one-sided t-test of the groups' mean ranks",
+    "whole groups": "a one-sided Mann-Whitney test of as many images of each group",
+    "too few groups": "no test, since a class has fewer than five groups, so none",
     "images within groups": "a one-sided Wilcoxon test stratified by group",
 }
 

@@ -40,7 +40,8 @@ class Selection:
     n_confirm_tests : int
         Size of its family.
     unit : str
-        Unit of evidence of the confirmation: "images", "whole groups" or "images within groups".
+        Unit of evidence of the confirmation: "images", "whole groups", "images within groups", or
+        "too few groups" where nothing was tested.
     """
 
     test: str = "mannwhitneyu"
