@@ -326,7 +326,7 @@ def test_of_very_many_images_a_sample_is_fitted_and_scored(monkeypatch, policy):
     store = scene_store(120, distractors=True)
     assert set(evaluate(store, policy=policy).table["n_fit"]) == {90}
     monkeypatch.setattr(_inputs, "_MOST_IMAGES", 24)
-    monkeypatch.setattr("featlab.arguments.images.LEAST_PER_CLASS", 1)
+    monkeypatch.setattr("featlab.arguments.tables.LEAST_PER_CLASS", 1)
     results = evaluate(store, policy=policy)
     assert set(results.table["n_fit"]) == set(results.table["n"]) == {24}
     rows = results.per_image["row"].unique()

@@ -18,7 +18,7 @@ from conftest import FakeBackbone
 
 from featlab import FeatlabError
 from featlab.cli._pages import connect
-from featlab.extract import PassOptions, _parts, append_maps, extract_maps
+from featlab.extract import PassOptions, _passing, append_maps, extract_maps
 from featlab.images import index_images
 from featlab.store import MapStore
 
@@ -237,7 +237,7 @@ def test_a_worker_with_another_network_is_refused(images, client, notes, tmp_pat
 
 
 def test_a_folder_that_workers_do_not_see_is_told(images, client, notes, tmp_path, monkeypatch):
-    monkeypatch.setattr(_parts, "save_tables", lambda *_: None)
+    monkeypatch.setattr(_passing, "save_tables", lambda *_: None)
     with pytest.raises(FeatlabError, match="does not see .*tables.h5; the store must lie on"):
         extract_maps(images, Telling(notes), tmp_path / "maps.h5", client=client)
 

@@ -18,7 +18,7 @@ import pytest
 
 from featlab import FeatlabError
 from featlab.backbones import Backbone, _engines, load_backbone
-from featlab.extract import _parts, extract_maps
+from featlab.extract import _passing, extract_maps
 from featlab.images import index_images
 
 needs_openvino = pytest.mark.skipif(
@@ -262,7 +262,7 @@ def test_a_finished_store_is_taken_from_any_engine_of_the_same_precision(load, i
 
 @needs_openvino
 def test_an_interrupted_pass_goes_on_with_its_own_engine_only(load, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
+    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
     path = tmp_path / "maps.h5"
     seen = []
 

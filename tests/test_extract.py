@@ -20,8 +20,8 @@ from conftest import FakeBackbone
 from PIL import Image
 
 from featlab import FeatlabError
-from featlab.extract import PassOptions, _parts, _passing, _source, extract_maps
-from featlab.extract._source import Running
+from featlab.extract import PassOptions, _parts, _passing, extract_maps
+from featlab.extract._parts import Running
 from featlab.extract.stores import find_store
 from featlab.images import index_images, pixels
 from featlab.store import MapStore
@@ -160,7 +160,7 @@ def test_a_large_jpeg_is_scaled_while_it_is_decoded_and_the_store_says_so(tmp_pa
         found, colours, frames = scaled.maps(4)[0], scaled.colour_histogram, scaled.frames
     with monkeypatch.context() as patch:
         patch.setattr(pixels, "jpeg_factor", lambda *_: 1)
-        patch.setattr(_source, "jpeg_factor", lambda *_: 1)
+        patch.setattr(_parts, "jpeg_factor", lambda *_: 1)
         with extract_maps(
             table, FakeBackbone(size=49), tmp_path / "w.h5", options=PassOptions(resize="pad")
         ) as whole:
@@ -178,18 +178,18 @@ def test_a_large_jpeg_is_scaled_while_it_is_decoded_and_the_store_says_so(tmp_pa
 def test_the_key_of_sets_without_a_large_jpeg_is_what_it_always_was(images, tmp_path):
     large = folder_with_one_large(tmp_path / "pictures", ".png")
     for table in (images, large, large.iloc[:2]):
-        key = _source.store_key(table, FakeBackbone(size=49), PassOptions())
+        key = _parts.store_key(table, FakeBackbone(size=49), PassOptions())
         assert key.keys() == KEY_OF_SMALL_PICTURES
     jpegs = folder_with_one_large(tmp_path / "jpegs", ".jpg")
     padded = PassOptions(resize="pad")
-    assert "jpeg_scaling" in _source.store_key(jpegs, FakeBackbone(size=49), padded)
+    assert "jpeg_scaling" in _parts.store_key(jpegs, FakeBackbone(size=49), padded)
     # Less than twice the margin for this input.
-    assert "jpeg_scaling" not in _source.store_key(jpegs, FakeBackbone(), PassOptions())
+    assert "jpeg_scaling" not in _parts.store_key(jpegs, FakeBackbone(), PassOptions())
 
 
 def test_other_library_versions_ask_the_probe_picture(images, tmp_path, monkeypatch):
     extract_maps(images, FakeBackbone(), tmp_path / "maps.h5").close()
-    monkeypatch.setattr(_source, "version_of", lambda name: "99.0")
+    monkeypatch.setattr(_parts, "version_of", lambda name: "99.0")
     same = FakeBackbone()
     find_store(images, same, tmp_path / "maps.h5").close()
     assert (same.calls, same.probes) == (0, 1)
@@ -200,7 +200,7 @@ def test_other_library_versions_ask_the_probe_picture(images, tmp_path, monkeypa
 
 
 def test_an_interrupted_pass_goes_on_from_its_parts(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
+    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
     extract_maps(
         images, FakeBackbone(), tmp_path / "whole.h5", options=PassOptions(batch_size=4)
     ).close()
@@ -228,7 +228,7 @@ def test_an_interrupted_pass_goes_on_from_its_parts(images, tmp_path, monkeypatc
 
 
 def test_parts_of_another_pass_are_refused(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
+    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
     broken = FakeBackbone(fail_at=4, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         extract_maps(images, broken, tmp_path / "maps.h5", options=PassOptions(batch_size=4))
@@ -250,7 +250,7 @@ def test_a_pass_that_finished_nothing_refuses_nothing(images, tmp_path):
 
 
 def test_a_half_written_part_is_written_again(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
+    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
     broken = FakeBackbone(fail_at=6, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         extract_maps(images, broken, tmp_path / "maps.h5", options=PassOptions(batch_size=4))
@@ -268,14 +268,14 @@ _CHILD = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from conftest import FakeBackbone
-from featlab.extract import PassOptions, _parts, extract_maps
-from featlab.extract._source import Running
+from featlab.extract import PassOptions, _passing, extract_maps
+from featlab.extract._parts import Running
 from featlab.images import index_images
 class Slow(FakeBackbone):
     def forward(self, pixels):
         time.sleep(0.02)
         return super().forward(pixels)
-_parts._PART_ROWS = 4
+_passing._PART_ROWS = 4
 images, _ = index_images({folder!r})
 print("started", flush=True)
 extract_maps(images, Slow(), {path!r}, options=PassOptions(batch_size=2)).close()
@@ -316,7 +316,7 @@ def test_two_writers_cannot_meet(images, tmp_path):
 
 
 def test_a_full_disk_keeps_the_finished_parts(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
+    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
     append = PartWriter.append
 
     def full(self, *values):
@@ -426,11 +426,11 @@ def test_forward_passes_begin_in_order_and_no_more_at_once_than_pay(streams):
 
 def test_the_batch_size_follows_the_memory(monkeypatch):
     running = Running("tensorflow", streams=2, batch_size=32)
-    monkeypatch.setattr(_parts, "total_memory", lambda: 64 * 2**30)
-    assert _parts.automatic_batch_size(running, (224, 224)) == 32
-    monkeypatch.setattr(_parts, "total_memory", lambda: 4 * 2**30)
-    few = _parts.automatic_batch_size(running, (224, 224))
+    monkeypatch.setattr(_passing, "total_memory", lambda: 64 * 2**30)
+    assert _passing.automatic_batch_size(running, (224, 224)) == 32
+    monkeypatch.setattr(_passing, "total_memory", lambda: 4 * 2**30)
+    few = _passing.automatic_batch_size(running, (224, 224))
     assert 8 <= few < 32
-    assert _parts.automatic_batch_size(running, (448, 448)) == few // 4
-    monkeypatch.setattr(_parts, "total_memory", lambda: 2**20)
-    assert _parts.automatic_batch_size(running, (224, 224)) == 1
+    assert _passing.automatic_batch_size(running, (448, 448)) == few // 4
+    monkeypatch.setattr(_passing, "total_memory", lambda: 2**20)
+    assert _passing.automatic_batch_size(running, (224, 224)) == 1

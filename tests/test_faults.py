@@ -44,10 +44,10 @@ GO_ON = "run the same command again to go on"
 def work_cli(arguments: list[str], **faults: Any) -> None:
     """The command line with the fake network, and what is to go wrong."""
     from featlab import cli
-    from featlab.extract import _parts
+    from featlab.extract import _passing
 
-    assert _parts._PART_ROWS
-    _parts._PART_ROWS = 4
+    assert _passing._PART_ROWS
+    _passing._PART_ROWS = 4
 
     class Network(FakeBackbone):
         def forward(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -282,7 +282,7 @@ def test_a_full_disk_at_any_size(server, folder, tmp_path, undisturbed, undistur
 @pytest.mark.parametrize("call", [pytest.param("fsync", marks=pytest.mark.slow), "replace"])
 def test_every_flush_and_rename_may_fail(folder, tmp_path, monkeypatch, call):
     """The k-th one fails, for every k there is: always the message, never a half file."""
-    monkeypatch.setattr("featlab.extract._parts._PART_ROWS", 16)
+    monkeypatch.setattr("featlab.extract._passing._PART_ROWS", 16)
     images, _ = index_images(folder)
     whole, path = tmp_path / "whole.h5", tmp_path / "maps.h5"
     extract_maps(images, FakeBackbone(), whole, options=PassOptions(batch_size=8)).close()

@@ -21,6 +21,7 @@ from featlab import FeatlabError, cli
 from featlab.extract import (
     PassOptions,
     _parts,
+    _passing,
     append_maps,
     extract_maps,
     extract_shard,
@@ -41,7 +42,7 @@ BOX = pd.DataFrame(
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
+    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_plain_h5py_reads_a_virtual_store_from_anywhere(images, whole, tmp_path,
 
 
 def test_few_files_are_open_at_a_time(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(_parts, "_PART_ROWS", 1)
+    monkeypatch.setattr(_passing, "_PART_ROWS", 1)
     with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", virtual=True) as store:
         before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
         store.maps()
@@ -232,7 +233,7 @@ def test_without_room_for_the_store_the_parts_are_finished(images, tmp_path, mon
         )
     assert [path.name for path in tmp_path.glob("maps.h5*")] == ["maps.h5.parts"]
     monkeypatch.undo()
-    monkeypatch.setattr(_parts, "_PART_ROWS", 8)
+    monkeypatch.setattr(_passing, "_PART_ROWS", 8)
     again = FakeBackbone()
     extract_maps(images, again, tmp_path / "maps.h5", options=PassOptions(batch_size=4)).close()
     assert again.calls == 0
@@ -378,9 +379,9 @@ def test_two_shards_at_the_same_time(images, whole, tmp_path):
         (
             "import sys; sys.path.insert(0, sys.argv[1])\n"
             "from conftest import FakeBackbone\n"
-            "from featlab.extract import PassOptions, _parts, extract_shard\n"
+            "from featlab.extract import PassOptions, _passing, extract_shard\n"
             "from featlab.images import index_images\n"
-            "_parts._PART_ROWS = 8\n"
+            "_passing._PART_ROWS = 8\n"
             "images = index_images(sys.argv[2])[0]\n"
             "extract_shard(images, FakeBackbone(layers=('first', 'last')), sys.argv[3],\n"
             "              (int(sys.argv[4]), 2), options=PassOptions(batch_size=4))\n"

@@ -56,10 +56,10 @@ class SlowBackbone(FakeBackbone):
 
 
 def work_extract(folder: str, path: str, slow: bool = True) -> None:
-    from featlab.extract import PassOptions, _parts, extract_maps
+    from featlab.extract import PassOptions, _passing, extract_maps
 
-    assert _parts._PART_ROWS
-    _parts._PART_ROWS = 4  # many small parts
+    assert _passing._PART_ROWS
+    _passing._PART_ROWS = 4  # many small parts
     images, boxes = index_images(folder)
     network = SlowBackbone() if slow else FakeBackbone()
     extract_maps(images, network, path, boxes=boxes, options=PassOptions(batch_size=1)).close()

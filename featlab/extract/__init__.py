@@ -1,10 +1,10 @@
 """The one pass of the network: image table + backbone → store."""
 
-from featlab.extract._source import MapSource, PassOptions
+from featlab.extract._parts import MapSource, PassOptions
 
 # For other rooms, which have networks to check.
-from featlab.extract._source import refuse_difference as refuse_difference
-from featlab.extract._source import refuse_other_output as refuse_other_output
+from featlab.extract._parts import refuse_difference as refuse_difference
+from featlab.extract._parts import refuse_other_output as refuse_other_output
 from featlab.extract.stores import (
     append_maps,
     extract_maps,

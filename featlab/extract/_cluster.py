@@ -21,9 +21,8 @@ from distributed.comm import CommClosedError
 
 from featlab.arguments import Progress, tracked
 from featlab.errors import FeatlabError
-from featlab.extract._parts import TABLES, Pass
-from featlab.extract._passing import written_parts
-from featlab.extract._source import refuse_difference, running_of
+from featlab.extract._parts import TABLES, refuse_difference, running_of
+from featlab.extract._passing import Pass, written_parts
 from featlab.store.format import load_tables
 from featlab.version import __version__
 

@@ -1,4 +1,4 @@
-"""How a pass is cut into parts, the folder of the parts, and what of it is done."""
+"""What a pass needs of a network and keeps of it; how it is cut into parts, and their folder."""
 
 from __future__ import annotations
 
@@ -6,27 +6,236 @@ import contextlib
 import hashlib
 import json
 import logging
+import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
+import pandas as pd
+
+from featlab.arguments import check_choice, check_whole
 from featlab.errors import FeatlabError
-from featlab.extract._source import (
-    MapSource,
-    PassOptions,
-    Running,
-    describe_pass,
-    refuse_other_output,
-    running_of,
-    store_key,
-    told_by,
-)
-from featlab.store.format import Tables, load_tables, save_tables
-from featlab.store.rows import Piece, finished_part
-from featlab.store.writing import PartWriter
+from featlab.images.pixels import JPEG_MARGIN, jpeg_factor
+from featlab.store.format import BOX_DTYPES
+from featlab.store.rows import Piece
 from featlab.system.files import held, write_durably
-from featlab.system.machine import total_memory
+from featlab.version import __version__
+
+_USUAL_BATCH = 32
+
+
+class MapSource(Protocol):
+    """What the pass needs of a network; :class:`featlab.backbones.Backbone` is one.
+
+    It may have two attributes more: `precision` ("float32" without it) and `engine`, with a
+    `name`, a `batch_size`, and the `streams`: how many threads may call :meth:`forward` at the
+    same time (one without it).
+    """
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+
+    @property
+    def weights(self) -> str:
+        """Where the weights come from, in words."""
+
+    def identity(self) -> dict[str, str]:
+        """Everything that decides the maps; without a forward pass."""
+
+    def probe(self) -> dict[str, np.ndarray]:
+        """Layer → mean-pooled output ``(c,)`` on a fixed picture."""
+
+    def forward(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Layer → maps ``(b, h, w, c)`` float32 of pictures ``(b, H, W, 3)`` uint8."""
+
+    def describe(self) -> Any:
+        """Anything whose ``str()`` describes the network."""
+
+
+@dataclass(frozen=True)
+class PassOptions:
+    """How a pass runs the network over the images; the same for every way of making a store.
+
+    Attributes
+    ----------
+    batch_size : int, optional
+        Pictures per forward pass. By default what is fastest for the engine (8 on a processor, 32
+        on a graphics card), or less where that would need more than a quarter of the memory.
+    resize : {"stretch", "pad"}
+        Stretch a picture onto the input, or keep its aspect and pad with grey.
+    dtype : {"float16", "float32"}
+        Number format of the maps; a layer that overflows float16 becomes float32 by itself.
+
+    Raises
+    ------
+    FeatlabError
+        What no pass can do.
+    """
+
+    batch_size: int | None = None
+    resize: str = "stretch"
+    dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            check_whole("batch_size", self.batch_size, 1)
+        check_choice("resize", self.resize, ("stretch", "pad"))
+        check_choice("dtype", self.dtype, ("float16", "float32"))
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a network is run.
+
+    Attributes
+    ----------
+    engine : str
+        Name of what runs it.
+    streams : int
+        Forward passes at the same time.
+    batch_size : int
+        Pictures per forward pass beyond which nothing is gained.
+    """
+
+    engine: str
+    streams: int
+    batch_size: int
+
+
+def precision_of(source: MapSource) -> str:
+    """Number format that the network computes in; loads nothing."""
+    return str(getattr(source, "precision", "float32"))
+
+
+def running_of(source: MapSource) -> Running:
+    """How a network is run; builds it where that is not done yet."""
+    engine = getattr(source, "engine", None)
+    if engine is None:
+        return Running("the network's own", 1, _USUAL_BATCH)
+    return Running(engine.name, engine.streams, engine.batch_size)
+
+
+# Two libraries' rounding, as a share of the largest value; bfloat16 keeps 8 bits.
+_PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
+_ANOTHER_PATH = "Give another path, or remove the file."
+_WAY_OUT = {
+    "image_set_digest": "The pictures are not the same. Give another path, with --append (in "
+    "Python: append_maps) to run only those that are new."
+}
+_DECIDING = ("tensorflow", "keras")
+_VERSIONS = (*_DECIDING, "openvino", "numpy", "h5py", "Pillow")
+
+
+def store_key(images: pd.DataFrame, backbone: MapSource, options: PassOptions) -> dict[str, str]:
+    """Everything that must agree before a store is taken for what would be written now.
+
+    The engine is not part of it: in float32 all engines agree to 1e-4 of the largest activation.
+    `jpeg_scaling` is there only where a picture is large enough to be scaled while it is decoded.
+    """
+    scaling = {"jpeg_scaling": f"to {JPEG_MARGIN} times the input"}
+    return {
+        **backbone.identity(),
+        **(scaling if _some_is_scaled(images, backbone.input_size, options.resize) else {}),
+        "precision": precision_of(backbone),
+        "resize": options.resize,
+        "dtype": options.dtype,
+        "image_set_digest": _digest(images[["path", "sha256"]]),
+    }
+
+
+def _some_is_scaled(images: pd.DataFrame, size: tuple[int, int], resize: str) -> bool:
+    """Whether a picture is large enough that the pass scales it while it is decoded."""
+    least = 2 * JPEG_MARGIN
+    large = images[(images["width"] >= least * size[1]) | (images["height"] >= least * size[0])]
+    return any(
+        jpeg_factor(path, width, height, size, resize) > 1
+        for path, width, height in zip(large["path"], large["width"], large["height"], strict=True)
+    )
+
+
+def annotations_digest(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
+    """Changes when labels, splits, groups or boxes do."""
+    return _digest(images[["label", "split", "group"]]) + _digest(boxes[list(BOX_DTYPES)])
+
+
+def told_by(images: pd.DataFrame, boxes: pd.DataFrame) -> dict[str, str]:
+    """What the tables tell of themselves: their digest, how they were read, for what command."""
+    known = {"command": images.attrs.get("command"), "indexed": images.attrs.get("indexed")}
+    told = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in known.items()
+        if value
+    }
+    return told | {"annotations_digest": annotations_digest(images, boxes)}
+
+
+def _digest(table: pd.DataFrame) -> str:
+    lines = table.to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def refuse_difference(
+    stored: Mapping[str, Any], wanted: Mapping[str, str], path: Path, way_out: str = _ANOTHER_PATH
+) -> None:
+    """Raise an error that names the first key that differs, both values, and the way out."""
+    for name, value in wanted.items():
+        if stored.get(name) != value:
+            raise FeatlabError(
+                f"{path} was made with another {name.replace('_', ' ')}: {stored.get(name)} there, "
+                f"{value} asked for. {_WAY_OUT.get(name, way_out)}"
+            )
+
+
+def refuse_other_output(
+    provenance: Mapping[str, Any], backbone: MapSource, path: Path, way_out: str = _ANOTHER_PATH
+) -> None:
+    """Under other library versions, the output on the probe picture must be the stored one."""
+    if all(provenance.get(f"version_{name}") == version_of(name) for name in _DECIDING):
+        return
+    tolerance = _PROBE_TOLERANCE[precision_of(backbone)]
+    for layer, values in backbone.probe().items():
+        stored = np.asarray(provenance.get(f"probe_{layer}", np.nan))
+        scale = np.abs(values).max(initial=0)
+        if stored.shape != values.shape or not np.allclose(
+            stored, values, rtol=0, atol=tolerance * scale
+        ):
+            raise FeatlabError(
+                f"{path} was made with other library versions, under which layer {layer!r} gives "
+                f"another output on the probe picture. {way_out}"
+            )
+
+
+def describe_pass(key: Mapping[str, str], backbone: MapSource, batch_size: int) -> dict[str, Any]:
+    """The provenance of a store; makes one forward pass, over the probe picture."""
+    probe = backbone.probe()
+    digest = hashlib.sha256()
+    for layer in sorted(probe):
+        digest.update(np.round(probe[layer].astype(np.float64), 3).tobytes())
+    return {
+        **key,
+        "weights": backbone.weights,
+        "description": str(backbone.describe()),
+        "fingerprint": digest.hexdigest()[:16],
+        **{f"probe_{layer}": values.astype(np.float32) for layer, values in probe.items()},
+        **{f"version_{name}": version_of(name) for name in _VERSIONS},
+        "version_python": platform.python_version(),
+        "featlab_version": __version__,
+        "batch_size": batch_size,
+    }
+
+
+def version_of(package: str) -> str:
+    """Version of an installed package, or the words "not installed"."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +247,6 @@ _AGREEING_SECONDS = 60
 
 TABLES = "tables.h5"
 """The image table, the box table and the provenance, beside the parts."""
-# The store's chunks of pooled values are as long, so that joining copies them as they are.
-_PART_ROWS = 256
-# The first convolutions are the widest: 64 channels at the input's own resolution (VGG16), in
-# float32, and a layer holds its input, its output and room to work.
-_BYTES_PER_PIXEL = 64 * 4 * 3
-_MEMORY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -212,16 +415,6 @@ def _needed(parts: Path, kept: Sequence[Piece]) -> set[Path]:
 
 
 @contextlib.contextmanager
-def discarded_on_error(writer: PartWriter) -> Iterator[None]:
-    """Leave no half-written part behind."""
-    try:
-        yield
-    except BaseException:
-        writer.discard()
-        raise
-
-
-@contextlib.contextmanager
 def disk_errors(path: Path, parts: Path) -> Iterator[None]:
     """Say what a failed write means, and what is left."""
     try:
@@ -232,109 +425,3 @@ def disk_errors(path: Path, parts: Path) -> Iterator[None]:
             f"writing {path} failed: {reason}. The finished parts are kept in {parts}; make room "
             "and run the same again to go on."
         ) from error
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What every process of a pass must know.
-
-    Attributes
-    ----------
-    parts : Path
-        Folder of the parts.
-    plan : Plan
-    backbone : MapSource
-    options : PassOptions
-    """
-
-    parts: Path
-    plan: Plan
-    backbone: MapSource
-    options: PassOptions
-
-    def part(self, rows: range) -> Piece | None:
-        """The finished part of some rows; None where it is still to be written."""
-        return _part(self.parts, self.plan, rows)
-
-    def piece(self, rows: range) -> Piece:
-        """What the part of some rows is once it is finished."""
-        return Piece(part_path(self.parts, rows), 0, len(rows), self.plan.digest)
-
-    def missing(self, shard: tuple[int, int] = (1, 1)) -> list[range]:
-        """Rows of the parts that are not there yet, of one shard of several or of all."""
-        return [rows for rows in self.plan.shard(*shard) if self.part(rows) is None]
-
-
-def begin_pass(
-    tables: Tables,
-    backbone: MapSource,
-    parts: Path,
-    options: PassOptions,
-    *,
-    more: Mapping[str, str] | None = None,
-) -> tuple[Pass, Tables]:
-    """Agree with what lies in the folder of the parts on how the pass is cut up.
-
-    Returns
-    -------
-    Pass
-    Tables
-        Those given, with the provenance of the pass; they are kept beside the parts.
-    """
-    running = running_of(backbone)
-    images, boxes = tables.images, tables.boxes
-    key = store_key(images, backbone, options) | {"engine": running.engine} | dict(more or {})
-    automatic = automatic_batch_size(running, backbone.input_size)
-    wanted = Plan(key, len(images), options.batch_size or automatic, _PART_ROWS)
-    plan = agree_on_plan(parts, wanted)
-    provenance = describe_pass(key, backbone, plan.batch_size)
-    file = parts / TABLES
-    if file.exists() and any(parts.glob("part-*.h5")):
-        # Other machines, or library versions, may have begun.
-        provenance = load_tables(file).provenance
-        refuse_other_output(provenance, backbone, parts)
-    provenance |= told_by(images, boxes)
-    agreed = Tables(images, boxes, provenance)
-    save_tables(file, agreed)
-    return Pass(parts, plan, backbone, options), agreed
-
-
-def tell_done(n_images: int, missing: Sequence[range]) -> None:
-    """Say how much an earlier run left."""
-    done = n_images - sum(map(len, missing))
-    if done:
-        logger.info("going on with %d of %d images done", done, n_images)
-
-
-def finished_parts(parts: Path, plan: Plan) -> list[Piece]:
-    """All parts of a pass, in the order of their rows.
-
-    Raises
-    ------
-    FeatlabError
-        Some are missing.
-    """
-    pieces = {rows: _part(parts, plan, rows) for rows in plan.part_ranges()}
-    missing = [rows for rows, piece in pieces.items() if piece is None]
-    if missing:
-        raise FeatlabError(
-            f"{len(missing)} of {len(pieces)} parts, {sum(map(len, missing))} images, are missing "
-            f"in {parts}; the first is {part_path(parts, missing[0]).name}. Run the shards that "
-            "are not finished, or `featlab extract` without --shard, which does what is left."
-        )
-    return [piece for piece in pieces.values() if piece is not None]
-
-
-def _part(parts: Path, plan: Plan, rows: range) -> Piece | None:
-    piece = finished_part(part_path(parts, rows), plan.digest)
-    return piece if piece is not None and len(piece) == len(rows) else None
-
-
-def automatic_batch_size(running: Running, input_size: tuple[int, int]) -> int:
-    """The engine's own batch size, halved until it fits into a quarter of the memory."""
-    per_picture = _BYTES_PER_PIXEL * input_size[0] * input_size[1]
-    room = _MEMORY_SHARE * total_memory() / running.streams / per_picture
-    size = running.batch_size
-    while size > max(room, 1):
-        size //= 2
-    return size

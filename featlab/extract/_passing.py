@@ -1,8 +1,9 @@
-"""The work of a pass: batches are read, decoded, resized, run and packed; parts are written."""
+"""A pass: what is agreed on, what is missing; batches are read, run and packed into parts."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,35 +11,162 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from threading import Condition
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from featlab.arguments import Progress, tracked
+from featlab.errors import FeatlabError
 from featlab.extract._parts import (
-    Pass,
-    begin_pass,
-    discarded_on_error,
-    finished_parts,
+    TABLES,
+    MapSource,
+    PassOptions,
+    Plan,
+    Running,
+    agree_on_plan,
+    describe_pass,
     part_path,
-    tell_done,
+    refuse_other_output,
+    running_of,
+    store_key,
+    told_by,
 )
-from featlab.extract._source import MapSource, PassOptions, running_of
 from featlab.images.pixels import InputReader, colour_histogram, picture_frame, thumbnail
-from featlab.store.format import Tables
-from featlab.store.rows import EncodedMaps, Piece, encode_maps
+from featlab.store.format import Tables, load_tables, save_tables
+from featlab.store.rows import EncodedMaps, Piece, encode_maps, finished_part
 from featlab.store.writing import PartWriter
-from featlab.system.machine import usable_cores
+from featlab.system.machine import total_memory, usable_cores
 
-if TYPE_CHECKING:
-    pass
+logger = logging.getLogger(__name__)
 
 S = TypeVar("S")
 T = TypeVar("T")
 
+# The store's chunks of pooled values are as long, so that joining copies them as they are.
+_PART_ROWS = 256
 # Batches that may be finished before the one that is written next.
 _BATCHES_AHEAD = 2
+# The first convolutions are the widest: 64 channels at the input's own resolution (VGG16), in
+# float32, and a layer holds its input, its output and room to work.
+_BYTES_PER_PIXEL = 64 * 4 * 3
+_MEMORY_SHARE = 0.25
+
+
+@contextlib.contextmanager
+def discarded_on_error(writer: PartWriter) -> Iterator[None]:
+    """Leave no half-written part behind."""
+    try:
+        yield
+    except BaseException:
+        writer.discard()
+        raise
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What every process of a pass must know.
+
+    Attributes
+    ----------
+    parts : Path
+        Folder of the parts.
+    plan : Plan
+    backbone : MapSource
+    options : PassOptions
+    """
+
+    parts: Path
+    plan: Plan
+    backbone: MapSource
+    options: PassOptions
+
+    def part(self, rows: range) -> Piece | None:
+        """The finished part of some rows; None where it is still to be written."""
+        return _part(self.parts, self.plan, rows)
+
+    def piece(self, rows: range) -> Piece:
+        """What the part of some rows is once it is finished."""
+        return Piece(part_path(self.parts, rows), 0, len(rows), self.plan.digest)
+
+    def missing(self, shard: tuple[int, int] = (1, 1)) -> list[range]:
+        """Rows of the parts that are not there yet, of one shard of several or of all."""
+        return [rows for rows in self.plan.shard(*shard) if self.part(rows) is None]
+
+
+def begin_pass(
+    tables: Tables,
+    backbone: MapSource,
+    parts: Path,
+    options: PassOptions,
+    *,
+    more: Mapping[str, str] | None = None,
+) -> tuple[Pass, Tables]:
+    """Agree with what lies in the folder of the parts on how the pass is cut up.
+
+    Returns
+    -------
+    Pass
+    Tables
+        Those given, with the provenance of the pass; they are kept beside the parts.
+    """
+    running = running_of(backbone)
+    images, boxes = tables.images, tables.boxes
+    key = store_key(images, backbone, options) | {"engine": running.engine} | dict(more or {})
+    automatic = automatic_batch_size(running, backbone.input_size)
+    wanted = Plan(key, len(images), options.batch_size or automatic, _PART_ROWS)
+    plan = agree_on_plan(parts, wanted)
+    provenance = describe_pass(key, backbone, plan.batch_size)
+    file = parts / TABLES
+    if file.exists() and any(parts.glob("part-*.h5")):
+        # Other machines, or library versions, may have begun.
+        provenance = load_tables(file).provenance
+        refuse_other_output(provenance, backbone, parts)
+    provenance |= told_by(images, boxes)
+    agreed = Tables(images, boxes, provenance)
+    save_tables(file, agreed)
+    return Pass(parts, plan, backbone, options), agreed
+
+
+def tell_done(n_images: int, missing: Sequence[range]) -> None:
+    """Say how much an earlier run left."""
+    done = n_images - sum(map(len, missing))
+    if done:
+        logger.info("going on with %d of %d images done", done, n_images)
+
+
+def finished_parts(parts: Path, plan: Plan) -> list[Piece]:
+    """All parts of a pass, in the order of their rows.
+
+    Raises
+    ------
+    FeatlabError
+        Some are missing.
+    """
+    pieces = {rows: _part(parts, plan, rows) for rows in plan.part_ranges()}
+    missing = [rows for rows, piece in pieces.items() if piece is None]
+    if missing:
+        raise FeatlabError(
+            f"{len(missing)} of {len(pieces)} parts, {sum(map(len, missing))} images, are missing "
+            f"in {parts}; the first is {part_path(parts, missing[0]).name}. Run the shards that "
+            "are not finished, or `featlab extract` without --shard, which does what is left."
+        )
+    return [piece for piece in pieces.values() if piece is not None]
+
+
+def _part(parts: Path, plan: Plan, rows: range) -> Piece | None:
+    piece = finished_part(part_path(parts, rows), plan.digest)
+    return piece if piece is not None and len(piece) == len(rows) else None
+
+
+def automatic_batch_size(running: Running, input_size: tuple[int, int]) -> int:
+    """The engine's own batch size, halved until it fits into a quarter of the memory."""
+    per_picture = _BYTES_PER_PIXEL * input_size[0] * input_size[1]
+    room = _MEMORY_SHARE * total_memory() / running.streams / per_picture
+    size = running.batch_size
+    while size > max(room, 1):
+        size //= 2
+    return size
 
 
 @dataclass(frozen=True)

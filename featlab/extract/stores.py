@@ -18,29 +18,24 @@ from featlab.arguments import Progress
 from featlab.errors import FeatlabError
 from featlab.extract._parts import (
     TABLES,
+    MapSource,
+    PassOptions,
     agreed_plan,
-    begin_pass,
+    annotations_digest,
     clear_finished,
     clear_parts,
     disk_errors,
-    finished_parts,
     make_folder,
     one_of_several,
     parts_of,
-    share_parts,
-    sole_writer,
-    tell_done,
-)
-from featlab.extract._passing import run_pass, written_parts
-from featlab.extract._source import (
-    MapSource,
-    PassOptions,
-    annotations_digest,
     refuse_difference,
     refuse_other_output,
+    share_parts,
+    sole_writer,
     store_key,
     told_by,
 )
+from featlab.extract._passing import begin_pass, finished_parts, run_pass, tell_done, written_parts
 from featlab.store import MapStore
 from featlab.store.format import BOX_DTYPES, IMAGE_DTYPES, Tables, load_tables
 from featlab.store.rows import Piece, choose_rows, relative_name
