@@ -10,8 +10,14 @@ import pandas as pd
 from fake_store import FakeStore
 
 from featlab import report
-from featlab.results.analysis import BoxDetails, HeadDetails, Results, Selection
-from featlab.results.heads import Calibration, HeadResults
+from featlab.results.analysis import (
+    BoxDetails,
+    Calibration,
+    HeadDetails,
+    HeadResults,
+    Results,
+    Selection,
+)
 from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.pictures import Examples, Samples
 

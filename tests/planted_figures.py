@@ -23,9 +23,9 @@ from fake_results import (
     make_store,
 )
 
-from featlab.plots import curves, data, gradients, network, neurons, pictures, scores
+from featlab.plots import curves, data, network, neurons, pictures, scores
 from featlab.plots.style import GRADIENT_METHOD_NAMES
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import HeadResults
 from featlab.results.images import Embedding
 from featlab.results.networks import CamExamples, DamTrace
 from featlab.results.pictures import NeuronCard
@@ -110,7 +110,7 @@ def _backbones(world: Planted, ax: Any = None) -> Any:
 
 def _cam_strips(world: Planted) -> Any:
     k = 3
-    return gradients.cam_strips(
+    return pictures.cam_strips(
         CamExamples(
             pictures=np.stack([make_picture(i, 96, 96) for i in range(k)]),
             labels=world.shown(k),
@@ -166,7 +166,7 @@ def _dam(world: Planted) -> Any:
     rng, k, side = np.random.default_rng(1), 5, 21
     masks = rng.random((k, side, side)) < 0.1
     kept = np.arange(k) < 3
-    return gradients.dam_steps(
+    return network.dam_steps(
         DamTrace(
             pixels=make_picture(3, side, side),
             label=world.classes[0],
@@ -398,7 +398,7 @@ GRIDS: dict[str, Callable[[Planted], Any]] = {
     "dam_steps": _dam,
     "detector_maps": _detector_maps,
     "faithfulness_scores": _faithfulness,
-    "gradient_maps": lambda world: gradients.gradient_maps(
+    "gradient_maps": lambda world: network.gradient_maps(
         [make_picture(i, 64, 64) for i in range(2)],
         {
             rule: np.random.default_rng(6).normal(size=(2, 64, 64, 3))

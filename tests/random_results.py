@@ -21,11 +21,12 @@ from featlab.results.analysis import (
     BoxDetails,
     DetectorDetails,
     HeadDetails,
+    HeadResults,
     Results,
     Selection,
     SetOverview,
+    SmallestSet,
 )
-from featlab.results.heads import HeadResults, SmallestSet
 from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.networks import Transfer
 from featlab.results.pictures import Comparison, Samples

@@ -34,7 +34,7 @@ from PIL import Image
 from planted_figures import BY_CLASS, CHARTS, FIGURES, GRIDS, Planted
 
 from featlab import plots
-from featlab.plots import curves, data, gradients, network, neurons, pictures, scores
+from featlab.plots import curves, data, network, neurons, pictures, scores
 from featlab.plots.style import CLASS_COLOURS, encode
 
 # Those that show names of classes, if only of a few.
@@ -42,7 +42,7 @@ NAMED = BY_CLASS | {"dam_steps", "gradient_maps", "method_strips", "sample_image
 # Every figure of the room, of whatever module.
 FUNCTIONS = {
     name: function
-    for module in (curves, data, gradients, network, neurons, pictures, scores)
+    for module in (curves, data, network, neurons, pictures, scores)
     for name, function in inspect.getmembers(module, inspect.isfunction)
     if function.__module__ == module.__name__ and not name.startswith("_")
 }

@@ -19,7 +19,7 @@ from featlab.heads import evaluate_heads, linear_weights
 from featlab.heads.scores import metrics_of, scores_of
 from featlab.heads.training import C_GRID, Train, folds_of, stratified_folds, tuned_c
 from featlab.intervals import share_interval
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import HeadResults
 
 METRICS = ["accuracy", "balanced_accuracy", "roc_auc", "log_loss"]
 

@@ -25,7 +25,7 @@ from featlab.heads import (
 )
 from featlab.heads.comparison import corrected_resampled_t, sign_flip_p
 from featlab.plots.scores import backbones
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import HeadResults
 
 
 def two_heads(both, only_a, only_b, neither, clusters=None):

@@ -13,7 +13,7 @@ from featlab import FeatlabError
 from featlab.heads import calibration, evaluate_heads, per_class
 from featlab.heads.scores import METRICS, share_interval
 from featlab.intervals import share_interval as count_interval
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import HeadResults
 
 
 def results_of(label, probabilities, *, clusters=None):

@@ -14,10 +14,9 @@ from typing import Annotated
 
 import typer
 
-from featlab.cli._heads import boxheads, heads, localise
-from featlab.cli._neurons import neurons
 from featlab.cli._pages import audit, compare, embed, extract, info, join, report, verify
 from featlab.cli._pass import demo, predict, run
+from featlab.cli._questions import boxheads, heads, localise, neurons
 from featlab.cli._rerun import finetune, gradients
 from featlab.errors import FeatlabError
 from featlab.version import __version__

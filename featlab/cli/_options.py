@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ import typer
 import featlab
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 Store = Annotated[Path, typer.Argument(help="A store written by `featlab extract`.")]
@@ -237,3 +240,38 @@ def _number(value: float | None) -> str:
 def command_line() -> str:
     """What the user typed."""
     return shlex.join(["featlab", *sys.argv[1:]])
+
+
+def write_cards(
+    store: featlab.store.MapStore,
+    table: pd.DataFrame,
+    detectors: pd.DataFrame,
+    rows: np.ndarray,
+    folder: Path,
+) -> None:
+    """One picture for each detector, on images it was not chosen on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for _, row in detectors.iterrows():
+        if row["pooling"] not in ("mean", "max"):
+            continue
+        card = featlab.pipeline.neuron_card(
+            store,
+            int(row["neuron"]),
+            table,
+            label=row["class"],
+            pooling=row["pooling"],
+            layer=row["layer"],
+            rows=rows,
+        )
+        name = f"{row['layer']}_{row['pooling']}_{row['neuron']}_{row['class']}"
+        figure = featlab.plots.neuron_card(card)
+        featlab.plots.style.save_figure(figure, folder / f"{file_name(name)}.png")
+    print(f"cards: {folder}")
+
+
+def file_name(name: str) -> str:
+    """A name that any file system takes, from one that may hold anything; others give others."""
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:100]
+    if plain == name:
+        return plain
+    return f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

@@ -89,10 +89,10 @@ def gradient_figures(results: featlab.results.GradientResults) -> dict[str, Any]
         for k, example in enumerate(results.dam)
     }
     examples = results.examples
-    drawn["gradient_maps"] = plots.gradients.gradient_maps(
+    drawn["gradient_maps"] = plots.network.gradient_maps(
         examples.pictures, examples.maps, labels=examples.labels
     )
-    drawn["grad_cam_family"] = plots.gradients.cam_strips(results.cams)
+    drawn["grad_cam_family"] = plots.pictures.cam_strips(results.cams)
     drawn["randomisation"] = plots.curves.randomisation_curves(results.sanity).figure
     drawn["faithfulness"] = plots.scores.faithfulness_scores(results.faithfulness)
     return drawn

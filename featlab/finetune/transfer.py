@@ -18,7 +18,7 @@ from featlab.heads import compare_heads
 from featlab.heads.models import prediction_rows
 from featlab.heads.scores import scores_of
 from featlab.intervals import interval_name
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import HeadResults
 
 _SCORES = ["n", "accuracy", "accuracy_low", "accuracy_high", "interval", "balanced_accuracy"]
 _SCORES += ["roc_auc", "log_loss"]

@@ -38,7 +38,7 @@ from featlab.heads.training import (
     sides_of,
 )
 from featlab.intervals import interval_name, mean_interval
-from featlab.results.heads import SmallestSet
+from featlab.results.analysis import SmallestSet
 from featlab.system.machine import double_rows, pieces
 
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

@@ -41,7 +41,7 @@ from featlab.heads.training import (
     stratified_folds,
 )
 from featlab.intervals import interval_name
-from featlab.results.heads import CrossValidation, HeadResults
+from featlab.results.analysis import CrossValidation, HeadResults
 from featlab.system.machine import double_rows
 
 _CLASS_WEIGHTS = (None, "balanced")

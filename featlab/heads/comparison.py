@@ -20,7 +20,7 @@ from featlab.heads._evaluation import evaluate_heads
 from featlab.heads.models import HEADS_DEFAULT
 from featlab.heads.scores import METRICS
 from featlab.intervals import mean_interval
-from featlab.results.heads import (
+from featlab.results.analysis import (
     BASELINE_HEADS,
     BackboneComparison,
     CrossValidation,

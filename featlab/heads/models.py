@@ -41,7 +41,7 @@ from featlab.heads.training import (
     scaled,
 )
 from featlab.neurons.rank_statistics import rank_statistics
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import HeadResults
 from featlab.system.machine import double_rows, pieces
 
 logger = logging.getLogger(__name__)

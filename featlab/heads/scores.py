@@ -17,7 +17,7 @@ from featlab.intervals import (
 )
 from featlab.intervals import share_interval as count_interval
 from featlab.neurons.rank_statistics import clustered_auroc
-from featlab.results.heads import Calibration, HeadResults
+from featlab.results.analysis import Calibration, HeadResults
 from featlab.system.machine import pieces
 
 Floats = NDArray[np.float64]

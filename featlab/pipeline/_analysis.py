@@ -55,8 +55,7 @@ from featlab.pipeline.detectors import (
     selection_of,
 )
 from featlab.pipeline.scheduler import Stage, run_stages, timed
-from featlab.results.analysis import BoxDetails, HeadDetails, Results, SetOverview
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import BoxDetails, HeadDetails, HeadResults, Results, SetOverview
 from featlab.results.images import Audit, Overview
 from featlab.results.localisation import BoxHeadResults, Localisation
 from featlab.results.networks import GradientResults, Transfer

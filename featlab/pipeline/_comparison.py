@@ -35,7 +35,7 @@ from featlab.pipeline.pictures import (
     picture_loader,
     true_corners,
 )
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import HeadResults
 from featlab.results.localisation import Localisation
 from featlab.results.pictures import ENTRY_COLUMNS, Comparison, MethodExamples
 from featlab.splits import make_split

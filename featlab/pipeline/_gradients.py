@@ -27,7 +27,7 @@ from featlab.pipeline._study import (
 )
 from featlab.pipeline.detectors import class_weights, find_detectors, predicted_classes
 from featlab.pipeline.scheduler import timed
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import HeadResults
 from featlab.results.localisation import Localisation
 from featlab.results.networks import (
     CamExamples,

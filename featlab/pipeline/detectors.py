@@ -38,8 +38,7 @@ from featlab.neurons import (
     replication,
 )
 from featlab.pipeline.pictures import channel_maps, picture_loader
-from featlab.results.analysis import DetectorDetails, Selection
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import DetectorDetails, HeadResults, Selection
 from featlab.results.localisation import ClassWeights, Localisation
 from featlab.results.pictures import NeuronCard
 from featlab.store import MapStore

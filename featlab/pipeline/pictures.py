@@ -12,7 +12,7 @@ from featlab import images, localise
 from featlab.arguments import in_turn
 from featlab.errors import FeatlabError
 from featlab.images.pixels import resize_image
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import HeadResults
 from featlab.results.localisation import Localisation
 from featlab.results.pictures import Examples, Gallery, MethodExamples, Samples
 from featlab.store import MapStore

@@ -23,7 +23,7 @@ from featlab.finetune.network import map_network
 from featlab.finetune.transfer import compare_transfer, detector_changes
 from featlab.images.pixels import resize_image
 from featlab.pipeline.detectors import find_detectors
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import HeadResults
 from featlab.results.networks import Transfer
 from featlab.store import MapStore
 

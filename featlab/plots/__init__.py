@@ -6,13 +6,13 @@ draw one chart return its ``Axes`` and take `ax` after their data, functions tha
 its ``Figure``; none shows or saves. Colours are safe for colour-blind eyes, which a test measures.
 
 Figures that only the page and the command line draw stay in their modules: `scores`, `curves`,
-`pictures`, `neurons`, `data`, `gradients`, `network`; `style` has names that fit and the bytes of
+`pictures`, `neurons`, `data`, `network`; `style` has names that fit and the bytes of
 an image file.
 """
 
 from featlab.plots.curves import calibration, learning_curve, transfer_curves
 from featlab.plots.data import embedding_scatter, embedding_thumbnails
-from featlab.plots.gradients import dam_steps
+from featlab.plots.network import dam_steps
 from featlab.plots.neurons import detector_aurocs, detector_changes, volcano
 from featlab.plots.pictures import (
     detector_maps,

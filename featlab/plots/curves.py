@@ -27,7 +27,7 @@ from featlab.plots.style import (
     short_names,
     whiskers,
 )
-from featlab.results.heads import Calibration
+from featlab.results.analysis import Calibration
 
 
 def calibration(measured: Calibration, ax: Axes | None = None) -> Axes:

@@ -16,6 +16,7 @@ from featlab.errors import FeatlabError
 from featlab.plots.style import (
     BLUE,
     FAINT,
+    GRADIENT_METHOD_NAMES,
     INK,
     MUTED,
     PREDICTED_BOX,
@@ -31,6 +32,7 @@ from featlab.plots.style import (
     short_names,
     text_width,
 )
+from featlab.results.networks import CamExamples
 from featlab.results.pictures import NeuronCard
 
 _HEAT = "inferno"
@@ -212,6 +214,25 @@ def method_strips(
     for panel, name in zip(panels[0][1:], heats, strict=True):
         panel.set_title("\n".join(_folded(name)), fontsize=8.5, color=INK, pad=4)
     return figure
+
+
+def cam_strips(cams: CamExamples) -> Figure:
+    """Pictures in rows; the heat map and box of each method of the Grad-CAM family in columns.
+
+    Parameters
+    ----------
+    cams : CamExamples
+        ``pictures``, ``labels``, ``true_boxes``, ``heats`` and ``boxes`` of
+        ``GradientResults.cams``.
+    """
+    names = GRADIENT_METHOD_NAMES
+    return method_strips(
+        list(cams.pictures),
+        {names[name]: list(heats) for name, heats in cams.heats.items()},
+        labels=cams.labels,
+        true_boxes=cams.true_boxes,
+        predicted_boxes={names[name]: list(boxes) for name, boxes in cams.boxes.items()},
+    )
 
 
 def neuron_card(card: NeuronCard) -> Figure:

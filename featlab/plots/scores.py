@@ -32,7 +32,7 @@ from featlab.plots.style import (
     text_width,
     whiskers,
 )
-from featlab.results.heads import BASELINE_HEADS
+from featlab.results.analysis import BASELINE_HEADS
 
 _STORED_MAPS_HEADS = ("logistic", "mlp")
 _SCORES = {

@@ -36,6 +36,7 @@ CLASS_COLOURS = (
     *("#56b4e9", "#b33f00", "#ddcc77", "#004d40"),
 )
 MAX_COLOURED = len(CLASS_COLOURS)
+_CLIP = 99.5  # percentile at which gradients are cut for drawing: few pixels are far above the rest
 RULE_NAMES = {
     "plain": "gradient",
     "input": "gradient × input",
@@ -252,3 +253,15 @@ def _visible(name: str) -> str:
 @functools.cache
 def _glyphs() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def masked(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The picture where the mask is, grey elsewhere."""
+    return np.where(mask[..., None], picture, np.uint8(127))
+
+
+def grey_gradient(gradient: np.ndarray) -> np.ndarray:
+    """A gradient ``(H, W)`` or ``(H, W, 3)`` from 0 to 1, its zero at 0.5: grey."""
+    values = np.asarray(gradient, dtype=float)
+    top = np.percentile(np.abs(values), _CLIP) or np.abs(values).max() or 1.0
+    return np.clip(0.5 + values / (2 * top), 0, 1)

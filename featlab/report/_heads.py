@@ -12,8 +12,7 @@ from featlab import plots
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import claim, points, said, standing, turned
-from featlab.results.analysis import HeadDetails, Results
-from featlab.results.heads import BASELINE_HEADS
+from featlab.results.analysis import BASELINE_HEADS, HeadDetails, Results
 
 _HEADS = {
     "logistic": "a logistic regression",

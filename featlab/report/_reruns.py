@@ -9,7 +9,7 @@ import pandas as pd
 
 from featlab import plots
 from featlab.plots.curves import randomisation_curves
-from featlab.plots.gradients import cam_strips
+from featlab.plots.pictures import cam_strips
 from featlab.plots.scores import faithfulness_scores, small_images, transfer_comparison
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
@@ -52,7 +52,7 @@ def _figures(seen: GradientResults) -> dict[str, Figure]:
     pictures, maps = seen.examples.pictures, seen.examples.maps
     return {
         "gradient_maps": Figure(
-            partial(plots.gradients.gradient_maps, pictures, maps, labels=seen.examples.labels),
+            partial(plots.network.gradient_maps, pictures, maps, labels=seen.examples.labels),
             "Gradients of the class's logit on test images: plain, times input, guided.",
             "The gradient of the class’s logit with respect to the pixels. Guided maps look sharp "
             "whatever the network knows: see the check below before reading anything into them.",

@@ -4,8 +4,7 @@ Frozen dataclasses of DataFrames and arrays; they hold results and show themselv
 nothing. `Results` is the whole of an analysis, which the report and the tables are made from.
 """
 
-from featlab.results.analysis import Results
-from featlab.results.heads import HeadResults
+from featlab.results.analysis import HeadResults, Results
 from featlab.results.images import Audit, Overview
 from featlab.results.localisation import BoxHeadResults, ClassWeights, Context, Localisation
 from featlab.results.networks import GradientResults, Transfer
