@@ -84,6 +84,7 @@ DAM_PRESETS = {
     ),
 }
 """The paper's steps, and those of a later reading of it, by name."""
+_VARIANT_LAYER = "block5_conv2"  # of VGG16, for which the variant was made
 
 
 def dam_boxes(
@@ -225,6 +226,12 @@ def dam_parameters(parameters: str | DamParameters) -> DamParameters:
             f"{parameters!r}."
         )
     return DAM_PRESETS[parameters]
+
+
+def preset_layer(network: HeadedNetwork, preset: str) -> str:
+    """The layer whose units a preset asks: the last one, but where it was made for another."""
+    names = [layer.name for layer in network.model.layers]
+    return _VARIANT_LAYER if preset == "variant" and _VARIANT_LAYER in names else network.layer
 
 
 def top_units(scores: np.ndarray, most: int, *, one_per_filter: bool) -> np.ndarray:

@@ -15,6 +15,7 @@ from featlab.backbones import Backbone
 from featlab.backbones.networks import output_of
 from featlab.errors import FeatlabError
 from featlab.gradients._guided import Guided, guided, keras_model
+from featlab.store import MapStore
 
 if TYPE_CHECKING:
     import keras
@@ -24,6 +25,8 @@ GREY = 127
 """What hidden pixels become: the grey around padded pictures, close to zero for most networks."""
 
 Compiled = Callable[..., Any]
+
+_FLOAT16 = 1e-3  # of the largest activation: rounding of the stored maps, and another batch size
 
 
 @dataclass(frozen=True)
@@ -223,6 +226,43 @@ def attach_head(
     else:
         layer, preprocess = network.layers[-1], network.preprocess
     return HeadedNetwork(model, head, preprocess, layer=layer, others=others)
+
+
+def check_backbone(store: MapStore, backbone: Backbone) -> None:
+    """Refuse a backbone that is not the one the store was made with.
+
+    Raises
+    ------
+    FeatlabError
+        Names the first difference, and both values.
+    """
+    for key, value in backbone.identity().items():
+        stored = store.provenance.get(key)
+        if stored != value:
+            raise FeatlabError(
+                f"{store.path} was made with another network: its {key.replace('_', ' ')} is "
+                f"{stored}, that of the one given {value}. Give the store's own (--backbone, "
+                "--weights)."
+            )
+
+
+def check_maps(
+    store: MapStore, rows: np.ndarray, network: HeadedNetwork, pixels: np.ndarray
+) -> None:
+    """Refuse where the network does not give the stored maps, within their rounding.
+
+    Raises
+    ------
+    FeatlabError
+        Names the largest difference.
+    """
+    stored = store.maps(rows, layer=network.layer)
+    off = np.abs(network.maps(pixels) - stored).max()
+    if off > _FLOAT16 * np.abs(stored).max():
+        raise FeatlabError(
+            f"the network does not give the maps of {store.path}: they differ by up to {off:.3g} "
+            f"where the largest is {np.abs(stored).max():.3g}. Extract the store again."
+        )
 
 
 def batches(n: int, batch_size: int) -> Iterator[slice]:

@@ -1,30 +1,25 @@
-"""What the network itself adds to the stored maps: DAM, Grad-CAM, guided maps, and their checks.
-
-This runs the network, on a seeded sample of the images.
-"""
+"""What the network itself adds to the stored maps: DAM, Grad-CAM, guided maps, and their checks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from featlab import gradients, localise
-from featlab.arguments import check_whole
+from featlab.arguments import check_whole, true_boxes
 from featlab.backbones import Backbone
+from featlab.boxes.geometry import CORNERS, picture_to_frame
+from featlab.errors import FeatlabError
 from featlab.features import feature_table
-from featlab.gradients.network import HeadedNetwork
+from featlab.gradients.dam import DAM_PRESETS, preset_layer
+from featlab.gradients.network import HeadedNetwork, check_backbone, check_maps
 from featlab.heads import evaluate_heads, linear_weights
-from featlab.pipeline._study import (
-    LabelledProgress,
-    Study,
-    check_backbone,
-    check_maps,
-    draw_sample,
-)
+from featlab.images.pixels import InputReader
 from featlab.pipeline.detectors import class_weights, find_detectors, predicted_classes
 from featlab.pipeline.scheduler import timed
 from featlab.results.analysis import HeadResults
@@ -41,9 +36,146 @@ from featlab.store import MapStore
 STORED_METHODS = ("detectors", "cam", "cam_positive", "sum")
 _EXAMPLES, _DAM_EXAMPLES, _SANITY_IMAGES, _FAITHFUL_IMAGES = 5, 2, 8, 24
 _FAITHFUL_STEPS = 10
-_VARIANT_LAYER = "block5_conv2"  # of VGG16, for which the variant was made
+_TUNING_SHARE = 2 / 3  # images that thresholds are chosen on, per image scored
 
 Heats = Mapping[str, np.ndarray]
+LabelledProgress = Callable[..., Any]
+"""Takes an iterable and ``label=``, and returns the iterable wrapped."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images that are looked at again, in the order of the store.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (k,)
+        Rows of the image table: those scored and those that choose thresholds.
+    scored : ndarray of int
+        Places in `rows` of the test images.
+    pixels : ndarray of shape (k, H, W, 3), uint8
+        As the network takes them.
+    labels : ndarray of shape (k,), str
+    groups : ndarray of shape (k,), str
+    frames, sizes : ndarray of shape (k, 4) and (k, 2)
+        Where the pictures lie in the input, and their original sizes.
+    truth : DataFrame
+        Box table.
+    n : int
+        Images of the store.
+    """
+
+    rows: np.ndarray
+    scored: np.ndarray
+    pixels: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    frames: np.ndarray
+    sizes: np.ndarray
+    truth: pd.DataFrame
+    n: int
+
+    def some(self, k: int) -> np.ndarray:
+        """Places of `k` scored images, the classes in turn."""
+        labels = self.labels[self.scored]
+        turns = pd.Series(labels).groupby(labels).cumcount().to_numpy()
+        return self.scored[np.lexsort([labels, turns])[:k]]
+
+    def true_boxes(self, place: int) -> np.ndarray:
+        """True boxes ``(j, 4)`` of an image, in pixels of the network's input."""
+        own = self.truth[self.truth["image"] == self.rows[place]]
+        unit = picture_to_frame(
+            own[CORNERS].to_numpy(float), self.frames[[place]], self.sizes[[place]]
+        )
+        height, width = self.pixels.shape[1:3]
+        return unit * np.array([width, height] * 2)
+
+    def all_rows(self, values: np.ndarray) -> np.ndarray:
+        """Values of the sample's images ``(k, ...)`` among NaN for all others."""
+        whole = np.full((self.n, *values.shape[1:]), np.nan)
+        whole[self.rows] = values
+        return whole
+
+
+@dataclass(frozen=True)
+class Study:
+    """The network with its head, and the images that it is run on."""
+
+    store: MapStore
+    split: pd.Series
+    sample: Sample
+    network: HeadedNetwork
+    box_kind: str | None
+    random_state: int
+    progress: LabelledProgress | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def refusal(self) -> str:
+        """Why guided back-propagation is not possible, "" where it is."""
+        try:
+            _ = self.network.guided
+        except FeatlabError as error:
+            return str(error)
+        return ""
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """Of DAM, which needs guided back-propagation."""
+        return () if self.refusal else tuple(DAM_PRESETS)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """How gradients pass a rectifier."""
+        return ("plain",) if self.refusal else ("plain", "guided")
+
+    def labelled(self, label: str) -> partial[Any] | None:
+        """The progress of one step."""
+        return None if self.progress is None else partial(self.progress, label=label)
+
+
+def draw_sample(
+    store: MapStore,
+    split: pd.Series,
+    size: tuple[int, int],
+    *,
+    n_images: int,
+    box_kind: str | None,
+    random_state: int,
+) -> Sample:
+    """Test images with boxes, and two thirds as many confirm images, drawn at random.
+
+    Raises
+    ------
+    FeatlabError
+        No test image has a box, or a picture is missing or has changed.
+    """
+    truth = true_boxes(store.images, store.boxes, box_kind)
+    rng = np.random.default_rng(random_state)
+    boxed = np.zeros(len(split), dtype=bool)
+    boxed[truth["image"].to_numpy(np.int64)] = True
+    drawn = []
+    for side, n in (("test", n_images), ("confirm", round(n_images * _TUNING_SHARE))):
+        rows = np.flatnonzero(boxed & (split == side).to_numpy())
+        drawn.append(rng.choice(rows, min(n, len(rows)), replace=False))
+    if not len(drawn[0]):
+        raise FeatlabError(f"no test image of {store.path} has a box, so no box can be scored.")
+    rows = np.union1d(*drawn)
+    table = store.images.iloc[rows]
+    # A store that says nothing of it was made from pictures decoded whole.
+    scaled = "jpeg_scaling" in store.provenance
+    read = InputReader(store.images, size, str(store.provenance["resize"]), scaled)
+    return Sample(
+        rows=rows,
+        scored=np.flatnonzero(np.isin(rows, drawn[0])),
+        pixels=np.stack([read(int(row))[0] for row in rows]),
+        labels=table["label"].to_numpy(str),
+        groups=table["group"].to_numpy(str),
+        frames=store.frames[rows],
+        sizes=table[["width", "height"]].to_numpy(float),
+        truth=truth,
+        n=len(store),
+    )
 
 
 def analyse_gradients(
@@ -145,7 +277,7 @@ def _facts(study: Study) -> dict[str, Any]:
         "n_tuning": len(sample.rows) - len(sample.scored),
         "n_patched": 0 if study.refusal else network.guided.n_patched,
         "guided_refused": study.refusal,
-        "dam_layers": {preset: _dam_layer(network, preset) for preset in study.presets},
+        "dam_layers": {preset: preset_layer(network, preset) for preset in study.presets},
         "random_state": study.random_state,
         "seconds": {name: round(value, 3) for name, value in study.seconds.items()},
     }
@@ -159,7 +291,7 @@ def _dam_boxes(study: Study) -> dict[str, np.ndarray]:
     network, sample = study.network, study.sample
     boxes = {}
     for preset in study.presets:
-        name, layer = f"dam_{preset}", _dam_layer(network, preset)
+        name, layer = f"dam_{preset}", preset_layer(network, preset)
         run = partial(gradients.dam_boxes, network, parameters=preset, layer=layer)
         run(sample.pixels[:1])  # compiles
         boxes[name] = np.zeros((len(sample.rows), 4))
@@ -197,11 +329,6 @@ def _localisation(
                 predicted=predicted,
             ),
         )
-
-
-def _dam_layer(network: HeadedNetwork, preset: str) -> str:
-    names = [layer.name for layer in network.model.layers]
-    return _VARIANT_LAYER if preset == "variant" and _VARIANT_LAYER in names else network.layer
 
 
 def _sanity(study: Study) -> pd.DataFrame:
@@ -276,7 +403,7 @@ def _examples(study: Study) -> tuple[list[DamExample], GradientExamples]:
                     network,
                     sample.pixels[place],
                     parameters=preset,
-                    layer=_dam_layer(network, preset),
+                    layer=preset_layer(network, preset),
                     frame=sample.frames[place],
                     size=sample.sizes[place],
                 ),

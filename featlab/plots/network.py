@@ -20,7 +20,6 @@ from featlab.plots.style import (
     FAINT,
     INK,
     MUTED,
-    ORANGE,
     PREDICTED_BOX,
     RULE_NAMES,
     TRUE_BOX,
@@ -40,7 +39,7 @@ _STEP = (0.85, 0.62)  # from one map of the stack to the one behind it
 _CELL = "#d55e00"
 _PAPER = "#f4f6f8"
 _MOST_LINES = 40  # finer grids are drawn without lines
-_MOST_UNITS = 10  # of DAM
+_MOST_UNITS, _UNIT = 10, "#e69f00"  # of DAM
 _POOLED = {"mean": "mean over", "max": "highest of"}
 
 
@@ -411,7 +410,7 @@ def _draw_units(ax: Axes, trace: DamTrace) -> None:
     reach = np.sqrt(nth) * 0.13 * width / columns
     ax.scatter(
         x + reach * np.cos(turn), y + reach * np.sin(turn),
-        s=26, c=ORANGE, edgecolors="white", linewidths=0.9,
+        s=26, c=_UNIT, edgecolors="white", linewidths=0.9,
     )  # fmt: skip
     _title(ax, f"{plural(len(trace.units), 'unit')} for {short_name(trace.label, 18)}")
 
