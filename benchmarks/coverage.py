@@ -47,12 +47,14 @@ def measured(cell: Cell, *, n_repeats: int, seed: int = 0) -> dict[str, float]:
     }
 
 
-def each(draw: Callable[[Generator], tuple[float, float]], truth: float) -> Cell:
-    """A cell from one interval at a time."""
+def each(
+    draw: Callable[[Generator], tuple[float, float]], truth: float | Callable[[], float]
+) -> Cell:
+    """A cell from one interval at a time; a truth that takes work is a function, called then."""
 
     def cell(rng: Generator, n_repeats: int) -> tuple[Any, Any, Any]:
         low, high = np.array([draw(rng) for _ in range(n_repeats)]).T
-        return low, high, truth
+        return low, high, truth() if callable(truth) else truth
 
     return cell
 
@@ -62,11 +64,15 @@ def each(draw: Callable[[Generator], tuple[float, float]], truth: float) -> Cell
 
 def auroc(n: int, n_ref: int, truth: float, *, sd: float = 1.0, digits: int | None = None) -> Cell:
     shift = norm.ppf(truth) * np.sqrt(1 + sd**2)
-    if digits is not None:  # rounding ties pairs; the truth is that of many rounded images
+
+    def known() -> float:
+        if digits is None:
+            return truth
+        # Rounding ties pairs; the truth is that of many rounded images.
         rng = np.random.default_rng(0)
         grid = (np.round(rng.normal(m, s, 200_000), digits) for m, s in ((shift, sd), (0, 1)))
         pair = rank_statistics(np.concatenate([*grid])[:, None], np.repeat([1, 0], 200_000), 2)
-        truth = float(pair.auroc[1, 0])
+        return float(pair.auroc[1, 0])
 
     def cell(rng: Generator, n_repeats: int) -> tuple[Any, Any, Any]:
         inside = np.arange(n + n_ref) < n
@@ -74,7 +80,7 @@ def auroc(n: int, n_ref: int, truth: float, *, sd: float = 1.0, digits: int | No
         values[:n] = shift + sd * values[:n]
         values = values if digits is None else values.round(digits)
         low, high = auroc_interval(rank_statistics(values, inside.astype(np.intp), 2))
-        return low[1], high[1], truth
+        return low[1], high[1], known()
 
     return cell
 
@@ -243,8 +249,9 @@ def head(sizes: list[int], shift: float, score: str) -> Cell:
         chance = np.exp(logits * max(shift, 1))
         return chance / chance.sum(axis=1, keepdims=True)
 
-    many = np.repeat(np.arange(len(sizes)), 20_000)
-    truth = scores_of(many, probabilities(np.random.default_rng(0), many), n_boot=2)[score]
+    def truth() -> float:
+        many = np.repeat(np.arange(len(sizes)), 20_000)
+        return scores_of(many, probabilities(np.random.default_rng(0), many), n_boot=2)[score]
 
     def draw(rng: Generator) -> tuple[float, float]:
         found = scores_of(y, probabilities(rng, y))
@@ -260,7 +267,8 @@ def oracle(n: int) -> Cell:
         peak = rng.beta(4, 3, (m, 1))
         return np.clip(peak - np.abs(np.linspace(-0.3, 0.3, 9) - rng.normal(0, 0.1, (m, 1))), 0, 1)
 
-    truth = float(max_box_acc(ious(np.random.default_rng(0), 200_000)))
+    def truth() -> float:
+        return float(max_box_acc(ious(np.random.default_rng(0), 200_000)))
 
     def draw(rng: Generator) -> tuple[float, float]:
         found = ious(rng, n)
@@ -280,7 +288,8 @@ def pixels(n: int) -> Cell:
         count = lambda x: np.array([np.histogram(row, bins)[0] for row in x])  # noqa: E731
         return np.stack([count(on), count(beside)], axis=1) * size[:, None, None] / 300
 
-    truth = float(pxap(histograms(np.random.default_rng(0), 20_000)))
+    def truth() -> float:
+        return float(pxap(histograms(np.random.default_rng(0), 20_000)))
 
     def draw(rng: Generator) -> tuple[float, float]:
         found = histograms(rng, n)
