@@ -525,7 +525,7 @@ def called(p, alpha):
     return (p <= alpha).mean(), alpha + 2 * np.sqrt(alpha * (1 - alpha) / len(p))
 
 
-@pytest.mark.parametrize("test", ["mannwhitneyu", *(OTHERS.keys() - {"mannwhitneyu"})])
+@pytest.mark.parametrize("test", ["mannwhitneyu", *sorted(OTHERS.keys() - {"mannwhitneyu"})])
 @pytest.mark.parametrize("sizes", [(3, 3), (5, 95), (10, 190)])
 @pytest.mark.parametrize("firing", [0.02, 0.1, 0.5, 1.0])
 def test_noise_is_called_as_often_as_said(test, sizes, firing):
