@@ -16,7 +16,9 @@ setup(
     long_description_content_type="text/markdown",
     license="BSD-3-Clause",
     packages=find_packages(include=["featlab", "featlab.*"]),
-    package_data={"featlab": ["templates/*", "templates/sections/*", "py.typed", "*.pyi"]},
+    package_data={
+        "featlab": ["templates/*", "templates/sections/*", "py.typed", "*.pyi", "backbones/*.txt"]
+    },
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.19",

@@ -50,6 +50,9 @@ from . import (
     neurons as neurons,
 )
 from . import (
+    own as own,
+)
+from . import (
     pipeline as pipeline,
 )
 from . import (

@@ -13,6 +13,7 @@ from PIL import Image
 from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.store.format import ENCODING_VERSION
+from featlab.store.own import OwnHead
 
 if __name__ == "__main__":
     target = Path(__file__).parent / "archives" / f"maps-v{ENCODING_VERSION}.h5"
@@ -27,4 +28,7 @@ if __name__ == "__main__":
         images, _ = index_images(folder)
         boxes = pd.DataFrame([(0, "body", "cat", 1.0, 2.0, 30.0, 40.0)])
         boxes.columns = ["image", "kind", "label", "xmin", "ymin", "xmax", "ymax"]
-        extract_maps(images, FakeBackbone(), target, boxes=boxes).close()
+        network = FakeBackbone()
+        weights = rng.normal(size=(3, 10)).astype(np.float32), np.zeros(3, np.float32)
+        network.own_head = OwnHead(("meow", "woof", "moo"), "last", *weights)
+        extract_maps(images, network, target, boxes=boxes).close()

@@ -32,18 +32,19 @@ ALLOWED = {
     "embed": {"features"},
     "audit": {"images", "splits", "intervals", "neurons", "heads", "features"},
     "localise": {"boxes", "intervals"},
+    "own": {"boxes", "intervals", "localise"},
     "boxheads": {"boxes", "intervals"},
     "gradients": {"backbones", "boxes", "intervals"},
     "finetune": {"backbones", "images", "heads", "intervals"},
     "predict": {
         *("images", "backbones", "extract", "intervals", "heads", "boxes", "localise"),
-        "boxheads",
+        *("boxheads", "own"),
     },
     "plots": set(),
     "report": {"plots"},
     "pipeline": {
         *("images", "splits", "backbones", "features", "boxes", "extract", "neurons", "heads"),
-        *("embed", "audit", "localise", "boxheads", "gradients", "finetune", "report"),
+        *("embed", "audit", "localise", "boxheads", "gradients", "finetune", "report", "own"),
     },
 }
 TOP = ("cli", "__main__")

@@ -118,7 +118,7 @@ def test_some_rows_of_pooled(store_path, monkeypatch, how, rows, block):
 def test_plain_h5py_reads_it_with_its_axes_and_one_image_per_chunk(store_path):
     with h5py.File(store_path) as file:
         assert file.attrs["encoding-type"] == "featlab-maps"
-        assert file.attrs["encoding-version"] == "1.0"
+        assert file.attrs["encoding-version"] == "1.1"
         maps = file["maps/last"]
         assert maps.dtype == np.float16
         assert maps.chunks == (1, 7, 7, 10)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featlab.backbones._engines import Engine, check_request, make_engine
+from featlab.backbones._own import find_head
 from featlab.backbones.networks import (
     Source,
     available_backbones,
@@ -25,6 +26,7 @@ from featlab.backbones.networks import (
 )
 from featlab.errors import FeatlabError
 from featlab.results.networks import Description
+from featlab.store.own import OwnHead
 
 if TYPE_CHECKING:
     import keras
@@ -49,9 +51,10 @@ class Backbone:
         output_stride: int | None,
         engine: str,
         precision: str,
+        classifier: bool,
         recipe: Callable[[], Backbone],
     ) -> None:
-        self._recipe = recipe
+        self._recipe, self._classifier = recipe, classifier
         self._source, self._requested_layers, self._requested_engine = source, layers, engine
         self.name, self.weights = source.name, source.weights
         self.preprocessing, self.output_stride = source.preprocessing, output_stride
@@ -103,11 +106,34 @@ class Backbone:
         return keras.Model(self.network.inputs, outputs, name=f"{self.name}_maps")
 
     @cached_property
+    def own_head(self) -> OwnHead | None:
+        """The network's own classifier, where it has one that was asked for."""
+        if self._source.head is not None:
+            head = self._source.head()
+            return head if head is not None and head.layer in self.layers else None
+        return None if self._classified is None else self._classified[0]
+
+    @cached_property
+    def _classified(self) -> tuple[OwnHead, keras.KerasTensor] | None:
+        names = self._source.class_names
+        asked = self._classifier or names is not None
+        return find_head(self.network, self.layers[-1], names) if asked else None
+
+    @cached_property
+    def _run_model(self) -> keras.Model:
+        """As `model`; with the own logits where the maps' means do not give them."""
+        import keras
+
+        if self.own_head is None or self.own_head.linear or self._classified is None:
+            return self.model
+        return keras.Model(self.network.inputs, [*self.model.outputs, self._classified[1]])
+
+    @cached_property
     def engine(self) -> Engine:
         """What runs :meth:`forward`; found, and the network built, when it is first asked for."""
         probe = _probe_picture(self.input_size)[np.newaxis]
         return make_engine(
-            self._requested_engine, self.precision, self.model, self.preprocess, probe
+            self._requested_engine, self.precision, self._run_model, self.preprocess, probe
         )
 
     @cached_property
@@ -130,6 +156,7 @@ class Backbone:
             "layers": json.dumps(self.layers),
             "output_stride": str(self.output_stride or _OWN_STRIDE),
             "preprocessing": self.preprocessing,
+            **({"classifier": "its own"} if self._classifier else {}),
         }
 
     def forward(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -144,7 +171,13 @@ class Backbone:
         -------
         dict of str to ndarray of shape (b, h, w, c), float32
         """
-        return dict(zip(self.layers, self.engine.run(pixels), strict=True))
+        return self.forward_own(pixels)[0]
+
+    def forward_own(self, pixels: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """:meth:`forward`, and the logits ``(b, k)`` of an own head that is not linear."""
+        outputs = list(self.engine.run(pixels))
+        logits = outputs.pop() if len(outputs) > len(self.layers) else None
+        return dict(zip(self.layers, outputs, strict=True)), logits
 
     def probe(self) -> dict[str, np.ndarray]:
         """Mean-pooled output on a fixed picture: layer → ``(c,)``; tells networks apart."""
@@ -179,6 +212,7 @@ def load_backbone(
     preprocessing: str | None = None,
     engine: str = "auto",
     precision: str = "float32",
+    classifier: bool = False,
 ) -> Backbone:
     """A frozen network by name, or from a file.
 
@@ -207,6 +241,11 @@ def load_backbone(
     precision : {"float32", "bfloat16"}
         "bfloat16" is faster on processors that have it and changes the maps by about 1 %; it needs
         OpenVINO.
+    classifier : bool
+        Of a network of ``keras.applications``: with its own classifier, which `weights` then hold.
+        The built-in networks have theirs in any case, and a ``.keras`` file where it ends in a
+        softmax (or in a dense layer whose classes ``<name>.classes.txt`` beside it names, one a
+        line).
 
     Returns
     -------
@@ -227,7 +266,7 @@ def load_backbone(
         raise FeatlabError(f"output_stride must be 16 or left out, got {output_stride!r}.")
     check_request(engine, precision)
     size = _input_size(input_size)
-    source = find_source(name, weights, size, preprocessing)
+    source = find_source(name, weights, size, preprocessing, classifier)
     if weights is None:
         logger.warning(
             "%s has RANDOM weights (weights=None): it has learned nothing, and its neurons mean "
@@ -247,9 +286,10 @@ def load_backbone(
         preprocessing=preprocessing,
         engine=engine,
         precision=precision,
+        classifier=classifier,
     )
     wanted = tuple(wanted) if wanted else None
-    return Backbone(source, wanted, output_stride, engine, precision, recipe)
+    return Backbone(source, wanted, output_stride, engine, precision, classifier, recipe)
 
 
 def rebuild_backbone(
@@ -300,6 +340,7 @@ def rebuild_backbone(
         name,
         weights=None if str(asked).lower() == "none" else asked,
         input_size=(height, width),
+        classifier="classifier" in provenance,
         **shared,
     )
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from featlab.arguments import check_choice
 from featlab.backbones import efficientnet_lite
+from featlab.backbones._own import lite_head
 from featlab.errors import FeatlabError
+from featlab.store.own import OwnHead
 
 if TYPE_CHECKING:
     import keras
@@ -66,6 +68,8 @@ class Source:
     preprocess: Callable[[Any], Any]
     input_size: tuple[int, int] | None
     last_layer: str | None
+    head: Callable[[], OwnHead | None] | None = None
+    class_names: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -138,11 +142,6 @@ def find_application(name: str) -> Application:
         ) from None
 
 
-def describe_scaling(preprocessing: str) -> str:
-    """One line on what happens to the pixels before the network."""
-    return _SCALINGS[preprocessing]
-
-
 def scale_pixels(pixels: Any, preprocessing: str) -> Any:
     """Apply one of Keras's three classic scalings, or none, to float pixels 0 … 255."""
     from keras.applications import imagenet_utils
@@ -162,6 +161,7 @@ def find_source(
     weights: str | os.PathLike[str] | None,
     size: tuple[int, int] | None,
     preprocessing: str | None,
+    classifier: bool = False,
 ) -> Source:
     """The source that a name means.
 
@@ -170,13 +170,17 @@ def find_source(
     FeatlabError
         Unknown name, missing file, or an option that the source does not allow.
     """
+    built_in = built_in_name(name)
+    if classifier and (built_in or is_model_file(name)):
+        raise FeatlabError(f"classifier is for keras.applications; {name} has its own anyway.")
     if is_model_file(name):
         return _model_file(Path(name), weights, size, preprocessing)
     if preprocessing is not None:
         raise FeatlabError(f"preprocessing is for .keras files; {name} has its own. Leave it out.")
     size = size or (default_input_size(name),) * 2
-    built_in = built_in_name(name)
-    return _built_in(built_in, weights, size) if built_in else _application(name, weights, size)
+    if built_in:
+        return _built_in(built_in, weights, size)
+    return _application(name, weights, size, classifier)
 
 
 def _built_in(name: str, weights: str | os.PathLike[str] | None, size: tuple[int, int]) -> Source:
@@ -199,18 +203,20 @@ def _built_in(name: str, weights: str | os.PathLike[str] | None, size: tuple[int
         preprocess=lambda pixels: (pixels - 127.0) / 128.0,
         input_size=size,
         last_layer=efficientnet_lite.LAST_MAP,
+        head=None if file is None else partial(lite_head, file),
     )
 
 
 def _application(
-    name: str, weights: str | os.PathLike[str] | None, size: tuple[int, int]
+    name: str, weights: str | os.PathLike[str] | None, size: tuple[int, int], classifier: bool
 ) -> Source:
     entry = find_application(name)
     file = None if weights in (None, "imagenet") else _existing(weights)
 
     def build(size: tuple[int, int] | None) -> keras.Model:
         assert size is not None
-        options = {"include_top": False, "input_shape": (*size, 3)}
+        options: dict[str, Any] = {"include_top": classifier, "input_shape": (*size, 3)}
+        options |= {"classifier_activation": None} if classifier else {}
         try:
             return _seeded(partial(entry.build, weights=file or weights, **options), weights)
         except (ValueError, OSError) as error:
@@ -259,11 +265,12 @@ def _model_file(
         name=path.stem,
         weights=path.name,
         weights_file=path,
-        preprocessing=f"{scaling}: {describe_scaling(scaling)}",
+        preprocessing=f"{scaling}: {_SCALINGS[scaling]}",
         build=build,
         preprocess=partial(scale_pixels, preprocessing=scaling),
         input_size=size,
         last_layer=None,
+        class_names=path.with_suffix(".classes.txt"),
     )
 
 

@@ -91,6 +91,13 @@ class Pass:
     precision: Annotated[
         str, typer.Option(help="float32, or bfloat16: faster, not exact, OpenVINO only.")
     ] = "float32"
+    classifier: Annotated[
+        bool,
+        typer.Option("--classifier", help="keras.applications with the classifier in the weights."),
+    ] = False
+    own_logits: Annotated[
+        str, typer.Option(help="Of the network's own classes: top (10 a picture), or all.")
+    ] = "top"
     group_from: Annotated[
         str | None,
         typer.Option(help="Regular expression: its match in the path is the picture's group."),

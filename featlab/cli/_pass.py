@@ -323,6 +323,7 @@ def load_network(made: Pass) -> featlab.backbones.Backbone:
         preprocessing=made.preprocessing,
         engine=made.engine,
         precision=made.precision,
+        classifier=made.classifier,
     )
 
 
@@ -349,7 +350,7 @@ def finished_store(
 
 def pass_options(made: Pass) -> featlab.extract.PassOptions:
     """How the pass runs the network over the images."""
-    return featlab.extract.PassOptions(made.batch_size, made.resize, made.dtype)
+    return featlab.extract.PassOptions(made.batch_size, made.resize, made.dtype, made.own_logits)
 
 
 @contextmanager

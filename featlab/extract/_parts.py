@@ -33,7 +33,9 @@ class MapSource(Protocol):
 
     It may have two attributes more: `precision` ("float32" without it) and `engine`, with a
     `name`, a `batch_size`, and the `streams`: how many threads may call :meth:`forward` at the
-    same time (one without it).
+    same time (one without it). A network with a head of its own has `own_head`, an
+    :class:`~featlab.store.own.OwnHead`, and, where that is not linear in the pooled maps,
+    `forward_own`: from pixels to the maps and the head's logits.
     """
 
     @property
@@ -70,6 +72,9 @@ class PassOptions:
         Stretch a picture onto the input, or keep its aspect and pad with grey.
     dtype : {"float16", "float32"}
         Number format of the maps; a layer that overflows float16 becomes float32 by itself.
+    own_logits : {"top", "all"}
+        Of the network's own classes, where it has a head: the 10 largest logits of each picture,
+        or all.
 
     Raises
     ------
@@ -80,12 +85,14 @@ class PassOptions:
     batch_size: int | None = None
     resize: str = "stretch"
     dtype: str = "float16"
+    own_logits: str = "top"
 
     def __post_init__(self) -> None:
         if self.batch_size is not None:
             check_whole("batch_size", self.batch_size, 1)
         check_choice("resize", self.resize, ("stretch", "pad"))
         check_choice("dtype", self.dtype, ("float16", "float32"))
+        check_choice("own_logits", self.own_logits, ("top", "all"))
 
 
 @dataclass(frozen=True)
@@ -135,11 +142,14 @@ def store_key(images: pd.DataFrame, backbone: MapSource, options: PassOptions) -
     """Everything that must agree before a store is taken for what would be written now.
 
     The engine is not part of it: in float32 all engines agree to 1e-4 of the largest activation.
-    `jpeg_scaling` is there only where a picture is large enough to be scaled while it is decoded.
+    `jpeg_scaling` is there only where a picture is large enough to be scaled while it is decoded,
+    `own_logits` only where all are asked for.
     """
     scaling = {"jpeg_scaling": f"to {JPEG_MARGIN} times the input"}
+    every = {"own_logits": "all"} if options.own_logits == "all" else {}
     return {
         **backbone.identity(),
+        **every,
         **(scaling if _some_is_scaled(images, backbone.input_size, options.resize) else {}),
         "precision": precision_of(backbone),
         "resize": options.resize,

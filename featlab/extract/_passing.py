@@ -33,9 +33,10 @@ from featlab.extract._parts import (
     told_by,
 )
 from featlab.images.pixels import InputReader, colour_histogram, picture_frame, thumbnail
-from featlab.store.format import Tables, load_tables, save_tables
-from featlab.store.rows import EncodedMaps, Piece, encode_maps, finished_part
-from featlab.store.writing import PartWriter
+from featlab.store.format import THUMBNAILS, Tables, load_tables, save_tables
+from featlab.store.own import MOST, OwnHead, largest
+from featlab.store.rows import Piece, finished_part
+from featlab.store.writing import EncodedMaps, PartWriter, encode_maps
 from featlab.system.machine import total_memory, usable_cores
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,28 @@ _BATCHES_AHEAD = 2
 # float32, and a layer holds its input, its output and room to work.
 _BYTES_PER_PIXEL = 64 * 4 * 3
 _MEMORY_SHARE = 0.25
+
+
+def own_head_of(source: MapSource, options: PassOptions) -> OwnHead | None:
+    """The network's own head; None where it has none.
+
+    Raises
+    ------
+    FeatlabError
+        All of its logits are asked for, and it has none.
+    """
+    head: OwnHead | None = getattr(source, "own_head", None)
+    if head is None and options.own_logits == "all":
+        raise FeatlabError(
+            "own_logits must be 'top' for a network without a classifier of its own, got 'all'; of "
+            "keras.applications ask for it with classifier=True (--classifier)."
+        )
+    return head
+
+
+def logits_kept(head: OwnHead, options: PassOptions) -> int:
+    """Logits of each picture that are kept."""
+    return len(head.classes) if options.own_logits == "all" else min(MOST, len(head.classes))
 
 
 @contextlib.contextmanager
@@ -113,6 +136,10 @@ def begin_pass(
     running = running_of(backbone)
     images, boxes = tables.images, tables.boxes
     key = store_key(images, backbone, options) | {"engine": running.engine} | dict(more or {})
+    head = own_head_of(backbone, options)
+    if head is not None:
+        kept = logits_kept(head, options)
+        key.setdefault("own_logits", f"the {kept} largest of {len(head.classes)}")
     automatic = automatic_batch_size(running, backbone.input_size)
     wanted = Plan(key, len(images), options.batch_size or automatic, _PART_ROWS)
     plan = agree_on_plan(parts, wanted)
@@ -123,7 +150,7 @@ def begin_pass(
         provenance = load_tables(file).provenance
         refuse_other_output(provenance, backbone, parts)
     provenance |= told_by(images, boxes)
-    agreed = Tables(images, boxes, provenance)
+    agreed = Tables(images, boxes, provenance, head)
     save_tables(file, agreed)
     return Pass(parts, plan, backbone, options), agreed
 
@@ -181,14 +208,14 @@ class Batch:
         Colour histograms.
     frames : ndarray of shape (b, 4)
         Where the pictures lie in the input.
-    thumbnails : ndarray of uint8, shape (b, 2304)
-        The pictures in grey, 48 x 48 pixels.
+    more : dict of str to ndarray of shape (b, m)
+        Thumbnails, and what the network's own head says.
     """
 
     maps: dict[str, EncodedMaps]
     colours: np.ndarray
     frames: np.ndarray
-    thumbnails: np.ndarray
+    more: dict[str, np.ndarray]
 
 
 def read_batch(read: InputReader, rows: range) -> tuple[np.ndarray, ...]:
@@ -255,24 +282,42 @@ class BatchMaker:
     dtype : {"float16", "float32"}
     streams : Streams
         Holds back the threads for which the network has no stream.
+    head : OwnHead, optional
+        The network's own.
+    most : int
+        Logits of it that are kept.
     """
 
     read: InputReader
     backbone: MapSource
     dtype: str
     streams: Streams
+    head: OwnHead | None = None
+    most: int = 0
 
     def __call__(self, numbered: tuple[int, range]) -> Batch:
         """The batch of some rows of the image table; batches are numbered from 0, in order."""
         number, rows = numbered
         try:
-            pixels, *plain = read_batch(self.read, rows)
+            pixels, colours, frames, small = read_batch(self.read, rows)
             self.streams.wait(number)
-            maps = self.backbone.forward(pixels)
+            maps, logits = self._outputs(pixels)
         finally:
             self.streams.finish(number)
         encoded = {layer: encode_maps(layer, values, self.dtype) for layer, values in maps.items()}
-        return Batch(encoded, *plain)
+        more = {THUMBNAILS: small}
+        if self.head is not None:
+            if logits is None:
+                logits = self.head.logits(encoded[self.head.layer].mean)
+            more |= largest(logits, self.most)
+        return Batch(encoded, colours, frames, more)
+
+    def _outputs(self, pixels: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """The maps, and the logits where the maps' means do not give them."""
+        if self.head is None or self.head.linear:
+            return self.backbone.forward(pixels), None
+        maps, logits = self.backbone.forward_own(pixels)  # type: ignore[attr-defined]
+        return maps, logits
 
 
 def in_order(
@@ -314,7 +359,10 @@ def written_parts(
     running = running_of(run.backbone)
     threads = threads or max(usable_cores(), running.streams) + 1
     read = InputReader(images, run.backbone.input_size, run.options.resize)
-    work = BatchMaker(read, run.backbone, run.options.dtype, Streams(running.streams))
+    head = own_head_of(run.backbone, run.options)
+    most = 0 if head is None else logits_kept(head, run.options)
+    streams = Streams(running.streams)
+    work = BatchMaker(read, run.backbone, run.options.dtype, streams, head, most)
     tasks = [batch for part in wanted for batch in run.plan.batches(part)]
     ticks = iter(tracked(tasks, progress))
     with ThreadPoolExecutor(threads, "extract") as pool:
@@ -327,7 +375,7 @@ def written_parts(
                     for _ in run.plan.batches(part):
                         next(ticks)
                         batch = next(batches)
-                        writer.append(batch.maps, batch.colours, batch.frames, batch.thumbnails)
+                        writer.append(batch.maps, batch.colours, batch.frames, batch.more)
                     writer.finish()
                 yield run.piece(part)
             next(ticks, None)  # lets a progress bar close

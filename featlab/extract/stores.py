@@ -177,7 +177,8 @@ def append_maps(
         return store
     tables = _complete_tables(images, boxes, root)
     wanted = store_key(tables.images, backbone, options)
-    old_pieces, provenance, row_of = _read_old(old, backbone, options, path.parent)
+    old_pieces, known, row_of = _read_old(old, backbone, options, path.parent)
+    provenance, own = known.provenance, known.own
     rows = tables.images["sha256"].map(row_of).fillna(-1).to_numpy(np.int64)
     pieces, fresh = old_pieces, np.flatnonzero(rows < 0)
     make_folder(parts_of(path))
@@ -195,9 +196,9 @@ def append_maps(
             )
             with closing(new):
                 pieces = [*pieces, *new]
-            provenance |= known.provenance
+            provenance, own = provenance | known.provenance, known.own
         provenance |= wanted | told_by(tables.images, tables.boxes)
-        grown = replace(tables, provenance=provenance)
+        grown = replace(tables, provenance=provenance, own=own)
         share_parts(old_pieces)
         join_parts(choose_rows(pieces, rows), path, grown, virtual=True)
         store = MapStore(path)
@@ -380,7 +381,7 @@ def _renewed(store: MapStore, tables: Tables) -> MapStore:
         "labels or boxes have changed: renewing the tables of %s around its maps", store.path
     )
     told = store.provenance | told_by(tables.images, tables.boxes)
-    renewed = replace(tables, provenance=told)
+    renewed = replace(tables, provenance=told, own=store.tables.own)
     pieces, virtual = store.pieces, store.virtual
     store.close()
     with disk_errors(store.path, store.path.parent):
@@ -409,17 +410,19 @@ def _complete_tables(
 
 def _read_old(
     old: Path, backbone: MapSource, options: PassOptions, folder: Path
-) -> tuple[list[Piece], dict[str, object], dict[str, int]]:
-    """Where its rows lie, its provenance, and the row of every picture that it has seen."""
+) -> tuple[list[Piece], Tables, dict[str, int]]:
+    """Where its rows lie, its tables, and the row of every picture that it has seen."""
     with MapStore(old) as store:
         # It must be what would be written now, of its own pictures.
         wanted = store_key(store.images, backbone, options)
+        if store.provenance.get("own_logits") == "all":  # the rows of one store are alike
+            wanted.setdefault("own_logits", "the largest")
         refuse_difference(store.provenance, wanted, old)
         refuse_other_output(store.provenance, backbone, old)
         for file in {piece.file for piece in store.pieces}:
             relative_name(file, folder)
         rows = {sha: row for row, sha in enumerate(store.images["sha256"])}
-        return store.pieces, dict(store.provenance), rows
+        return store.pieces, replace(store.tables, provenance=dict(store.provenance)), rows
 
 
 def _only(tables: Tables, rows: np.ndarray) -> Tables:

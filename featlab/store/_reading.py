@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -25,17 +23,16 @@ from featlab.store.format import (
     check_numbers,
     check_pooling,
     check_rows,
-    find_dataset,
     layer_names,
     open_store,
     read_errors,
     read_tables,
 )
-from featlab.store.rows import Piece, first_rows, identity_of, is_virtual, read_chunks, read_pieces
+from featlab.store.own import CODES, LOGITS, PER_IMAGE, TOTALS, OwnHead
+from featlab.store.rows import Piece, Rows
 from featlab.system import html
 
 _BLOCK = 4096
-_OPEN_FILES = 16
 _THUMBNAIL = 48  # pixels along each side
 
 
@@ -188,6 +185,42 @@ class MapStore:
         small = self._everything(THUMBNAILS)
         return small.reshape(len(small), _THUMBNAIL, _THUMBNAIL)
 
+    @property
+    def own_head(self) -> OwnHead | None:
+        """The network's own head, where the network has one and its logits were kept."""
+        return self._tables.own if all(key in self._file for key in PER_IMAGE) else None
+
+    def own_kept(self, rows: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the network's own head said of some images; :mod:`featlab.own` asks for it.
+
+        Returns
+        -------
+        codes : ndarray of shape (k, m), int
+            Places in ``own_head.classes``, the largest logit first; m is 10, or all of them.
+        logits : ndarray of shape (k, m), float32
+        totals : ndarray of shape (k, 1), float32
+            Log-sum-exp of all logits.
+
+        Raises
+        ------
+        FeatlabError
+            The store has no logits of the network's own.
+        """
+        head, asked = self.own_head, self._rows(rows)
+        if head is None:
+            raise FeatlabError(
+                f"{self.path} has no classes of the network's own: its network came without a "
+                "classifier (of keras.applications: ask for it with --classifier), or an earlier "
+                "featlab made the store."
+            )
+        codes, logits, totals = (self._arrays.read(key, asked) for key in PER_IMAGE)
+        if codes.size and not (codes.min() >= 0 and codes.max() < len(head.classes)):
+            raise FeatlabError(
+                f"{self.path} is damaged: /{CODES} names classes that are not there; extract it "
+                "again."
+            )
+        return codes, logits, totals
+
     def map_shape(self, layer: str | None = None) -> tuple[int, int, int]:
         """Height, width and number of neurons of a layer's maps."""
         _, h, w, c = self._arrays.array(f"maps/{self.layer_name(layer)}").shape
@@ -337,6 +370,10 @@ class MapStore:
         kinds = dict.fromkeys(widths, "f")
         if THUMBNAILS in self._file:
             widths[THUMBNAILS], kinds[THUMBNAILS] = _THUMBNAIL**2, "u"
+        if self.own_head is not None:
+            most = self._arrays.array(LOGITS).shape[1:]
+            widths |= {CODES: most[0] if most else 0, LOGITS: most[0] if most else 0, TOTALS: 1}
+            kinds |= {CODES: "i", LOGITS: "f", TOTALS: "f"}
         for key, width in widths.items():
             dataset = self._arrays.array(key)
             with read_errors(self.path, f"/{key}"):
@@ -364,84 +401,3 @@ def _reopened(path: Path, groups: np.ndarray | None) -> MapStore:
         store.images = store.images.assign(group=groups)
         store.images.attrs = store.tables.images.attrs
     return store
-
-
-class Rows:
-    """The rows of a store, wherever they lie.
-
-    Few files are open at a time; HDF5's own virtual datasets keep every one open that was read.
-
-    Parameters
-    ----------
-    own : h5py.File
-        The store, open for reading.
-    """
-
-    def __init__(self, own: h5py.File) -> None:
-        self._own, self._path = own, Path(own.filename)
-        self.pieces = read_pieces(own)
-        self.virtual = is_virtual(own)
-        self._first = first_rows(self.pieces)
-        self._open: OrderedDict[Path, h5py.File] = OrderedDict()
-
-    def __len__(self) -> int:
-        return int(self._first[-1])
-
-    def close(self) -> None:
-        """Close the files; of damaged ones even the closing may fail."""
-        for file in self._open.values():
-            with contextlib.suppress(RuntimeError):
-                file.close()
-        self._open.clear()
-
-    def array(self, key: str) -> h5py.Dataset:
-        """The dataset of all rows, to be asked for its shape and type."""
-        return find_dataset(self._own, key, virtual=self.virtual)
-
-    def read(self, key: str, rows: np.ndarray, dtype: np.dtype | type | None = None) -> np.ndarray:
-        """Some rows of a dataset, in the order given."""
-        whole = self.array(key)
-        unique, inverse = np.unique(rows, return_inverse=True)
-        owner = np.searchsorted(self._first, unique, side="right") - 1
-        # Runs of neighbouring rows are read as slices: HDF5's own point selection is slow.
-        breaks = np.flatnonzero((np.diff(unique) != 1) | (np.diff(owner) != 0)) + 1
-        with read_errors(self._path, f"/{key}"):
-            values = np.empty((len(unique), *whole.shape[1:]), dtype=dtype or whole.dtype)
-            for positions in np.split(np.arange(len(unique)), breaks):
-                if len(positions):
-                    low, high = positions[0], positions[-1] + 1
-                    piece = self.pieces[owner[low]]
-                    start = piece.start + unique[low] - self._first[owner[low]]
-                    source = self._dataset(piece, key, whole)
-                    if not read_chunks(source, start, values[low:high]):
-                        values[low:high] = source[start : start + high - low]
-        return values if np.array_equal(unique, rows) else values[inverse]
-
-    def _dataset(self, piece: Piece, key: str, whole: h5py.Dataset) -> h5py.Dataset:
-        if not self.virtual:
-            return whole
-        dataset = find_dataset(self._opened(piece), key)
-        with read_errors(piece.file, f"/{key}"):
-            if whole.ndim == 4:
-                check_maps(dataset)
-            else:
-                check_numbers(dataset, whole.ndim, whole.dtype.kind)
-            if dataset.shape[1:] != whole.shape[1:] or dataset.shape[0] < piece.stop:
-                raise ValueError(f"shape {dataset.shape} where {self._path} expects another")
-        return dataset
-
-    def _opened(self, piece: Piece) -> h5py.File:
-        path = piece.file
-        if path not in self._open:
-            with read_errors(path, "/"):
-                self._open[path] = h5py.File(path, "r")
-                identity = identity_of(self._open[path])
-            if identity != piece.identity:
-                raise FeatlabError(
-                    f"{self._path} is a virtual store of an earlier {path}, which has been made "
-                    "anew from something else; extract again."
-                )
-            if len(self._open) > _OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(path)
-        return self._open[path]

@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 
 from featlab.errors import FeatlabError
+from featlab.store.own import HEAD, OwnHead, checked_head, write_head
 from featlab.system.files import write_durably, write_whole
 
 ENCODING_TYPE = "featlab-maps"
 """Root attribute ``encoding-type`` of every store."""
-ENCODING_VERSION = "1.0"
+ENCODING_VERSION = "1.1"
 """Root attribute ``encoding-version`` of the stores that are written."""
 THUMBNAILS = "thumbnails"
 """Dataset that a store made of late has."""
@@ -213,11 +214,14 @@ class Tables:
         Box table.
     provenance : dict of str to object
         What made the maps.
+    own : OwnHead, optional
+        The network's own head, where it has one.
     """
 
     images: pd.DataFrame
     boxes: pd.DataFrame
     provenance: dict[str, Any]
+    own: OwnHead | None = None
 
 
 def write_tables(file: h5py.File, tables: Tables) -> None:
@@ -229,6 +233,8 @@ def write_tables(file: h5py.File, tables: Tables) -> None:
     write_table(file, "skipped", skipped, SKIPPED_DTYPES)
     file["images"].attrs["root"] = str(images.attrs.get("root", ""))
     file.create_group("provenance").attrs.update(tables.provenance)
+    if tables.own is not None:
+        write_head(file, tables.own)
 
 
 def read_tables(file: h5py.File) -> Tables:
@@ -243,7 +249,25 @@ def read_tables(file: h5py.File) -> Tables:
     with read_errors(path, "/provenance"):
         attributes = find_group(file, "provenance").attrs
         provenance = {plain(key): plain(value) for key, value in attributes.items()}
-    return Tables(images, boxes, provenance)
+    return Tables(images, boxes, provenance, _read_head(file))
+
+
+def _read_head(file: h5py.File) -> OwnHead | None:
+    """The network's own head; None where the store has none."""
+    path = Path(file.filename)
+    with read_errors(path, "/"):
+        if HEAD not in file:
+            return None
+    names = find_dataset(file, f"{HEAD}/classes")
+    with read_errors(path, f"/{HEAD}"):
+        check_numbers(names, 1, "")
+        group, arrays = find_group(file, HEAD), {}
+        for name, ndim in (("coef", 2), ("intercept", 1)):
+            if name in group:
+                dataset = find_dataset(file, f"{HEAD}/{name}")
+                check_numbers(dataset, ndim, "f")
+                arrays[name] = dataset[()]
+        return checked_head(names.asstr()[()], plain(group.attrs.get("layer")), arrays)
 
 
 def save_tables(path: Path, tables: Tables) -> None:

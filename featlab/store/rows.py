@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from h5py._objects import phil
 
 from featlab.errors import FeatlabError
 from featlab.store.format import (
+    check_maps,
     check_numbers,
     find_dataset,
     plain,
@@ -34,64 +36,11 @@ from featlab.system.machine import usable_cores
 _COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 _POOLED_CHUNK = 256
 MAP_AXES = ["image", "y", "x", "neuron"]
+_OPEN_FILES = 16
 _FILTERS = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE)
 # For fewer rows starting threads costs more than it saves; they take some at a time, since handing
 # over each row by itself would cost a tenth of the time.
 _ROWS_FOR_THREADS, _ROWS_AT_A_TIME = 8, 4
-_FLOAT16_MAX = float(np.finfo(np.float16).max)
-
-
-@dataclass(frozen=True)
-class EncodedMaps:
-    """Maps of a batch as they are stored; made by :func:`encode_maps`.
-
-    Attributes
-    ----------
-    maps : ndarray of shape (b, h, w, c), float32
-        The network's own output.
-    mean, max : ndarray of shape (b, c), float32
-        Pooled over the cells.
-    dtype : dtype
-        Number format of the chunks.
-    chunks : tuple of bytes
-        One for each image: shuffled and deflated.
-    """
-
-    maps: np.ndarray
-    mean: np.ndarray
-    max: np.ndarray
-    dtype: np.dtype
-    chunks: tuple[bytes, ...]
-
-
-def encode_maps(layer: str, values: np.ndarray, dtype: str = "float16") -> EncodedMaps:
-    """Pool and compress the maps of a batch; threads may do so at the same time.
-
-    Parameters
-    ----------
-    layer : str
-        Its name, for the error.
-    values : ndarray of shape (b, h, w, c), float32
-    dtype : {"float16", "float32"}
-        Number format of the stored maps; float32 where a value overflows float16.
-
-    Raises
-    ------
-    FeatlabError
-        There are NaN or infinite values.
-    """
-    flat = values.reshape(len(values), -1, values.shape[-1])
-    highest, lowest = flat.max(axis=1), flat.min(axis=(1, 2))  # NaN wherever there is one
-    if not (np.isfinite(highest).all() and np.isfinite(lowest).all()):
-        raise FeatlabError(
-            f"the network's output at layer {layer!r} has NaN or infinite values; "
-            "check its weights and preprocessing."
-        )
-    largest = max(highest.max(initial=0), -lowest.min(initial=0))
-    stored = np.dtype(np.float32 if largest > _FLOAT16_MAX else dtype)
-    # One image after the other stays in the core's cache.
-    chunks = tuple(encode_chunk(image, stored) for image in values)
-    return EncodedMaps(values, flat.mean(axis=1), highest, stored, chunks)
 
 
 def encode_chunk(values: np.ndarray, dtype: np.dtype) -> bytes:
@@ -391,3 +340,84 @@ def identity_of(file: h5py.File) -> str:
 def first_rows(pieces: Sequence[Piece]) -> np.ndarray:
     """First row of each piece in the store, and the number of all rows."""
     return np.concatenate([[0], np.cumsum([len(piece) for piece in pieces], dtype=np.int64)])
+
+
+class Rows:
+    """The rows of a store, wherever they lie.
+
+    Few files are open at a time; HDF5's own virtual datasets keep every one open that was read.
+
+    Parameters
+    ----------
+    own : h5py.File
+        The store, open for reading.
+    """
+
+    def __init__(self, own: h5py.File) -> None:
+        self._own, self._path = own, Path(own.filename)
+        self.pieces = read_pieces(own)
+        self.virtual = is_virtual(own)
+        self._first = first_rows(self.pieces)
+        self._open: OrderedDict[Path, h5py.File] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def close(self) -> None:
+        """Close the files; of damaged ones even the closing may fail."""
+        for file in self._open.values():
+            with contextlib.suppress(RuntimeError):
+                file.close()
+        self._open.clear()
+
+    def array(self, key: str) -> h5py.Dataset:
+        """The dataset of all rows, to be asked for its shape and type."""
+        return find_dataset(self._own, key, virtual=self.virtual)
+
+    def read(self, key: str, rows: np.ndarray, dtype: np.dtype | type | None = None) -> np.ndarray:
+        """Some rows of a dataset, in the order given."""
+        whole = self.array(key)
+        unique, inverse = np.unique(rows, return_inverse=True)
+        owner = np.searchsorted(self._first, unique, side="right") - 1
+        # Runs of neighbouring rows are read as slices: HDF5's own point selection is slow.
+        breaks = np.flatnonzero((np.diff(unique) != 1) | (np.diff(owner) != 0)) + 1
+        with read_errors(self._path, f"/{key}"):
+            values = np.empty((len(unique), *whole.shape[1:]), dtype=dtype or whole.dtype)
+            for positions in np.split(np.arange(len(unique)), breaks):
+                if len(positions):
+                    low, high = positions[0], positions[-1] + 1
+                    piece = self.pieces[owner[low]]
+                    start = piece.start + unique[low] - self._first[owner[low]]
+                    source = self._dataset(piece, key, whole)
+                    if not read_chunks(source, start, values[low:high]):
+                        values[low:high] = source[start : start + high - low]
+        return values if np.array_equal(unique, rows) else values[inverse]
+
+    def _dataset(self, piece: Piece, key: str, whole: h5py.Dataset) -> h5py.Dataset:
+        if not self.virtual:
+            return whole
+        dataset = find_dataset(self._opened(piece), key)
+        with read_errors(piece.file, f"/{key}"):
+            if whole.ndim == 4:
+                check_maps(dataset)
+            else:
+                check_numbers(dataset, whole.ndim, whole.dtype.kind)
+            if dataset.shape[1:] != whole.shape[1:] or dataset.shape[0] < piece.stop:
+                raise ValueError(f"shape {dataset.shape} where {self._path} expects another")
+        return dataset
+
+    def _opened(self, piece: Piece) -> h5py.File:
+        path = piece.file
+        if path not in self._open:
+            with read_errors(path, "/"):
+                self._open[path] = h5py.File(path, "r")
+                identity = identity_of(self._open[path])
+            if identity != piece.identity:
+                raise FeatlabError(
+                    f"{self._path} is a virtual store of an earlier {path}, which has been made "
+                    "anew from something else; extract again."
+                )
+            if len(self._open) > _OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(path)
+        return self._open[path]

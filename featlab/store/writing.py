@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import chain, count
 from pathlib import Path
@@ -16,6 +17,7 @@ from uuid import uuid4
 import h5py
 import numpy as np
 
+from featlab.errors import FeatlabError
 from featlab.store.format import (
     ENCODING_TYPE,
     ENCODING_VERSION,
@@ -25,14 +27,13 @@ from featlab.store.format import (
     layer_names,
     write_tables,
 )
+from featlab.store.own import PER_IMAGE
 from featlab.store.rows import (
     MAP_AXES,
-    EncodedMaps,
     Piece,
     create_maps,
     create_plain,
     encode_chunk,
-    encode_maps,
     read_raw_chunk,
     relative_name,
     write_pieces,
@@ -40,6 +41,64 @@ from featlab.store.rows import (
     write_raw_chunk,
 )
 from featlab.system.files import replace_durably
+
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+MAY_BE_ABSENT = (THUMBNAILS, *PER_IMAGE)
+"""Datasets of few numbers an image that not every part has."""
+
+
+@dataclass(frozen=True)
+class EncodedMaps:
+    """Maps of a batch as they are stored; made by :func:`encode_maps`.
+
+    Attributes
+    ----------
+    maps : ndarray of shape (b, h, w, c), float32
+        The network's own output.
+    mean, max : ndarray of shape (b, c), float32
+        Pooled over the cells.
+    dtype : dtype
+        Number format of the chunks.
+    chunks : tuple of bytes
+        One for each image: shuffled and deflated.
+    """
+
+    maps: np.ndarray
+    mean: np.ndarray
+    max: np.ndarray
+    dtype: np.dtype
+    chunks: tuple[bytes, ...]
+
+
+def encode_maps(layer: str, values: np.ndarray, dtype: str = "float16") -> EncodedMaps:
+    """Pool and compress the maps of a batch; threads may do so at the same time.
+
+    Parameters
+    ----------
+    layer : str
+        Its name, for the error.
+    values : ndarray of shape (b, h, w, c), float32
+    dtype : {"float16", "float32"}
+        Number format of the stored maps; float32 where a value overflows float16.
+
+    Raises
+    ------
+    FeatlabError
+        There are NaN or infinite values.
+    """
+    flat = values.reshape(len(values), -1, values.shape[-1])
+    highest, lowest = flat.max(axis=1), flat.min(axis=(1, 2))  # NaN wherever there is one
+    if not (np.isfinite(highest).all() and np.isfinite(lowest).all()):
+        raise FeatlabError(
+            f"the network's output at layer {layer!r} has NaN or infinite values; "
+            "check its weights and preprocessing."
+        )
+    largest = max(highest.max(initial=0), -lowest.min(initial=0))
+    stored = np.dtype(np.float32 if largest > _FLOAT16_MAX else dtype)
+    # One image after the other stays in the core's cache.
+    chunks = tuple(encode_chunk(image, stored) for image in values)
+    return EncodedMaps(values, flat.mean(axis=1), highest, stored, chunks)
 
 
 class PartWriter:
@@ -80,11 +139,11 @@ class PartWriter:
         maps: Mapping[str, np.ndarray | EncodedMaps],
         colour: np.ndarray,
         frames: np.ndarray,
-        thumbnails: np.ndarray | None = None,
+        more: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Add a batch: layer → ``(b, h, w, c)`` float32, ``(b, 64)`` colours, ``(b, 4)`` frames.
 
-        Thumbnails, ``(b, 2304)`` uint8, may be left out of all batches.
+        More datasets, ``(b, m)`` each, are thumbnails and what the network's own head says.
 
         Maps may be encoded already, in the part's own number format.
         """
@@ -98,8 +157,8 @@ class PartWriter:
             self._plain.setdefault(f"pooled/{layer}/max", []).append(batch.max)
         self._plain.setdefault("colour_histogram", []).append(colour)
         self._plain.setdefault("frames", []).append(frames)
-        if thumbnails is not None:
-            self._plain.setdefault(THUMBNAILS, []).append(thumbnails)
+        for key, values in (more or {}).items():
+            self._plain.setdefault(key, []).append(values)
         self._filled += len(colour)
 
     def finish(self) -> None:
@@ -214,6 +273,7 @@ def _copy(
     """Copy the rows of pieces into a new file; returns the pieces."""
     coming = iter(pieces)
     copied: list[Piece] = []
+    absent: set[str] = set()
     with _opened(path, "w") as target:
         for start, piece in _with_rows(coming):
             copied.append(piece)
@@ -226,7 +286,11 @@ def _copy(
                     _copy_maps(source, target, f"maps/{layer}", piece, start, n_rows, dtype)
                 for key in _plain_keys(dtypes, source):
                     _copy_plain(source, target, key, piece, start, n_rows)
+                absent |= {key for key in MAY_BE_ABSENT if key not in source}
         else:
+            # What only some of the pieces have would be zeros for the others' rows.
+            for key in absent & {key for key in MAY_BE_ABSENT if key in target}:
+                del target[key]
             return copied
     # The rows before it must have the same format, in a file without a hole.
     return _copy(chain(copied, coming), path, n_rows, wider)
@@ -249,7 +313,7 @@ def _refer(
 ) -> None:
     """Virtual datasets over the pieces, and the table of where they lie."""
     names = {file: relative_name(file, folder) for file in {piece.file for piece in pieces}}
-    plain = {*_plain_keys(dtypes), THUMBNAILS}
+    plain = {*_plain_keys(dtypes), *MAY_BE_ABSENT}
     for file in names:
         with h5py.File(file, "r") as source:
             dtypes = _wider(dtypes, source)
@@ -273,10 +337,10 @@ def _refer(
 
 
 def _plain_keys(layers: Iterable[str], source: h5py.File | None = None) -> list[str]:
-    """Datasets of few numbers an image; thumbnails where a file, written of late, has them."""
+    """Datasets of few numbers an image; thumbnails and own logits where a file has them."""
     pooled = [f"pooled/{layer}/{pooling}" for layer in layers for pooling in POOLINGS]
-    small = [THUMBNAILS] if source is not None and THUMBNAILS in source else []
-    return [*pooled, "colour_histogram", "frames", *small]
+    more = [] if source is None else [key for key in MAY_BE_ABSENT if key in source]
+    return [*pooled, "colour_histogram", "frames", *more]
 
 
 def _while_free(pieces: Iterable[Piece], path: Path, n_rows: int) -> Iterator[Piece]:
