@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, stdtrit
 
-from featlab.arguments import check_whole, group_codes
+from featlab.arguments import check_whole, effective_units, group_codes
 
 Floats = NDArray[np.float64]
 
@@ -195,12 +195,6 @@ def _ratio(weighted: Floats) -> Floats:
         return total / weight
 
 
-def effective_units(codes: NDArray[np.intp]) -> float:
-    """Kish's effective number of groups: as many of one size say as much; 1 for one group."""
-    sizes = np.bincount(codes).astype(float)
-    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(codes) else 0.0
-
-
 def interval_name(codes: NDArray[np.intp] | None) -> str:
     """What an interval over images, or their groups, rests on; or why there is none."""
     if codes is None or codes.max(initial=-1) + 1 == len(codes):
@@ -228,7 +222,7 @@ def draws_interval(
     draws : array-like of shape (b,)
         NaN is left out.
     n : float
-        Number of images, or :func:`effective_units`.
+        Number of images, or :func:`featlab.arguments.effective_units`.
     span : (float, float)
         The least and the largest score there can be; of differences (-1, 1).
     level : float

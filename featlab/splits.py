@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from featlab.arguments import SIDES, check_columns, group_names, text_labels
+from featlab.arguments import SIDES, check_columns, effective_units, group_names, text_labels
 from featlab.errors import FeatlabError
 
 __all__ = ["make_split"]
 
 logger = logging.getLogger(__name__)
 
-SINGLE, GROUPED = (0.5, 0.2, 0.3), (0.4, 0.3, 0.3)
-"""Shares of train, confirm and test, without groups and with: there what is confirmed rests on the
-number of groups."""
+_SINGLE, _GROUPED = (0.5, 0.2, 0.3), (0.4, 0.3, 0.3)
+_LEAST_SINGLE = 0.9
+"""Least effective number of units an image at which images count as single: their intervals are
+then wider by 5 % at most."""
 
 _SHOWN = 3  # groups that an error names
 _GIVEN_NAMES = {"train": "train", "val": "confirm", "confirm": "confirm", "test": "test"}
@@ -59,8 +60,8 @@ def make_split(
         Image table: ``path`` and ``label``; ``group``, ``split`` and ``sha256`` count as blank
         where a column is absent.
     fractions : three floats, optional
-        Shares of train, confirm and test; positive, summing to 1. By default 0.5, 0.2, 0.3; with
-        groups 0.4, 0.3, 0.3, because what is confirmed there rests on the number of groups.
+        Shares of train, confirm and test; positive, summing to 1. By default those of
+        :func:`usual_fractions`.
     random_state : int
         Seed of the shuffle.
 
@@ -80,10 +81,7 @@ def make_split(
     check_columns(
         "the image table", images, ("path", "label"), "make it with featlab.images.index_images"
     )
-    if fractions is None:
-        grouped = (_named(images, "group") != "").any()
-        fractions = GROUPED if grouped else SINGLE
-    shares = _checked_fractions(fractions)
+    shares = _checked_fractions(usual_fractions(images) if fractions is None else fractions)
     table = images.assign(_row=np.arange(len(images))).sort_values("path", kind="stable")
     labels = text_labels(table["label"], name="label").astype(np.str_)
     if len(np.unique(labels)) < 2:
@@ -101,6 +99,22 @@ def make_split(
     ordered = np.empty(len(table), dtype=object)
     ordered[table["_row"].to_numpy()] = sides
     return pd.Series(ordered.astype(str), index=images.index, name="split")
+
+
+def usual_fractions(images: pd.DataFrame) -> tuple[float, float, float]:
+    """Shares of train, confirm and test: 0.5, 0.2, 0.3, or 0.4, 0.3, 0.3 for grouped images.
+
+    What is confirmed rests on the number of units, so fewer of them need a larger side. Images
+    count as grouped where the effective number of units (Kish's) is below nine tenths of their
+    number: a few pairs of copies among hundreds of images change nothing.
+
+    Parameters
+    ----------
+    images : DataFrame of shape (n, ...)
+        Image table; ``group`` and ``sha256`` may be absent.
+    """
+    few = effective_units(_units(images)) < _LEAST_SINGLE * len(images)
+    return _GROUPED if few else _SINGLE
 
 
 def _checked_fractions(fractions: Sequence[float]) -> NDArray[np.float64]:

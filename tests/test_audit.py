@@ -19,7 +19,7 @@ from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
-from featlab import audit, plots
+from featlab import audit, pipeline, plots
 from featlab.arguments import feature_columns
 from featlab.audit import _duplicates
 from featlab.audit._alignment import fitted
@@ -505,6 +505,29 @@ def test_another_process_sees_the_same_groups(augmented):
     store = audit.group_copies(augmented)
     again = pickle.loads(pickle.dumps(store))
     assert (again.images["group"] == store.images["group"]).all()
+
+
+@pytest.mark.parametrize("where", ["_analysis", "_comparison", "_gradients"])
+def test_every_analysis_keeps_copies_together(augmented, monkeypatch, where):
+    class Split(Exception):
+        pass
+
+    def split_of(images, **_):
+        raise Split(images)
+
+    monkeypatch.setattr(f"featlab.pipeline.{where}.make_split", split_of)
+    second = extract_maps(augmented.images, Layout(), augmented.path.with_name("second.h5"))
+    calls = {
+        "_analysis": lambda **copies: pipeline.analyse(augmented, **copies),
+        "_comparison": lambda **copies: pipeline.compare_stores([second, augmented], **copies),
+        "_gradients": lambda **copies: pipeline.analyse_gradients(augmented, Layout(), **copies),
+    }
+    with pytest.raises(Split) as together:
+        calls[where]()
+    assert together.value.args[0]["group"].nunique() == 16
+    with pytest.raises(Split) as torn:
+        calls[where](copies="split")
+    assert set(torn.value.args[0]["group"]) == {""}
 
 
 def test_the_first_of_each_picture_is_left(augmented):

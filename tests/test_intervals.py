@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
+from featlab.arguments import effective_units
 from featlab.intervals import (
     draws_interval,
-    effective_units,
     interval_name,
     mean_interval,
     share_interval,

@@ -105,6 +105,19 @@ def test_grouped_shares_are_close():
     np.testing.assert_allclose(shares[SIDES], [0.5, 0.2, 0.3], atol=0.03)
 
 
+def test_a_few_copies_leave_the_shares_as_they_are_and_many_do_not():
+    images = image_table({"a": 120, "b": 80})
+    images.loc[[0, 1, 2, 3, 150, 151], "group"] = ["x", "x", "y", "y", "z", "z"]
+    split = make_split(images)
+    assert split.value_counts().to_dict() == {"train": 100, "test": 60, "confirm": 40}
+    assert split.groupby(images["group"].replace("", pd.NA)).nunique().eq(1).all()
+    images["group"] = [f"photo {i // 5}" for i in range(200)]
+    assert make_split(images).value_counts(normalize=True)["train"] == pytest.approx(0.4, abs=0.03)
+    # Images that a person gave a group each are single images.
+    images["group"] = [f"photo {i}" for i in range(200)]
+    assert make_split(images).value_counts()["train"] == 100
+
+
 def test_columns_may_be_absent():
     images = image_table({"a": 10, "b": 10})
     split = make_split(images[["path", "label"]])

@@ -37,6 +37,7 @@ from featlab.arguments.tables import (
     class_codes,
     confirmed_detectors,
     detector_row,
+    effective_units,
     group_codes,
     group_names,
     has_groups,

@@ -201,6 +201,12 @@ def has_groups(codes: NDArray[np.intp]) -> bool:
     return bool(len(codes)) and int(codes.max()) + 1 < len(codes)
 
 
+def effective_units(codes: NDArray[np.intp]) -> float:
+    """Kish's effective number of groups: as many of one size say as much; 1 for one group."""
+    sizes = np.bincount(codes).astype(float)
+    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(codes) else 0.0
+
+
 def stratified_rows(labels: ArrayLike, most: int, random_state: int = 0) -> NDArray[np.intp]:
     """All rows, or a random sample of about `most` with each class's own share.
 

@@ -24,7 +24,7 @@ from featlab.errors import FeatlabError
 from featlab.features import component_scores, feature_table, principal_components
 from featlab.heads import evaluate_heads
 from featlab.results.images import Finding
-from featlab.splits import GROUPED, make_split
+from featlab.splits import make_split, usual_fractions
 from featlab.store import MapStore
 from featlab.system.machine import double_rows
 
@@ -241,10 +241,11 @@ def copies_both_ways(
     images, rows = store.tables.images.assign(split="", sha256=""), []
     own = group_names(images["group"], len(images))
     joined = joined_groups(own, pairs)
+    shares = usual_fractions(images.assign(group=joined))
     for word, groups in (("together", joined), ("split", own)) if len(pairs) else ():
         with suppress(FeatlabError):  # too few groups for a split
             split = make_split(
-                images.assign(group=groups), fractions=GROUPED, random_state=random_state
+                images.assign(group=groups), fractions=shares, random_state=random_state
             )
             heads = evaluate_heads(
                 X, images["label"], split, heads=["logistic"], groups=joined,

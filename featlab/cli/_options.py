@@ -33,10 +33,17 @@ BoxKind = Annotated[
     str | None, typer.Option(help="Which kind of box is the truth, where there are several.")
 ]
 Copies = Annotated[
+    Literal["together", "split"],
+    typer.Option(
+        help="Copies of a picture (cropped, mirrored, brightened …) are one group, or images like "
+        "all others."
+    ),
+]
+CopiesOrDrop = Annotated[
     Literal["together", "split", "drop"],
     typer.Option(
         help="Copies of a picture (cropped, mirrored, brightened …) are one group, images like all "
-        "others, or (`featlab run`) left out but for the first."
+        "others, or left out but for the first."
     ),
 ]
 Virtual = Annotated[

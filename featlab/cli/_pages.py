@@ -30,7 +30,7 @@ from featlab.cli._options import (
     write_figures,
     write_tables,
 )
-from featlab.cli._pass import grouped, opened_store, opened_stores, workers_ready, write_page
+from featlab.cli._pass import opened_store, workers_ready, write_page
 from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
@@ -76,10 +76,11 @@ def compare(
     """Compare networks, layers or input sizes on the same images, on one page."""
     with ExitStack() as opened:
         comparison = featlab.pipeline.compare_stores(
-            opened_stores(opened, stores, copies),
+            [opened.enter_context(featlab.store.MapStore(store)) for store in stores],
             names=[name.strip() for name in names.split(",")] if names else None,
             layers=layers.split(",") if layers else None,
             box_kind=box_kind,
+            copies=copies,
             random_state=seed,
             command=command_line(),
             progress=partial(quiet_bar, label="compare", unit="entry"),
@@ -146,7 +147,7 @@ def audit(
     """Is the set fit for the question: duplicates, labels, outliers, confounds, colour alone."""
     with featlab.store.MapStore(store) as whole:
         pairs = featlab.audit.duplicates(whole)
-        opened = grouped(whole, copies, pairs)
+        opened = featlab.pipeline.copies.with_copies(whole, copies, pairs)
         labels, groups = opened.images["label"], opened.images["group"]
         split = featlab.splits.make_split(opened.images, random_state=seed)
         X = featlab.features.feature_table(opened)

@@ -20,7 +20,7 @@ import typer
 import featlab
 from featlab.cli._options import (
     BoxKind,
-    Copies,
+    CopiesOrDrop,
     Output,
     Pass,
     Seed,
@@ -95,7 +95,7 @@ def run(
     made: Pass,
     output: Output,
     box_kind: BoxKind = None,
-    copies: Copies = "together",
+    copies: CopiesOrDrop = "together",
     seed: Seed = 0,
 ) -> None:
     """From an image folder to a report: index, extract, heads, neurons, localisation."""
@@ -139,30 +139,17 @@ def _distinct(made: Pass, store: featlab.store.MapStore, path: Path) -> featlab.
 @contextmanager
 def opened_store(path: Path, copies: str) -> Iterator[featlab.store.MapStore]:
     """A store whose copies are groups, unless they are to be split."""
-    with featlab.store.MapStore(path) as store, grouped(store, copies) as kept:
-        yield kept
+    with ExitStack() as stack:
+        yield opened_stores(stack, [path], copies)[0]
 
 
 def opened_stores(
     stack: ExitStack, paths: Iterable[Path], copies: str
 ) -> list[featlab.store.MapStore]:
     """Stores of the same images, all with the groups of the first."""
-    first, *others = [stack.enter_context(featlab.store.MapStore(path)) for path in paths]
-    kept = stack.enter_context(grouped(first, copies))
-    groups = kept.images["group"]
-    same = [store if len(store) != len(kept) else store.regrouped(groups) for store in others]
-    return [kept, *map(stack.enter_context, same)]
-
-
-def grouped(
-    store: featlab.store.MapStore, copies: str, pairs: pd.DataFrame | None = None
-) -> featlab.store.MapStore:
-    """The store with its copies as groups, unless they are to be split."""
-    if copies == "drop":
-        raise FeatlabError(
-            "--copies drop is for `featlab run`; give the store distinct.h5 that it writes."
-        )
-    return featlab.audit.group_copies(store, pairs) if copies == "together" else store
+    stores = [stack.enter_context(featlab.store.MapStore(path)) for path in paths]
+    kept = featlab.pipeline.copies.stores_with_copies(stores, copies)
+    return [stack.enter_context(store) for store in kept]
 
 
 def write_page(

@@ -62,7 +62,7 @@ def gradients(
     seed: Seed = 0,
 ) -> None:
     """Run the network again on some images: DAM, Grad-CAM, guided maps and their checks."""
-    with _pass.opened_store(store, copies) as opened:
+    with featlab.store.MapStore(store) as opened:
         with _pass.libraries_silenced():
             network = featlab.backbones.rebuild_backbone(opened.provenance, backbone, weights)
             network.input_size, network.layers  # noqa: B018 - builds what the name does not tell
@@ -71,6 +71,7 @@ def gradients(
             network,
             n_images=images,
             box_kind=box_kind,
+            copies=copies,
             random_state=seed,
             progress=partial(quiet_bar, unit="item"),
         )
@@ -159,7 +160,7 @@ def finetune(
         import tensorflow  # noqa: F401  # tells of itself once, while it loads
     with (
         _pass.finished_store(made, table, boxes, output / "maps.h5")[0] as whole,
-        _pass.grouped(whole, copies) as store,
+        featlab.pipeline.copies.with_copies(whole, copies) as store,
     ):
         split = featlab.splits.make_split(store.images, random_state=seed)
         small = None

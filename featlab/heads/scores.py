@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featlab.arguments import check_whole, has_groups
+from featlab.arguments import check_whole, effective_units, has_groups
 from featlab.intervals import (
     auroc_score_interval,
-    effective_units,
     interval_name,
     mean_interval,
 )

@@ -15,6 +15,7 @@ from featlab.arguments import (
     check_choice,
     check_choices,
     check_same_rows,
+    effective_units,
     group_codes,
     group_names,
     split_sides,
@@ -22,7 +23,6 @@ from featlab.arguments import (
 )
 from featlab.boxes.geometry import CORNERS, centre_in_box
 from featlab.errors import FeatlabError
-from featlab.intervals import effective_units
 from featlab.localise.fitting import classes_without_detectors, fit_methods
 from featlab.localise.heat import label_codes, picture_sizes
 from featlab.localise.matching import SUFFIX, Matches, Truth, find_truth, match_methods

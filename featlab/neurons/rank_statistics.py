@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from featlab.intervals import auroc_score_interval, effective_units
+from featlab.arguments import effective_units
+from featlab.intervals import auroc_score_interval
 
 Floats = NDArray[np.float64]
 PerClass = TypeVar("PerClass", bound=Any)

@@ -14,12 +14,11 @@ import pandas as pd
 from featlab import embed, report
 from featlab.arguments import (
     Progress,
-    check_choice,
     confirmed_detectors,
     stratified_rows,
     true_boxes,
 )
-from featlab.audit import audit_set, duplicates, group_copies
+from featlab.audit import audit_set, duplicates
 from featlab.boxheads import box_statistics, evaluate_box_heads
 from featlab.embed.planes import LEAST_IMAGES
 from featlab.features import take_rows
@@ -38,6 +37,7 @@ from featlab.localise import (
 from featlab.localise.detectors import neuron_pointing
 from featlab.neurons import softmax_top_k
 from featlab.pipeline import pictures
+from featlab.pipeline.copies import with_copies
 from featlab.pipeline.detectors import (
     LOCALISERS,
     POOLINGS,
@@ -63,7 +63,6 @@ from featlab.results.pictures import NeuronCard
 from featlab.splits import make_split
 from featlab.store import MapStore
 
-COPIES = ("together", "split")
 REFINED = ("cell_boxes",)
 BOX_HEADS = ("cascade", "ridge_pca", "pls", "gradient_boosting")
 _POINTING_DETECTORS = 10
@@ -114,11 +113,10 @@ def analyse(
     -------
     featlab.Results
     """
-    check_choice("copies", copies, COPIES)
     looking: dict[str, float] = {}
     with timed(looking, "copies"):
         pairs = duplicates(store)
-        store = group_copies(store, pairs) if copies == "together" else store
+        store = with_copies(store, copies, pairs)
     given: dict[str, Any] = {
         "store": store,
         "pairs": pairs,

@@ -26,6 +26,7 @@ from featlab.features import feature_table
 from featlab.heads import evaluate_heads
 from featlab.heads.comparison import paired
 from featlab.pipeline._entries import Entry, check_same, entries_of
+from featlab.pipeline.copies import stores_with_copies
 from featlab.pipeline.detectors import LOCALISERS, class_weights, find_detectors
 from featlab.pipeline.pictures import (
     boxes_at,
@@ -74,6 +75,7 @@ def compare_stores(
     names: Sequence[str] | None = None,
     layers: Sequence[str] | None = None,
     box_kind: str | None = None,
+    copies: str = "together",
     random_state: int = 0,
     command: str = "",
     progress: Progress | None = None,
@@ -93,6 +95,8 @@ def compare_stores(
         Only these layers, of the stores that have them; all by default.
     box_kind : str, optional
         Which kind of box is the truth, where there are several.
+    copies : {"together", "split"}
+        As in :func:`analyse`; copies are sought in the first store.
     random_state : int
         Seed of the split, the heads, the bootstrap and the examples.
     command : str
@@ -117,7 +121,7 @@ def compare_stores(
     alone, chosen, like the thresholds and the best entry, on the confirm images. The p-values of
     the comparisons with the best entry are corrected by Holm's method.
     """
-    entries = entries_of(stores, names, layers)
+    entries = entries_of(stores_with_copies(stores, copies), names, layers)
     check_same(entries)
     first = entries[0].store
     boxes_of_kind(first.boxes, box_kind)

@@ -20,6 +20,7 @@ from featlab.gradients.dam import DAM_PRESETS, preset_layer
 from featlab.gradients.network import HeadedNetwork, check_backbone, check_maps
 from featlab.heads import evaluate_heads, linear_weights
 from featlab.images.pixels import InputReader
+from featlab.pipeline.copies import with_copies
 from featlab.pipeline.detectors import class_weights, find_detectors, predicted_classes
 from featlab.pipeline.scheduler import timed
 from featlab.results.analysis import HeadResults
@@ -184,6 +185,7 @@ def analyse_gradients(
     *,
     n_images: int = 60,
     box_kind: str | None = None,
+    copies: str = "together",
     random_state: int = 0,
     progress: LabelledProgress | None = None,
 ) -> GradientResults:
@@ -203,6 +205,8 @@ def analyse_gradients(
         Test images that are scored, drawn at random.
     box_kind : str, optional
         Which kind of box is the truth, where the store has several.
+    copies : {"together", "split"}
+        As in :func:`analyse`.
     random_state : int
         Seed of the split, the head, the sample and the intervals.
     progress : callable, optional
@@ -220,6 +224,7 @@ def analyse_gradients(
     """
     check_backbone(store, backbone)
     check_whole("n_images", n_images, 1)
+    store = with_copies(store, copies)
     labels, groups = store.images["label"], store.images["group"]
     split = make_split(store.images, random_state=random_state)
     seconds: dict[str, float] = {}
