@@ -23,9 +23,8 @@ from featlab.neurons import (
     select_neurons,
     to_anndata,
 )
-from featlab.neurons._corrections import WHOLE, WITHIN, scheme_of
+from featlab.neurons.group_tests import WHOLE, WITHIN, grouped_p, scheme_of
 from featlab.neurons.rank_statistics import auroc_interval, clustered_auroc, rank_statistics
-from featlab.neurons.rank_tests import clustered_p
 
 
 class TestMadeUpNeurons:
@@ -209,6 +208,12 @@ def test_attrs_can_be_exported(monkeypatch):
     assert attrs["permuted"] == "images"
 
 
+def one_sided(values, inside, names, scheme):
+    """P of "larger in the class" of every column."""
+    codes = (~inside).astype(np.intp)
+    return grouped_p(values, codes, names, scheme=scheme, alternative="greater")[0]
+
+
 class TestGroups:
     """Images of one group are not independent evidence."""
 
@@ -241,12 +246,12 @@ class TestGroups:
         rng = np.random.default_rng(3)
         values, names = rng.normal(size=(80, 3)), np.repeat(list("abcdefgh"), 10)
         inside = np.isin(names, list("abc"))
-        assert np.isnan(clustered_p(values, inside, names, WHOLE)).all()  # three groups
+        assert np.isnan(one_sided(values, inside, names, WHOLE)).all()  # three groups
         values, names = rng.normal(size=(120, 3)), np.repeat(list("abcdefghijkl"), 10)
         inside = np.isin(names, list("abcde"))
         ranks = pd.DataFrame(stats.rankdata(values, axis=0)).groupby(names).mean().to_numpy()
         expected = stats.mannwhitneyu(ranks[:5], ranks[5:], alternative="greater", method="exact")
-        np.testing.assert_allclose(clustered_p(values, inside, names, WHOLE), expected.pvalue)
+        np.testing.assert_allclose(one_sided(values, inside, names, WHOLE), expected.pvalue)
         assert scheme_of(inside.astype(int), names) == WHOLE
 
     @pytest.mark.parametrize(
@@ -264,7 +269,7 @@ class TestGroups:
         values = np.maximum(values - stats.norm.isf(firing), 0) if firing < 1 else values
         names, inside = np.char.add("g", unit.astype(str)), unit < len(sizes[0])
         for way in (1, -1):
-            p = clustered_p(way * values, inside, names, WHOLE)
+            p = one_sided(way * values, inside, names, WHOLE)
             for alpha in (0.05, 0.005, 0.0005):
                 error = np.sqrt(alpha * (1 - alpha) / c)
                 assert (p <= alpha).mean() <= alpha + 2 * error
@@ -281,21 +286,22 @@ class TestGroups:
         assert table.attrs["n_confirm_tests"] == 0
 
     def test_shuffled_groups_show_a_test_that_goes_wrong_with_their_sizes(self, monkeypatch):
-        """A t-test that pools the variance of three images with that of means of 50."""
+        """A t-test that pools the variance of six images with that of means of 20."""
 
-        def pooled(values, inside, names, scheme):
+        def pooled(values, outside, names, **_):
+            inside = outside == 0
             units = np.unique(names[~inside])
             means = np.stack([values[names == name].mean(axis=0) for name in units])
-            return stats.ttest_ind(values[inside], means, alternative="greater").pvalue
+            return stats.ttest_ind(values[inside], means).pvalue[None]
 
         rng = np.random.default_rng(13)
-        names = np.array([*["", "", ""], *np.repeat([f"g{i}" for i in range(20)], 20)] * 2)
-        y, split = np.where(names == "", "few", "many"), np.repeat(["train", "confirm"], 403)
-        X = rng.normal(size=(806, 300))
+        names = np.array([*[""] * 6, *np.repeat([f"g{i}" for i in range(20)], 20)] * 2)
+        y, split = np.where(names == "", "few", "many"), np.repeat(["train", "confirm"], 406)
+        X = rng.normal(size=(812, 300))
         options = {"groups": names, "n_repeats": 5, "correction": "bonferroni", "alpha": 0.9}
         sound = null_selection(X, y, split, **options)
         assert sound["replicated"].sum() == 0
-        monkeypatch.setattr("featlab.neurons._confirming.clustered_p", pooled)
+        monkeypatch.setattr("featlab.neurons._confirming.grouped_p", pooled)
         assert null_selection(X, y, split, **options)["replicated"].sum() > 0
 
     def test_one_stratum_is_wilcoxons_test(self):
@@ -305,14 +311,14 @@ class TestGroups:
             values[inside], values[~inside], alternative="greater", method="asymptotic",
             use_continuity=False,
         ).pvalue  # fmt: skip
-        found = clustered_p(values, inside, np.full(50, "one"), WITHIN)
+        found = one_sided(values, inside, np.full(50, "one"), WITHIN)
         np.testing.assert_allclose(found, expected)
 
     def test_strata_take_out_the_group(self):
         rng = np.random.default_rng(5)
         names, inside = np.repeat(list("abcdef"), 20), np.tile([True, False], 60)
         values = 5 * rng.normal(size=6)[np.repeat(np.arange(6), 20)] + rng.normal(size=120) + inside
-        p = clustered_p(values[:, None], inside, names, WITHIN)
+        p = one_sided(values[:, None], inside, names, WITHIN)
         plain = stats.mannwhitneyu(values[inside], values[~inside], alternative="greater").pvalue
         assert p[0] < 1e-4 < plain
 

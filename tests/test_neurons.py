@@ -585,5 +585,5 @@ class TestRowsOfTheTable:
         X, y = planted(0)
         table = rank_neurons(X, y)
         whole = np.char.add(y.astype(str), (np.arange(len(y)) // 4 % 5).astype(str))
-        assert set(confirm_neurons(table, X, y)["unit"]) == {"", "images"}
-        assert set(confirm_neurons(table, X, y, groups=whole)["unit"]) == {"", "whole groups"}
+        assert set(confirm_neurons(table, X, y)["unit"]) == {"images"}
+        assert set(confirm_neurons(table, X, y, groups=whole)["unit"]) == {"whole groups"}

@@ -14,8 +14,8 @@ from featlab.neurons._detectors import (
     softmax_top_k,
     to_anndata,
 )
+from featlab.neurons._omnibus import compare_classes
 from featlab.neurons._ranking import rank_neurons
-from featlab.neurons.rank_tests import compare_classes
 
 __all__ = [
     "cluster_detectors",

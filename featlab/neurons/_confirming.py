@@ -20,6 +20,7 @@ from featlab.arguments import (
     feature_blocks,
     group_codes,
     group_names,
+    has_groups,
     said,
     split_sides,
 )
@@ -27,23 +28,21 @@ from featlab.errors import FeatlabError
 from featlab.features import take_rows
 from featlab.intervals import auroc_score_interval
 from featlab.neurons._corrections import (
-    FEW,
     MULTIPLETESTS,
-    WHOLE,
     adjust,
     check_correction,
     permuted_codes,
-    scheme_of,
 )
 from featlab.neurons._ranking import REST, rank_neurons
 from featlab.neurons._tests import checked_weights, one_sided_p, weighted_statistics
+from featlab.neurons.group_tests import FEW, WHOLE, grouped_p, scheme_of, tested_scheme
 from featlab.neurons.rank_statistics import (
     Floats,
     auroc_interval,
     clustered_auroc,
     rank_statistics,
 )
-from featlab.neurons.rank_tests import clustered_p, few_groups, mannwhitney_p
+from featlab.neurons.rank_tests import mannwhitney_p
 from featlab.results.analysis import Selection
 from featlab.system.machine import pieces
 
@@ -79,9 +78,9 @@ def confirm_neurons(
     groups : array_like of shape (n,), optional
         Groups of images that are not independent; "" is no group. Then the interval is that of
         clustered data, and the test takes the group as its unit: Mann and Whitney's on as many
-        images of each group where each group has one class, van Elteren's stratified test where
-        groups hold several. A class with fewer than five groups on either side has no p and leaves
-        the family.
+        images of each group where groups have one class each, van Elteren's stratified test where
+        they hold several. Where class or rest has fewer than five groups there is no p, and the row
+        leaves the family.
     alpha : float
         Bound of the corrected p-value, in (0, 1].
     correction : str
@@ -96,8 +95,8 @@ def confirm_neurons(
         (``p_confirmed`` <= `alpha`), ``auroc_replicated_low`` and ``auroc_replicated_high`` (see
         Notes; NaN where not replicated) and ``shrinkage``: how much of the selected effect was
         lost, in AUROC towards 0.5 and beyond; NaN and False in rows that are not detectors.
-        ``unit`` is the unit of evidence: "images", "whole groups", "images within groups" or, where
-        there is no p, "too few groups". ``attrs`` repeats the parameters.
+        ``unit`` is the unit of evidence, of every row: "images", "whole groups", "images within
+        groups" or, where there is no p, "too few groups". ``attrs`` repeats the parameters.
 
     Notes
     -----
@@ -123,21 +122,23 @@ def confirm_neurons(
     blocks = blocks_of_neurons(rows, X, y, weights=weights, groups=groups)
     names = group_names(groups, len(codes))
     counted = None if weights is None else checked_weights(weights, codes)
-    grouped = bool((names != "").any())
+    grouped = has_groups(group_codes(names, len(names)))
     if grouped and counted is not None:
         raise FeatlabError("give weights or groups, not both: a group is weighted as one already.")
-    judged, unit = np.full((len(rows), _MEASURED), np.nan), np.full(len(rows), "", dtype=object)
+    judged = np.full((len(rows), _MEASURED), np.nan)
+    unit = _units(rows, codes, classes, names) if grouped else np.full(len(rows), "images")
     compared = ["layer", "pooling", "reference"]
     for (layer, pooling, reference), part in rows[rows["detector"]].groupby(compared):
         block = blocks[str(layer), str(pooling)]
         for some, use, inside, pair in _contrasts(part, str(reference), codes, classes):
             if grouped:
-                by_groups = _judged_by_groups(block, some, use, inside, pair, names[use])
-                judged[some.index], unit[some.index] = by_groups
+                schemes = unit[some.index]
+                judged[some.index] = _judged_by_groups(
+                    block, some, use, inside, pair, names[use], schemes
+                )
             else:
                 used = None if counted is None else counted[use]
                 judged[some.index] = _judged(block, some, use, inside, pair, used)
-                unit[some.index] = "images"
     auroc, low, high, p = judged.T[:4]
     # Rows that are one test count once in the family, and share its p.
     first = _first_of_mirrored(rows, len(classes))
@@ -255,6 +256,21 @@ def _measured(
     return larger, smaller
 
 
+def _units(
+    rows: pd.DataFrame, codes: NDArray[np.intp], classes: NDArray[np.object_], names: NDArray
+) -> NDArray[np.object_]:
+    """The unit of evidence of every row of the table, where images come in groups."""
+    unit = np.full(len(rows), "", dtype=object)
+    for reference, part in rows.groupby("reference"):
+        for some, use, inside, pair in _contrasts(part, str(reference), codes, classes):
+            known = {
+                name: tested_scheme((inside != code).astype(np.intp), names[use])
+                for code, name in enumerate(pair)
+            }
+            unit[some.index] = some["class"].map(known)
+    return unit
+
+
 def _judged_by_groups(
     block: FeatureBlock,
     rows: pd.DataFrame,
@@ -262,31 +278,28 @@ def _judged_by_groups(
     codes: NDArray[np.intp],
     classes: list[str],
     names: NDArray[np.str_],
-) -> tuple[Floats, NDArray[np.object_]]:
-    """As `_judged`, with the group as the unit of evidence; and what was exchanged, by row."""
-    places, measured = block.places(rows["neuron"]), np.empty((len(rows), _MEASURED))
-    schemes, unit = np.empty(len(rows), dtype=object), group_codes(names, len(names))
-    for code, name in enumerate(classes):
-        for silent in (False, True):
-            mine = (
-                (rows["class"] == name) & ((rows["direction"] == "silent") == silent)
-            ).to_numpy()
-            if not mine.any():
-                continue
-            inside = codes == code
-            scheme = scheme_of(inside.astype(np.intp), names)
-            columns, parts = places[mine], []
-            for part in pieces(len(columns), len(block.matrix)):
-                values = block.matrix[:, columns[part]][use].astype(np.float64)
-                found = clustered_auroc(values, inside, unit)
-                p = clustered_p(-values if silent else values, inside, names, scheme)
-                units = [np.full(len(p), size) for size in found.units]
-                more = [found.n, found.n_ref, *found.variances, *units]
-                parts.append(np.stack([found.auroc, *found.limits(), p, *more], axis=-1))
-            measured[mine] = np.concatenate(parts)
-            untested = scheme == WHOLE and few_groups(inside, names)
-            schemes[mine] = FEW if untested else scheme
-    return measured, schemes
+    schemes: NDArray[np.object_],
+) -> Floats:
+    """As `_judged`, with the group as the unit of evidence; `schemes` is that of every row."""
+    places, unit = block.places(rows["neuron"]), group_codes(names, len(names))
+    measured = np.empty((len(rows), _MEASURED))
+    for (name, direction), part in rows.reset_index(drop=True).groupby(["class", "direction"]):
+        mine, inside = part.index.to_numpy(), codes == classes.index(str(name))
+        columns, scheme, parts = places[mine], schemes[mine[0]], []
+        for some in pieces(len(columns), len(block.matrix)):
+            values = block.matrix[:, columns[some]][use].astype(np.float64)
+            found = clustered_auroc(values, inside, unit)
+            p = np.full(values.shape[1], np.nan)
+            if scheme != FEW:
+                way = "less" if direction == "silent" else "greater"
+                outside = (~inside).astype(np.intp)
+                p = grouped_p(values, outside, names, scheme=scheme, alternative=way)[0]
+                p = np.nan_to_num(p, nan=1.0)
+            units = [np.full(len(p), size) for size in found.units]
+            more = [found.n, found.n_ref, *found.variances, *units]
+            parts.append(np.stack([found.auroc, *found.limits(), p, *more], axis=-1))
+        measured[mine] = np.concatenate(parts)
+    return measured
 
 
 def _of_replicated(judged: Floats, p: Floats, family: Floats, alpha: float) -> dict[str, Floats]:
@@ -321,9 +334,9 @@ def null_selection(
 
     The labels are shuffled on each side of the split by itself (within groups, as in "max_t"), so
     that selection and confirmation both run on labels that have nothing to do with the pictures,
-    and every class keeps its number of images on both. Where each group has one class, groups keep
-    label and size, and each takes its images from a random group that is at least as large: a
-    fault of a test that shows where sizes go with the class is seen.
+    and every class keeps its number of images on both. Where groups have one class each, a group
+    keeps its label and its size, and takes its images from another, a random one. To swap labels
+    would let the sizes go along, and hide a test that goes wrong where sizes go with the class.
 
     Parameters
     ----------
@@ -399,18 +412,13 @@ def null_selection(
 
 
 def _other_contents(names: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.intp]:
-    """For every row the row whose image it takes: each group's from one that is large enough.
+    """For every row the row whose image it takes: every group's from a random one, each used once.
 
-    A group is used once while there are others, so that small groups of one class come from large
-    ones of the other.
+    A small group takes a few images of a large one, a large one those of a small one repeatedly.
     """
     unit = group_codes(names, len(names))
-    sizes, source = np.bincount(unit), np.empty(len(unit), dtype=np.intp)
-    used = np.zeros(len(sizes), dtype=np.intp)
-    rows = [np.flatnonzero(unit == group) for group in range(len(sizes))]
-    for group in rng.permutation(len(sizes)):
-        fit = np.flatnonzero(sizes >= sizes[group])
-        taken = rng.choice(fit[used[fit] == used[fit].min()])
-        used[taken] += 1
-        source[rows[group]] = rng.choice(rows[taken], sizes[group], replace=False)
+    rows = [np.flatnonzero(unit == group) for group in range(int(unit.max()) + 1)]
+    source = np.empty(len(unit), dtype=np.intp)
+    for own, other in zip(rows, rng.permutation(len(rows)), strict=True):
+        source[own] = np.resize(rng.permutation(rows[other]), len(own))
     return source

@@ -19,19 +19,15 @@ from featlab.arguments import (
     FeatureBlock,
     check_between,
     check_choice,
-    group_codes,
     group_names,
 )
 from featlab.errors import FeatlabError
+from featlab.neurons.group_tests import WHOLE, rows_of_groups, scheme_of, whole_groups
 from featlab.neurons.rank_statistics import Floats
 from featlab.system.machine import pieces
 
-WHOLE, WITHIN, FEW = "whole groups", "images within groups", "too few groups"
-
 MULTIPLETESTS = tuple(dict.fromkeys([*multitest_methods_names, *multitest_alias]))
 CORRECTIONS = (*MULTIPLETESTS, "local_fdr", "max_t")
-LEAST_GROUPS = 5
-"""Groups of the class, and of the rest, below which no p is given."""
 PERMUTATIONS = 1000
 """Permutations of the labels for the correction "max_t"."""
 
@@ -162,27 +158,28 @@ def permuted_codes(
 ) -> tuple[NDArray[np.integer], str]:
     """Permuted class codes ``(n_permutations, n)`` that respect groups, and the scheme in words.
 
-    Without groups any label may go to any image. Where every group has one class (breeds of a
-    species), whole groups swap their labels; where groups hold several (photos of a session),
-    labels are permuted within them. Images without a group (``""``) are groups of their own in the
-    first case, and one group together in the second.
+    Without groups any label may go to any image. Where groups have one class each (breeds of a
+    species), whole groups swap their labels; in those that hold several (photos of a session)
+    labels are permuted within. Which is the rule is said by :func:`scheme_of`: images without a
+    group (``""``) are groups of their own in the first case, and one group together in the second.
     """
     rng = np.random.default_rng(random_state)
     names = group_names(groups, len(codes))
     # Class codes are small numbers, and these are as many as images times permutations.
     codes = codes.astype(np.min_scalar_type(int(codes.max())))
-    if (names == "").all():
-        permuted = np.tile(codes, (n_permutations, 1))
-        return rng.permuted(permuted, axis=1, out=permuted), "images"
-    if scheme_of(codes, names) == WHOLE:
-        unit = group_codes(names, len(names))
-        first = np.unique(unit, return_index=True)[1]
-        swapped = rng.permuted(np.tile(codes[first], (n_permutations, 1)), axis=1)
-        return swapped[:, unit], WHOLE
     permuted = np.tile(codes, (n_permutations, 1))
-    for rows in rows_of_groups(names):
+    if (names == "").all():
+        return rng.permuted(permuted, axis=1, out=permuted), "images"
+    scheme, strata = scheme_of(codes, names), rows_of_groups(names)
+    if scheme == WHOLE:
+        unit, first, whole = whole_groups(codes, names)
+        swapped = np.tile(codes[first], (n_permutations, 1))
+        swapped[:, whole] = rng.permuted(swapped[:, whole], axis=1)
+        permuted = np.where(whole[unit], swapped[:, unit], permuted)
+        strata = [np.flatnonzero(unit == group) for group in np.flatnonzero(~whole)]
+    for rows in strata:
         permuted[:, rows] = rng.permuted(permuted[:, rows], axis=1)
-    return permuted, WITHIN
+    return permuted, scheme
 
 
 def _unit_ranks(values: NDArray) -> NDArray[np.float32]:
@@ -206,17 +203,3 @@ def _absolute_z(
     variance = n * (total - n) / (total * (total - 1.0))
     sums = inside @ unit_ranks
     return np.divide(np.abs(sums), np.sqrt(variance), out=np.zeros(sums.shape), where=variance > 0)
-
-
-def scheme_of(codes: NDArray[np.intp], names: NDArray[np.str_]) -> str:
-    """What may be exchanged: whole groups where each has one class, else images within groups."""
-    unit = group_codes(names, len(names))
-    first = np.unique(unit, return_index=True)[1]
-    return WHOLE if (codes[first][unit] == codes).all() else WITHIN
-
-
-def rows_of_groups(names: NDArray[np.str_]) -> list[NDArray[np.intp]]:
-    """The rows of every group, groups in the order of their names."""
-    order = np.argsort(names, kind="stable")
-    _, first = np.unique(names[order], return_index=True)
-    return np.split(order, first[1:])

@@ -112,14 +112,14 @@ def find_detectors(
 
 def selection_of(neurons: pd.DataFrame) -> Selection:
     """How the detectors of a table of `find_detectors`, called with its defaults, were made."""
+    units = sorted(set(neurons["unit"]), key=lambda unit: (unit == "too few groups", unit))
     detectors = neurons[neurons["detector"]]
     if neurons["class"].nunique() == 2:  # active for one class and silent for the other: one test
         detectors = detectors.drop_duplicates(["layer", "pooling", "neuron"])
-    units = sorted(set(detectors["unit"]), key=lambda unit: (unit == "too few groups", unit))
     return Selection(
         n_tests=int(neurons["p"].notna().sum()),
         n_confirm_tests=int(detectors["p_confirmed"].notna().sum()),
-        unit=units[0] if units else "images",
+        unit=units[0],
     )
 
 
