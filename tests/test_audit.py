@@ -251,6 +251,27 @@ def test_confounds_of_noise_pass():
     assert set(confounds(table, rng.choice(list("abc"), 300))["verdict"]) == {"pass"}
 
 
+def test_confounds_and_adjusted_effects_count_groups():
+    """Brightness differs from session to session, and each session shows one class."""
+    rng, unit = np.random.default_rng(16), np.repeat(np.arange(16), 20)
+    labels = np.where(unit < 8, "a", "b")
+    names = [f"s{i}" for i in range(100)]
+    values = rng.normal(size=(16, 100))[unit] + 0.5 * rng.normal(size=(320, 100))
+    statistics = pd.DataFrame(values, columns=names)
+    alone, grouped = (confounds(statistics, labels, groups=g) for g in (None, unit))
+    assert (alone["p"] <= 0.05).mean() > 0.5
+    assert (grouped["p"] <= 0.05).mean() <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 100)
+    assert grouped["verdict"].ne("pass").sum() <= 2 < 50 < alone["verdict"].ne("pass").sum()
+    held = grouped["auroc_low"].le(0.5) & grouped["auroc_high"].ge(0.5)
+    assert held.mean() > 0.9 > alone["auroc_low"].le(0.5).mul(alone["auroc_high"].ge(0.5)).mean()
+    few = confounds(statistics, labels, groups=unit // 4)
+    assert few["p"].isna().all()
+    rows = {"layer": "", "pooling": "", "class": "a", "neuron": np.arange(100)}
+    adjusted = adjusted_effects(values, labels, statistics[["s0"]], pd.DataFrame(rows), groups=unit)
+    covered = adjusted["auroc_adjusted_low"].le(0.5) & adjusted["auroc_adjusted_high"].ge(0.5)
+    assert covered.mean() > 0.9
+
+
 def test_a_rare_cue_warns_although_it_hardly_moves_the_auroc():
     labels = np.repeat(["a", "b"], 200)
     cue = np.zeros(400)

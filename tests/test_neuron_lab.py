@@ -297,12 +297,49 @@ class TestGroups:
         rng = np.random.default_rng(13)
         names = np.array([*[""] * 6, *np.repeat([f"g{i}" for i in range(20)], 20)] * 2)
         y, split = np.where(names == "", "few", "many"), np.repeat(["train", "confirm"], 406)
-        X = rng.normal(size=(812, 300))
-        options = {"groups": names, "n_repeats": 5, "correction": "bonferroni", "alpha": 0.9}
+        X = rng.normal(size=(812, 200))
+        options = {"groups": names, "n_repeats": 3, "alpha": 1.0}
         sound = null_selection(X, y, split, **options)
         assert sound["replicated"].sum() == 0
         monkeypatch.setattr("featlab.neurons._confirming.grouped_p", pooled)
         assert null_selection(X, y, split, **options)["replicated"].sum() > 0
+
+    def test_a_few_pairs_among_single_images_cost_hardly_any_power(self):
+        rng = np.random.default_rng(14)
+        y, names = np.repeat(["a", "b"], 100), np.full(200, "", dtype=object)
+        for pair in range(5):
+            names[[2 * pair, 2 * pair + 1]] = f"copy {pair}"
+        X = rng.normal(size=(200, 400)) + 0.5 * (y == "a")[:, None]
+        X[1:10:2] = X[0:10:2]
+        alone, paired = (rank_neurons(X, y, groups=g)["p"] for g in (None, names))
+        power, with_groups = ((p < 0.001).mean() for p in (alone, paired))
+        assert 0.4 < power < 0.8
+        assert with_groups > power - 0.05
+        # One pair under two labels is left out, and takes nothing else along.
+        names[100] = names[0]
+        assert scheme_of((y == "b").astype(int), names.astype(str)) == WHOLE
+        assert (rank_neurons(X, y, groups=names)["p"] < 0.001).mean() > power - 0.05
+
+    def test_the_ranking_counts_groups_and_chooses_by_images(self):
+        rng, unit = np.random.default_rng(15), np.repeat(np.arange(20), 20)
+        X = rng.normal(size=(20, 1000))[unit] + 0.5 * rng.normal(size=(400, 1000))
+        y = np.where(unit < 8, "a", "b")
+        for test in ("mannwhitneyu", "welch", "brunner_munzel"):
+            table = rank_neurons(X, y, groups=unit, test=test)
+            p = table.loc[table["class"] == "a", "p"]
+            assert (p <= 0.05).mean() <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 1000)
+            chosen = table["detector"]
+            alone = rank_neurons(X, y, test=test)["detector"]
+            assert chosen.sum() == alone.sum() > 100
+            assert table["auroc_low"].notna().eq(chosen).all()
+            assert not table["reject"].any()
+        few = rank_neurons(X, np.where(unit < 4, "a", "b"), groups=unit)
+        assert few["p"].isna().all() and few["detector"].any()
+
+    def test_few_images_within_groups_have_the_p_of_all_exchanges(self):
+        X = np.arange(5.0)[:, None] * [1, -1]
+        p = one_sided(X, np.arange(5) >= 3, np.full(5, "g"), WITHIN)  # 2 above 3: 1 of 10
+        np.testing.assert_allclose(p, [0.1, 1.0], atol=0.01)
 
     def test_one_stratum_is_wilcoxons_test(self):
         rng = np.random.default_rng(4)

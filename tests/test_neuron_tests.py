@@ -546,9 +546,23 @@ def test_a_family_of_sparse_noise_is_seldom_called():
     assert called_in <= 4  # each family was called
 
 
-def test_all_classes_are_not_compared_where_images_come_in_groups():
+def test_all_classes_are_compared_by_groups_and_not_by_their_images():
+    rng, unit = np.random.default_rng(10), np.repeat(np.arange(24), 20)
+    X = 0.55 * rng.normal(size=(24, 2000))[unit] + 0.84 * rng.normal(size=(480, 2000))
+    y = np.array(list("abc"))[unit // 8]
+    table = compare_classes(X, y, groups=unit)
+    for alpha in (0.05, 0.005):
+        share, most = called(table["p"], alpha)
+        assert share <= most
+    # Of one image each, by scipy.
+    alone = compare_classes(X, y, groups=np.arange(480)).set_index("neuron")["p"]
+    expected = stats.kruskal(*(X[y == k][:, :20] for k in "abc")).pvalue
+    np.testing.assert_allclose(alone[range(20)], expected)
+
+
+def test_all_classes_with_few_groups_or_sessions_of_several_have_no_p():
     X, y = relu()
-    table = compare_classes(X, y, groups=np.repeat(np.arange(45), 2))
-    assert table["p"].isna().all() and not table["reject"].any()
-    assert table.attrs["n_tests"] == 0
-    assert compare_classes(X, y, groups=np.arange(90))["p"].notna().any()
+    sessions = compare_classes(X, y, groups=np.repeat(np.arange(10), 9))
+    assert sessions["p"].isna().all() and sessions.attrs["n_tests"] == 0
+    few = compare_classes(X, y, groups=np.where(y == "a", np.arange(90) % 4, np.arange(90)))
+    assert few["p"].isna().all() and not few["reject"].any()

@@ -15,15 +15,15 @@ from featlab.arguments import (
     check_columns,
     check_same_rows,
     class_codes,
+    group_codes,
+    group_names,
+    has_groups,
     row_numbers,
 )
 from featlab.errors import FeatlabError
 from featlab.intervals import auroc_score_interval
-from featlab.neurons.rank_statistics import (
-    RankStatistics,
-    auroc_interval,
-    rank_statistics,
-)
+from featlab.neurons.group_tests import grouped_p
+from featlab.neurons.rank_statistics import auroc_interval, clustered_auroc, rank_statistics
 from featlab.neurons.rank_tests import mannwhitney_p
 
 Floats = NDArray[np.float64]
@@ -68,7 +68,9 @@ ADJUSTED_COLUMNS = [
 _LEAST_KNOWN = 0.5
 
 
-def confounds(statistics: pd.DataFrame, y: ArrayLike, rows: Any = None) -> pd.DataFrame:
+def confounds(
+    statistics: pd.DataFrame, y: ArrayLike, rows: Any = None, *, groups: ArrayLike | None = None
+) -> pd.DataFrame:
     """How well each picture statistic alone tells each class from the rest.
 
     Parameters
@@ -79,6 +81,9 @@ def confounds(statistics: pd.DataFrame, y: ArrayLike, rows: Any = None) -> pd.Da
     y : array_like of shape (n,)
     rows : array_like, optional
         Row numbers, or a mask, of the images to use; all by default.
+    groups : array_like of shape (n,), optional
+        Groups of images that are not independent; "" is no group. Then test and interval take the
+        group as their unit, as in :func:`featlab.neurons.confirm_neurons`.
 
     Returns
     -------
@@ -88,7 +93,8 @@ def confounds(statistics: pd.DataFrame, y: ArrayLike, rows: Any = None) -> pd.Da
         that are 0 in at least half of the images, such as borders and captions; else NaN);
         ``auroc`` (chance that an image of the class exceeds one of the rest) with its 95 % interval
         ``auroc_low, auroc_high``; ``p`` (two-sided Mann-Whitney), ``p_adjusted`` (Holm, over the
-        whole table) and ``verdict``. A statistic that is constant has p = NaN and passes.
+        whole table) and ``verdict``. A statistic that is constant has p = NaN and passes; so does
+        one of a class that has too few groups for a test, which is no proof that it is the same.
 
     Raises
     ------
@@ -112,10 +118,11 @@ def confounds(statistics: pd.DataFrame, y: ArrayLike, rows: Any = None) -> pd.Da
     Journal of Statistics 6, 65-70.
     """
     table = numeric_columns(statistics)
-    check_same_rows(statistics=table, y=y)
+    names = group_names(groups, len(table))
+    check_same_rows(statistics=table, y=y, groups=groups)
     codes, classes = class_codes(y, len(table), least=2)
     places = row_numbers(rows, table)
-    values, codes = table.to_numpy(float)[places], codes[places]
+    values, codes, names = table.to_numpy(float)[places], codes[places], names[places]
     known = np.isfinite(values)
     parts = []
     for pattern in np.unique(known, axis=1).T:
@@ -124,9 +131,9 @@ def confounds(statistics: pd.DataFrame, y: ArrayLike, rows: Any = None) -> pd.Da
         if len(present) < 2:
             continue
         part = values[pattern][:, columns]
-        names = [classes[code] for code in present]
         compact = np.searchsorted(present, inside)
-        parts.append(_compared(part, compact, names, table.columns[columns]))
+        compared = _compared(part, compact, [classes[code] for code in present], names[pattern])
+        parts.append(compared.assign(statistic=np.tile(table.columns[columns], len(present))))
     if not parts:
         return pd.DataFrame(columns=CONFOUND_COLUMNS)
     result = pd.concat(parts, ignore_index=True)
@@ -148,11 +155,16 @@ def numeric_columns(statistics: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compared(
-    values: Floats, codes: NDArray[np.intp], classes: list[Any], names: pd.Index
+    values: Floats, codes: NDArray[np.intp], classes: list[Any], groups: NDArray[np.str_]
 ) -> pd.DataFrame:
-    ranks = rank_statistics(values, codes, len(classes))
-    low, high = auroc_interval(ranks)
-    p = mannwhitney_p(ranks, alternative="two-sided")
+    ranks, unit = rank_statistics(values, codes, len(classes)), group_codes(groups, len(groups))
+    if has_groups(unit):
+        limits = [clustered_auroc(values, codes == k, unit).limits() for k in range(len(classes))]
+        low, high = np.stack(limits, axis=1)
+        p = grouped_p(values, codes, groups)
+    else:
+        low, high = auroc_interval(ranks)
+        p = mannwhitney_p(ranks)
     is_rare = (values != 0).mean(axis=0) <= 0.5
     parts = []
     for code, name in enumerate(classes):
@@ -162,7 +174,6 @@ def _compared(
             pd.DataFrame(
                 {
                     "class": name,
-                    "statistic": names,
                     "n": len(own),
                     "n_ref": len(rest),
                     "median": np.median(own, axis=0),
@@ -201,6 +212,8 @@ def adjusted_effects(
     y: ArrayLike,
     statistics: pd.DataFrame,
     detectors: pd.DataFrame,
+    *,
+    groups: ArrayLike | None = None,
 ) -> pd.DataFrame:
     """AUROC of detectors as it is, and with the picture statistics held fixed.
 
@@ -217,6 +230,9 @@ def adjusted_effects(
     detectors : DataFrame
         Rows of a neuron table that say which neuron is active for which class, e.g. from
         `select_neurons`: ``layer, pooling, class, neuron``.
+    groups : array_like of shape (n,), optional
+        Groups of images that are not independent; "" is no group. Then both intervals are those of
+        clustered data.
 
     Returns
     -------
@@ -250,7 +266,8 @@ def adjusted_effects(
     """
     check_columns("the table of detectors", detectors, _KEY, "give the result of select_neurons")
     codes, classes = class_codes(y, least=2)
-    check_same_rows(y=y, statistics=statistics)
+    check_same_rows(y=y, statistics=statistics, groups=groups)
+    unit = group_codes(group_names(groups, len(codes)), len(codes))
     if not len(detectors):
         return pd.DataFrame(columns=ADJUSTED_COLUMNS)
     unknown = sorted(set(detectors["class"]) - set(classes))
@@ -263,7 +280,7 @@ def adjusted_effects(
         block, inside = blocks[str(layer), str(pooling)], codes == classes.tolist().index(name)
         values = block.matrix[:, block.places(rows["neuron"])].astype(np.float64)
         named = {column: rows[column].to_numpy() for column in _KEY}
-        parts.append(_adjusted(values, inside, covariates).assign(**named))
+        parts.append(_adjusted(values, inside, covariates, unit).assign(**named))
     return pd.concat(parts, ignore_index=True)[ADJUSTED_COLUMNS]
 
 
@@ -287,27 +304,27 @@ def _covariates(statistics: pd.DataFrame) -> Floats:
     return basis
 
 
-def _adjusted(values: Floats, inside: NDArray[np.bool_], covariates: Floats) -> pd.DataFrame:
-    codes = inside.astype(np.intp)
-    plain = rank_statistics(values, codes, 2)
+def _adjusted(
+    values: Floats, inside: NDArray[np.bool_], covariates: Floats, unit: NDArray[np.intp]
+) -> pd.DataFrame:
     within = covariates - np.where(
         inside[:, None], covariates[inside].mean(axis=0), covariates[~inside].mean(axis=0)
     )
     ranks = rankdata(values, axis=0)
     # Ranks minus a multiple of columns that are centred within each group: the slopes of both.
     slopes = np.linalg.lstsq(within, ranks, rcond=1e-9)[0]
-    adjusted = rank_statistics(np.round(ranks - covariates @ slopes, 6), codes, 2)
     inflation = _inflation(inside, covariates)
-    low, high = (bound[1] for bound in auroc_interval(plain))
-    adjusted_low, adjusted_high = _widened(adjusted, inflation)
+    auroc, low, high = _auroc(values, inside, unit, 1.0)
+    adjusted = np.round(ranks - covariates @ slopes, 6)
+    auroc_adjusted, adjusted_low, adjusted_high = _auroc(adjusted, inside, unit, inflation)
     return pd.DataFrame(
         {
             "n": int(inside.sum()),
             "n_ref": int((~inside).sum()),
-            "auroc": plain.auroc[1],
+            "auroc": auroc,
             "auroc_low": low,
             "auroc_high": high,
-            "auroc_adjusted": adjusted.auroc[1],
+            "auroc_adjusted": auroc_adjusted,
             "auroc_adjusted_low": adjusted_low,
             "auroc_adjusted_high": adjusted_high,
             "inflation": inflation,
@@ -324,19 +341,25 @@ def _inflation(inside: NDArray[np.bool_], covariates: Floats) -> float:
     return 1 / unexplained if unexplained > 1e-9 else float("inf")
 
 
-def _widened(statistics: RankStatistics, inflation: float) -> tuple[Floats, Floats]:
-    auroc = statistics.auroc[1]
-    n, n_ref = (np.full_like(auroc, float(size[1, 0])) for size in (statistics.n, statistics.n_ref))
+def _auroc(
+    values: Floats, inside: NDArray[np.bool_], unit: NDArray[np.intp], inflation: float
+) -> tuple[Floats, Floats, Floats]:
+    """AUROC of every column and its interval, that of as many images over the inflation."""
+    sizes: tuple[Any, Any]
+    if has_groups(unit):
+        clustered = clustered_auroc(values, inside, unit)
+        auroc, variances, units = clustered.auroc, clustered.variances, clustered.units
+        sizes = clustered.n, clustered.n_ref
+    else:
+        plain = rank_statistics(values, inside.astype(np.intp), 2)
+        auroc, variances = plain.auroc[1], (plain.variance_class[1], plain.variance_rest[1])
+        sizes = units = float(inside.sum()), float((~inside).sum())
     if np.isinf(inflation):
-        return np.zeros_like(auroc), np.ones_like(auroc)
+        return auroc, np.zeros_like(auroc), np.ones_like(auroc)
     low, high = auroc_score_interval(
         auroc,
-        n / inflation,
-        n_ref / inflation,
-        variances=(
-            inflation * statistics.variance_class[1],
-            inflation * statistics.variance_rest[1],
-        ),
-        units=(n[0], n_ref[0]),
+        *(np.full_like(auroc, size) / inflation for size in sizes),
+        variances=(inflation * variances[0], inflation * variances[1]),
+        units=units,
     )
-    return low, high
+    return auroc, low, high

@@ -295,10 +295,10 @@ def audit_set(
     differences = (
         pd.DataFrame(columns=CONFOUND_COLUMNS)
         if pictures is None
-        else confounds(statistics, labels)
+        else confounds(statistics, labels, groups=groups)
     )
     n_read = int(pictures.readable.sum()) if pictures is not None else 0
-    adjusted, adjusted_finding = _adjusted(X, labels, statistics, neurons, sides, pictures)
+    adjusted, adjusted_finding = _adjusted(X, images, statistics, neurons, sides, pictures)
     errors, errors_finding = checked_labels(X, labels, groups, random_state)
     far = outliers(X, labels)
     findings = [
@@ -354,7 +354,7 @@ def _statistics(store: MapStore, pictures: Pictures | None, box_kind: str | None
 
 def _adjusted(
     X: pd.DataFrame,
-    labels: NDArray,
+    images: pd.DataFrame,
     statistics: pd.DataFrame,
     neurons: pd.DataFrame | None,
     sides: NDArray[np.str_],
@@ -367,6 +367,7 @@ def _adjusted(
         reason = "No picture could be measured."
     else:
         rows = np.flatnonzero((sides != "train") & pictures.readable)
+        labels, groups = images["label"].to_numpy(), images["group"].to_numpy()
         try:
             layer, pooling = origin_of(X)
             detectors = confirmed_detectors(neurons, layer=layer, pooling=pooling, most=_MOST)
@@ -376,6 +377,7 @@ def _adjusted(
                 labels[rows],
                 statistics.iloc[rows],
                 detectors,
+                groups=groups[rows],
             )
             return table, adjusted_line(table, len(rows))
         except FeatlabError as error:

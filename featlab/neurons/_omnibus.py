@@ -13,10 +13,13 @@ from featlab.arguments import (
     class_codes,
     feature_blocks,
     group_codes,
+    group_names,
     has_groups,
 )
 from featlab.neurons._corrections import MULTIPLETESTS, adjust, check_correction
+from featlab.neurons.group_tests import LEAST_GROUPS, WHOLE, Draw, group_draws, scheme_of
 from featlab.neurons.rank_statistics import Floats, moments, rank_statistics
+from featlab.system.machine import pieces
 
 OMNIBUS_TESTS = ("kruskal", "welch_anova")
 _LEAST_OF_A_CLASS = 5
@@ -41,7 +44,9 @@ def compare_classes(
         Kruskal and Wallis's H on ranks, corrected for ties; or Welch's F, which allows the
         classes their own variances [1]_.
     groups : array_like of shape (n,), optional
-        Where a group holds two images there is no p: these tests take images for independent.
+        Groups of images that are not independent; "" is no group. Then p is that of as many images
+        of each group, as in `rank_neurons` (twice the mean p of several draws); none where a class
+        has fewer than five groups, or where most groups hold several classes.
     correction : str
         A method of `statsmodels.stats.multitest.multipletests`, over all rows.
     alpha : float
@@ -71,12 +76,17 @@ def compare_classes(
     check_choice("test", test, OMNIBUS_TESTS)
     check_correction(correction, alpha, MULTIPLETESTS)
     codes, classes = class_codes(y, least=2)
-    grouped = has_groups(group_codes(groups, len(codes)))
+    blocks = feature_blocks(X, y, groups=groups)
+    names = group_names(groups, len(codes))
+    grouped = has_groups(group_codes(names, len(codes)))
+    draws = _draws(codes, names) if grouped else []
     k, parts = len(classes), []
-    for block in feature_blocks(X, y):
+    for block in blocks:
         values = block.matrix
         compare = _kruskal if test == "kruskal" else _welch_anova
         statistic, p, effect, place = compare(values, codes, k)
+        if grouped:
+            p = _p_of_groups(values, draws, k, test)
         alive = values.min(axis=0) < values.max(axis=0)
         parts.append(
             pd.DataFrame(
@@ -87,7 +97,7 @@ def compare_classes(
                     "n": len(values),
                     "classes": k,
                     "statistic": np.where(alive, statistic, np.nan),
-                    "p": np.where(alive & ~grouped, p, np.nan),
+                    "p": np.where(alive, p, np.nan),
                     "effect": np.where(alive, effect, np.nan),
                     "best_class": classes[place],
                 }
@@ -106,13 +116,38 @@ def compare_classes(
     return table
 
 
+def _draws(codes: NDArray[np.intp], names: NDArray[np.str_]) -> list[Draw]:
+    """Draws of whole groups, empty where a class has too few."""
+    draws = group_draws(codes, names) if scheme_of(codes, names) == WHOLE else []
+    fewest = min((np.bincount(of_unit).min() for _, of_unit in draws), default=0)
+    return draws if fewest >= LEAST_GROUPS else []
+
+
+def _p_of_groups(values: NDArray, draws: list[Draw], k: int, test: str) -> Floats:
+    """P of the means of whole groups; NaN without a draw."""
+    if not draws:
+        return np.full(values.shape[1], np.nan)
+    compare = _kruskal if test == "kruskal" else _welch_anova
+    parts = []
+    for part in pieces(values.shape[1], len(values)):
+        some = values[:, part]
+        each = np.stack(
+            [compare(some[rows].mean(axis=1), of_unit, k)[1] for rows, of_unit in draws]
+        )
+        known = ~np.isnan(each).all(axis=0)
+        # A draw without a p, as of a neuron that is constant in it, shows nothing.
+        mean = np.nan_to_num(each, nan=1.0).mean(axis=0) * min(2, len(each))
+        parts.append(np.where(known, np.minimum(mean, 1.0), np.nan))
+    return np.concatenate(parts)
+
+
 def _kruskal(
     values: NDArray, codes: NDArray[np.intp], k: int
 ) -> tuple[Floats, Floats, Floats, NDArray[np.intp]]:
     ranks = rank_statistics(values, codes, k)
     n, total = ranks.n, len(values)
     # Chi-square needs some images of each class besides those that share one value.
-    enough = n.min() * (1 - ranks.largest_tie[0] / total) >= _LEAST_OF_A_CLASS
+    enough = n.min() * (1 - (ranks.largest_tie[0] - 1) / total) >= _LEAST_OF_A_CLASS
     # A class's rank sum is its U and the ranks that it would have alone.
     excess = (ranks.u - n * ranks.n_ref / 2) / n
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -19,6 +19,9 @@ from featlab.arguments import (
     check_choices,
     class_codes,
     feature_blocks,
+    group_codes,
+    group_names,
+    has_groups,
 )
 from featlab.errors import FeatlabError
 from featlab.neurons._corrections import adjust, check_correction, max_t
@@ -29,17 +32,19 @@ from featlab.neurons._tests import (
     l1_coefficients,
     weighted_statistics,
 )
+from featlab.neurons.group_tests import grouped_p
 from featlab.neurons.rank_statistics import (
     Floats,
     Moments,
     RankStatistics,
     auroc_interval,
+    clustered_auroc,
     moments,
     one_class,
     rank_statistics,
 )
 from featlab.results.analysis import Selection
-from featlab.system.machine import chosen_rows
+from featlab.system.machine import chosen_rows, pieces
 
 COLUMNS = [
     "layer",
@@ -77,6 +82,9 @@ COLUMNS = [
 L1 = "l1_logistic"
 REST = ""
 """The reference of a comparison with all other classes: no class has this name."""
+
+Sides = tuple[list[str], list[str], NDArray[np.bool_] | None, NDArray[np.intp]]
+"""Classes, their references, the rows compared (None: all) and the codes of those rows."""
 
 _TINY_MEAN = 1e-9  # scanpy's, so that a fold change over silence is finite
 
@@ -134,8 +142,13 @@ def rank_neurons(
         breed counts the same. Means, effects and tests are then those of the weighted sides, with
         Kish's effective numbers of images [4]_; for the tests "brunner_munzel" and "welch".
     groups : array_like of shape (n,), optional
-        Groups of images that are not exchangeable, for "max_t": whole groups are permuted where
-        each has one class, else labels within groups. "" is no group.
+        Groups of images that are not independent; "" is no group. Then ``p``, ``p_adjusted`` and
+        ``reject`` take the group as their unit, by as many images of each group (`test` on groups'
+        means), and "mannwhitneyu" also within groups that hold several classes; "max_t" permutes
+        whole groups, or labels within them. Below five groups a side, and for what cannot take
+        groups, there is no p. ``detector`` then goes by the corrected p-values of single images,
+        which only screen: a choice needs none to be exact, and `confirm_neurons` judges it.
+        Detectors alone have an interval.
     random_state : int
         For the permutations of "max_t" and the folds of "l1_logistic".
 
@@ -190,6 +203,8 @@ def rank_neurons(
     check_between("min_auroc", min_auroc, 0.5, 1.0)
     blocks = feature_blocks(X, y, weights=weights, groups=groups)
     codes, classes = class_codes(y, least=2)
+    names = group_names(groups, len(codes))
+    grouped = has_groups(group_codes(names, len(codes)))
     references = _reference_codes(reference, classes)
     if correction == "max_t" and (test != "mannwhitneyu" or references is not None):
         raise FeatlabError(
@@ -199,10 +214,14 @@ def rank_neurons(
     counted = None if weights is None else checked_weights(weights, codes)
     if counted is not None and test not in WEIGHTED_TESTS:
         raise FeatlabError(f"weights go with the tests {list(WEIGHTED_TESTS)}, got {test!r}.")
-    parts = [
-        _compare(block, codes, classes, test, references, counted, random_state) for block in blocks
-    ]
+    sides = list(_comparisons(codes, classes, references))
+    parts = [_compare(block, sides, test, counted, random_state) for block in blocks]
     table = pd.concat(parts, ignore_index=True)
+    single = table["p"].to_numpy()
+    if grouped:
+        p = [_p_by_groups(block, side, names, test) for block in blocks for side in sides]
+        table["p"] = np.where(np.isnan(single), np.nan, np.concatenate(p))
+    excess = table["auroc"].to_numpy() - 0.5
     attrs: dict[str, Any] = {}
     if correction == "max_t":
         table["p_adjusted"], scheme = max_t(
@@ -214,13 +233,16 @@ def rank_neurons(
         )
         attrs = {"permuted": scheme}
     else:
-        excess = table["auroc"].to_numpy() - 0.5
         table["p_adjusted"] = adjust(table["p"].to_numpy(), correction, alpha, sign=excess)
     table["effect"] = 2 * table["auroc"] - 1
     table["reject"] = table["statistic"].abs() > 0 if test == L1 else table["p_adjusted"] <= alpha
     # Rounding must not decide at the border itself.
     far = table["effect"].abs() >= 2 * min_auroc - 1 - 1e-12
     table["detector"] = table["reject"] & far
+    if grouped:
+        if test != L1 and correction != "max_t":
+            table["detector"] = far & (adjust(single, correction, alpha, sign=excess) <= alpha)
+        _set_intervals(table, blocks, sides, names)
     table["direction"] = np.where(table["effect"] < 0, "silent", "active")
     table = _ranked(table)[COLUMNS]
     attrs |= {
@@ -238,16 +260,14 @@ def rank_neurons(
 
 def _compare(
     block: FeatureBlock,
-    codes: NDArray[np.intp],
-    classes: NDArray[np.object_],
+    sides: list[Sides],
     test: str,
-    references: list[int] | None,
     weights: Floats | None,
     random_state: int,
 ) -> pd.DataFrame:
     """Uncorrected, unsorted rows of the neuron table for one feature table."""
     parts = []
-    for names, against, rows, inside in _comparisons(codes, classes, references):
+    for names, against, rows, inside in sides:
         values = block.matrix
         if rows is not None:
             values = chosen_rows(values, np.flatnonzero(rows))
@@ -284,6 +304,43 @@ def _compare(
     return pd.concat(parts, ignore_index=True)
 
 
+def _p_by_groups(block: FeatureBlock, side: Sides, names: NDArray[np.str_], test: str) -> Floats:
+    """Uncorrected p of one feature table and comparison, with the group as the unit."""
+    compared, _, rows, codes = side
+    values = block.matrix
+    if rows is not None:
+        values, names = chosen_rows(values, np.flatnonzero(rows)), names[rows]
+    if test == "mannwhitneyu":
+        p = grouped_p(values, codes, names)
+    elif test in TESTS:
+        p = grouped_p(values, codes, names, test=lambda *sides: TESTS[test](*sides)[1])
+    else:
+        p = np.full((len(compared), values.shape[1]), np.nan)
+    return p[: len(compared)].ravel()
+
+
+def _set_intervals(
+    table: pd.DataFrame, blocks: list[FeatureBlock], sides: list[Sides], names: NDArray[np.str_]
+) -> None:
+    """Intervals of the detectors that count groups, and none of the others."""
+    table[["auroc_low", "auroc_high"]] = np.nan
+    of_side = table[table["detector"]].groupby(["layer", "pooling", "class", "reference"])
+    for block in blocks:
+        for compared, against, rows, codes in sides:
+            used = slice(None) if rows is None else rows
+            unit = group_codes(names[used], len(codes))
+            for code, key in enumerate(zip(compared, against, strict=True)):
+                place = (block.layer, block.pooling, *key)
+                if place not in of_side.groups:
+                    continue
+                mine = of_side.groups[place]
+                places = block.places(table["neuron"][mine])
+                for part in pieces(len(places), len(codes)):
+                    values = block.matrix[:, places[part]][used].astype(np.float64)
+                    limits = clustered_auroc(values, codes == code, unit).limits()
+                    table.loc[mine[part], ["auroc_low", "auroc_high"]] = np.stack(limits, axis=1)
+
+
 def _reference_codes(
     reference: str | Sequence[str] | None, classes: NDArray[np.object_]
 ) -> list[int] | None:
@@ -299,11 +356,8 @@ def _reference_codes(
 
 def _comparisons(
     codes: NDArray[np.intp], classes: NDArray[np.object_], references: list[int] | None
-) -> Iterator[tuple[list[str], list[str], NDArray[np.bool_] | None, NDArray[np.intp]]]:
-    """Classes, their references, the rows compared (None: all) and the codes of those rows.
-
-    Where there is one name fewer than codes, the last code is only the reference.
-    """
+) -> Iterator[Sides]:
+    """What is compared; where there is one name fewer than codes, the last is only a reference."""
     if references is None:
         yield classes.tolist(), [REST] * len(classes), None, codes
         return

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import rankdata
 
 from featlab.arguments import group_codes
-from featlab.neurons.rank_statistics import Floats, rank_statistics, tie_bounds
+from featlab.neurons.rank_statistics import (
+    Floats,
+    Moments,
+    RankStatistics,
+    moments,
+    rank_statistics,
+    tie_bounds,
+)
 from featlab.neurons.rank_tests import FEWEST, are_few, mannwhitney_p, normal_z
 from featlab.system.machine import pieces
 
@@ -16,8 +25,13 @@ WHOLE, WITHIN, FEW = "whole groups", "images within groups", "too few groups"
 LEAST_GROUPS = 5
 """Groups of the class, and of the rest, below which no p is given."""
 
+Draw = tuple[NDArray[np.intp], NDArray[np.intp]]
+"""Rows ``(units, m)`` and the units' class codes."""
+PairTest = Callable[[RankStatistics, Moments], Floats]
+
 _DRAWS = 10
 _LIKENESS = 0.3
+_NEARLY_ALL = 0.8
 _PERMUTATIONS, _AT_ONCE = 10_000, 500
 
 
@@ -62,6 +76,7 @@ def grouped_p(
     *,
     scheme: str | None = None,
     alternative: str = "two-sided",
+    test: PairTest | None = None,
 ) -> Floats:
     """P of every class against the rest, and column, with the group as the unit.
 
@@ -83,6 +98,9 @@ def grouped_p(
     scheme : {`WHOLE`, `WITHIN`}, optional
         That of :func:`scheme_of` by default.
     alternative : {"two-sided", "greater", "less"}
+    test : callable, optional
+        P (two-sided) of another test, of the rank statistics and moments of whole groups' means;
+        several draws are put together by twice their mean p.
 
     Returns
     -------
@@ -101,30 +119,41 @@ def grouped_p(
     whole = (scheme_of(codes, names) if scheme is None else scheme) == WHOLE
     k, c = int(codes.max()) + 1, values.shape[1]
     draws = group_draws(codes, names) if whole else []
-    if whole and not draws:
+    if not draws and (whole or test is not None):
         return np.full((k, c), np.nan)
-    parts = [
-        _whole_groups_tails(values[:, part], draws, k)
-        if whole
-        else _strata_tails(values[:, part], codes, names)
-        for part in pieces(c, len(values))
-    ]
-    greater, less = (np.concatenate(tail, axis=1) for tail in zip(*parts, strict=True))
-    p = {"two-sided": 2 * np.minimum(greater, less), "greater": greater, "less": less}[alternative]
-    few = whole & ~_enough(np.bincount(draws[0][1], minlength=k))[:, None] if whole else False
-    return np.where(few, np.nan, np.minimum(p, 1.0))
+    parts = []
+    for part in pieces(c, len(values)):
+        if test is not None:
+            parts.append(_mean_p(values[:, part], draws, k, test))
+            continue
+        some = values[:, part]
+        tails = _whole_groups_tails(some, draws, k) if whole else _strata_tails(some, codes, names)
+        two_sided = 2 * np.minimum(*tails)
+        parts.append({"two-sided": two_sided, "greater": tails[0], "less": tails[1]}[alternative])
+    p = np.minimum(np.concatenate(parts, axis=1), 1.0)
+    if whole:
+        p[~enough_groups(np.bincount(draws[0][1], minlength=k))] = np.nan
+    return p
 
 
-def group_draws(
-    codes: NDArray[np.intp], names: NDArray[np.str_]
-) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def _mean_p(values: NDArray, draws: list[Draw], k: int, test: PairTest) -> Floats:
+    """Twice the mean p over the draws, or the p of a single one; (k, c)."""
+    each = []
+    for rows, of_unit in draws:
+        means = values[rows].mean(axis=1)
+        each.append(test(rank_statistics(means, of_unit, k), moments(means, of_unit, k)))
+    return each[0] if len(each) == 1 else 2 * np.mean(each, axis=0)
+
+
+def group_draws(codes: NDArray[np.intp], names: NDArray[np.str_]) -> list[Draw]:
     """As many random images of each whole group, again and again.
 
     Groups that know nothing of their class are then exchangeable, even where their sizes go with
     it. The number of images is the one that tells most, by the groups' sizes and classes alone: the
     more, the surer each mean and the fewer groups that have them; for an intraclass correlation of
     `_LIKENESS`. Smaller groups and those of several classes are left out. The draws go through
-    every group in turn, so that a few of them use all images.
+    every group in turn, so that a few of them use all images; where one holds nearly all, as among
+    single images with a few copies, it is the only one.
 
     Returns
     -------
@@ -137,7 +166,7 @@ def group_draws(
     best, m = 0.0, 0
     for size in np.unique(sizes[pure]):
         count = np.bincount(of_unit[pure & (sizes >= size)], minlength=k)
-        pairs = np.where(_enough(count), count * (count.sum() - count), 0).sum()
+        pairs = np.where(enough_groups(count), count * (count.sum() - count), 0).sum()
         told = pairs / max(count.sum(), 1) / (_LIKENESS + (1 - _LIKENESS) / size)
         if told > best:
             best, m = told, int(size)
@@ -147,11 +176,13 @@ def group_draws(
     rng, start = np.random.default_rng(0), np.cumsum(sizes) - sizes
     order = np.lexsort((rng.random(len(unit)), unit))
     n_draws = min(int(np.ceil(sizes[kept].max() / m)), _DRAWS)
+    if len(kept) * m >= _NEARLY_ALL * sizes[kept].sum():
+        n_draws = 1
     places = [(draw * m + np.arange(m)) % sizes[kept, None] for draw in range(n_draws)]
     return [(order[start[kept, None] + place], of_unit[kept]) for place in places]
 
 
-def _enough(count: NDArray[np.intp]) -> NDArray[np.bool_]:
+def enough_groups(count: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Whether each class and its rest have so many groups that they are compared."""
     return np.minimum(count, count.sum() - count) >= LEAST_GROUPS
 
@@ -162,11 +193,10 @@ def tested_scheme(codes: NDArray[np.intp], names: NDArray[np.str_]) -> str:
     return FEW if scheme == WHOLE and not group_draws(codes, names) else scheme
 
 
-def _whole_groups_tails(
-    values: NDArray, draws: list[tuple[NDArray[np.intp], NDArray[np.intp]]], k: int
-) -> tuple[Floats, Floats]:
+def _whole_groups_tails(values: NDArray, draws: list[Draw], k: int) -> tuple[Floats, Floats]:
     """P of "greater" and of "less", (k, c)."""
-    ranks = rankdata(values, axis=0)
+    # Of single images the mean rank is in the order of the values.
+    ranks = values if draws[0][0].shape[1] == 1 else rankdata(values, axis=0)
     compared = [rank_statistics(ranks[rows].mean(axis=1), of_unit, k) for rows, of_unit in draws]
     if len(draws) == 1:
         greater, less = (mannwhitney_p(compared[0], alternative=a) for a in ("greater", "less"))

@@ -42,6 +42,7 @@ def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided")
     than the other. Annals of Mathematical Statistics 18, 50-60 (the recursion of the counts).
     """
     greater, less = (ndtr(-z) for z in normal_z(statistics))
+    constant = np.isnan(greater)
     few = are_few(statistics)
     if len(few) == 2:  # one is the other's rest
         few[1] = False
@@ -50,7 +51,7 @@ def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided")
         if len(few) == 2:
             greater[1, few[0]], less[1, few[0]] = less[0, few[0]], greater[0, few[0]]
     p = {"two-sided": 2 * np.minimum(greater, less), "greater": greater, "less": less}[alternative]
-    return np.where(np.isnan(p), np.nan, np.minimum(p, 1.0))
+    return np.where(constant, np.nan, np.minimum(p, 1.0))
 
 
 def are_few(statistics: RankStatistics) -> NDArray[np.bool_]:

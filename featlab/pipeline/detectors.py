@@ -90,9 +90,9 @@ def find_detectors(
 ) -> pd.DataFrame:
     """The neuron table: ranked on the train rows, confirmed on the confirm rows.
 
-    `parameters` are those of `neurons.rank_neurons`. Where images have groups, the ranking (unless
-    by "max_t") only screens, since it takes every image for independent evidence; the confirmation
-    takes the group as its unit.
+    `parameters` are those of `neurons.rank_neurons`. Where images have groups, the choice (unless
+    by "max_t") only screens, since it takes every image for independent evidence; the p-values and
+    the confirmation take the group as their unit.
     """
     tables = [X] if isinstance(X, pd.DataFrame) else list(X)
     train, confirm = split == "train", split == "confirm"
@@ -376,10 +376,10 @@ def _row_of(neurons: pd.DataFrame, neuron: int, place: Place, label: str | None)
 
 
 def _facts(row: pd.Series, pooled: np.ndarray, labels: np.ndarray, neuron: int) -> list[str]:
-    facts = [
-        f"chosen: AUROC {row['auroc']:.2f} [{row['auroc_low']:.2f}, {row['auroc_high']:.2f}], "
-        f"adjusted p {row['p_adjusted']:.1g}",
-    ]
+    chosen = f"chosen: AUROC {row['auroc']:.2f}"
+    if np.isfinite(row["auroc_low"]):
+        chosen += f" [{row['auroc_low']:.2f}, {row['auroc_high']:.2f}]"
+    facts = [chosen + (f", adjusted p {p:.1g}" if np.isfinite(p := row["p_adjusted"]) else "")]
     if np.isfinite(row.get("auroc_confirmed", np.nan)):
         low, high = row["auroc_confirmed_low"], row["auroc_confirmed_high"]
         held = "replicated" if row["replicated"] else "not replicated"

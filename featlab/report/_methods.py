@@ -221,8 +221,7 @@ def _held(results: Results) -> str:
     if known.unit != "images":
         text += (
             " Images of one group are not independent: the selection, which takes them for "
-            "independent, only screens; tests and intervals of the confirmation take the "
-            "group as their unit."
+            "independent, only screens; p-values and intervals take the group as their unit."
         )
     return text
 
