@@ -41,7 +41,10 @@ METHODS = {
     "centre_gaussian": "none",
     "mean_box": "none",
 }
-VERDICTS = ["on the object", "not shown", "beside the object", "not judged"]
+VERDICTS = [
+    *("on the object", "not shown", "not judged", "beside the boxes"),
+    "beside the head boxes, on the body boxes",
+]
 UNITS = ["images", "whole groups", "images within groups", "too few groups"]
 SIDES = np.array(["train", "confirm", "test"])
 

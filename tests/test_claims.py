@@ -455,9 +455,9 @@ def _(text, r, _claim):
     assert count(text, r", (\d+) fire on the object clearly") == clear.sum()
     assert count(text, r", (\d+) weakly") == (on & ~clear).sum()
     assert "shortcut" not in text
-    for verdict, said in (("not shown", "“not shown”"), ("beside the object", "beside the boxes")):
+    for verdict in ("not shown", "beside the boxes", "beside the head boxes, on the body boxes"):
         n = units["verdict"].eq(verdict).sum()
-        assert (said in text) == (n > 0)
+        assert (f"{verdict}”" in text) == (n > 0)
     if "The peak of" in text:
         rows = r.pointing[r.pointing["pointing"].notna()]
         better = (rows["pointing"] > rows["picture_centre"]).sum()

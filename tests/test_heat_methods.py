@@ -272,13 +272,57 @@ class TestUnits:
         found = unit_localisation(store, rows, TABLE, n_permutations=200)
         verdict = found.set_index(["class", "neuron"])["verdict"]
         assert verdict["cat", 0] == verdict["dog", 1] == "on the object"
-        assert verdict["cat", 3] == "beside the object"
+        assert verdict["cat", 3] == "beside the object boxes"
         assert verdict["dog", 4] == "not shown"  # fires everywhere alike
         assert ("cat", 4) not in verdict  # silent
         on = found.set_index(["class", "neuron"]).loc[("cat", 0)]
         assert on["auroc_inside"] > 0.99
         assert on["iou"] > 5 * on["iou_chance"] / 2
         assert on["p"] == pytest.approx(1 / 201)
+
+    def test_what_another_kind_of_box_holds_is_said_with_its_name(self):
+        store, rows = planted_store(), np.flatnonzero(SPLIT != "train")
+        heads = store.boxes.assign(kind="head")
+        body = heads.assign(kind="body", xmin=0.0, xmax=70.0)
+        body["ymax"] += 10
+        wide = cells_in_boxes(store, np.arange(N), (SIDE, SIDE), body).reshape(N, SIDE, SIDE)
+        own = cells_in_boxes(store, np.arange(N), (SIDE, SIDE), heads).reshape(N, SIDE, SIDE)
+        store.array[:, :, :, 3] += 2 * (wide & ~own)
+        said = {}
+        for kinds in ([heads], [heads, body]):
+            store.boxes = pd.concat(kinds, ignore_index=True)
+            found = unit_localisation(store, rows, TABLE, box_kind="head", n_permutations=50)
+            verdict = found.set_index(["class", "neuron"])["verdict"]
+            said[len(kinds)] = verdict["cat", 3]
+            assert verdict["cat", 0] == "on the object"
+        assert said == {1: "beside the head boxes", 2: "beside the head boxes, on the body boxes"}
+
+    @pytest.mark.parametrize("n_groups", [6, pytest.param(44, marks=pytest.mark.slow)])
+    def test_a_neuron_that_knows_nothing_of_the_object_is_not_called(self, n_groups):
+        """Its map is the scene's: images of one group share it, whatever is in them."""
+        rng, called = np.random.default_rng(3), 0
+        rows = np.flatnonzero(SPLIT != "train")
+        table = pd.concat([TABLE[TABLE["class"] == "cat"].iloc[:1].assign(neuron=k)
+                           for k in range(NEURONS)])  # fmt: skip
+        for _ in range(8):
+            store, group = planted_store(), np.arange(N) // 2 % n_groups
+            scene = rng.random((n_groups, SIDE, SIDE, NEURONS))
+            store.array = (scene[group] + 0.1 * rng.random(store.array.shape)).astype(np.float32)
+            store.boxes = store.boxes.assign(
+                xmin=10.0 * (group % 4), xmax=10.0 * (group % 4) + 30, ymin=0.0, ymax=30.0
+            )
+            store.images = store.images.assign(group=np.char.add("s", group.astype(str)))
+            found = unit_localisation(store, rows, table, n_permutations=50)
+            called += (found["verdict"] != "not shown").any()
+        assert called <= 1
+
+    def test_few_groups_show_nothing_and_their_images_do_not_count_as_many(self):
+        store = planted_store()
+        rows = np.flatnonzero(SPLIT != "train")
+        store.images = store.images.assign(group=np.arange(len(store.images)) % 4)
+        found = unit_localisation(store, rows, TABLE, n_permutations=50)
+        assert set(found["verdict"]) == {"not shown"}
+        assert found["p_inside"].dropna().ge(0.125).all()
 
     def test_a_saturated_neuron_has_active_cells(self):
         store = planted_store()

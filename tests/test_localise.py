@@ -254,6 +254,7 @@ def planted_store(n: int = 60, seed: int = 0) -> FakeStore:
     boxes = pd.DataFrame(cells / 14 * np.tile(sizes, 2), columns=bx.CORNERS)
     boxes = boxes.assign(image=np.arange(n), kind="body", label=labels)
     images = pd.DataFrame({"label": labels, "width": sizes[:, 0], "height": sizes[:, 1]})
+    images["group"] = ""
     return FakeStore(images, boxes, maps, np.tile(WHOLE, (n, 1)))
 
 

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from scipy.stats import rankdata, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
 from featlab.arguments import (
     check_between,
     check_whole,
     confirmed_detectors,
+    group_codes,
     group_names,
+    has_groups,
     row_numbers,
     true_boxes,
 )
@@ -25,7 +27,7 @@ from featlab.store import MapStore
 
 UNIT_COLUMNS = [
     "layer", "class", "neuron", "n", "auroc_inside", "auroc_inside_low", "auroc_inside_high",
-    "iou", "iou_chance", "p", "p_adjusted", "verdict",
+    "p_inside", "iou", "iou_chance", "p", "p_adjusted", "verdict",
 ]  # fmt: skip
 POINTING_COLUMNS = [
     "layer", "class", "neuron", "n", "pointing", "pointing_low", "pointing_high", "picture_centre",
@@ -78,11 +80,16 @@ def unit_localisation(
         layer, class, neuron; n (images of the class with boxes inside and cells outside);
         ``auroc_inside``: chance that a cell inside the boxes is more active than one outside, mean
         over these images, with an interval (95 % by default; over whole groups where the store has
-        any); ``iou``: of active cells and
-        cells in boxes, over all images of the class [1]_; ``iou_chance``: its mean when each image
-        gets the boxes of another; ``p``: share of permutations that reach it; ``p_adjusted``
-        (Benjamini and Hochberg over the table); ``verdict``: "on the object", "beside the object"
-        (the interval of auroc_inside lies below 0.5: a probable shortcut) or "not shown".
+        any); ``p_inside``: that it is 0.5, by Wilcoxon's signed-rank test [2]_ of the images (of
+        the groups' means, where there are groups), two-sided, with Holm's correction over the
+        table; ``iou``: of active cells and cells in boxes, over all images of the class [1]_;
+        ``iou_chance``: its mean when each image gets the boxes of another; ``p``: share of
+        permutations that reach it, of one image of each group; ``p_adjusted`` (Benjamini and
+        Hochberg over the table); ``verdict``: "on the object" (p_inside and p_adjusted <= `alpha`,
+        and more active inside), "beside the <kind> boxes" (p_inside <= `alpha`, and less active
+        inside), and ", on the <other kind> boxes" where the same test, corrected over these
+        neurons and kinds, shows that boxes of another kind in the store hold the activity; else
+        "not shown". Boxes may mark a part: what lies beside them need not be background.
 
     Raises
     ------
@@ -92,6 +99,7 @@ def unit_localisation(
     References
     ----------
     .. [1] Bau et al. (2017), Network dissection, CVPR.
+    .. [2] Wilcoxon (1945), Individual comparisons by ranking methods, Biometrics Bulletin 1, 80-83.
     """
     check_between("quantile", quantile, 0, 1, without=[0, 1])
     check_between("alpha", alpha, 0, 1, without=[0, 1])
@@ -115,17 +123,30 @@ def unit_localisation(
     for name, group in detectors.groupby("class", sort=False):
         own = labels[rows] == str(name)
         columns = np.searchsorted(channels, group["neuron"].to_numpy(np.int64))
-        iou, chance, p = _iou(active[own][..., columns], inside[own], n_permutations, rng)
+        fires, boxed = active[own][..., columns], inside[own]
+        iou, chance, p = _iou(fires, boxed, n_permutations, rng)
+        unit = group_codes(groups[rows][own], int(own.sum()))
+        if has_groups(unit):  # their images are not exchangeable one by one
+            alone = np.unique(unit, return_index=True)[1]
+            p = _iou(fires[alone], boxed[alone], n_permutations, rng)[2]
         for place, neuron in enumerate(group["neuron"]):
             values = auroc[own, columns[place]]
             limits = mean_interval(
                 values, groups=groups[rows][own], level=1 - alpha, random_state=random_state
             )
-            known = values[~np.isnan(values)]
-            mean = float(known.mean()) if len(known) else np.nan
-            unit = [layer, name, int(neuron), len(known), mean, *limits]
-            judged.append([*unit, iou[place], chance[place], p[place], np.nan, ""])
-    table = _with_verdicts(pd.DataFrame(judged, columns=UNIT_COLUMNS), alpha)
+            known = ~np.isnan(values)
+            mean = float(values[known].mean()) if known.any() else np.nan
+            told = [layer, name, int(neuron), int(known.sum()), mean, *limits]
+            overlap = [iou[place], chance[place], p[place]]
+            judged.append([*told, _signed_rank_p(values, unit), *overlap, np.nan, ""])
+    table = _with_verdicts(pd.DataFrame(judged, columns=UNIT_COLUMNS), alpha, truth)
+    beside = np.flatnonzero(table["verdict"].str.startswith("beside"))
+    if len(beside):
+        columns = np.searchsorted(channels, table["neuron"].to_numpy(np.int64)[beside])
+        of_class = table["class"].to_numpy(str)[beside, None] == labels[rows]
+        units = group_codes(groups[rows], len(rows))
+        held = _other_kinds(store, rows, layer, maps[..., columns], of_class, units, truth, alpha)
+        table.loc[beside, "verdict"] += held
     table.attrs.update(layer=layer, quantile=quantile, n_permutations=n_permutations, alpha=alpha)
     return table
 
@@ -204,15 +225,61 @@ def _boxed(store: MapStore, rows: Any, box_kind: str | None) -> tuple[pd.DataFra
     return truth, np.intersect1d(numbers, truth["image"].to_numpy(np.int64))
 
 
-def _with_verdicts(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    """The table with p-values corrected over all of it, and what follows."""
+def _with_verdicts(table: pd.DataFrame, alpha: float, truth: pd.DataFrame) -> pd.DataFrame:
+    """The table with p-values corrected over all of it, and what follows for boxes of a kind."""
     known = table["p"].notna()
     if known.any():
         table.loc[known, "p_adjusted"] = multipletests(table.loc[known, "p"], method="fdr_bh")[1]
-    on = (table["auroc_inside_low"] > 0.5) & (table["p_adjusted"] <= alpha)
-    beside = table["auroc_inside_high"] < 0.5
-    verdicts = np.where(beside, "beside the object", "not shown")
+    table["p_inside"] = _holm(table["p_inside"].to_numpy(float))
+    shown = table["p_inside"] <= alpha
+    on = shown & (table["auroc_inside"] > 0.5) & (table["p_adjusted"] <= alpha)
+    beside = shown & (table["auroc_inside"] < 0.5)
+    kind = "".join(f"{name} " for name in truth["kind"].astype(str).unique() if name)
+    verdicts = np.where(beside, f"beside the {kind}boxes", "not shown")
     return table.assign(verdict=np.where(on, "on the object", verdicts))
+
+
+def _other_kinds(
+    store: MapStore,
+    rows: np.ndarray,
+    layer: str,
+    maps: np.ndarray,
+    of_class: np.ndarray,
+    units: np.ndarray,
+    truth: pd.DataFrame,
+    alpha: float,
+) -> list[str]:
+    """Which other kinds of box hold the activity of some neurons, in words.
+
+    `maps` is ``(k, cells, m)``, `of_class` ``(m, k)``: which of the images belong to a neuron.
+    """
+    kinds = sorted(set(store.boxes["kind"].astype(str)) - set(truth["kind"].astype(str)))
+    p, mean = (np.full((len(kinds), maps.shape[2]), np.nan) for _ in range(2))
+    for place, kind in enumerate(kinds):
+        boxes = true_boxes(store.images, store.boxes, kind)
+        inside = cells_in_boxes(store, rows, store.map_shape(layer)[:2], boxes)
+        for neuron, auroc in enumerate(_auroc_inside(maps, inside).T):
+            own = auroc[of_class[neuron]]
+            p[place, neuron] = _signed_rank_p(own, units[of_class[neuron]])
+            mean[place, neuron] = own[~np.isnan(own)].mean() if (~np.isnan(own)).any() else np.nan
+    holds = (_holm(p.ravel()).reshape(p.shape) <= alpha) & (mean > 0.5)
+    return ["".join(f", on the {kinds[k]} boxes" for k in np.flatnonzero(one)) for one in holds.T]
+
+
+def _holm(p: np.ndarray) -> np.ndarray:
+    """Holm's correction over the p-values that are known."""
+    known, corrected = ~np.isnan(p), np.full(len(p), np.nan)
+    if known.any():
+        corrected[known] = multipletests(p[known], method="holm")[1]
+    return corrected
+
+
+def _signed_rank_p(auroc: np.ndarray, unit: np.ndarray) -> float:
+    """Two-sided p of "0.5" from the units' means; NaN for fewer than two, or where all are 0.5."""
+    excess = (pd.Series(auroc) - 0.5).groupby(unit).mean().dropna()
+    if len(excess) < 2 or not (excess != 0).any():
+        return float("nan")
+    return float(wilcoxon(excess).pvalue)
 
 
 def _hits(

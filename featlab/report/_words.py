@@ -200,7 +200,7 @@ def fires(row: pd.Series, verdict: str = "verdict") -> str:
         return "–"
     if shown == "on the object":
         return "yes" if row["auroc_inside"] >= LEAST_INSIDE else "weakly"
-    return {"beside the object": "no: beside the boxes"}.get(shown, shown)
+    return f"no: {shown}" if shown.startswith("beside") else shown
 
 
 def difference(row: pd.Series, digits: int = 2) -> str:
