@@ -35,6 +35,7 @@ class FakeStore:
     activations: np.ndarray | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     rows_read: list[int] = field(default_factory=list)
+    own_head: Any = None
 
     def __post_init__(self) -> None:
         if self.frames is None:

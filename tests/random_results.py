@@ -27,6 +27,7 @@ from featlab.results.analysis import (
     SetOverview,
     SmallestSet,
 )
+from featlab.results.images import OwnClasses
 from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.networks import Transfer
 from featlab.results.pictures import Comparison, Samples
@@ -114,7 +115,28 @@ def results(draw: Any) -> Results:
         gradients=_gradients(make) if make.chance(0.3) else None,  # type: ignore[arg-type]
         transfer=_transfer(make) if make.chance(0.3) else None,
         cards=_cards(make, len(store)),  # type: ignore[arg-type]
+        own=_own(make, store) if make.chance() else None,
     )
+
+
+def _own(make: Maker, store: FakeStore) -> OwnClasses:
+    """What a network calls the pictures; its sets have ties."""
+    called = make.rng.choice(["a <b>c", "banana", "wallaby"], len(store))
+    first = pd.DataFrame(
+        {"row": range(len(store)), "path": store.images["path"], "label": store.images["label"],
+         "rank": 1, "own_class": called, "own_probability": make.shares(len(store))}
+    )  # fmt: skip
+    parts = [("", first), *first.groupby("label")]
+    counts = []
+    for label, some in parts:
+        sizes = some["own_class"].value_counts()
+        table = pd.DataFrame({"label": label, "n": len(some), "own_class": sizes.index,
+                              "images": sizes.to_numpy()})  # fmt: skip
+        table["share"] = table["images"] / len(some)
+        for name, values in make.scored("share", table["share"].to_numpy()).items():
+            table[name] = values
+        counts.append(table.assign(own_probability=0.5))
+    return OwnClasses(1000, first, pd.concat(counts, ignore_index=True), None)
 
 
 def _store(make: Maker) -> tuple[FakeStore, pd.Series]:
@@ -214,6 +236,11 @@ def _neurons(make: Maker, store: FakeStore) -> pd.DataFrame:
         table["p_confirmed"] = np.nan
     for name, values in make.scored("auroc_confirmed", make.shares(n)).items():
         table[name] = np.where(table["detector"], values, np.nan)
+    if make.chance():
+        table["votes_for"] = make.rng.choice(["", "a <b>c|c|d", "wallaby|b|c"], n)
+        table["vote_agreement"] = 2 * make.shares(n) - 1
+        table["vote_agreement_low"] = table["vote_agreement"] - make.rng.random(n)
+        table["vote_agreement_high"] = table["vote_agreement"] + make.rng.random(n)
     return table
 
 

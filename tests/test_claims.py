@@ -298,6 +298,44 @@ def _(text, r, _claim):
         assert not chosen or ("could be tested" in text) == unknown
 
 
+@check("own classes")
+def _(text, r, _claim):
+    first = r.own.pictures[r.own.pictures["rank"] == 1]
+    assert count(text, r"of ([\d,]+) picture") == len(first)
+    assert count(text, r"Of its ([\d,]+) classes") == r.own.n_classes
+    counts = first["own_class"].value_counts()
+    shown = [text.index(f"{name} ") for name in counts.index if f"{name} " in text]
+    assert len(shown) == min(3, len(counts))
+    assert same(percentages(text)[0], counts.iloc[0] / len(first))
+
+
+@check("own classes of each class")
+def _(text, r, _claim):
+    first = r.own.pictures[r.own.pictures["rank"] == 1]
+    told = re.findall(r"(class \d+) is called (.+?) in", text)
+    assert len(told) == min(6, first["label"].nunique())
+    for label, name in told:
+        counts = first.loc[first["label"] == label, "own_class"].value_counts()
+        assert counts[name] == counts.max()
+
+
+@check("own votes")
+def _(text, r, _claim):
+    told = re.findall(r"neuron (\d+) votes for (.+?) \((.+?): rank correlation ([^ )]+)", text)
+    assert 1 <= len(told) <= 3
+    active = detectors_of(r, "active")
+    for neuron, name, agree, number in told:
+        rows = active[(active["neuron"] == int(neuron)) & active["votes_for"].str.startswith(name)]
+        words_of = {
+            "and the pictures agree": rows["vote_agreement_low"] > 0,
+            "but the pictures disagree": rows["vote_agreement_high"] < 0,
+            "which the pictures do not show": ~(rows["vote_agreement_low"] > 0)
+            & ~(rows["vote_agreement_high"] < 0),
+        }
+        rows = rows[words_of[agree]]
+        assert any(same(number, value, 1) for value in rows["vote_agreement"])
+
+
 @check("detector counts")
 def _(text, r, _claim):
     assert count(text, r"^([\d,]+) pair") == len(detectors_of(r, "active", held=False))

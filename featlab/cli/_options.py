@@ -238,6 +238,9 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
                 f"{_number(detectors['auroc_confirmed'])} on unseen images"
             )
         print(f"  detectors of {label}: {detectors['n']}{best}")
+    if summary["own_classes"]:
+        called = ", ".join(f"{k} ({v['images']})" for k, v in summary["own_classes"].items())
+        print(f"  the network itself calls most pictures: {called}")
     for method, score in summary["localisation"].items():
         print(
             f"  boxes by {method}: {_number(score['box_accuracy'])} with IoU ≥ 0.5, "

@@ -36,7 +36,7 @@ from featlab.localise import (
 )
 from featlab.localise.detectors import neuron_pointing
 from featlab.neurons import softmax_top_k
-from featlab.pipeline import pictures
+from featlab.pipeline import pictures, sets
 from featlab.pipeline.copies import with_copies
 from featlab.pipeline.detectors import (
     LOCALISERS,
@@ -211,13 +211,15 @@ def _per_class(heads: HeadResults) -> pd.DataFrame:
 
 
 def _all_neurons(
+    store: MapStore,
     tables: Mapping[Place, pd.DataFrame],
     labels: pd.Series,
     split: pd.Series,
     groups: pd.Series,
     random_state: int,
 ) -> pd.DataFrame:
-    return find_detectors(list(tables.values()), labels, split, groups, random_state=random_state)
+    table = find_detectors(list(tables.values()), labels, split, groups, random_state=random_state)
+    return sets.with_votes(store, table, random_state)
 
 
 def _neurons(store: MapStore, all_neurons: pd.DataFrame) -> pd.DataFrame:
@@ -405,6 +407,8 @@ STAGES = (
     Stage("detectors", confirmed_detectors, "neurons"),
     Stage("softmax_top_k", _softmax_top_k, "neurons"),
     Stage("detector_details", detector_details, "detector details"),
+    Stage("own", sets.own_classes, "own classes"),
+    Stage("own_examples", sets.own_examples, "own classes"),
     Stage("overview", _overview, "overview", beside=True),
     Stage("localised", _localised_rows, "localise"),
     Stage("localisation", _localisation, "localise"),

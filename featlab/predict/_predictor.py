@@ -29,6 +29,7 @@ from featlab.extract import (
 from featlab.heads.saving import SavedHead
 from featlab.images import index_pictures
 from featlab.localise.methods import METHODS
+from featlab.own import own_pictures
 from featlab.predict._parts import ClassSets, ExpectedOverlap, Floats, HeatBoxes, Typicality
 from featlab.results.localisation import BoxCascade, Context, FittedMethods
 from featlab.store import MapStore
@@ -136,7 +137,9 @@ class Predictor:
             ``path, width, height, class, probability`` (calibrated), ``set`` (classes, ``|``
             between them), ``typicality`` (conformal p-value), ``xmin, ymin, xmax, ymax`` (pixels of
             the picture as shown), ``box_method, box_score`` (expected IoU; NaN where no box could
-            be judged), ``detectors`` (the class's detectors that fire, the best five).
+            be judged), ``detectors`` (the class's detectors that fire, the best five),
+            ``own_class, own_probability`` (the network's own answer, not calibrated; empty where
+            it has no classifier).
 
         Raises
         ------
@@ -193,6 +196,7 @@ class Predictor:
                     box_method=self.box_method,
                     box_score=unknown if self.overlap is None else self.overlap.of(steady),
                     detectors=self._firing(X, names[codes]),
+                    **_own_answer(store, rows),
                 )
             )
         return pd.concat(parts, ignore_index=True)
@@ -234,6 +238,14 @@ class Predictor:
         path = Path(path)
         write_arrays(path, ENCODING, *_plain(self))
         return path
+
+
+def _own_answer(store: MapStore, rows: np.ndarray) -> dict[str, Any]:
+    """What the network itself calls the pictures; empty where it has no classifier."""
+    if store.own_head is None:
+        return {"own_class": "", "own_probability": np.nan}
+    first = own_pictures(store, rows, most=1)
+    return {name: first[name].to_numpy() for name in ("own_class", "own_probability")}
 
 
 def load_predictor(path: str | os.PathLike[str]) -> Predictor:

@@ -81,6 +81,36 @@ def _none_is_active(every: pd.DataFrame) -> Markup:
     )
 
 
+@claim("own votes")
+def own_votes(results: Results) -> Markup:
+    """Which of the network's own classes the leading detectors vote for."""
+    confirmed = confirmed_detectors(results.neurons)
+    if "votes_for" not in confirmed:
+        return Markup("")
+    leaders = confirmed.drop_duplicates("class").nlargest(3, "auroc")
+    told = [
+        Markup("neuron {} votes for {} ({}: rank correlation {})").format(
+            row["neuron"],
+            words.name(str(row["votes_for"]).partition("|")[0]),
+            _agreement(row),
+            words.scored(row, "vote_agreement"),
+        )
+        for _, row in leaders.iterrows()
+        if row["votes_for"]
+    ]
+    if not told:
+        return Markup("")
+    return Markup("In the network's own classifier {}.").format(Markup(", ").join(told))
+
+
+def _agreement(row: pd.Series) -> str:
+    """Whether the network calls pictures more like the class the more active the neuron is."""
+    if row["vote_agreement_low"] > 0:
+        return "and the pictures agree"
+    against = row["vote_agreement_high"] < 0
+    return "but the pictures disagree" if against else "which the pictures do not show"
+
+
 @claim("detector counts")
 def counts(results: Results) -> str:
     """How many active detectors were selected, and how many of them held."""

@@ -21,6 +21,8 @@ _HEADS = {
     "colour_histogram": "a logistic regression on colours alone",
 }
 
+_MOST_LABELS, _MOST_CALLED = 6, 3
+
 
 def classification(results: Results, options: Options) -> Section:
     """How well heads tell the classes apart."""
@@ -51,6 +53,100 @@ def classification(results: Results, options: Options) -> Section:
             "calibration": None if details is None else _calibration(details),
         },
         files=files,
+    )
+
+
+def own_classes(results: Results, options: Options) -> Section | None:
+    """What the network itself calls the pictures."""
+    own = results.own
+    if own is None:
+        return None
+    files = {"own_pictures": own.pictures, "own_classes": own.called}
+    if own.boxes is not None:
+        files["own_boxes"] = own.boxes
+    return Section(
+        "own_classes",
+        "The network's own classes",
+        "own_classes.html",
+        facts={"answer": own_answer(results), "labels": _own_labels(results)},
+        tables={"called": _called(own.called)},
+        figures={"examples": _own_examples(results, options.most_examples)},
+        files=files,
+        link="Own classes",
+    )
+
+
+@claim("own classes")
+def own_answer(results: Results) -> Markup:
+    """What it calls most of them."""
+    if results.own is None:
+        return Markup("")
+    whole = results.own.called[results.own.called["label"].eq("")]
+    told = [
+        Markup("{} {}").format(words.name(row["own_class"]), words.share(row, "share"))
+        for _, row in whole.head(3).iterrows()
+    ]
+    return Markup("Of its {} classes it names first, most often: {} of {}.").format(
+        f"{results.own.n_classes:,}",
+        Markup(", ").join(told),
+        words.plural(int(whole["n"].iloc[0]), "picture"),
+    )
+
+
+@claim("own classes of each class")
+def _own_labels(results: Results) -> Markup:
+    """What it calls the pictures of each of the user's classes."""
+    called = None if results.own is None else results.own.called
+    if called is None or called["label"].eq("").all():
+        return Markup("")
+    first = called[called["label"].ne("")].drop_duplicates("label")
+    told = [
+        Markup("{} is called {} in {}").format(
+            words.name(row["label"]), words.name(row["own_class"]), words.share(row, "share")
+        )
+        for _, row in first.head(_MOST_LABELS).iterrows()
+    ]
+    return Markup("{}.").format(Markup("; ").join(told))
+
+
+def _called(called: pd.DataFrame) -> Table | None:
+    rows = [
+        [
+            words.name(row["label"]) if row["label"] else "all",
+            words.name(row["own_class"]),
+            f"{int(row['images']):,} of {int(row['n']):,}",
+            words.share(row, "share"),
+            words.number(row["own_probability"]),
+        ]
+        for _, row in called.groupby("label", sort=True).head(_MOST_CALLED).iterrows()
+    ]
+    columns = ["Pictures of", "Called", "Pictures", "Share", "Mean probability"]
+    return table(
+        "What the network itself calls the pictures, before anything else", columns, rows, (0, 1),
+        total=len(called), file="own_classes",
+    )  # fmt: skip
+
+
+def _own_examples(results: Results, most: int) -> Figure | None:
+    examples = results.own_examples
+    if examples is None or not examples.pictures or most < 1:
+        return None
+    first = examples.first(most)
+    return Figure(
+        partial(
+            plots.detector_maps,
+            first.pictures,
+            first.heats,
+            ["class activation\nmap"],
+            labels=first.labels,
+            predicted_boxes=first.predicted_boxes,
+        ),
+        f"{len(first.pictures)} pictures, the map of what the network calls each, and its box.",
+        "Pictures drawn at random, and where in them the network sees what it calls them (beside "
+        "the picture): the maps weighted by its own weights for that class. Blue: the box around "
+        "it, at a threshold that no box was needed for. Nothing is scored here.",
+        "own_classes",
+        pictures=True,
     )
 
 

@@ -35,6 +35,7 @@ def detectors(results: Results, options: Options) -> Section:
         "detectors.html",
         facts={
             "counts": answers.counts(results),
+            "own_votes": answers.own_votes(results),
             "explored": answers.explored(results),
             "checks": said(
                 answers.flattered(results),

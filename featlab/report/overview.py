@@ -20,6 +20,7 @@ from featlab.system.files import plain
 
 # Verdict → what stands in the strip: a sign that needs no colour, and a word.
 _SIGNS = {"fail": "✕", "warn": "!", "pass": "✓", "not done": "–"}
+_OWN_TOLD = 3
 _WORST_FIRST = tuple(_SIGNS)
 _VERBS = (("fails", "fail"), ("warns", "warn"), ("passes", "pass"), ("not done", "not done"))
 
@@ -229,7 +230,8 @@ def summary(results: Results) -> dict[str, Any]:
         ``n_images, classes, backbone, map_shape`` (height, width, neurons of the last layer),
         ``heads`` (head → accuracy, low, high, n), ``detectors`` (class → n, best_neuron,
         auroc_selected, auroc_confirmed), ``localisation`` (method → box_accuracy, mean_iou, n),
-        ``seconds`` (stage → s). None stands for what is not there or not a number.
+        ``own_classes`` (class of the network's own → images that it calls so first, share; the
+        three commonest), ``seconds`` (stage → s). None stands for what is not there or no number.
     """
     store = results.store
     confirmed = confirmed_detectors(results.neurons)
@@ -247,9 +249,19 @@ def summary(results: Results) -> dict[str, Any]:
                 for name in store.classes
             },
             "localisation": {str(row["method"]): _boxes(row) for _, row in rows.iterrows()},
+            "own_classes": {} if results.own is None else _own(results.own.called),
             "seconds": dict(results.seconds),
         }
     )
+
+
+def _own(called: pd.DataFrame) -> dict[str, Any]:
+    """What the network calls most of the pictures."""
+    whole = called[called["label"].eq("")].head(_OWN_TOLD)
+    return {
+        str(row["own_class"]): {"images": int(row["images"]), "share": row["share"]}
+        for _, row in whole.iterrows()
+    }
 
 
 def _head(row: pd.Series) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from featlab.plots.style import FORMATS, save_figure
 from featlab.report import _words as words
 from featlab.report._data import data, network, set_overview
 from featlab.report._elements import Options, Section
-from featlab.report._heads import classification
+from featlab.report._heads import classification, own_classes
 from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._localisation import localisation
 from featlab.report._methods import methods
@@ -37,6 +37,7 @@ SECTIONS = (
     data,
     network,
     classification,
+    own_classes,
     set_overview,
     detectors,
     localisation,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from featlab.arguments import check_choice
-from featlab.results.images import Audit, Overview
+from featlab.results.images import Audit, Overview, OwnClasses
 from featlab.results.localisation import BoxHeadResults, Localisation
 from featlab.results.networks import GradientResults, Transfer
 from featlab.results.pictures import Examples, Gallery, MethodExamples, NeuronCard, Samples
@@ -374,6 +374,10 @@ class Results:
     cards : sequence of NeuronCard
     method_examples : MethodExamples, optional
     gallery : Gallery, optional
+    own : OwnClasses, optional
+        None where the network has no classifier of its own.
+    own_examples : Examples, optional
+        Pictures under the class activation map of what the network calls them.
     answers : mapping of str to str
         The four questions, each with its answer.
     """
@@ -410,6 +414,8 @@ class Results:
     cards: Sequence[NeuronCard] = ()
     method_examples: MethodExamples | None = None
     gallery: Gallery | None = None
+    own: OwnClasses | None = None
+    own_examples: Examples | None = None
     answers: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:

@@ -208,6 +208,29 @@ class Overview:
 
 
 @dataclass(frozen=True)
+class OwnClasses:
+    """What the network itself calls the pictures, by the classifier that it came with.
+
+    Attributes
+    ----------
+    n_classes : int
+        Classes that it knows.
+    pictures : DataFrame
+        From ``own.own_pictures``: the five most probable of each picture.
+    called : DataFrame
+        From ``own.own_set``.
+    boxes : DataFrame or None
+        From ``own.own_boxes``, of what each picture is called; None where the classifier is not
+        linear in the maps.
+    """
+
+    n_classes: int
+    pictures: pd.DataFrame
+    called: pd.DataFrame
+    boxes: pd.DataFrame | None
+
+
+@dataclass(frozen=True)
 class Scenes:
     """A set of scenes in memory; entry *i* of every list is scene *i*.
 
