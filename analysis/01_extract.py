@@ -17,7 +17,7 @@ folder = Path(sys.argv[1]) if len(sys.argv) > 1 else datasets.write_scenes("data
 path = Path(sys.argv[2] if len(sys.argv) > 2 else "reports/analysis/maps.h5")
 path.parent.mkdir(parents=True, exist_ok=True)
 
-table, boxes = images.index_images(folder)
+table, boxes, _ = images.index_images(folder)
 print(table.groupby("label").size().to_string())
 print(f"{len(boxes)} boxes")
 

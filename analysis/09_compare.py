@@ -14,7 +14,7 @@ from featlab.store import MapStore
 paths = [Path(argument) for argument in sys.argv[1:]]
 if not paths:
     folder = Path("reports/analysis")
-    table, boxes = images.index_images("data/scenes")
+    table, boxes, _ = images.index_images("data/scenes")
     paths = [folder / "maps.h5", folder / "maps_fine.h5"]
     fine = backbones.load_backbone("efficientnet_lite0", output_stride=16)
     extract.extract_maps(table, fine, paths[1], boxes=boxes).close()

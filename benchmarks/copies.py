@@ -82,7 +82,7 @@ def main() -> None:
         for kind, change in {"itself": lambda p, rng: p, **kinds}.items():
             quality = int(rng.integers(70, 95))
             change(picture, rng).save(folder / f"{file.stem}__{kind}.jpg", quality=quality)
-    images, _ = index_images(given.folder / "pictures")
+    images, _, _ = index_images(given.folder / "pictures")
     with extract_maps(images, load_backbone(), given.folder / "maps.h5") as store:
         start = time.perf_counter()
         pairs = duplicates(store)

@@ -119,8 +119,8 @@ def to_input(factor: int) -> Callable[[bytes], object]:
 
 
 def main(folder: Path, n: int) -> None:
-    table, _ = images.index_images(folder)
-    files = [Path(table.attrs["root"], path) for path in table["path"]]
+    table, _, _ = images.index_images(folder)
+    files = [Path(table["folder"].iloc[0], path) for path in table["path"]]
     rng = np.random.default_rng(0)
     backbone = backbones.load_backbone("efficientnet_lite0")
     whole_files, quality_row = [], {}

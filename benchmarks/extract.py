@@ -151,7 +151,7 @@ def gather(folders: list[Path], limit: int | None, work: Path) -> Path:
         return datasets.write_scenes(work / "scenes", limit or SCENES)
     target = work / "pictures"
     tables = [images.index_images(folder)[0] for folder in folders]
-    files = [Path(table.attrs["root"], path) for table in tables for path in table["path"]]
+    files = [Path(table["folder"].iloc[0], path) for table in tables for path in table["path"]]
     for number, file in enumerate(files[:limit]):
         link = target / file.parent.name / f"{number:05d}{file.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def peak_memory(n: int) -> None:
         for k in range(n):
             pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{k:06d}.png", compress_level=0)
-        table, _ = images.index_images(folder.parent)
+        table, _, _ = images.index_images(folder.parent)
         backbone = small_network(work / "small.keras")
         extract.extract_maps(table, backbone, work / "maps.h5").close()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

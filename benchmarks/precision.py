@@ -84,7 +84,7 @@ def differences(
 
 
 def main(folder: Path, kind: str | None) -> None:
-    table, truth = images.index_images(folder)
+    table, truth, _ = images.index_images(folder)
     found = {}
     with tempfile.TemporaryDirectory() as work:
         for number, (name, (engine, precision)) in enumerate(WAYS.items()):

@@ -14,7 +14,7 @@ from featlab.store import MapStore
 
 def scene_store(work: Path, n: int) -> Path:
     """A finished store of `n` scenes with their boxes, EfficientNet-Lite0 at 224 px."""
-    table, boxes = images.index_images(datasets.write_scenes(work / "scenes", n))
+    table, boxes, _ = images.index_images(datasets.write_scenes(work / "scenes", n))
     backbone = backbones.load_backbone("efficientnet_lite0")
     extract.extract_maps(table, backbone, work / "scenes.h5", boxes=boxes).close()
     return work / "scenes.h5"

@@ -66,7 +66,7 @@ def theirs(network: str, folder: Path, work: Path) -> Callable[[], object]:
 def ours(network: str, folder: Path, work: Path) -> Callable[[], object]:
     from featlab import backbones, extract, images
 
-    table, _ = images.index_images(folder)
+    table, _, _ = images.index_images(folder)
     backbone = backbones.load_backbone(NETWORKS[network][0], weights=None, input_size=SIDE)
     backbone.probe()
 
@@ -145,11 +145,11 @@ def main(python: str | None, folder: Path | None, rounds: int, limit: int) -> No
         if folder is None:
             compare(python, datasets.write_scenes(Path(work, "scenes"), limit), rounds)
             return
-        table, _ = images.index_images(folder)
+        table, _, _ = images.index_images(folder)
         for number, path in enumerate(table["path"][:limit]):
             link = Path(work, "pictures", Path(path).parent.name, f"{number:05d}.jpg")
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(Path(table.attrs["root"], path))
+            link.symlink_to(Path(table["folder"].iloc[0], path))
         compare(python, Path(work, "pictures"), rounds)
 
 

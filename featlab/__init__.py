@@ -4,7 +4,7 @@ The network runs once; everything after that works from the file it leaves::
 
     from featlab import images, backbones, extract, splits, features, heads, neurons, localise
 
-    table, boxes = images.index_images("my_pictures")             # <class>/*.jpg
+    table, boxes, _ = images.index_images("my_pictures")             # <class>/*.jpg
     backbone = backbones.load_backbone("efficientnet_lite0")
     store = extract.extract_maps(table, backbone, "maps.h5", boxes=boxes)
 

@@ -65,8 +65,8 @@ def make_store(classes: list[str], n: int, c: int, *, boxes: bool, seed: int = 0
             "sha256": "0" * 64,
         }
     )
-    images.attrs["root"] = "/data/my pictures"
-    images.attrs["skipped"] = [{"path": "a/<b>.jpg", "reason": "truncated file"}]
+    images["folder"] = "/data/my pictures"
+    skipped = pd.DataFrame({"path": ["a/<b>.jpg"], "reason": ["truncated file"]})
     rows = np.arange(n) if boxes else np.arange(0)
     table = pd.DataFrame(
         {"image": rows, "kind": "whole", "label": images["label"].to_numpy()[rows]}
@@ -80,7 +80,9 @@ def make_store(classes: list[str], n: int, c: int, *, boxes: bool, seed: int = 0
     activations += (match * lean * rng.gamma(4, 0.25, (n, c))).astype(np.float32)
     activations[:, -1] = 0
     maps = np.broadcast_to(activations[:, None, None], (n, 7, 7, c))
-    return FakeStore(images, table, maps, activations=activations, provenance=dict(PROVENANCE))
+    return FakeStore(
+        images, table, maps, activations=activations, provenance=dict(PROVENANCE), skipped=skipped
+    )
 
 
 def make_curves(methods: Any) -> tuple[pd.DataFrame, pd.DataFrame]:

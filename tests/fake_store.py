@@ -36,6 +36,7 @@ class FakeStore:
     provenance: dict[str, Any] = field(default_factory=dict)
     rows_read: list[int] = field(default_factory=list)
     own_head: Any = None
+    skipped: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["path", "reason"]))
 
     def __post_init__(self) -> None:
         if self.frames is None:

@@ -25,7 +25,7 @@ if __name__ == "__main__":
             for i in range(3):
                 pixels = rng.integers(0, 256, (60, 70, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(Path(folder) / label / f"{i}.png")
-        images, _ = index_images(folder)
+        images, _, _ = index_images(folder)
         boxes = pd.DataFrame([(0, "body", "cat", 1.0, 2.0, 30.0, 40.0)])
         boxes.columns = ["image", "kind", "label", "xmin", "ymin", "xmax", "ymax"]
         network = FakeBackbone()

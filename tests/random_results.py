@@ -155,7 +155,7 @@ def _store(make: Maker) -> tuple[FakeStore, pd.Series]:
             "height": make.rng.integers(9, 9 + make.grid, n),
         }
     )  # fmt: skip
-    images.attrs |= {"root": "/pictures", "skipped": []}
+    images["folder"] = "/pictures"
     boxed = np.flatnonzero(make.rng.random(n) < make.shares(1)[0])
     boxes = pd.DataFrame({"image": boxed, "kind": "whole", "label": labels[boxed]})
     boxes = boxes.assign(xmin=0.0, ymin=0.0, xmax=5.0, ymax=5.0)

@@ -81,7 +81,7 @@ def save_all(folder, pictures):
 @functools.cache
 def looked_at(folder):
     """Image table and what one look at every picture gives, of a real set."""
-    images, _ = index_images(folder)
+    images, _, _ = index_images(folder)
     return images, read_pictures(images)
 
 
@@ -193,7 +193,7 @@ def test_objects_are_measured_in_shares_of_the_picture(tmp_path):
 
 def test_a_picture_that_is_gone_is_a_row_of_nan_and_rows_keep_their_place(tmp_path, picture_folder):
     folder = picture_folder({"a": 3, "b": 3})
-    images, _ = index_images(folder)
+    images, _, _ = index_images(folder)
     whole = picture_statistics(images)
     (folder / images["path"][1]).unlink()
     (folder / images["path"][4]).write_bytes(b"no picture")
@@ -456,8 +456,8 @@ def test_nearest_features_are_those_of_a_plain_loop(monkeypatch):
 
 def test_the_real_copies_are_found(shared_data):
     """By thumbnails as features; the real network's are measured in benchmarks/copies.py."""
-    images, _ = index_images(shared_data / "kangaroo_raccoon")
-    folder = Path(images.attrs["root"])
+    images, _, _ = index_images(shared_data / "kangaroo_raccoon")
+    folder = Path(images["folder"].iloc[0])
     thumbnails = small([Image.open(folder / path) for path in images["path"]])
     table = fitted(thumbnails, _duplicates.neighbour_pairs(thumbnails.reshape(len(images), -1)))
     rows = table.loc[table["similarity"] >= MIN_SIMILARITY, ["row_a", "row_b"]].to_numpy()
@@ -815,7 +815,7 @@ def test_flagged_images_are_drawn():
 def test_pictures_are_read_once_each(monkeypatch, picture_folder):
     from featlab.audit import _pictures as room
 
-    images, _ = index_images(picture_folder({"a": 4, "b": 4}))
+    images, _, _ = index_images(picture_folder({"a": 4, "b": 4}))
     calls = []
     decode = room.decode_image
     monkeypatch.setattr(room, "decode_image", lambda data: calls.append(1) or decode(data))

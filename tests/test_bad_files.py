@@ -158,10 +158,10 @@ def test_skip_leaves_them_out(tmp_path, caplog):
     ]
     put(tmp_path / "boxes.csv", "\n".join(lines).encode())
     with caplog.at_level(logging.WARNING):
-        images, boxes = index_images(tmp_path, on_error="skip")
+        images, boxes, skipped = index_images(tmp_path, on_error="skip")
     assert images["path"].tolist() == ["cat/good.png", "dog/fine.gif"]
     assert boxes["image"].tolist() == [1]
-    assert [bad["path"] for bad in images.attrs["skipped"]] == [
+    assert skipped["path"].tolist() == [
         "cat/empty.jpg",
         "cat/text.jpg",
         "dog/broken.jpg",
@@ -239,5 +239,5 @@ def test_names_that_are_not_utf8(tmp_path):
         pytest.skip("this file system has UTF-8 names only")
     with pytest.raises(FeatlabError, match=r"l\\udcf6we.png: its name is not valid UTF-8"):
         index_images(tmp_path)
-    images, _ = index_images(tmp_path, on_error="skip")
-    images.attrs["skipped"][0]["path"].encode("utf-8")
+    _, _, skipped = index_images(tmp_path, on_error="skip")
+    skipped["path"][0].encode("utf-8")

@@ -85,7 +85,7 @@ def test_an_error_elsewhere_is_the_one_that_is_told(cores, recwarn):
 
 
 def test_a_store_travels_as_its_path(picture_folder, fake_backbone, tmp_path):
-    images, _ = index_images(picture_folder({"cat": 3, "dog": 2}))
+    images, _, _ = index_images(picture_folder({"cat": 3, "dog": 2}))
     with extract_maps(images, fake_backbone, tmp_path / "maps.h5") as store:
         sent = pickle.dumps(store)
         assert len(sent) < 1000

@@ -230,7 +230,7 @@ def test_skipped_files_are_counted(picture_folder, tmp_path, fake_network, blank
     (folder / "a" / "bad.png").write_bytes(b"not a picture")
     assert featlab("run", folder, "-o", tmp_path / "out", "--on-error", "skip") == 0
     with MapStore(tmp_path / "out" / "maps.h5") as store:
-        assert [item["path"] for item in store.images.attrs["skipped"]] == ["a/bad.png"]
+        assert store.skipped["path"].tolist() == ["a/bad.png"]
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "a/bad.png" in page
 

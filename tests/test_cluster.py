@@ -244,7 +244,6 @@ def test_a_folder_that_workers_do_not_see_is_told(images, client, notes, tmp_pat
 
 def test_a_changed_picture_is_named_by_the_worker(images, client, notes, tmp_path):
     changed = images.copy()
-    changed.attrs = dict(images.attrs)
     changed.loc[700, "sha256"] = "0" * 64
     with pytest.raises(FeatlabError, match="00700|has changed since the folder was indexed"):
         extract_maps(changed, Telling(notes), tmp_path / "maps.h5", client=client)
@@ -252,7 +251,6 @@ def test_a_changed_picture_is_named_by_the_worker(images, client, notes, tmp_pat
 
 def test_a_grown_set_on_a_cluster(images, client, notes, expected, tmp_path):
     old = images.iloc[:1100].reset_index(drop=True)
-    old.attrs = dict(images.attrs)
     extract_maps(
         old, Telling(notes), tmp_path / "old.h5", options=PassOptions(batch_size=8)
     ).close()

@@ -37,7 +37,7 @@ class NoisyBackbone(FakeBackbone):
 
 
 def make_store(folder, path, backbone, **options):
-    images, boxes = index_images(folder, **options)
+    images, boxes, _ = index_images(folder, **options)
     return extract_maps(images, backbone, path, boxes=boxes)
 
 

@@ -57,7 +57,7 @@ def test_maps_are_those_of_the_network_on_each_picture_alone(images, tmp_path, f
         images, fake_backbone, tmp_path / "maps.h5", options=PassOptions(batch_size=4)
     )
     for row in (0, 17, 54):
-        file = Path(images.attrs["root"], images["path"][row])
+        file = Path(images["folder"].iloc[0], images["path"][row])
         with Image.open(file) as picture:
             pixels = picture.convert("RGB").resize((56, 56), Image.Resampling.BILINEAR)
         expected = fake_backbone.forward(np.asarray(pixels)[np.newaxis])["last"]
@@ -276,7 +276,7 @@ class Slow(FakeBackbone):
         time.sleep(0.02)
         return super().forward(pixels)
 _passing._PART_ROWS = 4
-images, _ = index_images({folder!r})
+images, _, _ = index_images({folder!r})
 print("started", flush=True)
 extract_maps(images, Slow(), {path!r}, options=PassOptions(batch_size=2)).close()
 """
@@ -286,7 +286,7 @@ extract_maps(images, Slow(), {path!r}, options=PassOptions(batch_size=2)).close(
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX systems")
 def test_killed_at_any_moment_the_next_run_gives_the_same_bits(picture_folder, tmp_path):
     folder = picture_folder({"cat": 30, "dog": 25})
-    images, _ = index_images(folder)
+    images, _, _ = index_images(folder)
     path, whole = tmp_path / "maps.h5", tmp_path / "whole.h5"
     extract_maps(images, FakeBackbone(), whole, options=PassOptions(batch_size=2)).close()
     code = _CHILD.format(tests=str(Path(__file__).parent), folder=str(folder), path=str(path))
@@ -337,7 +337,7 @@ def test_a_full_disk_keeps_the_finished_parts(images, tmp_path, monkeypatch):
 
 
 def test_a_picture_that_vanished_or_changed_is_named(images, tmp_path):
-    file = Path(images.attrs["root"], images["path"][40])
+    file = Path(images["folder"].iloc[0], images["path"][40])
     data = file.read_bytes()
     file.write_bytes(data + b"\0")
     with pytest.raises(FeatlabError, match="dog/010.png has changed since"):
@@ -388,7 +388,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
 def test_the_store_opens_where_it_was_written(images, tmp_path):
     with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5") as store:
         assert isinstance(store, MapStore)
-        assert store.images.attrs["root"] == images.attrs["root"]
+        assert store.images["folder"].iloc[0] == images["folder"].iloc[0]
 
 
 @pytest.mark.parametrize("streams", [1, 2, 3])

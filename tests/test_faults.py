@@ -283,7 +283,7 @@ def test_a_full_disk_at_any_size(server, folder, tmp_path, undisturbed, undistur
 def test_every_flush_and_rename_may_fail(folder, tmp_path, monkeypatch, call):
     """The k-th one fails, for every k there is: always the message, never a half file."""
     monkeypatch.setattr("featlab.extract._passing._PART_ROWS", 16)
-    images, _ = index_images(folder)
+    images, _, _ = index_images(folder)
     whole, path = tmp_path / "whole.h5", tmp_path / "maps.h5"
     extract_maps(images, FakeBackbone(), whole, options=PassOptions(batch_size=8)).close()
     real = getattr(os, call)
@@ -502,7 +502,7 @@ def test_a_signal_keeps_the_finished_parts(server, folder, tmp_path, undisturbed
 def test_two_processes_that_renew_the_tables(folder, tmp_path):
     """One renews while the other's half-written file is there: refused with a message, or done."""
     path = tmp_path / "maps.h5"
-    images, _ = index_images(folder)
+    images, _, _ = index_images(folder)
     extract_maps(images, FakeBackbone(), path).close()
     with h5py.File(tmp_path / "maps.h5.joining", "w"):
         try:

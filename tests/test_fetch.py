@@ -658,8 +658,8 @@ def fetch_pets(server: Server, cache: Path, **options: object) -> Path:
 def test_pets_are_indexed_with_official_splits_and_both_kinds_of_boxes(server, pets, tmp_path):
     bodies, _ = pets
     index = fetch_pets(server, tmp_path)
-    table, found = images.index_images(index)
-    assert table.attrs["skipped"] == []
+    table, found, skipped = images.index_images(index)
+    assert skipped.empty
     assert set(table["label"]) == set(BREEDS)
     assert table["path"].str.match(r"images/[A-Za-z]+_\d+\.jpg").all()
     number = table["path"].str.extract(r"_(\d+)")[0].astype(int)
@@ -738,7 +738,7 @@ def test_masks_of_pets_follow_the_rows_of_the_store(server, pets, tmp_path):
     index = fetch_pets(server, tmp_path)
     (index.parent / "images" / "Bengal_3.jpg").write_bytes(b"broken")  # shifts all later rows
     (index.parent / "annotations" / "trimaps" / "Bengal_5.png").unlink()
-    table, _ = images.index_images(index, on_error="skip")
+    table, _, _ = images.index_images(index, on_error="skip")
     mask = datasets.pet_masks(index, table)
     for row, path in enumerate(table["path"]):
         name = Path(path).stem
@@ -757,7 +757,7 @@ def test_masks_of_pets_follow_the_rows_of_the_store(server, pets, tmp_path):
 
 
 def test_pets_go_through_the_network_and_are_localised_with_masks(server, pets, tmp_path):
-    table, found = images.index_images(fetch_pets(server, tmp_path))
+    table, found, _ = images.index_images(fetch_pets(server, tmp_path))
     with extract.extract_maps(table, FakeBackbone(), tmp_path / "m.h5", boxes=found) as store:
         masks = datasets.pet_masks(tmp_path / "oxford-pets", store.images)
         where = localise.evaluate_localisation(
@@ -793,7 +793,7 @@ def test_real_pets_give_back_their_boxes(server, shared_data, tmp_path, monkeypa
     archives = [described(name, data, name.split(".")[0]) for name, data in files.items()]
     monkeypatch.setattr(_sets, "_PET_ARCHIVES", archives)
     index = datasets.fetch_oxford_pets(tmp_path, label="species", base_url=server.url)
-    table, found = images.index_images(index)
+    table, found, _ = images.index_images(index)
     assert dict(table["label"].value_counts()) == dict(chosen.str.partition("/")[0].value_counts())
     found["stem"] = [Path(path).stem for path in table["path"].to_numpy()[found["image"]]]
     truth = truth.assign(stem=[Path(image).stem for image in truth["image"]])
@@ -846,7 +846,7 @@ def test_heads_without_size_or_corners(tmp_path):
 
 def test_breeds_can_be_kept_apart(server, pets, tmp_path):
     index = fetch_pets(server, tmp_path, label="species")
-    table, _ = images.index_images(index, group_from=r"images/(.+)_\d+")
+    table, _, _ = images.index_images(index, group_from=r"images/(.+)_\d+")
     assert set(table["group"]) == set(BREEDS)
 
 
@@ -962,7 +962,7 @@ def fetch_birds(server: Server, cache: Path, data: bytes) -> Path:
 
 def test_birds_are_indexed_with_official_splits_and_boxes(server, tmp_path):
     index = fetch_birds(server, tmp_path, birds())
-    table, found = images.index_images(index)
+    table, found, _ = images.index_images(index)
     assert index == tmp_path / "cub-200-2011" / "species.csv"
     number = table["path"].str.extract(r"_(\d{4})_")[0].astype(int)
     assert (table["split"] == np.where(number < 6, "train", "test")).all()

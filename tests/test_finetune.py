@@ -247,7 +247,9 @@ def test_a_frozen_network_stays_as_it_was_and_its_head_is_trained_on_its_feature
     pixels = np.stack(
         [
             resize_image(
-                images.decode_image(Path(pictures.attrs["root"], pictures["path"][r]).read_bytes()),
+                images.decode_image(
+                    Path(pictures["folder"].iloc[0], pictures["path"][r]).read_bytes()
+                ),
                 (32, 32),
             )
             for r in rows
@@ -268,7 +270,6 @@ def test_only_train_rows_are_looked_at(pictures, split, backbone, frozen):
     assert set(split[used]) == {"train"}
     assert len(used) == (split == "train").sum()
     elsewhere = pictures.copy()
-    elsewhere.attrs = dict(pictures.attrs)
     unseen = split != "train"
     elsewhere.loc[unseen, "path"] = "no such file"
     again = fit(elsewhere, split, backbone, **QUICK)
@@ -353,7 +354,6 @@ def test_what_is_written_is_flushed_to_the_disk(frozen, tmp_path, monkeypatch):
 
 def test_a_picture_that_has_changed_is_named(pictures, split, backbone):
     table = pictures.copy()
-    table.attrs = dict(pictures.attrs)
     table.loc[(split == "train").to_numpy().argmax(), "sha256"] = "other"
     with pytest.raises(FeatlabError, match="000.png has changed since"):
         fit(table, split, backbone, augment=True, **QUICK)  # read inside TensorFlow
@@ -412,7 +412,7 @@ def test_a_process_killed_outright_leaves_a_whole_checkpoint(
     pictures, small_network, split, tmp_path
 ):
     folder = tmp_path / "checkpoints"
-    arguments = [sys.executable, "-c", _SCRIPT, pictures.attrs["root"], small_network, folder]
+    arguments = [sys.executable, "-c", _SCRIPT, pictures["folder"].iloc[0], small_network, folder]
     running = subprocess.Popen([str(a) for a in arguments], stderr=subprocess.DEVNULL)
     try:
         limit = time.monotonic() + 120
@@ -588,7 +588,7 @@ def test_the_table_of_small_pictures_scores_every_way_on_the_same_rows(
 
 
 def test_the_command_trains_once_and_compares(pictures, small_network, tmp_path, capsys):
-    arguments = [pictures.attrs["root"], "-o", tmp_path / "out", "--backbone", small_network]
+    arguments = [pictures["folder"].iloc[0], "-o", tmp_path / "out", "--backbone", small_network]
     arguments += ["--blocks", 1, "--epochs", 2, "--training-batch-size", 16]
 
     def run() -> str:

@@ -56,7 +56,7 @@ def made(tmp_path_factory):
             pixels[ymin:ymax, xmin:xmax, channel] = 250
             Image.fromarray(pixels).save(folder / "pictures" / label / f"{i:02d}.png")
             corners[f"{label}/{i:02d}.png"] = (xmin, ymin, min(xmax, 90), min(ymax, 60))
-    images, _ = index_images(folder / "pictures")
+    images, _, _ = index_images(folder / "pictures")
     truth = pd.DataFrame([corners[path] for path in images["path"]], columns=CORNERS)
     truth = truth.assign(image=range(len(images)), kind="patch", label=images["label"])
     backbone = network(folder / "mine.keras")
@@ -151,7 +151,7 @@ def test_another_network_is_refused_with_both_values(made, tmp_path):
 def test_a_changed_or_missing_picture_is_told(made, tmp_path):
     store, backbone, _ = made
     moved = MapStore(store.path)
-    moved.images.attrs["root"] = str(tmp_path)
+    moved.images["folder"] = str(tmp_path)
     with pytest.raises(FeatlabError, match="could not be read"):
         analyse_gradients(moved, backbone, n_images=2)
     for path in moved.images["path"]:
@@ -184,7 +184,7 @@ def test_the_command_writes_what_a_network_that_cannot_be_guided_still_gives(mad
     store, _, _ = made
     backbone = network(tmp_path / "smooth.keras", "gelu")
     images, path = store.images.assign(split=""), tmp_path / "maps.h5"
-    images.attrs["root"] = store.images.attrs["root"]
+    images["folder"] = store.images["folder"].iloc[0]
     extract_maps(images, backbone, path, boxes=store.boxes).close()
     call = ["gradients", str(path), "-o", str(tmp_path / "out"), "--images", "4"]
     refused = CliRunner().invoke(app, call)

@@ -387,7 +387,7 @@ def test_two_shards_at_the_same_time(images, whole, tmp_path):
             "              (int(sys.argv[4]), 2), options=PassOptions(batch_size=4))\n"
         ),
     )
-    here, folder = str(Path(__file__).parent), images.attrs["root"]
+    here, folder = str(Path(__file__).parent), images["folder"].iloc[0]
     with subprocess.Popen([sys.executable, "-c", code, here, folder, str(path), "1"]) as other:
         backbone, options = FakeBackbone(layers=LAYERS), PassOptions(batch_size=4)
         extract_shard(images, backbone, path, (2, 2), options=options)
@@ -415,7 +415,7 @@ def test_a_grown_set_runs_only_what_is_new(images, tmp_path):
     extract_maps(
         images, FakeBackbone(), tmp_path / "old.h5", options=PassOptions(batch_size=1)
     ).close()
-    root = Path(images.attrs["root"])
+    root = Path(images["folder"].iloc[0])
     old_bytes = (tmp_path / "old.h5").read_bytes()
     add_pictures(root / "cat", 6, seed=9)  # among the old ones, by name
     add_pictures(root / "ant", 5, seed=10)  # before all of them
@@ -461,7 +461,7 @@ def test_large_jpegs_may_join_a_set_of_small_pictures(images, tmp_path):
     extract_maps(
         images, FakeBackbone(), tmp_path / "old.h5", options=PassOptions(batch_size=1)
     ).close()
-    root = Path(images.attrs["root"])
+    root = Path(images["folder"].iloc[0])
     pixels = np.random.default_rng(0).integers(0, 256, (700, 800, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(root / "cat" / "large.jpg")
     grown = index_images(root)[0]
@@ -476,7 +476,7 @@ def test_large_jpegs_may_join_a_set_of_small_pictures(images, tmp_path):
 
 
 def test_a_store_that_has_grown_grows_again_and_becomes_one_file(images, tmp_path):
-    root = Path(images.attrs["root"])
+    root = Path(images["folder"].iloc[0])
     extract_maps(
         images, FakeBackbone(), tmp_path / "0.h5", options=PassOptions(batch_size=1)
     ).close()
@@ -497,7 +497,7 @@ def test_a_store_that_has_grown_grows_again_and_becomes_one_file(images, tmp_pat
 
 
 def test_parts_that_another_store_refers_to_are_never_cleared(images, tmp_path):
-    root, paths = Path(images.attrs["root"]), [tmp_path / f"{k}.h5" for k in range(3)]
+    root, paths = Path(images["folder"].iloc[0]), [tmp_path / f"{k}.h5" for k in range(3)]
     extract_maps(images, FakeBackbone(), paths[0], options=PassOptions(batch_size=1)).close()
     tables = []
     for k in (1, 2):
@@ -591,14 +591,14 @@ def featlab(*arguments: object) -> int:
 def test_shards_and_join_from_a_shell(images, whole, tmp_path, capsys):
     path = tmp_path / "maps.h5"
     for k in (1, 2):
-        assert featlab("extract", images.attrs["root"], "-o", path, "--shard", f"{k}/2") == 0
+        assert featlab("extract", images["folder"].iloc[0], "-o", path, "--shard", f"{k}/2") == 0
         assert f"shard {k} of 2: " in capsys.readouterr().out
     assert featlab("join", path, "--virtual") == 0
     assert featlab("info", path) == 0
     assert "virtual: its maps lie in 7 other files" in capsys.readouterr().out
     assert featlab("join", path) == 0
     assert featlab("verify", path) == 0
-    assert featlab("extract", images.attrs["root"], "-o", path, "--shard", "1/2") == 0
+    assert featlab("extract", images["folder"].iloc[0], "-o", path, "--shard", "1/2") == 0
     assert f"{path} is finished already" in capsys.readouterr().out
     with MapStore(path) as store, MapStore(whole) as expected:
         for key, values in everything(store).items():
@@ -606,7 +606,7 @@ def test_shards_and_join_from_a_shell(images, whole, tmp_path, capsys):
 
 
 def test_append_from_a_shell(images, tmp_path, capsys):
-    root = Path(images.attrs["root"])
+    root = Path(images["folder"].iloc[0])
     old, new = tmp_path / "old.h5", tmp_path / "new.h5"
     assert featlab("extract", root, "-o", old) == 0
     add_pictures(root / "cat", 4, seed=1)
@@ -628,7 +628,7 @@ def test_append_from_a_shell(images, tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_is_one_line(images, tmp_path, capsys, options, words):
-    assert featlab("extract", images.attrs["root"], "-o", tmp_path / "maps.h5", *options) == 1
+    assert featlab("extract", images["folder"].iloc[0], "-o", tmp_path / "maps.h5", *options) == 1
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error

@@ -96,8 +96,9 @@ def test_class_folders(tmp_path):
     put(tmp_path / "dog" / "B.JPG")
     put(tmp_path / "dog" / "a.png", 30, 20)
     put(tmp_path / "big cat" / "deep" / "er" / "löwe.jpeg", orientation=6)
-    images, boxes = index_images(tmp_path)
-    assert list(images.columns) == ["path", "label", "split", "group", "width", "height", "sha256"]
+    images, boxes, skipped = index_images(tmp_path)
+    columns = ["path", "label", "split", "group", "width", "height", "sha256", "folder"]
+    assert list(images.columns) == columns
     assert images["path"].tolist() == ["big cat/deep/er/löwe.jpeg", "dog/B.JPG", "dog/a.png"]
     assert images["label"].tolist() == ["big cat", "dog", "dog"]
     assert images["split"].tolist() == images["group"].tolist() == [""] * 3
@@ -105,8 +106,8 @@ def test_class_folders(tmp_path):
     expected = [hashlib.sha256((tmp_path / p).read_bytes()).hexdigest() for p in images["path"]]
     assert images["sha256"].tolist() == expected
     assert images.index.equals(pd.RangeIndex(3))
-    indexed = {"source": tmp_path.name, "on_error": "raise"}
-    assert images.attrs == {"root": str(tmp_path), "skipped": [], "indexed": indexed}
+    assert set(images["folder"]) == {str(tmp_path)} and not images.attrs
+    assert skipped.empty and list(skipped.columns) == ["path", "reason"]
     assert len(boxes) == 0 and boxes["image"].dtype == np.int64
     assert (boxes[CORNERS].dtypes == np.float64).all()
 
@@ -123,7 +124,7 @@ def test_other_files_are_ignored(tmp_path):
 def test_split_folders(tmp_path):
     for name in ("train/cat/a.png", "Valid/cat/b.png", "test/dog/deep/c.png"):
         put(tmp_path / name)
-    images, _ = index_images(tmp_path)
+    images, _, _ = index_images(tmp_path)
     assert images["label"].tolist() == ["cat", "dog", "cat"]
     assert images["split"].tolist() == ["val", "test", "train"]
 
@@ -131,7 +132,7 @@ def test_split_folders(tmp_path):
 def test_a_class_may_be_called_train(tmp_path):
     put(tmp_path / "train" / "a.png")
     put(tmp_path / "bus" / "b.png")
-    images, _ = index_images(tmp_path)
+    images, _, _ = index_images(tmp_path)
     assert images["label"].tolist() == ["bus", "train"]
     assert images["split"].tolist() == ["", ""]
 
@@ -224,7 +225,7 @@ def test_csv(tmp_path):
         "",
         r"none,.\cat\a.png,,g2",
     )
-    images, _ = index_images(table)
+    images, _, _ = index_images(table)
     assert images["path"].tolist() == ["cat/a.png", "dog/c.png"]
     assert images["label"].tolist() == ["none", "NA"]
     assert images["split"].tolist() == ["", "val"]
@@ -559,7 +560,7 @@ def test_boxes_csv(tmp_path):
     two_classes(tmp_path)
     rows = [f"{NAMES[n]},{label},object,24,16,{a},{b},{c},{d}" for n, label, a, b, c, d in BOXES]
     put_boxes(tmp_path, *reversed(rows))
-    _, boxes = index_images(tmp_path)
+    _, boxes, _ = index_images(tmp_path)
     order = [1, 0, 2]  # within a picture as in the file
     pd.testing.assert_frame_equal(boxes, expected_boxes().iloc[order].reset_index(drop=True))
 
@@ -608,7 +609,7 @@ def test_boxes_csv_comes_first_and_kind_is_kept(tmp_path):
     two_classes(tmp_path)
     put_voc(tmp_path / "cat" / "a.xml", "a.png", None, ("cat", 0, 0, 1, 1))
     put_boxes(tmp_path, "cat/b.png,cat,head,0,0,1,2,3,4")
-    _, boxes = index_images(tmp_path)
+    _, boxes, _ = index_images(tmp_path)
     assert boxes[["image", "kind", "label"]].to_numpy().tolist() == [[1, "head", "cat"]]
 
 
@@ -623,7 +624,7 @@ def test_voc_folders_keep_equal_names_apart(tmp_path):
     for name in ("cat/1.png", "dog/1.png"):
         put(tmp_path / name)
         put_voc((tmp_path / name).with_suffix(".xml"), "1.png", None, (name[:3], 0, 0, 4, 4))
-    images, boxes = index_images(tmp_path)
+    images, boxes, _ = index_images(tmp_path)
     assert images["label"][boxes["image"]].tolist() == boxes["label"].tolist() == ["cat", "dog"]
 
 
@@ -713,9 +714,9 @@ def test_bad_boxes_are_problems(tmp_path, row, reason, caplog):
     put_boxes(tmp_path, "cat/b.png,cat,object,,,0,0,2,2", row)
     with pytest.raises(FeatlabError, match=f"boxes.csv line 3: .*{reason}"):
         index_images(tmp_path)
-    images, boxes = index_images(tmp_path, on_error="skip")
+    images, boxes, skipped = index_images(tmp_path, on_error="skip")
     assert len(images) == 3 and len(boxes) == 1
-    assert [bad["path"] for bad in images.attrs["skipped"]] == ["boxes.csv line 3"]
+    assert skipped["path"].tolist() == ["boxes.csv line 3"]
     assert "boxes.csv line 3" in caplog.text
 
 
@@ -779,7 +780,7 @@ def test_bad_coco_annotations(tmp_path, change, reason):
 def test_real_sets(name):
     if not (DATA / name).is_dir():
         pytest.skip(f"real pictures are not here: {DATA / name}")
-    images, boxes = index_images(DATA / name)
+    images, boxes, _ = index_images(DATA / name)
     written = pd.read_csv(DATA / name / "boxes.csv")
     files = sorted(
         path.relative_to(DATA / name).as_posix() for path in (DATA / name).rglob("*.jpg")
@@ -807,7 +808,7 @@ def test_real_csv_groups_species_by_breed(tmp_path):
         (tmp_path / name).symlink_to(source / name)
     table.to_csv(tmp_path / "few.csv", index=False)
     (tmp_path / "boxes.csv").write_bytes((source / "boxes.csv").read_bytes())
-    images, boxes = index_images(tmp_path / "few.csv")
+    images, boxes, _ = index_images(tmp_path / "few.csv")
     assert set(images["label"]) == {"cat", "dog"} and images["group"].nunique() == 18
     assert (images["path"].str.split("/").str[0] == images["group"]).all()
     assert set(boxes["kind"]) == {"head"} and boxes["image"].max() < len(images) == 36

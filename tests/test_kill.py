@@ -60,7 +60,7 @@ def work_extract(folder: str, path: str, slow: bool = True) -> None:
 
     assert _passing._PART_ROWS
     _passing._PART_ROWS = 4  # many small parts
-    images, boxes = index_images(folder)
+    images, boxes, _ = index_images(folder)
     network = SlowBackbone() if slow else FakeBackbone()
     extract_maps(images, network, path, boxes=boxes, options=PassOptions(batch_size=1)).close()
 
@@ -69,7 +69,7 @@ def work_relabel(folder: str, path: str, label: str) -> None:
     """Other labels: the tables of a finished store are renewed around its maps."""
     from featlab.extract import PassOptions, extract_maps
 
-    images, boxes = index_images(folder)
+    images, boxes, _ = index_images(folder)
     extract_maps(
         images.assign(label=label),
         FakeBackbone(),
@@ -84,10 +84,11 @@ def work_join(parts: str, path: str, virtual: bool = False) -> None:
     images = pd.DataFrame({"path": [f"a/{row:05}.png" for row in range(N_ROWS)]}).assign(
         label="a", split="", group="", width=8, height=8, sha256="0" * 64
     )
-    images.attrs["root"] = "/pictures"
+    images["folder"] = "/pictures"
     boxes = pd.DataFrame(columns=["image", "kind", "label", "xmin", "ymin", "xmax", "ymax"])
     provenance = {"layers": '["top"]', "backbone": "fake"}
-    tables = Tables(images, boxes, provenance)
+    skipped = pd.DataFrame(columns=["path", "reason"])
+    tables = Tables(images, boxes, skipped, provenance)
     join_parts([*map(finished_part, files)], Path(path), tables, virtual=virtual)
 
 

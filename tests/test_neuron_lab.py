@@ -65,7 +65,7 @@ class TestMadeUpNeurons:
 
 @pytest.fixture
 def store(picture_folder, fake_backbone, tmp_path):
-    images, _ = index_images(picture_folder({"cat": 9, "dog": 8}))
+    images, _, _ = index_images(picture_folder({"cat": 9, "dog": 8}))
     with extract_maps(images, fake_backbone, tmp_path / "maps.h5") as opened:
         yield opened
 

@@ -44,7 +44,7 @@ def write_pictures(folder, n=40, classes=("red", "green")):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     base = tmp_path_factory.mktemp("pipeline")
-    images, boxes = index_images(write_pictures(base / "pictures"))
+    images, boxes, _ = index_images(write_pictures(base / "pictures"))
     backbone = FakeBackbone(layers=("low", "high"))
     with extract_maps(images, backbone, base / "maps.h5", boxes=boxes) as opened:
         yield opened
@@ -129,7 +129,7 @@ def test_a_card_shows_the_extremes_of_its_neuron(store, results):
 
 def test_groups_are_the_unit_of_confirmation(tmp_path, few_fits, blank_figures):
     folder = write_pictures(tmp_path / "pictures")
-    images, boxes = index_images(folder, group_from=r"^(.*?)\d\.png$")  # ten photos a group
+    images, boxes, _ = index_images(folder, group_from=r"^(.*?)\d\.png$")  # ten photos a group
     with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", boxes=boxes) as store:
         found = analyse(store)
         write_results(found, tmp_path)

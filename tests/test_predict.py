@@ -21,7 +21,7 @@ from featlab.predict._parts import ClassSets, Typicality, one_of_each
 
 
 def analysed(root, folder, backbone, boxes=None):
-    table, read = images.index_images(root)
+    table, read, _ = images.index_images(root)
     store = extract.extract_maps(
         table, backbone, folder / "maps.h5", boxes=read if boxes is None else boxes
     )
@@ -36,7 +36,7 @@ def made(tmp_path_factory):
         patch.setattr("featlab.pipeline._analysis.BOX_HEADS", ("cascade",))
         patch.setattr("featlab.pipeline._analysis._REPEATS", 1)
         folder = draw_pictures(root / "pictures", {"bright": 40, "dark": 40})
-        table, _ = images.index_images(folder)
+        table, _, _ = images.index_images(folder)
         boxes = pd.DataFrame({"image": np.arange(80), "kind": "body", "label": table["label"]})
         boxes = boxes.assign(xmin=5.0, ymin=5.0, xmax=table["width"] - 9.0, ymax=30.0)
         results = analysed(folder, root, FakeBackbone(), boxes)
@@ -170,10 +170,10 @@ def test_pictures_from_anywhere(tmp_path, picture_folder):
     (root / "deep" / "er").mkdir(parents=True)
     (root / "a" / "000.png").rename(root / "deep" / "er" / "x.png")
     (root / "broken.jpg").write_bytes(b"no picture")
-    table = images.index_pictures(root, on_error="skip")
+    table, skipped = images.index_pictures(root, on_error="skip")
     assert table["path"].tolist() == ["a/001.png", "b/000.png", "deep/er/x.png"]
-    assert [bad["path"] for bad in table.attrs["skipped"]] == ["broken.jpg"]
-    some = images.index_pictures([root / "b" / "000.png", str(root / "**" / "x.png")])
+    assert skipped["path"].tolist() == ["broken.jpg"]
+    some, _ = images.index_pictures([root / "b" / "000.png", str(root / "**" / "x.png")])
     assert some["path"].tolist() == ["b/000.png", "deep/er/x.png"]
     (root / "list.csv").write_text("path\nb/000.png\n")
     assert images.index_pictures(root / "list.csv")["path"].tolist() == ["b/000.png"]
@@ -194,7 +194,7 @@ def test_a_real_network_gives_the_evaluations_classes_and_boxes(shared_data, tmp
         link.symlink_to(shared_data / "fruit3" / name)
     boxes = (shared_data / "fruit3" / "boxes.csv").read_text()
     (tmp_path / "set" / "boxes.csv").write_text(boxes)
-    table, read = images.index_images(tmp_path / "set", on_error="skip")
+    table, read, _ = images.index_images(tmp_path / "set", on_error="skip")
     network = load_backbone("efficientnet_lite0", input_size=128)
     store = extract.extract_maps(table, network, tmp_path / "maps.h5", boxes=read)
     results = pipeline.analyse(store)

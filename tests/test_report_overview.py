@@ -114,7 +114,7 @@ def test_python_lines_read_the_pictures_as_they_were_read(
         (folder, {"on_error": "skip", "group_from": r"(\d)\."}),
         (folder / "some.csv", {}),
     ):
-        table, _ = images.index_images(source, **options)
+        table, _, _ = images.index_images(source, **options)
         store = extract.extract_maps(table, fake_backbone, tmp_path / f"{source.stem}.h5")
         with store:
             line = python_lines(dataclasses.replace(results, store=store)).splitlines()[3]
@@ -126,7 +126,7 @@ def test_python_lines_read_the_pictures_as_they_were_read(
 @pytest.mark.slow
 def test_python_lines_make_the_results_again(tmp_path, picture_folder, fake_backbone, monkeypatch):
     folder = picture_folder({"a": 24, "b": 24})
-    table, boxes = images.index_images(folder)
+    table, boxes, _ = images.index_images(folder)
     monkeypatch.chdir(folder.parent)
     with extract.extract_maps(table, fake_backbone, "maps.h5", boxes=boxes) as store:
         first = pipeline.analyse(store, random_state=3)

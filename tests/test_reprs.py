@@ -59,7 +59,7 @@ def read(shown):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     base = tmp_path_factory.mktemp("reprs")
-    images, boxes = index_images(write_pictures(base / "pictures"))
+    images, boxes, _ = index_images(write_pictures(base / "pictures"))
     with extract_maps(images, FakeBackbone(), base / "maps.h5", boxes=boxes) as opened:
         yield opened
 
@@ -90,7 +90,7 @@ def test_a_store_of_hostile_names_stays_text(tmp_path):
     for name in ("<b>bold<", "x&amp;y"):
         (folder / name).mkdir(parents=True)
         Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(folder / name / "0.png")
-    images, boxes = index_images(folder)
+    images, boxes, _ = index_images(folder)
     with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", boxes=boxes) as store:
         told = read(store._repr_html_())
     assert "<b>bold< 1, x&amp;y 1" in told and "boxes none" in " ".join(told.split())

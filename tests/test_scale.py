@@ -98,7 +98,7 @@ class TestScratch:
     def test_a_table_on_disk_is_the_table_in_memory(
         self, pooling, monkeypatch, tmp_path, picture_folder, fake_backbone
     ):
-        table, _ = images.index_images(picture_folder({"a": 7, "b": 6}))
+        table, _, _ = images.index_images(picture_folder({"a": 7, "b": 6}))
         store = extract.extract_maps(table, fake_backbone, tmp_path / "maps.h5")
         plain = features.feature_table(store, pooling=pooling)
         monkeypatch.setattr(machine, "IN_MEMORY", 10)
@@ -478,7 +478,7 @@ def test_memory_stays_bounded():
 
 @pytest.mark.slow
 def test_a_whole_analysis_from_scratch_files(tmp_path, picture_folder, fake_backbone, tiny):
-    table, _ = images.index_images(picture_folder({"a": 24, "b": 24}))
+    table, _, _ = images.index_images(picture_folder({"a": 24, "b": 24}))
     store = extract.extract_maps(table, fake_backbone, tmp_path / "maps.h5")
     plain = pipeline.analyse(store)
     tiny()

@@ -134,7 +134,7 @@ def test_pickles_in_every_kind_of_file(picture_folder, tmp_path, no_pickles):
     (tmp_path / "transfer.json").write_bytes(pickle.dumps(Touches(mark)))
     with pytest.raises(FeatlabError, match="transfer.json is damaged"):
         Transfer.load(tmp_path)
-    images, _ = index_images(picture_folder({"a": 3, "b": 3}))
+    images, _, _ = index_images(picture_folder({"a": 3, "b": 3}))
     path = tmp_path / "maps.h5"
     extract_maps(images, FakeBackbone(), path).close()
     with h5py.File(path, "r+") as file:
@@ -351,7 +351,7 @@ def test_an_index_cannot_name_pictures_elsewhere(tmp_path, path):
 
 
 def test_a_store_cannot_name_other_files(picture_folder, tmp_path):
-    images, _ = index_images(picture_folder({"a": 3, "b": 3}))
+    images, _, _ = index_images(picture_folder({"a": 3, "b": 3}))
     path = tmp_path / "maps.h5"
     extract_maps(images, FakeBackbone(), path).close()
     (tmp_path / "secret").write_bytes(b"secret" * 1000)
@@ -384,7 +384,7 @@ def test_layers_and_classes_of_any_name_stay_in_the_folder(tmp_path, blank_figur
         )
         lines.append(f'{number}.png,"{BAD_NAMES[number % 2 * 6]}"')
     (folder / "index.csv").write_text("\n".join(lines))
-    images, _ = index_images(folder / "index.csv")
+    images, _, _ = index_images(folder / "index.csv")
     layers = ("..conv", "top")
     extract_maps(images, FakeBackbone(layers=layers), out / "maps.h5").close()
     with MapStore(out / "maps.h5") as store:

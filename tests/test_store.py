@@ -29,7 +29,7 @@ ARCHIVE = Path(__file__).parent / "archives" / "maps-v1.0.h5"
 
 @pytest.fixture
 def store_path(picture_folder, tmp_path) -> Path:
-    images, boxes = index_images(picture_folder({"cat": 5, "dog": 4}))
+    images, boxes, _ = index_images(picture_folder({"cat": 5, "dog": 4}))
     boxes = pd.DataFrame(
         {
             "image": [0, 0, 8],
@@ -65,7 +65,9 @@ def test_tables_and_provenance_come_back(store_path):
 
 def test_thumbnails_are_the_pictures_and_travel_with_the_rows(store_path):
     with MapStore(store_path) as store:
-        first = Image.open(Path(store.images.attrs["root"], store.images["path"][0])).convert("RGB")
+        first = Image.open(Path(store.images["folder"].iloc[0], store.images["path"][0])).convert(
+            "RGB"
+        )
         np.testing.assert_array_equal(store.thumbnails[0], thumbnail(first))
         assert store.thumbnails.shape == (9, 48, 48) and store.thumbnails.dtype == np.uint8
         virtual = store_path.with_name("virtual.h5")

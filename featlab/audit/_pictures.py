@@ -92,7 +92,7 @@ def picture_statistics(
     images : DataFrame
         Image table; ``path`` is read, and ``width`` and ``height`` for the boxes.
     root : path-like, optional
-        Folder of the pictures; ``images.attrs["root"]`` by default.
+        Folder of the pictures; the one in column ``folder`` by default.
     boxes : DataFrame, optional
         Box table of the same images, of one kind.
     progress : callable, optional
@@ -172,13 +172,9 @@ def read_pictures(
 
 
 def _folder(images: pd.DataFrame, root: str | os.PathLike[str] | None) -> Path:
-    check_columns("the image table", images, ["path"], "make it with index_images")
-    given = root if root is not None else images.attrs.get("root", "")
-    if not str(given):
-        raise FeatlabError(
-            "root must be the folder of the pictures; the image table does not know it."
-        )
-    return Path(given)
+    needed = ["path"] if root is not None else ["path", "folder"]
+    check_columns("the image table", images, needed, "make it with index_images")
+    return Path(images["folder"].iloc[0] if root is None else root)
 
 
 def _measure(path: Path) -> Floats | None:

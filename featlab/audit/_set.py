@@ -302,7 +302,7 @@ def audit_set(
     errors, errors_finding = checked_labels(X, labels, groups, random_state)
     far = outliers(X, labels)
     findings = [
-        pictures_line(pictures, len(images), len(images.attrs.get("skipped", []))),
+        pictures_line(pictures, len(images), len(store.skipped)),
         # Copies, which may be groups in `images`, have a line of their own.
         *balance(labels, store.tables.images["group"].to_numpy(), sides),
         duplicates_line(pairs, copies, sides, looked=store.thumbnails is not None),

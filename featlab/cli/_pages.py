@@ -206,12 +206,12 @@ def extract(
     if shard is not None and (append or virtual or scheduler):
         raise FeatlabError("--shard goes without --append, --virtual and --scheduler.")
     share = None if shard is None else _share(shard)
-    table, boxes = _pass.index(made)
+    tables = _pass.index(made)
     if share is not None:
-        _extract_share(made, table, boxes, store, share)
+        _extract_share(made, tables, store, share)
         return
     with _client(scheduler) as client:
-        print(_pass.finished_store(made, table, boxes, store, _maker(append, virtual, client))[0])
+        print(_pass.finished_store(made, tables, store, _maker(append, virtual, client))[0])
 
 
 def join(
@@ -233,7 +233,7 @@ def info(store: Store) -> None:
         if opened.virtual:
             files = {piece.file for piece in opened.pieces}
             print(f"  virtual: its maps lie in {len(files)} other files")
-        print(f"  skipped files: {len(opened.images.attrs['skipped'])}")
+        print(f"  skipped files: {len(opened.skipped)}")
         for key, value in sorted(opened.provenance.items()):
             if not key.startswith("probe_"):
                 print(f"  {key}: {value}")
@@ -254,19 +254,18 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def _extract_share(
-    made: Pass, table: pd.DataFrame, boxes: pd.DataFrame, path: Path, share: tuple[int, int]
+    made: Pass, tables: featlab.store.format.Tables, path: Path, share: tuple[int, int]
 ) -> None:
     with _pass.libraries_silenced():
         network = _pass.load_network(made)
         network.probe()
     done = featlab.extract.extract_shard(
-        table,
+        tables.images,
         network,
         path,
         share,
-        boxes=boxes,
-        options=_pass.pass_options(made),
         progress=extract_bar,
+        **_pass.pass_arguments(made, tables),
     )
     if done is None:
         print(f"{path} is finished already")

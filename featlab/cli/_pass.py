@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -106,14 +107,14 @@ def _run(made: Pass, output: Path, box_kind: str | None, copies: str, seed: int)
     path = output / "maps.h5"
     with workers_ready(path.exists()):
         start = time.perf_counter()
-        table, boxes = index(made)
+        tables = index(made)
         seconds = {"index": round(time.perf_counter() - start, 3)}
         # What the later stages would refuse is refused before the pass, not after it.
-        featlab.splits.make_split(table, random_state=seed)
-        featlab.arguments.boxes_of_kind(boxes, box_kind)
+        featlab.splits.make_split(tables.images, random_state=seed)
+        featlab.arguments.boxes_of_kind(tables.boxes, box_kind)
         output.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
-        store, passed = finished_store(made, table, boxes, path)
+        store, passed = finished_store(made, tables, path)
         seconds["extract"] = round(time.perf_counter() - start, 3) if passed else 0.0
         if copies == "drop":
             store = _distinct(made, store, output / "distinct.h5")
@@ -127,12 +128,17 @@ def _distinct(made: Pass, store: featlab.store.MapStore, path: Path) -> featlab.
     with store:
         rows = featlab.audit.distinct_rows(store)
         images = store.tables.images.iloc[rows].reset_index(drop=True)
-        images.attrs = store.tables.images.attrs
         boxes = store.boxes[store.boxes["image"].isin(rows)]
         boxes = boxes.assign(image=np.searchsorted(rows, boxes["image"])).reset_index(drop=True)
     path.unlink(missing_ok=True)  # of an earlier run, whose pictures may have been others
     return featlab.extract.append_maps(
-        images, load_network(made), store.path, path, boxes=boxes, options=pass_options(made)
+        images,
+        load_network(made),
+        store.path,
+        path,
+        boxes=boxes,
+        skipped=store.skipped,
+        options=pass_options(made),
     )
 
 
@@ -287,16 +293,18 @@ def workers_ready(wanted: bool = True) -> AbstractContextManager[None]:
     return ready("featlab.boxheads", "featlab.localise", "featlab.embed")
 
 
-def index(made: Pass) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The image table, which remembers the command, and the box table, with a bar."""
-    table, boxes = featlab.images.index_images(
+def index(made: Pass) -> featlab.store.format.Tables:
+    """The tables of the pictures, with the command and how they were read; with a bar."""
+    images, boxes, skipped = featlab.images.index_images(
         made.images,
         group_from=made.group_from,
         on_error=made.on_error,
         progress=partial(bar, label="index"),
     )
-    table.attrs["command"] = command_line()
-    return table, boxes
+    read = {"source": made.images.absolute().name, "on_error": made.on_error}
+    read |= {"group_from": made.group_from} if made.group_from else {}
+    told = {"command": command_line(), "indexed": json.dumps(read)}
+    return featlab.store.format.Tables(images, boxes, skipped, told)
 
 
 def load_network(made: Pass) -> featlab.backbones.Backbone:
@@ -316,23 +324,32 @@ def load_network(made: Pass) -> featlab.backbones.Backbone:
 
 def finished_store(
     made: Pass,
-    table: pd.DataFrame,
-    boxes: pd.DataFrame,
+    tables: featlab.store.format.Tables,
     path: Path,
     extract: Callable[..., featlab.store.MapStore] | None = None,
 ) -> tuple[featlab.store.MapStore, bool]:
     """The finished store, and whether a pass was needed; by `extract_maps` or another `extract`."""
-    shared: dict[str, Any] = {"boxes": boxes, "options": pass_options(made)}
+    shared = pass_arguments(made, tables)
     with libraries_silenced():
         network = load_network(made)
-        store = featlab.extract.stores.find_store(table, network, path, **shared)
+        store = featlab.extract.stores.find_store(tables.images, network, path, **shared)
         if store is None:
             network.probe()  # loads them
     if store is not None:
         logging.getLogger(__name__).info("%s is finished already: no forward pass", path)
         return store, False
     extract = extract or featlab.extract.extract_maps
-    return extract(table, network, path, progress=extract_bar, **shared), True
+    return extract(tables.images, network, path, progress=extract_bar, **shared), True
+
+
+def pass_arguments(made: Pass, tables: featlab.store.format.Tables) -> dict[str, Any]:
+    """What every way of making a store takes beside the images, the network and the path."""
+    return {
+        "boxes": tables.boxes,
+        "skipped": tables.skipped,
+        "about": tables.provenance,
+        "options": pass_options(made),
+    }
 
 
 def pass_options(made: Pass) -> featlab.extract.PassOptions:

@@ -153,13 +153,15 @@ def finetune(
     seed: Seed = 0,
 ) -> None:
     """Train a head, then the last blocks too; compare with the heads on stored maps."""
-    table, boxes = _pass.index(made)
-    featlab.splits.make_split(table, random_state=seed)  # refused now rather than after the pass
+    tables = _pass.index(made)
+    featlab.splits.make_split(
+        tables.images, random_state=seed
+    )  # refused now rather than after the pass
     output.mkdir(parents=True, exist_ok=True)
     with _pass.libraries_silenced():
         import tensorflow  # noqa: F401  # tells of itself once, while it loads
     with (
-        _pass.finished_store(made, table, boxes, output / "maps.h5")[0] as whole,
+        _pass.finished_store(made, tables, output / "maps.h5")[0] as whole,
         featlab.pipeline.copies.with_copies(whole, copies) as store,
     ):
         split = featlab.splits.make_split(store.images, random_state=seed)
@@ -186,7 +188,7 @@ def finetune(
             Pass(made.images, backbone=str(output / "thawed.keras")),
             **{name: getattr(made, name) for name in _AS_THE_FROZEN},
         )
-        with _pass.finished_store(tuned, table, boxes, output / "maps_thawed.h5")[0] as after:
+        with _pass.finished_store(tuned, tables, output / "maps_thawed.h5")[0] as after:
             transfer = featlab.pipeline.transfer_study(
                 store,
                 split,

@@ -20,7 +20,7 @@ import pandas as pd
 from featlab.arguments import check_choice, check_whole
 from featlab.errors import FeatlabError
 from featlab.images.pixels import JPEG_MARGIN, jpeg_factor
-from featlab.store.format import BOX_DTYPES
+from featlab.store.format import BOX_DTYPES, Tables
 from featlab.store.rows import Piece
 from featlab.system.files import held, write_durably
 from featlab.version import __version__
@@ -173,15 +173,10 @@ def annotations_digest(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
     return _digest(images[["label", "split", "group"]]) + _digest(boxes[list(BOX_DTYPES)])
 
 
-def told_by(images: pd.DataFrame, boxes: pd.DataFrame) -> dict[str, str]:
-    """What the tables tell of themselves: their digest, how they were read, for what command."""
-    known = {"command": images.attrs.get("command"), "indexed": images.attrs.get("indexed")}
-    told = {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in known.items()
-        if value
-    }
-    return told | {"annotations_digest": annotations_digest(images, boxes)}
+def told_by(tables: Tables) -> dict[str, str]:
+    """What new tables tell of themselves: their digest, and what their provenance holds already."""
+    digest = annotations_digest(tables.images, tables.boxes)
+    return {**tables.provenance, "annotations_digest": digest}
 
 
 def _digest(table: pd.DataFrame) -> str:

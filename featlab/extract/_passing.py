@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from threading import Condition
@@ -33,7 +33,15 @@ from featlab.extract._parts import (
     told_by,
 )
 from featlab.images.pixels import InputReader, colour_histogram, picture_frame, thumbnail
-from featlab.store.format import THUMBNAILS, Tables, load_tables, save_tables
+from featlab.store.format import (
+    BOX_DTYPES,
+    IMAGE_DTYPES,
+    SKIPPED_DTYPES,
+    THUMBNAILS,
+    Tables,
+    load_tables,
+    save_tables,
+)
 from featlab.store.own import MOST, OwnHead, largest
 from featlab.store.rows import Piece, finished_part
 from featlab.store.writing import EncodedMaps, PartWriter, encode_maps
@@ -117,6 +125,33 @@ class Pass:
         return [rows for rows in self.plan.shard(*shard) if self.part(rows) is None]
 
 
+def complete_tables(
+    images: pd.DataFrame,
+    boxes: pd.DataFrame | None,
+    skipped: pd.DataFrame | None,
+    about: Mapping[str, str] | None,
+) -> Tables:
+    """Check the tables; of the provenance there is only what the caller tells."""
+    absent = [column for column in (*IMAGE_DTYPES, "folder") if column not in images]
+    if absent or images.empty:
+        raise FeatlabError(
+            "images must be an image table of featlab.images.index_images with at least one row; "
+            f"missing columns: {', '.join(absent) or 'none'}, rows: {len(images)}."
+        )
+    folders = images["folder"].unique()
+    if len(folders) > 1:
+        raise FeatlabError(
+            f"images must lie in one folder, got {folders[0]} and {folders[1]}; make the paths "
+            "relative to one that holds both."
+        )
+    return Tables(
+        images.reset_index(drop=True).assign(folder=str(Path(folders[0]).resolve())),
+        pd.DataFrame(columns=list(BOX_DTYPES)) if boxes is None else boxes,
+        pd.DataFrame(columns=list(SKIPPED_DTYPES)) if skipped is None else skipped,
+        dict(about or {}),
+    )
+
+
 def begin_pass(
     tables: Tables,
     backbone: MapSource,
@@ -134,7 +169,7 @@ def begin_pass(
         Those given, with the provenance of the pass; they are kept beside the parts.
     """
     running = running_of(backbone)
-    images, boxes = tables.images, tables.boxes
+    images = tables.images
     key = store_key(images, backbone, options) | {"engine": running.engine} | dict(more or {})
     head = own_head_of(backbone, options)
     if head is not None:
@@ -149,8 +184,7 @@ def begin_pass(
         # Other machines, or library versions, may have begun.
         provenance = load_tables(file).provenance
         refuse_other_output(provenance, backbone, parts)
-    provenance |= told_by(images, boxes)
-    agreed = Tables(images, boxes, provenance, head)
+    agreed = replace(tables, provenance=provenance | told_by(tables), own=head)
     save_tables(file, agreed)
     return Pass(parts, plan, backbone, options), agreed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -35,9 +35,16 @@ from featlab.extract._parts import (
     store_key,
     told_by,
 )
-from featlab.extract._passing import begin_pass, finished_parts, run_pass, tell_done, written_parts
+from featlab.extract._passing import (
+    begin_pass,
+    complete_tables,
+    finished_parts,
+    run_pass,
+    tell_done,
+    written_parts,
+)
 from featlab.store import MapStore
-from featlab.store.format import BOX_DTYPES, IMAGE_DTYPES, Tables, load_tables
+from featlab.store.format import Tables, load_tables
 from featlab.store.rows import Piece, choose_rows, relative_name
 from featlab.store.writing import join_parts
 
@@ -57,7 +64,8 @@ def extract_maps(
     path: str | os.PathLike[str],
     *,
     boxes: pd.DataFrame | None = None,
-    root: str | os.PathLike[str] | None = None,
+    skipped: pd.DataFrame | None = None,
+    about: Mapping[str, str] | None = None,
     options: PassOptions = _USUAL,
     virtual: bool = False,
     client: Client | None = None,
@@ -80,8 +88,10 @@ def extract_maps(
         The store to write; parts lie in ``<path>.parts`` while the pass runs.
     boxes : DataFrame, optional
         Box table.
-    root : path-like, optional
-        Folder that the paths are relative to; ``images.attrs["root"]`` by default.
+    skipped : DataFrame, optional
+        What was left out when the images were indexed, for the report.
+    about : mapping of str to str, optional
+        What else the store's provenance is to tell, such as the command.
     options : PassOptions, optional
         Batch size, resizing and number format.
     virtual : bool
@@ -105,10 +115,10 @@ def extract_maps(
         it; a picture vanished or changed; the disk is full; a worker failed.
     """
     path = Path(path)
-    store = find_store(images, backbone, path, boxes=boxes, root=root, options=options)
+    tables = complete_tables(images, boxes, skipped, about)
+    store = _found(tables, backbone, path, options)
     if store is not None:
         return store
-    tables = _complete_tables(images, boxes, root)
     make_folder(parts_of(path))
     with sole_writer(parts_of(path)):
         # Another process may have finished between the first look and the lock.
@@ -139,7 +149,8 @@ def append_maps(
     path: str | os.PathLike[str],
     *,
     boxes: pd.DataFrame | None = None,
-    root: str | os.PathLike[str] | None = None,
+    skipped: pd.DataFrame | None = None,
+    about: Mapping[str, str] | None = None,
     options: PassOptions = _USUAL,
     client: Client | None = None,
     progress: Progress | None = None,
@@ -152,7 +163,7 @@ def append_maps(
 
     Parameters
     ----------
-    images, backbone, boxes, root, options, client, progress
+    images, backbone, boxes, skipped, about, options, client, progress
         As in :func:`extract_maps`; `images` is the whole set as it is now.
     old : path-like
         The finished store, of the same network. It must lie in the folder of `path`, or below it.
@@ -172,10 +183,10 @@ def append_maps(
     old, path = Path(old), Path(path)
     if old.resolve() == path.resolve():
         raise FeatlabError(f"a new store is made beside {old}; give another path for it.")
-    store = find_store(images, backbone, path, boxes=boxes, root=root, options=options)
+    tables = complete_tables(images, boxes, skipped, about)
+    store = _found(tables, backbone, path, options)
     if store is not None:
         return store
-    tables = _complete_tables(images, boxes, root)
     wanted = store_key(tables.images, backbone, options)
     old_pieces, known, row_of = _read_old(old, backbone, options, path.parent)
     provenance, own = known.provenance, known.own
@@ -197,7 +208,7 @@ def append_maps(
             with closing(new):
                 pieces = [*pieces, *new]
             provenance, own = provenance | known.provenance, known.own
-        provenance |= wanted | told_by(tables.images, tables.boxes)
+        provenance |= wanted | told_by(tables)
         grown = replace(tables, provenance=provenance, own=own)
         share_parts(old_pieces)
         join_parts(choose_rows(pieces, rows), path, grown, virtual=True)
@@ -213,7 +224,8 @@ def extract_shard(
     shard: tuple[int, int],
     *,
     boxes: pd.DataFrame | None = None,
-    root: str | os.PathLike[str] | None = None,
+    skipped: pd.DataFrame | None = None,
+    about: Mapping[str, str] | None = None,
     options: PassOptions = _USUAL,
     progress: Progress | None = None,
 ) -> int | None:
@@ -225,7 +237,7 @@ def extract_shard(
 
     Parameters
     ----------
-    images, backbone, path, boxes, root, options, progress
+    images, backbone, path, boxes, skipped, about, options, progress
         As in :func:`extract_maps`; the same for every share.
     shard : (int, int)
         Number of this share, from 1, and of how many.
@@ -246,11 +258,11 @@ def extract_shard(
         raise FeatlabError(f"shard must be (k, n) with 1 <= k <= n, got {shard}.")
     path = Path(path)
     parts = parts_of(path)
-    store = find_store(images, backbone, path, boxes=boxes, root=root, options=options)
+    tables = complete_tables(images, boxes, skipped, about)
+    store = _found(tables, backbone, path, options)
     if store is not None:
         store.close()
         return None
-    tables = _complete_tables(images, boxes, root)
     make_folder(parts)
     with disk_errors(path, parts), one_of_several(parts, shard) as agreeing:
         run, tables = begin_pass(tables, backbone, parts, options)
@@ -309,7 +321,8 @@ def find_store(
     path: str | os.PathLike[str],
     *,
     boxes: pd.DataFrame | None = None,
-    root: str | os.PathLike[str] | None = None,
+    skipped: pd.DataFrame | None = None,
+    about: Mapping[str, str] | None = None,
     options: PassOptions = _USUAL,
 ) -> MapStore | None:
     """The finished store at `path`, if it holds just what :func:`extract_maps` would write.
@@ -328,10 +341,14 @@ def find_store(
     FeatlabError
         The store there came from something else; the message names what, and both values.
     """
-    path = Path(path)
+    return _found(complete_tables(images, boxes, skipped, about), backbone, Path(path), options)
+
+
+def _found(
+    tables: Tables, backbone: MapSource, path: Path, options: PassOptions
+) -> MapStore | None:
     if not path.exists():
         return None
-    tables = _complete_tables(images, boxes, root)
     store = _accepted(tables, backbone, path, options)
     clear_finished(parts_of(path), store.pieces)
     if _is_current(store, tables):
@@ -380,32 +397,13 @@ def _renewed(store: MapStore, tables: Tables) -> MapStore:
     logger.info(
         "labels or boxes have changed: renewing the tables of %s around its maps", store.path
     )
-    told = store.provenance | told_by(tables.images, tables.boxes)
+    told = store.provenance | told_by(tables)
     renewed = replace(tables, provenance=told, own=store.tables.own)
     pieces, virtual = store.pieces, store.virtual
     store.close()
     with disk_errors(store.path, store.path.parent):
         join_parts(pieces, store.path, renewed, virtual=virtual)
     return MapStore(store.path)
-
-
-def _complete_tables(
-    images: pd.DataFrame, boxes: pd.DataFrame | None, root: str | os.PathLike[str] | None
-) -> Tables:
-    """Check the tables and note the folder; there is no provenance yet."""
-    absent = [column for column in IMAGE_DTYPES if column not in images]
-    if absent or images.empty:
-        raise FeatlabError(
-            "images must be an image table of featlab.images.index_images with at least one row; "
-            f"missing columns: {', '.join(absent) or 'none'}, rows: {len(images)}."
-        )
-    root = root if root is not None else images.attrs.get("root")
-    if root is None:
-        raise FeatlabError("root is needed: the image table does not say where its pictures lie.")
-    attrs = images.attrs | {"root": str(Path(root).resolve())}
-    images = images.reset_index(drop=True)
-    images.attrs = attrs
-    return Tables(images, pd.DataFrame(columns=list(BOX_DTYPES)) if boxes is None else boxes, {})
 
 
 def _read_old(
@@ -428,8 +426,7 @@ def _read_old(
 def _only(tables: Tables, rows: np.ndarray) -> Tables:
     """The tables of some images; their boxes play no part in the pass."""
     images = tables.images.iloc[rows].reset_index(drop=True)
-    images.attrs = dict(tables.images.attrs)
-    return Tables(images, tables.boxes.iloc[:0], {})
+    return replace(tables, images=images, boxes=tables.boxes.iloc[:0])
 
 
 def _as_one_file(path: Path, parts: Path, virtual: bool) -> MapStore:

@@ -9,7 +9,7 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +88,7 @@ def index_images(
     group_from: str | None = None,
     on_error: str = "raise",
     progress: Progress | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Make the image table and the box table of a set of pictures.
 
     Every picture is decoded, so that a file which cannot be used is found here.
@@ -124,7 +124,7 @@ def index_images(
         group. It replaces a column ``group``.
     on_error : {"raise", "skip"}
         What to do about files and boxes that cannot be used: one error that lists them all, or
-        leave them out and list them in ``images.attrs["skipped"]``.
+        leave them out and list them in `skipped`.
     progress : callable, optional
         Wraps an iterable, like tqdm; no progress is shown by default.
 
@@ -132,12 +132,12 @@ def index_images(
     -------
     images : DataFrame
         The image table, sorted by path: path, label, split, group (str, "" where absent), width,
-        height (int, pixels as shown), sha256. ``attrs["root"]`` is the absolute folder;
-        ``attrs["skipped"]`` a list of ``{"path", "reason"}``; for a box, path is its place in the
-        annotation file. ``attrs["indexed"]`` keeps the source's name and the arguments.
+        height (int, pixels as shown), sha256, folder (absolute; the paths are relative to it).
     boxes : DataFrame
         The box table: image (row number of the image table), kind, label, xmin, ymin, xmax, ymax
         (pixels of the picture as shown, continuous).
+    skipped : DataFrame
+        What was left out: path (of a box its place in the annotation file) and reason.
 
     Raises
     ------
@@ -160,12 +160,7 @@ def index_images(
     )
     problems = listing.problems + problems + box_problems
     report_problems(listing, problems, on_error, n_usable=len(rows))
-    images = image_table(rows)
-    images.attrs["root"] = str(listing.root)
-    images.attrs["skipped"] = [{"path": bad.path, "reason": bad.reason} for bad in problems]
-    images.attrs["indexed"] = {"source": Path(os.path.abspath(source)).name, "on_error": on_error}
-    images.attrs["indexed"] |= {"group_from": group_from} if group_from else {}
-    return images, boxes
+    return image_table(rows, listing.root), boxes, skipped_table(problems)
 
 
 def _compile(group_from: str | None) -> re.Pattern[str] | None:
@@ -245,13 +240,19 @@ def report_problems(
     _log.warning("left out: %s", text)
 
 
-def image_table(rows: list[_Row]) -> pd.DataFrame:
-    """The image table of what was inspected, in the same order."""
+def image_table(rows: list[_Row], root: Path) -> pd.DataFrame:
+    """The image table of what was inspected, in the same order; paths are relative to `root`."""
     own = ("path", "label", "split", "group")
     columns: dict[str, Any] = {key: [getattr(row[0], key) for row in rows] for key in own}
     for key in ("width", "height"):
         columns[key] = np.array([getattr(row[1], key) for row in rows], dtype=np.int64)
-    return pd.DataFrame(columns | {"sha256": [digest for _, _, digest in rows]})
+    columns |= {"sha256": [digest for _, _, digest in rows], "folder": str(root)}
+    return pd.DataFrame(columns)
+
+
+def skipped_table(problems: Sequence[Problem]) -> pd.DataFrame:
+    """What was left out, and why."""
+    return pd.DataFrame([(bad.path, bad.reason) for bad in problems], columns=["path", "reason"])
 
 
 def list_source(source: str | os.PathLike[str]) -> Listing:

@@ -12,7 +12,14 @@ import pandas as pd
 from featlab.arguments import Progress, check_choice
 from featlab.errors import FeatlabError
 from featlab.images._annotations import Problem, read_rows, relative_path, walk_files
-from featlab.images._index import Candidate, Listing, image_table, inspect_all, report_problems
+from featlab.images._index import (
+    Candidate,
+    Listing,
+    image_table,
+    inspect_all,
+    report_problems,
+    skipped_table,
+)
 from featlab.images.decode import cut, is_picture_name, printable
 
 _WHAT = "give picture files, folders, patterns such as 'trip/*.jpg', or a CSV file with a path"
@@ -23,7 +30,7 @@ def index_pictures(
     *,
     on_error: str = "raise",
     progress: Progress | None = None,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Make an image table of pictures that nobody has labelled; every one of them is decoded.
 
     Parameters
@@ -33,16 +40,17 @@ def index_pictures(
         files with a column ``path``, relative to their own folder.
     on_error : {"raise", "skip"}
         What to do about files that cannot be used: one error that lists them, or leave them out and
-        list them in ``attrs["skipped"]``.
+        list them in `skipped`.
     progress : callable, optional
         Wraps an iterable, like tqdm.
 
     Returns
     -------
-    DataFrame
+    images : DataFrame
         The image table of :func:`index_images`, its labels empty. Paths are relative to the folder
-        that was given; of several sources, to the folder that they have in common
-        (``attrs["root"]``).
+        that was given; of several sources, to the folder that they have in common.
+    skipped : DataFrame
+        What was left out: path and reason.
 
     Raises
     ------
@@ -70,10 +78,7 @@ def index_pictures(
     problems += unusable
     listing = Listing(root, candidates, problems, is_selection=True)
     report_problems(listing, problems, on_error, n_usable=len(rows))
-    images = image_table(rows)
-    images.attrs["root"] = str(root)
-    images.attrs["skipped"] = [{"path": bad.path, "reason": bad.reason} for bad in problems]
-    return images
+    return image_table(rows, root), skipped_table(problems)
 
 
 def _files_of(source: str, problems: list[Problem]) -> tuple[str, list[str]]:

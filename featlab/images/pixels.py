@@ -14,7 +14,7 @@ import pandas as pd
 from pandas.api.extensions import ExtensionArray
 from PIL import Image
 
-from featlab.arguments import check_choice
+from featlab.arguments import check_choice, check_columns
 from featlab.errors import FeatlabError
 from featlab.images.decode import Inspection, ScaledPicture, decode_scaled
 
@@ -94,7 +94,7 @@ class InputReader:
     Attributes
     ----------
     images : DataFrame
-        Image table with ``attrs["root"]``.
+        Image table, with its column ``folder``.
     size : (int, int)
         Height and width.
     mode : {"stretch", "pad"}
@@ -108,8 +108,7 @@ class InputReader:
     scaled: bool = True
 
     def __post_init__(self) -> None:
-        if "root" not in self.images.attrs:
-            raise FeatlabError("the image table does not say where its pictures lie (attrs root).")
+        check_columns("images", self.images, ["folder"], "it says where the pictures lie")
 
     def __call__(self, row: int) -> tuple[npt.NDArray[np.uint8], ScaledPicture]:
         """Pixels ``(H, W, 3)`` of one row, and the picture that they were made of.
@@ -119,8 +118,8 @@ class InputReader:
         FeatlabError
             The picture is missing, has changed since it was indexed, or cannot be decoded.
         """
-        path, digest, width, height = (column[row] for column in self._columns)
-        file = Path(self.images.attrs["root"], path)
+        folder, path, digest, width, height = (column[row] for column in self._columns)
+        file = Path(folder, path)
         try:
             data = file.read_bytes()
         except OSError as error:
@@ -137,7 +136,7 @@ class InputReader:
     @cached_property
     def _columns(self) -> list[ExtensionArray]:
         """What is needed of a picture; to cut rows out of the table takes much longer."""
-        return [self.images[name].array for name in ("path", "sha256", "width", "height")]
+        return [self.images[name].array for name in ("folder", "path", "sha256", "width", "height")]
 
 
 def picture_frame(

@@ -119,7 +119,7 @@ def check_same(entries: Sequence[Entry]) -> None:
 def _first_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> str:
     if len(ours) != len(theirs):
         return f"{len(theirs):,} rows against {len(ours):,}"
-    for column in ours.columns.drop("split", errors="ignore"):
+    for column in ours.columns.drop(["split", "folder"], errors="ignore"):
         a, b = ours[column].to_numpy(), theirs[column].to_numpy()
         if (a != b).any():
             row = int((a != b).argmax())

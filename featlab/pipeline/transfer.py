@@ -163,7 +163,7 @@ def small_images_table(
     Parameters
     ----------
     table : DataFrame
-        Image table with ``attrs["root"]``.
+        Image table.
     split : Series of shape (n,)
     backbone : str
         A name that ``load_backbone`` knows, of a network that can be built at `side` px.
@@ -244,7 +244,7 @@ def _differences(scores: Mapping[str, HeadResults]) -> pd.DataFrame:
 
 def _small_copies(table: pd.DataFrame, folder: Path, side: int) -> pd.DataFrame:
     """Copies of the pictures at `side` × `side` px, as PNG, and their image table."""
-    root, digests, paths = Path(table.attrs["root"]), [], []
+    root, digests, paths = Path(table["folder"].iloc[0]), [], []
     for path in table["path"]:
         pixels = images.decode_image((root / path).read_bytes())
         buffer = io.BytesIO()
@@ -254,6 +254,4 @@ def _small_copies(table: pd.DataFrame, folder: Path, side: int) -> pd.DataFrame:
         target.write_bytes(buffer.getvalue())
         digests.append(hashlib.sha256(buffer.getvalue()).hexdigest())
         paths.append(f"{path}.png")
-    copies = table.assign(path=paths, sha256=digests, width=side, height=side)
-    copies.attrs = {**table.attrs, "root": str(folder)}
-    return copies
+    return table.assign(path=paths, sha256=digests, width=side, height=side, folder=str(folder))

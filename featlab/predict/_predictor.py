@@ -150,7 +150,7 @@ class Predictor:
         with ExitStack() as stack:
             if isinstance(pictures, MapStore):
                 return self._of_store(pictures, coverage)
-            images = index_pictures(pictures, on_error=on_error)
+            images, skipped = index_pictures(pictures, on_error=on_error)
             own = rebuild_backbone(self.provenance) if backbone is None else backbone
             self.check(own)
             where = folder or stack.enter_context(tempfile.TemporaryDirectory())
@@ -158,7 +158,9 @@ class Predictor:
                 resize=str(self.provenance["resize"]), dtype=str(self.provenance["dtype"])
             )
             path = Path(where, MAPS)
-            store = extract_maps(images, own, path, options=options, progress=progress)
+            store = extract_maps(
+                images, own, path, skipped=skipped, options=options, progress=progress
+            )
             return self._of_store(stack.enter_context(store), coverage)
 
     def check(self, backbone: MapSource) -> None:

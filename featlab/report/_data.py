@@ -54,7 +54,7 @@ def data(results: Results, options: Options) -> Section:
         tables={
             "classes": _classes(results),
             "boxes": _boxes(results.store.boxes),
-            "skipped": _skipped(results.store.images),
+            "skipped": _skipped(results.store.skipped),
             "audit": None if audit is None else _checks(audit),
             "flagged": None if audit is None else _flagged(audit),
         },
@@ -186,9 +186,9 @@ def _boxes(boxes: pd.DataFrame) -> Table | None:
     return table("Ground-truth boxes", ["Kind", "Boxes", "Images with at least one"], rows)
 
 
-def _skipped(images: pd.DataFrame) -> Table | None:
-    skipped = images.attrs.get("skipped", [])
-    rows = [[words.name(item["path"]), words.name(item["reason"])] for item in skipped]
+def _skipped(skipped: pd.DataFrame) -> Table | None:
+    left_out = zip(skipped["path"], skipped["reason"], strict=True)
+    rows = [[words.name(path), words.name(reason)] for path, reason in left_out]
     return table("Files that were skipped", ["File", "Reason"], rows, (0, 1))
 
 

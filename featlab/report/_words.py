@@ -222,7 +222,7 @@ def provenance(value: Any) -> str:
 
 def folder(images: pd.DataFrame) -> str:
     """Name of the folder that the pictures came from; empty where it is not known."""
-    return PurePath(str(images.attrs.get("root", "")).replace("\\", "/")).name
+    return PurePath(str(images["folder"].iloc[0]).replace("\\", "/")).name
 
 
 # ------------------------------------------------------------------------------------------ claims

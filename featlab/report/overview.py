@@ -157,9 +157,11 @@ def python_lines(results: Results) -> str:
             "from featlab import backbones, extract, images",
             "from featlab.pipeline import analyse, write_results",
             "",
-            f"table, boxes = images.index_images({_index(results, known)})",
+            f"table, boxes, skipped = images.index_images({_index(results, known)})",
             f"backbone = backbones.load_backbone({_network(known)})",
-            f'store = extract.extract_maps(table, backbone, "maps.h5", boxes=boxes{_pass(known)})',
+            "store = extract.extract_maps(",
+            f'    table, backbone, "maps.h5", boxes=boxes, skipped=skipped{_pass(known)}',
+            ")",
             f"results = analyse(store{_analysis(results)})",
             'write_results(results, "results")',
         ]
@@ -168,9 +170,9 @@ def python_lines(results: Results) -> str:
 
 def _index(results: Results, known: dict[str, str]) -> str:
     """The source and how it was read; where the store does not say, a skipped file does."""
-    images, given = results.store.images, json.loads(known.get("indexed", "{}"))
-    folder, source = words.folder(images) or "my_pictures", given.pop("source", "")
-    if images.attrs.get("skipped"):
+    given = json.loads(known.get("indexed", "{}"))
+    folder, source = words.folder(results.store.images) or "my_pictures", given.pop("source", "")
+    if len(results.store.skipped):
         given["on_error"] = "skip"
     elif given.get("on_error") == "raise":  # as it is by itself
         del given["on_error"]

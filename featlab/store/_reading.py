@@ -70,6 +70,7 @@ class MapStore:
         try:
             self._tables = read_tables(self._file)
             self.images, self.boxes = self._tables.images, self._tables.boxes
+            self.skipped = self._tables.skipped
             self.provenance = self._tables.provenance
             with read_errors(self.path, "/provenance"):
                 self.layers = layer_names(self.provenance["layers"])
@@ -125,7 +126,7 @@ class MapStore:
                     *shapes,
                     ("classes", html.counts(self.images["label"])),
                     ("boxes", html.counts(self.boxes["kind"].replace("", "(no kind)"))),
-                    ("skipped files", len(self.images.attrs["skipped"])),
+                    ("skipped files", len(self.skipped)),
                 ]
             ),
             html.folded("Provenance", html.facts(known.items())),
@@ -142,7 +143,7 @@ class MapStore:
     @property
     def root(self) -> Path:
         """The folder that the paths of its pictures are relative to."""
-        return Path(self.images.attrs["root"])
+        return Path(self.images["folder"].iloc[0])
 
     @property
     def virtual(self) -> bool:
@@ -399,5 +400,4 @@ def _reopened(path: Path, groups: np.ndarray | None) -> MapStore:
     if groups is not None:
         store._groups = groups
         store.images = store.images.assign(group=groups)
-        store.images.attrs = store.tables.images.attrs
     return store

@@ -209,9 +209,11 @@ class Tables:
     Attributes
     ----------
     images : DataFrame
-        Image table, with ``attrs["root"]`` and ``attrs["skipped"]``.
+        Image table; its column ``folder`` is the same for all images.
     boxes : DataFrame
         Box table.
+    skipped : DataFrame
+        ``path`` and ``reason`` of the files and boxes that were left out.
     provenance : dict of str to object
         What made the maps.
     own : OwnHead, optional
@@ -220,6 +222,7 @@ class Tables:
 
     images: pd.DataFrame
     boxes: pd.DataFrame
+    skipped: pd.DataFrame
     provenance: dict[str, Any]
     own: OwnHead | None = None
 
@@ -229,9 +232,8 @@ def write_tables(file: h5py.File, tables: Tables) -> None:
     images = tables.images
     write_table(file, "images", images, IMAGE_DTYPES)
     write_table(file, "boxes", tables.boxes, BOX_DTYPES)
-    skipped = pd.DataFrame(images.attrs.get("skipped", []), columns=list(SKIPPED_DTYPES))
-    write_table(file, "skipped", skipped, SKIPPED_DTYPES)
-    file["images"].attrs["root"] = str(images.attrs.get("root", ""))
+    write_table(file, "skipped", tables.skipped, SKIPPED_DTYPES)
+    file["images"].attrs["root"] = str(images["folder"].iloc[0])
     file.create_group("provenance").attrs.update(tables.provenance)
     if tables.own is not None:
         write_head(file, tables.own)
@@ -244,12 +246,11 @@ def read_tables(file: h5py.File) -> Tables:
     boxes = read_table(file, "boxes", BOX_DTYPES)
     skipped = read_table(file, "skipped", SKIPPED_DTYPES)
     with read_errors(path, "/images"):
-        images.attrs["root"] = str(find_group(file, "images").attrs.get("root", ""))
-    images.attrs["skipped"] = skipped.to_dict("records")
+        images["folder"] = str(find_group(file, "images").attrs.get("root", ""))
     with read_errors(path, "/provenance"):
         attributes = find_group(file, "provenance").attrs
         provenance = {plain(key): plain(value) for key, value in attributes.items()}
-    return Tables(images, boxes, provenance, _read_head(file))
+    return Tables(images, boxes, skipped, provenance, _read_head(file))
 
 
 def _read_head(file: h5py.File) -> OwnHead | None:

@@ -40,7 +40,7 @@ def whole() -> bytes:
             path = Path(folder, "pictures", "cat" if row < 5 else "dog", f"{row}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)).save(path)
-        images, _ = index_images(Path(folder, "pictures"))
+        images, _, _ = index_images(Path(folder, "pictures"))
         rows = np.arange(N)
         boxes = pd.DataFrame({"image": rows, "kind": "body", "label": images["label"]}).assign(
             xmin=1.0, ymin=2.0, xmax=20.0, ymax=30.0
@@ -158,7 +158,7 @@ def use(path: Path) -> str:
         n = len(store)
         repr(store), store.classes
         json.dumps({key: str(value) for key, value in store.provenance.items()})
-        for table in (store.images, store.boxes, store.images.attrs["skipped"]):
+        for table in (store.images, store.boxes, store.skipped):
             str(table)
         assert all(isinstance(label, str) for label in store.images["label"])
         assert store.boxes["image"].between(0, n - 1).all()
