@@ -22,6 +22,7 @@ from featlab.errors import FeatlabError
 from featlab.images.pixels import JPEG_MARGIN, jpeg_factor
 from featlab.store.format import BOX_DTYPES, Tables
 from featlab.store.rows import Piece
+from featlab.store.writing import PartWriter
 from featlab.system.files import held, write_durably
 from featlab.version import __version__
 
@@ -430,3 +431,13 @@ def disk_errors(path: Path, parts: Path) -> Iterator[None]:
             f"writing {path} failed: {reason}. The finished parts are kept in {parts}; make room "
             "and run the same again to go on."
         ) from error
+
+
+@contextlib.contextmanager
+def discarded_on_error(writer: PartWriter) -> Iterator[None]:
+    """Leave no half-written part behind."""
+    try:
+        yield
+    except BaseException:
+        writer.discard()
+        raise

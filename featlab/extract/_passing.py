@@ -26,6 +26,7 @@ from featlab.extract._parts import (
     Running,
     agree_on_plan,
     describe_pass,
+    discarded_on_error,
     part_path,
     refuse_other_output,
     running_of,
@@ -82,16 +83,6 @@ def own_head_of(source: MapSource, options: PassOptions) -> OwnHead | None:
 def logits_kept(head: OwnHead, options: PassOptions) -> int:
     """Logits of each picture that are kept."""
     return len(head.classes) if options.own_logits == "all" else min(MOST, len(head.classes))
-
-
-@contextlib.contextmanager
-def discarded_on_error(writer: PartWriter) -> Iterator[None]:
-    """Leave no half-written part behind."""
-    try:
-        yield
-    except BaseException:
-        writer.discard()
-        raise
 
 
 @dataclass(frozen=True)

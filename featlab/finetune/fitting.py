@@ -105,7 +105,7 @@ class FineTuned:
         Parameters
         ----------
         images : DataFrame
-            Image table with ``attrs["root"]``.
+            Image table.
         rows : array_like of int, or boolean mask, optional
             All by default.
 
@@ -154,7 +154,7 @@ def fit_finetuned(
     Parameters
     ----------
     images : DataFrame
-        Image table with ``attrs["root"]``.
+        Image table.
     split : array_like of shape (n,)
         ``train``, ``confirm`` or ``test``.
     backbone : Backbone

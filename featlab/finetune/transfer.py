@@ -44,7 +44,7 @@ def compare_transfer(
     fits : mapping of str to FineTuned
         By the name that the table gives them; all trained with `split`.
     images : DataFrame
-        Image table with ``attrs["root"]``.
+        Image table.
     split : array_like of shape (n,)
     scores : featlab.HeadResults
         The heads, evaluated with the same images, split and groups.
