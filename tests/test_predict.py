@@ -176,7 +176,7 @@ def test_pictures_from_anywhere(tmp_path, picture_folder):
     some, _ = images.index_pictures([root / "b" / "000.png", str(root / "**" / "x.png")])
     assert some["path"].tolist() == ["b/000.png", "deep/er/x.png"]
     (root / "list.csv").write_text("path\nb/000.png\n")
-    assert images.index_pictures(root / "list.csv")["path"].tolist() == ["b/000.png"]
+    assert images.index_pictures(root / "list.csv")[0]["path"].tolist() == ["b/000.png"]
     for wrong, words in (
         ("nowhere", "nothing at"),
         (tmp_path / "pictures" / "b" / "*.gif", "noth"),

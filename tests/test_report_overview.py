@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from fake_results import make_results
 
-from featlab import backbones, extract, features, images, pipeline
+from featlab import backbones, cli, extract, features, images, pipeline
 from featlab.report._elements import REFERENCES, Citations
 from featlab.report._methods import described
 from featlab.report.overview import checks, python_lines, verdict
 from featlab.results.analysis import Selection
+from featlab.store import MapStore
 
 
 def audited(verdicts):
@@ -89,7 +90,7 @@ def test_methods_cite_what_was_used_and_nothing_else(results):
         ({"output_stride": "network's own"}, "layers=['top'])\n"),
         (
             {"resize": "pad", "dtype": "float32"},
-            "boxes=boxes, options=extract.PassOptions(resize='pad', dtype='float32'))",
+            "skipped=skipped, options=extract.PassOptions(resize='pad', dtype='float32'))",
         ),
     ],
 )
@@ -110,17 +111,26 @@ def test_python_lines_read_the_pictures_as_they_were_read(
     named = pd.DataFrame({"path": sorted(str(p.relative_to(folder)) for p in folder.glob("b/*"))})
     named.assign(label=["x", "y"] * 2).to_csv(folder / "some.csv", index=False)
     monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr(cli._pass, "load_network", lambda *a, **k: fake_backbone)
     for source, options in (
-        (folder, {"on_error": "skip", "group_from": r"(\d)\."}),
-        (folder / "some.csv", {}),
+        (folder, ("--on-error", "skip", "--group-from", r"(\d)\.")),
+        (folder / "some.csv", ()),
     ):
-        table, _, _ = images.index_images(source, **options)
-        store = extract.extract_maps(table, fake_backbone, tmp_path / f"{source.stem}.h5")
-        with store:
-            line = python_lines(dataclasses.replace(results, store=store)).splitlines()[3]
-        namespace = {"images": images}
-        exec(line, namespace)
-        pd.testing.assert_frame_equal(namespace["table"], table)
+        path = tmp_path / f"{source.stem}.h5"
+        monkeypatch.setattr(
+            "sys.argv", ["featlab", "extract", str(source), "-o", str(path), *options]
+        )
+        with pytest.raises(SystemExit, match="0"):
+            cli.main()
+        with MapStore(path) as store:
+            lines = python_lines(dataclasses.replace(results, store=store)).splitlines()
+            namespace = {"images": images}
+            exec(lines[3], namespace)
+            pd.testing.assert_frame_equal(namespace["table"], store.images)
+
+
+def test_a_store_that_does_not_tell_how_it_was_read_says_so(results):
+    assert "# The store does not tell" in python_lines(results)
 
 
 @pytest.mark.slow

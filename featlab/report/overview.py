@@ -149,6 +149,9 @@ def commands(results: Results) -> list[str]:
     return [line for line in dict.fromkeys([*every, results.command]) if line]
 
 
+_NOT_TOLD = "# The store does not tell how the pictures were read: whether groups were named, say."
+
+
 def python_lines(results: Results) -> str:
     """The Python that makes this page again: the pass of the network, then the analysis."""
     known = {key: str(value) for key, value in results.store.provenance.items()}
@@ -157,11 +160,11 @@ def python_lines(results: Results) -> str:
             "from featlab import backbones, extract, images",
             "from featlab.pipeline import analyse, write_results",
             "",
+            *([] if "indexed" in known else [_NOT_TOLD]),
             f"table, boxes, skipped = images.index_images({_index(results, known)})",
             f"backbone = backbones.load_backbone({_network(known)})",
-            "store = extract.extract_maps(",
-            f'    table, backbone, "maps.h5", boxes=boxes, skipped=skipped{_pass(known)}',
-            ")",
+            'store = extract.extract_maps(table, backbone, "maps.h5", boxes=boxes, skipped=skipped'
+            f"{_pass(known)})",
             f"results = analyse(store{_analysis(results)})",
             'write_results(results, "results")',
         ]
