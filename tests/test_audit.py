@@ -208,7 +208,7 @@ def test_a_picture_that_is_gone_is_a_row_of_nan_and_rows_keep_their_place(tmp_pa
 
 
 def test_without_a_root_there_is_an_error():
-    with pytest.raises(FeatlabError, match="root must be the folder"):
+    with pytest.raises(FeatlabError, match="no column folder; make it with index_images"):
         picture_statistics(pd.DataFrame({"path": ["a.jpg"]}))
 
 
