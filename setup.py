@@ -75,6 +75,9 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.115",
             "nbformat>=5.10",
+            # What is written for other tools, read back.
+            "pycocotools>=2.0.10",
+            "PyYAML>=6.0.2",
             # The report in a real browser, which the system brings: chromium and chromium-driver.
             "selenium>=4.27",
             "axe-core-python==0.1.0",

@@ -24,6 +24,7 @@ from featlab.system.files import parse_xml
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _DEFAULT_KIND = "object"
 _ANNOTATIONS = "annotations"
+_QUOTED_FORMULA = re.compile(r"'+[=+@\-＝＋－＠\t\r\n]")  # as `system.files.write_table` has it
 
 
 @dataclass(frozen=True)
@@ -368,11 +369,17 @@ def read_rows(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict
                     )
                 if any(values):
                     padded = values + [""] * (len(header) - len(values))
-                    yield reader.line_num, dict(zip(header, map(str.strip, padded), strict=True))
+                    yield reader.line_num, dict(zip(header, map(_as_named, padded), strict=True))
     except (OSError, UnicodeError, csv.Error) as error:
         raise FeatlabError(
             f"{path} cannot be read as CSV in UTF-8: {first_line(error)}."
         ) from error
+
+
+def _as_named(value: str) -> str:
+    """A value without the blanks around it, and without the apostrophe of `write_table`."""
+    value = value.strip()
+    return value[1:] if _QUOTED_FORMULA.match(value) else value
 
 
 def _names_in(folder: Path) -> list[str]:

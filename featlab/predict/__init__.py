@@ -19,6 +19,8 @@ from featlab.boxes.geometry import CORNERS, best_iou, iou
 from featlab.errors import FeatlabError
 from featlab.heads.saving import SavedHead, calibrated_head
 from featlab.localise.regions import FIXED_THRESHOLD
+from featlab.predict._formats import FORMATS as FORMATS
+from featlab.predict._formats import write_boxes
 from featlab.predict._parts import (
     ClassSets,
     ExpectedOverlap,
@@ -35,7 +37,7 @@ from featlab.results import Results
 from featlab.results.localisation import BoxCascade, Localisation
 from featlab.store import MapStore
 
-__all__ = ["Predictor", "fit_predictor", "load_predictor"]
+__all__ = ["Predictor", "fit_predictor", "load_predictor", "write_boxes"]
 
 _UNTUNED = ("fusion", "cam_positive", "sum")
 """Methods without boxes to choose by, the first that there is."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import math
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -67,6 +69,41 @@ def write_durably(path: Path, write: Callable[[Path], Any] | bytes | str) -> Non
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill; when all is in it, it takes its name and the place of an earlier one.
+
+    Parameters
+    ----------
+    path : Path
+        The folders above it are made where they are missing.
+
+    Raises
+    ------
+    FeatlabError
+        The system does not let it be written; an earlier one of that name is still whole.
+    """
+    with system_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part") for _ in range(2))
+        try:
+            new.mkdir()
+            yield new
+            if hasattr(os, "sync"):  # to flush thousands of small files one by one takes minutes
+                os.sync()
+            if path.exists():
+                os.replace(path, old)
+            try:
+                os.replace(new, path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.replace(old, path)
+                raise
+        finally:
+            for left in (new, old):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -160,7 +197,8 @@ def write_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     if path.suffix == ".parquet":
         write_whole(path, partial(table.to_parquet, index=False))
     elif path.suffix == ".csv":
-        write = partial(_harmless(table).to_csv, index=False, lineterminator="\n")
+        safe = _harmless(table)
+        write = partial(safe.to_csv, index=False, lineterminator="\n", quoting=_quoting(safe))
         write_whole(path, partial(write, encoding="utf-8"))
         if table.attrs:
             parameters = json.dumps(table.attrs, indent=1, ensure_ascii=False)
@@ -192,6 +230,13 @@ def _harmless(table: pd.DataFrame) -> pd.DataFrame:
         if not pd.api.types.is_numeric_dtype(table[column].dtype):
             table[column] = table[column].map(_quoted)
     return table
+
+
+def _quoting(table: pd.DataFrame) -> Literal[0, 2]:
+    """All text in quotes where some holds a carriage return, which ends a line for a reader."""
+    texts = (table[name] for name in table if not pd.api.types.is_numeric_dtype(table[name].dtype))
+    returned = any(isinstance(value, str) and "\r" in value for text in texts for value in text)
+    return csv.QUOTE_NONNUMERIC if returned else csv.QUOTE_MINIMAL
 
 
 def _quoted(value: Any) -> Any:
