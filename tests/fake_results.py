@@ -10,6 +10,7 @@ import pandas as pd
 from fake_store import FakeStore
 
 from featlab import report
+from featlab.report._interactive import small_jpeg
 from featlab.results.analysis import (
     BoxDetails,
     Calibration,
@@ -19,7 +20,7 @@ from featlab.results.analysis import (
     Selection,
 )
 from featlab.results.localisation import FittedMethods, Localisation
-from featlab.results.pictures import Examples, Samples
+from featlab.results.pictures import Examples, Predictions, Samples
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -319,6 +320,23 @@ def make_examples(labels: list[str], neurons: list[tuple[str, int]], n: int = 6)
     )
 
 
+def make_predictions(store: FakeStore, split: pd.Series) -> Predictions:
+    """Of the test images; every fifth is taken for another class, every fourth box is off."""
+    table = store.images[split.to_numpy() == "test"].reset_index(drop=True)
+    n, classes = len(table), store.classes
+    code = [classes.index(label) for label in table["label"]]
+    own = [classes[(k + (i % 5 == 4)) % len(classes)] for i, k in enumerate(code)]
+    table = table.assign(**{"class": own}, width=120, height=90, probability=0.9, typicality=0.5)
+    table["set"] = [f"{name}|{classes[0]}" if i % 3 == 2 else name for i, name in enumerate(own)]
+    table.loc[::7, "typicality"] = 0.01
+    table[["xmin", "ymin", "xmax", "ymax"]] = [30.0, 20.0, 90.0, 70.0]
+    table["iou"] = np.where(np.arange(n) % 4 == 3, 0.3, 0.8)
+    shown = range(min(n, 12))
+    truth = {row: np.array([[40.0, 30.0, 80.0, 60.0]]) for row in shown}
+    pictures = {row: small_jpeg(make_picture(row), 256, 80) for row in shown}
+    return Predictions(table, classes, "cascade", 0.9, pictures, truth)
+
+
 def make_results(
     classes: list[str] | None = None,
     *,
@@ -367,6 +385,7 @@ def make_results(
         command="featlab run pictures --out out",
         backbone_description=store.provenance["description"],
         samples=samples if pictures else None,
+        predictions=make_predictions(store, split) if pictures else None,
         detector_examples=examples if pictures else None,
         localisation_examples=spots if pictures and boxes else None,
         failures=spots if pictures and boxes else None,

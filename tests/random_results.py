@@ -30,7 +30,7 @@ from featlab.results.analysis import (
 from featlab.results.images import OwnClasses
 from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.networks import Transfer
-from featlab.results.pictures import Comparison, Samples
+from featlab.results.pictures import Comparison, Predictions, Samples
 
 METHODS = {
     "detectors": "image labels",
@@ -116,6 +116,7 @@ def results(draw: Any) -> Results:
         transfer=_transfer(make) if make.chance(0.3) else None,
         cards=_cards(make, len(store)),  # type: ignore[arg-type]
         own=_own(make, store) if make.chance() else None,
+        predictions=_predictions(make, truth=True) if make.chance() else None,
     )
 
 
@@ -137,6 +138,26 @@ def _own(make: Maker, store: FakeStore) -> OwnClasses:
             table[name] = values
         counts.append(table.assign(own_probability=0.5))
     return OwnClasses(1000, first, pd.concat(counts, ignore_index=True), None)
+
+
+@st.composite
+def predictions(draw: Any) -> Predictions:
+    """What was asked, of which nobody knows the truth."""
+    return _predictions(Maker(draw), truth=False)
+
+
+def _predictions(make: Maker, *, truth: bool) -> Predictions:
+    n, classes = make.whole(0 if truth else 1, 30), ["a", "b", "<b>"]
+    table = pd.DataFrame({"path": [f"{k}.jpg" for k in range(n)], "width": 9, "height": 9})
+    table["class"] = make.rng.choice(classes, n)
+    table["set"] = [table["class"][k] + ("|a" if make.chance(0.3) else "") for k in range(n)]
+    table["probability"], table["typicality"] = make.shares(n), make.shares(n) / make.whole(1, 30)
+    table[["xmin", "ymin", "xmax", "ymax"]] = [1.0, 2.0, 8.0, 7.0]
+    if truth:
+        table["label"], table["iou"] = make.rng.choice(classes, n), make.shares(n)
+        table.loc[make.rng.random(n) < make.shares(1)[0], "iou"] = np.nan
+    shown = np.flatnonzero(make.rng.random(n) < make.whole(0, 2) / 2)
+    return Predictions(table, classes, "sum", 0.9, {int(row): b"" for row in shown}, {})
 
 
 def _store(make: Maker) -> tuple[FakeStore, pd.Series]:

@@ -31,7 +31,7 @@ from featlab.report import _comparison, page  # noqa: F401 - they make the claim
 from featlab.report import _words as words
 from featlab.report._elements import Options
 from featlab.report._localisation import localisation
-from featlab.report._words import CLAIMS, COMPARISON_CLAIMS, Claim
+from featlab.report._words import CLAIMS, COMPARISON_CLAIMS, PREDICTION_CLAIMS, Claim
 from featlab.report.overview import commands
 from featlab.results.analysis import DetectorDetails
 from featlab.results.localisation import FittedMethods, Localisation
@@ -740,6 +740,65 @@ def _(text, r, _claim):
     assert ("Heat maps" in text) == bool(np.isfinite(r.entries["seconds_per_1000"]).any())
 
 
+# -------------------------------------------------------------------------------- the predictions
+
+
+def outcomes(table):
+    """Of each picture, whether its class is wrong, and whether its box is too far off."""
+    return [
+        (row["class"] != row["label"], row["iou"] == row["iou"] and row["iou"] < 0.5)
+        for _, row in table.iterrows()
+    ]
+
+
+@check("predictions")
+def _(text, r, _claim):
+    table = r.predictions.table
+    right = [not wrong for wrong, _ in outcomes(table)]
+    assert count(text, r"^([\d,]+) of") == sum(right)
+    assert count(text, r"of ([\d,]+) test image") == len(table)
+    known = [value for value in table["iou"] if value == value]
+    assert ("true one" in text) == bool(known)
+    if known:
+        assert count(text, r"for ([\d,]+) of the") == sum(value >= 0.5 for value in known)
+        assert count(text, r"of the ([\d,]+) with a true box") == len(known)
+
+
+@check("pictures of predictions")
+def _(text, r, _claim):
+    every = outcomes(r.predictions.table)
+    kinds = {
+        "with a wrong class": [wrong for wrong, _ in every],
+        "with a wrong box alone": [far and not wrong for wrong, far in every],
+        "with neither": [not far and not wrong for wrong, far in every],
+    }
+    for words_, some in kinds.items():
+        assert (words_ in text) == any(some)
+        if any(some):
+            shown, total = re.search(rf"([\d,]+) of ([\d,]+) {words_}", text).groups()
+            assert int(total) == sum(some)
+            assert int(shown) == sum(some[row] for row in r.predictions.pictures)
+
+
+@check("asked lead")
+def _(text, r, _claim):
+    assert count(text, r"^([\d,]+) picture") == len(r.table)
+    assert count(text, r"knows (\d+) class") == len(r.classes)
+
+
+@check("asked sure")
+def _(text, r, _claim):
+    assert count(text, r"For ([\d,]+) of them") == sum("|" in one for one in r.table["set"])
+    assert count(text, r"; ([\d,]+) (?:is|are) unlike") == sum(r.table["typicality"] <= 0.05)
+    assert same(re.search(r"probability ([\d.]+)\)", text)[1], r.coverage, 1)
+
+
+@check("asked left out")
+def _(text, r, _claim):
+    assert count(text, r"^([\d,]+) picture") == len(r.table) - len(r.pictures) > 0
+    assert count(text, r"of ([\d,]+) (?:is|are) not shown") == len(r.table)
+
+
 # --------------------------------------------------------------------------------------- the tests
 
 
@@ -761,7 +820,7 @@ quick = settings(
 
 
 def test_every_claim_has_its_check():
-    assert set(CHECKS) == set(CLAIMS) | set(COMPARISON_CLAIMS)
+    assert set(CHECKS) == set(CLAIMS) | set(COMPARISON_CLAIMS) | set(PREDICTION_CLAIMS)
 
 
 @pytest.mark.parametrize(
@@ -769,8 +828,9 @@ def test_every_claim_has_its_check():
     [
         (CLAIMS, random_results.results()),
         (COMPARISON_CLAIMS, random_results.comparisons()),
+        (PREDICTION_CLAIMS, random_results.predictions()),
     ],
-    ids=["report", "comparison"],
+    ids=["report", "comparison", "predictions"],
 )
 def test_what_a_page_claims_is_true_of_its_tables(claims, drawn, monkeypatch):
     monkeypatch.setattr("featlab.pipeline.detectors._RESAMPLES", 20)

@@ -11,14 +11,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
 
 import featlab
+from featlab.arguments import check_choice
 from featlab.cli._options import (
     BoxKind,
     CopiesOrDrop,
@@ -177,20 +179,21 @@ def write_page(
         progress=quiet_bar,
         **_earlier(output),
     )
+    results = _leave_predictor(results, output)
     featlab.pipeline.write_results(results, output)
-    _leave_predictor(results, output)
     tell(featlab.report.summary(results), output)
     return results
 
 
-def _leave_predictor(results: featlab.results.Results, output: Path) -> None:
-    """What was fitted as one file, and what it says of the set itself."""
+def _leave_predictor(results: featlab.results.Results, output: Path) -> featlab.results.Results:
+    """What was fitted as one file, and what it says of the set itself, for the page too."""
     predictor = featlab.predict.fit_predictor(results)
     predictor.save(output / featlab.predict.MODEL)
     table = predictor.predict(results.store)
-    table["label"] = results.store.images["label"].to_numpy()
-    table["split"] = results.split.to_numpy()
-    write_tables(output, {"predictions": table})
+    known = {"label": results.store.images["label"].to_numpy(), "split": results.split.to_numpy()}
+    write_tables(output, {"predictions": table.assign(**known)})
+    tested = featlab.predict.predictions_beside_truth(predictor, results, table)
+    return replace(results, predictions=tested)
 
 
 def predict(
@@ -211,6 +214,22 @@ def predict(
     keep_maps: Annotated[
         bool, typer.Option("--keep-maps", help="Keep the maps: a second call makes no pass.")
     ] = False,
+    pictures_drawn: Annotated[
+        Literal["none", "boxes", "heat"],
+        typer.Option(
+            "--pictures", help="Each picture with its box, class and probability, or its heat map."
+        ),
+    ] = "none",
+    page: Annotated[
+        bool, typer.Option("--page", help="One HTML page of the predictions, to look through.")
+    ] = False,
+    formats: Annotated[
+        str,
+        typer.Option(
+            help="Boxes for other tools, separated by commas: csv, coco, voc, yolo, label-studio, "
+            "cvat. (default: none)"
+        ),
+    ] = "",
     backbone: Annotated[
         str | None,
         typer.Option(help="A network or .keras file. (default: the one the model names)"),
@@ -230,6 +249,9 @@ def predict(
         raise FeatlabError(
             f"{output} holds a run, whose own predictions would be lost; give -o another folder."
         )
+    wanted = [name.strip() for name in formats.split(",") if name.strip()]
+    for name in wanted:  # before the pass
+        check_choice("--formats", name, featlab.predict.FORMATS)
     predictor = featlab.predict.load_predictor(model)
     with libraries_silenced():
         network = featlab.backbones.rebuild_backbone(predictor.provenance, backbone, weights)
@@ -245,8 +267,20 @@ def predict(
         progress=extract_bar,
     )
     write_tables(output, {"predictions": table})
+    heat = pictures_drawn == "heat"
+    with featlab.store.MapStore(output / featlab.predict.MAPS) as store:
+        if pictures_drawn != "none":
+            featlab.predict.write_pictures(predictor, store, table, output / "pictures", heat=heat)
+        if page:
+            shown = featlab.predict.shown_predictions(
+                predictor, store, table, coverage=coverage, heat=heat
+            )
+            featlab.report.write_predictions(shown, output / "predictions.html")
     if not keep_maps:
         (output / featlab.predict.MAPS).unlink()
+    by = f"featlab {featlab.__version__}, {predictor.provenance['backbone']}"
+    told = f"{by}, boxes by {predictor.box_method}"
+    featlab.predict.write_boxes(table, output, wanted, classes=predictor.classes, model=told)
     _tell_predictions(predictor, table, coverage, output)
 
 

@@ -21,6 +21,10 @@ from featlab.heads.saving import SavedHead, calibrated_head
 from featlab.localise.regions import FIXED_THRESHOLD
 from featlab.predict._formats import FORMATS as FORMATS
 from featlab.predict._formats import write_boxes
+from featlab.predict._pages import UNUSUAL as UNUSUAL
+from featlab.predict._pages import predictions_beside_truth as predictions_beside_truth
+from featlab.predict._pages import shown_predictions as shown_predictions
+from featlab.predict._pages import write_pictures
 from featlab.predict._parts import (
     ClassSets,
     ExpectedOverlap,
@@ -37,7 +41,7 @@ from featlab.results import Results
 from featlab.results.localisation import BoxCascade, Localisation
 from featlab.store import MapStore
 
-__all__ = ["Predictor", "fit_predictor", "load_predictor", "write_boxes"]
+__all__ = ["Predictor", "fit_predictor", "load_predictor", "write_boxes", "write_pictures"]
 
 _UNTUNED = ("fusion", "cam_positive", "sum")
 """Methods without boxes to choose by, the first that there is."""

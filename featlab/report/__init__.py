@@ -9,6 +9,13 @@ from __future__ import annotations
 
 from featlab.report._comparison import write_comparison
 from featlab.report.overview import summary
-from featlab.report.page import show, write_figures, write_report
+from featlab.report.page import show, write_figures, write_predictions, write_report
 
-__all__ = ["show", "summary", "write_comparison", "write_figures", "write_report"]
+__all__ = [
+    "show",
+    "summary",
+    "write_comparison",
+    "write_figures",
+    "write_predictions",
+    "write_report",
+]

@@ -136,10 +136,15 @@ class Pictures:
 
 
 def _jpeg(pixels: np.ndarray, side: int, quality: int) -> str:
+    return _base64(small_jpeg(pixels, side, quality))
+
+
+def small_jpeg(pixels: np.ndarray, side: int, quality: int) -> bytes:
+    """A JPEG file with at most `side` pixels on its longer side."""
     image, buffer = Image.fromarray(pixels), io.BytesIO()
     image.thumbnail((side, side))
     image.save(buffer, "JPEG", quality=quality, optimize=True)
-    return _base64(buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _base64(data: bytes) -> str:

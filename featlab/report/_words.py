@@ -263,6 +263,8 @@ CLAIMS: dict[str, Makes] = {}
 """Every claim of a report: name → ``Results -> Claim``, None where it does not hold."""
 COMPARISON_CLAIMS: dict[str, Makes] = {}
 """Every claim of a comparison: name → ``Comparison -> Claim or None``."""
+PREDICTION_CLAIMS: dict[str, Makes] = {}
+"""Every claim of a page of predictions: name → ``Predictions -> Claim or None``."""
 
 
 def claim(
@@ -275,7 +277,7 @@ def claim(
     title : str
         As a reader of the list would look for it; no other claim has it.
     kept : dict
-        `CLAIMS` or `COMPARISON_CLAIMS`.
+        `CLAIMS`, `COMPARISON_CLAIMS` or `PREDICTION_CLAIMS`.
     """
 
     def register(make: Callable[[Any], str | Claim | None]) -> Makes:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,11 @@ from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._localisation import localisation
 from featlab.report._methods import methods
 from featlab.report._neurons import detectors
+from featlab.report._predictions import asked, asked_lead, fitted, predictions
 from featlab.report._reruns import gradients, transfer
 from featlab.report.overview import lead, overview, provenance, summary
 from featlab.results.analysis import Results
+from featlab.results.pictures import Predictions
 from featlab.system.files import write_table, write_whole
 
 SECTIONS = (
@@ -41,6 +43,7 @@ SECTIONS = (
     set_overview,
     detectors,
     localisation,
+    predictions,
     gradients,
     transfer,
     methods,
@@ -51,6 +54,7 @@ SECTIONS = (
 _STYLES = ("style.css", "interactive.css")
 _SCRIPTS = (
     *("tables.js", "plot.js", "volcano.js", "explorer.js", "heat.js", "gallery.js"),
+    "predictions.js",
     *("embedding.js", "frame.js", "report.js"),
 )
 _DATA = '<script type="application/json" id="featlab-data">'
@@ -93,6 +97,35 @@ def write_report(
     page = _render(results, Options(most_examples, random_state))
     write_tables(results, path.parent)
     # A file name may hold lone surrogates, which UTF-8 cannot.
+    write_whole(path, page.encode("utf-8", "replace"))
+    return path
+
+
+def write_predictions(predictions: Predictions, path: str | os.PathLike[str]) -> Path:
+    """Write what a predictor says of pictures as one self-contained HTML page.
+
+    Like the report it opens offline, asks for nothing, is complete without its script (which
+    filters the pictures), and keeps within 10 MB: the more pictures, the smaller they are.
+
+    Parameters
+    ----------
+    predictions : Predictions
+    path : path-like
+        The HTML file; its folder is made if it is not there, an earlier file replaced.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FeatlabError
+        `path` is a folder.
+    """
+    path = page_path(path, "predictions.html")
+    blank = replace(predictions, pictures=dict.fromkeys(predictions.pictures, b""))
+    spent = len(_asked_page(blank).encode("utf-8", "replace"))
+    page = _asked_page(replace(predictions, pictures=fitted(predictions, PAGE_BYTES - spent)))
     write_whole(path, page.encode("utf-8", "replace"))
     return path
 
@@ -268,6 +301,18 @@ def filled_in(sections: Sequence[Section], scripts: Sequence[str], **values: Any
 def _sections(results: Results, options: Options) -> list[Section]:
     made = (section(results, options) for section in SECTIONS)
     return [section for section in made if section is not None]
+
+
+def _asked_page(predictions: Predictions) -> str:
+    return filled_in(
+        [asked(predictions)],
+        ("tables.js", "predictions.js", "frame.js", "report.js"),
+        kind="predictions",
+        title="What it is, where it is, and how sure",
+        lead=asked_lead(predictions) or "",
+        version="",
+        data=Markup('{"pictures": []}'),
+    )
 
 
 def _render(results: Results, options: Options) -> str:

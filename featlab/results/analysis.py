@@ -14,7 +14,14 @@ from featlab.arguments import check_choice
 from featlab.results.images import Audit, Overview, OwnClasses
 from featlab.results.localisation import BoxHeadResults, Localisation
 from featlab.results.networks import GradientResults, Transfer
-from featlab.results.pictures import Examples, Gallery, MethodExamples, NeuronCard, Samples
+from featlab.results.pictures import (
+    Examples,
+    Gallery,
+    MethodExamples,
+    NeuronCard,
+    Predictions,
+    Samples,
+)
 from featlab.store import MapStore
 from featlab.system import html
 
@@ -378,6 +385,8 @@ class Results:
         None where the network has no classifier of its own.
     own_examples : Examples, optional
         Pictures under the class activation map of what the network calls them.
+    predictions : Predictions, optional
+        Of the test images, by the predictor that was made of these results.
     answers : mapping of str to str
         The four questions, each with its answer.
     """
@@ -416,6 +425,7 @@ class Results:
     gallery: Gallery | None = None
     own: OwnClasses | None = None
     own_examples: Examples | None = None
+    predictions: Predictions | None = None
     answers: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:

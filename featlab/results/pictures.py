@@ -129,6 +129,35 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Predictions:
+    """What a predictor says of pictures, and what some of them look like.
+
+    Attributes
+    ----------
+    table : DataFrame
+        From ``Predictor.predict``, a row a picture; where the truth is known also ``label`` and
+        ``iou`` (best IoU with a true box, NaN where there is none).
+    classes : list of str
+        Of the predictor.
+    box_method : str
+        Where the boxes come from.
+    coverage : float
+        How often a set of classes shall hold the right one.
+    pictures : dict of int to bytes
+        Row of `table` → a small JPEG file.
+    true_boxes : dict of int to ndarray of shape (k, 4)
+        Row of `table` → its true boxes in pixels of the whole picture.
+    """
+
+    table: pd.DataFrame
+    classes: list[str]
+    box_method: str
+    coverage: float
+    pictures: dict[int, bytes]
+    true_boxes: dict[int, np.ndarray]
+
+
+@dataclass(frozen=True)
 class NeuronCard:
     """What :func:`neuron_card` draws; entry *i* of every list of pictures belongs to one image.
 

@@ -90,6 +90,7 @@ function start() {
     startTables,
     data.neurons && (() => startExplorer(data.neurons)),
     data.gallery && (() => startGallery(data.gallery, pictures)),
+    byId("predictions-controls") && startPredictions,
     data.embedding && (() => startEmbedding(data.embedding, pictures)),
   ];
   for (const part of parts.filter(Boolean)) {

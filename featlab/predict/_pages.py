@@ -1,0 +1,283 @@
+"""Pictures as a person looks at predictions: small ones for a page, drawn ones in a folder."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from featlab.arguments import true_boxes
+from featlab.boxes.geometry import CORNERS, best_iou
+from featlab.errors import FeatlabError
+from featlab.images.decode import decode_scaled
+from featlab.images.pixels import jpeg_factor, resize_image
+from featlab.localise import heat_on_picture
+from featlab.localise.heat import timed_heats
+from featlab.predict._parts import Floats
+from featlab.predict._predictor import Predictor
+from featlab.results import Results
+from featlab.results.pictures import Predictions
+from featlab.store import MapStore
+from featlab.system.files import whole_folder
+from featlab.system.machine import usable_cores
+
+MOST_SHOWN = 2000
+"""Pictures on a page; a browser scrolls through so many."""
+UNUSUAL = 0.05
+"""Typicality at which a picture stands out, or below."""
+_BLOCK = 64  # pictures in memory
+_SMALL, _LARGE = 256, 1280  # longer side, pixels
+_OF_EACH = 12  # test pictures with a wrong class, a wrong box, and none of both
+_FOUND = 0.5  # least IoU of a box that is right
+_JPEG_SUFFIXES = (".jpg", ".jpeg")
+_LINE = 120  # characters
+_BOX, _EDGE = "#56b4e9", "#000000"
+
+
+def write_pictures(
+    predictor: Predictor,
+    store: MapStore,
+    table: pd.DataFrame,
+    folder: str | os.PathLike[str],
+    *,
+    heat: bool = False,
+) -> Path:
+    """Draw box, class and probability onto each picture, with at most 1,280 pixels a side.
+
+    A picture at a time is read and written, as a JPEG file in folders like the pictures' own.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    store : MapStore
+        Of the pictures.
+    table : DataFrame
+        What :meth:`Predictor.predict` says of the store.
+    folder : path-like
+        Appears when all pictures are in it, in the place of an earlier one.
+    heat : bool
+        Under the heat map of the class.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FeatlabError
+        The folder cannot be written.
+    """
+    taken = set(table["path"])
+    with whole_folder(Path(folder)) as new:
+        asked = table["class"].to_numpy(str) if heat else None
+        for row, picture in _pictures(predictor, store, np.arange(len(table)), _LARGE, asked):
+            if picture is None:
+                continue
+            said = table.iloc[row]
+            scale = picture.width / said["width"], picture.height / said["height"]
+            box = said[CORNERS].to_numpy(float) * np.tile(scale, 2)
+            drawn = marked(picture, box, f"{int(100 * said['probability'])} % {said['class']}")
+            file = new / _file(str(said["path"]), taken)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            drawn.save(file, "JPEG", quality=90)
+    return Path(folder)
+
+
+def shown_predictions(
+    predictor: Predictor,
+    store: MapStore,
+    table: pd.DataFrame,
+    *,
+    coverage: float = 0.9,
+    heat: bool = False,
+) -> Predictions:
+    """What a page shows: all predictions, and small pictures of at most 2,000.
+
+    Of more pictures those that want an eye come first: several classes in the set, or unlike the
+    train set; then others, evenly over the table.
+    """
+    wants = table["set"].str.contains("|", regex=False) | (table["typicality"] <= UNUSUAL)
+    first, others = np.flatnonzero(wants), np.flatnonzero(~wants)
+    left = max(MOST_SHOWN - len(first), 0)
+    spread = np.linspace(0, max(len(others) - 1, 0), min(left, len(others))).round().astype(int)
+    rows = np.sort(np.concatenate([first[:MOST_SHOWN], others[np.unique(spread)]]))
+    asked = table["class"].to_numpy(str)[rows] if heat else None
+    small = _pictures(predictor, store, rows, _SMALL, asked)
+    return _shown(predictor, table, small, coverage=coverage)
+
+
+def predictions_beside_truth(
+    predictor: Predictor, results: Results, predictions: pd.DataFrame
+) -> Predictions:
+    """What the predictor says of test images, beside the truth; pictures of right and wrong ones.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    results : Results
+        That it was made of.
+    predictions : DataFrame
+        What it says of their store.
+    """
+    store = results.store
+    test = np.flatnonzero(results.split.to_numpy(str) == "test")
+    table = predictions.iloc[test].reset_index(drop=True)
+    truth = true_boxes(store.images, store.boxes, results.box_kind)
+    overlap = best_iou(table[CORNERS].to_numpy(float), test, truth)
+    boxed = np.isin(test, truth["image"].to_numpy(np.int64))
+    table = table.assign(
+        label=store.images["label"].to_numpy(str)[test], iou=np.where(boxed, overlap, np.nan)
+    )
+    wrong = (table["class"] != table["label"]).to_numpy()
+    missed = ~wrong & (table["iou"] < _FOUND).to_numpy()
+    rng = np.random.default_rng(results.random_state)
+    drawn = [
+        rng.permutation(np.flatnonzero(some))[:_OF_EACH]
+        for some in (wrong, missed, ~wrong & ~missed)
+    ]
+    rows = np.sort(np.concatenate(drawn))
+    corners = {
+        int(row): truth.loc[truth["image"] == test[row], CORNERS].to_numpy(float) for row in rows
+    }
+    small = _pictures(predictor, store, test[rows], _SMALL)
+    by_row = ((row, picture) for row, (_, picture) in zip(rows, small, strict=True))
+    return _shown(predictor, table, by_row, true_boxes=corners)
+
+
+def _shown(
+    predictor: Predictor,
+    table: pd.DataFrame,
+    pictures: Iterable[tuple[int, Image.Image | None]],
+    *,
+    coverage: float = 0.9,
+    true_boxes: dict[int, Floats] | None = None,
+) -> Predictions:
+    return Predictions(
+        table=table,
+        classes=list(predictor.classes),
+        box_method=predictor.box_method,
+        coverage=coverage,
+        pictures={int(row): _jpeg(one) for row, one in pictures if one is not None},
+        true_boxes=true_boxes or {},
+    )
+
+
+def _pictures(
+    predictor: Predictor,
+    store: MapStore,
+    rows: np.ndarray,
+    side: int,
+    asked: np.ndarray | None = None,
+) -> Iterator[tuple[int, Image.Image | None]]:
+    """Rows and their pictures, `side` pixels at most; None where one is not to be had any more.
+
+    Under the heat map of the class that is `asked` for, where one is for each of the rows.
+    """
+    images = store.images[["path", "width", "height"]].to_numpy(object)
+    frames = np.asarray(store.frames)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for start in range(0, len(rows), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            some = rows[part]
+            read = list(pool.map(lambda row: _read(store.root, images[row], side), some))
+            if asked is not None:
+                codes = np.searchsorted(predictor.classes, asked[part])
+                fitted = predictor.heat.fitted
+                heats = timed_heats(store, some, fitted, codes)[0][predictor.heat.method]
+                read = [
+                    one if one is None else glowing(one, heat, frame)
+                    for one, heat, frame in zip(read, heats, frames[some], strict=True)
+                ]
+            yield from zip(map(int, some), read, strict=True)
+
+
+def _read(root: Path, image: NDArray[Any], side: int) -> Image.Image | None:
+    path, width, height = image
+    scale = min(1.0, side / max(width, height))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    try:
+        data = (root / path).read_bytes()
+        picture = decode_scaled(data, jpeg_factor(path, width, height, size))
+    except (OSError, FeatlabError):
+        return None
+    return Image.fromarray(resize_image(picture.image, size, box=picture.box))
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _file(path: str, taken: set[str]) -> str:
+    """The name of a drawn picture: its own, ``.jpg`` behind it where it is no JPEG."""
+    name = path
+    while not name.lower().endswith(_JPEG_SUFFIXES) or (name in taken and name != path):
+        name += ".jpg"
+    return name
+
+
+# --------------------------------------------------------------------------------------- the pixels
+
+
+def glowing(picture: Image.Image, heat: np.ndarray, frame: np.ndarray) -> Image.Image:
+    """The picture under a heat map ``(h, w)`` of its input; dim where there is no heat."""
+    fine = heat_on_picture(heat, frame, *picture.size)
+    extent = float(np.ptp(fine))
+    share = (fine - fine.min()) / extent if extent > 0 else np.zeros_like(fine)
+    colours = _glow()[np.round(255 * share).astype(np.uint8)]
+    weight = (0.45 + 0.25 * share)[..., None]
+    pixels = weight * colours + (1 - weight) * np.asarray(picture, dtype=np.float32)
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+@cache
+def _glow() -> np.ndarray:
+    """256 colours, dark to bright."""
+    from matplotlib import colormaps
+
+    return (255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.float32)
+
+
+def marked(picture: Image.Image, box: np.ndarray, text: str) -> Image.Image:
+    """The picture with a box, where it has an area, and a line of text.
+
+    Parameters
+    ----------
+    picture : image of Pillow in mode RGB
+    box : ndarray of shape (4,)
+        Pixels of `picture`.
+    text : str
+    """
+    drawn, pen = picture.copy(), max(2, round(max(picture.size) / 250))
+    draw = ImageDraw.Draw(drawn)
+    if (box[2:] > box[:2]).all():  # not for NaN
+        first = np.clip(np.round(box[:2]), 0, [picture.width - 1, picture.height - 1])
+        last = np.maximum(np.clip(np.round(box[2:]), 0, picture.size) - 1, first)
+        # A dark edge on both sides, so that the line is seen on any picture.
+        draw.rectangle([*(first - 1), *(last + 1)], outline=_EDGE, width=pen + 2)
+        draw.rectangle([*first, *last], outline=_BOX, width=pen)
+    font, line = _font(max(12, round(max(picture.size) / 40))), " ".join(text.split())[:_LINE]
+    while line and draw.textlength(line, font=font) > picture.width - 8:
+        line = line[:-2] + "…" if len(line) > 2 else ""
+    left, top, end, foot = draw.textbbox((4, 3), line, font=font)
+    draw.rectangle((left - 4, top - 3, end + 4, foot + 3), fill=_EDGE)
+    draw.text((4, 3), line, font=font, fill="white")
+    return drawn
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of the figures, which knows most scripts."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)

@@ -1,0 +1,244 @@
+"""The section "Predictions": pictures with the box and class that the predictor gives them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePath
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from PIL import Image
+
+from featlab.report import _words as words
+from featlab.report._elements import Options, Section
+from featlab.report._interactive import small_jpeg
+from featlab.report._words import PREDICTION_CLAIMS, claim, said
+from featlab.results.analysis import Results
+from featlab.results.pictures import Predictions
+from featlab.system.machine import usable_cores
+
+_UNUSUAL = 0.05  # typicality
+_FOUND = 0.5  # IoU
+_CORNERS = ["xmin", "ymin", "xmax", "ymax"]
+_LONGEST = 200  # characters of a name on a card
+_STEPS = ((192, 75), (160, 65), (128, 60), (96, 55), (80, 45), (64, 40))  # side, JPEG quality
+_SAMPLED = 20  # pictures
+_RESERVE = 20_000  # bytes: the sentences about what is left out
+
+
+@dataclass(frozen=True)
+class Card:
+    """A picture and what is said of it, as the template fills it in."""
+
+    uri: str
+    width: int
+    height: int
+    box: list[float] | None
+    true_boxes: list[list[float]]
+    name: Markup
+    place: int
+    probability: str
+    notes: list[Markup | str]
+    file: str
+    alt: str
+    wrong: bool
+    unsure: bool
+    unusual: bool
+
+
+def predictions(results: Results, options: Options) -> Section | None:
+    """Test pictures with predicted and true boxes and classes, right and wrong."""
+    known = results.predictions
+    if known is None or known.table.empty:
+        return None
+    return _section(
+        known,
+        "Predictions on test images",
+        facts={"answer": said(_scored(results), _drawn(results)), "scored": True},
+    )
+
+
+def asked(known: Predictions) -> Section:
+    """Pictures that were asked about, of which nobody may know the truth."""
+    return _section(
+        known,
+        "Predictions",
+        facts={"answer": said(_counted(known), _left_out(known)), "scored": False},
+    )
+
+
+def _section(known: Predictions, title: str, facts: dict[str, object]) -> Section:
+    cards = [_card(known, row) for row in sorted(known.pictures)]
+    named = [known.classes[k] for k in sorted({card.place for card in cards})]
+    return Section(
+        "predictions",
+        title,
+        "predictions.html",
+        facts={
+            **facts,
+            "cards": cards,
+            "classes": [(known.classes.index(name), name[:_LONGEST]) for name in named],
+            "method": _method(known),
+            "any_true_box": any(card.true_boxes for card in cards),
+            "unusual": words.number(_UNUSUAL),
+        },
+        link="Predictions",
+    )
+
+
+def _method(known: Predictions) -> str:
+    name = known.box_method
+    return words.box_head(name) if name == "cascade" else words.method(name)
+
+
+def _card(known: Predictions, row: int) -> Card:
+    one = known.table.iloc[row]
+    label, picture = str(one["class"]), known.pictures[row]
+    members = str(one["set"]).split("|")
+    true = str(one["label"]) if "label" in one else label
+    wrong = true != label or ("iou" in one and bool(one["iou"] < _FOUND))
+    box = one[_CORNERS].to_numpy(float)
+    unusual = bool(one["typicality"] <= _UNUSUAL)
+    probability = words.percent(one["probability"])
+    notes: list[Markup | str] = []
+    if true != label:
+        notes.append(Markup("✗ true class: {}").format(_name(true)))
+    if "iou" in one and np.isfinite(one["iou"]):
+        sign = "✓" if one["iou"] >= _FOUND else "✗"
+        notes.append(f"{sign} IoU {words.score(one['iou'])}")
+    if len(members) > 1:
+        notes.append(f"set of {len(members):,} classes")
+    if unusual:
+        notes.append(f"unusual (typicality {words.number(one['typicality'], 3)})")
+    file = str(one["path"])
+    known_as = f", true class {true[:_LONGEST]}" if true != label else ""
+    return Card(
+        uri=f"data:image/jpeg;base64,{base64.b64encode(picture).decode('ascii')}",
+        width=int(one["width"]),
+        height=int(one["height"]),
+        box=box.round(1).tolist() if (box[2:] > box[:2]).all() else None,  # not for NaN
+        true_boxes=np.round(known.true_boxes.get(row, np.zeros((0, 4))), 1).tolist(),
+        name=_name(label),
+        place=known.classes.index(label),
+        probability=probability,
+        notes=notes,
+        file=file if len(file) <= _LONGEST else f"…{file[-_LONGEST:]}",
+        alt=f"{PurePath(file).name[-_LONGEST:]}: predicted class {label[:_LONGEST]}, "
+        f"{probability}{known_as}",
+        wrong=wrong,
+        unsure=len(members) > 1,
+        unusual=unusual,
+    )
+
+
+def _name(text: str) -> Markup:
+    return words.name(text[:_LONGEST])
+
+
+def fitted(known: Predictions, most: int) -> dict[int, bytes]:
+    """The pictures at the largest size at which all fit in `most` bytes of the page, as base64.
+
+    Where they do not fit at the smallest either, the first that do.
+    """
+    room = (most - _RESERVE) * 3 // 4 - 2 * len(known.pictures)
+    files, pictures = known.pictures, known.pictures
+    some = list(files.values())[:: max(1, len(files) // _SAMPLED)]
+    for step in _STEPS:
+        if sum(map(len, pictures.values())) <= room:
+            return pictures
+        # A step that is too large for a sample of the pictures is not tried on all of them.
+        mean = np.mean([len(_smaller(file, step)) for file in some])
+        if mean * len(files) <= room or step == _STEPS[-1]:
+            with ThreadPoolExecutor(usable_cores()) as pool:
+                small = pool.map(partial(_smaller, step=step), files.values())
+                pictures = dict(zip(files, small, strict=True))
+    ends = np.cumsum([len(file) for file in pictures.values()])
+    return dict(list(pictures.items())[: int((ends <= room).sum())])
+
+
+def _smaller(file: bytes, step: tuple[int, int]) -> bytes:
+    return small_jpeg(np.asarray(Image.open(io.BytesIO(file))), *step)
+
+
+# ---------------------------------------------------------------------------------------- the words
+
+
+def _missed(table: pd.DataFrame) -> pd.Series:
+    """Whether the class is right and the box is not."""
+    return (table["class"] == table["label"]) & (table["iou"] < _FOUND)
+
+
+@claim("predictions")
+def _scored(results: Results) -> str:
+    """How often the predictor's class and box are right."""
+    if results.predictions is None or results.predictions.table.empty:
+        return ""
+    table = results.predictions.table
+    right, boxed = int((table["class"] == table["label"]).sum()), table["iou"].notna()
+    first = f"{right:,} of {words.plural(len(table), 'test image')} get their own class"
+    if not boxed.any():
+        return f"{first}."
+    hit = int((table["iou"] >= _FOUND).sum())
+    return (
+        f"{first}; the predicted box has an IoU of 0.5 or more with a true one for {hit:,} of the "
+        f"{int(boxed.sum()):,} with a true box."
+    )
+
+
+@claim("pictures of predictions")
+def _drawn(results: Results) -> str:
+    """Which of the test images are shown."""
+    if results.predictions is None or not results.predictions.pictures:
+        return ""
+    table, shown = results.predictions.table, list(results.predictions.pictures)
+    wrong, missed = table["class"] != table["label"], _missed(table)
+    parts = [
+        f"{int(some.iloc[shown].sum()):,} of {int(some.sum()):,} {what}"
+        for some, what in (
+            (wrong, "with a wrong class"),
+            (missed, "with a wrong box alone"),
+            (~wrong & ~missed, "with neither"),
+        )
+        if some.any()
+    ]
+    return f"Shown, drawn at random: {', '.join(parts)}."
+
+
+@claim("asked lead", PREDICTION_CLAIMS)
+def asked_lead(known: Predictions) -> str:
+    """What was asked, and whom."""
+    pictures = words.plural(len(known.table), "picture")
+    classes = words.plural(len(known.classes), "class", "classes")
+    return f"{pictures}, asked of a model that knows {classes}."
+
+
+@claim("asked sure", PREDICTION_CLAIMS)
+def _counted(known: Predictions) -> str:
+    """How many are unsure or unusual."""
+    unsure = int(known.table["set"].str.contains("|", regex=False).sum())
+    unusual = int((known.table["typicality"] <= _UNUSUAL).sum())
+    verb = "is" if unusual == 1 else "are"
+    return (
+        f"For {unsure:,} of them several classes stay possible (sets made to hold the right one "
+        f"with probability {words.number(known.coverage)}); {unusual:,} {verb} unlike the train "
+        f"images (typicality {words.number(_UNUSUAL)} or less)."
+    )
+
+
+@claim("asked left out", PREDICTION_CLAIMS)
+def _left_out(known: Predictions) -> str:
+    """How many the page does not show, and where they are."""
+    missing = len(known.table) - len(known.pictures)
+    if not missing:
+        return ""
+    verb = "is" if missing == 1 else "are"
+    return (
+        f"{words.plural(missing, 'picture')} of {len(known.table):,} {verb} "
+        "not shown, to keep the page small or because the file cannot be read any more: those "
+        "with several classes or unlike the train images come first. All stand in predictions.csv."
+    )
