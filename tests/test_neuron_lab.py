@@ -23,8 +23,8 @@ from featlab.neurons import (
     select_neurons,
     to_anndata,
 )
-from featlab.neurons.group_tests import WHOLE, WITHIN, grouped_p, scheme_of
 from featlab.neurons.rank_statistics import auroc_interval, clustered_auroc, rank_statistics
+from featlab.neurons.rank_tests import WHOLE, WITHIN, grouped_p, scheme_of
 
 
 class TestMadeUpNeurons:

@@ -22,9 +22,8 @@ from featlab.arguments import (
 )
 from featlab.errors import FeatlabError
 from featlab.intervals import auroc_score_interval
-from featlab.neurons.group_tests import grouped_p
 from featlab.neurons.rank_statistics import auroc_interval, clustered_auroc, rank_statistics
-from featlab.neurons.rank_tests import mannwhitney_p
+from featlab.neurons.rank_tests import grouped_p, mannwhitney_p
 
 Floats = NDArray[np.float64]
 

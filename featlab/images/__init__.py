@@ -4,8 +4,117 @@ Every picture is decoded once while it is indexed, so that a broken file is foun
 network is run and not in the middle of the night.
 """
 
-from featlab.images._index import index_images
-from featlab.images._pictures import index_pictures
-from featlab.images.decode import decode_image
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from featlab.arguments import Progress, check_choice
+from featlab.errors import FeatlabError
+from featlab.images._annotations import Problem, read_rows, relative_path, walk_files
+from featlab.images._index import (
+    Candidate,
+    Listing,
+    image_table,
+    index_images,
+    inspect_all,
+    report_problems,
+    skipped_table,
+)
+from featlab.images.decode import cut, decode_image, is_picture_name, printable
 
 __all__ = ["decode_image", "index_images", "index_pictures"]
+
+_WHAT = "give picture files, folders, patterns such as 'trip/*.jpg', or a CSV file with a path"
+
+
+def index_pictures(
+    pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    on_error: str = "raise",
+    progress: Progress | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Make an image table of pictures that nobody has labelled; every one of them is decoded.
+
+    Parameters
+    ----------
+    pictures : path-like, or sequence of path-like
+        Files; folders, whose pictures may lie at any depth; patterns (``**`` is any folders); CSV
+        files with a column ``path``, relative to their own folder.
+    on_error : {"raise", "skip"}
+        What to do about files that cannot be used: one error that lists them, or leave them out and
+        list them in `skipped`.
+    progress : callable, optional
+        Wraps an iterable, like tqdm.
+
+    Returns
+    -------
+    images : DataFrame
+        The image table of :func:`index_images`, its labels empty. Paths are relative to the folder
+        that was given; of several sources, to the folder that they have in common.
+    skipped : DataFrame
+        What was left out: path and reason.
+
+    Raises
+    ------
+    FeatlabError
+        There is nothing at a path, there is no picture, or a file cannot be used.
+    """
+    check_choice("on_error", on_error, ("raise", "skip"))
+    given = [pictures] if isinstance(pictures, (str, os.PathLike)) else list(pictures)
+    problems: list[Problem] = []
+    sources = [_files_of(os.fspath(one), problems) for one in given]
+    named = sorted({file for _, files in sources for file in files})
+    if not named and not problems:
+        raise FeatlabError(
+            f"there is no picture in {', '.join(str(one) for one in given)}; {_WHAT}."
+        )
+    root = Path(os.path.commonpath([folder for folder, _ in sources]))
+    candidates = []
+    for file in named:
+        path = Path(file).relative_to(root).as_posix()
+        if printable(path) == path:
+            candidates.append(Candidate(path, ""))
+        else:
+            problems.append(Problem(printable(path), "its name is not valid UTF-8"))
+    rows, unusable = inspect_all(root, candidates, progress)
+    problems += unusable
+    listing = Listing(root, candidates, problems, is_selection=True)
+    report_problems(listing, problems, on_error, n_usable=len(rows))
+    return image_table(rows, root), skipped_table(problems)
+
+
+def _files_of(source: str, problems: list[Problem]) -> tuple[str, list[str]]:
+    """The folder that a source's paths are relative to, and its files, all absolute."""
+    path = os.path.abspath(source)
+    if os.path.isdir(path):
+        inside = [name for name in walk_files(Path(path), "", problems) if is_picture_name(name)]
+        return path, [os.path.join(path, name) for name in inside]
+    if os.path.exists(path):
+        if path.lower().endswith(".csv"):
+            return os.path.dirname(path), _listed(Path(path))
+        return os.path.dirname(path), [path]
+    matches = sorted(glob.glob(path, recursive=True))
+    if not matches:
+        raise FeatlabError(f"there is nothing at {cut(source)}; {_WHAT}.")
+    parts = [_files_of(match, problems) for match in matches]
+    files = [file for _, files in parts for file in files if is_picture_name(file)]
+    return os.path.commonpath([folder for folder, _ in parts]), files
+
+
+def _listed(path: Path) -> list[str]:
+    """The files that a CSV file names."""
+    files = []
+    for line, row in read_rows(path, ("path",)):
+        picture = relative_path(row["path"])
+        if picture is None:
+            raise FeatlabError(
+                f"{path} line {line}: path must be relative to the CSV file's folder and lie in "
+                f"it, got {cut(repr(row['path']))}."
+            )
+        files.append(os.path.join(path.parent, *picture.split("/")))
+    return files

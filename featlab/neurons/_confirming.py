@@ -35,14 +35,20 @@ from featlab.neurons._corrections import (
 )
 from featlab.neurons._ranking import REST, rank_neurons
 from featlab.neurons._tests import checked_weights, one_sided_p, weighted_statistics
-from featlab.neurons.group_tests import FEW, WHOLE, grouped_p, scheme_of, tested_scheme
 from featlab.neurons.rank_statistics import (
     Floats,
     auroc_interval,
     clustered_auroc,
     rank_statistics,
 )
-from featlab.neurons.rank_tests import mannwhitney_p
+from featlab.neurons.rank_tests import (
+    FEW,
+    WHOLE,
+    grouped_p,
+    mannwhitney_p,
+    scheme_of,
+    tested_scheme,
+)
 from featlab.results.analysis import Selection
 from featlab.system.machine import pieces
 

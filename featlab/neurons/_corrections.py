@@ -22,8 +22,8 @@ from featlab.arguments import (
     group_names,
 )
 from featlab.errors import FeatlabError
-from featlab.neurons.group_tests import WHOLE, rows_of_groups, scheme_of, whole_groups
 from featlab.neurons.rank_statistics import Floats
+from featlab.neurons.rank_tests import WHOLE, rows_of_groups, scheme_of, whole_groups
 from featlab.system.machine import pieces
 
 MULTIPLETESTS = tuple(dict.fromkeys([*multitest_methods_names, *multitest_alias]))

@@ -32,7 +32,6 @@ from featlab.neurons._tests import (
     l1_coefficients,
     weighted_statistics,
 )
-from featlab.neurons.group_tests import grouped_p
 from featlab.neurons.rank_statistics import (
     Floats,
     Moments,
@@ -43,6 +42,7 @@ from featlab.neurons.rank_statistics import (
     one_class,
     rank_statistics,
 )
+from featlab.neurons.rank_tests import grouped_p
 from featlab.results.analysis import Selection
 from featlab.system.machine import chosen_rows, pieces
 
