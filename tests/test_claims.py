@@ -37,7 +37,7 @@ from featlab.results.analysis import DetectorDetails
 from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.networks import Transfer
 
-DRAWS = 100
+DRAWS, LONG = 50, 200
 BASELINES = ("dummy", "colour_histogram")
 CHECKS: dict[str, Callable[[str, Any, Claim], None]] = {}
 
@@ -823,6 +823,7 @@ def test_every_claim_has_its_check():
     assert set(CHECKS) == set(CLAIMS) | set(COMPARISON_CLAIMS) | set(PREDICTION_CLAIMS)
 
 
+@pytest.mark.parametrize("draws", [DRAWS, pytest.param(LONG, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("claims", "drawn"),
     [
@@ -832,11 +833,11 @@ def test_every_claim_has_its_check():
     ],
     ids=["report", "comparison", "predictions"],
 )
-def test_what_a_page_claims_is_true_of_its_tables(claims, drawn, monkeypatch):
+def test_what_a_page_claims_is_true_of_its_tables(claims, drawn, draws, monkeypatch):
     monkeypatch.setattr("featlab.pipeline.detectors._RESAMPLES", 20)
     seen = set()
 
-    @quick
+    @settings(quick, max_examples=draws)
     @given(drawn)
     def held(results):
         seen.update(hold(claims, results))

@@ -300,6 +300,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(thawed, pictures):
     assert loss == pytest.approx(curve["val_loss"].min(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_it_learns_what_can_be_learned(pictures, split, backbone):
     found = fit(
         pictures, split, backbone, blocks=2, epochs=12, batch_size=8, dropout=0.0,
@@ -445,6 +446,7 @@ def test_a_process_killed_outright_leaves_a_whole_checkpoint(
 # ---- back to the laboratory ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_saved_network_goes_through_the_same_laboratory(
     thawed, frozen, pictures, split, backbone, tmp_path
 ):

@@ -256,10 +256,14 @@ class TestGroups:
 
     @pytest.mark.parametrize(
         "sizes",
-        [([1] * 5, [50] * 20), ([20] * 5, [20] * 5), ([20] * 10, [20] * 10), ([2] * 10, [40] * 10)],
-        ids=["singles", "5 + 5", "10 + 10", "sizes go with the class"],
+        [
+            pytest.param(([1] * 5, [50] * 20), marks=pytest.mark.slow, id="singles"),
+            pytest.param(([20] * 5, [20] * 5), id="5 + 5"),
+            pytest.param(([20] * 10, [20] * 10), marks=pytest.mark.slow, id="10 + 10"),
+            pytest.param(([2] * 10, [40] * 10), id="sizes go with the class"),
+        ],
     )
-    @pytest.mark.parametrize("firing", [0.1, 1.0])
+    @pytest.mark.parametrize("firing", [0.1, pytest.param(1.0, marks=pytest.mark.slow)])
     def test_groups_that_know_nothing_are_called_as_often_as_said(self, sizes, firing):
         rng, c = np.random.default_rng(11), 8000
         per_group = np.concatenate(sizes)
@@ -359,7 +363,9 @@ class TestGroups:
         plain = stats.mannwhitneyu(values[inside], values[~inside], alternative="greater").pvalue
         assert p[0] < 1e-4 < plain
 
-    @pytest.mark.parametrize("groups_have_one_class", [True, False])
+    @pytest.mark.parametrize(
+        "groups_have_one_class", [True, pytest.param(False, marks=pytest.mark.slow)]
+    )
     def test_what_only_groups_differ_in_is_not_confirmed(self, groups_have_one_class):
         rng = np.random.default_rng(6)
         false, blind = 0, 0

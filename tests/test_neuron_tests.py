@@ -527,7 +527,9 @@ def called(p, alpha):
 
 @pytest.mark.parametrize("test", ["mannwhitneyu", *sorted(OTHERS.keys() - {"mannwhitneyu"})])
 @pytest.mark.parametrize("sizes", [(3, 3), (5, 95), (10, 190)])
-@pytest.mark.parametrize("firing", [0.02, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "firing", [0.1, *(pytest.param(one, marks=pytest.mark.slow) for one in (0.02, 0.5, 1.0))]
+)
 def test_noise_is_called_as_often_as_said(test, sizes, firing):
     rng, c = np.random.default_rng(8), 20_000
     X = np.where(rng.random((sum(sizes), c)) < firing, rng.exponential(size=(sum(sizes), c)), 0)

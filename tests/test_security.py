@@ -392,7 +392,7 @@ def test_layers_and_classes_of_any_name_stay_in_the_folder(tmp_path, blank_figur
         store.verify()
     assert everything_below(tmp_path) - everything_below(folder) >= {"out/maps.h5"}
     assert {path.name for path in tmp_path.iterdir()} == {"data", "out"}
-    results = make_results(BAD_NAMES[:7], n=200)
+    results = make_results(BAD_NAMES[:7], n=70, c=14)
     report.write_report(results, out / "page" / "report.html")
     report.write_figures(results, out / "figures")
     assert {path.name for path in tmp_path.iterdir()} == {"data", "out"}

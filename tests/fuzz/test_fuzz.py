@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from batches import run_batches
 
-SHORT = {"images": 80, "annotations": 60, "stores": 40, "store_bytes": 40}
+SHORT = {"images": 40, "annotations": 40, "stores": 20, "store_bytes": 20}
 LONG = 2400
 BANDS = 40 << 20
 
