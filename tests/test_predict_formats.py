@@ -308,7 +308,7 @@ def turned(tmp_path_factory):
         file = root / "ab"[orientation % 2] / f"{orientation} é.jpg"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(file, exif=exif)
-    shown = images.index_pictures(root)
+    shown, _ = images.index_pictures(root)
     assert set(zip(shown["width"], shown["height"], strict=True)) == {(60, 40), (40, 60)}
     boxes = np.column_stack([[3.0] * 8, [5.0] * 8, shown["width"] - 4.0, shown["height"] - 7.0])
     rows = zip(shown["path"], shown["width"], shown["height"], shown["path"].str[0], boxes,
@@ -333,7 +333,7 @@ def test_featlabs_own_readers_find_the_boxes_of_turned_pictures(
     (root / place).parent.mkdir(exist_ok=True)
     (tmp_path / name / file).rename(root / place)
     try:
-        indexed, boxes = images.index_images(root)
+        indexed, boxes, _ = images.index_images(root)
     finally:
         (root / place).rename(tmp_path / name / file)
     assert indexed["path"].tolist() == table["path"].tolist()
@@ -345,14 +345,14 @@ def test_featlabs_own_readers_find_the_boxes_of_turned_pictures(
 def test_names_like_formulas_are_read_back_by_featlab(tmp_path, picture_folder):
     root = picture_folder({"=1+1": 1, "b": 1})
     (root / "b" / "000.png").rename(root / "b" / "-x.png")
-    shown = images.index_pictures(root)
+    shown, _ = images.index_pictures(root)
     table = table_of([(path, 40, 30, path.split("/")[0], (1, 1, 9, 9)) for path in shown["path"]])
     table[["width", "height"]] = shown[["width", "height"]]
     write_boxes(table, tmp_path, "csv")
     text = (tmp_path / "csv" / "boxes.csv").read_text()
     assert not any(line.startswith(("=", "-")) for line in text.replace(",", "\n").splitlines())
     (tmp_path / "csv" / "boxes.csv").rename(root / "boxes.csv")
-    _, boxes = images.index_images(root)
+    _, boxes, _ = images.index_images(root)
     assert boxes["label"].tolist() == ["=1+1", "b"]
 
 

@@ -38,7 +38,7 @@ def asked(tmp_path_factory):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (60, 30), "white").save(folder / "é" / "turned.jpg", exif=exif)
-    table = images.index_pictures(folder)
+    table, _ = images.index_pictures(folder)
     store = extract.extract_maps(table, FakeBackbone(), root / "maps.h5")
     channels = store.map_shape()[-1]
     classes = ["bright & <b>", "dark"]
