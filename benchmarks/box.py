@@ -94,7 +94,7 @@ def by_library(model, layer: str, pixels: np.ndarray) -> Work | None:
 
 
 def read_pictures(store: MapStore, n: int, size: tuple[int, int]) -> np.ndarray:
-    root = Path(store.images["folder"].iloc[0])
+    root = store.root
     return np.stack(
         [
             resize_image(images.decode_image((root / path).read_bytes()), size)
