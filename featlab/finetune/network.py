@@ -163,7 +163,8 @@ def _copied_onto(
     except (ValueError, TypeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FeatlabError(
-            f"{backbone.name} cannot be rebuilt with another head: {reason}"
+            f"{backbone.name} cannot be copied layer by layer: {reason}. Give a functional or "
+            "Sequential Keras model."
         ) from error
     for layer in source.layers:
         if layer.weights:

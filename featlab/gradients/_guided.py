@@ -240,8 +240,8 @@ def copy_network(
     except (ValueError, TypeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FeatlabError(
-            f"{model.name} cannot be copied layer by layer: {reason}. Its gradients need a "
-            "functional or Sequential Keras model."
+            f"{model.name} cannot be copied layer by layer: {reason}. Give a functional or "
+            "Sequential Keras model."
         ) from error
     copy.set_weights(model.get_weights())
     copy.trainable = False
