@@ -768,6 +768,43 @@ def test_axe_finds_nothing_serious(browser, two, dark):
     assert not bad, [(v["id"], [n["html"][:120] for n in v["nodes"][:3]]) for v in bad]
 
 
+def shown_cards(browser):
+    cards = browser.find_elements(By.CSS_SELECTOR, "#predictions .cards > li")
+    return [k for k, card in enumerate(cards) if card.is_displayed()]
+
+
+@pytest.mark.parametrize("which", ["report", "page"])
+def test_predictions_are_filtered_by_class_and_by_marks(browser, two, tmp_path, which):
+    known, path = two[0].predictions, two[1]
+    if which == "page":
+        path = report.write_predictions(known, tmp_path / "predictions.html")
+    browser.get_log("browser")
+    show(browser, path)
+    table = known.table.iloc[: len(known.pictures)]
+    marks = {
+        "wrong": (table["class"] != table["label"]) | (table["iou"] < 0.5),
+        "unsure": table["set"].str.contains("|", regex=False),
+        "unusual": table["typicality"] <= 0.05,
+    }
+    if which == "page":
+        assert not browser.find_elements(By.ID, "predictions-wrong")
+        del marks["wrong"]
+    everything = [*range(len(table))]
+    assert shown_cards(browser) == everything
+    for mark, holds in marks.items():
+        by_id(browser, f"predictions-{mark}").click()
+        assert shown_cards(browser) == np.flatnonzero(holds).tolist() != everything
+        assert f"{holds.sum()} of {len(table)}" in by_id(browser, "predictions-count").text
+        by_id(browser, f"predictions-{mark}").click()
+    second = known.classes[1]
+    Select(by_id(browser, "predictions-class")).select_by_visible_text(second)
+    by_id(browser, "predictions-unsure").click()
+    both = (table["class"] == second) & marks["unsure"]
+    assert shown_cards(browser) == np.flatnonzero(both).tolist()
+    assert not severe(browser)
+    assert all(url.startswith(("file:", "data:")) for url in requested(browser))
+
+
 @pytest.fixture(scope="module")
 def huge(tmp_path_factory):
     """10,000 images, 2,048 neurons, 37 classes, pictures that hardly compress."""

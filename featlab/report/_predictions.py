@@ -214,7 +214,9 @@ def asked_lead(known: Predictions) -> str:
     """What was asked, and whom."""
     pictures = words.plural(len(known.table), "picture")
     classes = words.plural(len(known.classes), "class", "classes")
-    return f"{pictures}, asked of a model that knows {classes}."
+    return Markup("{}, asked of a model that knows {}: {}.").format(
+        pictures, classes, words.listed(name[:_LONGEST] for name in known.classes)
+    )
 
 
 @claim("asked sure", PREDICTION_CLAIMS)
