@@ -321,3 +321,68 @@ print(json.dumps([backbone.engine.name, refused]))
 def test_jax_and_torch_say_how_to_get_them(load):
     with pytest.raises(FeatlabError, match="set KERAS_BACKEND=jax before the start"):
         _ = load("jax").engine
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Loads the built-in network, small, with a cache of its own; and the folder of that."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def load():
+        return load_backbone("efficientnet_lite0", input_size=32, layers="stem_relu")
+
+    return load, tmp_path / "featlab" / "networks"
+
+
+@needs_openvino
+def test_a_converted_network_is_kept_and_read_without_building_it(kept, monkeypatch):
+    load, folder = kept
+    first = load()
+    made, told = first.probe()["stem_relu"], str(first.describe())
+    (file,) = folder.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Backbone, "network", property(lambda _: pytest.fail("it was built")))
+        second = load()
+        np.testing.assert_array_equal(second.probe()["stem_relu"], made)
+        assert str(second.describe()) == told
+    whole = file.read_bytes()
+    for damage in (whole[:1000], b"", whole[:5000] + bytes(9) + whole[5009:]):
+        file.write_bytes(damage)
+        np.testing.assert_array_equal(load().probe()["stem_relu"], made)
+        assert file.read_bytes()[:5000] == whole[:5000]
+    other = load_backbone("efficientnet_lite0", input_size=64, layers="stem_relu")
+    assert other.probe() and len({*folder.iterdir()}) == 2
+
+
+@needs_openvino
+def test_two_writers_leave_a_whole_file_and_what_is_kept_stays_small(kept):
+    load, folder = kept
+    _ = load().engine
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(4):
+            list(threads.map(lambda _: _engines.write_whole(file, whole), range(2)))
+            assert file.read_bytes() == whole
+    assert [one.name for one in folder.iterdir()] == [file.name]
+    for k in range(_engines._MOST_KEPT + 2):
+        (folder / f"{k}.npz").write_bytes(b"older")
+        os.utime(folder / f"{k}.npz", (k, k))
+    file.unlink()
+    _ = load().engine
+    assert file.exists() and len([*folder.iterdir()]) == _engines._MOST_KEPT
+
+
+@needs_openvino
+def test_a_network_that_is_kept_is_not_taken_for_another_engine(kept, monkeypatch):
+    load, folder = kept
+    backbone = load()
+    _ = backbone.engine
+    (file,) = folder.iterdir()
+    probe = np.zeros((1, 32, 32, 3), np.uint8)
+    monkeypatch.setattr(_engines, "_has_gpu_device", lambda: True)
+    assert _engines.kept_engine("auto", "float32", file, probe) is None
+    monkeypatch.setattr(_engines, "_has_gpu_device", lambda: False)
+    assert _engines.kept_engine("tensorflow", "float32", file, probe) is None
+    monkeypatch.setattr(_engines, "_other_backend", lambda: True)
+    assert _engines.kept_engine("auto", "float32", file, probe) is None

@@ -8,13 +8,21 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featlab.backbones._engines import Engine, check_request, make_engine
+from featlab.backbones._engines import (
+    Engine,
+    check_request,
+    kept_engine,
+    kept_path,
+    make_engine,
+)
 from featlab.backbones._own import find_head
 from featlab.backbones.networks import (
+    BUILT_IN,
     Source,
     available_backbones,
     built_in_name,
@@ -130,11 +138,24 @@ class Backbone:
 
     @cached_property
     def engine(self) -> Engine:
-        """What runs :meth:`forward`; found, and the network built, when it is first asked for."""
+        """What runs :meth:`forward`; found when it is first asked for.
+
+        The network is built for it, unless an earlier process kept it converted.
+        """
         probe = _probe_picture(self.input_size)[np.newaxis]
+        wanted, path = self._requested_engine, self._kept_path
+        kept = None if path is None else kept_engine(wanted, self.precision, path, probe)
+        if kept is not None:
+            return kept
         return make_engine(
-            self._requested_engine, self.precision, self._run_model, self.preprocess, probe
+            wanted, self.precision, self._run_model, self.preprocess, probe, kept=path
         )
+
+    @property
+    def _kept_path(self) -> Path | None:
+        """Where it is kept converted; None where only the network itself tells what it is."""
+        known = self.name in BUILT_IN and self._source.weights_file is not None
+        return kept_path(self.identity()) if known else None
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -187,9 +208,11 @@ class Backbone:
     def describe(self) -> Description:
         """Input, output shape in words, number of parameters and preprocessing."""
         height, width = self.input_size
+        engine = self.__dict__.get("engine")  # one that was kept knows, without the network
+        kept = engine is not None and bool(engine.shapes)
+        shapes = engine.shapes if kept else [one.shape[1:] for one in self.model.outputs]
         outputs = {}
-        for layer, tensor in zip(self.layers, self.model.outputs, strict=True):
-            _, h, w, c = tensor.shape
+        for layer, (h, w, c) in zip(self.layers, shapes, strict=True):
             cell = f"{height / h:.4g}" + ("" if height * w == width * h else f" × {width / w:.4g}")
             outputs[layer] = f"{h} × {w} cells of {cell} px, {c} neurons"
         return Description(
@@ -197,7 +220,7 @@ class Backbone:
             weights=self.weights,
             input_size=self.input_size,
             outputs=outputs,
-            parameters=self.model.count_params(),
+            parameters=engine.parameters if kept else self.model.count_params(),
             preprocessing=self.preprocessing,
         )
 

@@ -6,10 +6,17 @@ engine prepares pictures alike.
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import logging
+import os
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
@@ -19,6 +26,7 @@ import numpy as np
 
 from featlab.arguments import check_choice
 from featlab.errors import FeatlabError
+from featlab.system.files import write_whole
 from featlab.system.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -61,12 +69,18 @@ class Engine:
         Calls of `run` at the same time that pay; it may be called from that many threads.
     batch_size : int
         Pictures per call beyond which nothing is gained.
+    shapes : tuple of tuple of int
+        Height, width and channels of each map; of a converted network that was kept.
+    parameters : int
+        Of the network; of one that was kept.
     """
 
     name: str
     run: Run
     streams: int
     batch_size: int
+    shapes: tuple[tuple[int, ...], ...] = ()
+    parameters: int = 0
 
 
 def check_request(engine: str, precision: str) -> None:
@@ -91,6 +105,7 @@ def make_engine(
     model: keras.Model,
     preprocess: Callable[[Any], Any],
     probe: np.ndarray,
+    kept: Path | None = None,
 ) -> Engine:
     """The engine that is asked for, or the fastest that this machine and network allow.
 
@@ -108,6 +123,8 @@ def make_engine(
         From pixels 0 to 255, as floats, to scaled pixels.
     probe : ndarray of shape (1, H, W, 3), uint8
         Picture on which a converted network must agree with TensorFlow.
+    kept : Path, optional
+        Where a converted network is kept for :func:`kept_engine`.
 
     Raises
     ------
@@ -133,8 +150,11 @@ def make_engine(
     only_openvino = wanted == "openvino" or precision != "float32"
     if only_openvino or (wanted == "auto" and find_spec("openvino") and not _has_gpu()):
         try:
-            expected = _call(model, preprocess, probe)
-            return openvino_engine(function, precision, probe, [maps.numpy() for maps in expected])
+            expected = [maps.numpy() for maps in _call(model, preprocess, probe)]
+            engine, network = openvino_engine(function, precision, probe, expected)
+            if kept is not None:
+                _keep(kept, network, expected, model.count_params())
+            return engine
         except FeatlabError as error:
             if only_openvino:
                 raise
@@ -168,8 +188,8 @@ def openvino_engine(
     precision: str,
     probe: np.ndarray,
     expected: Sequence[np.ndarray],
-) -> Engine:
-    """OpenVINO on the processor: one single-threaded stream on each core.
+) -> tuple[Engine, Any]:
+    """OpenVINO on the processor: one single-threaded stream on each core; the network it runs.
 
     Streams need not wait for each other between operations, as the threads of one forward pass
     do, and leave no core idle while another decodes.
@@ -189,6 +209,18 @@ def openvino_engine(
         OpenVINO is not installed, cannot convert the network or gives another output than
         TensorFlow, or the processor has no such precision.
     """
+    core = _core(precision)
+    try:
+        network = _converted(core, function)
+        network.reshape([_OPENVINO_BATCH, *probe.shape[1:]])
+        return _compiled(core, network, precision, probe, expected), network
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise FeatlabError(f"OpenVINO cannot convert this network: {reason}") from error
+
+
+def _core(precision: str) -> Any:
+    """OpenVINO, where it is installed and has this precision."""
     try:
         import openvino
     except ImportError as error:
@@ -203,22 +235,23 @@ def openvino_engine(
             "precision='bfloat16' is not possible: this processor has no bfloat16 arithmetic. "
             "Leave precision out."
         )
+    return core
+
+
+def _compiled(
+    core: Any, network: Any, precision: str, probe: np.ndarray, expected: Sequence[np.ndarray]
+) -> Engine:
+    """The network ready to run, once its output on the probe picture is the expected one."""
     streams = usable_cores()
 
     def compiled_in(hint: str) -> Any:
         options = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
         return core.compile_model(network, "CPU", options | {"INFERENCE_PRECISION_HINT": hint})
 
-    try:
-        network = _converted(core, function)
-        network.reshape([_OPENVINO_BATCH, *probe.shape[1:]])
-        compiled = compiled_in("f32")
-        _check_agreement(_infer(compiled.create_infer_request(), probe), expected)
-        if precision == "bfloat16":
-            compiled = compiled_in("bf16")
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise FeatlabError(f"OpenVINO cannot convert this network: {reason}") from error
+    compiled = compiled_in("f32")
+    _check_agreement(_infer(compiled.create_infer_request(), probe), expected)
+    if precision == "bfloat16":
+        compiled = compiled_in("bf16")
     free: SimpleQueue[Any] = SimpleQueue()
     for _ in range(streams):
         free.put(compiled.create_infer_request())
@@ -231,6 +264,86 @@ def openvino_engine(
             free.put(request)
 
     return Engine("openvino", run, streams, _OPENVINO_CALL)
+
+
+_MOST_KEPT = 8  # converted networks; each takes as much room as its weights
+_KEPT_BY = ("featlab", "keras", "openvino", "tensorflow")
+
+
+def kept_path(identity: Mapping[str, str]) -> Path:
+    """Where a converted network is kept: its identity and the versions that made it, as a name."""
+    versions = {}
+    for name in _KEPT_BY:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    key = json.dumps([dict(identity), versions, _OPENVINO_BATCH], sort_keys=True)
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return Path(caches, "featlab", "networks", f"{digest}.npz")
+
+
+def kept_engine(wanted: str, precision: str, path: Path, probe: np.ndarray) -> Engine | None:
+    """The engine of a converted network that an earlier process kept; loads no TensorFlow.
+
+    None where there is none, where the file is damaged, and where another engine than OpenVINO
+    might be meant: Keras on another backend, or a graphics card beside "auto". What was kept must
+    give TensorFlow's maps of the probe picture, which lie beside it, as when it was converted.
+    """
+    openvino_meant = wanted == "openvino" or precision != "float32" or not _has_gpu_device()
+    if wanted not in ("auto", "openvino") or not openvino_meant or _other_backend():
+        return None
+    if not (path.is_file() and find_spec("openvino")):
+        return None
+    core = _core(precision)
+    try:
+        packed = path.read_bytes()
+        with np.load(io.BytesIO(packed), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        network = core.read_model(arrays["graph"].tobytes(), arrays["weights"].tobytes())
+        expected = [arrays[f"maps_{k}"] for k in range(len(arrays) - 3)]
+        engine = _compiled(core, network, precision, probe, expected)
+        shapes = tuple(maps.shape[1:] for maps in expected)
+        return replace(engine, shapes=shapes, parameters=int(arrays["parameters"]))
+    except Exception as error:  # whatever a damaged file makes of numpy and OpenVINO
+        logger.info("the network kept in %s is made anew: %s", path, error)
+        return None
+
+
+def _keep(path: Path, network: Any, expected: Sequence[np.ndarray], parameters: int) -> None:
+    """Write a converted network for the next process; where that fails nothing is lost."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder, "graph.xml")
+        openvino.serialize(network, graph)
+        parts = {"graph": graph.read_bytes(), "weights": graph.with_suffix(".bin").read_bytes()}
+    arrays = {name: np.frombuffer(values, np.uint8) for name, values in parts.items()}
+    maps = {f"maps_{k}": values for k, values in enumerate(expected)}
+    packed = io.BytesIO()
+    np.savez(packed, parameters=np.int64(parameters), **arrays, **maps)
+    with suppress(FeatlabError):
+        write_whole(path, packed.getvalue())
+    with suppress(OSError):
+        older = sorted(path.parent.glob("*.npz"), key=lambda one: one.stat().st_mtime)
+        for one in older[:-_MOST_KEPT]:
+            one.unlink(missing_ok=True)
+
+
+def _other_backend() -> bool:
+    """Whether Keras runs, or would run, on another backend than TensorFlow; loads nothing."""
+    if "keras" in sys.modules:
+        return str(sys.modules["keras"].backend.backend()) != "tensorflow"
+    told = os.environ.get("KERAS_BACKEND")
+    if told is None:
+        folder = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
+        with suppress(OSError, ValueError):
+            told = json.loads(Path(folder, "keras.json").read_text("utf-8")).get("backend")
+    return (told or "tensorflow") != "tensorflow"
+
+
+def _has_gpu_device() -> bool:
+    """Whether the system has a graphics card that TensorFlow might see; loads nothing."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _traced(
