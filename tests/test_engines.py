@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -349,7 +350,7 @@ def test_a_converted_network_is_kept_and_read_without_building_it(kept, monkeypa
     for damage in (whole[:1000], b"", whole[:5000] + bytes(9) + whole[5009:]):
         file.write_bytes(damage)
         np.testing.assert_array_equal(load().probe()["stem_relu"], made)
-        assert file.read_bytes()[:5000] == whole[:5000]
+        assert np.load(file)["parameters"] == np.load(io.BytesIO(whole))["parameters"]
     other = load_backbone("efficientnet_lite0", input_size=64, layers="stem_relu")
     assert other.probe() and len({*folder.iterdir()}) == 2
 

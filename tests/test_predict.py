@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import FakeBackbone, draw_pictures
+from PIL import Image
 from scipy.stats import binom
 from typer.testing import CliRunner
 
@@ -17,6 +19,7 @@ from featlab import FeatlabError, extract, images, pipeline, predict
 from featlab.backbones import load_backbone
 from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
+from featlab.predict import Predictor
 from featlab.predict._parts import ClassSets, Typicality, one_of_each
 
 
@@ -212,3 +215,58 @@ def test_a_real_network_gives_the_evaluations_classes_and_boxes(shared_data, tmp
         scored = per_image[per_image["method"] == predictor.heat.method].reset_index()
         right = (predicted["class"] == scored["label"]).to_numpy()
         assert (predicted.loc[right, CORNERS] == scored.loc[right, CORNERS]).to_numpy().all()
+
+
+def test_pictures_in_memory_get_what_their_files_get(made):
+    folder, _, predictor = made
+    ask = partial(predictor.predict, backbone=FakeBackbone())
+    files = sorted(folder.rglob("*.png"))[:5]
+    wanted = ask(files).drop(columns="path")
+    opened = [Image.open(file) for file in files]
+    same = [picture for picture in opened if picture.size == opened[0].size]
+    for given in (
+        opened,
+        [np.asarray(picture) for picture in opened],
+        [file.read_bytes() for file in files],
+        (picture for picture in opened),
+    ):
+        table = ask(given)
+        assert len(table) == 5
+        pd.testing.assert_frame_equal(table.drop(columns="path"), wanted)
+    stacked = np.stack([np.asarray(picture) for picture in same])
+    assert len(ask(stacked)) == len(same) and len(ask(stacked[0])) == len(ask(opened[0])) == 1
+    for wrong, words in (
+        (stacked.astype(float), "must be uint8"),
+        ([opened[0], str(files[0])], "got str among them"),
+        (iter([]), "at least one picture"),
+        (7, "got int"),
+    ):
+        with pytest.raises(FeatlabError, match=words):
+            ask(wrong)
+
+
+def test_blocks_of_pictures_give_one_table_and_go_on_where_they_stopped(
+    made, tmp_path, monkeypatch
+):
+    folder, results, predictor = made
+    monkeypatch.setattr("featlab.predict._predictor.PICTURES_AT_ONCE", 32)
+    largest = []
+    real = Predictor._of_store
+
+    def measured(self, store, coverage):
+        largest.append(len([*(tmp_path / "out" / "predictions.parts").glob("*.h5")]))
+        return real(self, store, coverage)
+
+    monkeypatch.setattr(Predictor, "_of_store", measured)
+    own = real(predictor, results.store, 0.9)
+    network = FakeBackbone(fail_at=2, error=KeyboardInterrupt())
+    ask = partial(predictor.predict, folder, folder=tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        ask(backbone=network)
+    again = FakeBackbone()
+    pd.testing.assert_frame_equal(ask(backbone=again), own)
+    once = again.calls
+    assert 0 < once < 3 and set(largest) == {1}
+    assert not [*(tmp_path / "out").rglob("*.h5")]
+    assert ask(backbone=again).equals(own) and again.calls == once
+    assert ask(backbone=again, coverage=0.5).shape == own.shape and again.calls > once

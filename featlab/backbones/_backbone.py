@@ -208,9 +208,12 @@ class Backbone:
     def describe(self) -> Description:
         """Input, output shape in words, number of parameters and preprocessing."""
         height, width = self.input_size
-        engine = self.__dict__.get("engine")  # one that was kept knows, without the network
-        kept = engine is not None and bool(engine.shapes)
-        shapes = engine.shapes if kept else [one.shape[1:] for one in self.model.outputs]
+        engine: Engine | None = self.__dict__.get("engine")
+        if engine is not None and engine.shapes:  # one that was kept knows, without the network
+            shapes, parameters = engine.shapes, engine.parameters
+        else:
+            shapes = tuple(one.shape[1:] for one in self.model.outputs)
+            parameters = self.model.count_params()
         outputs = {}
         for layer, (h, w, c) in zip(self.layers, shapes, strict=True):
             cell = f"{height / h:.4g}" + ("" if height * w == width * h else f" × {width / w:.4g}")
@@ -220,7 +223,7 @@ class Backbone:
             weights=self.weights,
             input_size=self.input_size,
             outputs=outputs,
-            parameters=engine.parameters if kept else self.model.count_params(),
+            parameters=parameters,
             preprocessing=self.preprocessing,
         )
 

@@ -317,10 +317,10 @@ def _keep(path: Path, network: Any, expected: Sequence[np.ndarray], parameters: 
         graph = Path(folder, "graph.xml")
         openvino.serialize(network, graph)
         parts = {"graph": graph.read_bytes(), "weights": graph.with_suffix(".bin").read_bytes()}
-    arrays = {name: np.frombuffer(values, np.uint8) for name, values in parts.items()}
-    maps = {f"maps_{k}": values for k, values in enumerate(expected)}
+    arrays: dict[str, Any] = {name: np.frombuffer(one, np.uint8) for name, one in parts.items()}
+    arrays |= {f"maps_{k}": values for k, values in enumerate(expected)}
     packed = io.BytesIO()
-    np.savez(packed, parameters=np.int64(parameters), **arrays, **maps)
+    np.savez(packed, parameters=np.int64(parameters), **arrays)
     with suppress(FeatlabError):
         write_whole(path, packed.getvalue())
     with suppress(OSError):

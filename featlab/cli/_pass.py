@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -258,25 +259,32 @@ def predict(
         predictor.check(network)
         if not (output / featlab.predict.MAPS).exists():
             network.probe()  # loads them
+    # Drawing asks the maps of every picture again.
+    whole = keep_maps or page or pictures_drawn != "none"
     table = predictor.predict(
         pictures,
         backbone=network,
         folder=output,
+        keep_maps=whole,
         coverage=coverage,
         on_error=on_error,
         progress=extract_bar,
     )
     write_tables(output, {"predictions": table})
-    heat = pictures_drawn == "heat"
-    with featlab.store.MapStore(output / featlab.predict.MAPS) as store:
-        if pictures_drawn != "none":
-            featlab.predict.write_pictures(predictor, store, table, output / "pictures", heat=heat)
-        if page:
-            shown = featlab.predict.shown_predictions(
-                predictor, store, table, coverage=coverage, heat=heat
-            )
-            featlab.report.write_predictions(shown, output / "predictions.html")
-    if not keep_maps:
+    shutil.rmtree(output / featlab.predict.PARTS, ignore_errors=True)
+    if whole:
+        heat = pictures_drawn == "heat"
+        with featlab.store.MapStore(output / featlab.predict.MAPS) as store:
+            if pictures_drawn != "none":
+                featlab.predict.write_pictures(
+                    predictor, store, table, output / "pictures", heat=heat
+                )
+            if page:
+                shown = featlab.predict.shown_predictions(
+                    predictor, store, table, coverage=coverage, heat=heat
+                )
+                featlab.report.write_predictions(shown, output / "predictions.html")
+    if whole and not keep_maps:
         (output / featlab.predict.MAPS).unlink()
     by = f"featlab {featlab.__version__}, {predictor.provenance['backbone']}"
     told = f"{by}, boxes by {predictor.box_method}"

@@ -36,6 +36,7 @@ from featlab.predict._parts import (
 )
 from featlab.predict._predictor import MAPS as MAPS
 from featlab.predict._predictor import MODEL as MODEL
+from featlab.predict._predictor import PARTS as PARTS
 from featlab.predict._predictor import Predictor, load_predictor
 from featlab.results import Results
 from featlab.results.localisation import BoxCascade, Localisation
@@ -43,8 +44,8 @@ from featlab.store import MapStore
 
 __all__ = ["Predictor", "fit_predictor", "load_predictor", "write_boxes", "write_pictures"]
 
-_UNTUNED = ("fusion", "cam_positive", "sum")
-"""Methods without boxes to choose by, the first that there is."""
+UNTUNED = tuple((name, FIXED_THRESHOLD) for name in ("fusion", "cam_positive", "sum"))
+"""Method and threshold without boxes to choose by, the first that there is."""
 _MOST_TEMPERED = 10_000  # train images that the temperature is fitted on
 _MOST_BOXED = 2_000  # confirm images that the expected overlap is fitted on
 _FEWEST_BOXED = 10
@@ -153,7 +154,7 @@ def _heat(localisation: Localisation) -> HeatBoxes:
         best = tuned.iloc[tuned["box_accuracy_confirm"].to_numpy(float).argmax()]
         method, threshold = str(best["method"]), float(best["threshold"])
     else:
-        method, threshold = next(n for n in _UNTUNED if n in fitted.methods), FIXED_THRESHOLD
+        method, threshold = next(pair for pair in UNTUNED if pair[0] in fitted.methods)
     contexts = {
         layer: replace(context, fitted={method: context.fitted.get(method)})
         for layer, context in fitted.contexts.items()

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from sklearn.isotonic import IsotonicRegression
 
 from featlab.arguments import group_codes
 from featlab.boxes.geometry import iou
+from featlab.errors import FeatlabError
 from featlab.intervals import share_interval
 from featlab.localise import heat_boxes
 from featlab.localise.heat import picture_sizes, timed_heats
-from featlab.results.localisation import FittedMethods
+from featlab.localise.methods import METHODS
+from featlab.own import own_pictures
+from featlab.results.localisation import Context, FittedMethods
 from featlab.store import MapStore
 
 Floats = NDArray[np.float64]
@@ -169,6 +179,70 @@ class HeatBoxes:
         return three[:, 1], np.asarray(steady, dtype=np.float64)
 
 
+_CONTEXT = ("scale", "weights", "intercepts")
+
+
+def heat_plain(heat: HeatBoxes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Heat-map boxes as what JSON says and named arrays."""
+    arrays: dict[str, np.ndarray] = {}
+    contexts = []
+    for k, (layer, context) in enumerate(heat.fitted.contexts.items()):
+        for name in _CONTEXT:
+            if (values := getattr(context, name)) is not None:
+                arrays[f"heat_{k}_{name}"] = values
+        state = context.fitted.get(heat.method)
+        if state is not None and not isinstance(state, tuple):
+            raise FeatlabError(
+                f"the heat-map method {heat.method!r} cannot be saved: what its fit returned "
+                "must be a tuple of arrays and numbers."
+            )
+        scalar = [isinstance(one, float) for one in state or ()]
+        arrays |= {f"heat_{k}_fitted_{j}": np.asarray(v) for j, v in enumerate(state or ())}
+        table = None
+        if context.neurons is not None:
+            table = context.neurons[["class", "neuron", "direction"]].to_dict("list")
+        contexts.append({"layer": layer, "fitted": None if state is None else scalar,
+                         "neurons": table, "random_state": context.random_state})  # fmt: skip
+    facts = {
+        "method": heat.method,
+        "threshold": heat.threshold,
+        "tuned": heat.tuned,
+        "contexts": contexts,
+    }
+    return facts, arrays
+
+
+def heat_made(
+    facts: Mapping[str, Any], classes: list[str], arrays: Mapping[str, np.ndarray]
+) -> HeatBoxes:
+    """What :func:`heat_plain` told, again."""
+    name = facts["method"]
+    if name not in METHODS:
+        raise FeatlabError(
+            f"the predictor's heat maps are of the method {str(name)[:80]!r}, which is not "
+            "registered here; import the module that registers it."
+        )
+    contexts = {}
+    for k, one in enumerate(facts["contexts"]):
+        state = None
+        if one["fitted"] is not None:
+            values = [arrays[f"heat_{k}_fitted_{j}"] for j in range(len(one["fitted"]))]
+            state = tuple(
+                float(value) if scalar else value
+                for value, scalar in zip(values, one["fitted"], strict=True)
+            )
+        contexts[str(one["layer"])] = Context(
+            classes=classes,
+            codes=np.zeros(0, dtype=np.int64),
+            **{part: arrays.get(f"heat_{k}_{part}") for part in _CONTEXT},  # type: ignore[arg-type]
+            neurons=None if one["neurons"] is None else pd.DataFrame(one["neurons"]),
+            random_state=one["random_state"],
+            fitted={name: state},
+        )
+    fitted = FittedMethods({name: METHODS[name]}, contexts)
+    return HeatBoxes(name, float(facts["threshold"]), bool(facts["tuned"]), fitted)
+
+
 @dataclass(frozen=True)
 class ExpectedOverlap:
     """The IoU to expect of a box from how steady it is: an isotonic regression on confirm images.
@@ -193,3 +267,70 @@ def fit_overlap(steady: Floats, overlap: Floats) -> ExpectedOverlap:
     return ExpectedOverlap(
         np.asarray(model.X_thresholds_, dtype=float), np.asarray(model.y_thresholds_, dtype=float)
     )
+
+
+def blocks_in_memory(pictures: Any, size: int) -> Iterator[list[Any]] | None:
+    """Pictures that are no files, `size` at a time; None where paths are given.
+
+    Of an iterable the first one decides; it is read no further than the block that is asked for.
+    """
+    if isinstance(pictures, (str, os.PathLike)):
+        return None
+    if isinstance(pictures, (bytes, bytearray, Image.Image)) or getattr(pictures, "ndim", 0) == 3:
+        pictures = [pictures]
+    if isinstance(pictures, (list, tuple)) and (
+        not pictures or isinstance(pictures[0], (str, os.PathLike))
+    ):
+        return None
+    if not isinstance(pictures, Iterable):
+        raise FeatlabError(
+            "pictures must be paths, a store, uint8 pixels (h, w, 3) or (n, h, w, 3), images of "
+            f"Pillow or bytes, got {type(pictures).__name__}."
+        )
+    return _blocks(iter(pictures), size)
+
+
+def _blocks(pictures: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    number = 0
+    while block := list(islice(pictures, size)):
+        yield [(number + k, one) for k, one in enumerate(block)]
+        number += len(block)
+
+
+_JPEG = b"\xff\xd8\xff"
+
+
+def write_block(block: Iterable[tuple[int, Any]], folder: Path) -> list[Path]:
+    """Write numbered pictures as files of the same pixels; bytes as they are."""
+    return [_write_picture(one, folder / f"{number:09d}") for number, one in block]
+
+
+def _write_picture(picture: Any, path: Path) -> Path:
+    if isinstance(picture, (bytes, bytearray)):
+        # The suffix of a JPEG lets the pass decode a large one at a part of its size.
+        path = path.with_suffix(".jpg" if picture[:3] == _JPEG else ".bin")
+        path.write_bytes(picture)
+        return path
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise FeatlabError(
+                "a picture must be uint8 of shape (h, w, 3), got "
+                f"{picture.dtype} of shape {picture.shape}."
+            )
+        picture = Image.fromarray(picture)
+    if not isinstance(picture, Image.Image):
+        raise FeatlabError(
+            "pictures must be all paths, or all pixels, images of Pillow or bytes, got "
+            f"{type(picture).__name__} among them."
+        )
+    path = path.with_suffix(".png")
+    ImageOps.exif_transpose(picture).convert("RGB").save(path, compress_level=1)
+    return path
+
+
+def own_answer(store: MapStore, rows: np.ndarray) -> dict[str, Any]:
+    """What the network itself calls the pictures; empty where it has no classifier."""
+    if store.own_head is None:
+        return {"own_class": "", "own_probability": np.nan}
+    first = own_pictures(store, rows, most=1)
+    return {name: first[name].to_numpy() for name in ("own_class", "own_probability")}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +31,23 @@ from featlab.extract import (
 )
 from featlab.heads.saving import SavedHead
 from featlab.images import index_pictures
-from featlab.localise.methods import METHODS
-from featlab.own import own_pictures
-from featlab.predict._parts import ClassSets, ExpectedOverlap, Floats, HeatBoxes, Typicality
-from featlab.results.localisation import BoxCascade, Context, FittedMethods
+from featlab.predict._parts import (
+    ClassSets,
+    ExpectedOverlap,
+    Floats,
+    HeatBoxes,
+    Typicality,
+    blocks_in_memory,
+    heat_made,
+    heat_plain,
+    own_answer,
+    write_block,
+)
+from featlab.results.localisation import BoxCascade
 from featlab.store import MapStore
 from featlab.store.format import damage_told, read_arrays, write_arrays
+from featlab.system.files import write_whole
+from featlab.version import __version__
 
 IDENTITY = (
     *("backbone", "weights_sha256", "input_size", "layers", "output_stride", "preprocessing"),
@@ -44,6 +58,9 @@ ENCODING = ("featlab-predictor", "1.0")
 """Attributes ``encoding-type`` and ``encoding-version`` of the file."""
 MODEL = "model.featlab"
 MAPS = "predicted_maps.h5"
+PARTS = "predictions.parts"
+PICTURES_AT_ONCE = 2048
+"""Files whose maps lie on the disk at a time, where they are not kept."""
 BETWEEN = "|"
 """Between the classes of a set."""
 _BLOCK = 512
@@ -108,22 +125,30 @@ class Predictor:
         *,
         backbone: MapSource | None = None,
         folder: str | os.PathLike[str] | None = None,
+        keep_maps: bool = False,
         coverage: float = 0.9,
         on_error: str = "raise",
         progress: Progress | None = None,
     ) -> pd.DataFrame:
         """Class, box, and how far each may be trusted, of pictures with or without labels.
 
+        What lies on the disk and in memory at a time is that of 2,048 pictures, beside the table.
+
         Parameters
         ----------
-        pictures : path-like, sequence of path-like, or MapStore
-            Files, folders, patterns, CSV files (:func:`featlab.images.index_pictures`); or a store
-            of the same network.
+        pictures : path-like, MapStore, ndarray, Pillow image, bytes, or iterable of these
+            Files, folders, patterns, CSV files (:func:`featlab.images.index_pictures`); a store
+            of the same network; RGB pixels ``(h, w, 3)`` or ``(n, h, w, 3)``, uint8; images of
+            Pillow; the content of picture files. Pictures that are no files are numbered from 0
+            in the column ``path``.
         backbone : Backbone, optional
             By default the predictor's own is loaded.
         folder : path-like, optional
-            Where the maps are kept (``predicted_maps.h5``): an interrupted call goes on from
-            there, and a second one makes no pass. By default they are removed.
+            Where the answers of each 2,048 files lie (``predictions.parts``): an interrupted call
+            goes on from there, and a second one makes no pass. By default they are removed.
+        keep_maps : bool
+            Keep the maps of all files, too (``predicted_maps.h5`` in `folder`): another predictor
+            of the same network makes no pass, either.
         coverage : float
             Of the sets of classes, in (0, 1).
         on_error : {"raise", "skip"}
@@ -144,24 +169,79 @@ class Predictor:
         Raises
         ------
         FeatlabError
-            Another network than the predictor's; no picture; a file cannot be used.
+            Another network than the predictor's; no picture; an unusable file; no folder for maps.
         """
         check_between("coverage", coverage, 0, 1)
-        with ExitStack() as stack:
-            if isinstance(pictures, MapStore):
-                return self._of_store(pictures, coverage)
+        if keep_maps and folder is None:
+            raise FeatlabError("keep_maps needs a folder to keep them in, got none; give folder.")
+        if isinstance(pictures, MapStore):
+            return self._of_store(pictures, coverage)
+        run = partial(self._of_files, coverage=coverage, progress=progress)
+        blocks = blocks_in_memory(pictures, PICTURES_AT_ONCE)
+        if blocks is None:
             images, skipped = index_pictures(pictures, on_error=on_error)
-            own = rebuild_backbone(self.provenance) if backbone is None else backbone
-            self.check(own)
-            where = folder or stack.enter_context(tempfile.TemporaryDirectory())
-            options = PassOptions(
-                resize=str(self.provenance["resize"]), dtype=str(self.provenance["dtype"])
-            )
-            path = Path(where, MAPS)
-            store = extract_maps(
-                images, own, path, skipped=skipped, options=options, progress=progress
-            )
-            return self._of_store(stack.enter_context(store), coverage)
+            own = self._network(backbone)
+            with ExitStack() as stack:
+                where = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
+                return run(images, skipped, own, where, keep_maps)
+        own = self._network(backbone)
+        tables = []
+        for block in blocks:
+            with tempfile.TemporaryDirectory() as written:
+                files = write_block(block, Path(written))
+                images, skipped = index_pictures(files, on_error=on_error)
+                tables.append(run(images, skipped, own, Path(written, "answers"), False))
+        if not tables:
+            raise FeatlabError("pictures must hold at least one picture, got none.")
+        return pd.concat(tables, ignore_index=True)
+
+    def _network(self, backbone: MapSource | None) -> MapSource:
+        """The network that is given, or the predictor's own; another one is refused."""
+        own = rebuild_backbone(self.provenance) if backbone is None else backbone
+        self.check(own)
+        return own
+
+    def _of_files(
+        self,
+        images: pd.DataFrame,
+        skipped: pd.DataFrame,
+        backbone: MapSource,
+        folder: Path,
+        keep_maps: bool,
+        *,
+        coverage: float,
+        progress: Progress | None,
+    ) -> pd.DataFrame:
+        """The table of indexed files, from one store that is kept or from one of each block."""
+        options = PassOptions(
+            resize=str(self.provenance["resize"]), dtype=str(self.provenance["dtype"])
+        )
+        extract = partial(extract_maps, backbone=backbone, options=options, progress=progress)
+        if keep_maps:
+            with extract(images, path=folder / MAPS, skipped=skipped) as store:
+                return self._of_store(store, coverage)
+        tables = []
+        for start in range(0, len(images), PICTURES_AT_ONCE):
+            some = images.iloc[start : start + PICTURES_AT_ONCE].reset_index(drop=True)
+            key = f"{self._digest}{coverage}{some[['path', 'sha256']].to_csv()}"
+            name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+            done, maps = (folder / PARTS / f"{name}{end}" for end in (".parquet", ".h5"))
+            if not done.is_file():
+                with extract(some, path=maps) as store:
+                    write_whole(done, self._of_store(store, coverage).to_parquet)
+                maps.unlink()
+                shutil.rmtree(maps.with_name(f"{maps.name}.parts"), ignore_errors=True)
+            tables.append(pd.read_parquet(done))
+        return pd.concat(tables, ignore_index=True)
+
+    @cached_property
+    def _digest(self) -> str:
+        """Changes when anything that decides an answer does."""
+        facts, arrays = _plain(self)
+        digest = hashlib.sha256(json.dumps([facts, __version__], sort_keys=True).encode())
+        for name in sorted(arrays):
+            digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+        return digest.hexdigest()
 
     def check(self, backbone: MapSource) -> None:
         """Refuse another network than the one whose maps everything was fitted on.
@@ -198,7 +278,7 @@ class Predictor:
                     box_method=self.box_method,
                     box_score=unknown if self.overlap is None else self.overlap.of(steady),
                     detectors=self._firing(X, names[codes]),
-                    **_own_answer(store, rows),
+                    **own_answer(store, rows),
                 )
             )
         return pd.concat(parts, ignore_index=True)
@@ -242,14 +322,6 @@ class Predictor:
         return path
 
 
-def _own_answer(store: MapStore, rows: np.ndarray) -> dict[str, Any]:
-    """What the network itself calls the pictures; empty where it has no classifier."""
-    if store.own_head is None:
-        return {"own_class": "", "own_probability": np.nan}
-    first = own_pictures(store, rows, most=1)
-    return {name: first[name].to_numpy() for name in ("own_class", "own_probability")}
-
-
 def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     """Read what :meth:`Predictor.save` wrote.
 
@@ -270,9 +342,6 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
         return _made(facts, arrays)
 
 
-_CONTEXT = ("scale", "weights", "intercepts")
-
-
 def _plain(own: Predictor) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A predictor as what JSON says and named arrays."""
     arrays: dict[str, np.ndarray] = {
@@ -290,24 +359,8 @@ def _plain(own: Predictor) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays |= {f"head_weights_{k}": weights, f"head_intercepts_{k}": intercepts}
     if own.overlap is not None:
         arrays |= {"overlap_x": own.overlap.steady, "overlap_y": own.overlap.overlap}
-    contexts = []
-    for k, (layer, context) in enumerate(own.heat.fitted.contexts.items()):
-        for name in _CONTEXT:
-            if (values := getattr(context, name)) is not None:
-                arrays[f"heat_{k}_{name}"] = values
-        state = context.fitted.get(own.heat.method)
-        if state is not None and not isinstance(state, tuple):
-            raise FeatlabError(
-                f"the heat-map method {own.heat.method!r} cannot be saved: what its fit returned "
-                "must be a tuple of arrays and numbers."
-            )
-        scalar = [isinstance(one, float) for one in state or ()]
-        arrays |= {f"heat_{k}_fitted_{j}": np.asarray(v) for j, v in enumerate(state or ())}
-        table = None
-        if context.neurons is not None:
-            table = context.neurons[["class", "neuron", "direction"]].to_dict("list")
-        contexts.append({"layer": layer, "fitted": None if state is None else scalar,
-                         "neurons": table, "random_state": context.random_state})  # fmt: skip
+    heat, of_heat = heat_plain(own.heat)
+    arrays |= of_heat
     cascade = None
     if own.cascade is not None:
         known = own.cascade
@@ -325,8 +378,7 @@ def _plain(own: Predictor) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "classes": own.classes,
         "head": {"layers": len(own.head.layers), "activation": own.head.activation,
                  "output": own.head.output},
-        "heat": {"method": own.heat.method, "threshold": own.heat.threshold,
-                 "tuned": own.heat.tuned, "contexts": contexts},
+        "heat": heat,
         "cascade": cascade,
         "measured": own.measured,
     }  # fmt: skip
@@ -365,43 +417,13 @@ def _made(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Predict
         detectors=detectors,
         sets=ClassSets(arrays["sets_scores"], arrays["sets_tested"]),
         typicality=Typicality(arrays["typicality_train"], arrays["typicality_novelty"]),
-        heat=_heat(facts["heat"], classes, arrays),
+        heat=heat_made(facts["heat"], classes, arrays),
         cascade=None if told is None else BoxCascade(**told, arrays=of_cascade),
         overlap=overlap,
         measured=facts["measured"],
     )
     _try_out(predictor)
     return predictor
-
-
-def _heat(
-    facts: Mapping[str, Any], classes: list[str], arrays: Mapping[str, np.ndarray]
-) -> HeatBoxes:
-    name = facts["method"]
-    if name not in METHODS:
-        raise FeatlabError(
-            f"the predictor's heat maps are of the method {str(name)[:80]!r}, which is not "
-            "registered here; import the module that registers it."
-        )
-    contexts = {}
-    for k, one in enumerate(facts["contexts"]):
-        state = None
-        if one["fitted"] is not None:
-            values = [arrays[f"heat_{k}_fitted_{j}"] for j in range(len(one["fitted"]))]
-            state = tuple(
-                float(value) if scalar else value
-                for value, scalar in zip(values, one["fitted"], strict=True)
-            )
-        contexts[str(one["layer"])] = Context(
-            classes=classes,
-            codes=np.zeros(0, dtype=np.int64),
-            **{part: arrays.get(f"heat_{k}_{part}") for part in _CONTEXT},  # type: ignore[arg-type]
-            neurons=None if one["neurons"] is None else pd.DataFrame(one["neurons"]),
-            random_state=one["random_state"],
-            fitted={name: state},
-        )
-    fitted = FittedMethods({name: METHODS[name]}, contexts)
-    return HeatBoxes(name, float(facts["threshold"]), bool(facts["tuned"]), fitted)
 
 
 def _try_out(own: Predictor) -> None:
