@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from featlab.arguments import SIDES, check_columns, effective_units, group_names, text_labels
+from featlab.arguments import (
+    SIDES,
+    check_columns,
+    effective_units,
+    group_names,
+    is_unlabelled,
+    text_labels,
+)
 from featlab.errors import FeatlabError
 
 __all__ = ["make_split"]
@@ -51,6 +58,8 @@ def make_split(
     proportion of `fractions`; byte-identical files on different given sides are moved to train,
     with a warning in the log. A given split that puts one group on several sides is refused.
 
+    A set without labels is split at random, units whole.
+
     Copies that are not byte for byte the same are a group in the images of the store that
     :func:`featlab.audit.group_copies` gives.
 
@@ -83,8 +92,11 @@ def make_split(
     )
     shares = _checked_fractions(usual_fractions(images) if fractions is None else fractions)
     table = images.assign(_row=np.arange(len(images))).sort_values("path", kind="stable")
-    labels = text_labels(table["label"], name="label").astype(np.str_)
-    if len(np.unique(labels)) < 2:
+    if is_unlabelled(table["label"]):
+        labels = np.full(len(table), "", dtype=np.str_)
+    else:
+        labels = text_labels(table["label"], name="label").astype(np.str_)
+    if len(np.unique(labels)) < 2 and not is_unlabelled(labels):
         raise FeatlabError(
             f"A split needs at least two classes, got {sorted(set(labels.tolist()))}; "
             "add images of another class."

@@ -27,7 +27,7 @@ from featlab.results.analysis import (
     SetOverview,
     SmallestSet,
 )
-from featlab.results.images import OwnClasses
+from featlab.results.images import Clusters, OwnClasses, SetMaps
 from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.networks import Transfer
 from featlab.results.pictures import Comparison, Predictions, Samples
@@ -117,7 +117,35 @@ def results(draw: Any) -> Results:
         cards=_cards(make, len(store)),  # type: ignore[arg-type]
         own=_own(make, store) if make.chance() else None,
         predictions=_predictions(make, truth=True) if make.chance() else None,
+        clusters=_clusters(make, store) if make.chance() else None,
+        set_maps=_set_maps(make, store) if make.chance() else None,
     )
+
+
+def _clusters(make: Maker, store: FakeStore) -> Clusters:
+    """Clusters of the images, the largest first."""
+    codes = np.sort(make.rng.integers(0, 4, len(store)))
+    sizes = pd.Series(codes).value_counts()
+    names = {code: f"cluster {k}" for k, code in enumerate(sizes.index, start=1)}
+    images = pd.DataFrame({"row": range(len(store)), "path": store.images["path"]})
+    images["cluster"] = [names[code] for code in codes]
+    table = pd.DataFrame({"cluster": [*names.values()], "n": sizes.to_numpy(), "typical": "a|b"})
+    choice = pd.DataFrame({"clusters": [2, 3, 4], "silhouette": 2 * make.shares(3) - 1})
+    neurons = pd.DataFrame({"cluster": ["cluster 1"], "layer": "top", "neuron": 0, "auroc": 1.0})
+    return Clusters(table, images, choice, neurons, SimpleNamespace(), {})  # type: ignore[arg-type]
+
+
+def _set_maps(make: Maker, store: FakeStore) -> SetMaps:
+    """Boxes of every image, scored or not."""
+    boxes = pd.DataFrame({"row": range(len(store)), "method": "sum"})
+    table = pd.DataFrame()
+    if make.chance():
+        table = pd.DataFrame({"method": ["sum", "ddt", "mean_box"], "n": make.whole(1, 90)})
+        table["baseline"] = table["method"] == "mean_box"
+        table["box_accuracy_confirm"] = make.shares(3)
+        for name, values in make.scored("box_accuracy", make.shares(3)).items():
+            table[name] = values
+    return SetMaps(boxes, table, SimpleNamespace())  # type: ignore[arg-type]
 
 
 def _own(make: Maker, store: FakeStore) -> OwnClasses:

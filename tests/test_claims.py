@@ -319,6 +319,28 @@ def _(text, r, _claim):
         assert counts[name] == counts.max()
 
 
+@check("clusters")
+def _(text, r, _claim):
+    sizes = r.clusters.images["cluster"].value_counts().tolist()
+    assert count(text, r"^(\d+) cluster") == len(sizes)
+    told = re.search(r": ([\d, ]+) images", text)[1]
+    assert [int(n) for n in told.split(",")] == sorted(sizes, reverse=True)
+    choice = r.clusters.choice.set_index("clusters")["silhouette"]
+    assert same(re.search(r"silhouette, ([\d.−]+) of", text)[1], choice.max(), 1)
+
+
+@check("maps without labels")
+def _(text, r, _claim):
+    assert count(text, r"box of ([\d,]+) picture") == r.set_maps.boxes["row"].nunique()
+    table = r.set_maps.table
+    assert ("nothing is scored" in text) == table.empty
+    if len(table):
+        own = table[~table["baseline"]]
+        best = own["box_accuracy_confirm"].max()
+        rows = own[own["box_accuracy_confirm"] == best]
+        assert any(same(percentages(text)[0], value) for value in rows["box_accuracy"])
+
+
 @check("own votes")
 def _(text, r, _claim):
     told = re.findall(r"neuron (\d+) votes for (.+?) \((.+?): rank correlation ([^ )]+)", text)

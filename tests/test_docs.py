@@ -320,6 +320,7 @@ def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "gradients mine.h5 -o gradients --backbone mine.keras --images 2",
         "finetune pictures -o finetune --backbone mine.keras --epochs 1 --small-images 32",
         "compare mine.h5 other.h5 -o compare",
+        "run loose -o unlabelled --backbone mine.keras",
     ]
 
     def load(name: str, weights: object = None, input_size: int = 56) -> backbones.Backbone:
@@ -330,6 +331,9 @@ def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         patch.setattr("featlab.pipeline._analysis.BOX_HEADS", ("ridge_pca",))
         patch.setattr("featlab.pipeline.transfer.load_backbone", load)
         os.symlink(finished / "my_pictures", "pictures")
+        Path("loose").mkdir()  # in no class folder: a set without labels
+        for k, picture in enumerate(sorted(Path("pictures").rglob("*.png"))[:60]):
+            os.symlink(picture.resolve(), f"loose/{k}.png")
         for made in ("neurons", "localise"):
             Path(made).mkdir()
         for line in lines:

@@ -42,6 +42,7 @@ from featlab.arguments.tables import (
     group_names,
     has_groups,
     in_turn,
+    is_unlabelled,
     row_numbers,
     selected_detectors,
     split_sides,

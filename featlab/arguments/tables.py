@@ -92,6 +92,12 @@ def text_labels(labels: ArrayLike, n: int | None = None, *, name: str = "y") -> 
     return np.array(names, dtype=object)
 
 
+def is_unlabelled(labels: ArrayLike) -> bool:
+    """Whether no image has a label: they are all ``""``."""
+    given = np.asarray(labels, dtype=object)
+    return bool(len(given)) and all(one == "" for one in given)
+
+
 def class_codes(
     labels: ArrayLike, n: int | None = None, *, name: str = "y", least: int = 1
 ) -> tuple[NDArray[np.intp], NDArray[np.object_]]:

@@ -10,6 +10,13 @@ Pictures that are there several times (`duplicates`) are a group of their own in
 
 from featlab.audit._duplicates import distinct_rows, duplicates, group_copies
 from featlab.audit._labels import label_errors
-from featlab.audit._set import audit_set
+from featlab.audit._set import audit_pictures, audit_set
 
-__all__ = ["audit_set", "distinct_rows", "duplicates", "group_copies", "label_errors"]
+__all__ = [
+    "audit_pictures",
+    "audit_set",
+    "distinct_rows",
+    "duplicates",
+    "group_copies",
+    "label_errors",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from featlab.audit._confounds import (
 )
 from featlab.audit._duplicates import copies_both_ways, duplicates, duplicates_line, with_split
 from featlab.audit._labels import (
+    LABEL_COLUMNS,
     NOT_DONE,
     checked_labels,
     images_word,
@@ -321,6 +322,41 @@ def audit_set(
         duplicates=pairs,
         copies=copies,
         label_errors=_with_paths(errors, images),
+        outliers=_with_paths(far[far["outlier"]].reset_index(drop=True), images),
+    )
+
+
+def audit_pictures(
+    store: MapStore, pairs: pd.DataFrame | None = None, *, box_kind: str | None = None
+) -> Audit:
+    """What can be checked of a set without labels: pictures, copies, captions, outliers.
+
+    The arguments are those of :func:`audit_set`; tables of labels, confounds, detectors are empty.
+    """
+    images, X = store.images, _features(store, None)
+    pictures = _pictures(images, None)
+    statistics = _statistics(store, pictures, box_kind)
+    pairs = duplicates(store) if pairs is None else pairs
+    one, looked = np.full(len(images), "the set"), store.thumbnails is not None
+    far, none = outliers(X, one).assign(label=""), pd.DataFrame()
+    confounded = pd.DataFrame(columns=CONFOUND_COLUMNS)
+    copies = duplicates_line(pairs, none, one, looked=looked)
+    captions, apart = captions_line(statistics, confounded), outliers_line(far)
+    findings = [
+        pictures_line(pictures, len(images), len(store.skipped)),
+        # There are no sides that copies could lie across, and no labels.
+        replace(copies, finding=copies.finding.partition(";")[0].rstrip(".") + "."),
+        replace(captions, finding=captions.finding.partition(", ")[0].rstrip(".") + "."),
+        replace(apart, finding=apart.finding.replace("their class", "the set")),
+    ]
+    return Audit(
+        summary=pd.DataFrame([asdict(finding) for finding in findings]),
+        statistics=statistics,
+        confounds=confounded,
+        adjusted=pd.DataFrame(columns=ADJUSTED_COLUMNS),
+        duplicates=pairs,
+        copies=none,
+        label_errors=_with_paths(pd.DataFrame(columns=LABEL_COLUMNS), images),
         outliers=_with_paths(far[far["outlier"]].reset_index(drop=True), images),
     )
 

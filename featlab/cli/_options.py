@@ -238,6 +238,9 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
                 f"{_number(detectors['auroc_confirmed'])} on unseen images"
             )
         print(f"  detectors of {label}: {detectors['n']}{best}")
+    if summary["clusters"]:
+        sizes = ", ".join(map(str, summary["clusters"].values()))
+        print(f"  no labels; {len(summary['clusters'])} clusters of {sizes} images")
     if summary["own_classes"]:
         called = ", ".join(f"{k} ({v['images']})" for k, v in summary["own_classes"].items())
         print(f"  the network itself calls most pictures: {called}")

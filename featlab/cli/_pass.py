@@ -180,7 +180,12 @@ def write_page(
         progress=quiet_bar,
         **_earlier(output),
     )
-    results = _leave_predictor(results, output)
+    if results.unlabelled:
+        logging.getLogger(__name__).info(
+            "no predictor, heads, detectors: %s", results.left_out["labels"]
+        )
+    else:
+        results = _leave_predictor(results, output)
     featlab.pipeline.write_results(results, output)
     tell(featlab.report.summary(results), output)
     return results

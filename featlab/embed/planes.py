@@ -207,3 +207,74 @@ def _thumbnails(plane: Floats, rows: NDArray[np.intp]) -> tuple[pd.DataFrame, fl
     )
     nearest = table.sort_values(["off", "row"]).drop_duplicates("cell").sort_values("row")
     return nearest[["row", "x", "y"]].reset_index(drop=True), side
+
+
+FEWEST_CLUSTERED = 20
+"""Fewer images than this are not clustered."""
+_MOST_CLUSTERS, _PER_CLUSTER = 20, 5  # clusters tried; images there are for each of them
+_SILHOUETTE_IMAGES = 3000
+
+
+def cluster_images(
+    X: pd.DataFrame | ArrayLike, *, random_state: int = 0
+) -> tuple[NDArray[np.intp], Floats, pd.DataFrame]:
+    """Groups of images that the network sees alike, for a set without labels.
+
+    k-means of the images' unit vectors (images are alike by the angle of their features) on at
+    most 50 principal components. The number of clusters is the one, of 2 to 20 and at most a fifth
+    of the images, with the largest mean silhouette (of a random 3,000 images); the fewer where two
+    are equal. It is a description: a set without clusters is cut up all the same.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+        Features, finite; at least 20 images.
+    random_state : int
+
+    Returns
+    -------
+    codes : ndarray of int, shape (n,)
+        0 is the largest cluster.
+    distance : ndarray of shape (n,)
+        To the centre of the image's cluster.
+    choice : DataFrame
+        ``clusters, silhouette`` for each number that was tried.
+
+    Raises
+    ------
+    FeatlabError
+        Fewer than 20 images, NaN or infinite features, images that are all alike.
+
+    References
+    ----------
+    Rousseeuw (1987). Silhouettes: a graphical aid to the interpretation and validation of cluster
+    analysis. Journal of Computational and Applied Mathematics 20, 53-65.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import silhouette_score
+
+    values = finite_matrix(X)
+    n = len(values)
+    if n < FEWEST_CLUSTERED:
+        raise FeatlabError(f"X must hold at least {FEWEST_CLUSTERED} images to cluster, got {n}.")
+    if (values.min(axis=0) == values.max(axis=0)).all():
+        raise FeatlabError(f"The {n} images of X are all alike; there is nothing to cluster.")
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    units = (values / np.maximum(length, 1e-12)).astype(np.float64)
+    scores, _ = _principal_components(units, np.arange(n), random_state)
+    some = np.sort(np.random.default_rng(random_state).permutation(n)[:_SILHOUETTE_IMAGES])
+    tried = []
+    for k in range(2, min(_MOST_CLUSTERS, n // _PER_CLUSTER) + 1):
+        model = KMeans(k, n_init=5, random_state=random_state).fit(scores)
+        if len(set(model.labels_[some])) < 2:
+            continue
+        value = float(silhouette_score(scores[some], model.labels_[some]))
+        tried.append((k, value, model))
+    if not tried:
+        raise FeatlabError(f"The {n} images of X are too alike to be clustered.")
+    _, _, best = max(tried, key=lambda one: (round(one[1], 6), -one[0]))
+    order = np.argsort(-np.bincount(best.labels_, minlength=best.n_clusters), kind="stable")
+    codes = np.argsort(order)[best.labels_]
+    distance = np.linalg.norm(scores - best.cluster_centers_[best.labels_], axis=1)
+    choice = pd.DataFrame([(k, value) for k, value, _ in tried], columns=["clusters", "silhouette"])
+    return codes, distance, choice

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab.arguments import Progress, check_choice, tracked
+from featlab.arguments import Progress, check_choice, is_unlabelled, tracked
 from featlab.errors import FeatlabError
 from featlab.images._annotations import (
     Problem,
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 LAYOUT = (
     "expected <folder>/<class>/*.jpg, or <folder>/train|val|test/<class>/*.jpg, or a CSV file with "
-    "the columns path, label"
+    "the columns path, label; without labels <folder>/*.jpg, or a CSV file with the column path"
 )
 SPLIT_NAMES = {
     "train": "train",
@@ -55,8 +55,7 @@ SPLIT_NAMES = {
     "test": "test",
 }
 _FOLDER_SPLITS = set(SPLIT_NAMES) - {"confirm"}
-_MOST_LISTED = 20
-_MOST_THREADS = 8
+_MOST_LISTED, _MOST_THREADS = 20, 8
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,7 @@ def index_images(
     the columns ``path, label`` and perhaps ``split`` (train, val, confirm, test or empty) and
     ``group``, with paths relative to its folder. In a folder, files count by the suffixes of the
     formats that Pillow decodes; hidden files and folders called ``annotations`` never count.
+    Pictures in no class folder, or a CSV file without ``label``: a set without labels ("" all).
 
     **Boxes.** From the first of these that has any:
 
@@ -148,9 +148,7 @@ def index_images(
     check_choice("on_error", on_error, ("raise", "skip"))
     pattern = _compile(group_from)
     listing = list_source(source)
-    candidates = listing.candidates
-    if pattern is not None:
-        candidates = [_grouped(candidate, pattern) for candidate in candidates]
+    candidates = [_grouped(candidate, pattern) for candidate in listing.candidates]
     rows, problems = inspect_all(listing.root, candidates, progress)
     boxes, box_problems = make_box_table(
         listing.root,
@@ -160,6 +158,8 @@ def index_images(
     )
     problems = listing.problems + problems + box_problems
     report_problems(listing, problems, on_error, n_usable=len(rows))
+    if is_unlabelled([row[0].label for row in rows]):
+        _log.info("%d pictures without labels: none in a class folder or column label", len(rows))
     return image_table(rows, listing.root), boxes, skipped_table(problems)
 
 
@@ -174,7 +174,9 @@ def _compile(group_from: str | None) -> re.Pattern[str] | None:
         ) from error
 
 
-def _grouped(candidate: Candidate, pattern: re.Pattern[str]) -> Candidate:
+def _grouped(candidate: Candidate, pattern: re.Pattern[str] | None) -> Candidate:
+    if pattern is None:
+        return candidate
     match = pattern.search(candidate.path)
     group = (match.group(1) if pattern.groups else match.group()) if match else None
     if not group:
@@ -269,19 +271,21 @@ def list_source(source: str | os.PathLike[str]) -> Listing:
 
 def _list_folder(root: Path) -> Listing:
     problems: list[Problem] = []
-    paths = [path for path in walk_files(root, "", problems) if is_picture_name(path)]
+    paths = sorted(path for path in walk_files(root, "", problems) if is_picture_name(path))
     tops = {path.partition("/")[0] for path in paths if "/" in path}
     depth = 2 if _has_split_level(root, tops) else 1
     candidates = []
-    for path in sorted(paths):
-        parts = path.split("/")
-        if len(parts) <= depth:
-            problems.append(Problem(printable(path), "it lies in no class folder"))
+    placed = [path for path in paths if path.count("/") >= depth]
+    for path in paths:
+        if placed and path.count("/") < depth:
+            reason = f"it lies in no class folder, others do, such as {cut(printable(placed[0]))}"
+            problems.append(Problem(printable(path), reason))
         elif printable(path) != path:
             problems.append(Problem(printable(path), "its name is not valid UTF-8"))
         else:
+            parts = path.split("/")
             split = SPLIT_NAMES[parts[0].lower()] if depth == 2 else ""
-            candidates.append(Candidate(path, parts[depth - 1], split))
+            candidates.append(Candidate(path, parts[depth - 1] if placed else "", split))
     if not candidates:
         raise FeatlabError(_nothing_found(root, problems))
     return Listing(root, candidates, problems, is_selection=False)
@@ -290,8 +294,7 @@ def _list_folder(root: Path) -> Listing:
 def _nothing_found(root: Path, problems: list[Problem]) -> str:
     if not problems:
         return f"there is no picture in {root}; {LAYOUT}."
-    first = problems[0]
-    return f"no picture in {root} can be used ({first.path}: {first.reason}); {LAYOUT}."
+    return f"no picture in {root} can be used ({problems[0].path}: {problems[0].reason}); {LAYOUT}."
 
 
 def _has_split_level(root: Path, tops: set[str]) -> bool:
@@ -308,7 +311,7 @@ def _has_split_level(root: Path, tops: set[str]) -> bool:
 
 def _read_csv(path: Path) -> list[Candidate]:
     candidates: dict[str, Candidate] = {}
-    for line, row in read_rows(path, ("path", "label")):
+    for line, row in read_rows(path, ("path",)):
         picture = relative_path(row["path"])
         if picture is None:
             raise FeatlabError(
@@ -319,7 +322,7 @@ def _read_csv(path: Path) -> list[Candidate]:
             raise FeatlabError(
                 f"{path} line {line}: {cut(picture)} is listed twice; keep one line."
             )
-        if not row["label"]:
+        if not row.get("label", "-"):
             raise FeatlabError(f"{path} line {line}: label is empty; give every picture one.")
         split = row.get("split", "").lower()
         if split and split not in SPLIT_NAMES:
@@ -328,7 +331,7 @@ def _read_csv(path: Path) -> list[Candidate]:
                 f"got {cut(repr(row['split']))}."
             )
         candidates[picture] = Candidate(
-            picture, row["label"], SPLIT_NAMES.get(split, ""), row.get("group", "")
+            picture, row.get("label", ""), SPLIT_NAMES.get(split, ""), row.get("group", "")
         )
     if not candidates:
         raise FeatlabError(f"{path} lists no pictures; {LAYOUT}.")

@@ -15,6 +15,7 @@ from featlab import embed, report
 from featlab.arguments import (
     Progress,
     confirmed_detectors,
+    is_unlabelled,
     stratified_rows,
     true_boxes,
 )
@@ -52,7 +53,6 @@ from featlab.pipeline.detectors import (
     place_heads,
     predicted_classes,
     rows_of,
-    selection_of,
 )
 from featlab.pipeline.scheduler import Stage, run_stages, timed
 from featlab.results.analysis import BoxDetails, HeadDetails, HeadResults, Results, SetOverview
@@ -130,7 +130,12 @@ def analyse(
         "progress": progress,
         "load": pictures.picture_loader(store),
     }
-    made, own = run_stages(STAGES, given)
+    left_out = {"unlabelled": "the pictures have labels"}
+    if is_unlabelled(given["labels"]):
+        # What needs labels is left out, with all that rests on it.
+        left_out = dict.fromkeys(("labels", "box_heads"), "the pictures have no labels")
+    given = {name: value for name, value in given.items() if name not in left_out}
+    made, own = run_stages(STAGES, given | {"unlabelled": True}, left_out)
     results = Results(
         store=store,
         split=given["split"],
@@ -142,7 +147,8 @@ def analyse(
         gradients=gradients,
         transfer=transfer,
         boxed_test_images=int((given["split"][given["truth"]["image"].unique()] == "test").sum()),
-        selection=selection_of(made["all_neurons"]),
+        left_out=left_out,
+        **sets.heads_and_neurons(made),
         **{field.name: made[field.name] for field in fields(Results) if field.name in made},
     )
     return replace(results, answers=report.overview.answers(results))
@@ -195,10 +201,12 @@ def _main_table(store: MapStore, tables: Mapping[Place, pd.DataFrame]) -> pd.Dat
     return tables[main_place(store)]
 
 
-def _heads(store: MapStore, X: pd.DataFrame, split: pd.Series, random_state: int) -> HeadResults:
+def _heads(
+    store: MapStore, X: pd.DataFrame, labels: pd.Series, split: pd.Series, random_state: int
+) -> HeadResults:
     return evaluate_heads(
         X,
-        store.images["label"],
+        labels,
         split,
         colour=store.colour_histogram,
         groups=store.images["group"],
@@ -415,6 +423,9 @@ STAGES = (
     # Only the page asks for these: they run beside what is left to do here.
     Stage("learning", _learning_curve, "learning curve", beside=True),
     Stage("audit", _audit, "audit", beside=True),
+    Stage("audit", sets.audit_without_labels, "audit"),
+    Stage("clusters", sets.clusters, "clusters"),
+    Stage("set_maps", sets.set_maps, "localise"),
     Stage("units", _units, "units"),
     Stage("pointing", _pointing, "units"),
     Stage("samples", pictures.samples, "examples"),

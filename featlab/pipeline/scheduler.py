@@ -51,7 +51,9 @@ class Stage:
 
 
 def run_stages(
-    stages: Sequence[Stage], given: Mapping[str, Any]
+    stages: Sequence[Stage],
+    given: Mapping[str, Any],
+    left_out: dict[str, str] | None = None,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Run stages one after the other, some of them beside the rest.
 
@@ -61,6 +63,9 @@ def run_stages(
         In their order.
     given : mapping of str to Any
         What there is before the first of them.
+    left_out : dict of str to str, optional
+        What there is not → why. A stage that needs it, or what such a stage would make, is left
+        out for the same reason, and noted here. Of stages of one name the one that can be made is.
 
     Returns
     -------
@@ -77,7 +82,15 @@ def run_stages(
         # More threads than cores that are free would wait for each other at every product.
         others.enter_context(threadpool_limits(max(1, usable_cores() - 1)))
         others.enter_context(_unchecked())
+        absent = {} if left_out is None else left_out
+        begun = []
         for stage in stages:
+            why = next((absent[name] for name in stage.needs if name in absent), None)
+            if why is not None:
+                absent.setdefault(stage.name, why)
+                continue
+            absent.pop(stage.name, None)
+            begun.append(stage)
             with timed(seconds, stage.title):
                 call = functools.partial(
                     stage.make, **{name: known[name]() for name in stage.needs}
@@ -86,10 +99,10 @@ def run_stages(
                     known[stage.name] = others.enter_context(_begun(call))
                 else:
                     known[stage.name] = functools.partial(_same, call())
-        for stage in stages:
+        for stage in begun:
             with timed(seconds, stage.title):
                 known[stage.name]()
-    results = {stage.name: known[stage.name]() for stage in stages}
+    results = {stage.name: known[stage.name]() for stage in begun}
     return results, {title: round(value, 3) for title, value in seconds.items()}
 
 

@@ -117,6 +117,7 @@ def embedding_scatter(
     *,
     misclassified: Sequence[int] | np.ndarray | None = None,
     plane: str = "tsne",
+    what: str = "class",
 ) -> Axes:
     """The images as points on a plane, coloured and shaped by class.
 
@@ -130,6 +131,8 @@ def embedding_scatter(
     misclassified : sequence of int, optional
         Row numbers to ring.
     plane : {"tsne", "pca"}
+    what : str
+        What the colours are, over the legend.
     """
     check_choice("plane", plane, _PLANES)
     points = embedding.coordinates[_PLANES[plane]].to_numpy(float)
@@ -173,7 +176,7 @@ def embedding_scatter(
     ax.legend(
         handles=handles, frameon=False, fontsize=7.5 if is_many else 8.5, loc="upper left",
         bbox_to_anchor=(1.0, 1.0), ncols=_legend_columns(classes) if is_many else 1,
-        title="class", title_fontsize=8.5, handletextpad=0.2, columnspacing=1.0, labelcolor=INK,
+        title=what, title_fontsize=8.5, handletextpad=0.2, columnspacing=1.0, labelcolor=INK,
     )  # fmt: skip
     return ax
 

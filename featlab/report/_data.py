@@ -18,7 +18,7 @@ from featlab.report._words import claim, said
 from featlab.results.analysis import Results, SetOverview
 from featlab.results.images import Audit, Embedding, Overview
 
-_FLAGGED = 5
+_FLAGGED, _IN_TURN = 5, ", the classes in turn"
 _MOST_WRONG = 10
 _USES = {"train": "to learn from", "confirm": "to confirm detectors", "test": "to score on"}
 _PROVENANCE_FIRST = (
@@ -52,14 +52,14 @@ def data(results: Results, options: Options) -> Section:
         "data.html",
         facts={"sizes": _sizes(results), "no_boxes": _no_boxes(results)},
         tables={
-            "classes": _classes(results),
+            "classes": None if results.unlabelled else _classes(results),
             "boxes": _boxes(results.store.boxes),
             "skipped": _skipped(results.store.skipped),
             "audit": None if audit is None else _checks(audit),
             "flagged": None if audit is None else _flagged(audit),
         },
         figures={
-            "balance": _balance(results),
+            "balance": None if results.unlabelled else _balance(results),
             "box_eda": _box_eda(results),
             "samples": _samples(results),
             "confounds": None if audit is None else _confounds(audit),
@@ -80,7 +80,7 @@ def network(results: Results, options: Options) -> Section:
             "passes": _passes(results),
         },
         tables={"essentials": provenance_table(results, essentials=True)},
-        figures={"shape": _shape(results)},
+        figures={"shape": None if results.unlabelled else _shape(results)},
         link="Network",
     )
 
@@ -114,14 +114,16 @@ def set_overview(results: Results, options: Options) -> Section | None:
 @claim("data")
 def answer(results: Results) -> Markup:
     """What the data is."""
-    images, boxes = results.store.images, results.store.boxes
-    sizes = results.split.value_counts()
-    text = Markup("{} of {}: {}. Split: {}.").format(
-        words.plural(len(images), "image"),
-        words.plural(len(results.store.classes), "class", "classes"),
-        words.listed(results.store.classes),
-        ", ".join(f"{sizes.get(side, 0):,} {use}" for side, use in _USES.items()),
-    )
+    boxes = results.store.boxes
+    sizes, n = results.split.value_counts(), words.plural(len(results.store.images), "image")
+    text = Markup("{} without labels: heads, detectors and what needs them are left out.").format(n)
+    if not results.unlabelled:
+        text = Markup("{} of {}: {}. Split: {}.").format(
+            n,
+            words.plural(len(results.store.classes), "class", "classes"),
+            words.listed(results.store.classes),
+            ", ".join(f"{sizes.get(side, 0):,} {use}" for side, use in _USES.items()),
+        )
     if len(boxes):
         with_boxes = int(boxes["image"].nunique())
         text += f" {words.plural(with_boxes, 'image has', 'images have')} ground-truth boxes."
@@ -232,7 +234,7 @@ def _drawn(results: Results) -> str:
         return ""
     boxed = any(len(boxes) for boxes in samples.boxes)
     return (
-        "Pictures of the data set, drawn at random, the classes in turn"
+        f"Pictures of the data set, drawn at random{'' if results.unlabelled else _IN_TURN}"
         f"{'; white: ground-truth boxes' if boxed else ''}."
     )
 

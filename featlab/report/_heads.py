@@ -1,4 +1,4 @@
-"""The section "Classification"."""
+"""The sections "Classification", "The network's own classes" and "Heat maps and boxes"."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import claim, points, said, standing, turned
 from featlab.results.analysis import BASELINE_HEADS, HeadDetails, Results
+from featlab.results.images import SetMaps
 
 _HEADS = {
     "logistic": "a logistic regression",
@@ -21,7 +22,7 @@ _HEADS = {
     "colour_histogram": "a logistic regression on colours alone",
 }
 
-_MOST_LABELS, _MOST_CALLED = 6, 3
+_MOST_LABELS, _MOST_CALLED, _MOST_OF_ALL = 6, 3, 10
 
 
 def classification(results: Results, options: Options) -> Section:
@@ -109,7 +110,82 @@ def _own_labels(results: Results) -> Markup:
     return Markup("{}.").format(Markup("; ").join(told))
 
 
+def set_maps(results: Results, options: Options) -> Section | None:
+    """Heat maps and boxes of a set without labels."""
+    made = results.set_maps
+    if made is None:
+        return None
+    files = {"set_boxes": made.boxes}
+    if len(made.table):
+        files["localisation"] = made.table
+    return Section(
+        "set_maps",
+        "Heat maps and boxes",
+        "set_maps.html",
+        facts={"answer": set_maps_answer(results)},
+        tables={"scores": _blind_scores(made.table)},
+        figures={"examples": _blind_examples(made, options.most_examples)},
+        files=files,
+    )
+
+
+@claim("maps without labels")
+def set_maps_answer(results: Results) -> str:
+    """That the boxes need no label, and what they scored where there are boxes."""
+    made = results.set_maps
+    if made is None:
+        return ""
+    n = made.boxes["row"].nunique()
+    text = f"A heat map and a box of {words.plural(n, 'picture')} by each method that asks no label"
+    own = made.table[~made.table["baseline"].astype(bool)] if len(made.table) else made.table
+    if own.empty:
+        return f"{text}; there are no true boxes, so nothing is scored here."
+    best = own.iloc[int(own["box_accuracy_confirm"].fillna(-1).to_numpy(float).argmax())]
+    return (
+        f"{text}. Of {words.plural(int(best['n']), 'test image')} with a true box the one that was "
+        f"best on others ({words.method(best['method'])}) finds {words.share(best, 'box_accuracy')}"
+        " (IoU at least 0.5)."
+    )
+
+
+def _blind_scores(scores: pd.DataFrame) -> Table | None:
+    rows = [
+        [
+            words.method(row["method"]),
+            "baseline" if row["baseline"] else "no label",
+            words.scored(row, "box_accuracy"),
+            words.scored(row, "mean_iou"),
+        ]
+        for _, row in scores.iterrows()
+    ]
+    columns = ["Method", "Learns from", "Boxes found (IoU ≥ 0.5)", "Mean IoU"]
+    return table("Boxes on test images with true boxes", columns, rows, (0, 1), file="localisation")
+
+
+def _blind_examples(made: SetMaps, most: int) -> Figure | None:
+    first = made.examples.first(most)
+    if most < 1 or not first.pictures:
+        return None
+    return Figure(
+        partial(
+            plots.detector_maps,
+            first.pictures,
+            first.heats,
+            [words.method(name) for name, _ in first.neurons],
+            labels=[path.rpartition("/")[2] for path in first.labels],
+            true_boxes=first.true_boxes,
+            predicted_boxes=first.predicted_boxes,
+        ),
+        f"{len(first.pictures)} pictures under the heat maps of methods that need no labels.",
+        "Pictures drawn at random, under heat maps that need no labels. Blue: the box of the last "
+        "method; white: true boxes, where there are any.",
+        "set_maps",
+        pictures=True,
+    )
+
+
 def _called(called: pd.DataFrame) -> Table | None:
+    most = _MOST_OF_ALL if called["label"].eq("").all() else _MOST_CALLED
     rows = [
         [
             words.name(row["label"]) if row["label"] else "all",
@@ -118,7 +194,7 @@ def _called(called: pd.DataFrame) -> Table | None:
             words.share(row, "share"),
             words.number(row["own_probability"]),
         ]
-        for _, row in called.groupby("label", sort=True).head(_MOST_CALLED).iterrows()
+        for _, row in called.groupby("label", sort=True).head(most).iterrows()
     ]
     columns = ["Pictures of", "Called", "Pictures", "Share", "Mean probability"]
     return table(

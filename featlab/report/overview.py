@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from featlab import plots
 from featlab.arguments import confirmed_detectors
 from featlab.report import _answers, _data, _heads
 from featlab.report import _words as words
-from featlab.report._elements import Options, Section, table
+from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import Claim, claim
 from featlab.results.analysis import Results
-from featlab.results.images import Audit
+from featlab.results.images import Audit, Clusters
 from featlab.system.files import plain
 
 # Verdict → what stands in the strip: a sign that needs no colour, and a word.
 _SIGNS = {"fail": "✕", "warn": "!", "pass": "✓", "not done": "–"}
-_OWN_TOLD = 3
+_OWN_TOLD, _TOLD_NEURONS = 3, 4
+_NO_BOX = np.zeros((0, 4))
 _WORST_FIRST = tuple(_SIGNS)
 _VERBS = (("fails", "fail"), ("warns", "warn"), ("passes", "pass"), ("not done", "not done"))
 
@@ -55,6 +59,9 @@ def lead(results: Results) -> str:
     """What the page is about, under its title."""
     weights = str(results.store.provenance.get("weights", ""))
     trained = "random" if weights.lower().startswith(("random", "none")) else "pretrained"
+    if results.unlabelled:
+        n = words.plural(len(results.store.images), "image")
+        return f"What a frozen, {trained} network sees in {n} without labels."
     where = "" if _answers.scored(results) is None else ", and where in the picture they look"
     return (
         f"What a frozen, {trained} network knows about "
@@ -64,6 +71,14 @@ def lead(results: Results) -> str:
 
 def answered(results: Results) -> dict[str, Claim]:
     """Question → answer."""
+    if results.unlabelled:
+        kept = {
+            "What is the data?": _data.answer(results),
+            "What does the network itself call the pictures?": _heads.own_answer(results),
+            "Which pictures does it see alike?": clusters_answer(results),
+            "Where in them is something?": _heads.set_maps_answer(results),
+        }
+        return {question: one for question, one in kept.items() if one is not None}
     every = {
         "What is the data?": _data.answer(results),
         "What does the network give, and does it tell the classes apart?": _heads.answer(results),
@@ -134,6 +149,84 @@ def verdict(results: Results) -> str:
         if count
     ]
     return f"{words.plural(len(every), 'check')} of the set: {', '.join(said)}."
+
+
+# ---------------------------------------------------------------------------------- without labels
+
+
+def clusters(results: Results, options: Options) -> Section | None:
+    """Clusters of a set without labels, on a plane, with their typical pictures."""
+    made = results.clusters
+    if made is None:
+        return None
+    plane = made.embedding
+    names = made.images["cluster"]
+    typical = [row for row, picture in made.pictures.items() if picture is not None]
+    captions = [f"{names.iloc[row]}" for row in typical]
+    pictures = [made.pictures[row] for row in typical]
+    figures = {
+        "plane": Figure(
+            partial(plots.embedding_scatter, plane, names, what="cluster"),
+            f"t-SNE plane of {len(plane)} images, coloured by cluster.",
+            "Every image laid out as a dot, coloured by its cluster: near dots are images that the "
+            "network sees alike. Distances between far groups mean nothing.",
+            "clusters",
+        ),
+        "typical": Figure(
+            partial(plots.sample_images, pictures, captions, [_NO_BOX] * len(pictures), columns=5),
+            f"{len(pictures)} typical pictures, those nearest to the centres of the clusters.",
+            "The most typical pictures of each cluster: those nearest to its centre.",
+            "cluster_pictures",
+            pictures=True,
+        ) if typical else None,
+    }  # fmt: skip
+    return Section(
+        "clusters",
+        "The set at a glance: clusters",
+        "clusters.html",
+        facts={"answer": clusters_answer(results)},
+        tables={"clusters": _cluster_table(made)},
+        figures=figures,
+        files={
+            "clusters": made.table,
+            "cluster_images": made.images,
+            "cluster_neurons": made.neurons,
+            "cluster_numbers": made.choice,
+            "embedding": made.images[["path", "cluster"]].join(plane.coordinates, how="right"),
+        },
+        link="Clusters",
+    )
+
+
+@claim("clusters")
+def clusters_answer(results: Results) -> Markup:
+    """How many clusters there are, by which rule, and how far they are apart."""
+    made = results.clusters
+    if made is None:
+        return Markup("")
+    best = made.choice["silhouette"].max()
+    return Markup(
+        "{}: {} from the largest to the smallest. Of the numbers tried ({} to {}) this has the "
+        "largest mean silhouette, {} of 1."
+    ).format(
+        words.plural(len(made.table), "cluster"),
+        ", ".join(f"{int(n):,}" for n in made.table["n"]) + " images",
+        int(made.choice["clusters"].min()),
+        int(made.choice["clusters"].max()),
+        words.number(best),
+    )
+
+
+def _cluster_table(made: Clusters) -> Table | None:
+    rows = []
+    for _, row in made.table.iterrows():
+        neurons = made.neurons[made.neurons["cluster"] == row["cluster"]].head(_TOLD_NEURONS)
+        told = [f"{n} ({words.number(a)})" for n, a in zip(neurons["neuron"], neurons["auroc"],
+                                                          strict=True)]  # fmt: skip
+        first = str(row["typical"]).partition("|")[0]
+        rows.append([row["cluster"], f"{int(row['n']):,}", words.name(first), ", ".join(told)])
+    columns = ["Cluster", "Images", "Most typical", "Neurons that tell it (AUROC)"]
+    return table("Clusters, the largest first", columns, rows, (0, 2, 3), file="cluster_neurons")
 
 
 # ----------------------------------------------------------------------------------- the same again
@@ -245,19 +338,30 @@ def summary(results: Results) -> dict[str, Any]:
     return plain(
         {
             "n_images": len(store.images),
-            "classes": [str(name) for name in store.classes],
+            "classes": [str(name) for name in store.classes if name],
             "backbone": store.provenance.get("backbone"),
             "map_shape": list(store.map_shape()),
             "heads": {str(row["head"]): _head(row) for _, row in results.heads.table.iterrows()},
             "detectors": {
                 str(name): _detectors(confirmed[confirmed["class"].astype(str).eq(str(name))])
                 for name in store.classes
+                if name
             },
             "localisation": {str(row["method"]): _boxes(row) for _, row in rows.iterrows()},
             "own_classes": {} if results.own is None else _own(results.own.called),
+            "clusters": _cluster_sizes(results),
+            "left_out": dict(results.left_out),
             "seconds": dict(results.seconds),
         }
     )
+
+
+def _cluster_sizes(results: Results) -> dict[str, int]:
+    """Cluster → images."""
+    if results.clusters is None:
+        return {}
+    table = results.clusters.table
+    return {str(name): int(n) for name, n in zip(table["cluster"], table["n"], strict=True)}
 
 
 def _own(called: pd.DataFrame) -> dict[str, Any]:

@@ -22,14 +22,14 @@ from featlab.plots.style import FORMATS, save_figure
 from featlab.report import _words as words
 from featlab.report._data import data, network, set_overview
 from featlab.report._elements import Options, Section
-from featlab.report._heads import classification, own_classes
+from featlab.report._heads import classification, own_classes, set_maps
 from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._localisation import localisation
 from featlab.report._methods import methods
 from featlab.report._neurons import detectors
 from featlab.report._predictions import asked, asked_lead, fitted, predictions
 from featlab.report._reruns import gradients, transfer
-from featlab.report.overview import lead, overview, provenance, summary
+from featlab.report.overview import clusters, lead, overview, provenance, summary
 from featlab.results.analysis import Results
 from featlab.results.pictures import Predictions
 from featlab.system.files import write_table, write_whole
@@ -50,6 +50,9 @@ SECTIONS = (
     provenance,
 )
 """The report from top to bottom: ``(Results, Options) -> Section``, or None where there is none."""
+
+WITHOUT_LABELS = (overview, data, network, own_classes, clusters, set_maps, provenance)
+"""The same of a set without labels."""
 
 _STYLES = ("style.css", "interactive.css")
 _SCRIPTS = (
@@ -299,7 +302,8 @@ def filled_in(sections: Sequence[Section], scripts: Sequence[str], **values: Any
 
 
 def _sections(results: Results, options: Options) -> list[Section]:
-    made = (section(results, options) for section in SECTIONS)
+    every = WITHOUT_LABELS if results.unlabelled else SECTIONS
+    made = (section(results, options) for section in every)
     return [section for section in made if section is not None]
 
 

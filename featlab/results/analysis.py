@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from featlab.arguments import check_choice
-from featlab.results.images import Audit, Overview, OwnClasses
+from featlab.arguments import check_choice, is_unlabelled
+from featlab.results.images import Audit, Clusters, Overview, OwnClasses, SetMaps
 from featlab.results.localisation import BoxHeadResults, Localisation
 from featlab.results.networks import GradientResults, Transfer
 from featlab.results.pictures import (
@@ -335,7 +335,7 @@ class Results:
     ----------
     store : MapStore
     split : Series of str
-        "train", "confirm" or "test" per row of the image table.
+        The side of every row of the image table.
     heads : HeadResults
     neurons : DataFrame
         Neuron table, with the columns of the confirmation.
@@ -345,9 +345,8 @@ class Results:
         ``layer, class, neuron, share, share_rest, difference``.
     localisation : Localisation, optional
         None where there are no boxes.
-    units : DataFrame, optional
-        From ``localise.unit_localisation``.
-    pointing : DataFrame, optional
+    units, pointing : DataFrame, optional
+        From ``localise.unit_localisation``; and
         ``layer, class, neuron, n, pointing, pointing_low, pointing_high, picture_centre``.
     boxed_test_images : int
         Test images with a true box; of very many only a sample was scored.
@@ -355,11 +354,8 @@ class Results:
         Stage → wall-clock seconds.
     box_kind : str, optional
         Kind of the boxes that were scored.
-    command : str
-        How the analysis was run.
-    random_state : int
-        Its seed.
-    backbone_description : str
+    command, random_state, backbone_description : str, int, str
+        How the analysis was run, its seed, and the network.
     samples : Samples, optional
     detector_examples, localisation_examples : Examples, optional
         The latter ordered from the best to the worst IoU.
@@ -367,26 +363,22 @@ class Results:
         The worst boxes of the same method, the worst first.
     all_neurons : DataFrame, optional
         The neuron table of every layer and pooling; `neurons` are its main rows.
-    detector_details : DetectorDetails, optional
-    audit : Audit, optional
     per_class : DataFrame, optional
         From ``heads.per_class``.
-    head_details : HeadDetails, optional
-    box_details : BoxDetails, optional
     box_regression : BoxHeadResults, optional
         None where too few images have a box.
-    set_overview : SetOverview, optional
-    gradients : GradientResults, optional
-    transfer : Transfer, optional
+    detector_details, head_details, box_details, audit, set_overview : optional
+        Of the classes of these names, as are ``gradients``, ``transfer``, ``method_examples`` and
+        ``gallery``.
     cards : sequence of NeuronCard
-    method_examples : MethodExamples, optional
-    gallery : Gallery, optional
-    own : OwnClasses, optional
+    own, own_examples : OwnClasses and Examples, optional
         None where the network has no classifier of its own.
-    own_examples : Examples, optional
-        Pictures under the class activation map of what the network calls them.
     predictions : Predictions, optional
         Of the test images, by the predictor that was made of these results.
+    clusters, set_maps : Clusters and SetMaps, optional
+        Of a set without labels.
+    left_out : mapping of str to str
+        What was not made → why.
     answers : mapping of str to str
         The four questions, each with its answer.
     """
@@ -426,7 +418,15 @@ class Results:
     own: OwnClasses | None = None
     own_examples: Examples | None = None
     predictions: Predictions | None = None
+    clusters: Clusters | None = None
+    set_maps: SetMaps | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no picture has a label."""
+        return is_unlabelled(self.store.images["label"])
 
     def __repr__(self) -> str:
         return (

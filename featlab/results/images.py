@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from numpy.typing import NDArray
 
+from featlab.results.pictures import Examples
 from featlab.system import html
 
 
@@ -228,6 +230,53 @@ class OwnClasses:
     pictures: pd.DataFrame
     called: pd.DataFrame
     boxes: pd.DataFrame | None
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Images that the network sees alike, in a set without labels.
+
+    Attributes
+    ----------
+    table : DataFrame, one row per cluster
+        ``cluster`` (the largest first), ``n``, ``share`` of the set, ``typical`` (paths of the
+        images nearest to its centre, ``|`` between them).
+    images : DataFrame, one row per image
+        ``row, path, cluster``, ``distance`` to the centre.
+    choice : DataFrame
+        ``clusters``, ``silhouette`` (mean over images): for each number that was tried.
+    neurons : DataFrame
+        ``cluster, layer, neuron, auroc, mean, mean_ref``: those that tell it from the rest, on the
+        images that the clusters were made of.
+    embedding : Embedding
+    pictures : mapping of int to ndarray of shape (height, width, 3), uint8, or None
+        Row → picture, for the typical images.
+    """
+
+    table: pd.DataFrame
+    images: pd.DataFrame
+    choice: pd.DataFrame
+    neurons: pd.DataFrame
+    embedding: Embedding
+    pictures: Mapping[int, npt.NDArray[np.uint8] | None]
+
+
+@dataclass(frozen=True)
+class SetMaps:
+    """Heat maps and boxes that need no labels.
+
+    Attributes
+    ----------
+    boxes : DataFrame
+        ``row, path, method, threshold, xmin, ymin, xmax, ymax``: a row per image and method.
+    table : DataFrame
+        ``Localisation.table`` of the methods and baselines; empty where there are no boxes.
+    examples : Examples
+    """
+
+    boxes: pd.DataFrame
+    table: pd.DataFrame
+    examples: Examples
 
 
 @dataclass(frozen=True)
