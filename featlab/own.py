@@ -319,8 +319,8 @@ def _linear(store: MapStore) -> OwnHead:
     if not head.linear:
         raise FeatlabError(
             f"the head of the network of {store.path} is not one linear layer on the mean-pooled "
-            "maps, so its classes have no weights of the maps; ask the gradients: `featlab "
-            "gradients --target own`."
+            "maps, so its classes have no weights of the maps: gradients through the network would "
+            "be needed. Its logits are there (own_pictures, own_logits)."
         )
     return head
 

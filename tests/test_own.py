@@ -136,7 +136,7 @@ def test_votes_are_the_centred_weights_and_pictures_agree_by_rank(table, tmp_pat
 def test_a_network_without_weights_of_maps_says_that_gradients_are_needed(table, tmp_path):
     with extract_maps(table, Classifier(linear=False), tmp_path / "maps.h5") as store:
         for ask in (own.own_votes, lambda s: own.own_heats(s, [0]), own.own_boxes):
-            with pytest.raises(FeatlabError, match="gradients --target own"):
+            with pytest.raises(FeatlabError, match="gradients through the network"):
                 ask(store)
         with pytest.raises(FeatlabError, match="one for each of the 2 rows"):
             own.own_boxes(store, [0, 1], ["own 1"])
