@@ -63,6 +63,23 @@ def test_the_files_get_what_the_store_got_and_the_saved_one_says_the_same(made, 
     assert path.stat().st_size < 1 << 20
 
 
+@pytest.mark.slow
+def test_a_set_without_boxes_gets_boxes_that_nobody_scored(tmp_path):
+    folder = draw_pictures(tmp_path / "pictures", {"bright": 30, "dark": 30})
+    results = analysed(folder, tmp_path, FakeBackbone())
+    predict.fit_predictor(results).save(tmp_path / "model.featlab")
+    predictor = predict.load_predictor(tmp_path)
+    usual = dict(predict.UNTUNED)
+    assert not predictor.heat.tuned and predictor.heat.threshold == usual[predictor.box_method]
+    assert predictor.overlap is None and "mean_iou" not in predictor.measured
+    table = predictor.predict(folder, backbone=FakeBackbone())
+    assert table["box_score"].isna().all() and len(table) == 60
+    left, top, right, bottom = table[CORNERS].to_numpy().T
+    assert (left >= 0).all() and (top >= 0).all()
+    assert (right <= table["width"]).all() and (bottom <= table["height"]).all()
+    assert (right > left).any() and (bottom > top).any()
+
+
 def test_boxes_are_those_of_the_evaluation(made):
     _, results, predictor = made
     assert predictor.cascade is not None

@@ -18,7 +18,6 @@ from featlab.arguments import confirmed_detectors, stratified_rows, true_boxes
 from featlab.boxes.geometry import CORNERS, best_iou, iou
 from featlab.errors import FeatlabError
 from featlab.heads.saving import SavedHead, calibrated_head
-from featlab.localise.regions import FIXED_THRESHOLD
 from featlab.predict._formats import FORMATS as FORMATS
 from featlab.predict._formats import write_boxes
 from featlab.predict._pages import UNUSUAL as UNUSUAL
@@ -44,8 +43,9 @@ from featlab.store import MapStore
 
 __all__ = ["Predictor", "fit_predictor", "load_predictor", "write_boxes", "write_pictures"]
 
-UNTUNED = tuple((name, FIXED_THRESHOLD) for name in ("fusion", "cam_positive", "sum"))
-"""Method and threshold without boxes to choose by, the first that there is."""
+UNTUNED = tuple((name, 0.25) for name in ("detectors", "fusion", "cam_positive", "sum"))
+"""Method and threshold without boxes to choose by, the first that there is for every class; from
+sets with boxes (``benchmarks/untuned.py``)."""
 _MOST_TEMPERED = 10_000  # train images that the temperature is fitted on
 _MOST_BOXED = 2_000  # confirm images that the expected overlap is fitted on
 _FEWEST_BOXED = 10
@@ -154,7 +154,9 @@ def _heat(localisation: Localisation) -> HeatBoxes:
         best = tuned.iloc[tuned["box_accuracy_confirm"].to_numpy(float).argmax()]
         method, threshold = str(best["method"]), float(best["threshold"])
     else:
-        method, threshold = next(pair for pair in UNTUNED if pair[0] in fitted.methods)
+        bare = {"detectors"} if localisation.parameters["classes_without_detectors"] else set()
+        usable = set(fitted.methods) - bare
+        method, threshold = next(pair for pair in UNTUNED if pair[0] in usable)
     contexts = {
         layer: replace(context, fitted={method: context.fitted.get(method)})
         for layer, context in fitted.contexts.items()
