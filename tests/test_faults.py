@@ -240,7 +240,8 @@ def told(log: Path) -> str:
 
 
 @needs_mount
-def test_a_full_disk_at_any_size(server, folder, tmp_path, undisturbed, undisturbed_store):
+@pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_full_disk_at_any_size(server, folder, tmp_path, undisturbed, undisturbed_store, few):
     """From too small for the first part to nearly enough: the parts, the join, the end."""
     whole = undisturbed_store.stat().st_size
     room = tmp_path / "room"
@@ -252,7 +253,8 @@ def test_a_full_disk_at_any_size(server, folder, tmp_path, undisturbed, undistur
     beside = [Path(f"{nearly}.parts", name).stat().st_size for name in ("plan.json", "tables.h5")]
     parts = N_IMAGES // 4 * max(sizes) + sum(beside)
     full_with_all_parts = 0
-    for number, size in enumerate((0, 0.3 * parts, 0.8 * parts, parts + 0.5 * whole)):
+    rooms = (0, 0.3 * parts, 0.8 * parts, parts + 0.5 * whole)
+    for number, size in enumerate(rooms[1::2] if few else rooms):
         log, kept = tmp_path / f"log{number}", tmp_path / f"kept{number}"
         size = int(size + 8192) // 4096 * 4096
         task = {"mount": str(room), "size": size, "first": command, "then": command}

@@ -308,7 +308,7 @@ def test_planted_detectors_find_the_box_and_baselines_do_not(result):
 def test_finer_thresholds_hold_the_coarse_ones_and_are_said(planted):
     coarse, fine = (
         localise.evaluate_localisation(
-            planted, planted_split(), methods=FEW, neurons=PLANTED,
+            planted, planted_split(), methods=["detectors", "sum"], neurons=PLANTED,
             options=localise.LocalisationOptions(threshold_step=step),
         )
         for step in (0.01, 0.001)
