@@ -16,7 +16,8 @@ with MapStore(path) as store:
     command = " ".join(["python", *sys.argv])
     results = pipeline.analyse(store, random_state=0, command=command)
     page, _ = pipeline.write_results(results, folder)
+    summary = report.summary(results)
 
-for question, answer in report.summary(results)["heads"]["logistic"].items():
+for question, answer in summary["heads"]["logistic"].items():
     print(question, answer)
 print(page)
