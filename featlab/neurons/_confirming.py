@@ -389,7 +389,7 @@ def null_selection(
             rng = np.random.default_rng(seed)
             sources[:, side] = [side[_other_contents(names[side], rng)] for _ in range(n_repeats)]
         else:
-            shuffles[:, side], _ = permuted_codes(codes[side], names[side], n_repeats, seed)
+            shuffles[:, side] = permuted_codes(codes[side], names[side], n_repeats, seed)
     rows = []
     for repeat, shuffled in enumerate(shuffles):
         labels = classes[shuffled]

@@ -19,11 +19,20 @@ from featlab.arguments import (
     FeatureBlock,
     check_between,
     check_choice,
+    group_codes,
     group_names,
+    has_groups,
 )
 from featlab.errors import FeatlabError
 from featlab.neurons.rank_statistics import Floats
-from featlab.neurons.rank_tests import WHOLE, rows_of_groups, scheme_of, whole_groups
+from featlab.neurons.rank_tests import (
+    LEAST_GROUPS,
+    WHOLE,
+    enough_groups,
+    group_draws,
+    rows_of_groups,
+    scheme_of,
+)
 from featlab.system.machine import pieces
 
 MULTIPLETESTS = tuple(dict.fromkeys([*multitest_methods_names, *multitest_alias]))
@@ -31,7 +40,7 @@ CORRECTIONS = (*MULTIPLETESTS, "local_fdr", "max_t")
 PERMUTATIONS = 1000
 """Permutations of the labels for the correction "max_t"."""
 
-_FEWEST_FOR_LOCAL_FDR = 100
+_FEWEST_FOR_LOCAL_FDR, _MOST_OF_ONE = 100, 0.1
 _SMALLEST_P = 1e-300
 _PERMUTATIONS_AT_ONCE = 250
 _COLUMNS_AT_ONCE = 4096
@@ -77,6 +86,12 @@ def _local_fdr(p: Floats, sign: Floats) -> Floats:
             f"local_fdr estimates a density and needs at least {_FEWEST_FOR_LOCAL_FDR} tests, "
             f"got {len(p)}; use fdr_bh."
         )
+    commonest = np.unique(p, return_counts=True)[1].max() / len(p)
+    if commonest > _MOST_OF_ONE:
+        raise FeatlabError(
+            f"local_fdr estimates a density of p-values, and {commonest:.0%} of these are the "
+            "same, as where few images or few distinct values decide; use fdr_bh."
+        )
     z = -ndtri(np.clip(p / 2, _SMALLEST_P, 0.5)) * np.where(sign < 0, -1.0, 1.0)
     rate = np.clip(local_fdr(z, nbins=int(np.clip(len(z) // 10, 20, 120))), 0, 1)
     # Beyond the bulk the fitted density may turn; a larger effect is never likelier null.
@@ -108,7 +123,8 @@ def max_t(
         Class codes.
     n_classes : int
     groups : array_like of shape (n,), optional
-        Images of one non-empty group are not exchangeable with others: see `permuted_codes`.
+        Images of one non-empty group are not exchangeable with others. Where groups have one class
+        each, as many images of each are one unit; else labels are permuted within groups.
     random_state : int
 
     Returns
@@ -122,9 +138,13 @@ def max_t(
     ----------
     Westfall & Young (1993). Resampling-based multiple testing. Wiley. Algorithm 2.5.
     """
-    permuted, scheme = permuted_codes(codes, groups, PERMUTATIONS, random_state)
+    rows, codes, scheme = _exchangeable(codes, group_names(groups, len(codes)))
+    permuted = permuted_codes(
+        codes, None if scheme == WHOLE else groups, PERMUTATIONS, random_state
+    )
+    enough = enough_groups(np.bincount(codes, minlength=n_classes)) | (scheme != WHOLE)
     # With two classes the second one's statistics only change their sign.
-    tested = range(1) if n_classes == 2 else range(n_classes)
+    tested = np.arange(1 if n_classes == 2 else n_classes)
     n = len(codes)
     width = int(np.clip(_ELEMENTS_AT_ONCE // n, 1, _COLUMNS_AT_ONCE))
     height = int(np.clip(_ELEMENTS_AT_ONCE // n, 1, _PERMUTATIONS_AT_ONCE))
@@ -134,8 +154,11 @@ def max_t(
         scores = np.full((n_classes, block.matrix.shape[1]), np.nan)
         for first in range(0, scores.shape[1], width):
             columns = slice(first, first + width)
-            ranks = _unit_ranks(block.matrix[:, columns])
-            for code in tested:
+            values = block.matrix[:, columns]
+            if scheme == WHOLE:
+                values = rankdata(values, axis=0)[rows].mean(axis=1)
+            ranks = _unit_ranks(values)
+            for code in tested[enough[tested]]:
                 z = _absolute_z(codes[None], code, ranks)[0]
                 scores[code, columns] = np.where(ranks.any(axis=0), z, np.nan)
                 for start in range(0, PERMUTATIONS, height):
@@ -153,33 +176,42 @@ def max_t(
     return np.where(np.isnan(score), np.nan, p), scheme
 
 
+def _exchangeable(
+    codes: NDArray[np.intp], names: NDArray[np.str_]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], str]:
+    """Rows (units, m), the units' class codes, and what they are, in words.
+
+    To swap the labels of whole groups would let their sizes go along: so as many images of each.
+    """
+    if not has_groups(group_codes(names, len(names))):
+        return np.arange(len(codes))[:, None], codes, "images"
+    scheme = scheme_of(codes, names)
+    if scheme != WHOLE:
+        return np.arange(len(codes))[:, None], codes, scheme
+    draws = group_draws(codes, names)
+    if not draws:
+        raise FeatlabError(
+            f"max_t permutes whole groups and needs {LEAST_GROUPS} of a class and of the rest; use "
+            "fdr_bh."
+        )
+    return *draws[0], scheme
+
+
 def permuted_codes(
     codes: NDArray[np.intp], groups: ArrayLike | None, n_permutations: int, random_state: int
-) -> tuple[NDArray[np.integer], str]:
-    """Permuted class codes ``(n_permutations, n)`` that respect groups, and the scheme in words.
+) -> NDArray[np.integer]:
+    """Permuted class codes ``(n_permutations, n)``.
 
-    Without groups any label may go to any image. Where groups have one class each (breeds of a
-    species), whole groups swap their labels; in those that hold several (photos of a session)
-    labels are permuted within. Which is the rule is said by :func:`scheme_of`: images without a
-    group (``""``) are groups of their own in the first case, and one group together in the second.
+    Without groups any label may go to any image; else labels are permuted within groups, images
+    without a group (``""``) being one together.
     """
     rng = np.random.default_rng(random_state)
-    names = group_names(groups, len(codes))
     # Class codes are small numbers, and these are as many as images times permutations.
     codes = codes.astype(np.min_scalar_type(int(codes.max())))
     permuted = np.tile(codes, (n_permutations, 1))
-    if (names == "").all():
-        return rng.permuted(permuted, axis=1, out=permuted), "images"
-    scheme, strata = scheme_of(codes, names), rows_of_groups(names)
-    if scheme == WHOLE:
-        unit, first, whole = whole_groups(codes, names)
-        swapped = np.tile(codes[first], (n_permutations, 1))
-        swapped[:, whole] = rng.permuted(swapped[:, whole], axis=1)
-        permuted = np.where(whole[unit], swapped[:, unit], permuted)
-        strata = [np.flatnonzero(unit == group) for group in np.flatnonzero(~whole)]
-    for rows in strata:
+    for rows in rows_of_groups(group_names(groups, len(codes))):
         permuted[:, rows] = rng.permuted(permuted[:, rows], axis=1)
-    return permuted, scheme
+    return permuted
 
 
 def _unit_ranks(values: NDArray) -> NDArray[np.float32]:

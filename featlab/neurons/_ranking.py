@@ -124,9 +124,11 @@ def rank_neurons(
         The class, or classes, that each class is compared with one by one (all classes: every
         pair); by default all images of the other classes together, the rest.
     test : str
-        Two-sided: "mannwhitneyu" (normal approximation, corrected for ties and continuity),
-        "welch", "brunner_munzel", "kolmogorov_smirnov" (asymptotic), "mutual_information" (in nats,
-        over 8 bins of equal numbers of images, with the likelihood-ratio test); or
+        Two-sided: "mannwhitneyu" (normal approximation, corrected for ties and continuity; exact
+        where a side has fewer than ten images or one value holds more than half of all), "welch"
+        and "brunner_munzel" (never below that p), "kolmogorov_smirnov" (exact below ten images,
+        else asymptotic), "mutual_information" (in nats, over 8 bins of equal numbers of images,
+        with the likelihood-ratio test; none below ten images a bin on either side); or
         "l1_logistic", whose statistic is the coefficient of an L1-penalised logistic regression on
         standardised activations: it has no p, and "rejects" where the coefficient is not zero.
     correction : str
@@ -145,10 +147,10 @@ def rank_neurons(
         Groups of images that are not independent; "" is no group. Then ``p``, ``p_adjusted`` and
         ``reject`` take the group as their unit, by as many images of each group (`test` on groups'
         means), and "mannwhitneyu" also within groups that hold several classes; "max_t" permutes
-        whole groups, or labels within them. Below five groups a side, and for what cannot take
-        groups, there is no p. ``detector`` then goes by the corrected p-values of single images,
-        which only screen: a choice needs none to be exact, and `confirm_neurons` judges it.
-        Detectors alone have an interval.
+        the labels of those, or labels within groups. Below five groups a side, and for what cannot
+        take groups, there is no p. ``detector`` then goes by the corrected p-values of single
+        images, which only screen: a choice needs none to be exact, and `confirm_neurons` judges
+        it. Detectors alone have an interval.
     random_state : int
         For the permutations of "max_t" and the folds of "l1_logistic".
 

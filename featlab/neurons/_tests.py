@@ -25,6 +25,7 @@ _WEIGHTED_AT_ONCE = 400_000
 _COLUMNS = (
     *("auroc", "variance_class", "variance_rest", "precision", "distance", "median"),
     *("median_ref", "mean", "mean_ref", "squares", "squares_ref", "pts", "pts_ref"),
+    *("ties", "largest_tie"),
 )
 _PER_BIN = 10
 _STRENGTHS = np.logspace(-2, 1, 7)
@@ -54,8 +55,7 @@ def _welch(ranks: RankStatistics, m: Moments) -> tuple[Floats, Floats]:
 def _brunner_munzel(ranks: RankStatistics, _: Moments) -> tuple[Floats, Floats]:
     """Brunner and Munzel's t, which is the AUROC's excess in units of DeLong's standard error.
 
-    As for Welch's, p is never less than Mann and Whitney's. With weights there is none of those,
-    and no p where a side has fewer than `FEWEST` images, by their effective number.
+    As for Welch's, p is never less than Mann and Whitney's.
     """
     a, b = ranks.variance_class, ranks.variance_rest
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -65,10 +65,26 @@ def _brunner_munzel(ranks: RankStatistics, _: Moments) -> tuple[Floats, Floats]:
 
 
 def _not_below_ranks(p: Floats, ranks: RankStatistics) -> Floats:
-    """P, or Mann and Whitney's where that is larger; weighted sides need `FEWEST` images each."""
-    if np.isnan(ranks.ties).all():
-        return np.where(np.minimum(ranks.n, ranks.n_ref) >= FEWEST - 1e-9, p, np.nan)
+    """P, or Mann and Whitney's where that is larger, weighted where the images are."""
+    if np.isnan(ranks.end_tie).all():
+        return np.maximum(p, 2 * stdtr(ranks.n + ranks.n_ref - 2, -np.abs(_weighted_z(ranks))))
     return np.maximum(p, mannwhitney_p(ranks))
+
+
+def _weighted_z(ranks: RankStatistics) -> Floats:
+    """The weighted AUROC's excess over its standard error under exchange of the labels.
+
+    To the first order the excess is the sum of the images' midranks over N, each by its share of
+    its side, so its variance is that of the midranks times the sum of squared shares, 1 / n +
+    1 / n_ref (Hájek's projection). NaN where of a side fewer than `FEWEST` images, by their
+    effective number, are to be expected that do not share the commonest value of most.
+    """
+    spread = (1 - ranks.ties) / 12
+    tied = np.where(ranks.largest_tie > 0.5, ranks.largest_tie, 0)
+    enough = np.minimum(ranks.n, ranks.n_ref) * (1 - tied) >= FEWEST - 1e-9
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = (ranks.auroc - 0.5) / np.sqrt(spread * (1 / ranks.n + 1 / ranks.n_ref))
+    return np.where(enough & (spread > 0), z, np.nan)
 
 
 def _kolmogorov_smirnov(ranks: RankStatistics, _: Moments) -> tuple[Floats, Floats]:
@@ -155,7 +171,8 @@ def weighted_statistics(
 
     Each side of a comparison becomes a weighted distribution; ``n`` and ``n_ref`` are Kish's
     effective numbers of images, (sum of w)^2 / sum of w^2, and with equal weights every value is
-    that of the functions without weights. Mutual information and ties are not defined here (NaN).
+    that of the functions without weights. Mutual information is not defined here (NaN); ``ties``
+    and ``largest_tie`` are parts of the third power of the number of images, and of that number.
 
     Parameters
     ----------
@@ -194,8 +211,8 @@ def weighted_statistics(
         information=np.full_like(found["auroc"], np.nan),
         bins=unknown,
         bin_shares=unknown,
-        ties=unknown,
-        largest_tie=unknown,
+        ties=found["ties"][:1],
+        largest_tie=found["largest_tie"][:1],
         end_tie=unknown,
         end_own=np.full_like(found["auroc"], np.nan),
         tied=np.full_like(found["auroc"], np.nan),
@@ -212,11 +229,14 @@ def weighted_statistics(
 def one_sided_p(ranks: RankStatistics) -> tuple[Floats, Floats]:
     """P of "larger" and of "smaller in the class", Brunner and Munzel's; 1 for few images."""
     a, b = ranks.variance_class, ranks.variance_rest
+    z, freedom = _weighted_z(ranks), ranks.n + ranks.n_ref - 2
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (ranks.auroc - 0.5) / np.sqrt(a + b)
         df = (a + b) ** 2 / (a**2 / (ranks.n - 1) + b**2 / (ranks.n_ref - 1))
-        known = (a + b > 0) & (np.minimum(ranks.n, ranks.n_ref) >= FEWEST - 1e-9)
-        greater, less = (np.where(known, stdtr(df, way * t), np.nan) for way in (-1, 1))
+    greater, less = (
+        np.where(a + b > 0, np.maximum(stdtr(df, way * t), stdtr(freedom, way * z)), np.nan)
+        for way in (-1, 1)
+    )
     return np.nan_to_num(greater, nan=1.0), np.nan_to_num(less, nan=1.0)
 
 
@@ -233,6 +253,7 @@ def _side_by_side(block: Floats, p: Floats, q: Floats, share: float) -> dict[str
     part = share * above
     precision = (ours * part / (part + (1 - share) * above_ref)).sum(axis=1)
     mean, mean_ref = block @ p, block @ q
+    size = (end - start).astype(np.float64)
     return {
         "auroc": auroc,
         "variance_class": _variance_of_mean(below, ours, auroc),
@@ -243,6 +264,8 @@ def _side_by_side(block: Floats, p: Floats, q: Floats, share: float) -> dict[str
         "median_ref": _weighted_median(ordered, theirs),
         "mean": mean,
         "mean_ref": mean_ref,
+        "ties": (size**2 - 1).sum(axis=1) / size.shape[1] ** 3,
+        "largest_tie": size.max(axis=1) / size.shape[1],
         "squares": ((block - mean[:, None]) ** 2 @ p) / (1 - (p**2).sum()),
         "squares_ref": ((block - mean_ref[:, None]) ** 2 @ q) / (1 - (q**2).sum()),
         "pts": (block > 0) @ p,

@@ -26,6 +26,7 @@ from featlab.system.machine import pieces
 FEWEST = 10
 """Images of a side from which on a normal distribution is near enough that of a rank sum."""
 
+_FEW_IN_ALL = 50
 _LARGEST_TABLE = 2000
 
 
@@ -33,7 +34,8 @@ def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided")
     """P-values of Mann and Whitney's U: exact where few images, or few distinct values, decide.
 
     With at least `FEWEST` images on both sides and no value that more than half of the images
-    share, the normal approximation, corrected for ties and continuity. Else the distribution under
+    share, the normal approximation, corrected for ties and continuity. Else, and without ties for
+    up to 50 images in all (where the normal tail is too heavy), the distribution under
     exchange of the labels: how many images of the class share the smallest (or largest) value is
     hypergeometric; given that, the ranks of the others are those of a random draw. Their U is
     counted one by one, or normal where draw and remainder both hold `FEWEST`. Ties among the
@@ -72,7 +74,8 @@ def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided")
 def are_few(statistics: RankStatistics) -> NDArray[np.bool_]:
     """Whether the normal tail does not hold; (k, c)."""
     n, n_ref = statistics.n, statistics.n_ref
-    return (np.minimum(n, n_ref) < FEWEST) | (statistics.largest_tie > (n + n_ref) / 2)
+    untied = (n + n_ref <= _FEW_IN_ALL) & (statistics.tied == 0)
+    return (np.minimum(n, n_ref) < FEWEST) | (statistics.largest_tie > (n + n_ref) / 2) | untied
 
 
 def normal_z(statistics: RankStatistics) -> tuple[Floats, Floats]:
@@ -125,12 +128,13 @@ class _Tables:
     def __init__(self, others: Floats) -> None:
         small = others[others <= _LARGEST_TABLE].astype(np.intp)
         self.sizes = np.unique(small)
-        self.start = np.zeros((FEWEST, int(self.sizes.max(initial=0)) + 1), dtype=np.intp)
-        deepest = min(FEWEST - 1, int(self.sizes.max(initial=0)) // 2)
+        most = int(self.sizes.max(initial=0))
+        deepest = max(FEWEST - 1, min(most, _FEW_IN_ALL) // 2)
+        self.start = np.zeros((deepest + 1, most + 1), dtype=np.intp)
         counts = [np.ones(1)] + [np.zeros(0)] * deepest
         parts, length, wanted = [], 0, set(self.sizes.tolist())
-        for f in range(1, int(self.sizes.max(initial=0)) + 1):
-            for m in range(min(deepest, f), 0, -1):
+        for f in range(1, most + 1):
+            for m in range(min(deepest if f <= _FEW_IN_ALL else FEWEST - 1, f), 0, -1):
                 # The largest of f is among the m, and wins over all f - m others, or is not.
                 grown = np.zeros(m * (f - m) + 1)
                 grown[: len(counts[m])] = counts[m]
@@ -149,7 +153,7 @@ class _Tables:
         spread = np.sqrt(pairs * (f + 1) / 12)
         with np.errstate(divide="ignore", invalid="ignore"):
             p = ndtr((0.5 - bound + pairs / 2) / spread)
-        listed = (m < FEWEST) & (f <= _LARGEST_TABLE) & (m > 0)
+        listed = ((m < FEWEST) & (f <= _LARGEST_TABLE) | (f <= _FEW_IN_ALL)) & (m > 0)
         least = np.ceil(bound - 1e-9)
         inside = np.clip(least, 0, pairs)[listed].astype(np.intp)
         starts = self.start[m[listed].astype(np.intp), f[listed].astype(np.intp)]
