@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class FakeStore:
     rows_read: list[int] = field(default_factory=list)
     own_head: Any = None
     skipped: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["path", "reason"]))
+    own: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
         if self.frames is None:
@@ -54,11 +56,15 @@ class FakeStore:
         return sorted(self.images["label"].unique())
 
     @property
+    def tables(self) -> SimpleNamespace:
+        return SimpleNamespace(images=self.images if self.own is None else self.own)
+
+    @property
     def thumbnails(self) -> None:
         return None
 
     def regrouped(self, groups: Any) -> FakeStore:
-        return replace(self, images=self.images.assign(group=groups))
+        return replace(self, images=self.images.assign(group=groups), own=self.tables.images)
 
     @property
     def colour_histogram(self) -> np.ndarray:

@@ -93,6 +93,7 @@ def results(draw: Any) -> Results:
     confirmed = neurons[neurons["replicated"]]
     return Results(
         store=store,  # type: ignore[arg-type]
+        copies="split" if make.chance(0.3) else "together",
         split=split,
         heads=heads,
         neurons=neurons,
@@ -209,6 +210,7 @@ def _store(make: Maker) -> tuple[FakeStore, pd.Series]:
     boxes = pd.DataFrame({"image": boxed, "kind": "whole", "label": labels[boxed]})
     boxes = boxes.assign(xmin=0.0, ymin=0.0, xmax=5.0, ymax=5.0)
     known = PROVENANCE | ({"weights": "random"} if make.chance(0.2) else {})
+    known |= {"indexed": '{"copies": 7}'} if make.chance(0.2) else {}
     maps = np.zeros((n, 3, 4, 5), np.float32)
     store = FakeStore(images, boxes, maps, provenance=known)
     sides = SIDES[make.rng.choice(3, n, p=make.rng.dirichlet(np.ones(3)))]
@@ -403,7 +405,8 @@ def _samples(make: Maker) -> Samples:
 def _audit(make: Maker) -> SimpleNamespace:
     verdicts = make.rng.choice(["pass", "warn", "fail", "not done"], make.whole(0, 6))
     rows = pd.DataFrame({"check": "a_check", "verdict": verdicts, "finding": "x", "n": 1})
-    return SimpleNamespace(summary=rows)
+    across = make.rng.random(make.whole(0, 4)) < make.shares(1)[0]
+    return SimpleNamespace(summary=rows, duplicates=pd.DataFrame({"across": across}))
 
 
 def _glance(make: Maker, store: FakeStore, split: pd.Series) -> SetOverview:

@@ -630,6 +630,19 @@ def _(text, r, _claim):
     assert not torn or count(text, r"; (\d+) of") == len(torn)
 
 
+@check("copies")
+def _(text, r, _claim):
+    pairs = 0 if r.audit is None else len(r.audit.duplicates)
+    assert ("7 images left out as copies" in text) == ("indexed" in r.store.provenance)
+    assert ("The copies of a picture" in text) == (pairs > 0)
+    if pairs:
+        assert count(text, r"\((\d+) pair") == pairs
+        torn = int(r.audit.duplicates["across"].sum())
+        assert ("none on two sides" in text) == (not torn)
+        assert not torn or count(text, r"([\d,]+) on two sides") == torn
+        assert ("a group of their own" in text) == (r.copies == "together")
+
+
 @check("fitted on")
 def _(text, r, _claim):
     heads = r.box_details is not None and r.box_details.heads is not None

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import typer
 
 import featlab
@@ -120,29 +119,13 @@ def _run(made: Pass, output: Path, box_kind: str | None, copies: str, seed: int)
         store, passed = finished_store(made, tables, path)
         seconds["extract"] = round(time.perf_counter() - start, 3) if passed else 0.0
         if copies == "drop":
-            store = _distinct(made, store, output / "distinct.h5")
+            with store:
+                store = featlab.pipeline.distinct_store(
+                    store, load_network(made), output / "distinct.h5", options=pass_options(made)
+                )
         with store:
             kept = "split" if copies == "split" else "together"
             write_page(store, output, box_kind, kept, seed, seconds)
-
-
-def _distinct(made: Pass, store: featlab.store.MapStore, path: Path) -> featlab.store.MapStore:
-    """A store of the first image of each cluster of copies, which shares the maps of the whole."""
-    with store:
-        rows = featlab.audit.distinct_rows(store)
-        images = store.tables.images.iloc[rows].reset_index(drop=True)
-        boxes = store.boxes[store.boxes["image"].isin(rows)]
-        boxes = boxes.assign(image=np.searchsorted(rows, boxes["image"])).reset_index(drop=True)
-    path.unlink(missing_ok=True)  # of an earlier run, whose pictures may have been others
-    return featlab.extract.append_maps(
-        images,
-        load_network(made),
-        store.path,
-        path,
-        boxes=boxes,
-        skipped=store.skipped,
-        options=pass_options(made),
-    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 from featlab.pipeline._analysis import analyse, write_results
 from featlab.pipeline._comparison import compare_stores
 from featlab.pipeline._gradients import analyse_gradients
+from featlab.pipeline.copies import distinct_store
 from featlab.pipeline.detectors import neuron_card
 from featlab.pipeline.transfer import transfer_study
 
@@ -16,6 +17,7 @@ __all__ = [
     "analyse",
     "analyse_gradients",
     "compare_stores",
+    "distinct_store",
     "neuron_card",
     "transfer_study",
     "write_results",

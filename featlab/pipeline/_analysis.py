@@ -141,6 +141,7 @@ def analyse(
         split=given["split"],
         seconds={**(seconds or {}), **looking, **own},
         box_kind=box_kind or _only_kind(store.boxes),
+        copies=copies,
         command=command,
         random_state=random_state,
         backbone_description=str(store.provenance.get("description", "")),

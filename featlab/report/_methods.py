@@ -95,8 +95,8 @@ def _split(results: Results) -> str:
 
 
 def _groups(results: Results) -> str:
-    """Whether whole groups lie on one side, as the rows have it."""
-    groups = results.store.images["group"].astype(str)
+    """Whether the groups that a person named lie on one side, as the rows have it."""
+    groups = results.store.tables.images["group"].astype(str)
     named = groups.ne("").to_numpy()
     if not named.any():
         return ""
@@ -104,6 +104,21 @@ def _groups(results: Results) -> str:
     if (sides == 1).all():
         return ", whole groups on one side"
     return f"; {int((sides > 1).sum()):,} of {words.plural(len(sides), 'group')} lie on two sides"
+
+
+@claim("copies")
+def _copies(results: Results) -> str:
+    """What became of the copies of pictures: left out, on one side, or on several."""
+    left_out = words.indexed(results.store.provenance).get("copies", 0)
+    text = f"{words.plural(left_out, 'image')} left out as copies. " if left_out else ""
+    pairs = None if results.audit is None else results.audit.duplicates
+    if pairs is None or not len(pairs):
+        return text.strip()
+    n = words.plural(len(pairs), "pair")
+    torn, are = int(pairs["across"].sum()), "is" if len(pairs) == 1 else "are"
+    how = "images like all others" if results.copies == "split" else "a group of their own"
+    where = f"{torn:,} on two sides" if torn else "none on two sides"
+    return f"{text}The copies of a picture ({n}) {are} {how}, {where}."
 
 
 @claim("fitted on")
@@ -335,7 +350,7 @@ def _software(results: Results) -> str:
 
 _PARAGRAPHS = (
     (_network, _frozen),
-    (_split, _fitted),
+    (_split, _copies, _fitted),
     (_heads, _intervals, _paired),
     (_selected, _held),
     (_heat_maps, _box_intervals, _bare, _left_out),

@@ -155,7 +155,7 @@ def _through(results: Results) -> str:
     if len(stored):
         best: Any = stored.iloc[stored["box_accuracy_confirm"].to_numpy(float).argmax()]
         parts.append(
-            f"from the stored maps “{words.method(str(best.name))}” finds it in "
+            f"from the stored maps “{words.method(str(best.name))}” finds the box in "
             f"{words.percent(best['box_accuracy'])} and takes "
             f"{words.number(best['seconds_per_image'], 3)} seconds"
         )

@@ -220,6 +220,11 @@ def provenance(value: Any) -> str:
     return text
 
 
+def indexed(known: Mapping[str, Any]) -> dict[str, Any]:
+    """How the pictures of a store were read, and how many copies were left out, by provenance."""
+    return dict(json.loads(known.get("indexed", "{}")))
+
+
 def folder(images: pd.DataFrame) -> str:
     """Name of the folder that the pictures came from; empty where it is not known."""
     return PurePath(str(images["folder"].iloc[0]).replace("\\", "/")).name

@@ -251,13 +251,14 @@ def python_lines(results: Results) -> str:
     return "\n".join(
         [
             "from featlab import backbones, extract, images",
-            "from featlab.pipeline import analyse, write_results",
+            f"from featlab.pipeline import {', '.join(_called(known))}",
             "",
             *([] if "indexed" in known else [_NOT_TOLD]),
             f"table, boxes, skipped = images.index_images({_index(results, known)})",
             f"backbone = backbones.load_backbone({_network(known)})",
             'store = extract.extract_maps(table, backbone, "maps.h5", boxes=boxes, skipped=skipped'
             f"{_pass(known)})",
+            *_distinct(known),
             f"results = analyse(store{_analysis(results)})",
             'write_results(results, "results")',
         ]
@@ -266,7 +267,8 @@ def python_lines(results: Results) -> str:
 
 def _index(results: Results, known: dict[str, str]) -> str:
     """The source and how it was read; where the store does not say, a skipped file does."""
-    given = json.loads(known.get("indexed", "{}"))
+    given = words.indexed(known)
+    given.pop("copies", None)
     folder, source = words.folder(results.store.images) or "my_pictures", given.pop("source", "")
     if len(results.store.skipped):
         given["on_error"] = "skip"
@@ -299,6 +301,17 @@ def _network(known: dict[str, str]) -> str:
     return ", ".join(arguments)
 
 
+def _called(known: dict[str, str]) -> list[str]:
+    return ["analyse", *(["distinct_store"] if _distinct(known) else []), "write_results"]
+
+
+def _distinct(known: dict[str, str]) -> list[str]:
+    """The line that leaves copies out, where they were."""
+    if not words.indexed(known).get("copies"):
+        return []
+    return [f'store = distinct_store(store, backbone, "distinct.h5"{_pass(known)})']
+
+
 def _pass(known: dict[str, str]) -> str:
     usual = {"resize": "stretch", "dtype": "float16"}
     changed = {key: known[key] for key in usual if known.get(key, usual[key]) != usual[key]}
@@ -309,7 +322,8 @@ def _pass(known: dict[str, str]) -> str:
 def _analysis(results: Results) -> str:
     several = len(results.store.boxes["kind"].unique()) > 1
     kind = f", box_kind={results.box_kind!r}" if several and results.box_kind else ""
-    return f"{kind}, random_state={results.random_state}"
+    copies = "" if results.copies == "together" else f", copies={results.copies!r}"
+    return f"{kind}{copies}, random_state={results.random_state}"
 
 
 # ------------------------------------------------------------------------------- for other programs

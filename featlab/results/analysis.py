@@ -354,6 +354,8 @@ class Results:
         Stage → wall-clock seconds.
     box_kind : str, optional
         Kind of the boxes that were scored.
+    copies : str
+        "together": the copies of a picture are one group; or "split".
     command, random_state, backbone_description : str, int, str
         How the analysis was run, its seed, and the network.
     samples : Samples, optional
@@ -395,6 +397,7 @@ class Results:
     boxed_test_images: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     box_kind: str | None = None
+    copies: str = "together"
     command: str = ""
     random_state: int = 0
     backbone_description: str = ""
