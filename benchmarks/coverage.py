@@ -2,7 +2,7 @@
 
 Every cell draws data of a known truth again and again, asks featlab for the interval, and counts.
 
-    python benchmarks/coverage.py [repeats]
+    python benchmarks/coverage.py [repeats] [words of the cells]
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import pandas as pd
 from numpy.random import Generator
 from scipy.stats import norm
 
+from featlab.arguments import feature_columns
+from featlab.audit._confounds import adjusted_effects
 from featlab.boxes.scores import max_box_acc, pxap
+from featlab.heads import cross_validate_heads
 from featlab.heads.scores import scores_of
 from featlab.intervals import bootstrap_draws, draws_interval, mean_interval
 from featlab.neurons import confirm_neurons
@@ -307,6 +310,89 @@ for n in (10, 30, 100):
     CELLS[f"MaxBoxAcc (oracle), {n} images"] = oracle(n)
     CELLS[f"PxAP, {n} images"] = pixels(n)
 
+
+# ------------------------------------------------------------- what several fits or draws give
+
+
+def cross_validated(n: int, shift: float) -> Cell:
+    """Five folds of the nearest centroid; the truth is that of a fit on four fifths."""
+    y = np.arange(n) % 2
+
+    def data(rng: Generator, codes: np.ndarray) -> np.ndarray:
+        return rng.normal(size=(len(codes), 10)) + shift * (codes[:, None] == 1) / np.sqrt(10)
+
+    def known() -> float:
+        rng, share = np.random.default_rng(0), []
+        many = np.arange(20_000) % 2
+        for _ in range(100):
+            part = np.arange(n * 4 // 5) % 2
+            fit, X = data(rng, part), data(rng, many)
+            centres = np.stack([fit[part == code].mean(axis=0) for code in (0, 1)])
+            nearest = ((X[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
+            share.append((nearest == many).mean())
+        return float(np.mean(share))
+
+    def draw(rng: Generator) -> tuple[float, float]:
+        seed = int(rng.integers(2**31))
+        given = cross_validate_heads(
+            data(rng, y), y.astype(str), heads="nearest_centroid", random_state=seed
+        )
+        row = given.summary.set_index("head").loc["nearest_centroid"]
+        return row["accuracy_low"], row["accuracy_high"]
+
+    return each(draw, known)
+
+
+def adjusted(n: int, own: float, groups: int = 0) -> Cell:
+    """A neuron that sees brightness, which goes with the class, and the class itself by `own`."""
+    y = np.arange(n) % 2
+    names = None if not groups else np.array([f"g{i % (2 * groups)}" for i in range(n)])
+    detectors = pd.DataFrame(
+        {"layer": ["top"], "pooling": "mean", "class": "1", "neuron": 0}
+    )  # fmt: skip
+
+    def draw(rng: Generator) -> tuple[float, float]:
+        units = 2 * groups or n
+        shared = rng.normal(size=units)[np.arange(n) % units]
+        light = rng.normal(size=n) + y
+        values = light + own * y + np.sqrt(0.7) * rng.normal(size=n) + np.sqrt(0.3) * shared
+        X = pd.DataFrame({("top", "mean", 0): values})
+        X.columns = feature_columns("top", "mean", 1)
+        table = adjusted_effects(
+            X, y.astype(str), pd.DataFrame({"brightness": light}), detectors, groups=names
+        )
+        return tuple(table.loc[0, ["auroc_adjusted_low", "auroc_adjusted_high"]])
+
+    return each(draw, float(norm.cdf(own / np.sqrt(2))))
+
+
+def several(n: int, draws: int, mean: float, spread: float = 0.5) -> Cell:
+    """Each image is right in some of the draws: random neurons, choices of train images."""
+    a, b = mean * spread, (1 - mean) * spread
+    return each(
+        lambda rng: mean_interval(rng.binomial(draws, rng.beta(a, b, n)) / draws), mean
+    )  # fmt: skip
+
+
+def drop(n: int) -> Cell:
+    """Average drop of a class's probability: none in half of the images, else a beta variable."""
+    return each(lambda rng: mean_interval(rng.beta(0.6, 1.2, n) * (rng.random(n) < 0.5)), 0.5 / 3)
+
+
+for n, shift in ((40, 1.0), (40, 2.0), (100, 2.0), (100, 3.0)):
+    CELLS[f"accuracy of five folds, {n} images, shift {shift:g}"] = cross_validated(n, shift)
+for n, own in ((40, 0.0), (40, 1.5), (100, 0.0), (100, 1.5)):
+    CELLS[f"AUROC at like brightness, {n} images, shift {own:g}"] = adjusted(n, own)
+CELLS["AUROC at like brightness, 10 + 10 groups of 5, shift 1.5"] = adjusted(100, 1.5, groups=10)
+for n in (10, 30, 100):
+    CELLS[f"box accuracy of ten random neurons, {n} images"] = several(n, 10, 0.1)
+    CELLS[f"accuracy of five choices of train images, {n} images"] = several(n, 5, 0.9)
+for n in (8, 24):
+    CELLS[f"average drop, {n} images"] = drop(n)
+CELLS["accuracy 0.9655, 200 images"] = share(200, 0.9655)
+CELLS["AUROC 0.95, 10 + 190, class spread 4"] = auroc(10, 190, 0.95, sd=4.0)
+CELLS["accuracy 0.9, 100 images with 3 pairs of copies"] = grouped_share([1] * 94 + [2] * 3, 0.9)
+
 SHORT = [
     "AUROC 0.95, 20 + 20",
     "AUROC 0.95, 100 + 100",
@@ -328,9 +414,9 @@ SHORT = [
 """Cells for the tests, which take seconds: those where a bootstrap or DeLong's interval is weak."""
 
 
-def main(n_repeats: int) -> pd.DataFrame:
+def main(n_repeats: int, words: str = "") -> pd.DataFrame:
     rows = []
-    for name, cell in CELLS.items():
+    for name, cell in ((name, cell) for name, cell in CELLS.items() if words in name):
         rows.append({"interval": name, **measured(cell, n_repeats=n_repeats)})
         row = rows[-1]
         mark = "  BELOW" if row["covered"] < WANTED else ""
@@ -346,4 +432,4 @@ def main(n_repeats: int) -> pd.DataFrame:
 if __name__ == "__main__":
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     print(f"{repeats} repeats; nominal, found ± standard error, mean width")
-    main(repeats)
+    main(repeats, *sys.argv[2:3])

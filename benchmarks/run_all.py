@@ -61,6 +61,7 @@ SCRIPTS = (
     Script("neurons", "neurons.py", ("600", "200")),
     Script("calibration", "calibration.py", ("20",)),
     Script("coverage", "coverage.py", ("20",)),
+    Script("labels", "labels.py", ("1",)),
     Script("copies", "copies.py", ("--scale", "20000")),
     Script("scale", "scale.py", ("20000", "64")),
 )

@@ -292,6 +292,10 @@ def _neurons(make: Maker, store: FakeStore) -> pd.DataFrame:
         table["vote_agreement"] = 2 * make.shares(n) - 1
         table["vote_agreement_low"] = table["vote_agreement"] - make.rng.random(n)
         table["vote_agreement_high"] = table["vote_agreement"] + make.rng.random(n)
+    for end, wider in (("low", 0.5), ("high", 1.5)):
+        table[f"auroc_replicated_{end}"] = np.where(
+            table["replicated"], wider * table[f"auroc_confirmed_{end}"], np.nan
+        ).clip(0, 1)
     return table
 
 

@@ -28,9 +28,25 @@ from featlab.arguments import (
     selected_detectors,
     split_sides,
     true_boxes,
+    with_unseen_limits,
 )
 
 # ---------------------------------------------------------------------------- rows
+
+
+def test_what_replicated_is_printed_with_the_interval_that_allows_for_it():
+    table = pd.DataFrame(
+        {
+            "replicated": [True, False],
+            "auroc_confirmed_low": [0.8, 0.6],
+            "auroc_confirmed_high": [0.9, 0.8],
+            "auroc_replicated_low": [0.7, np.nan],
+            "auroc_replicated_high": [0.95, np.nan],
+        }
+    )
+    shown = with_unseen_limits(table)
+    assert shown["auroc_confirmed_low"].tolist() == [0.7, 0.6]
+    assert shown["auroc_confirmed_high"].tolist() == [0.95, 0.8]
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30))

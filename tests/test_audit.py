@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +27,20 @@ from featlab.audit import _duplicates
 from featlab.audit._alignment import fitted
 from featlab.audit._confounds import adjusted_effects, confounds
 from featlab.audit._duplicates import MIN_SIMILARITY
-from featlab.audit._labels import checked_labels, outliers
+from featlab.audit._labels import outliers
 from featlab.audit._pictures import find_bands, picture_statistics, read_pictures
 from featlab.audit._set import balance, colour_alone, pictures_line
+from featlab.backbones import load_backbone
 from featlab.errors import FeatlabError
 from featlab.extract import extract_maps
+from featlab.features import feature_table
 from featlab.images import index_images
 from featlab.images.pixels import thumbnail
 from featlab.plots.style import encode
 from featlab.splits import make_split
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from labels import flipped, gaussian, told
 
 # Found by eye, on the bottom 34 rows of all 357 pictures: a full-width white strip with writing.
 CAPTIONED = [
@@ -609,16 +616,25 @@ def test_clean_labels_have_few_candidates_and_order_of_rows_is_kept():
     assert len(audit.label_errors(X, names, groups=[f"g{i // 2}" for i in range(300)])) <= 3
 
 
-@pytest.mark.parametrize(("gap", "flips", "verdict"), [(0.9, 0, "warn"), (8, 0.2, "fail")])
-def test_classes_that_overlap_are_no_label_errors(gap, flips, verdict):
-    rng = np.random.default_rng(0)
-    codes = np.arange(600) % 2
-    X = rng.normal(size=(600, 20))
-    X[:, 0] += gap * codes
-    labels = np.where(rng.random(600) < flips, 1 - codes, codes)
-    table, finding = checked_labels(X, labels, np.full(600, ""), 0)
-    assert len(table) > 60 and finding.verdict == verdict
-    assert ("overlap" in finding.finding) == (verdict == "warn")
+@pytest.mark.parametrize("seed", range(3))
+def test_classes_that_overlap_have_no_wrong_labels_and_planted_ones_are_told(seed):
+    for gap in (1.0, 1.5, 3.0):
+        assert told(*gaussian(300, 3, gap, 0.0, seed)).verdict == "pass", gap
+    for wrong in (0.05, 0.10):
+        finding = told(*gaussian(300, 3, 2.0, wrong, seed))
+        assert finding.verdict == "fail"
+        share = float(re.search(r"About (\d+) %", finding.finding)[1]) / 100
+        assert share == pytest.approx(wrong, abs=0.02)
+
+
+@pytest.mark.slow
+def test_wrong_labels_of_a_real_set_are_told(shared_data, tmp_path):
+    images, _ = index_images(shared_data / "kangaroo_raccoon")
+    with extract_maps(images, load_backbone(), tmp_path / "maps.h5") as store:
+        X, codes = feature_table(store).to_numpy(), pd.factorize(store.images["label"])[0]
+    assert told(X, codes).verdict == "pass"
+    for wrong in (0.05, 0.10):
+        assert told(X, flipped(codes, wrong, 0)).verdict == "fail"
 
 
 def test_pictures_that_decode_to_black_are_told(tmp_path):

@@ -280,6 +280,15 @@ def detectors_of(r, direction, held=True):
 def _(text, r, _claim):
     active, silent = (detectors_of(r, way) for way in ("active", "silent"))
     every = r.neurons[["layer", "neuron"]].drop_duplicates()
+    for neuron, shown, low, high in re.findall(
+        r"neuron (\d+) for [^(]+\(AUROC (\S+) \[([\d.]+), ([\d.]+)\]\)", text.replace("\xa0", " ")
+    ):
+        # Picked because it replicated: the interval that allows for it.
+        rows = r.neurons[r.neurons["replicated"] & r.neurons["neuron"].eq(int(neuron))]
+        assert any(
+            same(shown, row["auroc_confirmed"], 1) and same(low, row["auroc_replicated_low"], 1)
+            and same(high, row["auroc_replicated_high"], 1) for _, row in rows.iterrows()
+        )  # fmt: skip
     if len(active):
         assert count(text, r"^([\d,]+) of") == len(active[["layer", "neuron"]].drop_duplicates())
         assert count(text, r"of ([\d,]+) neuron") == len(every)

@@ -251,6 +251,7 @@ def test_summary_is_json_with_null_for_what_is_missing(two, bare):
     row = two[0].neurons.query("`class` == 'kangaroo' and neuron == @best['best_neuron']").iloc[0]
     assert best["auroc_confirmed"] == pytest.approx(row["auroc_confirmed"])
     nothing = {"n": 0, "best_neuron": None, "auroc_selected": None, "auroc_confirmed": None}
+    nothing |= {"auroc_confirmed_low": None, "auroc_confirmed_high": None}
     assert report.summary(bare[0])["detectors"]["raccoon"] == nothing
 
 

@@ -828,6 +828,7 @@ def huge(tmp_path_factory):
     table["replicated"] = table["detector"] & (rng.random(n) < 0.9)
     for end in ("", "_low", "_high"):
         table[f"auroc_confirmed{end}"] = np.where(table["detector"], table[f"auroc{end}"], np.nan)
+        table[f"auroc_replicated{end}"] = table[f"auroc_confirmed{end}"]
     table["p_confirmed"] = np.where(table["detector"], table["p"], np.nan)
     table["rank"] = table.groupby("class")["auroc"].rank(ascending=False, method="first")
     table.attrs = results.neurons.attrs

@@ -169,6 +169,7 @@ def test_the_data_never_exceeds_its_budget():
     for name in ("auroc_low", "auroc_high", "auroc_confirmed"):
         table[name] = 0.5
     table["auroc_confirmed_low"] = table["auroc_confirmed_high"] = 0.5
+    table["auroc_replicated_low"] = table["auroc_replicated_high"] = 0.5
     noise = [rng.integers(0, 256, (300, 400, 3), dtype=np.uint8) for _ in range(24)]
     big = dataclasses.replace(made, neurons=table, gallery=make_gallery(names, noise))
     lengths = []

@@ -49,4 +49,5 @@ from featlab.arguments.tables import (
     stratified_rows,
     text_labels,
     true_boxes,
+    with_unseen_limits,
 )

@@ -317,6 +317,33 @@ def selected_detectors(neurons: pd.DataFrame, *, silent: bool = False) -> pd.Dat
     return neurons[kept if silent else kept & neurons["direction"].eq("active")]
 
 
+def with_unseen_limits(neurons: pd.DataFrame) -> pd.DataFrame:
+    """A neuron table whose interval on unseen images may be printed beside any choice of rows.
+
+    The interval of a neuron that replicated is the one that allows for that: it was picked because
+    its confirmed AUROC is large, which a plain interval does not know.
+
+    Parameters
+    ----------
+    neurons : DataFrame
+        Neuron table after ``confirm_neurons``.
+
+    Returns
+    -------
+    DataFrame
+        With ``auroc_replicated_low, auroc_replicated_high`` as ``auroc_confirmed_low,
+        auroc_confirmed_high`` of replicated rows.
+    """
+    held = neurons["replicated"].eq(True)
+    limits = {
+        f"auroc_confirmed_{end}": neurons[f"auroc_confirmed_{end}"].where(
+            ~held, neurons[f"auroc_replicated_{end}"]
+        )
+        for end in ("low", "high")
+    }
+    return neurons.assign(**limits)
+
+
 def confirmed_detectors(
     neurons: pd.DataFrame,
     *,

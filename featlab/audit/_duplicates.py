@@ -9,7 +9,9 @@ compared cell by cell. Other photos of one scene, and surfaces of one shading, d
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -284,7 +286,7 @@ def duplicates_line(
         f"{n_differ:,} have two labels."
     )
     scores = {row["copies"]: row for row in copies.to_dict("records")}
-    if {"together", "split"} <= set(scores):
+    if {"together", "split"} <= set(scores) and _tells(scores["split"]):
         kept, torn = scores["together"], scores["split"]
         apart = images_word(int(torn["n_leaking"]))
         text += (
@@ -296,6 +298,11 @@ def duplicates_line(
         text += " Near ones were not looked for: the store has no thumbnails; extract it again."
     fails = len(leaking) > FAIL_LEAK * int((sides == "test").sum())
     return Finding("duplicates", worse_of(fails, n_across > 0 or n_differ > 0), text, n)
+
+
+def _tells(torn: Mapping[Hashable, Any]) -> bool:
+    """Whether enough copies are torn apart for accuracies of two splits to be about them."""
+    return bool(torn["n_leaking"] > FAIL_LEAK * torn["n"])
 
 
 def neighbour_pairs(X: NDArray[np.floating], k: int = NEIGHBOURS) -> Rows:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -39,9 +41,10 @@ NOT_DONE = "not done"
 OUTLIER_SCORE = 3.5
 """Modified z-score beyond which an image is an outlier of its class."""
 
-WARN_LABELS, FAIL_LABELS = 0.01, 0.10
-# Median. Of a dozen sets of two Gaussian classes: 0.1-0.4 where they overlap, 0.5-0.7 with flips.
-FAIL_MARGIN = 0.45
+WARN_LABELS, FAIL_LABELS = 0.01, 0.03
+"""Estimated shares of wrong labels."""
+WARN_EVIDENCE, FAIL_EVIDENCE = 4.0, 11.0
+"""Twice the gain in log-likelihood by wrong labels: p = 0.02 and 0.0005 where there are none."""
 WARN_OUTLIERS, FAIL_OUTLIERS = 0.01, 0.05
 
 _FOLDS = 5
@@ -52,6 +55,8 @@ _NEIGHBOURS = 5
 _LEAST_FOR_OUTLIERS = 10
 _MANY_IMAGES = 20_000  # whose components come from a pass over blocks of rows
 _NORMAL_MAD = 0.6745  # of the standard normal distribution
+_ROUNDS = 200  # of expectation and maximisation
+_TINY = 1e-9
 
 
 def label_errors(
@@ -106,10 +111,29 @@ def label_errors(
     return contradicted(X, y, groups, random_state)[0]
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How labels and what was predicted without them agree.
+
+    Attributes
+    ----------
+    accuracy : float
+        Share of the images that are classified as labelled when held out.
+    wrong : float
+        Estimated share of wrong labels, see :func:`wrong_share`.
+    evidence : float
+        Twice what wrong labels gain in log-likelihood over classes that overlap.
+    """
+
+    accuracy: float
+    wrong: float
+    evidence: float
+
+
 def contradicted(
     X: pd.DataFrame | ArrayLike, y: ArrayLike, groups: ArrayLike | None, random_state: int
-) -> tuple[pd.DataFrame, float]:
-    """The table of `label_errors`, and the share of images classified as labelled."""
+) -> tuple[pd.DataFrame, Agreement]:
+    """The table of `label_errors`, and how labels and predictions agree."""
     check_same_rows(X=X, y=y, groups=groups)
     values = finite_matrix(X)
     codes, classes = class_codes(y, len(values), least=2)
@@ -138,7 +162,51 @@ def contradicted(
         "folds": len(folds),
         "thresholds": dict(zip(classes.tolist(), thresholds.tolist(), strict=True)),
     }
-    return table, accuracy
+    return table, Agreement(accuracy, *wrong_share(_log_odds(probability, codes)))
+
+
+def _log_odds(probability: Floats, codes: NDArray[np.intp]) -> Floats:
+    """Of every image's own class against the best other one."""
+    logs = np.log(np.clip(probability, _TINY, 1))
+    own = logs[np.arange(len(codes)), codes].copy()
+    logs[np.arange(len(codes)), codes] = -np.inf
+    return own - logs.max(axis=1)
+
+
+def wrong_share(odds: Floats) -> tuple[float, float]:
+    """Share of wrong labels by the log odds of held-out images, and the evidence for it.
+
+    Where classes only overlap, the log odds of the own class are one normal distribution, whose
+    tail below 0 is the error that held-out accuracy shows. Images labelled wrongly are a mirror
+    image of it, at minus its mean: a second hump instead of a longer tail.
+
+    Parameters
+    ----------
+    odds : ndarray of shape (n,)
+        Log odds of the own class against the best other one.
+
+    Returns
+    -------
+    share : float
+        Maximum-likelihood share of ``(1 - share) N(m, s) + share N(-m, s)``, m > 0.
+    evidence : float
+        Twice the gain in log-likelihood over one normal distribution. Where no label is wrong, half
+        of a chi-squared variable of one degree of freedom, and half 0. 0 where the odds do not
+        vary.
+    """
+    middle, spread, share = float(np.median(odds)), float(odds.std()), 0.05
+    if not spread > 0 or middle <= 0:
+        return 0.0, 0.0
+    alone = norm.logpdf(odds, odds.mean(), spread).sum()
+    for _ in range(_ROUNDS):
+        mirrored = share * norm.pdf(odds, -middle, spread)
+        both = (1 - share) * norm.pdf(odds, middle, spread) + mirrored
+        weight = mirrored / np.maximum(both, np.finfo(float).tiny)
+        turned = odds * (1 - 2 * weight)
+        share, middle = float(weight.mean()), float(turned.mean())
+        spread = float(np.sqrt(np.maximum((odds**2).mean() - middle**2, _TINY)))
+    gain = np.log(np.maximum(both, np.finfo(float).tiny)).sum() - alone
+    return share, max(0.0, 2 * float(gain))
 
 
 def _pruned(
@@ -296,9 +364,24 @@ def images_word(n: int) -> str:
     return f"{n:,} image" + ("" if n == 1 else "s")
 
 
+def percent(share: float) -> str:
+    """`6 %`; none and all only where it is none or all."""
+    text = f"{100 * share:.0f}"
+    if text in ("0", "100") and share not in (0, 1):
+        text = f"{100 * share:.1f}"
+        text = {"0.0": "< 0.1", "100.0": "> 99.9"}.get(text, text)
+    return f"{text} %"
+
+
+def score(value: float) -> str:
+    """`0.97`; 0 and 1 only where they are, else a digit more."""
+    return f"{value:.3f}" if round(value, 2) in (0, 1) and value not in (0, 1) else f"{value:.2f}"
+
+
 def interval_words(row: Mapping[Hashable, Any]) -> str:
     """An accuracy with its 95 % interval."""
-    return f"{row['accuracy']:.2f} ({row['accuracy_low']:.2f}-{row['accuracy_high']:.2f})"
+    value, low, high = (score(row[f"accuracy{end}"]) for end in ("", "_low", "_high"))
+    return f"{value} ({low}-{high})"
 
 
 def worse_of(fails: bool | np.bool_, warns: bool | np.bool_) -> str:
@@ -311,26 +394,28 @@ def checked_labels(
 ) -> tuple[pd.DataFrame, Finding]:
     """The table of `label_errors`, and its line; "not done" where labels cannot be checked."""
     try:
-        errors, accuracy = contradicted(X, labels, groups, random_state)
-        return errors, labels_line(errors, len(labels), accuracy)
+        errors, agreement = contradicted(X, labels, groups, random_state)
+        return errors, labels_line(errors, len(labels), agreement)
     except FeatlabError as error:
         empty = pd.DataFrame(columns=LABEL_COLUMNS)
         return empty, Finding("label errors", NOT_DONE, str(error), 0)
 
 
-def labels_line(table: pd.DataFrame, n: int, accuracy: float) -> Finding:
-    """Are labels contradicted?"""
-    share = len(table) / n
+def labels_line(table: pd.DataFrame, n: int, agreement: Agreement) -> Finding:
+    """Are labels wrong: more of them contradicted than classes that overlap lead one to expect?"""
+    wrong, evidence = agreement.wrong, agreement.evidence
     text = (
-        f"{images_word(len(table))} ({share:.1%}) with a label that the others contradict; "
-        f"{accuracy:.0%} of all are classified as labelled when held out."
+        f"{images_word(len(table))} ({percent(len(table) / n)}) with a label that the others "
+        f"contradict; {percent(agreement.accuracy)} of all are classified as labelled when held "
+        "out."
     )
-    many = share >= FAIL_LABELS
-    # Calibrated probabilities contradict hard images by little, wrong labels by much.
-    is_sure = many and table["margin"].median() >= FAIL_MARGIN
-    if many and not is_sure:
-        text += " At such small margins wrong labels cannot be told from classes that overlap."
-    return Finding("label errors", worse_of(is_sure, share >= WARN_LABELS), text, n)
+    warns = wrong >= WARN_LABELS and evidence >= WARN_EVIDENCE
+    if warns:
+        text += f" About {percent(wrong)} look wrong: more than classes that overlap would give."
+    elif len(table):
+        text += " Classes that overlap would give as many: none is shown to be wrong."
+    fails = wrong >= FAIL_LABELS and evidence >= FAIL_EVIDENCE
+    return Finding("label errors", worse_of(fails, warns), text, n)
 
 
 def outliers_line(table: pd.DataFrame) -> Finding:
@@ -341,7 +426,7 @@ def outliers_line(table: pd.DataFrame) -> Finding:
     n_outliers = int(table["outlier"].sum())
     share = n_outliers / judged
     text = (
-        f"{images_word(n_outliers)} ({share:.1%}) far from the rest of their class "
+        f"{images_word(n_outliers)} ({percent(share)}) far from the rest of their class "
         f"(modified z-score above {OUTLIER_SCORE:g})."
     )
     verdict = worse_of(share >= FAIL_OUTLIERS, share >= WARN_OUTLIERS)

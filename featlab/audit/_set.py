@@ -37,6 +37,7 @@ from featlab.audit._labels import (
     interval_words,
     outliers,
     outliers_line,
+    percent,
     worse_of,
 )
 from featlab.audit._pictures import PICTURE_COLUMNS, Pictures, read_pictures, with_objects
@@ -113,6 +114,9 @@ def colour_alone(head_table: pd.DataFrame | None) -> Finding:
 def _ratio(sizes: NDArray[np.intp], classes: NDArray[np.object_]) -> Finding:
     large, small = sizes.argmax(), sizes.argmin()
     ratio = sizes[large] / sizes[small]
+    if sizes[large] == sizes[small]:
+        text = f"Each of {len(classes)} classes has {images_word(sizes[small])}."
+        return Finding("class balance", "pass", text, int(sizes.sum()))
     text = (
         f"The largest of {len(classes)} classes, {classes[large]!r}, has "
         f"{images_word(sizes[large])}, the smallest, {classes[small]!r}, {sizes[small]:,}: "
@@ -221,8 +225,8 @@ def captions_line(statistics: pd.DataFrame, confounds: pd.DataFrame) -> Finding:
     rows = confounds[(confounds["statistic"] == "caption") & (confounds["verdict"] != "pass")]
     share = len(written) / len(known)
     text = (
-        f"{images_word(len(written))} ({share:.0%}) with a line of writing in a plain strip at the "
-        f"top or bottom, {counts.iloc[0]:,} of them {counts.index[0]!r}."
+        f"{images_word(len(written))} ({percent(share)}) with a line of writing in a plain strip "
+        f"at the top or bottom, {counts.iloc[0]:,} of them {counts.index[0]!r}."
     )
     fails = bool((rows["verdict"] == "fail").any())
     return Finding(name, worse_of(fails, len(rows) > 0 or share >= RARE_SHARE), text, len(known))
@@ -235,9 +239,10 @@ def adjusted_line(table: pd.DataFrame, n: int) -> Finding:
         return Finding(name, NOT_DONE, "There is no confirmed detector to judge.", 0)
     share = float(table["explained"].mean())
     text = (
-        f"{int(table['explained'].sum()):,} of {len(table):,} confirmed detectors cannot be told "
-        f"from the picture statistics; median AUROC {table['auroc'].median():.2f}, "
-        f"{table['auroc_adjusted'].median():.2f} with the statistics held fixed."
+        f"Of the {len(table):,} confirmed detectors judged (at most {_MOST} a class) "
+        f"{int(table['explained'].sum()):,} cannot be told from the picture statistics; median "
+        f"AUROC {table['auroc'].median():.2f}, {table['auroc_adjusted'].median():.2f} with the "
+        "statistics held fixed."
     )
     return Finding(name, worse_of(share >= FAIL_EXPLAINED, share >= WARN_EXPLAINED), text, n)
 

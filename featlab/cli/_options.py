@@ -235,7 +235,9 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
             best = (
                 f"; best neuron {detectors['best_neuron']}: AUROC "
                 f"{_number(detectors['auroc_selected'])} when chosen, "
-                f"{_number(detectors['auroc_confirmed'])} on unseen images"
+                f"{_number(detectors['auroc_confirmed'])} "
+                f"[{_number(detectors['auroc_confirmed_low'])}, "
+                f"{_number(detectors['auroc_confirmed_high'])}] on unseen images"
             )
         print(f"  detectors of {label}: {detectors['n']}{best}")
     if summary["clusters"]:

@@ -359,12 +359,14 @@ def neurons(
     table = featlab.pipeline.detectors.find_detectors(
         X, labels, split, groups, random_state=seed, **options
     )
-    best = room.select_neurons(table, direction=direction, most=top)
+    best = featlab.arguments.with_unseen_limits(
+        room.select_neurons(table, direction=direction, most=top)
+    )
     show(room.replication(table))
     columns = ["class", "direction", "layer", "pooling", "neuron", "auroc", "auroc_confirmed"]
     columns += ["auroc_confirmed_low", "auroc_confirmed_high", "p_confirmed", "shrinkage"]
     columns += ["reference"] if pairs or reference is not None else []
-    print(f"confirmed detectors, at most {top} per class:")
+    print(f"confirmed detectors, at most {top} per class (intervals allow for their replication):")
     show(best, columns)
     print(", ".join(f"{key}: {value}" for key, value in table.attrs.items()))
     if shuffles:

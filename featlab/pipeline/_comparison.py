@@ -21,6 +21,7 @@ from featlab.arguments import (
     selected_detectors,
     tracked,
     true_boxes,
+    with_unseen_limits,
 )
 from featlab.features import feature_table
 from featlab.heads import evaluate_heads
@@ -256,7 +257,7 @@ def _head(
 
 
 def _detectors(neurons: pd.DataFrame) -> dict[str, Any]:
-    kept = confirmed_detectors(neurons)
+    kept = with_unseen_limits(confirmed_detectors(neurons))
     counts: dict[str, Any] = {
         "selected": len(selected_detectors(neurons)),
         "confirmed": len(kept),

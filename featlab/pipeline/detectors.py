@@ -17,6 +17,7 @@ from featlab.arguments import (
     said,
     selected_detectors,
     stratified_rows,
+    with_unseen_limits,
 )
 from featlab.errors import FeatlabError
 from featlab.heads import (
@@ -362,6 +363,7 @@ def neuron_card(
 
 def _row_of(neurons: pd.DataFrame, neuron: int, place: Place, label: str | None) -> pd.Series:
     rows = rows_of(neurons, place)
+    rows = with_unseen_limits(rows)
     rows = rows[rows["neuron"].eq(neuron) & rows["reference"].eq("") & rows["auroc"].notna()]
     if label is not None:
         rows = rows[rows["class"] == label]

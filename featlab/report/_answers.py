@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from featlab.arguments import confirmed_detectors, selected_detectors
+from featlab.arguments import confirmed_detectors, selected_detectors, with_unseen_limits
 from featlab.report import _words as words
 from featlab.report._words import Claim, claim, points, standing
 from featlab.results.analysis import Results
@@ -29,7 +29,8 @@ _VERDICTS = {
 @claim("detectors")
 def detectors_answer(results: Results) -> Markup:
     """Which neurons detect the classes."""
-    every, confirmed = results.neurons, confirmed_detectors(results.neurons)
+    every = with_unseen_limits(results.neurons)
+    confirmed = confirmed_detectors(every)
     total = every[["layer", "neuron"]].drop_duplicates().shape[0]
     if confirmed.empty:
         return _none_is_active(every)

@@ -36,6 +36,7 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
+from featlab.arguments import with_unseen_limits
 from featlab.report import _words as words
 from featlab.results.analysis import Results, SetOverview
 from featlab.results.pictures import Gallery
@@ -172,7 +173,7 @@ def explorer_rows(table: pd.DataFrame) -> pd.DataFrame:
 def explorer(results: Results, most_rows: int) -> dict[str, Any] | None:
     """The rows of the neuron explorer, at most `most_rows`; None without any."""
     rows = explorer_rows(results.neurons)
-    kept = rows.head(most_rows)
+    kept = with_unseen_limits(rows.head(most_rows))
     if kept.empty:
         return None
     classes = [str(name) for name in results.store.classes]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import plots
-from featlab.arguments import confirmed_detectors, selected_detectors
+from featlab.arguments import confirmed_detectors, selected_detectors, with_unseen_limits
 from featlab.plots.style import short_names
 from featlab.report import _answers as answers
 from featlab.report import _words as words
@@ -94,7 +94,8 @@ def _detectors(results: Results) -> Table | None:
     several = every[["layer", "pooling"]].drop_duplicates().shape[0] > 1
     judged = "fires" in every
     rows = []
-    for _, row in every.groupby("class", sort=True).head(most).iterrows():
+    shown = with_unseen_limits(every).groupby("class", sort=True).head(most)
+    for _, row in shown.iterrows():
         where = f" ({row['layer']}, {row['pooling']})" if several else ""
         cells = [
             f"neuron\u00a0{row['neuron']}{where}",

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from featlab import plots
-from featlab.arguments import confirmed_detectors
+from featlab.arguments import confirmed_detectors, with_unseen_limits
 from featlab.report import _answers, _data, _heads
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
@@ -341,12 +341,13 @@ def summary(results: Results) -> dict[str, Any]:
     dict
         ``n_images, classes, backbone, map_shape`` (height, width, neurons of the last layer),
         ``heads`` (head → accuracy, low, high, n), ``detectors`` (class → n, best_neuron,
-        auroc_selected, auroc_confirmed), ``localisation`` (method → box_accuracy, mean_iou, n),
-        ``own_classes`` (class of the network's own → images that it calls so first, share; the
-        three commonest), ``seconds`` (stage → s). None stands for what is not there or no number.
+        auroc_selected, auroc_confirmed with its interval), ``localisation`` (method →
+        box_accuracy, mean_iou, n), ``own_classes`` (class of the network's own → images that it
+        calls so first, share; the three commonest), ``seconds`` (stage → s). None stands for what
+        is not there or no number.
     """
     store = results.store
-    confirmed = confirmed_detectors(results.neurons)
+    confirmed = with_unseen_limits(confirmed_detectors(results.neurons))
     scores = _answers.scored(results)
     rows = pd.DataFrame() if scores is None else scores.table
     return plain(
@@ -403,7 +404,10 @@ def _detectors(of_class: pd.DataFrame) -> dict[str, Any]:
         "n": len(of_class),
         "best_neuron": None if best is None else int(best["neuron"]),
         "auroc_selected": None if best is None else best["auroc"],
-        "auroc_confirmed": None if best is None else best["auroc_confirmed"],
+        **{
+            name: None if best is None else best[name]
+            for name in ("auroc_confirmed", "auroc_confirmed_low", "auroc_confirmed_high")
+        },
     }
 
 

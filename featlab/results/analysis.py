@@ -346,16 +346,13 @@ class Results:
     localisation : Localisation, optional
         None where there are no boxes.
     units, pointing : DataFrame, optional
-        From ``localise.unit_localisation``; and
-        ``layer, class, neuron, n, pointing, pointing_low, pointing_high, picture_centre``.
+        From ``localise.unit_localisation`` and ``localise.detectors.neuron_pointing``.
     boxed_test_images : int
         Test images with a true box; of very many only a sample was scored.
     seconds : mapping of str to float
         Stage → wall-clock seconds.
-    box_kind : str, optional
-        Kind of the boxes that were scored.
-    copies : str
-        "together": the copies of a picture are one group; or "split".
+    box_kind, copies : str
+        Kind of the boxes that were scored; "together" (copies are one group) or "split".
     command, random_state, backbone_description : str, int, str
         How the analysis was run, its seed, and the network.
     samples : Samples, optional
