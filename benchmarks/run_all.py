@@ -62,6 +62,7 @@ SCRIPTS = (
     Script("calibration", "calibration.py", ("20",)),
     Script("coverage", "coverage.py", ("20",)),
     Script("labels", "labels.py", ("1",)),
+    Script("untuned", "untuned.py", long="NAME=STORE[:KIND] ..."),
     Script("copies", "copies.py", ("--scale", "20000")),
     Script("scale", "scale.py", ("20000", "64")),
 )

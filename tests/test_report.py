@@ -242,6 +242,9 @@ def test_summary_is_json_with_null_for_what_is_missing(two, bare):
         "heads",
         "detectors",
         "localisation",
+        "own_classes",
+        "clusters",
+        "left_out",
         "seconds",
     ]
     assert kept["map_shape"] == [7, 7, 1280]

@@ -334,6 +334,8 @@ def with_unseen_limits(neurons: pd.DataFrame) -> pd.DataFrame:
         With ``auroc_replicated_low, auroc_replicated_high`` as ``auroc_confirmed_low,
         auroc_confirmed_high`` of replicated rows.
     """
+    if neurons.empty:  # of a set without labels: no neuron was tested
+        return neurons
     held = neurons["replicated"].eq(True)
     limits = {
         f"auroc_confirmed_{end}": neurons[f"auroc_confirmed_{end}"].where(

@@ -320,7 +320,7 @@ def _keep(path: Path, network: Any, expected: Sequence[np.ndarray], parameters: 
     arrays: dict[str, Any] = {name: np.frombuffer(one, np.uint8) for name, one in parts.items()}
     arrays |= {f"maps_{k}": values for k, values in enumerate(expected)}
     packed = io.BytesIO()
-    np.savez(packed, parameters=np.int64(parameters), **arrays)
+    np.savez(packed, allow_pickle=False, parameters=np.int64(parameters), **arrays)
     with suppress(FeatlabError):
         write_whole(path, packed.getvalue())
     with suppress(OSError):

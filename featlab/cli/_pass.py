@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import featlab
-from featlab.arguments import check_choice
 from featlab.cli._options import (
     BoxKind,
     CopiesOrDrop,
@@ -240,7 +239,7 @@ def predict(
         )
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
     for name in wanted:  # before the pass
-        check_choice("--formats", name, featlab.predict.FORMATS)
+        featlab.arguments.check_choice("--formats", name, featlab.predict.FORMATS)
     predictor = featlab.predict.load_predictor(model)
     with libraries_silenced():
         network = featlab.backbones.rebuild_backbone(predictor.provenance, backbone, weights)

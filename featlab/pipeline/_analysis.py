@@ -136,6 +136,7 @@ def analyse(
         left_out = dict.fromkeys(("labels", "box_heads"), "the pictures have no labels")
     given = {name: value for name, value in given.items() if name not in left_out}
     made, own = run_stages(STAGES, given | {"unlabelled": True}, left_out)
+    stages = {stage.name for stage in STAGES}
     results = Results(
         store=store,
         split=given["split"],
@@ -148,7 +149,7 @@ def analyse(
         gradients=gradients,
         transfer=transfer,
         boxed_test_images=int((given["split"][given["truth"]["image"].unique()] == "test").sum()),
-        left_out=left_out,
+        left_out={name: why for name, why in left_out.items() if name in stages},
         **sets.heads_and_neurons(made),
         **{field.name: made[field.name] for field in fields(Results) if field.name in made},
     )
