@@ -294,8 +294,8 @@ def make_box_laboratory(found: Localisation, *, ahead: float = 0.02) -> BoxDetai
 def make_units(detectors: pd.DataFrame) -> pd.DataFrame:
     verdicts = np.resize(["on the object", "not shown", "beside the boxes"], len(detectors))
     return detectors[["layer", "class", "neuron"]].assign(
-        n=60, auroc_inside=0.8, auroc_inside_low=0.75, auroc_inside_high=0.85, iou=0.3,
-        iou_chance=0.2, p=0.001, p_adjusted=0.01, verdict=verdicts,
+        n=60, auroc_inside=0.8, auroc_inside_low=0.75, auroc_inside_high=0.85, p_inside=0.037,
+        iou=0.3, iou_chance=0.2, p=0.001, p_adjusted=0.01, verdict=verdicts,
     )  # fmt: skip
 
 

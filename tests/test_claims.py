@@ -407,7 +407,7 @@ def _(text, r, _claim):
     ours, random = percentages(text)
     assert same(ours, rows.loc["detectors", "accuracy"])
     assert same(random, rows.loc["random", "accuracy"])
-    assert count(text, r"its (\d+) best") == rows["k"].max()
+    assert count(text, r"Without (\d+) detector") == rows["k"].max()
 
 
 @check("fewest detectors")
@@ -419,10 +419,10 @@ def _(text, r, _claim):
     # Two scores side by side, and no word of their being as good as each other.
     assert "as well" not in text
     more = len(few.neurons) < max(few.curve["k"])
-    assert ("on all" in text) == more
+    assert ("the most tried" in text) == more
     if more:
         assert same(shown[-1], few.accuracy_all)
-        assert count(text, r"on all (\d+)") == max(few.curve["k"])
+        assert count(text, r"on (\d+), the most tried") == max(few.curve["k"])
 
 
 @check("best pooling")
@@ -690,6 +690,8 @@ def _(text, r, _claim):
         return
     assert count(text, r"over ([\d,]+) detector") == r.selection.n_confirm_tests
     assert ("not independent" in text) == (r.selection.unit != "images")
+    # Only intervals that allow for it are said to.
+    assert ("having been picked" in text) == r.neurons["auroc_replicated_low"].notna().any()
 
 
 @check("heat maps")
@@ -934,6 +936,9 @@ def test_intervals_that_overlap_say_nothing_of_a_pair():
     assert words.points(pair).replace("\N{NO-BREAK SPACE}", " ") == (
         "+10 percentage points (4 to 16, adjusted p 3 × 10⁻⁵)"
     )
+    for gap, shown in ((-0.01, "−1 percentage point"), (0.0, "0 percentage points")):
+        assert words.points({"difference": gap, "difference_low": math.nan,
+                             "difference_high": math.nan}) == shown  # fmt: skip
 
 
 @pytest.fixture(scope="module")

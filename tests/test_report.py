@@ -102,6 +102,8 @@ def test_sections_figures_and_methods_are_there(two):
         "Boxes by regression",
         "Does this neuron’s map allow localisation of the object?",
         "no: beside the boxes",
+        "Adjusted p of the two",
+        ">0.037<",
         "Look for what the heat map follows",
         "cascade: ridge, then corrections",
         "less that of the best baseline, “a blob at the picture&#39;s centre”",

@@ -13,10 +13,11 @@ from PIL import Image
 from sklearn.metrics import adjusted_rand_score
 
 from featlab import FeatlabError
+from featlab.cli._pass import write_page
 from featlab.embed.planes import cluster_images
 from featlab.extract import extract_maps
 from featlab.images import index_images
-from featlab.pipeline import analyse, write_results
+from featlab.pipeline import analyse
 from featlab.pipeline.scheduler import Stage, run_stages
 from featlab.splits import make_split
 
@@ -45,9 +46,8 @@ def analysed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unlabelled")
     images, boxes, _ = index_images(write_pictures(folder / "pictures"))
     with extract_maps(images, FakeBackbone(), folder / "maps.h5", boxes=boxes) as store:
-        results = analyse(store)
         with no_drawing():
-            write_results(results, folder)
+            results = write_page(store, folder, None, "together", 0, {})
         yield results, folder
 
 
@@ -83,6 +83,7 @@ def test_clusters_are_told_with_their_pictures_and_neurons_and_never_as_classes(
         above = (a[:, None] > b).mean() + 0.5 * (a[:, None] == b).mean()
         assert row["auroc"] == pytest.approx(above, abs=1e-9)
     page = (folder / "report.html").read_text("utf-8")
+    assert "pictures of the data set" in page and "their labels" not in page
     assert "A cluster is not a class" in page and "no test of it would be one" in page
     for absent in ("Classification", "Confirmed detectors", "classes in turn"):
         assert absent not in page

@@ -164,7 +164,7 @@ def write_page(
     )
     if results.unlabelled:
         logging.getLogger(__name__).info(
-            "no predictor, heads, detectors: %s", results.left_out["labels"]
+            "no predictor, heads, detectors: %s", results.left_out["heads"]
         )
     else:
         results = _leave_predictor(results, output)

@@ -201,7 +201,8 @@ def needed(results: Results) -> str:
     last = last[last["k"] == last["k"].max()].set_index("kind")
     accuracy: Any = last["accuracy"]
     return (
-        f"Without its {int(last['k'].iloc[0])} best detectors the logistic head gets "
+        f"Without {words.plural(int(last['k'].iloc[0]), 'detector')}, the best of each class, the "
+        "logistic head gets "
         f"{words.percent(accuracy['detectors'])} of the test images right, without as many "
         f"random neurons of like variance {words.percent(accuracy['random'])}."
     )
@@ -220,7 +221,9 @@ def fewest(results: Results) -> str:
         "error of the best number on folds of train, gets "
         f"{words.share(scores, 'a')} of {words.plural(few.n, 'test image')} right"
     )
-    return text + (f"; on all {most:,}, {words.percent(few.accuracy_all)}." if k < most else ".")
+    return text + (
+        f"; on {most:,}, the most tried, {words.percent(few.accuracy_all)}." if k < most else "."
+    )
 
 
 @claim("best pooling")
@@ -350,8 +353,8 @@ def _others(scores: Localisation) -> str:
         row = rest.best(supervision=supervision)
         if row is not None:
             share = words.share(row, "box_accuracy")
-            parts.append(f"“{words.method(row['method'])}” {how} in {share}")
-    return f"Other methods find it, {'; '.join(parts)}." if parts else ""
+            parts.append(f"“{words.method(row['method'])}”, {how}, finds it in {share}")
+    return f"Of the other methods: {'; '.join(parts)}." if parts else ""
 
 
 def _picked_on(rows: pd.DataFrame) -> str:

@@ -245,7 +245,8 @@ def _samples(results: Results) -> Figure | None:
         return None
     return Figure(
         partial(plots.sample_images, samples.pictures, samples.labels, samples.boxes),
-        f"{len(samples.pictures)} pictures of the data set with their labels.",
+        f"{words.plural(len(samples.pictures), 'picture')} of the data set"
+        f"{'' if results.unlabelled else ' with their labels'}.",
         str(_drawn(results)),
         "sample_images",
         pictures=True,

@@ -295,6 +295,11 @@ REFERENCES = {
         "under dependency. Annals of Statistics 29, 1165-1188.",
         doi="10.1214/aos/1013699998",
     ),
+    "selected_intervals": Reference(
+        "Benjamini & Yekutieli (2005). False discovery rate-adjusted multiple confidence intervals "
+        "for selected parameters. Journal of the American Statistical Association 100, 71-81.",
+        doi="10.1198/016214504000001907",
+    ),
     "holm": Reference(
         "Holm (1979). A simple sequentially rejective multiple test procedure. Scandinavian "
         "Journal of Statistics 6, 65-70."

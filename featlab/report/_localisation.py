@@ -144,6 +144,7 @@ def _units(results: Results) -> Table | None:
             words.name(row["class"]),
             words.fires(row),
             words.scored(row, "auroc_inside"),
+            words.p_value(row["p_inside"]),
             words.number(row["iou"]),
             words.number(row["iou_chance"]),
             words.p_value(row["p_adjusted"]),
@@ -152,11 +153,13 @@ def _units(results: Results) -> Table | None:
         ]
         for _, row in units.groupby("class", sort=True).head(most).iterrows()
     ]
-    columns = ["Neuron", "Class", "Its map finds the object", "AUROC inside against outside"]
+    columns = ["Neuron", "Class", "Its map finds the object"]
+    inside = ["AUROC inside against outside", "Adjusted p of that"]
+    overlap = ["IoU with the boxes", "with other images’ boxes", "Adjusted p of the two"]
     pointed = ["Peak in a box", "Picture’s centre"]
     return table(
         "Does this neuron’s map allow localisation of the object?",
-        [*columns, *("IoU with the boxes", "with other images’ boxes", "Adjusted p"), *pointed],
+        [*columns, *inside, *overlap, *pointed],
         rows,
         (0, 1, 2),
         total=len(units),

@@ -233,6 +233,11 @@ def _held(results: Results) -> str:
         f"{again}{cite(known.confirm_correction)} over "
         f"{words.plural(known.n_confirm_tests, 'detector')} gave p ≤ {known.confirm_alpha}."
     )
+    if results.neurons["auroc_replicated_low"].notna().any():
+        text += (
+            " The interval beside a confirmed detector's AUROC on those images allows for its "
+            f"having been picked there{cite('selected_intervals')}."
+        )
     if known.unit != "images":
         text += (
             " Images of one group are not independent: the selection, which takes them for "

@@ -100,7 +100,7 @@ def _detectors(results: Results) -> Table | None:
         cells = [
             f"neuron\u00a0{row['neuron']}{where}",
             words.name(row["class"]),
-            words.number(row["auroc"]),
+            words.score(row["auroc"]),
             words.scored(row, "auroc_confirmed"),
             words.p_value(row["p_confirmed"]),
         ]

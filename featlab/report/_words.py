@@ -325,7 +325,8 @@ def standing(pair: Mapping[str, Any] | pd.Series) -> str:
 
 def points(pair: Mapping[str, Any] | pd.Series, digits: int = 0) -> str:
     """`+9 percentage points (−2 to 21, adjusted p 0.12)`."""
-    value = f"{signed(100 * pair['difference'], digits)} percentage points"
+    gap = signed(100 * pair["difference"], digits)
+    value = f"{gap} percentage point{'' if gap.strip('+−') == '1' else 's'}"
     notes = []
     if math.isfinite(pair["difference_low"]) and math.isfinite(pair["difference_high"]):
         low, high = (number(100 * pair[f"difference_{end}"], digits) for end in ("low", "high"))

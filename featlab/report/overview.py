@@ -221,7 +221,7 @@ def _cluster_table(made: Clusters) -> Table | None:
     rows = []
     for _, row in made.table.iterrows():
         neurons = made.neurons[made.neurons["cluster"] == row["cluster"]].head(_TOLD_NEURONS)
-        told = [f"{n} ({words.number(a)})" for n, a in zip(neurons["neuron"], neurons["auroc"],
+        told = [f"{n} ({words.score(a)})" for n, a in zip(neurons["neuron"], neurons["auroc"],
                                                           strict=True)]  # fmt: skip
         first = str(row["typical"]).partition("|")[0]
         rows.append([row["cluster"], f"{int(row['n']):,}", words.name(first), ", ".join(told)])
