@@ -40,7 +40,7 @@ CORRECTIONS = (
     *("bonferroni", "sidak", "holm-sidak", "holm", "simes-hochberg", "hommel"),
     *("fdr_bh", "fdr_by", "fdr_tsbh", "fdr_tsbky", "fdr_gbs", "local_fdr"),
 )
-SLOW = {"hommel": 100, "local_fdr": 50}
+SLOW = {"hommel": 100, "local_fdr": 100}
 """Families at most, of corrections that take long."""
 MAX_T_FAMILIES = 100
 _FAMILIES_AT_ONCE = 50

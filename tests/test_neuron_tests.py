@@ -285,6 +285,16 @@ def test_local_fdr_wants_p_values_of_many_values():
         rank_neurons(X, np.repeat(["a", "b"], 50), correction="local_fdr")
 
 
+@pytest.mark.slow
+def test_local_fdr_calls_nothing_in_a_family_that_looks_like_noise():
+    """A fitted density has tails by chance; 200 families of noise."""
+    rng, called_in = np.random.default_rng(0), 0
+    for _ in range(200):
+        z = rng.normal(size=200)
+        called_in += (adjust(2 * stats.norm.sf(np.abs(z)), "local_fdr", 0.05, sign=z) <= 0.05).any()
+    assert called_in <= 10 + 2 * np.sqrt(10 * 0.95)
+
+
 def test_local_fdr_is_high_for_noise_and_low_for_planted():
     rng = np.random.default_rng(1)
     y = np.repeat(["cat", "dog"], 100)
@@ -599,3 +609,17 @@ def test_all_classes_with_few_groups_or_sessions_of_several_have_no_p():
     assert sessions["p"].isna().all() and sessions.attrs["n_tests"] == 0
     few = compare_classes(X, y, groups=np.where(y == "a", np.arange(90) % 4, np.arange(90)))
     assert few["p"].isna().all() and not few["reject"].any()
+
+
+@pytest.mark.parametrize("test", ["kruskal", "welch_anova"])
+@pytest.mark.parametrize("pairs", [[(0, 1)], [(199, 200)], [(0, 1), (199, 200), (450, 451)]])
+def test_all_classes_have_p_where_single_images_hold_a_few_copies(test, pairs):
+    """Within a class or across two: the images without a copy decide."""
+    y, groups = np.repeat(list("abc"), 200), np.full(600, "", dtype=object)
+    for number, pair in enumerate(pairs):
+        groups[list(pair)] = f"copies {number}"
+    X = np.random.default_rng(0).normal(size=(600, 4))
+    X[y == "b", 0] += 1
+    table = compare_classes(X, y, test=test, groups=groups)
+    assert table["p"].notna().all()
+    assert table.loc[table["reject"], "neuron"].tolist() == [0]

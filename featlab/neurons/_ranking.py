@@ -133,8 +133,9 @@ def rank_neurons(
         standardised activations: it has no p, and "rejects" where the coefficient is not zero.
     correction : str
         A method of `statsmodels.stats.multitest.multipletests` over all rows of the table;
-        "local_fdr" (Efron's, then ``p_adjusted`` is the chance that this very row is null); or
-        "max_t", 1,000 permutations of the labels ("mannwhitneyu" against the rest only).
+        "local_fdr" (Efron's, then ``p_adjusted`` is the chance that this very row is null, and at
+        least the p-value of Simes' test that all are); or "max_t", 1,000 permutations of the
+        labels ("mannwhitneyu" against the rest only).
     alpha : float
         Bound of the corrected p-value, in (0, 1]; 1 asks nothing.
     min_auroc : float

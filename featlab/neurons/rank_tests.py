@@ -183,10 +183,11 @@ def scheme_of(codes: NDArray[np.intp], names: NDArray[np.str_]) -> str:
 
     Where each group has one class that is whole groups. Where a few hold several (a copy under
     another name) they are left out; where many do (a session of all classes) the groups are strata.
+    Images without a group are whole ones, and no sign of strata.
     """
     _, first, is_whole = whole_groups(codes, names)
     whole = _pairs(codes[first[is_whole]])
-    within = sum(_pairs(codes[rows]) for rows in rows_of_groups(names))
+    within = sum(_pairs(codes[rows]) for rows in rows_of_groups(names) if names[rows[0]] != "")
     return WHOLE if whole >= within else WITHIN
 
 
