@@ -248,7 +248,8 @@ def make_head_details(heads: HeadResults) -> HeadDetails:
         calibration[f"accuracy_{end}"] = calibration["accuracy"] + off
     learning = pd.DataFrame({"size": [1, 5, 40], "accuracy": [0.6, 0.8, 0.93]})
     learning = learning.assign(
-        head="logistic", n=n, n_repeats=5, accuracy_low=learning["accuracy"] - 0.1,
+        head="logistic", n=n, n_train=[2, 10, 80], n_repeats=5,
+        accuracy_low=learning["accuracy"] - 0.1,
         accuracy_high=learning["accuracy"] + 0.05,
     )  # fmt: skip
     measured = Calibration(

@@ -28,7 +28,7 @@ from featlab.results.analysis import (
     SmallestSet,
 )
 from featlab.results.images import Clusters, OwnClasses, SetMaps
-from featlab.results.localisation import FittedMethods, Localisation
+from featlab.results.localisation import BASELINES, FittedMethods, Localisation
 from featlab.results.networks import Transfer
 from featlab.results.pictures import Comparison, Predictions, Samples
 
@@ -36,7 +36,7 @@ METHODS = {
     "detectors": "image labels",
     "best_detector": "image labels",
     "cam": "image labels",
-    "sum": "image labels",
+    "sum": "none",
     "cell_boxes": "boxes",
     "random_neuron": "none",
     "centre_gaussian": "none",
@@ -110,7 +110,7 @@ def results(draw: Any) -> Results:
         samples=_samples(make) if make.chance() else None,
         detector_details=_details(make, neurons) if make.chance(0.8) else None,
         audit=_audit(make) if make.chance() else None,  # type: ignore[arg-type]
-        head_details=_head_details(make, heads) if make.chance(0.8) else None,
+        head_details=_head_details(make, heads, len(store.classes)) if make.chance(0.8) else None,
         box_details=None if pairs is None else BoxDetails(_statistics(make), box_heads, pairs),
         set_overview=_glance(make, store, split) if make.chance() else None,
         gradients=_gradients(make) if make.chance(0.3) else None,  # type: ignore[arg-type]
@@ -257,11 +257,12 @@ def _heads(make: Maker, store: FakeStore, split: pd.Series) -> HeadResults:
     )  # fmt: skip
 
 
-def _head_details(make: Maker, heads: HeadResults) -> HeadDetails:
+def _head_details(make: Maker, heads: HeadResults, n_classes: int) -> HeadDetails:
     scored = len(heads.predictions) and len(heads.models) > 1
     pairs = compare_heads(heads, n_boot=50) if scored else pd.DataFrame()
     sizes = np.unique(make.rng.integers(1, 50, make.whole(1, 4)))
     learning = pd.DataFrame({"size": sizes, "n_repeats": make.rng.integers(1, 3, len(sizes))})
+    learning["n_train"] = learning["size"] * n_classes - make.whole(0, 1)
     return HeadDetails("logistic", pairs, None, learning)  # type: ignore[arg-type]
 
 
@@ -347,7 +348,7 @@ def _localisation(make: Maker, store: FakeStore, split: pd.Series) -> Localisati
     for name, supervision in methods.items():
         hits = same if make.chance(0.2) else make.rng.random(len(rows)) < make.shares(1)[0]
         hits = hits.astype(float) if name != "random_neuron" else make.rng.random(len(rows))
-        row = {"method": name, "supervision": supervision, "baseline": supervision == "none"}
+        row = {"method": name, "supervision": supervision, "baseline": name in BASELINES}
         row |= {"n": len(rows), "threshold": make.shares(1)[0], "box_accuracy": hits.mean()}
         low, high = make.interval(hits[:1] * 0 + hits.mean())
         row |= {"box_accuracy_low": low[0], "box_accuracy_high": high[0], "mean_iou": 0.5}
@@ -448,6 +449,7 @@ def _gradients(make: Maker) -> SimpleNamespace:
     names = ["dam_original", "grad_cam", "cam", "centre_gaussian"]
     table = pd.DataFrame({"method": names, "n": 60, "seconds_per_image": 0.1})
     table["supervision"] = ["network", "network", "image labels", "none"]
+    table["baseline"] = table["supervision"].eq("none")
     for column in ("box_accuracy", "centre_in_box", "picture_centre_in_box"):
         table[column] = make.shares(4)
     table["box_accuracy_confirm"] = np.where(make.chance(), make.shares(4), np.nan)

@@ -29,7 +29,7 @@ from featlab.audit._confounds import adjusted_effects, confounds
 from featlab.audit._duplicates import MIN_SIMILARITY
 from featlab.audit._labels import outliers
 from featlab.audit._pictures import find_bands, picture_statistics, read_pictures
-from featlab.audit._set import balance, colour_alone, pictures_line
+from featlab.audit._set import balance, colour_alone, confounds_line, pictures_line
 from featlab.backbones import load_backbone
 from featlab.errors import FeatlabError
 from featlab.extract import extract_maps
@@ -290,6 +290,14 @@ def test_a_rare_cue_warns_although_it_hardly_moves_the_auroc():
     assert found.loc[("a", "caption"), "verdict"] == "warn"
     assert found.loc[("a", "constant"), "verdict"] == "pass"
     assert np.isnan(found.loc[("a", "constant"), "p"])
+
+
+def test_what_tells_one_of_two_classes_is_counted_once():
+    labels = np.repeat(["a", "b"], 200)
+    tells = pd.DataFrame({"width": np.arange(400.0), "noise": np.arange(400) % 2})
+    line = confounds_line(confounds(tells, labels), 400)
+    assert line.verdict == "fail"
+    assert line.finding.endswith("; 1 strong and 0 weaker of 2 statistics.")
 
 
 def test_swapping_two_classes_mirrors_the_table_and_rows_choose():

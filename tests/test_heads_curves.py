@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from test_heads import problem
 
@@ -140,6 +144,18 @@ class TestAblation:
             assert (np.abs(np.log(variance[drawn] / variance[columns])) < 0.5).all()
         assert len({tuple(drawn) for drawn in draws}) > 20
 
+    @given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(1, 12))
+    def test_as_many_partners_as_an_error_allows_can_be_had(self, alive, size):
+        variance, columns = np.array(alive, float), np.arange(min(size, len(alive)))
+        try:
+            _Partners(variance, columns)
+        except FeatlabError as error:
+            most = int(re.search(r"at most (\d+)", str(error))[1])
+            assert most < len(columns)
+            _Partners(variance, columns[:most])
+            with pytest.raises(FeatlabError):
+                _Partners(variance, columns[: most + 1])
+
     @pytest.mark.parametrize(
         ("change", "words"),
         [
@@ -148,7 +164,7 @@ class TestAblation:
             ({"order": []}, "order is empty"),
             ({"sizes": [2]}, "sizes must be at most the 1 neurons"),
             ({"n_random": 0}, "n_random must be at least 1"),
-            ({"order": [f"n{i}" for i in range(60)]}, "sizes must be at most 4, the neurons"),
+            ({"order": [f"n{i}" for i in range(60)]}, "sizes must be at most 32, so"),
         ],
     )
     def test_errors(self, planted, change, words):

@@ -174,7 +174,7 @@ def test_refined_boxes_are_a_row_of_their_own(found):
     assert plain["mean_iou"] < 0.6
     assert refined["mean_iou"] > 0.75
     assert refined["supervision"] == "boxes"
-    assert plain["supervision"] == "image labels"
+    assert plain["supervision"] == "none"
     assert refined["class_asked"] == "label"
     assert np.isnan(refined["threshold"])
     assert refined["seconds_per_1000"] > plain["seconds_per_1000"]

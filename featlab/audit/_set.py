@@ -204,10 +204,12 @@ def confounds_line(table: pd.DataFrame, n: int) -> Finding:
         f"(AUROC {row.auroc:.2f}, 95 % {row.auroc_low:.2f}-{row.auroc_high:.2f})"
         for row in leaders.rename(columns={"class": "class_"}).itertuples()
     ]
+    # Counted once, too: of two classes each tells what the other does.
+    clear = set(failed["statistic"])
     text = (
         f"Without any network, picture statistics tell classes apart: {', '.join(parts)}; "
-        f"{len(failed):,} strong and {len(warned):,} weaker of {len(table):,} pairs of a class and "
-        "a statistic."
+        f"{len(clear):,} strong and {len(set(warned['statistic']) - clear):,} weaker of "
+        f"{table['statistic'].nunique():,} statistics."
     )
     return Finding(name, worse_of(len(failed) > 0, len(warned) > 0), text, n)
 

@@ -391,9 +391,12 @@ class _Partners:
     def __init__(self, variance: Floats, columns: Ints) -> None:
         others = np.setdiff1d(np.flatnonzero(variance > 0), columns)
         if len(others) < len(columns):
+            # The first k need k others that are alive.
+            taken = np.arange(1, len(columns) + 1) + np.cumsum(variance[columns] > 0)
+            most = int((taken <= np.count_nonzero(variance > 0)).sum())
             raise FeatlabError(
-                f"sizes must be at most {len(others)}, the neurons that are outside order and "
-                f"not constant on train, got {len(columns)}."
+                f"sizes must be at most {most}, so that each neuron has another one to be compared "
+                f"with that is not constant on train, got {len(columns)}."
             )
         sizes = np.log(np.maximum(variance, np.finfo(float).tiny))
         gaps = np.abs(sizes[columns][:, None] - sizes[others])

@@ -55,7 +55,7 @@ def register(
         Learns from cells of the train rows.
     needs : sequence of str
         What the method cannot do without: "neurons", "weights", "mlp".
-    supervision : {"image labels", "boxes"}
+    supervision : {"image labels", "boxes", "none"}
         What it learns from.
 
     Returns
@@ -68,7 +68,7 @@ def register(
     FeatlabError
         Another kind of supervision.
     """
-    check_choice("supervision", supervision, ("image labels", "boxes"))
+    check_choice("supervision", supervision, ("image labels", "boxes", "none"))
 
     def keep(heat: Heat) -> Heat:
         METHODS[name] = HeatMethod(name, title, heat, fit, tuple(needs), supervision)
@@ -163,13 +163,13 @@ def _mlp_cam(maps: np.ndarray, context: Context) -> np.ndarray:
     return cam_heat(maps, gradient / scale.scale_)
 
 
-@register("sum", "sum of all maps")
+@register("sum", "sum of all maps", supervision="none")
 def _sum(maps: np.ndarray, _: Context) -> np.ndarray:
     """Selective convolutional descriptor aggregation: Wei et al. (2017), IEEE TIP 26."""
     return maps.sum(axis=-1)
 
 
-@register("eigen_cam", "first component of each picture")
+@register("eigen_cam", "first component of each picture", supervision="none")
 def _eigen_cam(maps: np.ndarray, context: Context) -> np.ndarray:
     """The first left singular vector of cells × neurons: Muhammad & Yeasin (2020), IJCNN."""
     n, h, w, c = maps.shape

@@ -38,7 +38,7 @@ from featlab.pipeline.pictures import (
     true_corners,
 )
 from featlab.results.analysis import HeadResults
-from featlab.results.localisation import Localisation
+from featlab.results.localisation import WITHOUT_BOXES, Localisation
 from featlab.results.pictures import ENTRY_COLUMNS, Comparison, MethodExamples
 from featlab.splits import make_split
 from featlab.store import MapStore
@@ -210,7 +210,7 @@ def _located(
     )
     if not localisation.table["box_accuracy_confirm"].notna().any():
         return None
-    best = localisation.best(supervision="image labels")
+    best = localisation.best(supervision=WITHOUT_BOXES)
     assert best is not None  # METHODS are such methods.
     return _Located(localisation, str(best["method"]))
 
@@ -383,7 +383,7 @@ def _shared_method(located: Mapping[str, _Located]) -> str:
     if not located:
         return ""
     every = pd.concat([one.localisation.table for one in located.values()], ignore_index=True)
-    ours = every[every["supervision"].eq("image labels") & ~every["baseline"].astype(bool)]
+    ours = every[every["supervision"].isin(WITHOUT_BOXES) & ~every["baseline"].astype(bool)]
     accuracies = ours.groupby("method", sort=False)["box_accuracy_confirm"]
     return str(accuracies.mean()[accuracies.size() == len(located)].idxmax())
 

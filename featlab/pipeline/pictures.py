@@ -13,7 +13,7 @@ from featlab.arguments import in_turn
 from featlab.errors import FeatlabError
 from featlab.images.pixels import resize_image
 from featlab.results.analysis import HeadResults
-from featlab.results.localisation import Localisation
+from featlab.results.localisation import WITHOUT_BOXES, Localisation
 from featlab.results.pictures import Examples, Gallery, MethodExamples, Samples
 from featlab.store import MapStore
 from featlab.system.machine import usable_cores
@@ -148,8 +148,8 @@ def detector_examples(
 def localisation_examples(
     store: MapStore, load: Load, truth: pd.DataFrame, localisation: Localisation
 ) -> Examples | None:
-    """The best, middling and worst boxes of the best method that learns from labels alone."""
-    best = localisation.best(supervision="image labels")
+    """The best, middling and worst boxes of the best method that learns from no boxes."""
+    best = localisation.best(supervision=WITHOUT_BOXES)
     if best is None:
         return None
     rows = localisation_rows(localisation, str(best["method"]), _EXAMPLES)
@@ -160,7 +160,7 @@ def failures(
     store: MapStore, load: Load, truth: pd.DataFrame, localisation: Localisation
 ) -> Examples | None:
     """The worst boxes of the same method, the very worst first."""
-    best = localisation.best(supervision="image labels")
+    best = localisation.best(supervision=WITHOUT_BOXES)
     if best is None:
         return None
     rows = rows_by_iou(localisation, str(best["method"]))[: -_FAILURES - 1 : -1]
@@ -195,7 +195,7 @@ def method_examples(
     store: MapStore, load: Load, truth: pd.DataFrame, localisation: Localisation
 ) -> MethodExamples | None:
     """A good, a middling and a bad image, seen by several methods."""
-    best = localisation.best(supervision="image labels")
+    best = localisation.best(supervision=WITHOUT_BOXES)
     if best is None:
         return None
     rows = localisation_rows(localisation, str(best["method"]), _STRIPS)

@@ -13,7 +13,7 @@ from featlab.arguments import confirmed_detectors, selected_detectors, with_unse
 from featlab.report import _words as words
 from featlab.report._words import Claim, claim, points, standing
 from featlab.results.analysis import Results
-from featlab.results.localisation import Localisation
+from featlab.results.localisation import WITHOUT_BOXES, Localisation
 
 _BY_DETECTORS = ("detectors", "best_detector", "signed_detectors", "contrast")
 _VERDICTS = {
@@ -345,11 +345,14 @@ def _firing(results: Results) -> str:
 
 
 def _others(scores: Localisation) -> str:
-    """What else finds the object: from labels alone, and taught with boxes."""
+    """What else finds the object: with and without boxes to learn from."""
     ours = scores.table["method"].isin(_BY_DETECTORS)
     rest = replace(scores, table=scores.table[~ours])
     parts = []
-    for supervision, how in (("image labels", "from labels alone"), ("boxes", "taught with boxes")):
+    for supervision, how in (
+        (WITHOUT_BOXES, "without boxes to learn from"),
+        (("boxes",), "taught with boxes"),
+    ):
         row = rest.best(supervision=supervision)
         if row is not None:
             share = words.share(row, "box_accuracy")

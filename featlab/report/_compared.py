@@ -210,8 +210,8 @@ def boxes_answer(comparison: Comparison) -> Claim:
     verdict, clear = _verdict(comparison.box_pairs)
     tied = comparison.entries["box_accuracy_confirm"].eq(best["box_accuracy_confirm"]).sum()
     text = Markup(
-        "Each with its own best map method from image labels alone, chosen on the confirm images, "
-        "where “{}” with “{}” does {}. On {} it finds the box (IoU ≥ 0.5) in {}; the best "
+        "Each with its own best map method that learns from no boxes, chosen on the confirm "
+        "images, where “{}” with “{}” does {}. On {} it finds the box (IoU ≥ 0.5) in {}; the best "
         "baseline, “{}”, in {}. {}"
     ).format(
         words.name(best["name"]),
@@ -241,7 +241,7 @@ def _box_scores(entries: pd.DataFrame) -> Table | None:
     ]
     columns = ["Name", "Its best map method", "Box accuracy on test", "on confirm", "Mean IoU"]
     return table(
-        f"Boxes from image labels alone{words.with_intervals(entries, 'box_accuracy')} "
+        f"Boxes of maps that learn from no boxes{words.with_intervals(entries, 'box_accuracy')} "
         f"(n = {entries['n_boxes'].max():,})",
         [*columns, "Best baseline", "Seconds for 1,000"],
         rows,

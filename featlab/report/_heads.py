@@ -436,8 +436,10 @@ def _fewer(results: Results) -> str:
     rows = results.head_details.learning
     sizes, repeats = rows["size"].astype(int), rows["n_repeats"].astype(int)
     most = "" if repeats.min() == repeats.max() else "at most "
+    full = sizes * len(results.store.classes)
+    fewer = " (all that a smaller class has)" if rows["n_train"].lt(full).any() else ""
     return (
         f"How many images does it take? The same head on {sizes.min():,} to {sizes.max():,} train "
-        f"images per class, drawn {most}{words.plural(repeats.max(), 'time')}; the test images "
-        "stay the same."
+        f"images per class{fewer}, drawn {most}{words.plural(repeats.max(), 'time')}; the test "
+        "images stay the same."
     )

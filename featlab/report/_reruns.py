@@ -15,6 +15,7 @@ from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import claim, said, standing
 from featlab.results.analysis import Results
+from featlab.results.localisation import WITHOUT_BOXES
 from featlab.results.networks import DamExample, GradientResults, Transfer
 
 _MOST_TRACES = 2
@@ -150,7 +151,7 @@ def _through(results: Results) -> str:
                 f"the picture's own centre in {words.percent(row['picture_centre_in_box'])}) and "
                 f"takes {words.number(row['seconds_per_image'], 2)} seconds an image"
             )
-    stored = scores[scores["supervision"].eq("image labels")]
+    stored = scores[scores["supervision"].isin(WITHOUT_BOXES) & ~scores["baseline"].astype(bool)]
     stored = stored[stored["box_accuracy_confirm"].notna()]
     if len(stored):
         best: Any = stored.iloc[stored["box_accuracy_confirm"].to_numpy(float).argmax()]

@@ -24,6 +24,7 @@ from featlab.system.files import plain
 # Verdict → what stands in the strip: a sign that needs no colour, and a word.
 _SIGNS = {"fail": "✕", "warn": "!", "pass": "✓", "not done": "–"}
 _OWN_TOLD, _TOLD_NEURONS = 3, 4
+_TIME = "Time taken; of a stage in a process of its own, what it was waited for"
 _NO_BOX = np.zeros((0, 4))
 _WORST_FIRST = tuple(_SIGNS)
 _VERBS = (("fails", "fail"), ("warns", "warn"), ("passes", "pass"), ("not done", "not done"))
@@ -115,7 +116,7 @@ def provenance(results: Results, options: Options) -> Section:
         "provenance.html",
         facts={"commands": commands(results), "python_lines": python_lines(results)},
         tables={
-            "seconds": table("Time taken", ["Stage", "Seconds"], seconds),
+            "seconds": table(_TIME, ["Stage", "Seconds"], seconds),
             "provenance": _data.provenance_table(results, essentials=False),
         },
         link="Provenance",

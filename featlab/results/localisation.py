@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,8 @@ from featlab.system import html
 CURVES = ("method", "delta", "threshold", "accuracy", "accuracy_any")
 SUCCESS = ("method", "delta", "accuracy", "accuracy_oracle")
 BASELINES = ("random_neuron", "centre_gaussian", "whole_image", "mean_box")
+WITHOUT_BOXES = ("none", "image labels")
+"""Supervision of the methods that no box of a train image taught; of the baselines, too."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class HeatMethod:
     needs : tuple of str
         Of "neurons", "weights", "mlp"; without them it is left out.
     supervision : str
-        "image labels", or "boxes" where boxes of train images are learnt from.
+        "image labels", "boxes" where boxes of train images are learnt from, or "none".
     """
 
     name: str
@@ -259,8 +261,10 @@ class Localisation:
     draws: pd.DataFrame = field(default_factory=pd.DataFrame)
     parameters: dict[str, Any] = field(default_factory=dict)
 
-    def best(self, *, baseline: bool = False, supervision: str | None = None) -> pd.Series | None:
-        """The best row of `table` among the map methods (of one kind of supervision) or baselines.
+    def best(
+        self, *, baseline: bool = False, supervision: Collection[str] | None = None
+    ) -> pd.Series | None:
+        """The best row of `table` among the map methods (of some supervision) or baselines.
 
         Best on the images that thresholds were chosen on, where that is known: picking the best on
         the scored images would flatter it. None where there is none.
@@ -270,7 +274,7 @@ class Localisation:
         rows = self.table[self.table["baseline"].astype(bool).eq(baseline)]
         rows = rows[rows["box_accuracy"].notna()]
         if supervision is not None:
-            rows = rows[rows["supervision"] == supervision]
+            rows = rows[rows["supervision"].isin(supervision)]
         if rows.empty:
             return None
         tuned = rows.get("box_accuracy_confirm", pd.Series(np.nan, index=rows.index))
