@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -207,3 +208,9 @@ def shared_weights() -> Path:
     if not (SHARED / "weights").is_dir():
         pytest.skip("the real weights (../shared/weights) are not here")
     return SHARED / "weights"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def light_collections():
+    """What stands so far is not searched for garbage again: every correction of p collects all."""
+    gc.freeze()

@@ -137,6 +137,7 @@ def test_writing_at_the_very_rim_is_no_reason_to_stumble():
     assert find_bands(picture).caption == pytest.approx(0.04)
 
 
+@pytest.mark.slow
 def test_most_captions_on_white_backgrounds_are_found(shared_data):
     """Lines of writing in a white margin, no band; five more were seen by eye and are missed."""
     images, pictures = looked_at(shared_data / "fruit3")
@@ -357,6 +358,7 @@ def test_unrelated_statistics_change_nothing_and_perfect_ones_leave_nothing():
     assert (bound[["auroc_adjusted_low", "auroc_adjusted_high"]] == [0, 1]).all(axis=None)
 
 
+@pytest.mark.slow
 def test_the_adjusted_interval_covers_the_truth():
     """A neuron that sees only brightness has a true adjusted AUROC of 0.5."""
     covered = []
@@ -785,6 +787,7 @@ def test_a_planted_set_is_seen_through(planted_set):
     pd.testing.assert_frame_equal(result.summary, again.summary)
 
 
+@pytest.mark.slow
 def test_a_set_whose_pictures_are_gone_is_still_audited(planted_set):
     store, split, folder = planted_set
     shutil.rmtree(folder)

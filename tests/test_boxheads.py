@@ -144,6 +144,7 @@ def test_test_rows_do_not_influence_what_is_fitted():
     )
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result():
     store = scene_store(48)
     results = [evaluate(store, heads=("cascade", "mlp")) for _ in range(2)]

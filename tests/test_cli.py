@@ -125,6 +125,7 @@ def written(folder):
     return {file.name for file in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_heads_of_one_store_and_of_two(stores, tmp_path, capsys):
     assert featlab("heads", stores[0], "--heads", "logistic,knn", "--curve", "-o", tmp_path) == 0
     out = capsys.readouterr().out
@@ -153,6 +154,7 @@ def test_audit_says_pass_warn_or_fail(stores, tmp_path, capsys):
     assert written(tmp_path) >= {"audit.csv", "confounds.png", "duplicates.parquet"}
 
 
+@pytest.mark.slow
 def test_boxheads_of_scenes(stores, tmp_path, capsys):
     assert featlab("boxheads", stores[0], "--heads", "ridge_pca", "-o", tmp_path) == 0
     assert "mean_box" in capsys.readouterr().out

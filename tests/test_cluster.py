@@ -23,6 +23,7 @@ from featlab.images import index_images
 from featlab.store import MapStore
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
+pytestmark = pytest.mark.slow  # processes of a cluster, each with an import of its own
 
 # Workers are processes of their own, which read a small part size from nowhere: pictures are many.
 N_IMAGES = 1400
@@ -144,7 +145,6 @@ def test_a_cluster_writes_the_store_of_one_process(
     ).popitem()[1]
 
 
-@pytest.mark.slow
 def test_ranges_of_a_killed_worker_are_done_again(images, mortal_client, notes, expected, tmp_path):
     killed: list[int] = []
 
@@ -196,7 +196,6 @@ def test_a_pass_goes_on_from_what_the_workers_left(images, client, notes, expect
     assert alone.calls < N_IMAGES / 8
 
 
-@pytest.mark.slow
 def test_a_worker_without_memory_is_told_in_a_sentence(
     images, mortal_client, notes, tmp_path, monkeypatch
 ):
@@ -272,7 +271,6 @@ def test_no_scheduler_there():
         connect("nonsense://x", seconds=0.5)
 
 
-@pytest.mark.slow
 def test_a_real_network_travels_as_its_recipe():
     from featlab.backbones import load_backbone
 

@@ -246,6 +246,7 @@ def test_the_same_names_with_other_content_are_refused(base, stores, tmp_path, w
         compare_stores([stores[1], other])
 
 
+@pytest.mark.slow
 def test_without_boxes_the_rest_is_told(base, tmp_path, blank_figures):
     pictures = write_pictures(tmp_path / "pictures")
     (pictures / "boxes.csv").unlink()
@@ -257,6 +258,7 @@ def test_without_boxes_the_rest_is_told(base, tmp_path, blank_figures):
     assert "There are no ground-truth boxes on the test images" in page
 
 
+@pytest.mark.slow
 def test_groups_are_the_unit_of_the_comparison(base, tmp_path):
     options = {"group_from": r"\d\.png"}
     backbone = FakeBackbone(layers=("low", "high"))
@@ -350,6 +352,7 @@ def test_the_figures_draw_what_the_tables_say(found):
     assert told == [f"{value:.2f}" for value in sorted(found.entries["accuracy"])[::-1]]
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page(stores, tmp_path, blank_figures):
     paths = [str(store.path) for store in stores[:2]]
     options = ["-o", str(tmp_path / "out"), "--names", "small, large", "--layers", "high,last"]

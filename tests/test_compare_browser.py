@@ -51,7 +51,7 @@ def test_tables_sort_by_number(browser, page):  # noqa: F811
     assert len(tables) == 7
     sorted_ones = [t for t in tables if len(t.find_elements(By.CSS_SELECTOR, "tbody tr")) > 1]
     assert len(sorted_ones) == 5  # a single pair has nothing to sort
-    boxes = browser.find_element(By.XPATH, "//table[caption[starts-with(., 'Boxes from')]]")
+    boxes = browser.find_element(By.XPATH, "//table[caption[starts-with(., 'Boxes of')]]")
     head = boxes.find_elements(By.CSS_SELECTOR, "thead th")[4]
     assert head.text.startswith("Mean IoU")
     for way in (1, -1):
@@ -80,6 +80,7 @@ def test_axe_finds_nothing_serious(browser, page, dark):  # noqa: F811
     assert not bad, [(v["id"], [n["html"][:120] for n in v["nodes"][:3]]) for v in bad]
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_it_in_a_frame_that_cannot_reach_out(browser, page):  # noqa: F811
     notebook = page.with_name("notebook.html")
     shown = report.show(page, height=500)._repr_html_()

@@ -71,6 +71,7 @@ def test_the_same_seed_draws_the_same_scenes_and_another_seed_others() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_larger_n_appends_scenes(scenes: Scenes) -> None:
     for i, scene in enumerate(iter_scenes(5)):
         np.testing.assert_array_equal(scene.image, scenes.images[i])

@@ -242,6 +242,7 @@ def test_the_overview_puts_it_together_for_a_tiny_set():
     assert found.misclassified is None
 
 
+@pytest.mark.slow
 def test_the_command_leaves_tables_and_figures(tmp_path, picture_folder, fake_backbone, capsys):
     table, _, _ = images.index_images(picture_folder({"a": 12, "b": 9}))
     extract.extract_maps(table, fake_backbone, tmp_path / "maps.h5").close()

@@ -336,6 +336,7 @@ def kept(tmp_path, monkeypatch):
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_a_converted_network_is_kept_and_read_without_building_it(kept, monkeypatch):
     load, folder = kept
     first = load()
@@ -356,6 +357,7 @@ def test_a_converted_network_is_kept_and_read_without_building_it(kept, monkeypa
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_two_writers_leave_a_whole_file_and_what_is_kept_stays_small(kept):
     load, folder = kept
     _ = load().engine

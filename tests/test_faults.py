@@ -241,6 +241,7 @@ def told(log: Path) -> str:
 
 @needs_mount
 @pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_full_disk_at_any_size(server, folder, tmp_path, undisturbed, undisturbed_store, few):
     """From too small for the first part to nearly enough: the parts, the join, the end."""
     whole = undisturbed_store.stat().st_size
@@ -319,6 +320,7 @@ def test_every_flush_and_rename_may_fail(folder, tmp_path, monkeypatch, call):
 
 
 @needs_mount
+@pytest.mark.slow
 def test_tables_of_a_report_on_a_full_disk(server, tmp_path):
     room, log = tmp_path / "room", tmp_path / "log"
     room.mkdir()
@@ -332,6 +334,7 @@ def test_tables_of_a_report_on_a_full_disk(server, tmp_path):
 
 
 @needs_mount
+@pytest.mark.slow
 def test_a_read_only_folder(server, folder, tmp_path):
     room, log = tmp_path / "room", tmp_path / "log"
     room.mkdir()
@@ -349,6 +352,7 @@ def test_a_read_only_folder(server, folder, tmp_path):
 
 @needs_mount
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_report_into_a_read_only_folder(server, folder, tmp_path):
     room, log = tmp_path / "room", tmp_path / "report"
     room.mkdir()
@@ -363,6 +367,7 @@ def test_a_report_into_a_read_only_folder(server, folder, tmp_path):
 # --------------------------------------------------------------------------- the pictures
 
 
+@pytest.mark.slow
 def test_a_picture_that_may_not_be_read(server, folder, tmp_path):
     # pytest's own folders are closed to other users.
     with tempfile.TemporaryDirectory() as place:
@@ -397,6 +402,7 @@ def test_a_picture_that_may_not_be_read(server, folder, tmp_path):
         ("change", r"dog/011.png has changed since the folder was indexed; index it again"),
     ],
 )
+@pytest.mark.slow
 def test_a_picture_that_vanishes_or_changes_before_it_is_read(
     server, folder, tmp_path, undisturbed, fault, words
 ):
@@ -419,6 +425,7 @@ def test_a_picture_that_vanishes_or_changes_before_it_is_read(
 # -------------------------------------------------------------------------------- the clock
 
 
+@pytest.mark.slow
 def test_clocks_that_jump(server, folder, tmp_path, undisturbed):
     path = tmp_path / "maps.h5"
     command = extracting(folder, path)
@@ -450,6 +457,7 @@ def wait_for(condition: Any, seconds: float = 120) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_the_first_goes_on(
     server, folder, tmp_path, undisturbed, monkeypatch, capsys
 ):
@@ -482,6 +490,7 @@ def test_a_second_process_is_refused_and_the_first_goes_on(
     ("name", "status"),
     [("SIGINT", 130), ("SIGTERM", 143)],
 )
+@pytest.mark.slow
 def test_a_signal_keeps_the_finished_parts(server, folder, tmp_path, undisturbed, name, status):
     path, log = tmp_path / "maps.h5", tmp_path / "log"
     command = extracting(folder, path)
@@ -520,6 +529,7 @@ def test_two_processes_that_renew_the_tables(folder, tmp_path):
 # ------------------------------------------------------------------------------ the memory
 
 
+@pytest.mark.slow
 def test_no_memory_for_the_network(server, folder, tmp_path):
     path = tmp_path / "maps.h5"
     log = tmp_path / "log"
@@ -528,6 +538,7 @@ def test_no_memory_for_the_network(server, folder, tmp_path):
     assert "not enough memory" in told(log)
 
 
+@pytest.mark.slow
 def test_the_pass_goes_on_when_there_is_memory_again(server, folder, tmp_path, undisturbed):
     path = tmp_path / "maps.h5"
     command = extracting(folder, path)

@@ -756,6 +756,7 @@ def test_masks_of_pets_follow_the_rows_of_the_store(server, pets, tmp_path):
         datasets.pet_masks(tmp_path, table)
 
 
+@pytest.mark.slow
 def test_pets_go_through_the_network_and_are_localised_with_masks(server, pets, tmp_path):
     table, found, _ = images.index_images(fetch_pets(server, tmp_path))
     with extract.extract_maps(table, FakeBackbone(), tmp_path / "m.h5", boxes=found) as store:

@@ -32,6 +32,7 @@ def few() -> Any:
     return replace(found, head_details=None)
 
 
+@pytest.mark.slow
 def test_every_figure_of_the_page_becomes_a_file(results, tmp_path):
     written = report.write_figures(results, tmp_path / "figures")
     assert sorted(written) == sorted((tmp_path / "figures").iterdir())  # and no litter
@@ -49,6 +50,7 @@ def test_the_page_holds_the_same_figures(few, tmp_path):
     assert sorted(on_page) == sorted(figure.uri for figure in figures)
 
 
+@pytest.mark.slow
 def test_figures_are_written_as_pdf(few, tmp_path):
     written = report.write_figures(few, tmp_path, format="pdf")
     assert written

@@ -312,6 +312,7 @@ def test_it_learns_what_can_be_learned(pictures, split, backbone):
     assert found.curves["loss"].iloc[-1] < 0.7 * found.curves["loss"].iloc[0]
 
 
+@pytest.mark.slow
 def test_it_stops_when_the_validation_loss_rises(pictures, split, backbone):
     options = {"learning_rate": 3.0, "patience": 1, "epochs": 40, "batch_size": 8}
     found = fit(pictures, split, backbone, **options)
@@ -551,6 +552,7 @@ def test_detector_changes_count_what_was_planted():
 # ---- small pictures ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_layer_up_samples_small_pictures_as_reading_does(pictures, split, backbone, tmp_path):
     found = fit(pictures, split, backbone, picture_size=12, **QUICK)
     assert found.input_size == (12, 12)
@@ -565,6 +567,7 @@ def test_a_layer_up_samples_small_pictures_as_reading_does(pictures, split, back
     assert np.abs(one - other).max() < 0.02 * np.abs(other).max()
 
 
+@pytest.mark.slow
 def test_the_table_of_small_pictures_scores_every_way_on_the_same_rows(
     pictures, split, tmp_path, monkeypatch
 ):
@@ -589,6 +592,7 @@ def test_the_table_of_small_pictures_scores_every_way_on_the_same_rows(
     assert len(encode(small_images(table), "png")) > 5000
 
 
+@pytest.mark.slow
 def test_the_command_trains_once_and_compares(pictures, small_network, tmp_path, capsys):
     arguments = [pictures["folder"].iloc[0], "-o", tmp_path / "out", "--backbone", small_network]
     arguments += ["--blocks", 1, "--epochs", 2, "--training-batch-size", 16]

@@ -109,6 +109,7 @@ def test_a_picture_is_seen_where_the_store_says_it_lies(results):
     assert inside[..., channel].mean() > 200
 
 
+@pytest.mark.slow
 def test_results_come_back_from_disk_and_are_drawn_without_the_network(results, tmp_path):
     written = results.save(tmp_path)
     assert all(path.is_file() for path in written) and len(written) == 9
@@ -180,6 +181,7 @@ def test_the_network_is_rebuilt_from_what_the_store_says():
         rebuild_backbone(provenance | {"weights": "mine.h5"})
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_a_network_that_cannot_be_guided_still_gives(made, tmp_path):
     store, _, _ = made
     backbone = network(tmp_path / "smooth.keras", "gelu")
@@ -232,7 +234,8 @@ def made_up_transfer() -> Transfer:
     return Transfer(comparison, curves, pd.DataFrame(), detectors, neurons, small, {})
 
 
-@pytest.mark.parametrize("made_up", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("made_up", [True, False])
 def test_the_page_shows_what_runs_of_the_network_made_earlier(
     made, results, tmp_path, few_fits, monkeypatch, made_up
 ):

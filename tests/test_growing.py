@@ -131,6 +131,7 @@ def test_plain_h5py_reads_a_virtual_store_from_anywhere(images, whole, tmp_path,
         assert list(file["maps/last"].attrs["axes"]) == ["image", "y", "x", "neuron"]
 
 
+@pytest.mark.slow
 def test_few_files_are_open_at_a_time(images, tmp_path, monkeypatch):
     monkeypatch.setattr(_passing, "_PART_ROWS", 1)
     with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", virtual=True) as store:
@@ -496,6 +497,7 @@ def test_a_store_that_has_grown_grows_again_and_becomes_one_file(images, tmp_pat
             np.testing.assert_array_equal(values, expected[key])
 
 
+@pytest.mark.slow
 def test_parts_that_another_store_refers_to_are_never_cleared(images, tmp_path):
     root, paths = Path(images["folder"].iloc[0]), [tmp_path / f"{k}.h5" for k in range(3)]
     extract_maps(images, FakeBackbone(), paths[0], options=PassOptions(batch_size=1)).close()
@@ -588,6 +590,7 @@ def featlab(*arguments: object) -> int:
     return int(end.value.code or 0)
 
 
+@pytest.mark.slow
 def test_shards_and_join_from_a_shell(images, whole, tmp_path, capsys):
     path = tmp_path / "maps.h5"
     for k in (1, 2):

@@ -34,6 +34,7 @@ def test_a_class_without_train_images_is_refused(curve):
 
 
 class TestLearningCurve:
+    @pytest.mark.slow
     def test_accuracy_grows(self):
         X, y, split = problem(n=600, sep=1.0)
         table = learning_curve(X, y, split, n_repeats=4, head="nearest_centroid", n_boot=100)

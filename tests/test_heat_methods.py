@@ -359,6 +359,7 @@ class TestUnits:
             null.append(both / (active.sum(axis=(0, 1)) + inside.sum() - both))
         np.testing.assert_allclose(whole[1], np.mean(null, axis=0))
 
+    @pytest.mark.slow
     def test_of_a_large_class_a_sample_is_judged(self, store, monkeypatch):
         monkeypatch.setattr(detectors, "_MOST_OF_A_CLASS", 12)
         rows = np.flatnonzero(SPLIT != "train")

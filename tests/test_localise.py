@@ -361,6 +361,7 @@ def test_the_threshold_never_sees_the_test_boxes(result, planted):
     assert second.loc["detectors", "box_accuracy"] == 0
 
 
+@pytest.mark.slow
 def test_the_order_of_the_images_does_not_matter(planted):
     order = np.random.default_rng(3).permutation(60)
     boxes = planted.boxes.assign(image=np.argsort(order)[planted.boxes["image"]])
@@ -372,6 +373,7 @@ def test_the_order_of_the_images_does_not_matter(planted):
     pd.testing.assert_frame_equal(again.drop(columns=SECONDS), first.drop(columns=SECONDS))
 
 
+@pytest.mark.slow
 def test_the_maps_are_read_once_and_only_where_needed(planted):
     store = FakeStore(planted.images, planted.boxes, planted.array, planted.frames)
     localise.evaluate_localisation(store, planted_split(), methods=FEW, neurons=PLANTED)
@@ -903,6 +905,7 @@ def two_layers(planted: FakeStore) -> FakeStore:
     )
 
 
+@pytest.mark.slow
 def test_heat_maps_of_several_layers_are_fused(two_layers):
     neurons = pd.concat([PLANTED, PLANTED.assign(layer="mid")], ignore_index=True)
     weights = {

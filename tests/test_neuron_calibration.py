@@ -29,7 +29,13 @@ POWER = {
 """Least power of the Mann-Whitney test with Bonferroni's correction; an effect of 4.5 errors."""
 
 
-@pytest.mark.parametrize("name", calibration.FEW)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *calibration.FEW[:3],
+        *(pytest.param(name, marks=pytest.mark.slow) for name in calibration.FEW[3:]),
+    ],
+)
 def test_no_error_rate_is_above_alpha(name):
     table = calibration.run(name, 25, QUICK)
     rates = table[table["correction"].isin([*QUICK, "max_t"])]

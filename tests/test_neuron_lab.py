@@ -70,6 +70,7 @@ def store(picture_folder, fake_backbone, tmp_path):
         yield opened
 
 
+@pytest.mark.slow
 def test_error_rates_hold_on_many_families(monkeypatch):
     monkeypatch.setattr("featlab.neurons._corrections.PERMUTATIONS", 200)
     """60 families of noise and of planted neurons; the bounds lie 3 simulation errors off."""
@@ -264,6 +265,7 @@ class TestGroups:
         ],
     )
     @pytest.mark.parametrize("firing", [0.1, pytest.param(1.0, marks=pytest.mark.slow)])
+    @pytest.mark.slow
     def test_groups_that_know_nothing_are_called_as_often_as_said(self, sizes, firing):
         rng, c = np.random.default_rng(11), 8000
         per_group = np.concatenate(sizes)
@@ -289,6 +291,7 @@ class TestGroups:
         assert not judged["replicated"].any() and set(judged["unit"]) == {"too few groups"}
         assert table.attrs["n_confirm_tests"] == 0
 
+    @pytest.mark.slow
     def test_shuffled_groups_show_a_test_that_goes_wrong_with_their_sizes(self, monkeypatch):
         """A t-test that pools the variance of six images with that of means of 20."""
 

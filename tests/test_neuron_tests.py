@@ -267,6 +267,7 @@ def test_whole_groups_are_the_unit_of_evidence(monkeypatch):
         rank_neurons(X, np.where(breeds < 4, "cat", "dog"), correction="max_t", groups=breeds)
 
 
+@pytest.mark.slow
 def test_max_t_does_not_let_the_sizes_of_groups_go_along(monkeypatch):
     """Five groups of 50 against 100 images: labels on single images would vary much less."""
     monkeypatch.setattr("featlab.neurons._corrections.PERMUTATIONS", 200)

@@ -128,6 +128,7 @@ def test_a_card_shows_the_extremes_of_its_neuron(store, results):
         neuron_card(store, 9, results.all_neurons)  # channel 9 is dead
 
 
+@pytest.mark.slow
 def test_groups_are_the_unit_of_confirmation(tmp_path, few_fits, blank_figures):
     folder = write_pictures(tmp_path / "pictures")
     images, boxes, _ = index_images(folder)
@@ -167,6 +168,7 @@ def test_the_gallery_has_the_boxes_that_were_scored(results, store):
     ] == [card.title for card in results.cards]
 
 
+@pytest.mark.slow
 def test_of_very_many_boxes_a_sample_is_scored_and_the_page_says_so(store, monkeypatch, few_fits):
     monkeypatch.setattr("featlab.pipeline._analysis._MOST_LOCALISED", 10)
     monkeypatch.setattr("featlab.arguments.tables.LEAST_PER_CLASS", 2)

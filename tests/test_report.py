@@ -188,6 +188,7 @@ def test_the_page_keeps_its_budget(two, many):
     assert max(body.count("<tr>") for body in bodies) <= 40
 
 
+@pytest.mark.slow
 def test_writing_twice_gives_the_same_page_and_no_litter(two, tmp_path):
     results, path, page = two
     with no_drawing(but=DRAWN):

@@ -773,6 +773,7 @@ def shown_cards(browser):
     return [k for k, card in enumerate(cards) if card.is_displayed()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["report", "page"])
 def test_predictions_are_filtered_by_class_and_by_marks(browser, two, tmp_path, which):
     known, path = two[0].predictions, two[1]

@@ -314,6 +314,7 @@ class TestHeads:
             assert_frame_equal(one, other, rtol=1e-9, atol=1e-12)
             assert one.attrs == pytest.approx(other.attrs)
 
+    @pytest.mark.slow
     def test_fitted_on_a_stratified_part_and_scored_on_all(self, monkeypatch):
         made = problem(n=3000)
         monkeypatch.setattr(training, "MOST_ROWS", 300)

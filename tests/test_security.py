@@ -370,6 +370,7 @@ def test_a_store_cannot_name_other_files(picture_folder, tmp_path):
             MapStore(copy)
 
 
+@pytest.mark.slow
 def test_layers_and_classes_of_any_name_stay_in_the_folder(tmp_path, blank_figures):
     """Layer names come from a user's network, class names from folders and CSV files."""
     folder, out = tmp_path / "data", tmp_path / "out"
