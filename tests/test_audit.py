@@ -639,7 +639,7 @@ def test_classes_that_overlap_have_no_wrong_labels_and_planted_ones_are_told(see
 
 @pytest.mark.slow
 def test_wrong_labels_of_a_real_set_are_told(shared_data, tmp_path):
-    images, _ = index_images(shared_data / "kangaroo_raccoon")
+    images, _, _ = index_images(shared_data / "kangaroo_raccoon")
     with extract_maps(images, load_backbone(), tmp_path / "maps.h5") as store:
         X, codes = feature_table(store).to_numpy(), pd.factorize(store.images["label"])[0]
     assert told(X, codes).verdict == "pass"

@@ -136,7 +136,8 @@ def examples(page: Path, done: set[str]) -> Document:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader has after the tutorial's first command, but for the page itself."""
-    from featlab import datasets, pipeline, store
+    from featlab import datasets, pipeline, predict, store
+    from featlab.cli._options import write_tables
 
     folder = tmp_path_factory.mktemp("reader")
     datasets.write_scenes(folder / "my_pictures", N_SCENES)
@@ -148,6 +149,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             results = pipeline.analyse(opened)
             report.page.write_tables(results, "results")
             report.page.write_summary(results, "results/summary.json")
+            predicted = predict.fit_predictor(results).predict(opened)
+            write_tables(Path("results"), {"predictions": predicted})
     (folder / "other").mkdir()
     os.link(folder / "results" / "maps.h5", folder / "other" / "maps.h5")
     return folder
@@ -332,8 +335,8 @@ def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         patch.setattr("featlab.pipeline.transfer.load_backbone", load)
         os.symlink(finished / "my_pictures", "pictures")
         Path("loose").mkdir()  # in no class folder: a set without labels
-        for k, picture in enumerate(sorted(Path("pictures").rglob("*.png"))[:60]):
-            os.symlink(picture.resolve(), f"loose/{k}.png")
+        for k, picture in enumerate(sorted(Path("pictures").glob("*/*.jpg"))[:60]):
+            os.symlink(picture.resolve(), f"loose/{k}.jpg")
         for made in ("neurons", "localise"):
             Path(made).mkdir()
         for line in lines:
