@@ -164,6 +164,7 @@ def test_detectors_are_one_family_over_all_entries(found, stores):
     assert both["p_adjusted"].tolist() == pytest.approx(both["p_adjusted_again"].tolist())
 
 
+@pytest.mark.slow
 def test_a_store_beside_itself_differs_in_nothing(base, stores, blank_figures):
     copy = base / "copy.h5"
     copy.write_bytes(stores[1].path.read_bytes())
