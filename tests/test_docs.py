@@ -149,8 +149,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             results = pipeline.analyse(opened)
             report.page.write_tables(results, "results")
             report.page.write_summary(results, "results/summary.json")
-            predicted = predict.fit_predictor(results).predict(opened)
-            write_tables(Path("results"), {"predictions": predicted})
+            predictor = predict.fit_predictor(results)
+            predictor.save("results/model.featlab")
+            write_tables(Path("results"), {"predictions": predictor.predict(opened)})
+    (folder / "new").mkdir()
+    for picture in sorted((folder / "my_pictures").glob("*/*.jpg"))[::8]:
+        os.link(picture, folder / "new" / picture.name)
     (folder / "other").mkdir()
     os.link(folder / "results" / "maps.h5", folder / "other" / "maps.h5")
     return folder
