@@ -39,12 +39,20 @@ const slider = document.getElementById('gallery-threshold');
 slider.value = 0.4;
 slider.dispatchEvent(new Event('input', {bubbles: true}));
 """
+_DRAW = """
+const cards = document.querySelectorAll('.cards > li');
+for (const card of cards) card.style.contentVisibility = 'visible';
+const pictures = [...document.querySelectorAll('#predictions img')];
+for (const picture of pictures) picture.loading = 'eager';
+return Promise.all(pictures.map((picture) => picture.decode()));
+"""
 SHOTS = {
     "overview": Shot("main header", "#answers"),
     "network": Shot("#network", "#network"),
     "detectors": Shot("#explorer", "#explorer .scroll", _EXPLORE),
     "gallery": Shot("#gallery", "#gallery", _SLIDE),
     "localisation": Shot("#localisation", "#localisation figure"),
+    "predictions": Shot("#predictions .cards", "#predictions .cards > li:nth-child(6)", _DRAW),
     "embedding": Shot("#embedding", "#embedding"),
     "dark": Shot("main header", "#answers", dark=True),
     "phone": Shot("nav", "#answers", width=420),
