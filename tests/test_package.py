@@ -139,6 +139,20 @@ def test_a_fresh_process_loads_nothing_heavy():
     assert done.stdout.splitlines() == [f"{code} []" for code, _ in steps]
 
 
+def test_no_name_of_a_room_hides_a_module():
+    hidden = [
+        f"{room}: {alias.name} of {node.module}"
+        for room, file in MODULES.items()
+        if file.name == "__init__.py"
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if f"{room}.{alias.asname or alias.name}" in MODULES
+        and f"{node.module}.{alias.name}" not in MODULES
+    ]
+    assert not hidden
+
+
 def test_every_room_is_reachable_from_the_package_and_documents_itself():
     for name in [*ALLOWED, *GROUND[2:], "cli"]:
         module = getattr(featlab, name)

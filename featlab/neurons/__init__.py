@@ -7,6 +7,8 @@ other rooms compute with ranks is in `rank_statistics`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -32,7 +34,8 @@ from featlab.neurons._detectors import (
     to_anndata,
 )
 from featlab.neurons._ranking import rank_neurons
-from featlab.neurons.rank_statistics import Floats, moments, rank_statistics
+from featlab.neurons.rank_statistics import Floats, moments
+from featlab.neurons.rank_statistics import rank_statistics as _rank_statistics
 from featlab.neurons.rank_tests import LEAST_GROUPS, WHOLE, Draw, group_draws, scheme_of
 from featlab.system.machine import pieces
 
@@ -51,6 +54,10 @@ __all__ = [
 
 OMNIBUS_TESTS = ("kruskal", "welch_anova")
 _LEAST_OF_A_CLASS = 5
+
+Compared = tuple[Floats, Floats, Floats, NDArray[np.intp]]
+"""Statistic, p and effect of every column, and the code of its best class."""
+Comparison = Callable[[NDArray, NDArray[np.intp], int], Compared]
 
 
 def compare_classes(
@@ -108,13 +115,13 @@ def compare_classes(
     names = group_names(groups, len(codes))
     grouped = has_groups(group_codes(names, len(codes)))
     draws = _draws(codes, names) if grouped else []
+    compare = _kruskal if test == "kruskal" else _welch_anova
     k, parts = len(classes), []
     for block in blocks:
         values = block.matrix
-        compare = _kruskal if test == "kruskal" else _welch_anova
         statistic, p, effect, place = compare(values, codes, k)
         if grouped:
-            p = _p_of_groups(values, draws, k, test)
+            p = _p_of_groups(values, draws, k, compare)
         alive = values.min(axis=0) < values.max(axis=0)
         parts.append(
             pd.DataFrame(
@@ -151,11 +158,10 @@ def _draws(codes: NDArray[np.intp], names: NDArray[np.str_]) -> list[Draw]:
     return draws if fewest >= LEAST_GROUPS else []
 
 
-def _p_of_groups(values: NDArray, draws: list[Draw], k: int, test: str) -> Floats:
+def _p_of_groups(values: NDArray, draws: list[Draw], k: int, compare: Comparison) -> Floats:
     """P of the means of whole groups; NaN without a draw."""
     if not draws:
         return np.full(values.shape[1], np.nan)
-    compare = _kruskal if test == "kruskal" else _welch_anova
     parts = []
     for part in pieces(values.shape[1], len(values)):
         some = values[:, part]
@@ -169,10 +175,8 @@ def _p_of_groups(values: NDArray, draws: list[Draw], k: int, test: str) -> Float
     return np.concatenate(parts)
 
 
-def _kruskal(
-    values: NDArray, codes: NDArray[np.intp], k: int
-) -> tuple[Floats, Floats, Floats, NDArray[np.intp]]:
-    ranks = rank_statistics(values, codes, k)
+def _kruskal(values: NDArray, codes: NDArray[np.intp], k: int) -> Compared:
+    ranks = _rank_statistics(values, codes, k)
     n, total = ranks.n, len(values)
     # Chi-square needs some images of each class besides those that share one value.
     enough = n.min() * (1 - (ranks.largest_tie[0] - 1) / total) >= _LEAST_OF_A_CLASS
@@ -185,9 +189,7 @@ def _kruskal(
     return h, p, h / (total - 1), excess.argmax(axis=0)
 
 
-def _welch_anova(
-    values: NDArray, codes: NDArray[np.intp], k: int
-) -> tuple[Floats, Floats, Floats, NDArray[np.intp]]:
+def _welch_anova(values: NDArray, codes: NDArray[np.intp], k: int) -> Compared:
     m, by_rank = moments(values, codes, k), _kruskal(values, codes, k)[1]
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = m.n / m.sd**2
