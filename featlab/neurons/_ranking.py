@@ -125,10 +125,11 @@ def rank_neurons(
         pair); by default all images of the other classes together, the rest.
     test : str
         Two-sided: "mannwhitneyu" (normal approximation, corrected for ties and continuity; exact
-        where a side has fewer than ten images or one value holds more than half of all), "welch"
-        and "brunner_munzel" (never below that p), "kolmogorov_smirnov" (exact below ten images,
-        else asymptotic), "mutual_information" (in nats, over 8 bins of equal numbers of images,
-        with the likelihood-ratio test; none below ten images a bin on either side); or
+        where a side has fewer than ten images, one value holds more than half of all, or up to 50
+        images in all have no ties), "welch" and "brunner_munzel" (of single images never below
+        that p), "kolmogorov_smirnov" (exact below ten images, else asymptotic),
+        "mutual_information" (in nats, over 8 bins of equal numbers of images, with the
+        likelihood-ratio test; none below ten images a bin on either side); or
         "l1_logistic", whose statistic is the coefficient of an L1-penalised logistic regression on
         standardised activations: it has no p, and "rejects" where the coefficient is not zero.
     correction : str
@@ -143,7 +144,9 @@ def rank_neurons(
     weights : array_like of shape (n,), optional
         How much each image counts, positive: one over the size of its breed, say, so that every
         breed counts the same. Means, effects and tests are then those of the weighted sides, with
-        Kish's effective numbers of images [4]_; for the tests "brunner_munzel" and "welch".
+        Kish's effective numbers of images [4]_; for the tests "brunner_munzel" and "welch". No p
+        where, of a side, fewer than ten by that number are to be expected outside a commonest value
+        of most images.
     groups : array_like of shape (n,), optional
         Groups of images that are not independent; "" is no group. Then ``p``, ``p_adjusted`` and
         ``reject`` take the group as their unit, by as many images of each group (`test` on groups'

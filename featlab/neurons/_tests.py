@@ -214,7 +214,6 @@ def weighted_statistics(
         ties=found["ties"][:1],
         largest_tie=found["largest_tie"][:1],
         end_tie=unknown,
-        end_own=np.full_like(found["auroc"], np.nan),
         tied=np.full_like(found["auroc"], np.nan),
         n=n,
         n_ref=n_ref,
@@ -227,7 +226,10 @@ def weighted_statistics(
 
 
 def one_sided_p(ranks: RankStatistics) -> tuple[Floats, Floats]:
-    """P of "larger" and of "smaller in the class", Brunner and Munzel's; 1 for few images."""
+    """P of "larger" and of "smaller in the class"; 1 for few images.
+
+    Brunner and Munzel's, never below that of the exchange of labels.
+    """
     a, b = ranks.variance_class, ranks.variance_rest
     z, freedom = _weighted_z(ranks), ranks.n + ranks.n_ref - 2
     with np.errstate(divide="ignore", invalid="ignore"):

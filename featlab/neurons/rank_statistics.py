@@ -49,8 +49,6 @@ class RankStatistics:
         Images that share the commonest value.
     end_tie : ndarray of shape (1, c)
         Images that share the smallest value; or the largest, then negative, if those are more.
-    end_own : ndarray
-        Those of them that are of the class.
     tied : ndarray
         Pairs (class, rest) of equal values other than that one.
     n, n_ref : ndarray of shape (k, 1)
@@ -70,7 +68,6 @@ class RankStatistics:
     ties: Floats
     largest_tie: Floats
     end_tie: Floats
-    end_own: Floats
     tied: Floats
     n: Floats
     n_ref: Floats
@@ -124,8 +121,8 @@ def _rank_part(values: NDArray, codes: NDArray[np.intp], n_classes: int) -> list
     # Images that lie lower, ties counting half: the midrank less one half.
     below = (start + end) / 2
     n_columns = len(columns)
-    u, v_class, v_rest, precision, distance, median, median_ref, information, own, tied = (
-        np.empty((n_classes, n_columns)) for _ in range(10)
+    u, v_class, v_rest, precision, distance, median, median_ref, information, tied = (
+        np.empty((n_classes, n_columns)) for _ in range(9)
     )
     edges = _bin_edges(end, total)
     size = (end - start).astype(np.float64)
@@ -155,22 +152,21 @@ def _rank_part(values: NDArray, codes: NDArray[np.intp], n_classes: int) -> list
         median[code] = _median(ordered, counts[:, 1:], n)
         median_ref[code] = _median(ordered, np.arange(1, total + 1) - counts[:, 1:], n_ref)
         information[code] = _information(counts, edges, n, total)
-        own[code] = np.where(is_low, at_end[:, 0], n - at_start[:, -1])
+        own = np.where(is_low, at_end[:, 0], n - at_start[:, -1])
         pairs = np.einsum("ij,ij->i", size - (at_end - at_start), inside)
-        tied[code] = pairs - own[code] * (np.where(is_low, lowest, highest) - own[code])
+        tied[code] = pairs - own * (np.maximum(lowest, highest) - own)
     if n_classes == 2:
         u[1] = n * n_ref - u[0]
         v_class[1], v_rest[1] = v_rest[0], v_class[0]
         median[1], median_ref[1] = median_ref[0], median[0]
         distance[1], information[1], tied[1] = distance[0], information[0], tied[0]
-        own[1] = np.where(is_low, lowest, highest) - own[0]
     in_bin = np.diff(edges, axis=1)
     bins = (in_bin > 0).sum(axis=1, dtype=np.float64)
     shares = np.divide(total, in_bin, out=np.zeros(in_bin.shape), where=in_bin > 0).sum(axis=1)
     ties = (size**2 - 1).sum(axis=1)
     end_tie = np.where(is_low, lowest, -highest)
     return [u, v_class, v_rest, precision, distance, median, median_ref, information, bins[None],
-            shares[None], ties[None], size.max(axis=1)[None], end_tie[None], own, tied]  # fmt: skip
+            shares[None], ties[None], size.max(axis=1)[None], end_tie[None], tied]  # fmt: skip
 
 
 def tie_bounds(ordered: NDArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
