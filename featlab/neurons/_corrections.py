@@ -30,6 +30,7 @@ from featlab.neurons.rank_tests import (
     WHOLE,
     enough_groups,
     group_draws,
+    permuted_within,
     rows_of_groups,
     scheme_of,
 )
@@ -219,10 +220,8 @@ def permuted_codes(
     rng = np.random.default_rng(random_state)
     # Class codes are small numbers, and these are as many as images times permutations.
     codes = codes.astype(np.min_scalar_type(int(codes.max())))
-    permuted = np.tile(codes, (n_permutations, 1))
-    for rows in rows_of_groups(group_names(groups, len(codes))):
-        permuted[:, rows] = rng.permuted(permuted[:, rows], axis=1)
-    return permuted
+    strata = rows_of_groups(group_names(groups, len(codes)))
+    return permuted_within(strata, codes, n_permutations, rng)
 
 
 def _unit_ranks(values: NDArray) -> NDArray[np.float32]:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -391,15 +392,23 @@ def _permuted_tails(
     """Shares of `_PERMUTATIONS` permutations within strata that reach the excess, (k, c)."""
     rng, reached = np.random.default_rng(0), np.ones((2, *excess.shape))
     for _ in range(0, _PERMUTATIONS, _AT_ONCE):
-        permuted = np.tile(codes, (_AT_ONCE, 1))
-        for rows in strata:
-            permuted[:, rows] = rng.permuted(permuted[:, rows], axis=1)
+        permuted = permuted_within(strata, codes, _AT_ONCE, rng)
         for code, seen in enumerate(excess):
             sums = (permuted == code).astype(np.float64) @ scores
             reached[0, code] += (sums >= seen - 1e-9).sum(axis=0)
             reached[1, code] += (sums <= seen + 1e-9).sum(axis=0)
     reached /= 1 + _PERMUTATIONS
     return reached[0], reached[1]
+
+
+def permuted_within(
+    strata: Sequence[NDArray[np.intp]], codes: NDArray[Any], n: int, rng: np.random.Generator
+) -> NDArray[Any]:
+    """Codes that are permuted within the rows of each stratum, `n` times; (n, images)."""
+    permuted = np.tile(codes, (n, 1))
+    for rows in strata:
+        permuted[:, rows] = rng.permuted(permuted[:, rows], axis=1)
+    return permuted
 
 
 def _commonest(values: NDArray) -> NDArray[np.intp]:
