@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
-from statsmodels.stats.multitest import multipletests
 
 from featlab.arguments import (
     blocks_of_neurons,
@@ -21,6 +20,7 @@ from featlab.arguments import (
     row_numbers,
 )
 from featlab.errors import FeatlabError
+from featlab.heads.comparison import holm
 from featlab.intervals import auroc_score_interval
 from featlab.neurons.rank_statistics import auroc_interval, clustered_auroc, rank_statistics
 from featlab.neurons.rank_tests import grouped_p, mannwhitney_p
@@ -136,7 +136,7 @@ def confounds(
     if not parts:
         return pd.DataFrame(columns=CONFOUND_COLUMNS)
     result = pd.concat(parts, ignore_index=True)
-    result["p_adjusted"] = _holm(result["p"].to_numpy())
+    result["p_adjusted"] = holm(result["p"].to_numpy())
     result["verdict"] = _verdicts(result)
     strength = (result["auroc"] - 0.5).abs()
     result = result.assign(_strength=strength).sort_values(
@@ -187,13 +187,6 @@ def _compared(
             )
         )
     return pd.concat(parts, ignore_index=True)
-
-
-def _holm(p: Floats) -> Floats:
-    adjusted, known = np.full(len(p), np.nan), np.isfinite(p)
-    if known.any():
-        adjusted[known] = multipletests(p[known], method="holm")[1]
-    return adjusted
 
 
 def _verdicts(table: pd.DataFrame) -> NDArray[Any]:

@@ -227,10 +227,8 @@ def _boxed(store: MapStore, rows: Any, box_kind: str | None) -> tuple[pd.DataFra
 
 def _with_verdicts(table: pd.DataFrame, alpha: float, truth: pd.DataFrame) -> pd.DataFrame:
     """The table with p-values corrected over all of it, and what follows for boxes of a kind."""
-    known = table["p"].notna()
-    if known.any():
-        table.loc[known, "p_adjusted"] = multipletests(table.loc[known, "p"], method="fdr_bh")[1]
-    table["p_inside"] = _holm(table["p_inside"].to_numpy(float))
+    table["p_adjusted"] = _corrected(table["p"].to_numpy(float), "fdr_bh")
+    table["p_inside"] = _corrected(table["p_inside"].to_numpy(float), "holm")
     shown = table["p_inside"] <= alpha
     on = shown & (table["auroc_inside"] > 0.5) & (table["p_adjusted"] <= alpha)
     beside = shown & (table["auroc_inside"] < 0.5)
@@ -262,15 +260,15 @@ def _other_kinds(
             own = auroc[of_class[neuron]]
             p[place, neuron] = _signed_rank_p(own, units[of_class[neuron]])
             mean[place, neuron] = own[~np.isnan(own)].mean() if (~np.isnan(own)).any() else np.nan
-    holds = (_holm(p.ravel()).reshape(p.shape) <= alpha) & (mean > 0.5)
+    holds = (_corrected(p.ravel(), "holm").reshape(p.shape) <= alpha) & (mean > 0.5)
     return ["".join(f", on the {kinds[k]} boxes" for k in np.flatnonzero(one)) for one in holds.T]
 
 
-def _holm(p: np.ndarray) -> np.ndarray:
-    """Holm's correction over the p-values that are known."""
+def _corrected(p: np.ndarray, method: str) -> np.ndarray:
+    """The p-values that are known, corrected over these."""
     known, corrected = ~np.isnan(p), np.full(len(p), np.nan)
     if known.any():
-        corrected[known] = multipletests(p[known], method="holm")[1]
+        corrected[known] = multipletests(p[known], method=method)[1]
     return corrected
 
 
