@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import calibration
 
 QUICK = ("bonferroni", "fdr_bh", "fdr_tsbh")
+QUICK_OMNIBUS = "10, 30, 90 images"
 REFUSED = [
     ("3 images + 20 groups of 50", "mannwhitneyu"),
     ("10 + 190, normal", "mutual_information"),
@@ -54,6 +55,26 @@ def test_no_error_rate_is_above_alpha_in_any_cell(name):
 def test_what_cannot_be_tested_has_no_p(name, test):
     table = calibration.run(name, 2, ())
     assert table.set_index("test").loc[[test], "correction"].tolist()[0] == "refuses"
+
+
+@pytest.mark.parametrize("test", ["kruskal", "welch_anova"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        QUICK_OMNIBUS,
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in calibration.OMNIBUS.keys() - {QUICK_OMNIBUS}
+        ),
+    ],
+)
+def test_all_classes_at_once_are_called_as_often_as_said(name, test):
+    for shape in ("normal", "50 %"):
+        found = calibration.omnibus(name, shape, test, 1000)
+        assert shape != "normal" or found["refuses"] == 0
+        for alpha in (calibration.ALPHA, calibration.SMALL):
+            error = ((1 - alpha) / alpha / 1000) ** 0.5
+            assert found["refuses"] > 0.9 or found[f"size {alpha}"] <= 1 + 2 * error
 
 
 @pytest.mark.parametrize("name", POWER)
