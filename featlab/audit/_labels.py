@@ -34,7 +34,6 @@ from featlab.results.images import Finding
 Floats = NDArray[np.float64]
 
 LABEL_COLUMNS = ["row", "label", "suggested", "self_confidence", "margin"]
-OUTLIER_COLUMNS = ["row", "label", "distance", "score", "outlier"]
 
 NOT_DONE = "not done"
 
