@@ -279,12 +279,12 @@ OMNIBUS: dict[str, list[list[int]]] = {
 }
 
 
-def omnibus(name: str, shape: str, test: str, n_neurons: int) -> dict[str, float]:
+def omnibus(name: str, shape: str, test: str, n_families: int) -> dict[str, float]:
     """Size of `compare_classes` on null neurons, over alpha."""
     per_class = OMNIBUS[name]
     own = [size for sizes in per_class for size in sizes]
     cell = Cell(own, [], shape, icc=0.3 if max(own) > 2 else 0.9)
-    values = cell.draw(np.random.default_rng(3), n_neurons // NEURONS, 0)
+    values = cell.draw(np.random.default_rng(3), n_families, 0)
     classes = np.repeat(np.arange(len(per_class)), [sum(sizes) for sizes in per_class])
     p = compare_classes(values, classes.astype(str), test=test, groups=cell.groups)["p"]
     return {
@@ -313,8 +313,10 @@ def main(n_repeats: int) -> None:
     worst["cells"] = grouped["FWER"].count()
     worst["above"] = grouped["above"].agg(lambda s: (s != "").sum())
     print(worst.to_string(float_format="{:.3f}".format))
-    count = NEURONS * n_repeats // 4
-    print(f"\nall classes at once: size over alpha at 0.05 and 0.0005 ({count:,} neurons)")
+    count = max(1, n_repeats // 4)
+    print(
+        f"\nall classes at once: size over alpha at 0.05 and 0.0005 ({count * NEURONS:,} neurons)"
+    )
     for name in OMNIBUS:
         for shape in ("normal", "10 %", "50 %"):
             for test in ("kruskal", "welch_anova"):

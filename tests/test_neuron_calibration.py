@@ -70,10 +70,10 @@ def test_what_cannot_be_tested_has_no_p(name, test):
 )
 def test_all_classes_at_once_are_called_as_often_as_said(name, test):
     for shape in ("normal", "50 %"):
-        found = calibration.omnibus(name, shape, test, 1000)
+        found = calibration.omnibus(name, shape, test, 5)
         assert shape != "normal" or found["refuses"] == 0
         for alpha in (calibration.ALPHA, calibration.SMALL):
-            error = ((1 - alpha) / alpha / 1000) ** 0.5
+            error = ((1 - alpha) / alpha / (5 * calibration.NEURONS)) ** 0.5
             assert found["refuses"] > 0.9 or found[f"size {alpha}"] <= 1 + 2 * error
 
 
