@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _N_SCENES = 240
-_UNUSUAL = 0.05
 _LIBRARY_CHATTER = re.compile(
     r"[IW]\d{4} .*\.cc:\d+\]|E\d{4} .*(cuda|oneDNN)|WARNING: All log messages before absl"
 )
@@ -284,8 +283,9 @@ def _tell_predictions(
 ) -> None:
     """The table and what was measured, in a few lines."""
     print(f"{len(table)} pictures: {table['class'].value_counts().to_dict()}")
-    unusual = int((table["typicality"] <= _UNUSUAL).sum())
-    print(f"unlike the train set (typicality at most {_UNUSUAL}): {unusual}")
+    limit = featlab.results.pictures.UNUSUAL
+    unusual = int((table["typicality"] <= limit).sum())
+    print(f"unlike the train set (typicality at most {limit}): {unusual}")
     kept = predictor.sets.realised(coverage)
     print(
         f"sets of classes: {coverage:.0%} asked for, {kept['coverage']:.3f} "

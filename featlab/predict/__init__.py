@@ -20,7 +20,6 @@ from featlab.errors import FeatlabError
 from featlab.heads.saving import SavedHead, calibrated_head
 from featlab.predict._formats import FORMATS as FORMATS
 from featlab.predict._formats import write_boxes
-from featlab.predict._pages import UNUSUAL as UNUSUAL
 from featlab.predict._pages import predictions_beside_truth as predictions_beside_truth
 from featlab.predict._pages import shown_predictions as shown_predictions
 from featlab.predict._pages import write_pictures

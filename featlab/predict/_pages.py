@@ -25,19 +25,16 @@ from featlab.localise.heat import timed_heats
 from featlab.predict._parts import Floats
 from featlab.predict._predictor import Predictor
 from featlab.results import Results
-from featlab.results.pictures import Predictions
+from featlab.results.pictures import FOUND, UNUSUAL, Predictions
 from featlab.store import MapStore
 from featlab.system.files import whole_folder
 from featlab.system.machine import usable_cores
 
 MOST_SHOWN = 2000
 """Pictures on a page; a browser scrolls through so many."""
-UNUSUAL = 0.05
-"""Typicality at which a picture stands out, or below."""
 _BLOCK = 64  # pictures in memory
 _SMALL, _LARGE = 256, 1280  # longer side, pixels
 _OF_EACH = 12  # test pictures with a wrong class, a wrong box, and none of both
-_FOUND = 0.5  # least IoU of a box that is right
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
 _LINE = 120  # characters
 _BOX, _EDGE = "#56b4e9", "#000000"
@@ -138,7 +135,7 @@ def predictions_beside_truth(
         label=store.images["label"].to_numpy(str)[test], iou=np.where(boxed, overlap, np.nan)
     )
     wrong = (table["class"] != table["label"]).to_numpy()
-    missed = ~wrong & (table["iou"] < _FOUND).to_numpy()
+    missed = ~wrong & (table["iou"] < FOUND).to_numpy()
     rng = np.random.default_rng(results.random_state)
     drawn = [
         rng.permutation(np.flatnonzero(some))[:_OF_EACH]

@@ -19,11 +19,9 @@ from featlab.report._elements import Options, Section
 from featlab.report._interactive import small_jpeg
 from featlab.report._words import PREDICTION_CLAIMS, claim, said
 from featlab.results.analysis import Results
-from featlab.results.pictures import Predictions
+from featlab.results.pictures import FOUND, UNUSUAL, Predictions
 from featlab.system.machine import usable_cores
 
-_UNUSUAL = 0.05  # typicality
-_FOUND = 0.5  # IoU
 _CORNERS = ["xmin", "ymin", "xmax", "ymax"]
 _LONGEST = 200  # characters of a name on a card
 _STEPS = ((192, 75), (160, 65), (128, 60), (96, 55), (80, 45), (64, 40))  # side, JPEG quality
@@ -85,7 +83,7 @@ def _section(known: Predictions, title: str, facts: dict[str, object]) -> Sectio
             "classes": [(known.classes.index(name), name[:_LONGEST]) for name in named],
             "method": _method(known),
             "any_true_box": any(card.true_boxes for card in cards),
-            "unusual": words.number(_UNUSUAL),
+            "unusual": words.number(UNUSUAL),
         },
         link="Predictions",
     )
@@ -101,15 +99,15 @@ def _card(known: Predictions, row: int) -> Card:
     label, picture = str(one["class"]), known.pictures[row]
     members = str(one["set"]).split("|")
     true = str(one["label"]) if "label" in one else label
-    wrong = true != label or ("iou" in one and bool(one["iou"] < _FOUND))
+    wrong = true != label or ("iou" in one and bool(one["iou"] < FOUND))
     box = one[_CORNERS].to_numpy(float)
-    unusual = bool(one["typicality"] <= _UNUSUAL)
+    unusual = bool(one["typicality"] <= UNUSUAL)
     probability = words.percent(one["probability"])
     notes: list[Markup | str] = []
     if true != label:
         notes.append(Markup("✗ true class: {}").format(_name(true)))
     if "iou" in one and np.isfinite(one["iou"]):
-        sign = "✓" if one["iou"] >= _FOUND else "✗"
+        sign = "✓" if one["iou"] >= FOUND else "✗"
         notes.append(f"{sign} IoU {words.score(one['iou'])}")
     if len(members) > 1:
         notes.append(f"set of {len(members):,} classes")
@@ -170,7 +168,7 @@ def _smaller(file: bytes, step: tuple[int, int]) -> bytes:
 
 def _missed(table: pd.DataFrame) -> pd.Series:
     """Whether the class is right and the box is not."""
-    return (table["class"] == table["label"]) & (table["iou"] < _FOUND)
+    return (table["class"] == table["label"]) & (table["iou"] < FOUND)
 
 
 @claim("predictions")
@@ -183,7 +181,7 @@ def _scored(results: Results) -> str:
     first = f"{right:,} of {words.plural(len(table), 'test image')} get their own class"
     if not boxed.any():
         return f"{first}."
-    hit = int((table["iou"] >= _FOUND).sum())
+    hit = int((table["iou"] >= FOUND).sum())
     return (
         f"{first}; the predicted box has an IoU of 0.5 or more with a true one for {hit:,} of the "
         f"{int(boxed.sum()):,} with a true box."
@@ -223,12 +221,12 @@ def asked_lead(known: Predictions) -> str:
 def _counted(known: Predictions) -> str:
     """How many are unsure or unusual."""
     unsure = int(known.table["set"].str.contains("|", regex=False).sum())
-    unusual = int((known.table["typicality"] <= _UNUSUAL).sum())
+    unusual = int((known.table["typicality"] <= UNUSUAL).sum())
     verb = "is" if unusual == 1 else "are"
     return (
         f"For {unsure:,} of them several classes stay possible (sets made to hold the right one "
         f"with probability {words.number(known.coverage)}); {unusual:,} {verb} unlike the train "
-        f"images (typicality {words.number(_UNUSUAL)} or less)."
+        f"images (typicality {words.number(UNUSUAL)} or less)."
     )
 
 

@@ -9,6 +9,11 @@ import pandas as pd
 
 from featlab.system import html
 
+UNUSUAL = 0.05
+"""Typicality at which a predicted picture stands out, or below."""
+FOUND = 0.5
+"""Least IoU of a predicted box that is right."""
+
 
 @dataclass(frozen=True)
 class Samples:
