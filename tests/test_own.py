@@ -166,11 +166,9 @@ def test_own_logits_travel_with_the_rows(table, tmp_path):
         extract_shard(table, network, tmp_path / "maps.h5", (k, 2))
     shards = join_shards(tmp_path / "maps.h5")
     relabelled = table.assign(label="pet")
-    relabelled.attrs = table.attrs
     shards.close()
     renewed = extract_maps(relabelled, network, tmp_path / "maps.h5")
     half = table.iloc[::2].reset_index(drop=True)
-    half.attrs = table.attrs
     extract_maps(half, network, tmp_path / "half.h5").close()
     grown = append_maps(table, network, tmp_path / "half.h5", tmp_path / "grown.h5")
     for store in (renewed, grown):
@@ -185,7 +183,6 @@ def test_own_logits_travel_with_the_rows(table, tmp_path):
 def test_a_store_that_grew_from_one_without_logits_has_none(table, tmp_path):
     """Zeros for the older rows would be taken for what the network said."""
     half = table.iloc[::2].reset_index(drop=True)
-    half.attrs = table.attrs
     extract_maps(half, FakeBackbone(), tmp_path / "half.h5").close()
     grown = append_maps(table, Classifier(), tmp_path / "half.h5", tmp_path / "grown.h5")
     assert grown.own_head is None

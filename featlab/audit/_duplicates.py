@@ -227,11 +227,6 @@ def joined_groups(groups: NDArray[np.str_], pairs: pd.DataFrame) -> NDArray[np.s
     return np.where(alone, "", names.fillna(pd.Series(copies)).to_numpy(str))
 
 
-def copy_names(pairs: pd.DataFrame, n: int) -> NDArray[np.str_]:
-    """The cluster of copies that every image is of, ``""`` where it has none."""
-    return joined_groups(np.full(n, ""), pairs)
-
-
 def copies_both_ways(
     store: MapStore, X: pd.DataFrame, pairs: pd.DataFrame, random_state: int
 ) -> pd.DataFrame:

@@ -82,7 +82,7 @@ def own_examples(
     drawn = np.random.default_rng(random_state).permutation(len(store))[:_SHOWN]
     rows = [int(row) for row in np.sort(drawn)]
     first = own.pictures[own.pictures["rank"] == 1].set_index("row")
-    boxes = own.boxes.set_index("row").loc[rows, ["xmin", "ymin", "xmax", "ymax"]]
+    boxes = own.boxes.set_index("row").loc[rows, CORNERS]
     heats = heats_on_pictures(store, rows, own_heats(store, rows))
     return Examples(
         rows=rows,
@@ -171,10 +171,9 @@ def set_maps(
     test images; else the threshold is the fixed one.
     """
     assert unlabelled
-    options: dict[str, Any] = {"progress": progress}
     scored = localise.evaluate_localisation(
         store, split, methods=BLIND, box_kind=box_kind, random_state=random_state,
-        options=localise.LocalisationOptions(**options),
+        options=localise.LocalisationOptions(progress=progress),
     )  # fmt: skip
     table = scored.table.copy()
     if len(table):
@@ -203,7 +202,7 @@ def set_maps(
         heats=[np.stack(maps) for maps in zip(*shown, strict=True)],
         true_boxes=true_corners(truth, drawn),
         labels=[str(store.images["path"].iloc[row]) for row in drawn],
-        predicted_boxes=list(first.loc[drawn, list(CORNERS)].to_numpy(float)),
+        predicted_boxes=list(first.loc[drawn, CORNERS].to_numpy(float)),
     )
     return SetMaps(boxes.reset_index(drop=True), table, examples)
 
