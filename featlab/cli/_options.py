@@ -59,7 +59,11 @@ class Pass:
     """The pictures, the network and how it is run: for every command that makes a store."""
 
     images: Annotated[
-        Path, typer.Argument(help="Folder of class folders, or a CSV with columns path and label.")
+        Path,
+        typer.Argument(
+            help="Folder of class folders, or a CSV with columns path and label; without labels a "
+            "folder of pictures, or a CSV with a column path."
+        ),
     ]
     backbone: Annotated[
         str,

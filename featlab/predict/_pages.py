@@ -50,7 +50,7 @@ def write_pictures(
 ) -> Path:
     """Draw box, class and probability onto each picture, with at most 1,280 pixels a side.
 
-    A picture at a time is read and written, as a JPEG file in folders like the pictures' own.
+    At most 64 pictures are in memory; each becomes a JPEG file in folders like the pictures' own.
 
     Parameters
     ----------
