@@ -210,7 +210,9 @@ def test_hostile_names_are_text_and_nothing_is_asked_for(tmp_path):
 
 def test_the_command_draws_writes_the_page_and_the_formats(asked, tmp_path, monkeypatch):
     folder, _, predictor, table = asked
-    predictor.save(tmp_path / "model.featlab")
+    accuracy = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}
+    known = dataclasses.replace(predictor, measured={"accuracy": accuracy})
+    known.save(tmp_path / "model.featlab")
     monkeypatch.setattr("featlab.backbones.rebuild_backbone", lambda *_: FakeBackbone())
     out = tmp_path / "out"
     call = ["predict", str(tmp_path / "model.featlab"), str(folder), "-o", str(out)]
@@ -218,7 +220,9 @@ def test_the_command_draws_writes_the_page_and_the_formats(asked, tmp_path, monk
     assert isinstance(wrong.exception, FeatlabError) and not out.exists()
     assert "--formats must be one of csv, coco" in str(wrong.exception)
     asks = ["--formats", "coco, yolo", "--pictures", "boxes", "--page"]
-    CliRunner().invoke(app, [*call, *asks], catch_exceptions=False)
+    done = CliRunner().invoke(app, [*call, *asks], catch_exceptions=False)
+    assert "classes: accuracy 0.900 [0.800, 0.950] on 40 test images" in done.output
+    assert "not scored here" in done.output
     for name in ("coco", "yolo"):
         same_boxes(name, READ[name][0](out / name), table)
     assert len(list((out / "pictures").rglob("*.jpg"))) == 10

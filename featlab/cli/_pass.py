@@ -291,15 +291,20 @@ def _tell_predictions(
         f"sets of classes: {coverage:.0%} asked for, {kept['coverage']:.3f} "
         f"[{kept['low']:.3f}, {kept['high']:.3f}] of {kept['n']:.0f} test images"
     )
-    score = predictor.measured.get("mean_iou")
+    measured = predictor.measured
+    if "accuracy" in measured:
+        print(f"classes: accuracy {_measured(measured['accuracy'])}")
     told = "not scored here: the set had no boxes"
-    if score is not None:
-        told = (
-            f"mean IoU {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}] on "
-            f"{score['n']} test images"
-        )
+    if "mean_iou" in measured:
+        told = f"mean IoU {_measured(measured['mean_iou'])}"
     print(f"boxes by {predictor.box_method}: {told}")
     print(f"predictions: {output / 'predictions.csv'}")
+
+
+def _measured(score: dict[str, float]) -> str:
+    """A score with its interval and n."""
+    low, high = score["low"], score["high"]
+    return f"{score['value']:.3f} [{low:.3f}, {high:.3f}] on {score['n']:.0f} test images"
 
 
 def _earlier(folder: Path) -> dict[str, Any]:
