@@ -275,6 +275,16 @@ def test_what_cannot_be_written_is_one_sentence_and_nothing_is_written(tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", READ)
+def test_a_box_of_no_class_that_is_named_is_refused_and_names_may_be_numbers(name, tmp_path):
+    table = table_of([("a.png", 4, 4, "1", (0, 0, 1, 1)), ("b.png", 4, 4, "2", [np.nan] * 4)])
+    with pytest.raises(FeatlabError, match="class must be one of 0, 2, got '1'"):
+        write_boxes(table, tmp_path, name, classes=["0", "2"], model="m")
+    assert not any(tmp_path.iterdir())
+    write_boxes(table, tmp_path, name, classes=[0, 1], model="m")
+    same_boxes(name, READ[name][0](tmp_path / name), table.iloc[:1])
+
+
 def test_a_later_call_replaces_an_earlier_one_whole_or_not_at_all(tmp_path, monkeypatch):
     first = table_of([("a.png", 4, 4, "a", (0, 0, 1, 1)), ("b.png", 4, 4, "a", (0, 0, 1, 1))])
     write_boxes(first, tmp_path, "yolo")

@@ -103,14 +103,16 @@ def write_boxes(
     Raises
     ------
     FeatlabError
-        An unknown format; a name that a format cannot hold; two pictures that would share a file.
-        Nothing is written then.
+        An unknown format; a box of a class that is not among `classes`; a name that a format cannot
+        hold; two pictures that would share a file. Nothing is written then.
     """
     names = [formats] if isinstance(formats, str) else list(dict.fromkeys(formats))
     for name in names:
         check_choice("formats", name, FORMATS)
-    known = sorted(set(table["class"].astype(str))) if classes is None else list(classes)
+    known = sorted(set(table["class"].astype(str))) if classes is None else [*map(str, classes)]
     given = BoxSet(boxed_pictures(table), known, model)
+    for label in sorted({box[0] for picture in given.pictures for box in picture.boxes}):
+        check_choice("class", label, known)
     made = {name: FORMATS[name](given) for name in names}
     return [
         _written(Path(folder, name, file), content)
