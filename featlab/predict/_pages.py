@@ -25,7 +25,7 @@ from featlab.localise.heat import timed_heats
 from featlab.predict._parts import Floats
 from featlab.predict._predictor import Predictor
 from featlab.results import Results
-from featlab.results.pictures import FOUND, UNUSUAL, Predictions
+from featlab.results.pictures import LEAST_IOU, UNUSUAL, Predictions
 from featlab.store import MapStore
 from featlab.system.files import whole_folder
 from featlab.system.machine import usable_cores
@@ -135,7 +135,7 @@ def predictions_beside_truth(
         label=store.images["label"].to_numpy(str)[test], iou=np.where(boxed, overlap, np.nan)
     )
     wrong = (table["class"] != table["label"]).to_numpy()
-    missed = ~wrong & (table["iou"] < FOUND).to_numpy()
+    missed = ~wrong & (table["iou"] < LEAST_IOU).to_numpy()
     rng = np.random.default_rng(results.random_state)
     drawn = [
         rng.permutation(np.flatnonzero(some))[:_OF_EACH]

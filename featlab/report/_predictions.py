@@ -19,7 +19,7 @@ from featlab.report._elements import Options, Section
 from featlab.report._interactive import small_jpeg
 from featlab.report._words import PREDICTION_CLAIMS, claim, said
 from featlab.results.analysis import Results
-from featlab.results.pictures import FOUND, UNUSUAL, Predictions
+from featlab.results.pictures import LEAST_IOU, UNUSUAL, Predictions
 from featlab.system.machine import usable_cores
 
 _CORNERS = ["xmin", "ymin", "xmax", "ymax"]
@@ -99,7 +99,7 @@ def _card(known: Predictions, row: int) -> Card:
     label, picture = str(one["class"]), known.pictures[row]
     members = str(one["set"]).split("|")
     true = str(one["label"]) if "label" in one else label
-    wrong = true != label or ("iou" in one and bool(one["iou"] < FOUND))
+    wrong = true != label or ("iou" in one and bool(one["iou"] < LEAST_IOU))
     box = one[_CORNERS].to_numpy(float)
     unusual = bool(one["typicality"] <= UNUSUAL)
     probability = words.percent(one["probability"])
@@ -107,7 +107,7 @@ def _card(known: Predictions, row: int) -> Card:
     if true != label:
         notes.append(Markup("✗ true class: {}").format(_name(true)))
     if "iou" in one and np.isfinite(one["iou"]):
-        sign = "✓" if one["iou"] >= FOUND else "✗"
+        sign = "✓" if one["iou"] >= LEAST_IOU else "✗"
         notes.append(f"{sign} IoU {words.score(one['iou'])}")
     if len(members) > 1:
         notes.append(f"set of {len(members):,} classes")
@@ -168,7 +168,7 @@ def _smaller(file: bytes, step: tuple[int, int]) -> bytes:
 
 def _missed(table: pd.DataFrame) -> pd.Series:
     """Whether the class is right and the box is not."""
-    return (table["class"] == table["label"]) & (table["iou"] < FOUND)
+    return (table["class"] == table["label"]) & (table["iou"] < LEAST_IOU)
 
 
 @claim("predictions")
@@ -181,7 +181,7 @@ def _scored(results: Results) -> str:
     first = f"{right:,} of {words.plural(len(table), 'test image')} get their own class"
     if not boxed.any():
         return f"{first}."
-    hit = int((table["iou"] >= FOUND).sum())
+    hit = int((table["iou"] >= LEAST_IOU).sum())
     return (
         f"{first}; the predicted box has an IoU of 0.5 or more with a true one for {hit:,} of the "
         f"{int(boxed.sum()):,} with a true box."

@@ -11,7 +11,7 @@ from featlab.system import html
 
 UNUSUAL = 0.05
 """Typicality at which a predicted picture stands out, or below."""
-FOUND = 0.5
+LEAST_IOU = 0.5
 """Least IoU of a predicted box that is right."""
 
 
