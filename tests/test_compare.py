@@ -21,7 +21,7 @@ from featlab.cli import app
 from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.pipeline import compare_stores
-from featlab.pipeline._entries import entries_of
+from featlab.pipeline.stores import entries_of
 from featlab.report._interactive import PAGE_BYTES
 from featlab.results.localisation import WITHOUT_BOXES
 from featlab.store import MapStore

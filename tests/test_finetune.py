@@ -20,11 +20,10 @@ from featlab.backbones import load_backbone
 from featlab.finetune._training import TrainingOptions, best_epoch, has_stopped
 from featlab.finetune.fitting import class_weights, validation_rows
 from featlab.finetune.network import blocks_of, map_network, scaling_layers, transfer_network
-from featlab.finetune.transfer import detector_changes
 from featlab.images.pixels import resize_image
 from featlab.pipeline import transfer_study
 from featlab.pipeline.detectors import find_detectors
-from featlab.pipeline.transfer import small_images_table
+from featlab.pipeline.transfer import compare_transfer, detector_changes, small_images_table
 from featlab.plots.scores import small_images, transfer_comparison
 from featlab.plots.style import encode
 from featlab.results import Transfer
@@ -509,7 +508,7 @@ def test_the_saved_network_goes_through_the_same_laboratory(
     wrong = split.replace({"confirm": "test", "test": "confirm"})
     scores = heads.evaluate_heads(X, pictures["label"], wrong, heads=["logistic"])
     with pytest.raises(FeatlabError, match="same images, classes and split"):
-        finetune.transfer.compare_transfer(fits, pictures, split, scores, {"logistic": 0.1})
+        compare_transfer(fits, pictures, split, scores, {"logistic": 0.1})
 
 
 def test_detector_changes_count_what_was_planted():

@@ -20,7 +20,12 @@ from featlab.backbones._engines import (
     kept_path,
     make_engine,
 )
-from featlab.backbones._own import find_head
+from featlab.backbones.graphs import (
+    find_head,
+    output_of,
+    remove_last_stride,
+    spatial_layers,
+)
 from featlab.backbones.networks import (
     BUILT_IN,
     Source,
@@ -28,9 +33,6 @@ from featlab.backbones.networks import (
     built_in_name,
     find_source,
     is_model_file,
-    output_of,
-    remove_last_stride,
-    spatial_layers,
 )
 from featlab.errors import FeatlabError
 from featlab.results.networks import Description

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featlab.backbones.graphs import class_names
 from featlab.backbones.torch_weights import read_state_dict
 from featlab.errors import FeatlabError
+from featlab.store.own import OwnHead
 
 if TYPE_CHECKING:
     import keras
@@ -138,6 +140,15 @@ def build(
     if weights is not None:
         _assign(model, read_state_dict(weights), weights)
     return model
+
+
+def own_head(weights: Path) -> OwnHead | None:
+    """The head of an EfficientNet-Lite, from its weights' file; None where it has none."""
+    tensors = read_state_dict(weights)
+    if "_fc.weight" not in tensors or "_fc.bias" not in tensors:
+        return None
+    coef = tensors["_fc.weight"].astype(np.float32)
+    return OwnHead(class_names(len(coef)), LAST_MAP, coef, tensors["_fc.bias"].astype(np.float32))
 
 
 def _round_filters(filters: int, width: float) -> int:

@@ -147,7 +147,7 @@ def audit(
     """Is the set fit for the question: duplicates, labels, outliers, confounds, colour alone."""
     with featlab.store.MapStore(store) as whole:
         pairs = featlab.audit.duplicates(whole)
-        opened = featlab.pipeline.copies.with_copies(whole, copies, pairs)
+        opened = featlab.pipeline.stores.with_copies(whole, copies, pairs)
         labels, groups = opened.images["label"], opened.images["group"]
         split = featlab.splits.make_split(opened.images, random_state=seed)
         X = featlab.features.feature_table(opened)

@@ -138,7 +138,7 @@ def opened_stores(
 ) -> list[featlab.store.MapStore]:
     """Stores of the same images, all with the groups of the first."""
     stores = [stack.enter_context(featlab.store.MapStore(path)) for path in paths]
-    kept = featlab.pipeline.copies.stores_with_copies(stores, copies)
+    kept = featlab.pipeline.stores.stores_with_copies(stores, copies)
     return [stack.enter_context(store) for store in kept]
 
 

@@ -162,7 +162,7 @@ def finetune(
         import tensorflow  # noqa: F401  # tells of itself once, while it loads
     with (
         _pass.finished_store(made, tables, output / "maps.h5")[0] as whole,
-        featlab.pipeline.copies.with_copies(whole, copies) as store,
+        featlab.pipeline.stores.with_copies(whole, copies) as store,
     ):
         split = featlab.splits.make_split(store.images, random_state=seed)
         small = None

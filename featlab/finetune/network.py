@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featlab.backbones import Backbone
+from featlab.backbones.graphs import cloned
 from featlab.errors import FeatlabError
 from featlab.images.pixels import InputReader
 
@@ -158,14 +159,7 @@ def _copied_onto(
         args, kwargs = keras.tree.map_structure(moved, (args, kwargs))
         return layer(*args, **kwargs)
 
-    try:
-        copy = keras.models.clone_model(source, input_tensors=pictures, call_function=call)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FeatlabError(
-            f"{backbone.name} cannot be copied layer by layer: {reason}. Give a functional or "
-            "Sequential Keras model."
-        ) from error
+    copy = cloned(source, backbone.name, input_tensors=pictures, call_function=call)
     for layer in source.layers:
         if layer.weights:
             copy.get_layer(layer.name).set_weights(layer.get_weights())

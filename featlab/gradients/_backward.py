@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from featlab.arguments import check_choice, check_choices, row_numbers, text_labels
-from featlab.backbones.networks import output_of
+from featlab.backbones.graphs import output_of
 from featlab.errors import FeatlabError
 from featlab.gradients.network import (
     BATCH_SIZE,

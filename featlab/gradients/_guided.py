@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from featlab.arguments import check_choice
 from featlab.backbones import Backbone
+from featlab.backbones.graphs import cloned
 from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
@@ -235,14 +236,7 @@ def copy_network(
         change(copy)
         return copy
 
-    try:
-        copy = keras.models.clone_model(model, clone_function=copied, recursive=True)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FeatlabError(
-            f"{model.name} cannot be copied layer by layer: {reason}. Give a functional or "
-            "Sequential Keras model."
-        ) from error
+    copy = cloned(model, model.name, clone_function=copied, recursive=True)
     copy.set_weights(model.get_weights())
     copy.trainable = False
     return copy

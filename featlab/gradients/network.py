@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 
 from featlab.arguments import check_whole, text_labels
 from featlab.backbones import Backbone
-from featlab.backbones.networks import output_of
+from featlab.backbones.graphs import output_of
 from featlab.errors import FeatlabError
 from featlab.gradients._guided import Guided, guided, keras_model
 from featlab.store import MapStore

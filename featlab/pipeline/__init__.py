@@ -9,8 +9,8 @@ from __future__ import annotations
 from featlab.pipeline._analysis import analyse, write_results
 from featlab.pipeline._comparison import compare_stores
 from featlab.pipeline._gradients import analyse_gradients
-from featlab.pipeline.copies import distinct_store
 from featlab.pipeline.detectors import neuron_card
+from featlab.pipeline.stores import distinct_store
 from featlab.pipeline.transfer import transfer_study
 
 __all__ = [

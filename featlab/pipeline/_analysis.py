@@ -38,7 +38,6 @@ from featlab.localise import (
 from featlab.localise.detectors import neuron_pointing
 from featlab.neurons import softmax_top_k
 from featlab.pipeline import pictures, sets
-from featlab.pipeline.copies import with_copies
 from featlab.pipeline.detectors import (
     LOCALISERS,
     POOLINGS,
@@ -55,6 +54,7 @@ from featlab.pipeline.detectors import (
     rows_of,
 )
 from featlab.pipeline.scheduler import Stage, run_stages, timed
+from featlab.pipeline.stores import with_copies
 from featlab.results.analysis import BoxDetails, HeadDetails, HeadResults, Results, SetOverview
 from featlab.results.images import Audit, Overview
 from featlab.results.localisation import BoxHeadResults, Localisation

@@ -26,8 +26,6 @@ from featlab.arguments import (
 from featlab.features import feature_table
 from featlab.heads import evaluate_heads
 from featlab.heads.comparison import paired
-from featlab.pipeline._entries import Entry, check_same, entries_of
-from featlab.pipeline.copies import stores_with_copies
 from featlab.pipeline.detectors import LOCALISERS, class_weights, find_detectors
 from featlab.pipeline.pictures import (
     boxes_at,
@@ -37,6 +35,7 @@ from featlab.pipeline.pictures import (
     picture_loader,
     true_corners,
 )
+from featlab.pipeline.stores import Entry, check_same, entries_of, stores_with_copies
 from featlab.results.analysis import HeadResults
 from featlab.results.localisation import WITHOUT_BOXES, Localisation
 from featlab.results.pictures import ENTRY_COLUMNS, Comparison, MethodExamples

@@ -20,9 +20,9 @@ from featlab.gradients.dam import DAM_PRESETS, preset_layer
 from featlab.gradients.network import HeadedNetwork, check_backbone, check_maps
 from featlab.heads import evaluate_heads, linear_weights
 from featlab.images.pixels import InputReader
-from featlab.pipeline.copies import with_copies
 from featlab.pipeline.detectors import class_weights, find_detectors, predicted_classes
 from featlab.pipeline.scheduler import timed
+from featlab.pipeline.stores import with_copies
 from featlab.results.analysis import HeadResults
 from featlab.results.localisation import Localisation
 from featlab.results.networks import (

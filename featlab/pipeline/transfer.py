@@ -1,4 +1,4 @@
-"""Fine-tuning beside the frozen network: heads, detectors, small pictures, the set at a glance."""
+"""Fine-tuning beside the frozen network: heads, detectors, small pictures."""
 
 from __future__ import annotations
 
@@ -8,26 +8,39 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from PIL import Image
+from scipy import stats
+from sklearn.pipeline import Pipeline
 
 from featlab import extract, features, heads, images, neurons
-from featlab.arguments import Progress
+from featlab.arguments import Progress, check_same_rows, class_codes, split_sides
 from featlab.backbones import Backbone, load_backbone
+from featlab.errors import FeatlabError
 from featlab.finetune.fitting import FineTuned
 from featlab.finetune.network import map_network
-from featlab.finetune.transfer import compare_transfer, detector_changes
+from featlab.heads.models import prediction_rows
+from featlab.heads.scores import scores_of
 from featlab.images.pixels import resize_image
+from featlab.intervals import interval_name
 from featlab.pipeline.detectors import find_detectors
 from featlab.results.analysis import HeadResults
 from featlab.results.networks import Transfer
 from featlab.store import MapStore
 
 TRANSFER_HEADS = ("logistic", "mlp")
+REFERENCE = "logistic"  # the head that all are compared with
+_SCORES = ["n", "accuracy", "accuracy_low", "accuracy_high", "interval", "balanced_accuracy"]
+_SCORES += ["roc_auc", "log_loss"]
+_DIFFERENCES = ["difference", "difference_low", "difference_high", "p", "test"]
+_KEY = ["class", "neuron"]
+_COUNTED = ["selected_before", "selected_after", "replicated_before", "replicated_after"]
 
 
 def transfer_study(
@@ -65,10 +78,10 @@ def transfer_study(
     )
     changed, per_neuron = None, None
     if tuned is not None:
-        changed, per_neuron = detector_changes(
-            *(_detectors(maps, split, random_state) for maps in (store, tuned)),
-            *(_measured(maps, split) for maps in (store, tuned)),
+        (before, unseen), (after, unseen_after) = (
+            _detectors(maps, split, random_state) for maps in (store, tuned)
         )
+        changed, per_neuron = detector_changes(before, after, unseen, unseen_after)
     named = [fitted.curves.assign(name=name) for name, fitted in fits.items()]
     curves = pd.concat(named, ignore_index=True)
     return Transfer(
@@ -111,12 +124,11 @@ def _timed_heads(
             )
         )
         seconds[name] = round(time.perf_counter() - start, 3)
-    both = HeadResults(
+    both = replace(
+        scores[0],
         table=_joined([one.table for one in scores]),
         predictions=_joined([one.predictions for one in scores]),
         models={name: model for one in scores for name, model in one.models.items()},
-        classes=scores[0].classes,
-        clusters=scores[0].clusters,
     )
     return both, seconds
 
@@ -130,16 +142,203 @@ def _inputs(store: MapStore) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
     return features.feature_table(store), store.images["label"], store.images["group"]
 
 
-def _detectors(store: MapStore, split: pd.Series, random_state: int) -> pd.DataFrame:
+def _detectors(
+    store: MapStore, split: pd.Series, random_state: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The neuron table; AUROC of every neuron on the confirm rows, where nothing was chosen."""
     X, labels, groups = _inputs(store)
-    return find_detectors(X, labels, split, groups, random_state=random_state)
-
-
-def _measured(store: MapStore, split: pd.Series) -> pd.DataFrame:
-    """AUROC of every neuron on the confirm rows, where nothing was chosen."""
-    X, labels, _ = _inputs(store)
     confirm = split == "confirm"
-    return neurons.rank_neurons(X[confirm], labels[confirm])
+    table = find_detectors(X, labels, split, groups, random_state=random_state)
+    return table, neurons.rank_neurons(X[confirm], labels[confirm])
+
+
+def compare_transfer(
+    fits: Mapping[str, FineTuned],
+    images: pd.DataFrame,
+    split: ArrayLike,
+    scores: HeadResults,
+    seconds: Mapping[str, float],
+    *,
+    random_state: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score trained networks on the test rows, beside the heads on stored maps.
+
+    Parameters
+    ----------
+    fits, images, split
+        By the name that the table gives them, all trained with `split`; the image table.
+    scores : featlab.HeadResults
+        The heads on stored maps, evaluated with the same images, split and groups.
+    seconds : mapping of str to float
+        Head → seconds that fitting it took.
+    random_state : int
+        Seed of the bootstrap: of whole groups where the heads' is.
+
+    Returns
+    -------
+    table : DataFrame
+        ``name``, ``trained_on``, ``n``, ``accuracy`` with ``_low`` and ``_high`` (95 %) and
+        ``interval`` (its kind), ``balanced_accuracy``, ``roc_auc``, ``log_loss``; ``difference``
+        in accuracy from the logistic head with ``_low``, ``_high``, ``p`` and ``test``, paired (NaN
+        for itself); ``seconds`` and ``trainable_parameters``. Metrics and tests are those of
+        :func:`featlab.heads.evaluate_heads` and :func:`featlab.heads.compare_heads`.
+    predictions : DataFrame
+        Of all of them, as ``HeadResults.predictions``.
+
+    Raises
+    ------
+    FeatlabError
+        Heads that were scored on other rows or classes, or not the logistic one.
+    """
+    codes, classes = class_codes(images["label"], name="label")
+    check_same_rows(images=images, split=split)
+    test = np.flatnonzero(split_sides(split, len(images)) == "test")
+    known = scores.of(REFERENCE)["row"].to_numpy()
+    if scores.classes != classes.tolist() or not np.array_equal(known, test):
+        raise FeatlabError("scores must be of the same images, classes and split as the fits.")
+    rows, predictions = [scores.table], [scores.predictions]
+    for name, fitted in fits.items():
+        probability = fitted.predict_proba(images, test)
+        row = {
+            "head": name,
+            **scores_of(codes[test], probability, scores.clusters, random_state=random_state),
+            "n": len(test),
+            "interval": interval_name(scores.clusters),
+        }
+        rows.append(pd.DataFrame([row]))
+        predictions.append(prediction_rows(name, test, codes[test], probability, classes))
+    joined = replace(
+        scores,
+        table=pd.concat(rows, ignore_index=True),
+        predictions=pd.concat(predictions, ignore_index=True),
+        models={**scores.models, **fits},
+    )
+    names = [*(head for head in scores.models if head in seconds), *fits]
+    table = pd.DataFrame([_row(joined, name, seconds, random_state) for name in names])
+    return table, joined.predictions[joined.predictions["head"].isin(names)].reset_index(drop=True)
+
+
+def _row(
+    joined: HeadResults, name: str, seconds: Mapping[str, float], random_state: int
+) -> dict[str, Any]:
+    model: Any = joined.models[name]
+    scored = dict(zip(_SCORES, joined.table.set_index("head").loc[name, _SCORES], strict=True))
+    compared: dict[str, Any] = dict.fromkeys(_DIFFERENCES[:-1], float("nan")) | {"test": ""}
+    if name != REFERENCE:
+        pair = heads.compare_heads(joined, name, REFERENCE, n_boot=1000, random_state=random_state)
+        compared = dict(zip(_DIFFERENCES, pair.iloc[0][_DIFFERENCES], strict=True))
+    is_network = isinstance(model, FineTuned)
+    return {
+        "name": name,
+        "trained_on": _trained_on(model) if is_network else "stored maps, mean-pooled",
+        **scored,
+        **compared,
+        "seconds": float(model.seconds if is_network else seconds[name]),
+        "trainable_parameters": model.trainable_parameters if is_network else _parameters(model),
+    }
+
+
+def _trained_on(fitted: FineTuned) -> str:
+    if fitted.parameters["augment"]:
+        return "pictures, augmented"
+    return "pictures" if fitted.blocks else "features computed once"
+
+
+def _parameters(model: Pipeline) -> int:
+    """Fitted weights of a classical head."""
+    last = model[-1]
+    arrays: list[Any] = []
+    for name in ("coef_", "intercept_", "coefs_", "intercepts_"):
+        value = getattr(last, name, [])
+        arrays += value if isinstance(value, list) else [value]
+    return int(sum(np.size(array) for array in arrays))
+
+
+def detector_changes(
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    unseen_before: pd.DataFrame,
+    unseen_after: pd.DataFrame,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Detectors of a layer before and after fine-tuning, by class and by neuron.
+
+    Neuron k after is neuron k before with other weights, so they are compared one by one.
+
+    Parameters
+    ----------
+    before, after : DataFrame
+        Neuron tables of one layer and pooling, chosen on train rows and confirmed on confirm rows.
+    unseen_before, unseen_after : DataFrame
+        ``class, neuron, auroc`` of all neurons, measured on the confirm rows.
+
+    Returns
+    -------
+    classes : DataFrame, one row per class
+        ``class``; ``selected_before, selected_after, replicated_before, replicated_after,
+        replicated_both``: numbers of detectors active for the class; ``neurons``: those alive both
+        times; ``median_before, median_after``: of the AUROC of those that were replicated then;
+        ``spread_before, spread_after``: mean of abs(AUROC - 0.5) over all neurons alive both times;
+        ``spearman``: rank correlation of their AUROC before and after.
+    neurons : DataFrame, one row per class and neuron
+        ``class, neuron, auroc_before, auroc_after`` (on confirm rows; NaN for a dead neuron),
+        ``selected_before, selected_after, replicated_before, replicated_after``.
+
+    Raises
+    ------
+    FeatlabError
+        Tables of other classes or other numbers of neurons.
+
+    Notes
+    -----
+    The fine-tuned network has learned from the train rows' labels, so what is selected there is
+    selected with a bias that the frozen network has not; the confirm rows are new to both, and only
+    what was measured on them is compared.
+    """
+    tables = []
+    for table, unseen, when in [
+        (before, unseen_before, "before"), (after, unseen_after, "after"),
+    ]:  # fmt: skip
+        if table.duplicated(_KEY).any() or unseen.duplicated(_KEY).any():
+            raise FeatlabError(
+                f"the neuron tables {when} must be of one layer and one pooling, but a class and "
+                "neuron are there twice; choose the rows of one layer."
+            )
+        active = table["direction"] == "active"
+        marked = table[_KEY].assign(
+            **{
+                f"selected_{when}": table["detector"] & active,
+                f"replicated_{when}": table["replicated"] & active,
+            }
+        )
+        measured = unseen[[*_KEY, "auroc"]].rename(columns={"auroc": f"auroc_{when}"})
+        tables.append(marked.merge(measured, on=_KEY, validate="one_to_one"))
+    neurons = tables[0].merge(tables[1], on=_KEY, validate="one_to_one")
+    if not len(tables[0]) == len(tables[1]) == len(neurons) == len(before) == len(after):
+        raise FeatlabError(
+            "the neuron tables before and after must be of one layer each, with the same classes "
+            f"and neurons, got {len(before)} and {len(after)} rows of which {len(neurons)} match."
+        )
+    neurons = neurons[[*_KEY, "auroc_before", "auroc_after", *_COUNTED]]
+    parts = neurons.groupby("class", sort=True)
+    return pd.DataFrame([_counts(str(name), part) for name, part in parts]), neurons
+
+
+def _counts(name: str, part: pd.DataFrame) -> dict[str, object]:
+    alive = part.dropna(subset=["auroc_before", "auroc_after"])
+    measured = alive[["auroc_before", "auroc_after"]]
+    before, after = (measured[name].to_numpy(float) for name in measured)
+    varies = len(alive) > 1 and np.ptp(before) > 0 and np.ptp(after) > 0
+    return {
+        "class": name,
+        **{column: int(part[column].sum()) for column in _COUNTED},
+        "replicated_both": int((part["replicated_before"] & part["replicated_after"]).sum()),
+        "neurons": len(alive),
+        "median_before": part.loc[part["replicated_before"], "auroc_before"].median(),
+        "median_after": part.loc[part["replicated_after"], "auroc_after"].median(),
+        "spread_before": float(np.abs(before - 0.5).mean()) if len(alive) else np.nan,
+        "spread_after": float(np.abs(after - 0.5).mean()) if len(alive) else np.nan,
+        "spearman": float(stats.spearmanr(before, after).statistic) if varies else np.nan,
+    }
 
 
 def small_images_table(
@@ -229,15 +428,9 @@ def small_images_table(
 def _differences(scores: Mapping[str, HeadResults]) -> pd.DataFrame:
     """Each way's logistic head against the last one's, on the same test images."""
     *_, last = scores
-    joined = HeadResults(
-        table=pd.DataFrame(),
-        predictions=pd.concat(
-            [one.of("logistic").assign(head=name) for name, one in scores.items()]
-        ),
-        models={name: one.models["logistic"] for name, one in scores.items()},
-        classes=scores[last].classes,
-        clusters=scores[last].clusters,
-    )
+    named = [one.of("logistic").assign(head=name) for name, one in scores.items()]
+    models = {name: one.models["logistic"] for name, one in scores.items()}
+    joined = replace(scores[last], predictions=pd.concat(named), models=models)
     columns = ["difference", "difference_low", "difference_high", "p"]
     return heads.compare_heads(joined, b=last)[columns].reindex(range(len(scores)))
 
