@@ -18,6 +18,7 @@ from featlab.arguments import confirmed_detectors, stratified_rows, true_boxes
 from featlab.boxes.geometry import CORNERS, best_iou, iou
 from featlab.errors import FeatlabError
 from featlab.heads.saving import SavedHead, calibrated_head
+from featlab.predict._file import MODEL as MODEL
 from featlab.predict._formats import FORMATS as FORMATS
 from featlab.predict._formats import write_boxes
 from featlab.predict._pages import predictions_beside_truth as predictions_beside_truth
@@ -33,7 +34,6 @@ from featlab.predict._parts import (
     one_of_each,
 )
 from featlab.predict._predictor import MAPS as MAPS
-from featlab.predict._predictor import MODEL as MODEL
 from featlab.predict._predictor import PARTS as PARTS
 from featlab.predict._predictor import Predictor, load_predictor
 from featlab.results import Results

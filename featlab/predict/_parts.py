@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from sklearn.isotonic import IsotonicRegression
@@ -21,9 +20,8 @@ from featlab.errors import FeatlabError
 from featlab.intervals import share_interval
 from featlab.localise import heat_boxes
 from featlab.localise.heat import picture_sizes, timed_heats
-from featlab.localise.methods import METHODS
 from featlab.own import own_pictures
-from featlab.results.localisation import Context, FittedMethods
+from featlab.results.localisation import FittedMethods
 from featlab.store import MapStore
 
 Floats = NDArray[np.float64]
@@ -177,70 +175,6 @@ class HeatBoxes:
         three = heat_boxes(heats, np.clip(around, 0, _LAST_THRESHOLD), frames=frames, sizes=sizes)
         steady = (iou(three[:, 1], three[:, 0]) + iou(three[:, 1], three[:, 2])) / 2
         return three[:, 1], np.asarray(steady, dtype=np.float64)
-
-
-_CONTEXT = ("scale", "weights", "intercepts")
-
-
-def heat_plain(heat: HeatBoxes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Heat-map boxes as what JSON says and named arrays."""
-    arrays: dict[str, np.ndarray] = {}
-    contexts = []
-    for k, (layer, context) in enumerate(heat.fitted.contexts.items()):
-        for name in _CONTEXT:
-            if (values := getattr(context, name)) is not None:
-                arrays[f"heat_{k}_{name}"] = values
-        state = context.fitted.get(heat.method)
-        if state is not None and not isinstance(state, tuple):
-            raise FeatlabError(
-                f"the heat-map method {heat.method!r} cannot be saved: what its fit returned "
-                "must be a tuple of arrays and numbers."
-            )
-        scalar = [isinstance(one, float) for one in state or ()]
-        arrays |= {f"heat_{k}_fitted_{j}": np.asarray(v) for j, v in enumerate(state or ())}
-        table = None
-        if context.neurons is not None:
-            table = context.neurons[["class", "neuron", "direction"]].to_dict("list")
-        contexts.append({"layer": layer, "fitted": None if state is None else scalar,
-                         "neurons": table, "random_state": context.random_state})  # fmt: skip
-    facts = {
-        "method": heat.method,
-        "threshold": heat.threshold,
-        "tuned": heat.tuned,
-        "contexts": contexts,
-    }
-    return facts, arrays
-
-
-def heat_made(
-    facts: Mapping[str, Any], classes: list[str], arrays: Mapping[str, np.ndarray]
-) -> HeatBoxes:
-    """What :func:`heat_plain` told, again."""
-    name = facts["method"]
-    if name not in METHODS:
-        raise FeatlabError(
-            f"the predictor's heat maps are of the method {str(name)[:80]!r}, which is not "
-            "registered here; import the module that registers it."
-        )
-    contexts = {}
-    for k, one in enumerate(facts["contexts"]):
-        state = None
-        if one["fitted"] is not None:
-            values = [arrays[f"heat_{k}_fitted_{j}"] for j in range(len(one["fitted"]))]
-            state = tuple(
-                float(value) if scalar else value
-                for value, scalar in zip(values, one["fitted"], strict=True)
-            )
-        contexts[str(one["layer"])] = Context(
-            classes=classes,
-            codes=np.zeros(0, dtype=np.int64),
-            **{part: arrays.get(f"heat_{k}_{part}") for part in _CONTEXT},  # type: ignore[arg-type]
-            neurons=None if one["neurons"] is None else pd.DataFrame(one["neurons"]),
-            random_state=one["random_state"],
-            fitted={name: state},
-        )
-    fitted = FittedMethods({name: METHODS[name]}, contexts)
-    return HeatBoxes(name, float(facts["threshold"]), bool(facts["tuned"]), fitted)
 
 
 @dataclass(frozen=True)

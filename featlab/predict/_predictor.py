@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -31,6 +30,7 @@ from featlab.extract import (
 )
 from featlab.heads.saving import SavedHead
 from featlab.images import index_pictures
+from featlab.predict._file import made, plain, read_plain, write_plain
 from featlab.predict._parts import (
     ClassSets,
     ExpectedOverlap,
@@ -38,14 +38,12 @@ from featlab.predict._parts import (
     HeatBoxes,
     Typicality,
     blocks_in_memory,
-    heat_made,
-    heat_plain,
     own_answer,
     write_block,
 )
 from featlab.results.localisation import BoxCascade
 from featlab.store import MapStore
-from featlab.store.format import damage_told, read_arrays, write_arrays
+from featlab.store.format import damage_told
 from featlab.system.files import write_whole
 from featlab.version import __version__
 
@@ -54,9 +52,6 @@ IDENTITY = (
     *("precision", "resize", "dtype"),
 )
 """What must be the same of the network and the pass for the maps to be the same."""
-ENCODING = ("featlab-predictor", "1.0")
-"""Attributes ``encoding-type`` and ``encoding-version`` of the file."""
-MODEL = "model.featlab"
 MAPS = "predicted_maps.h5"
 PARTS = "predictions.parts"
 PICTURES_AT_ONCE = 2048
@@ -237,7 +232,7 @@ class Predictor:
     @cached_property
     def _digest(self) -> str:
         """Changes when anything that decides an answer does."""
-        facts, arrays = _plain(self)
+        facts, arrays = plain(vars(self))
         digest = hashlib.sha256(json.dumps([facts, __version__], sort_keys=True).encode())
         for name in sorted(arrays):
             digest.update(np.ascontiguousarray(arrays[name]).tobytes())
@@ -318,7 +313,7 @@ class Predictor:
             The file cannot be written, or a heat-map method's own state is no tuple of arrays.
         """
         path = Path(path)
-        write_arrays(path, ENCODING, *_plain(self))
+        write_plain(path, vars(self))
         return path
 
 
@@ -335,94 +330,10 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     FeatlabError
         There is none, it is of an unknown version, or damaged.
     """
-    path = Path(path)
-    path = path / MODEL if path.is_dir() else path
-    facts, arrays = read_arrays(path, ENCODING)
+    facts, arrays, path = read_plain(path)
     with damage_told(path):
-        return _made(facts, arrays)
-
-
-def _plain(own: Predictor) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A predictor as what JSON says and named arrays."""
-    arrays: dict[str, np.ndarray] = {
-        "sets_scores": own.sets.scores,
-        "sets_tested": own.sets.tested,
-        "typicality_train": own.typicality.train,
-        "typicality_novelty": own.typicality.novelty,
-        "head_mean": own.head.mean,
-        "head_scale": own.head.scale,
-        "detector_class": np.searchsorted(own.classes, own.detectors["class"].to_numpy(str)),
-        "detector_neuron": own.detectors["neuron"].to_numpy(np.int64),
-        "detector_threshold": own.detectors["threshold"].to_numpy(float),
-    }
-    for k, (weights, intercepts) in enumerate(own.head.layers):
-        arrays |= {f"head_weights_{k}": weights, f"head_intercepts_{k}": intercepts}
-    if own.overlap is not None:
-        arrays |= {"overlap_x": own.overlap.steady, "overlap_y": own.overlap.overlap}
-    heat, of_heat = heat_plain(own.heat)
-    arrays |= of_heat
-    cascade = None
-    if own.cascade is not None:
-        known = own.cascade
-        cascade = {name: getattr(known, name) for name in ("layer", "target", "context", "steps")}
-        arrays |= {f"cascade_{name}": values for name, values in known.arrays.items()}
-    words: dict[str, Any] = {}
-    numbers: dict[str, np.ndarray] = {}
-    for name, value in own.provenance.items():
-        (numbers if isinstance(value, np.ndarray) else words)[name] = value
-    arrays |= {f"provenance_{k}": value for k, value in enumerate(numbers.values())}
-    facts = {
-        "provenance": {key: v if isinstance(v, (str, int, float)) else str(v)
-                       for key, v in words.items()},
-        "provenance_arrays": list(numbers),
-        "classes": own.classes,
-        "head": {"layers": len(own.head.layers), "activation": own.head.activation,
-                 "output": own.head.output},
-        "heat": heat,
-        "cascade": cascade,
-        "measured": own.measured,
-    }  # fmt: skip
-    return facts, arrays
-
-
-def _made(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Predictor:
-    """The predictor again; its shapes must fit together."""
-    classes = [str(name) for name in facts["classes"]]
-    layers = tuple(
-        (arrays[f"head_weights_{k}"], arrays[f"head_intercepts_{k}"])
-        for k in range(facts["head"]["layers"])
-    )
-    head = SavedHead(
-        np.array(classes), arrays["head_mean"], arrays["head_scale"], layers,
-        facts["head"]["activation"], facts["head"]["output"],
-    )  # fmt: skip
-    detectors = pd.DataFrame(
-        {
-            "class": np.array(classes, dtype=object)[arrays["detector_class"]],
-            "neuron": arrays["detector_neuron"],
-            "threshold": arrays["detector_threshold"],
-        }
-    )
-    told = facts["cascade"]
-    prefix = "cascade_"
-    of_cascade = {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
-    overlap = None
-    if "overlap_x" in arrays:
-        overlap = ExpectedOverlap(arrays["overlap_x"], arrays["overlap_y"])
-    known = {name: arrays[f"provenance_{k}"] for k, name in enumerate(facts["provenance_arrays"])}
-    predictor = Predictor(
-        provenance={**facts["provenance"], **known},
-        classes=classes,
-        head=head,
-        detectors=detectors,
-        sets=ClassSets(arrays["sets_scores"], arrays["sets_tested"]),
-        typicality=Typicality(arrays["typicality_train"], arrays["typicality_novelty"]),
-        heat=heat_made(facts["heat"], classes, arrays),
-        cascade=None if told is None else BoxCascade(**told, arrays=of_cascade),
-        overlap=overlap,
-        measured=facts["measured"],
-    )
-    _try_out(predictor)
+        predictor = Predictor(**made(facts, arrays))
+        _try_out(predictor)
     return predictor
 
 

@@ -1,0 +1,186 @@
+"""The file of a predictor: arrays and JSON, and what was fitted made of them again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featlab.errors import FeatlabError
+from featlab.heads.saving import SavedHead
+from featlab.localise.methods import METHODS
+from featlab.predict._parts import ClassSets, ExpectedOverlap, HeatBoxes, Typicality
+from featlab.results.localisation import BoxCascade, Context, FittedMethods
+from featlab.store.format import read_arrays, write_arrays
+
+MODEL = "model.featlab"
+ENCODING = ("featlab-predictor", "1.0")
+"""Attributes ``encoding-type`` and ``encoding-version`` of the file."""
+_CONTEXT = ("scale", "weights", "intercepts")
+
+
+def read_plain(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray], Path]:
+    """What JSON says and the arrays of a file, or of that in a folder; and the file.
+
+    Raises
+    ------
+    FeatlabError
+        There is none, it is of an unknown version, or damaged.
+    """
+    path = Path(path)
+    path = path / MODEL if path.is_dir() else path
+    return *read_arrays(path, ENCODING), path
+
+
+def write_plain(path: Path, parts: Mapping[str, Any]) -> None:
+    """Write the fields of a predictor, complete or not at all."""
+    write_arrays(path, ENCODING, *plain(parts))
+
+
+def plain(parts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The fields of a predictor as what JSON says and named arrays."""
+    own = SimpleNamespace(**parts)
+    arrays: dict[str, np.ndarray] = {
+        "sets_scores": own.sets.scores,
+        "sets_tested": own.sets.tested,
+        "typicality_train": own.typicality.train,
+        "typicality_novelty": own.typicality.novelty,
+        "head_mean": own.head.mean,
+        "head_scale": own.head.scale,
+        "detector_class": np.searchsorted(own.classes, own.detectors["class"].to_numpy(str)),
+        "detector_neuron": own.detectors["neuron"].to_numpy(np.int64),
+        "detector_threshold": own.detectors["threshold"].to_numpy(float),
+    }
+    for k, (weights, intercepts) in enumerate(own.head.layers):
+        arrays |= {f"head_weights_{k}": weights, f"head_intercepts_{k}": intercepts}
+    if own.overlap is not None:
+        arrays |= {"overlap_x": own.overlap.steady, "overlap_y": own.overlap.overlap}
+    heat, of_heat = _heat_plain(own.heat)
+    arrays |= of_heat
+    cascade = None
+    if own.cascade is not None:
+        known = own.cascade
+        cascade = {name: getattr(known, name) for name in ("layer", "target", "context", "steps")}
+        arrays |= {f"cascade_{name}": values for name, values in known.arrays.items()}
+    words: dict[str, Any] = {}
+    numbers: dict[str, np.ndarray] = {}
+    for name, value in own.provenance.items():
+        (numbers if isinstance(value, np.ndarray) else words)[name] = value
+    arrays |= {f"provenance_{k}": value for k, value in enumerate(numbers.values())}
+    facts = {
+        "provenance": {key: v if isinstance(v, (str, int, float)) else str(v)
+                       for key, v in words.items()},
+        "provenance_arrays": list(numbers),
+        "classes": own.classes,
+        "head": {"layers": len(own.head.layers), "activation": own.head.activation,
+                 "output": own.head.output},
+        "heat": heat,
+        "cascade": cascade,
+        "measured": own.measured,
+    }  # fmt: skip
+    return facts, arrays
+
+
+def made(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The fields of a predictor again, of what :func:`plain` told."""
+    classes = [str(name) for name in facts["classes"]]
+    layers = tuple(
+        (arrays[f"head_weights_{k}"], arrays[f"head_intercepts_{k}"])
+        for k in range(facts["head"]["layers"])
+    )
+    head = SavedHead(
+        np.array(classes), arrays["head_mean"], arrays["head_scale"], layers,
+        facts["head"]["activation"], facts["head"]["output"],
+    )  # fmt: skip
+    detectors = pd.DataFrame(
+        {
+            "class": np.array(classes, dtype=object)[arrays["detector_class"]],
+            "neuron": arrays["detector_neuron"],
+            "threshold": arrays["detector_threshold"],
+        }
+    )
+    told = facts["cascade"]
+    prefix = "cascade_"
+    of_cascade = {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
+    overlap = None
+    if "overlap_x" in arrays:
+        overlap = ExpectedOverlap(arrays["overlap_x"], arrays["overlap_y"])
+    known = {name: arrays[f"provenance_{k}"] for k, name in enumerate(facts["provenance_arrays"])}
+    return {
+        "provenance": {**facts["provenance"], **known},
+        "classes": classes,
+        "head": head,
+        "detectors": detectors,
+        "sets": ClassSets(arrays["sets_scores"], arrays["sets_tested"]),
+        "typicality": Typicality(arrays["typicality_train"], arrays["typicality_novelty"]),
+        "heat": _heat_made(facts["heat"], classes, arrays),
+        "cascade": None if told is None else BoxCascade(**told, arrays=of_cascade),
+        "overlap": overlap,
+        "measured": facts["measured"],
+    }
+
+
+def _heat_plain(heat: HeatBoxes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Heat-map boxes as what JSON says and named arrays."""
+    arrays: dict[str, np.ndarray] = {}
+    contexts = []
+    for k, (layer, context) in enumerate(heat.fitted.contexts.items()):
+        for name in _CONTEXT:
+            if (values := getattr(context, name)) is not None:
+                arrays[f"heat_{k}_{name}"] = values
+        state = context.fitted.get(heat.method)
+        if state is not None and not isinstance(state, tuple):
+            raise FeatlabError(
+                f"the heat-map method {heat.method!r} cannot be saved: what its fit returned "
+                "must be a tuple of arrays and numbers."
+            )
+        scalar = [isinstance(one, float) for one in state or ()]
+        arrays |= {f"heat_{k}_fitted_{j}": np.asarray(v) for j, v in enumerate(state or ())}
+        table = None
+        if context.neurons is not None:
+            table = context.neurons[["class", "neuron", "direction"]].to_dict("list")
+        contexts.append({"layer": layer, "fitted": None if state is None else scalar,
+                         "neurons": table, "random_state": context.random_state})  # fmt: skip
+    facts = {
+        "method": heat.method,
+        "threshold": heat.threshold,
+        "tuned": heat.tuned,
+        "contexts": contexts,
+    }
+    return facts, arrays
+
+
+def _heat_made(
+    facts: Mapping[str, Any], classes: list[str], arrays: Mapping[str, np.ndarray]
+) -> HeatBoxes:
+    """What :func:`_heat_plain` told, again."""
+    name = facts["method"]
+    if name not in METHODS:
+        raise FeatlabError(
+            f"the predictor's heat maps are of the method {str(name)[:80]!r}, which is not "
+            "registered here; import the module that registers it."
+        )
+    contexts = {}
+    for k, one in enumerate(facts["contexts"]):
+        state = None
+        if one["fitted"] is not None:
+            values = [arrays[f"heat_{k}_fitted_{j}"] for j in range(len(one["fitted"]))]
+            state = tuple(
+                float(value) if scalar else value
+                for value, scalar in zip(values, one["fitted"], strict=True)
+            )
+        contexts[str(one["layer"])] = Context(
+            classes=classes,
+            codes=np.zeros(0, dtype=np.int64),
+            **{part: arrays.get(f"heat_{k}_{part}") for part in _CONTEXT},  # type: ignore[arg-type]
+            neurons=None if one["neurons"] is None else pd.DataFrame(one["neurons"]),
+            random_state=one["random_state"],
+            fitted={name: state},
+        )
+    fitted = FittedMethods({name: METHODS[name]}, contexts)
+    return HeatBoxes(name, float(facts["threshold"]), bool(facts["tuned"]), fitted)
