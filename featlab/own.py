@@ -21,7 +21,7 @@ from featlab.localise import heat_boxes
 from featlab.localise.heat import cam_heat, picture_sizes
 from featlab.localise.regions import FIXED_THRESHOLD
 from featlab.store import MapStore
-from featlab.store.own import OwnHead
+from featlab.store.network import OwnHead
 
 __all__ = ["own_boxes", "own_heats", "own_logits", "own_pictures", "own_set", "own_votes"]
 

@@ -13,7 +13,7 @@ from PIL import Image
 from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.store.format import ENCODING_VERSION
-from featlab.store.own import OwnHead
+from featlab.store.network import OwnHead
 
 if __name__ == "__main__":
     target = Path(__file__).parent / "archives" / f"maps-v{ENCODING_VERSION}.h5"

@@ -6,10 +6,13 @@ import io
 import logging
 import os
 import pickle
+import shutil
 import sys
 import warnings
 import zipfile
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,6 +29,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from test_heads import problem
 
 from featlab import FeatlabError, plots
+from featlab.features import feature_table
 from featlab.heads import (
     NeuronSelector,
     calibration,
@@ -35,7 +39,9 @@ from featlab.heads import (
     save_head,
 )
 from featlab.heads.models import _NEIGHBOURS, HEADS, HEADS_DEFAULT, CentroidClassifier
+from featlab.store import MapStore
 
+ARCHIVES = Path(__file__).parent / "archives"
 NEW = ("logistic_l1", "linear_svm", "knn", "nearest_centroid")
 
 
@@ -263,7 +269,7 @@ class TestSaving:
     def test_there_is_no_pickle_in_it(self, solved, tmp_path):
         path = save_head(solved[3].models["mlp"], tmp_path / "mlp.npz")
         with np.load(path, allow_pickle=False) as file:
-            assert str(file["format"]) == "featlab-head" and str(file["version"]) == "1.0"
+            assert str(file["format"]) == "featlab-head" and str(file["version"]) == "1.1"
             assert all(file[name].dtype != object for name in file.files)
 
     @pytest.mark.parametrize("head", ["knn", "dummy"])
@@ -318,6 +324,48 @@ class TestSaving:
         again = load_head(save_head(solved[3].models["logistic"], tmp_path / "head"))
         with pytest.raises(FeatlabError, match="X must have the head's 20 features, got 3"):
             again.predict(np.zeros((2, 3)))
+
+    def test_it_knows_its_network_and_refuses_another(self, tmp_path):
+        """Heads of `featlab heads -o`: the same network answers, another or a changed one not."""
+        shutil.copy(ARCHIVES / "maps-v1.1.h5", tmp_path / "maps.h5")
+        with MapStore(tmp_path / "maps.h5") as store:
+            table = feature_table(store, pooling="max")
+            split = ["train"] * 3 + ["test"] + ["train"] + ["test"]
+            fitted = evaluate_heads(table, store.images["label"], split, heads=["nearest_centroid"])
+            model = fitted.models["nearest_centroid"]
+            head = load_head(save_head(model, tmp_path / "own", store=store, pooling="max"))
+            wanted = model.predict_proba(table)[4:5]
+            np.testing.assert_allclose(head.predict_store(store, [4]), wanted, atol=1e-6)
+            few = clone(model).fit(table.iloc[:, :6], store.images["label"])
+            with pytest.raises(FeatlabError, match="the head has 6 features, layer 'last' .* 10"):
+                save_head(few, tmp_path / "few", store=store)
+            with pytest.raises(FeatlabError, match="does not say which network's"):
+                load_head(save_head(model, tmp_path / "bare")).predict_store(store)
+        sha = store.provenance["weights_sha256"]
+        for change, words in (
+            ({"weights_sha256": "deadbeef"}, f"weights sha256: deadbeef there, {sha} asked for"),
+            ({"input_size": "9 x 9"}, "input size: 9 x 9 there"),
+            ({"version_keras": "0", "probe_last": np.full(10, 9.0)}, "another output on the probe"),
+        ):
+            with h5py.File(tmp_path / "maps.h5", "r+") as file:
+                before = {name: file["provenance"].attrs[name] for name in change}
+                file["provenance"].attrs.update(change)
+            with (
+                MapStore(tmp_path / "maps.h5") as store,
+                pytest.raises(FeatlabError, match=words),
+            ):
+                head.predict_store(store)
+            with h5py.File(tmp_path / "maps.h5", "r+") as file:
+                file["provenance"].attrs.update(before)
+
+    def test_a_head_of_the_first_version_says_the_same_for_ever(self):
+        head = load_head(ARCHIVES / "head-v1.0.npz")
+        assert head.classes_.tolist() == ["cat", "dog", "emu"]
+        told = [
+            [0.2736132417808053, 0.15466044198794576, 0.5717263162312489],
+            [0.2999388448928093, 0.6091892124315991, 0.09087194267559158],
+        ]
+        np.testing.assert_allclose(head.predict_proba([[0, 0, 0], [1, 2, -1]]), told, rtol=1e-12)
 
     def test_reading_needs_no_scikit_learn_model(self, solved, tmp_path):
         again = load_head(save_head(solved[3].models["linear_svm"], tmp_path / "head"))

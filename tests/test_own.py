@@ -17,7 +17,7 @@ from featlab.backbones.graphs import imagenet_classes
 from featlab.extract import PassOptions, append_maps, extract_maps, extract_shard, join_shards
 from featlab.images import index_images
 from featlab.store import MapStore
-from featlab.store.own import OwnHead
+from featlab.store.network import OwnHead
 
 K, C = 14, 10
 CLASSES = tuple(f"own {k}" for k in range(K))

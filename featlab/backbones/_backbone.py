@@ -36,7 +36,7 @@ from featlab.backbones.networks import (
 )
 from featlab.errors import FeatlabError
 from featlab.results.networks import Description
-from featlab.store.own import OwnHead
+from featlab.store.network import OwnHead
 
 if TYPE_CHECKING:
     import keras

@@ -21,7 +21,7 @@ import numpy as np
 from featlab.backbones.graphs import class_names
 from featlab.backbones.torch_weights import read_state_dict
 from featlab.errors import FeatlabError
-from featlab.store.own import OwnHead
+from featlab.store.network import OwnHead
 
 if TYPE_CHECKING:
     import keras

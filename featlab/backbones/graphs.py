@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featlab.errors import FeatlabError
-from featlab.store.own import OwnHead
+from featlab.store.network import OwnHead
 
 if TYPE_CHECKING:
     import keras

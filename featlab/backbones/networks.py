@@ -16,7 +16,7 @@ from featlab.arguments import check_choice
 from featlab.backbones import efficientnet_lite
 from featlab.backbones.graphs import spatial_layers
 from featlab.errors import FeatlabError
-from featlab.store.own import OwnHead
+from featlab.store.network import OwnHead
 
 if TYPE_CHECKING:
     import keras

@@ -90,14 +90,14 @@ def heads(
     write_figures(output, figures)
 
 
-def _save_heads(scores: featlab.results.HeadResults, folder: Path | None) -> None:
+def _save_heads(scores: featlab.results.HeadResults, folder: Path | None, **features: Any) -> None:
     """The fitted heads as plain arrays; the two that are no layers of weights are left out."""
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     for name, model in scores.models.items():
         if name not in ("dummy", "knn"):
-            featlab.heads.save_head(model, folder / f"{name}.npz")
+            featlab.heads.save_head(model, folder / f"{name}.npz", **features)
 
 
 def _one_store(
@@ -123,7 +123,7 @@ def _one_store(
         return {"heads": summary, "head_folds": crossed.table, "head_pairs": pairs}, {}
     split = featlab.splits.make_split(store.images, random_state=common["random_state"])
     scores = room.evaluate_heads(X, labels, split, **everything)
-    _save_heads(scores, output)
+    _save_heads(scores, output, store=store, layer=layer, pooling=pooling)
     first = common["heads"][0]
     calibration = room.calibration(scores, first)
     tables = {

@@ -3,8 +3,7 @@
 from featlab.extract._parts import MapSource, PassOptions
 
 # For other rooms, which have networks to check.
-from featlab.extract._parts import refuse_difference as refuse_difference
-from featlab.extract._parts import refuse_other_output as refuse_other_output
+from featlab.extract._parts import refuse_other_maps as refuse_other_maps
 from featlab.extract.stores import (
     append_maps,
     extract_maps,

@@ -21,9 +21,10 @@ from distributed.comm import CommClosedError
 
 from featlab.arguments import Progress, tracked
 from featlab.errors import FeatlabError
-from featlab.extract._parts import TABLES, refuse_difference, running_of
+from featlab.extract._parts import TABLES, running_of
 from featlab.extract._passing import Pass, written_parts
 from featlab.store.format import load_tables
+from featlab.store.network import refuse_difference
 from featlab.version import __version__
 
 

@@ -21,6 +21,7 @@ from featlab.arguments import check_choice, check_whole
 from featlab.errors import FeatlabError
 from featlab.images.pixels import JPEG_MARGIN, jpeg_factor
 from featlab.store.format import BOX_DTYPES, Tables
+from featlab.store.network import ANOTHER_PATH, DECIDING, refuse_other_output
 from featlab.store.rows import Piece
 from featlab.store.writing import PartWriter
 from featlab.system.files import held, write_durably
@@ -35,7 +36,7 @@ class MapSource(Protocol):
     It may have two attributes more: `precision` ("float32" without it) and `engine`, with a
     `name`, a `batch_size`, and the `streams`: how many threads may call :meth:`forward` at the
     same time (one without it). A network with a head of its own has `own_head`, an
-    :class:`~featlab.store.own.OwnHead`, and, where that is not linear in the pooled maps,
+    :class:`~featlab.store.network.OwnHead`, and, where that is not linear in the pooled maps,
     `forward_own`: from pixels to the maps and the head's logits.
     """
 
@@ -128,15 +129,7 @@ def running_of(source: MapSource) -> Running:
     return Running(engine.name, engine.streams, engine.batch_size)
 
 
-# Two libraries' rounding, as a share of the largest value; bfloat16 keeps 8 bits.
-_PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
-_ANOTHER_PATH = "Give another path, or remove the file."
-_WAY_OUT = {
-    "image_set_digest": "The pictures are not the same. Give another path, with --append (in "
-    "Python: append_maps) to run only those that are new."
-}
-_DECIDING = ("tensorflow", "keras")
-_VERSIONS = (*_DECIDING, "openvino", "numpy", "h5py", "Pillow")
+_VERSIONS = (*DECIDING, "openvino", "numpy", "h5py", "Pillow")
 
 
 def store_key(images: pd.DataFrame, backbone: MapSource, options: PassOptions) -> dict[str, str]:
@@ -185,35 +178,12 @@ def _digest(table: pd.DataFrame) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def refuse_difference(
-    stored: Mapping[str, Any], wanted: Mapping[str, str], path: Path, way_out: str = _ANOTHER_PATH
-) -> None:
-    """Raise an error that names the first key that differs, both values, and the way out."""
-    for name, value in wanted.items():
-        if stored.get(name) != value:
-            raise FeatlabError(
-                f"{path} was made with another {name.replace('_', ' ')}: {stored.get(name)} there, "
-                f"{value} asked for. {_WAY_OUT.get(name, way_out)}"
-            )
-
-
-def refuse_other_output(
-    provenance: Mapping[str, Any], backbone: MapSource, path: Path, way_out: str = _ANOTHER_PATH
+def refuse_other_maps(
+    provenance: Mapping[str, Any], backbone: MapSource, who: Any, way_out: str = ANOTHER_PATH
 ) -> None:
     """Under other library versions, the output on the probe picture must be the stored one."""
-    if all(provenance.get(f"version_{name}") == version_of(name) for name in _DECIDING):
-        return
-    tolerance = _PROBE_TOLERANCE[precision_of(backbone)]
-    for layer, values in backbone.probe().items():
-        stored = np.asarray(provenance.get(f"probe_{layer}", np.nan))
-        scale = np.abs(values).max(initial=0)
-        if stored.shape != values.shape or not np.allclose(
-            stored, values, rtol=0, atol=tolerance * scale
-        ):
-            raise FeatlabError(
-                f"{path} was made with other library versions, under which layer {layer!r} gives "
-                f"another output on the probe picture. {way_out}"
-            )
+    if any(provenance.get(f"version_{name}") != version_of(name) for name in DECIDING):
+        refuse_other_output(provenance, backbone.probe(), who, way_out)
 
 
 def describe_pass(key: Mapping[str, str], backbone: MapSource, batch_size: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from featlab.extract._parts import (
     describe_pass,
     discarded_on_error,
     part_path,
-    refuse_other_output,
+    refuse_other_maps,
     running_of,
     store_key,
     told_by,
@@ -43,7 +43,7 @@ from featlab.store.format import (
     load_tables,
     save_tables,
 )
-from featlab.store.own import MOST, OwnHead, largest
+from featlab.store.network import MOST, OwnHead, largest
 from featlab.store.rows import Piece, finished_part
 from featlab.store.writing import EncodedMaps, PartWriter, encode_maps
 from featlab.system.machine import total_memory, usable_cores
@@ -174,7 +174,7 @@ def begin_pass(
     if file.exists() and any(parts.glob("part-*.h5")):
         # Other machines, or library versions, may have begun.
         provenance = load_tables(file).provenance
-        refuse_other_output(provenance, backbone, parts)
+        refuse_other_maps(provenance, backbone, parts)
     agreed = replace(tables, provenance=provenance | told_by(tables), own=head)
     save_tables(file, agreed)
     return Pass(parts, plan, backbone, options), agreed

@@ -28,8 +28,7 @@ from featlab.extract._parts import (
     make_folder,
     one_of_several,
     parts_of,
-    refuse_difference,
-    refuse_other_output,
+    refuse_other_maps,
     share_parts,
     sole_writer,
     store_key,
@@ -45,6 +44,7 @@ from featlab.extract._passing import (
 )
 from featlab.store import MapStore
 from featlab.store.format import Tables, load_tables
+from featlab.store.network import refuse_difference
 from featlab.store.rows import Piece, choose_rows, relative_name
 from featlab.store.writing import join_parts
 
@@ -377,7 +377,7 @@ def _accepted(tables: Tables, backbone: MapSource, path: Path, options: PassOpti
     try:
         wanted = store_key(tables.images, backbone, options)
         refuse_difference(store.provenance, wanted, path)
-        refuse_other_output(store.provenance, backbone, path)
+        refuse_other_maps(store.provenance, backbone, path)
     except FeatlabError:
         store.close()
         raise
@@ -416,7 +416,7 @@ def _read_old(
         if store.provenance.get("own_logits") == "all":  # the rows of one store are alike
             wanted.setdefault("own_logits", "the largest")
         refuse_difference(store.provenance, wanted, old)
-        refuse_other_output(store.provenance, backbone, old)
+        refuse_other_maps(store.provenance, backbone, old)
         for file in {piece.file for piece in store.pieces}:
             relative_name(file, folder)
         rows = {sha: row for row, sha in enumerate(store.images["sha256"])}

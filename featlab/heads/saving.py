@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import zipfile
-from dataclasses import dataclass, replace
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,17 @@ from featlab.errors import FeatlabError
 from featlab.heads.models import CentroidClassifier
 from featlab.heads.scores import losses_of
 from featlab.heads.training import fit_quietly, folds_of, images_of, one_thread
+from featlab.store import MapStore
+from featlab.store.network import network_facts, refuse_other_network
 from featlab.system.files import write_whole
 from featlab.system.machine import double_rows
 
 Floats = NDArray[np.float64]
 
 FORMAT = "featlab-head"
-VERSION = "1.0"
+VERSION = "1.1"
+_OLDER = ("1.0",)  # without the network
+_OTHER = "Give a store of the network that the head was fitted on."
 
 _ACTIVATIONS = {
     "relu": lambda x: np.maximum(x, 0),
@@ -41,6 +47,13 @@ _ACTIVATIONS = {
     "identity": lambda x: x,
 }
 _OUTPUTS = ("softmax", "sigmoid", "one_vs_rest")
+
+_NETWORK = "network:"  # before the name of what is known of the network
+
+_UNREADABLE = (
+    *(MemoryError, OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError),
+    *(TypeError, NotImplementedError, zlib.error, KeyError, OverflowError),
+)
 
 _LEAST = 1e-300  # a probability of 0 has no logarithm
 _LOG_TEMPERATURES = (-2.0, 2.0)
@@ -65,6 +78,10 @@ class SavedHead:
     output : {"softmax", "sigmoid", "one_vs_rest"}
         From the last layer to probabilities: over all classes, of the second of two classes, or
         sigmoids of every class divided by their sum.
+    layer, pooling : str
+        Of the features that it was fitted on; "" where that is not known.
+    network : mapping of str to object
+        Which network and pass made them; empty where that is not known.
     """
 
     classes_: NDArray[Any]
@@ -73,6 +90,36 @@ class SavedHead:
     layers: tuple[tuple[Floats, Floats], ...]
     activation: str
     output: str
+    layer: str = ""
+    pooling: str = ""
+    network: Mapping[str, Any] = field(default_factory=dict)
+
+    def predict_store(self, store: MapStore, rows: Any = None) -> Floats:
+        """Probability of every class, of images of a store of the same network.
+
+        Parameters
+        ----------
+        store : MapStore
+        rows : int, slice, sequence of int or boolean mask, optional
+            Row numbers of the image table; all by default.
+
+        Returns
+        -------
+        ndarray of shape (n, k)
+
+        Raises
+        ------
+        FeatlabError
+            The store is of another network or pass, named with both values, or the head's file
+            does not say which it belongs to.
+        """
+        if not self.network:
+            raise FeatlabError(
+                f"the head does not say which network's maps it was fitted on, and {store.path} "
+                "may be of another; write it again with `featlab heads -o`."
+            )
+        refuse_other_network(self.network, store.provenance, store.path, _OTHER)
+        return self.predict_proba(store.pooled(rows, layer=self.layer, pooling=self.pooling))
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Probability of every class.
@@ -110,7 +157,14 @@ class SavedHead:
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 
-def save_head(model: Pipeline, path: str | os.PathLike[str]) -> Path:
+def save_head(
+    model: Pipeline,
+    path: str | os.PathLike[str],
+    *,
+    store: MapStore | None = None,
+    layer: str | None = None,
+    pooling: str = "mean",
+) -> Path:
     """Write a fitted head as plain arrays (``.npz``); complete or not at all.
 
     Parameters
@@ -119,6 +173,12 @@ def save_head(model: Pipeline, path: str | os.PathLike[str]) -> Path:
         From ``HeadResults.models``: any but ``knn`` and ``dummy``.
     path : path-like
         The file; ``.npz`` is appended if it has no such ending.
+    store : MapStore, optional
+        Whose features it was fitted on: the file then tells the network, and refuses others.
+    layer : str, optional
+        Of these features; the store's last by default.
+    pooling : {"mean", "max"}
+        Of these features.
 
     Returns
     -------
@@ -127,10 +187,12 @@ def save_head(model: Pipeline, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     FeatlabError
-        A head that cannot be written as layers of weights, or classes that are neither text nor
-        numbers.
+        A head that cannot be written as layers of weights, classes that are neither text nor
+        numbers, or features that are not the store's.
     """
     head = plain_head(model)
+    if store is not None:
+        head = _belonging(head, store, layer, pooling)
     path = Path(path)
     if path.suffix != ".npz":
         path = path.with_name(path.name + ".npz")
@@ -143,7 +205,10 @@ def save_head(model: Pipeline, path: str | os.PathLike[str]) -> Path:
         "n_layers": np.array(len(head.layers)),
         "activation": np.array(head.activation),
         "output": np.array(head.output),
+        "layer": np.array(head.layer),
+        "pooling": np.array(head.pooling),
     }
+    arrays |= {f"{_NETWORK}{name}": np.asarray(value) for name, value in head.network.items()}
     for place, (weights, intercepts) in enumerate(head.layers):
         arrays |= {f"coef_{place}": weights, f"intercept_{place}": intercepts}
     write_whole(path, lambda part: np.savez(part, allow_pickle=False, **arrays))
@@ -173,19 +238,11 @@ def load_head(path: str | os.PathLike[str]) -> SavedHead:
     except FileNotFoundError:
         raise FeatlabError(f"No head at {path}.") from None
     # A header may claim more numbers than any memory holds.
-    except (
-        MemoryError,
-        OSError,
-        ValueError,
-        zipfile.BadZipFile,
-        EOFError,
-        AttributeError,
-        TypeError,
-    ) as error:
+    except _UNREADABLE as error:
         raise FeatlabError(f"{path} is not a saved head: {error}") from error
     if str(arrays.get("format")) != FORMAT:
         raise FeatlabError(f"{path} is not a saved head: it does not say '{FORMAT}'.")
-    if str(arrays.get("version")) != VERSION:
+    if str(arrays.get("version")) not in (VERSION, *_OLDER):
         raise FeatlabError(
             f"{path} has version {str(arrays.get('version'))!r}, this featlab reads {VERSION!r}; "
             "you may need to update."
@@ -201,11 +258,34 @@ def load_head(path: str | os.PathLike[str]) -> SavedHead:
             ),
             activation=str(arrays["activation"]),
             output=str(arrays["output"]),
+            layer=str(arrays.get("layer", "")),
+            pooling=str(arrays.get("pooling", "")),
+            network={
+                name.removeprefix(_NETWORK): _plain_value(value)
+                for name, value in arrays.items()
+                if name.startswith(_NETWORK)
+            },
         )
         _check_shapes(head)
     except (KeyError, ValueError) as error:
         raise FeatlabError(f"{path} is damaged: {error}") from error
     return head
+
+
+def _belonging(head: SavedHead, store: MapStore, layer: str | None, pooling: str) -> SavedHead:
+    """The head with the network of a store, whose features it must fit."""
+    layer = store.layers[-1] if layer is None else layer
+    width = store.pooled([0], layer=layer, pooling=pooling).shape[1]
+    if width != len(head.mean):
+        raise FeatlabError(
+            f"the head has {len(head.mean)} features, layer {layer!r} of {store.path} {width}; "
+            "give the store and the layer that it was fitted on."
+        )
+    return replace(head, layer=layer, pooling=pooling, network=network_facts(store.provenance))
+
+
+def _plain_value(value: NDArray[Any]) -> Any:
+    return value if value.ndim else value.item()
 
 
 def plain_head(model: Any) -> SavedHead:

@@ -25,8 +25,7 @@ from featlab.extract import (
     MapSource,
     PassOptions,
     extract_maps,
-    refuse_difference,
-    refuse_other_output,
+    refuse_other_maps,
 )
 from featlab.heads.saving import SavedHead
 from featlab.images import index_pictures
@@ -44,14 +43,10 @@ from featlab.predict._parts import (
 from featlab.results.localisation import BoxCascade
 from featlab.store import MapStore
 from featlab.store.format import damage_told
+from featlab.store.network import network_facts, refuse_difference, refuse_other_network
 from featlab.system.files import write_whole
 from featlab.version import __version__
 
-IDENTITY = (
-    *("backbone", "weights_sha256", "input_size", "layers", "output_stride", "preprocessing"),
-    *("precision", "resize", "dtype"),
-)
-"""What must be the same of the network and the pass for the maps to be the same."""
 MAPS = "predicted_maps.h5"
 PARTS = "predictions.parts"
 PICTURES_AT_ONCE = 2048
@@ -249,11 +244,11 @@ class Predictor:
         own = {key: str(self.provenance[key]) for key in backbone.identity()}
         told = Path("the predictor")
         refuse_difference(own, backbone.identity(), told, _OTHER)
-        refuse_other_output(self.provenance, backbone, told, _OTHER)
+        refuse_other_maps(self.provenance, backbone, told, _OTHER)
 
     def _of_store(self, store: MapStore, coverage: float) -> pd.DataFrame:
-        own = {key: self.provenance[key] for key in IDENTITY if key in self.provenance}
-        refuse_difference(store.provenance, own, store.path, _OTHER)
+        own = network_facts(self.provenance)
+        refuse_other_network(own, store.provenance, store.path, _OTHER)
         parts = []
         for rows, X in store.iter_pooled(layer=self.layer, batch=_BLOCK):
             probability = self.head.predict_proba(X)

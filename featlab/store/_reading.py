@@ -28,7 +28,7 @@ from featlab.store.format import (
     read_errors,
     read_tables,
 )
-from featlab.store.own import CODES, LOGITS, PER_IMAGE, TOTALS, OwnHead
+from featlab.store.network import CODES, LOGITS, PER_IMAGE, TOTALS, OwnHead
 from featlab.store.rows import Piece, Rows
 from featlab.system import html
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from featlab.errors import FeatlabError
-from featlab.store.own import HEAD, OwnHead, checked_head, write_head
+from featlab.store.network import HEAD, OwnHead, checked_head, write_head
 from featlab.system.files import write_durably, write_whole
 
 ENCODING_TYPE = "featlab-maps"

@@ -27,7 +27,7 @@ from featlab.store.format import (
     layer_names,
     write_tables,
 )
-from featlab.store.own import PER_IMAGE
+from featlab.store.network import PER_IMAGE
 from featlab.store.rows import (
     MAP_AXES,
     Piece,
