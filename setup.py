@@ -17,7 +17,10 @@ setup(
     license="BSD-3-Clause",
     packages=find_packages(include=["featlab", "featlab.*"]),
     package_data={
-        "featlab": ["templates/*", "templates/sections/*", "py.typed", "*.pyi", "backbones/*.txt"]
+        "featlab": [
+            *("templates/*", "templates/sections/*", "py.typed", "*.pyi", "*/*.pyi"),
+            "backbones/*.txt",
+        ]
     },
     python_requires=">=3.10",
     install_requires=[

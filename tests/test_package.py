@@ -130,9 +130,11 @@ def test_a_fresh_process_loads_nothing_heavy():
     """Step by step: what an import may not load is still absent after it."""
     networks = ["tensorflow", "keras"]
     tables = [*networks, "matplotlib", "sklearn", "pandas"]
+    fitting = ["sklearn", "statsmodels", "scipy.stats", "matplotlib", "seaborn"]
     steps = [
         ("import featlab", [*tables, "typer"]),
         ("import featlab.cli", tables),
+        ("import featlab.predict", [*networks, *fitting]),
         (
             "import featlab.neurons, featlab.localise, featlab.heads, featlab.boxheads",
             [*networks, "matplotlib"],

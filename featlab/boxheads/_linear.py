@@ -9,9 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPRegressor
-from sklearn.utils.extmath import randomized_svd
 
 from featlab.boxes import geometry as bx
 from featlab.boxheads._inputs import Floats, Maps, decode_boxes, encode_boxes, mirrored
@@ -130,6 +127,8 @@ class Components:
             scales = np.sqrt(values)
             self._axes = (flat.T @ (vectors / scales).astype(np.float32)).astype(np.float32)
         else:
+            from sklearn.utils.extmath import randomized_svd
+
             vectors, scales, axes = randomized_svd(flat, count, random_state=random_state)
             self._axes = axes.T
         self.scores: Floats = np.asarray(vectors * scales, dtype=np.float64)
@@ -358,6 +357,9 @@ def _linear(weights: Floats, middle: Floats, level: Floats) -> Regression:
 
 
 def _mlp(X: Floats, Y: Floats, count: int, penalty: float, seeds: Sequence[int]) -> Regression:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPRegressor
+
     count = min(count, X.shape[1])
     scale = float(X[:, 0].std()) or 1.0
     level, spread = Y.mean(axis=0), np.maximum(Y.std(axis=0), 1e-6)

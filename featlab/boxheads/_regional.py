@@ -11,10 +11,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
-import sklearn
-from sklearn.ensemble import GradientBoostingRegressor
 
 from featlab.boxes import geometry as bx
 from featlab.boxheads._inputs import Floats, Maps, decode_boxes, encode_boxes, mirrored
@@ -28,6 +27,9 @@ from featlab.boxheads._linear import (
     ridge_weights,
     sample_regions,
 )
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import GradientBoostingRegressor
 
 _CHANNELS, _GRID = 64, 5
 _CONTEXTS = (1.3, 1.6, 2.2)
@@ -376,6 +378,9 @@ def _coverage(boxes: Floats, shape: tuple[int, ...]) -> Floats:
 def _fit(
     X: Floats, Xm: Floats, Y: Floats, Ym: Floats, trees: int, random_state: int
 ) -> list[GradientBoostingRegressor]:
+    import sklearn
+    from sklearn.ensemble import GradientBoostingRegressor
+
     features, values = np.concatenate([X, Xm]), np.concatenate([Y, Ym])
     # Checked for each tree, the parameters would cost a third of the time.
     with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):

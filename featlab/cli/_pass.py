@@ -324,7 +324,9 @@ def workers_ready(wanted: bool = True) -> AbstractContextManager[None]:
         return nullcontext()
     from featlab.system.machine import ready
 
-    return ready("featlab.boxheads", "featlab.localise", "featlab.embed")
+    return ready(
+        "featlab.boxheads", "featlab.localise.matching", "featlab.embed", "sklearn.ensemble"
+    )
 
 
 def index(made: Pass) -> featlab.store.format.Tables:

@@ -7,26 +7,8 @@ wrong, and does it know; `learning_curve`: how many images does it need; `ablati
 arrays, `load_head` reads them: no pickles.
 """
 
-from featlab.heads._curves import ablation_curve, learning_curve, smallest_set
-from featlab.heads._evaluation import cross_validate_heads, evaluate_heads
-from featlab.heads.comparison import compare_backbones, compare_heads
-from featlab.heads.models import NeuronSelector
-from featlab.heads.saving import load_head, save_head
-from featlab.heads.scores import calibration, per_class
-from featlab.heads.training import linear_weights
+import lazy_loader
 
-__all__ = [
-    "NeuronSelector",
-    "ablation_curve",
-    "calibration",
-    "compare_backbones",
-    "compare_heads",
-    "cross_validate_heads",
-    "evaluate_heads",
-    "learning_curve",
-    "linear_weights",
-    "load_head",
-    "per_class",
-    "save_head",
-    "smallest_set",
-]
+# The names are listed once, in the stub beside this file; each loads its module when it is asked
+# for: to ask a saved head needs no scikit-learn.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,23 +6,8 @@ images, :mod:`heat` combines neurons to heat maps, :mod:`regions` finds the box 
 :mod:`evaluation` score methods beside baselines, :mod:`detectors` judges single neurons.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from featlab.localise.detectors import unit_localisation
-from featlab.localise.evaluation import LocalisationOptions, evaluate_localisation
-from featlab.localise.heat import heat_maps, heat_on_picture
-from featlab.localise.methods import METHODS, register
-from featlab.localise.regions import heat_boxes
-from featlab.localise.scores import compare_methods
-
-__all__ = [
-    "METHODS",
-    "LocalisationOptions",
-    "compare_methods",
-    "evaluate_localisation",
-    "heat_boxes",
-    "heat_maps",
-    "heat_on_picture",
-    "register",
-    "unit_localisation",
-]
+# The names are listed once, in the stub beside this file; each loads its module when it is asked
+# for: to box a heat map needs no scikit-learn.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

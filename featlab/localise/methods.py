@@ -15,9 +15,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import expit, logsumexp
-from sklearn.decomposition import PCA, MiniBatchNMF
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from featlab.arguments import check_choice
 from featlab.localise.heat import cam_heat, detector_weights, scaled
@@ -184,6 +181,8 @@ def _eigen_cam(maps: np.ndarray, context: Context) -> np.ndarray:
 
 
 def _fit_ddt(cells: Cells, context: Context) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.decomposition import PCA
+
     means, directions = [], []
     for code in range(len(context.classes)):
         own = cells.values[cells.codes == code][:_CELLS_PER_CLASS].astype(np.float64)
@@ -205,6 +204,8 @@ def _ddt(maps: np.ndarray, context: Context) -> np.ndarray:
 
 
 def _fit_parts(cells: Cells, context: Context) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.decomposition import MiniBatchNMF
+
     values = np.maximum(scaled(cells.values, context.scale), 0)
     n_parts = min(_PARTS, *values.shape)
     model = MiniBatchNMF(n_parts, random_state=context.random_state, init="nndsvda", max_iter=60)
@@ -239,6 +240,10 @@ def _fusion(maps: np.ndarray, context: Context) -> np.ndarray:
 
 
 def _fit_cells(cells: Cells, context: Context) -> tuple[np.ndarray, float] | None:
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     use = cells.boxed
     if not (cells.inside[use].any() and (~cells.inside[use]).any()):
         return None

@@ -15,6 +15,7 @@ from featlab.boxes.geometry import CORNERS
 from featlab.embed import embed_images
 from featlab.embed.planes import FEWEST_CLUSTERED, cluster_images
 from featlab.errors import FeatlabError
+from featlab.localise.heat import normalise
 from featlab.localise.regions import FIXED_THRESHOLD
 from featlab.neurons import rank_neurons
 from featlab.own import own_boxes, own_heats, own_pictures, own_set, own_votes
@@ -194,7 +195,7 @@ def set_maps(
     drawn = np.sort(np.random.default_rng(random_state).permutation(rows)[:_SHOWN]).tolist()
     heats = localise.heat_maps(store, drawn, scored.fitted)
     first = boxes[boxes["method"] == BLIND[-1]].set_index("row")
-    shown = [heats_on_pictures(store, drawn, localise.heat.normalise(heats[n])) for n in BLIND]
+    shown = [heats_on_pictures(store, drawn, normalise(heats[n])) for n in BLIND]
     examples = Examples(
         rows=drawn,
         pictures=[load(row) for row in drawn],

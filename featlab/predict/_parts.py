@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from sklearn.isotonic import IsotonicRegression
 
 from featlab.arguments import group_codes
 from featlab.boxes.geometry import iou
@@ -197,6 +196,8 @@ class ExpectedOverlap:
 
 def fit_overlap(steady: Floats, overlap: Floats) -> ExpectedOverlap:
     """The rising line through the IoU of images that the boxes were not fitted on."""
+    from sklearn.isotonic import IsotonicRegression
+
     model = IsotonicRegression(out_of_bounds="clip").fit(steady, overlap)
     return ExpectedOverlap(
         np.asarray(model.X_thresholds_, dtype=float), np.asarray(model.y_thresholds_, dtype=float)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.pipeline import Pipeline
 
 from featlab.arguments import check_choice, is_unlabelled
 from featlab.results.images import Audit, Clusters, Overview, OwnClasses, SetMaps
@@ -51,7 +51,7 @@ class HeadResults:
 
     table: pd.DataFrame
     predictions: pd.DataFrame
-    models: Mapping[str, Pipeline]
+    models: Mapping[str, Any]
     classes: list[str]
     clusters: NDArray[np.intp] | None = None
 

@@ -1,0 +1,13 @@
+from ._curves import ablation_curve as ablation_curve
+from ._curves import learning_curve as learning_curve
+from ._curves import smallest_set as smallest_set
+from ._evaluation import cross_validate_heads as cross_validate_heads
+from ._evaluation import evaluate_heads as evaluate_heads
+from .comparison import compare_backbones as compare_backbones
+from .comparison import compare_heads as compare_heads
+from .models import NeuronSelector as NeuronSelector
+from .saving import load_head as load_head
+from .saving import save_head as save_head
+from .scores import calibration as calibration
+from .scores import per_class as per_class
+from .training import linear_weights as linear_weights

@@ -1,0 +1,9 @@
+from .detectors import unit_localisation as unit_localisation
+from .evaluation import LocalisationOptions as LocalisationOptions
+from .evaluation import evaluate_localisation as evaluate_localisation
+from .heat import heat_maps as heat_maps
+from .heat import heat_on_picture as heat_on_picture
+from .methods import METHODS as METHODS
+from .methods import register as register
+from .regions import heat_boxes as heat_boxes
+from .scores import compare_methods as compare_methods
