@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageEnhance
 
-from featlab.audit import _duplicates, duplicates
+from featlab.audit import copies, duplicates
 from featlab.backbones import load_backbone
 from featlab.extract import extract_maps
 from featlab.images import index_images
@@ -69,7 +69,7 @@ def main() -> None:
     if given.scale:
         X = np.random.default_rng(0).normal(size=(given.scale, 1280)).astype(np.float32)
         start = time.perf_counter()
-        pairs = _duplicates.neighbour_pairs(X)
+        pairs = copies.neighbour_pairs(X)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"{len(pairs)} pairs, {time.perf_counter() - start:.0f} s, peak {peak:.1f} GB")
         return
@@ -88,7 +88,7 @@ def main() -> None:
         pairs = duplicates(store)
         print(f"{len(store)} images, {time.perf_counter() - start:.0f} s")
     photo, kind = images["path"].str.split("__", expand=True).T.to_numpy()
-    names = _duplicates.joined_groups(np.full(len(images), ""), pairs)
+    names = copies.joined_groups(np.full(len(images), ""), pairs)
     table = pd.DataFrame({"photo": photo, "kind": kind, "cluster": names})
     own = table[kind == "itself.jpg"].set_index("photo")["cluster"]
     table["hit"] = (names != "") & (names == own[photo].to_numpy())

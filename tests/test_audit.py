@@ -23,13 +23,13 @@ from statsmodels.stats.multitest import multipletests
 
 from featlab import audit, pipeline, plots
 from featlab.arguments import feature_columns
-from featlab.audit import _duplicates
+from featlab.audit import copies as copies_of
 from featlab.audit._alignment import fitted
 from featlab.audit._confounds import adjusted_effects, confounds
-from featlab.audit._duplicates import MIN_SIMILARITY
 from featlab.audit._labels import outliers
 from featlab.audit._pictures import find_bands, picture_statistics, read_pictures
-from featlab.audit._set import balance, colour_alone, confounds_line, pictures_line
+from featlab.audit.copies import MIN_SIMILARITY, distinct_rows
+from featlab.audit.sets import balance, colour_alone, confounds_line, pictures_line
 from featlab.backbones import load_backbone
 from featlab.errors import FeatlabError
 from featlab.extract import extract_maps
@@ -459,15 +459,15 @@ def test_nearest_features_are_those_of_a_plain_loop(monkeypatch):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(300, 20)).astype(np.float32)
     X[150:200] = X[:50] + 0.05 * rng.normal(size=(50, 20))
-    monkeypatch.setattr(_duplicates, "_BLOCK", 17)
-    unit = _duplicates._whitened(X)
+    monkeypatch.setattr(copies_of, "_BLOCK", 17)
+    unit = copies_of._whitened(X)
     expected = set()
     for row in range(300):
         cosine = unit @ unit[row]
         cosine[row] = -1
         nearest = [k for k in np.argsort(-cosine)[:4] if cosine[k] >= 0.5]
         expected |= {(min(row, k), max(row, k)) for k in nearest}
-    pairs = set(map(tuple, _duplicates.neighbour_pairs(X, 4).tolist()))
+    pairs = set(map(tuple, copies_of.neighbour_pairs(X, 4).tolist()))
     assert pairs == expected and {(k, k + 150) for k in range(50)} <= pairs
 
 
@@ -476,7 +476,7 @@ def test_the_real_copies_are_found(shared_data):
     images, _, _ = index_images(shared_data / "kangaroo_raccoon")
     folder = Path(images["folder"].iloc[0])
     thumbnails = small([Image.open(folder / path) for path in images["path"]])
-    table = fitted(thumbnails, _duplicates.neighbour_pairs(thumbnails.reshape(len(images), -1)))
+    table = fitted(thumbnails, copies_of.neighbour_pairs(thumbnails.reshape(len(images), -1)))
     rows = table.loc[table["similarity"] >= MIN_SIMILARITY, ["row_a", "row_b"]].to_numpy()
     pairs = {tuple(Path(images["path"][row]).stem for row in pair) for pair in rows}
     # One picture with and without "MEOW?"; one picture with the opponent exchanged.
@@ -569,14 +569,14 @@ def test_every_analysis_keeps_copies_together(augmented, monkeypatch, where):
 
 
 def test_the_first_of_each_picture_is_left(augmented):
-    rows = audit.distinct_rows(augmented)
+    rows = distinct_rows(augmented)
     assert augmented.images["path"][rows].str[:4].nunique() == len(rows) == 16
 
 
 def test_groups_and_copies_are_joined():
     pairs = pd.DataFrame({"row_a": [0, 1, 5], "row_b": [1, 2, 6]})
     groups = np.array(["", "", "g", "g", "", "", "", "h"])
-    joined = _duplicates.joined_groups(groups, pairs)
+    joined = copies_of.joined_groups(groups, pairs)
     copies = "copies of image 5"
     assert joined.tolist() == ["g", "g", "g", "g", "", copies, copies, "h"]
 

@@ -12,6 +12,7 @@ from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from featlab import FeatlabError, cli, embed, extract, images, plots
 from featlab.embed._neighbours import class_separation, misclassified
+from featlab.embed.planes import embed_images
 from featlab.plots.style import encode
 
 
@@ -29,7 +30,7 @@ def clusters(counts, width=40, gap=4.0, seed=0):
 
 def test_components_are_those_of_the_centred_features():
     X, _ = clusters([30, 40])
-    found = embed.embed_images(X)
+    found = embed_images(X)
     centred = X - X.mean(axis=0)
     left, size, _ = np.linalg.svd(centred, full_matrices=False)
     assert_allclose(
@@ -42,19 +43,19 @@ def test_components_are_those_of_the_centred_features():
 
 def test_separated_classes_stay_apart_on_the_plane_and_noise_is_not_trusted():
     X, y = clusters([40, 40, 40])
-    found = embed.embed_images(X)
+    found = embed_images(X)
     plane = found.coordinates[["tsne_1", "tsne_2"]].to_numpy()
     distance = pairwise_distances(plane)
     np.fill_diagonal(distance, np.inf)
     assert (y[distance.argmin(axis=1)] == y).all()
-    noise = embed.embed_images(np.random.default_rng(0).normal(size=(120, 200)))
+    noise = embed_images(np.random.default_rng(0).normal(size=(120, 200)))
     assert found.trustworthiness["tsne"] > 0.8 > noise.trustworthiness["pca"]
     assert found.trustworthiness["tsne"] > found.trustworthiness["pca"]
 
 
 def test_trustworthiness_is_that_of_its_definition():
     X, _ = clusters([9, 12], seed=3)
-    found = embed.embed_images(X)
+    found = embed_images(X)
     k, n = found.n_neighbors, len(X)
     assert k == 10
     original, plane = pairwise_distances(X), pairwise_distances(found.coordinates[["pc1", "pc2"]])
@@ -71,7 +72,7 @@ def test_trustworthiness_is_that_of_its_definition():
     ("n", "perplexity", "neighbours"), [(5, 4 / 3, 2), (7, 2, 3), (49, 16, 10), (100, 30, 10)]
 )
 def test_small_sets_get_a_perplexity_that_they_can_bear(n, perplexity, neighbours):
-    found = embed.embed_images(np.random.default_rng(n).exponential(size=(n, 60)))
+    found = embed_images(np.random.default_rng(n).exponential(size=(n, 60)))
     assert found.perplexity == pytest.approx(perplexity)
     assert found.n_neighbors == neighbours
     assert np.isfinite(found.coordinates.to_numpy()).all()
@@ -83,20 +84,20 @@ def test_constant_features_and_duplicates_do_no_harm():
     X, _ = clusters([20, 20])
     wider = np.hstack([X, np.full((40, 3), 7.0)])
     assert_allclose(
-        embed.embed_images(wider).coordinates[["pc1", "pc2"]],
-        embed.embed_images(X).coordinates[["pc1", "pc2"]],
+        embed_images(wider).coordinates[["pc1", "pc2"]],
+        embed_images(X).coordinates[["pc1", "pc2"]],
         atol=1e-9,
     )
-    copies = embed.embed_images(np.repeat(X[:4], 10, axis=0)).coordinates.to_numpy()
+    copies = embed_images(np.repeat(X[:4], 10, axis=0)).coordinates.to_numpy()
     assert np.isfinite(copies).all()
-    one_feature = embed.embed_images(np.arange(8.0)[:, None])
+    one_feature = embed_images(np.arange(8.0)[:, None])
     assert (one_feature.coordinates["pc2"] == 0).all()
     assert_allclose(one_feature.explained_variance, [1.0])
 
 
 def test_the_same_seed_gives_the_same_planes():
     X, _ = clusters([15, 15])
-    first, second = (embed.embed_images(X, random_state=3) for _ in range(2))
+    first, second = (embed_images(X, random_state=3) for _ in range(2))
     pd.testing.assert_frame_equal(first.coordinates, second.coordinates)
     pd.testing.assert_frame_equal(first.thumbnails, second.thumbnails)
 
@@ -113,12 +114,12 @@ def test_the_same_seed_gives_the_same_planes():
 )
 def test_what_cannot_be_embedded_is_refused(X, options, words):
     with pytest.raises(FeatlabError, match=words):
-        embed.embed_images(X, **options)
+        embed_images(X, **options)
 
 
 def test_thumbnails_stand_in_cells_of_their_own_near_their_image():
     X, _ = clusters([60, 50, 40])
-    found = embed.embed_images(X)
+    found = embed_images(X)
     layout, side = found.thumbnails, found.cell_side
     assert layout["row"].is_unique
     centres = layout[["x", "y"]].to_numpy()
@@ -266,7 +267,7 @@ def test_the_command_leaves_tables_and_figures(tmp_path, picture_folder, fake_ba
 @pytest.mark.parametrize("n_classes", [2, 40])
 def test_every_class_has_a_look_of_its_own(n_classes):
     X, y = clusters([6] * n_classes)
-    found = embed.embed_images(X)
+    found = embed_images(X)
     ax = plots.embedding_scatter(found, y, misclassified=[0, 7])
     looks = [(h.get_color(), h.get_marker()) for h in ax.get_legend().legend_handles]
     assert len(set(looks)) == n_classes + 1
@@ -287,7 +288,7 @@ def test_every_class_has_a_look_of_its_own(n_classes):
 
 def test_drawn_thumbnails_do_not_overlap():
     X, y = clusters([20, 25, 15])
-    found = embed.embed_images(X)
+    found = embed_images(X)
     rng = np.random.default_rng(0)
     shapes = rng.integers(20, 90, (60, 2))
     pictures = [rng.integers(0, 256, (h, w, 3)).astype(np.uint8) for h, w in shapes]

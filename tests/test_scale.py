@@ -383,7 +383,7 @@ class TestGlance:
 
     def test_figures_take_the_labels_of_all_images(self, some):
         made = problem()
-        plane = embed.embed_images(made.X)
+        plane = planes.embed_images(made.X)
         assert len(plane) == 90
         rows = plane.coordinates.index.to_numpy()
         axes = plots.embedding_scatter(plane, made.y, misclassified=rows[:3])

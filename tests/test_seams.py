@@ -136,7 +136,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "embed.nearest_neighbours": given("X", "y", rows="@mask", k=2),
     "embed._neighbours.misclassified": given("X", "y", predictions="@predictions", k=2),
     "embed._neighbours.class_separation": given("X", "y", k=2),
-    "embed.embed_images": given("X", perplexity=5.0),
+    "embed.planes.embed_images": given("X", perplexity=5.0),
     "embed.overview": given("X", "y", predictions="@predictions"),
     "features.feature_table": given("store", layer="top", pooling="mean"),
     "features.take_rows": given("X", rows="@mask"),
@@ -146,7 +146,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
                                                 detectors="@detectors"),
     "audit._confounds.confounds": given("statistics", "y", "groups", rows="@mask"),
     "audit.label_errors": given("X", "y", "groups"),
-    "audit.audit_pictures": given("store", box_kind="body"),
+    "audit.sets.audit_pictures": given("store", box_kind="body"),
     "audit.audit_set": given("store", "split", box_kind="body"),
     "boxheads.evaluate_box_heads": given(
         "store", "split", box_kind="body", heads=["ridge_pca"], target="corners",
@@ -216,7 +216,7 @@ def test_a_count_a_share_or_a_name_that_does_not_fit_is_refused(name):
             assert argument in str(refused.value), refused.value
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS if name != "embed.embed_images"])
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "embed.planes.embed_images"])
 def test_what_is_indexed_otherwise_is_refused(name):
     """Shuffled, a series goes by position to other images; only its index tells."""
     values = CALLS[name]()

@@ -8,14 +8,12 @@ Pictures that are there several times (`duplicates`) are a group of their own in
 `group_copies` gives: then neither a split nor a test takes them for independent images.
 """
 
-from featlab.audit._duplicates import distinct_rows, duplicates, group_copies
 from featlab.audit._labels import label_errors
-from featlab.audit._set import audit_pictures, audit_set
+from featlab.audit.copies import duplicates, group_copies
+from featlab.audit.sets import audit_set
 
 __all__ = [
-    "audit_pictures",
     "audit_set",
-    "distinct_rows",
     "duplicates",
     "group_copies",
     "label_errors",

@@ -14,17 +14,15 @@ are scored by.
 
 from __future__ import annotations
 
-from featlab.boxes.geometry import frame_to_picture, iou, iou_matrix, picture_to_frame
+from featlab.boxes.geometry import iou, iou_matrix
 from featlab.boxes.scores import IGNORE, box_accuracy, max_box_acc, max_box_acc_v2, pxap
 
 __all__ = [
     "IGNORE",
     "box_accuracy",
-    "frame_to_picture",
     "iou",
     "iou_matrix",
     "max_box_acc",
     "max_box_acc_v2",
-    "picture_to_frame",
     "pxap",
 ]

@@ -99,7 +99,7 @@ def fit_joint_head(
         Class of every image.
     boxes : array_like of shape (n, 4)
         Corners in unit coordinates of the network's input
-        (:func:`featlab.boxes.picture_to_frame`); NaN where an image has none.
+        (:func:`featlab.boxes.geometry.picture_to_frame`); NaN where an image has none.
     split : array_like of shape (n,)
         ``train``, ``confirm`` or ``test``.
     head : {"flatten", "spatial"}

@@ -90,7 +90,9 @@ def heads(
     write_figures(output, figures)
 
 
-def _save_heads(scores: featlab.results.HeadResults, folder: Path | None, **features: Any) -> None:
+def _save_heads(
+    scores: featlab.results.analysis.HeadResults, folder: Path | None, **features: Any
+) -> None:
     """The fitted heads as plain arrays; the two that are no layers of weights are left out."""
     if folder is None:
         return

@@ -100,7 +100,7 @@ def misclassified(
     y : array_like of shape (n,)
         Labels.
     predictions : DataFrame
-        ``row, label, predicted`` of one head (:meth:`featlab.HeadResults.of`), and perhaps
+        ``row, label, predicted`` of one head (``HeadResults.of``), and perhaps
         ``probability``.
     k : int
         Neighbours looked at, from 1 to n - 1.

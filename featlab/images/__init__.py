@@ -27,7 +27,7 @@ from featlab.images._index import (
 )
 from featlab.images.decode import cut, decode_image, is_picture_name, printable
 
-__all__ = ["decode_image", "index_images", "index_pictures"]
+__all__ = ["decode_image", "index_images"]
 
 _WHAT = "give picture files, folders, patterns such as 'trip/*.jpg', or a CSV file with a path"
 

@@ -106,7 +106,7 @@ def compare_stores(
 
     Returns
     -------
-    featlab.Comparison
+    Comparison
 
     Raises
     ------

@@ -321,7 +321,7 @@ def neuron_card(
 
     Returns
     -------
-    featlab.NeuronCard
+    NeuronCard
         For `featlab.plots.neuron_card`.
 
     Raises

@@ -10,10 +10,9 @@ import pandas as pd
 
 from featlab import localise
 from featlab.arguments import Progress
-from featlab.audit import audit_pictures
+from featlab.audit.sets import audit_pictures
 from featlab.boxes.geometry import CORNERS
-from featlab.embed import embed_images
-from featlab.embed.planes import FEWEST_CLUSTERED, cluster_images
+from featlab.embed.planes import FEWEST_CLUSTERED, cluster_images, embed_images
 from featlab.errors import FeatlabError
 from featlab.localise.heat import normalise
 from featlab.localise.regions import FIXED_THRESHOLD

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from featlab.arguments import check_choice
-from featlab.audit import distinct_rows, group_copies
+from featlab.audit import group_copies
+from featlab.audit.copies import distinct_rows
 from featlab.backbones import Backbone
 from featlab.errors import FeatlabError
 from featlab.extract import PassOptions, append_maps

@@ -70,7 +70,7 @@ def transfer_study(
 
     Returns
     -------
-    featlab.Transfer
+    Transfer
     """
     scores, seconds = _timed_heads(store, split, random_state)
     comparison, predictions = compare_transfer(
@@ -167,7 +167,7 @@ def compare_transfer(
     ----------
     fits, images, split
         By the name that the table gives them, all trained with `split`; the image table.
-    scores : featlab.HeadResults
+    scores : HeadResults
         The heads on stored maps, evaluated with the same images, split and groups.
     seconds : mapping of str to float
         Head → seconds that fitting it took.

@@ -28,7 +28,6 @@ from featlab.audit._confounds import (
     adjusted_effects,
     confounds,
 )
-from featlab.audit._duplicates import copies_both_ways, duplicates, duplicates_line, with_split
 from featlab.audit._labels import (
     LABEL_COLUMNS,
     NOT_DONE,
@@ -41,6 +40,7 @@ from featlab.audit._labels import (
     worse_of,
 )
 from featlab.audit._pictures import PICTURE_COLUMNS, Pictures, read_pictures, with_objects
+from featlab.audit.copies import copies_both_ways, duplicates, duplicates_line, with_split
 from featlab.errors import FeatlabError
 from featlab.features import feature_table
 from featlab.results.images import Audit, Finding
