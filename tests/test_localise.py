@@ -71,7 +71,7 @@ def test_heat_on_picture_cuts_the_letterbox_off():
     heat = np.zeros((8, 8), dtype=np.float32)
     heat[:2] = 9  # In the padding only.
     heat[3:5, 4:] = 1
-    result = localise.heat_on_picture(heat, [0, 0.25, 1, 0.75], width=80, height=40)
+    result = localise.heat_on_picture(heat, [0, 0.25, 1, 0.75], (80, 40))
     assert result.shape == (40, 80)
     assert result[20, 70] == pytest.approx(1)
     assert result[6:, :30].max() == pytest.approx(0)

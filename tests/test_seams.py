@@ -123,12 +123,12 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "neurons.rank_neurons": given(
         "X", "y", "weights", test="welch", correction="holm", alpha=0.05, min_auroc=0.6
     ),
-    "neurons.confirm_neurons": given("X", "y", "groups", table="@ranked", alpha=0.05,
+    "neurons.confirm_neurons": given("X", "y", "groups", neurons="@ranked", alpha=0.05,
                                      correction="holm"),
     "neurons.null_selection": given("X", "y", "split", "groups", n_repeats=1),
     "neurons.compare_classes": given("X", "y", "groups", correction="holm", alpha=0.05),
-    "neurons.cluster_detectors": given("X", "y", table="@table", correlation=0.5),
-    "neurons.select_neurons": given("table", direction="active", most=2),
+    "neurons.cluster_detectors": given("X", "y", neurons="@table", correlation=0.5),
+    "neurons.select_neurons": given(neurons="@table", direction="active", most=2),
     "neurons.softmax_top_k": given("X", "y", k=2),
     "neurons.ranked_images": given(
         "store", neuron=1, rows="@mask", most=2, layer="top", pooling="mean"
@@ -368,7 +368,7 @@ def test_components_are_those_of_finite_values():
 
 def test_a_table_without_rows_confirms_nothing_and_says_so():
     with pytest.raises(FeatlabError, match="the neuron table has no rows; give all that rank"):
-        call("neurons.confirm_neurons", table=data()["ranked"].iloc[:0])
+        call("neurons.confirm_neurons", neurons=data()["ranked"].iloc[:0])
 
 
 def test_a_card_of_another_layer_is_refused():

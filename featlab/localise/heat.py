@@ -360,7 +360,7 @@ def resample_frame(heat: np.ndarray, frames: np.ndarray, size: tuple[int, int]) 
     return down @ heat @ np.swapaxes(across, -1, -2)
 
 
-def heat_on_picture(heat: np.ndarray, frame: np.ndarray, width: int, height: int) -> np.ndarray:
+def heat_on_picture(heat: np.ndarray, frame: ArrayLike, size: ArrayLike) -> np.ndarray:
     """A heat map on the original picture, the letterbox cut off.
 
     Parameters
@@ -369,13 +369,14 @@ def heat_on_picture(heat: np.ndarray, frame: np.ndarray, width: int, height: int
         Over the network's input.
     frame : array-like of shape (4,)
         The picture's row of ``MapStore.frames``.
-    width, height : int
-        Size of the original picture, pixels.
+    size : array-like of shape (2,)
+        Width and height of the original picture in pixels.
 
     Returns
     -------
     ndarray of shape (height, width), float32
     """
+    width, height = np.asarray(size).tolist()
     return resample_frame(heat, np.asarray(frame, dtype=float), (height, width))
 
 

@@ -57,7 +57,7 @@ _MEASURED = 10  # AUROC, low, high, p; what auroc_score_interval needs: sizes, v
 
 
 def confirm_neurons(
-    table: pd.DataFrame,
+    neurons: pd.DataFrame,
     X: Features,
     y: ArrayLike,
     *,
@@ -74,7 +74,7 @@ def confirm_neurons(
 
     Parameters
     ----------
-    table : DataFrame
+    neurons : DataFrame
         From `rank_neurons`.
     X, y
         As in `rank_neurons`, for other images of the same classes.
@@ -96,7 +96,7 @@ def confirm_neurons(
     Returns
     -------
     DataFrame
-        `table` and the columns ``auroc_confirmed``, ``auroc_confirmed_low``,
+        `neurons` and the columns ``auroc_confirmed``, ``auroc_confirmed_low``,
         ``auroc_confirmed_high`` (95 %), ``p_confirmed`` (corrected), ``replicated``
         (``p_confirmed`` <= `alpha`), ``auroc_replicated_low`` and ``auroc_replicated_high`` (see
         Notes; NaN where not replicated) and ``shrinkage``: how much of the selected effect was
@@ -124,7 +124,7 @@ def confirm_neurons(
     """
     check_correction(correction, alpha, MULTIPLETESTS)
     codes, classes = class_codes(y, least=2)
-    rows = _rows_to_judge(table, classes)
+    rows = _rows_to_judge(neurons, classes)
     blocks = blocks_of_neurons(rows, X, y, weights=weights, groups=groups)
     names = group_names(groups, len(codes))
     counted = None if weights is None else checked_weights(weights, codes)
@@ -151,7 +151,7 @@ def confirm_neurons(
     family = np.where(first == np.arange(len(p)), p, np.nan)
     corrected = adjust(family, correction, alpha)[first]
     sign = np.where(rows["direction"] == "silent", -1.0, 1.0)
-    result = table.assign(
+    result = neurons.assign(
         auroc_confirmed=auroc,
         auroc_confirmed_low=low,
         auroc_confirmed_high=high,
@@ -162,7 +162,7 @@ def confirm_neurons(
         unit=unit,
     )
     result.attrs = {
-        **table.attrs,
+        **neurons.attrs,
         "confirm_correction": correction,
         "confirm_alpha": float(alpha),
         "confirm_unit": scheme_of(codes, names) if grouped else "images",

@@ -42,12 +42,12 @@ _FIELDS = {
 }
 
 
-def replication(table: pd.DataFrame) -> pd.DataFrame:
+def replication(neurons: pd.DataFrame) -> pd.DataFrame:
     """How many of the selected neurons held on other images, and what their effects lost.
 
     Parameters
     ----------
-    table : DataFrame
+    neurons : DataFrame
         From `confirm_neurons`.
 
     Returns
@@ -62,9 +62,9 @@ def replication(table: pd.DataFrame) -> pd.DataFrame:
     FeatlabError
         The table is not confirmed.
     """
-    _check_confirmed(table)
+    _check_confirmed(neurons)
     rows = []
-    for (name, direction), part in table[table["detector"]].groupby(["class", "direction"]):
+    for (name, direction), part in neurons[neurons["detector"]].groupby(["class", "direction"]):
         held = int(part["replicated"].sum())
         rows.append(
             {
@@ -82,7 +82,7 @@ def replication(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def select_neurons(
-    table: pd.DataFrame,
+    neurons: pd.DataFrame,
     *,
     replicated: bool | None = None,
     direction: str = "active",
@@ -92,7 +92,7 @@ def select_neurons(
 
     Parameters
     ----------
-    table : DataFrame
+    neurons : DataFrame
         From `rank_neurons` or `confirm_neurons`.
     replicated : bool, optional
         Whether to keep only the replicated ones; default: if the table says which those are.
@@ -104,8 +104,8 @@ def select_neurons(
     Returns
     -------
     DataFrame
-        Rows of `table`, sorted by class and by the effect they were chosen by, numbered anew. The
-        replicated ones were picked by their confirmed AUROC, which is therefore flattered:
+        Rows of `neurons`, sorted by class and by the effect they were chosen by, numbered anew.
+        The replicated ones were picked by their confirmed AUROC, which is therefore flattered:
         ``auroc_replicated`` allows for that.
 
     Raises
@@ -118,10 +118,10 @@ def select_neurons(
     check_choice("direction", direction, _DIRECTIONS)
     check_choice("replicated", replicated, (None, True, False))
     if replicated is None:
-        replicated = "replicated" in table
-    rows = table[table["detector"]]
+        replicated = "replicated" in neurons
+    rows = neurons[neurons["detector"]]
     if replicated:
-        _check_confirmed(table)
+        _check_confirmed(neurons)
         rows = rows[rows["replicated"]]
     if direction != "both":
         rows = rows[rows["direction"] == direction]
@@ -136,7 +136,7 @@ def _check_confirmed(table: pd.DataFrame) -> None:
 
 
 def cluster_detectors(
-    table: pd.DataFrame, X: Features, y: ArrayLike, *, correlation: float = 0.7
+    neurons: pd.DataFrame, X: Features, y: ArrayLike, *, correlation: float = 0.7
 ) -> pd.DataFrame:
     """Group the detectors of each class that say the same about its images.
 
@@ -147,7 +147,7 @@ def cluster_detectors(
 
     Parameters
     ----------
-    table : DataFrame
+    neurons : DataFrame
         Rows of a neuron table, e.g. from `select_neurons`, best first.
     X, y
         As in `rank_neurons`.
@@ -157,24 +157,24 @@ def cluster_detectors(
     Returns
     -------
     DataFrame
-        The rows of `table` with ``cluster`` (from 0, by the best member, within the class),
-        ``cluster_size``, ``representative`` (the first of its cluster in `table`) and ``relative``
-        (the most correlated other detector of the class, -1 where there is none) with
+        The rows of `neurons` with ``cluster`` (from 0, by the best member, within the class),
+        ``cluster_size``, ``representative`` (the first of its cluster in `neurons`) and
+        ``relative`` (the most correlated other detector of the class, -1 where there is none) with
         ``relative_correlation``.
 
     Raises
     ------
     FeatlabError
-        `table` is empty or does not fit `X`.
+        `neurons` is empty or does not fit `X`.
     """
     check_between("correlation", correlation, 0.0, 1.0)
-    if table.empty:
+    if neurons.empty:
         raise FeatlabError("there is no detector to cluster; select some first.")
-    blocks = blocks_of_neurons(table, X, y)
+    blocks = blocks_of_neurons(neurons, X, y)
     codes, _ = class_codes(y)
     use = stratified_rows(codes, _MOST_IMAGES)
     parts = []
-    for _, rows in table.groupby("class", sort=False):
+    for _, rows in neurons.groupby("class", sort=False):
         values = np.empty((len(use), len(rows)))
         for (layer, pooling), block in blocks.items():
             own = (rows["layer"].eq(layer) & rows["pooling"].eq(pooling)).to_numpy()
@@ -322,14 +322,14 @@ def ranked_images(
 
 
 def to_anndata(
-    store: MapStore, table: pd.DataFrame | None = None, *, layer: str | None = None
+    store: MapStore, neurons: pd.DataFrame | None = None, *, layer: str | None = None
 ) -> anndata.AnnData:
     """Images as observations, neurons as variables.
 
     Parameters
     ----------
     store : MapStore
-    table : DataFrame, optional
+    neurons : DataFrame, optional
         Neuron table of `rank_neurons` against the rest; its rows of this layer and the pooling
         "mean" go where ``scanpy.pl.rank_genes_groups`` and its relatives look.
     layer : str, optional
@@ -367,8 +367,8 @@ def to_anndata(
         layers={"max": store.pooled(layer=name, pooling="max")},
     )
     data.uns["provenance"] = {key: str(value) for key, value in store.provenance.items()}
-    if table is not None:
-        data.uns["rank_genes_groups"] = _ranking(table, name)
+    if neurons is not None:
+        data.uns["rank_genes_groups"] = _ranking(neurons, name)
     return data
 
 

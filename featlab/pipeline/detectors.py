@@ -352,7 +352,7 @@ def neuron_card(
         worst=worst,
         pictures=[load(place) for place in pictured],
         heats=[
-            localise.heat_on_picture(heat, store.frames[place], *sizes[place])
+            localise.heat_on_picture(heat, store.frames[place], sizes[place])
             for heat, place in zip(heats, pictured, strict=True)
         ],
         activations=pooled[:, neuron],

@@ -76,7 +76,7 @@ def heats_on_pictures(store: MapStore, rows: Sequence[int], heats: np.ndarray) -
     """Heat maps ``(k, h, w)`` over the network's input, each brought onto its picture."""
     frames, sizes = store.frames, store.images[["width", "height"]].to_numpy()
     return [
-        localise.heat_on_picture(heat, frames[row], *sizes[row])
+        localise.heat_on_picture(heat, frames[row], sizes[row])
         for row, heat in zip(rows, heats, strict=True)
     ]
 

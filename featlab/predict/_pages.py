@@ -228,7 +228,7 @@ def _file(path: str, taken: set[str]) -> str:
 
 def glowing(picture: Image.Image, heat: np.ndarray, frame: np.ndarray) -> Image.Image:
     """The picture under a heat map ``(h, w)`` of its input; dim where there is no heat."""
-    fine = heat_on_picture(heat, frame, *picture.size)
+    fine = heat_on_picture(heat, frame, picture.size)
     extent = float(np.ptp(fine))
     share = (fine - fine.min()) / extent if extent > 0 else np.zeros_like(fine)
     colours = _glow()[np.round(255 * share).astype(np.uint8)]
