@@ -1,9 +1,10 @@
 """95 % intervals that hold for any data: few images, few groups, scores at the border.
 
 Every interval of a mean over images rests on one idea. The images (or whole groups) are weighted
-by random shares, and one more that nobody has seen is among them, which may lie at either end of
-the range. For a share of independent images this is the mid-P interval of the binomial
-distribution, in closed form. Every interval of an AUROC is a score interval.
+by random shares, and one more that nobody has seen is among them, which lies at the lower end of
+the range for the lower limit and at the upper end for the upper one. For a share of independent
+images this is the exact interval of the binomial distribution, in closed form. Every interval of
+an AUROC is a score interval.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, stdtrit
+from scipy.special import betainc, betaincinv, stdtrit
 
 from featlab.arguments import check_whole, effective_units, group_codes
 
 Floats = NDArray[np.float64]
 
 _BISECTIONS = 40  # halves [0, 1] to 1e-12
+_PLACES = 200  # at which a distribution is averaged over
 _BLOCK = 2_000_000  # weights drawn at once
 
 
@@ -56,8 +58,9 @@ def mean_interval(
 
     Notes
     -----
-    Shares of independent images have :func:`share_interval`; all else :func:`draws_interval` of
-    :func:`mean_draws`. The order of the images does not matter.
+    Shares of independent images have :func:`share_interval`, differences of two shares
+    :func:`difference_interval`; all else :func:`draws_interval` of :func:`mean_draws`. The order of
+    the images does not matter.
     """
     check_whole("n_boot", n_boot, 1)
     values = np.asarray(values, dtype=float).ravel()
@@ -69,16 +72,19 @@ def mean_interval(
     values = values[known]
     if codes is None and span == (0.0, 1.0) and np.isin(values, span).all():
         return share_interval(float(values.sum()), len(values), level=level)
+    if codes is None and span == (-1.0, 1.0) and np.isin(values, (-1, 0, 1)).all():
+        more, fewer = int((values > 0).sum()), int((values < 0).sum())
+        return difference_interval(more, fewer, len(values), level=level)
     draws = mean_draws(values, codes, n_boot=n_boot, random_state=random_state)
     n = float(len(values)) if codes is None else effective_units(codes)
     return draws_interval(draws, n, span=span, level=level, random_state=random_state)
 
 
 def share_interval(successes: float, n: float, *, level: float = 0.95) -> tuple[float, float]:
-    """Mid-P interval of a share of independent images.
+    """Exact interval of a share of independent images.
 
-    The limits are where the chance of a more extreme count, and half that of the count itself, is
-    ``(1 - level) / 2``. It equals :func:`draws_interval` of infinitely many draws.
+    The limits are where the chance of a count as extreme, or more, is ``(1 - level) / 2``. It
+    equals :func:`draws_interval` of infinitely many draws.
 
     Parameters
     ----------
@@ -94,10 +100,8 @@ def share_interval(successes: float, n: float, *, level: float = 0.95) -> tuple[
 
     References
     ----------
-    Lancaster (1961). Significance tests in discrete distributions. Journal of the American
-    Statistical Association 56, 223-234. Agresti & Gottard (2007). Nonconservative exact
-    small-sample inference for discrete data. Computational Statistics & Data Analysis 51,
-    6447-6458.
+    Clopper & Pearson (1934). The use of confidence or fiducial limits illustrated in the case of
+    the binomial. Biometrika 26, 404-413.
     """
     if n == 0:
         return float("nan"), float("nan")
@@ -106,14 +110,51 @@ def share_interval(successes: float, n: float, *, level: float = 0.95) -> tuple[
 
 
 def _share_low(k: float, n: float, tail: float) -> float:
-    if k <= 0:
-        return 0.0
-    low, high = 0.0, 1.0
+    return float(betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
+
+
+def difference_interval(
+    only_a: int, only_b: int, n: int, *, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the difference of two shares of the same independent images.
+
+    It leaves out 0 where the exact McNemar test has ``p < 1 - level``, and only there: of random
+    weights, with an unseen image that only b has right, those of `only_a` exceed the others with
+    the binomial's chance. It equals :func:`draws_interval` of infinitely many draws.
+
+    Parameters
+    ----------
+    only_a, only_b : int
+        Images that only a, and only b, has right.
+    n : int
+        All images.
+    level : float
+        Coverage.
+
+    Returns
+    -------
+    low, high : float
+        Of a's share less b's, -1 to 1; NaN for fewer than two images.
+    """
+    if n < 2:
+        return float("nan"), float("nan")
+    tail = (1 - level) / 2
+    return _difference_low(only_a, only_b, n, tail), -_difference_low(only_b, only_a, n, tail)
+
+
+def _difference_low(more: int, fewer: int, n: int, tail: float) -> float:
+    # The share of images that tell a from b, and within it that of a, are independent.
+    equal = n - more - fewer
+    if more == 0:
+        return -float(betaincinv(fewer + 1, equal, 1 - tail)) if equal else -1.0
+    places = (np.arange(_PLACES) + 0.5) / _PLACES
+    telling = betaincinv(more + fewer + 1, equal, places) if equal else np.ones(1)
+    low, high = -1.0, 1.0
     for _ in range(_BISECTIONS):
-        p = (low + high) / 2
-        more = betainc(k + 1, n - k, p) if k < n else 0.0
-        too_low = (betainc(k, n - k + 1, p) + more) / 2 < tail
-        low, high = (p, high) if too_low else (low, p)
+        gap = (low + high) / 2
+        within = np.clip((1 + gap / telling) / 2, 0, 1)
+        too_low = betainc(more, fewer + 1, within).mean() < tail
+        low, high = (gap, high) if too_low else (low, gap)
     return (low + high) / 2
 
 
@@ -213,9 +254,9 @@ def draws_interval(
 ) -> tuple[float, float]:
     """Interval of a bounded score from its :func:`bootstrap_draws`.
 
-    Each draw is moved to either end of the span by the share of an unseen unit, see
-    :func:`unseen_shares`; the limits are quantiles of the result. An interval of the draws alone
-    would miss what none of few units shows.
+    Each draw is moved to the lower end of the span by the share of an unseen unit, see
+    :func:`unseen_shares`, and the lower limit is a quantile of the result; so with the upper. An
+    interval of the draws alone would miss what none of few units shows.
 
     Parameters
     ----------
@@ -240,9 +281,11 @@ def draws_interval(
     if not len(draws) or not n > 1 + 1e-9:
         return float("nan"), float("nan")
     share = unseen_shares(len(draws), n, random_state)
-    moved = [(1 - share) * draws + share * end for end in span]
-    low, high = np.quantile(moved, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    low, high = (
+        float(np.quantile((1 - share) * draws + share * end, tail))
+        for end, tail in zip(span, ((1 - level) / 2, (1 + level) / 2), strict=True)
+    )
+    return low, high
 
 
 def unseen_shares(n_draws: int, n: float, random_state: int = 0) -> Floats:
@@ -253,8 +296,7 @@ def unseen_shares(n_draws: int, n: float, random_state: int = 0) -> Floats:
     References
     ----------
     Gaffke (2005). Three test statistics for a nonparametric one-sided hypothesis on the mean of a
-    nonnegative variable. Mathematical Methods of Statistics 14, 451-467 (whose unseen unit lies at
-    one end; here it is at either, which is Lancaster's mid-P where values are 0 or 1).
+    nonnegative variable. Mathematical Methods of Statistics 14, 451-467.
     """
     places = (np.random.default_rng([random_state, n_draws]).permutation(n_draws) + 0.5) / n_draws
     return 1 - (1 - places) ** (1 / n)

@@ -239,7 +239,7 @@ def make_head_details(heads: HeadResults) -> HeadDetails:
             {
                 "a": "dummy", "b": "logistic", "n": n, "difference": -0.43,
                 "difference_low": -0.5, "difference_high": -0.3, "only_a": 1, "only_b": 44,
-                "p": 1e-9, "test": "McNemar, chi-squared", "p_adjusted": 2e-9,
+                "p": 1e-9, "test": "McNemar, exact", "p_adjusted": 2e-9,
             }
         ]
     )  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from fake_store import FakeStore
 from matplotlib.axes import Axes
 from scipy import stats
+from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from test_heads import problem
@@ -23,7 +24,7 @@ from featlab.heads import (
     cross_validate_heads,
     evaluate_heads,
 )
-from featlab.heads.comparison import corrected_resampled_t, sign_flip_p
+from featlab.heads.comparison import corrected_resampled_t, paired, sign_flip_p
 from featlab.plots.scores import backbones
 from featlab.results.analysis import HeadResults
 
@@ -46,19 +47,22 @@ class TestCompareHeads:
     @pytest.mark.parametrize(("only_a", "only_b"), [(7, 2), (0, 0), (0, 12), (40, 20)])
     def test_p_is_mcnemars(self, only_a, only_b):
         row = compare_heads(two_heads(30, only_a, only_b, 5), "a", "b", n_boot=200).iloc[0]
-        exact = only_a + only_b < 25
-        expected = mcnemar([[31, only_a], [only_b, 5]], exact=exact).pvalue
-        assert row["p"] == pytest.approx(min(expected, 1))
-        assert row["test"] == ("McNemar, exact" if exact else "McNemar, chi-squared")
+        expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1
+        assert row["p"] == pytest.approx(expected)
+        assert row["test"] == "McNemar, exact"
         assert (row["only_a"], row["only_b"], row["n"]) == (only_a, only_b, 36 + only_a + only_b)
         assert row["difference"] == pytest.approx(row["accuracy_a"] - row["accuracy_b"])
         assert row["difference_low"] <= row["difference"] <= row["difference_high"]
 
-    @pytest.mark.parametrize("only_a", [3, 4, 6, 7])
-    def test_interval_agrees_with_the_mid_p_mcnemar_test(self, only_a):
-        # One-sided, the mid-P of k to 0 is half of 2**-k: 0.031 for 4, 0.008 for 6.
-        row = compare_heads(two_heads(100, only_a, 0, 3), "a", "b").iloc[0]
-        assert (row["difference_low"] > 0) == (0.5 ** (only_a + 1) < 0.025)
+    @pytest.mark.parametrize("only_b", [0, 1, 3, 8, 20, 60])
+    def test_interval_leaves_out_0_where_p_is_below_005_and_only_there(self, only_b):
+        for only_a in range(only_b, only_b + 30):
+            p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1
+            right = np.repeat([[1, 0], [0, 1], [1, 1]], [only_a, only_b, 30], axis=0).astype(bool)
+            for one, other in (right.T, right.T[::-1]):
+                row = paired(one, other, None, 2000, 0)
+                apart = row["difference_low"] > 0 or row["difference_high"] < 0
+                assert apart == (p < 0.05) == (row["p"] < 0.05), (only_a, only_b)
 
     def test_sign_flips_of_single_images_are_mcnemars_exact_test(self):
         sums = np.repeat([1, -1, 0], [9, 3, 20])

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binom
+from scipy.stats import binom, binomtest, multinomial
 
 from featlab.arguments import effective_units
 from featlab.intervals import (
+    difference_interval,
     draws_interval,
     interval_name,
+    mean_draws,
     mean_interval,
     share_interval,
 )
@@ -20,27 +22,21 @@ import coverage
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 7), (7, 7), (3, 10), (71, 100)])
-def test_share_is_the_mid_p_interval(k, n):
-    low, high = share_interval(k, n)
-    mid = lambda p, above: above + binom.pmf(k, n, p) / 2  # noqa: E731
-    if k:
-        assert mid(low, binom.sf(k, n, low)) == pytest.approx(0.025)
-    if k < n:
-        assert mid(high, binom.cdf(k - 1, n, high)) == pytest.approx(0.025)
-    # Within Clopper and Pearson's, which counts the whole of the chance of k.
-    assert low >= (beta.ppf(0.025, k, n - k + 1) if k else 0)
-    assert high <= (beta.ppf(0.975, k + 1, n - k) if k < n else 1)
+def test_share_is_the_exact_interval(k, n):
+    found = share_interval(k, n)
+    exact = binomtest(k, n).proportion_ci(method="exact")
+    assert found == pytest.approx((exact.low, exact.high), abs=1e-9)
     assert np.isnan(share_interval(0, 0)).all()
 
 
-@pytest.mark.parametrize("n", [1, 5, 10, 30, 100])
+@pytest.mark.parametrize("n", [1, 2, 5, 10, 30, 100, 200, 1000])
 def test_share_covers_everywhere(n):
+    # Mid-P held 0.916 at 0.985 of 200, Wilson's 0.83.
     ends = np.array([share_interval(k, n) for k in range(n + 1)])
-    p = np.linspace(0.002, 0.998, 499)
+    p = np.append(np.linspace(0.0005, 0.9995, 1999), 0.985)
     chance = binom.pmf(np.arange(n + 1)[:, None], n, p)
     covered = (chance * ((ends[:, :1] <= p) & (p <= ends[:, 1:]))).sum(axis=0)
-    assert covered.min() > 0.92  # Wilson's falls to 0.83
-    assert np.mean(covered < 0.93) < 0.08
+    assert covered.min() >= 0.95 - 1e-9
 
 
 def test_random_weights_give_the_closed_form():
@@ -49,12 +45,49 @@ def test_random_weights_give_the_closed_form():
     assert found == pytest.approx(np.add(share_interval(24, 30), 1), abs=0.005)
 
 
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "n"), [(0, 0, 40), (7, 0, 40), (0, 7, 40), (11, 3, 14), (12, 4, 60)]
+)
+def test_random_weights_give_the_closed_form_of_differences(only_a, only_b, n):
+    gaps = np.repeat([1.0, -1.0, 0.0], [only_a, only_b, n - only_a - only_b])
+    drawn = draws_interval(
+        mean_draws(gaps, None, n_boot=1_000_000, random_state=0), n, span=(-1.0, 1.0)
+    )
+    assert difference_interval(only_a, only_b, n) == pytest.approx(drawn, abs=0.004)
+    assert mean_interval(gaps, span=(-1.0, 1.0)) == difference_interval(only_a, only_b, n)
+    assert np.isnan(difference_interval(1, 0, 1)).all()
+
+
+def test_differences_are_covered_everywhere():
+    # Exactly counted, over all pairs of counts.
+    n = 20
+    counts = [(a, b) for a in range(n + 1) for b in range(n + 1 - a)]
+    ends = np.array([difference_interval(a, b, n) for a, b in counts])
+    for only_a in (0.0, 0.01, 0.05, 0.1, 0.3, 0.6):
+        for only_b in (0.0, 0.02, 0.1, 0.3):
+            chance = multinomial.pmf(
+                [(a, b, n - a - b) for a, b in counts], n, [only_a, only_b, 1 - only_a - only_b]
+            )
+            truth = only_a - only_b
+            inside = (ends[:, 0] - 1e-9 <= truth) & (truth <= ends[:, 1] + 1e-9)
+            assert chance[inside].sum() >= 0.95, (only_a, only_b)
+
+
+def test_a_pair_of_copies_changes_little():
+    # One rule for images and groups: 200 images of which two are one do not jump to another.
+    right = np.append(np.ones(196), np.zeros(4))
+    groups = np.append(np.arange(199), 0).astype(str)
+    alone, paired = mean_interval(right), mean_interval(right, groups=groups, n_boot=20_000)
+    assert paired == pytest.approx(alone, abs=0.004)
+
+
 def test_mean_agrees_with_the_normal_interval_where_there_are_many():
     values = np.random.default_rng(0).random(400)
     low, high = mean_interval(values, n_boot=50_000)
     half = 1.96 * values.std() / np.sqrt(400)
-    assert low == pytest.approx(values.mean() - half, abs=0.001)
-    assert high == pytest.approx(values.mean() + half, abs=0.001)
+    # Wider by the one unseen image, which may hold all of its share.
+    assert 0 < values.mean() - half - low < 1 / 400
+    assert 0 < high - values.mean() - half < 1 / 400
 
 
 def test_mean_is_seeded_and_ignores_order_and_nan():
@@ -80,7 +113,7 @@ def test_one_wrong_image_of_five_groups_changes_little():
     groups = np.repeat(list("abcde"), 20)
     right, wrong = np.ones(100), np.append(np.ones(99), 0)
     best, less = mean_interval(right, groups=groups), mean_interval(wrong, groups=groups)
-    assert best == pytest.approx(share_interval(5, 5), abs=0.001)
+    assert best == pytest.approx(share_interval(5, 5), abs=0.002)
     assert best[0] - 0.02 < less[0] < best[0]
     assert 0.99 < less[1] < best[1] == 1
 

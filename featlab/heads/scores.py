@@ -197,7 +197,7 @@ def per_class(results: HeadResults, head: str) -> pd.DataFrame:
 
     Notes
     -----
-    Intervals are mid-P; where test images share groups, whole groups are weighted. F1 counts
+    Intervals are exact; where test images share groups, whole groups are weighted. F1 counts
     2 TP / (2 TP + FP + FN).
     """
     rows = results.of(head)

@@ -251,9 +251,9 @@ REFERENCES = {
         "Gaffke (2005). Three test statistics for a nonparametric one-sided hypothesis on the mean "
         "of a nonnegative variable. Mathematical Methods of Statistics 14, 451-467."
     ),
-    "mid_p": Reference(
-        "Lancaster (1961). Significance tests in discrete distributions. Journal of the American "
-        "Statistical Association 56, 223-234."
+    "clopper": Reference(
+        "Clopper & Pearson (1934). The use of confidence or fiducial limits illustrated in the "
+        "case of the binomial. Biometrika 26, 404-413."
     ),
     "mcnemar": Reference(
         "McNemar (1947). Note on the sampling error of the difference between correlated "

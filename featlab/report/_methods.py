@@ -163,9 +163,10 @@ def _intervals(results: Results) -> str:
     if kinds.str.startswith("over").any():
         return (
             f"Their 95 % intervals weight {unit} of the test side at random, with one unseen among "
-            f"them that may be right or wrong{cite('bayesian_bootstrap')}{cite('gaffke')}; for "
-            f"shares of single images that is the mid-P interval{cite('mid_p')}. Those of the "
-            f"AUROC are score intervals{cite('newcombe')}; the log-loss has none."
+            f"them that is wrong for the lower limit and right for the upper"
+            f"{cite('bayesian_bootstrap')}{cite('gaffke')}; for shares of single images that is "
+            f"the exact binomial interval{cite('clopper')}. Those of the AUROC are score "
+            f"intervals{cite('newcombe')}; the log-loss has none."
         )
     if kinds.str.startswith("none").any():
         return "They have no intervals: all test images are of one group."
