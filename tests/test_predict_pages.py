@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from featlab import FeatlabError, extract, images, predict, report
 from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
-from featlab.heads.saving import SavedHead
+from featlab.heads.saved import SavedHead
 from featlab.localise.methods import METHODS
 from featlab.predict import Predictor, _pages, predictions_beside_truth, shown_predictions
 from featlab.predict._parts import ClassSets, HeatBoxes, Typicality

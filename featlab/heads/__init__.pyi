@@ -6,7 +6,7 @@ from ._evaluation import evaluate_heads as evaluate_heads
 from .comparison import compare_backbones as compare_backbones
 from .comparison import compare_heads as compare_heads
 from .models import NeuronSelector as NeuronSelector
-from .saving import load_head as load_head
+from .saved import load_head as load_head
 from .saving import save_head as save_head
 from .scores import calibration as calibration
 from .scores import per_class as per_class

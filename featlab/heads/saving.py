@@ -1,155 +1,40 @@
-"""Heads as plain arrays in a file: nothing in it can run when it is read."""
+"""Fitted heads as plain arrays, in a file or ready to be asked."""
 
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from featlab.arguments import finite_matrix
 from featlab.errors import FeatlabError
+from featlab.heads.models import CentroidClassifier
+from featlab.heads.saved import FORMAT, NETWORK, VERSION, Floats, SavedHead
+from featlab.heads.scores import losses_of
+from featlab.heads.training import fit_quietly, folds_of, images_of, one_thread
 from featlab.store import MapStore
-from featlab.store.network import network_facts, refuse_other_network
+from featlab.store.network import network_facts
 from featlab.system.files import write_whole
 from featlab.system.machine import double_rows
-
-# What a head is fitted with is imported where one is fitted or taken apart: one that was saved
-# answers without, and `featlab predict` starts in half the time.
-if TYPE_CHECKING:
-    from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.pipeline import Pipeline
-
-Floats = NDArray[np.float64]
-
-FORMAT = "featlab-head"
-VERSION = "1.1"
-_OLDER = ("1.0",)  # without the network
-_OTHER = "Give a store of the network that the head was fitted on."
-
-_ACTIVATIONS = {
-    "relu": lambda x: np.maximum(x, 0),
-    "tanh": np.tanh,
-    "logistic": expit,
-    "identity": lambda x: x,
-}
-_OUTPUTS = ("softmax", "sigmoid", "one_vs_rest")
-
-_NETWORK = "network:"  # before the name of what is known of the network
-
-_UNREADABLE = (
-    *(MemoryError, OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError),
-    *(TypeError, NotImplementedError, zlib.error, KeyError, OverflowError),
-)
 
 _LEAST = 1e-300  # a probability of 0 has no logarithm
 _LOG_TEMPERATURES = (-2.0, 2.0)
 
 _Layers = list[tuple[Floats, Floats]]
-
-
-@dataclass(frozen=True)
-class SavedHead:
-    """A head of plain arrays that predicts like the one that was saved.
-
-    Attributes
-    ----------
-    classes_ : ndarray of shape (k,)
-        The order of the probabilities.
-    mean, scale : ndarrays of shape (c,)
-        Features are standardised with them.
-    layers : tuple of (ndarray of shape (in, out), ndarray of shape (out,))
-        Weights and intercepts; a linear head has one layer.
-    activation : {"relu", "tanh", "logistic", "identity"}
-        Between the layers.
-    output : {"softmax", "sigmoid", "one_vs_rest"}
-        From the last layer to probabilities: over all classes, of the second of two classes, or
-        sigmoids of every class divided by their sum.
-    layer, pooling : str
-        Of the features that it was fitted on; "" where that is not known.
-    network : mapping of str to object
-        Which network and pass made them; empty where that is not known.
-    """
-
-    classes_: NDArray[Any]
-    mean: Floats
-    scale: Floats
-    layers: tuple[tuple[Floats, Floats], ...]
-    activation: str
-    output: str
-    layer: str = ""
-    pooling: str = ""
-    network: Mapping[str, Any] = field(default_factory=dict)
-
-    def predict_store(self, store: MapStore, rows: Any = None) -> Floats:
-        """Probability of every class, of images of a store of the same network.
-
-        Parameters
-        ----------
-        store : MapStore
-        rows : int, slice, sequence of int or boolean mask, optional
-            Row numbers of the image table; all by default.
-
-        Returns
-        -------
-        ndarray of shape (n, k)
-
-        Raises
-        ------
-        FeatlabError
-            The store is of another network or pass, named with both values, or the head's file
-            does not say which it belongs to.
-        """
-        if not self.network:
-            raise FeatlabError(
-                f"the head does not say which network's maps it was fitted on, and {store.path} "
-                "may be of another; write it again with `featlab heads -o`."
-            )
-        refuse_other_network(self.network, store.provenance, store.path, _OTHER)
-        return self.predict_proba(store.pooled(rows, layer=self.layer, pooling=self.pooling))
-
-    def predict_proba(self, X: ArrayLike) -> Floats:
-        """Probability of every class.
-
-        Parameters
-        ----------
-        X : array_like of shape (n, c)
-            Raw features, as the head was fitted on.
-
-        Returns
-        -------
-        ndarray of shape (n, k)
-            In [0, 1]; rows sum to 1.
-
-        Raises
-        ------
-        FeatlabError
-            If X is not finite, or has another number of features.
-        """
-        values = finite_matrix(X)
-        if values.shape[1] != len(self.mean):
-            raise FeatlabError(
-                f"X must have the head's {len(self.mean)} features, got {values.shape[1]}."
-            )
-        # In single precision the last layer's sums drown in rounding.
-        values = (values.astype(np.float64) - self.mean) / self.scale
-        for place, (weights, intercepts) in enumerate(self.layers):
-            values = values @ weights + intercepts
-            if place + 1 < len(self.layers):
-                values = _ACTIVATIONS[self.activation](values)
-        return _probabilities(values, self.output)
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The most probable class of every row, of shape (n,)."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 
 def save_head(
@@ -203,68 +88,11 @@ def save_head(
         "layer": np.array(head.layer),
         "pooling": np.array(head.pooling),
     }
-    arrays |= {f"{_NETWORK}{name}": np.asarray(value) for name, value in head.network.items()}
+    arrays |= {f"{NETWORK}{name}": np.asarray(value) for name, value in head.network.items()}
     for place, (weights, intercepts) in enumerate(head.layers):
         arrays |= {f"coef_{place}": weights, f"intercept_{place}": intercepts}
     write_whole(path, lambda part: np.savez(part, allow_pickle=False, **arrays))
     return path
-
-
-def load_head(path: str | os.PathLike[str]) -> SavedHead:
-    """Read what :func:`save_head` wrote.
-
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    SavedHead
-
-    Raises
-    ------
-    FeatlabError
-        No such file, another kind of file, an unknown version, missing or misshapen arrays.
-    """
-    path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise FeatlabError(f"No head at {path}.") from None
-    # A header may claim more numbers than any memory holds.
-    except _UNREADABLE as error:
-        raise FeatlabError(f"{path} is not a saved head: {error}") from error
-    if str(arrays.get("format")) != FORMAT:
-        raise FeatlabError(f"{path} is not a saved head: it does not say '{FORMAT}'.")
-    if str(arrays.get("version")) not in (VERSION, *_OLDER):
-        raise FeatlabError(
-            f"{path} has version {str(arrays.get('version'))!r}, this featlab reads {VERSION!r}; "
-            "you may need to update."
-        )
-    try:
-        head = SavedHead(
-            classes_=arrays["classes"],
-            mean=arrays["mean"],
-            scale=arrays["scale"],
-            layers=tuple(
-                (arrays[f"coef_{place}"], arrays[f"intercept_{place}"])
-                for place in range(int(arrays["n_layers"]))
-            ),
-            activation=str(arrays["activation"]),
-            output=str(arrays["output"]),
-            layer=str(arrays.get("layer", "")),
-            pooling=str(arrays.get("pooling", "")),
-            network={
-                name.removeprefix(_NETWORK): _plain_value(value)
-                for name, value in arrays.items()
-                if name.startswith(_NETWORK)
-            },
-        )
-        _check_shapes(head)
-    except (KeyError, ValueError) as error:
-        raise FeatlabError(f"{path} is damaged: {error}") from error
-    return head
 
 
 def _belonging(head: SavedHead, store: MapStore, layer: str | None, pooling: str) -> SavedHead:
@@ -279,15 +107,8 @@ def _belonging(head: SavedHead, store: MapStore, layer: str | None, pooling: str
     return replace(head, layer=layer, pooling=pooling, network=network_facts(store.provenance))
 
 
-def _plain_value(value: NDArray[Any]) -> Any:
-    return value if value.ndim else value.item()
-
-
 def plain_head(model: Any) -> SavedHead:
     """The arrays of a fitted head of this room."""
-    from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import StandardScaler
-
     scale, last = (model[0], model[-1]) if isinstance(model, Pipeline) else (None, model)
     known = _layers_of(last)
     if known is None or not isinstance(scale, StandardScaler) or len(model) != 2:
@@ -346,12 +167,6 @@ def calibrated_head(
     ----------
     Guo et al. (2017). On calibration of modern neural networks. ICML.
     """
-    from scipy.optimize import minimize_scalar
-    from sklearn.base import clone
-
-    from featlab.heads.scores import losses_of
-    from featlab.heads.training import fit_quietly, folds_of, images_of, one_thread
-
     images = images_of(X, y, groups)
     values = double_rows(finite_matrix(X), np.arange(len(images.y)))
     train = images.train(values, np.arange(len(images.y)), random_state)
@@ -380,13 +195,6 @@ def calibrated_head(
 
 def _layers_of(model: Any) -> tuple[_Layers, str, str] | None:
     """Layers, activation and output; None for what is not made of layers."""
-    from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.neural_network import MLPClassifier
-
-    from featlab.heads.models import CentroidClassifier
-
     if isinstance(model, LogisticRegression):
         output = "sigmoid" if len(model.classes_) == 2 else "softmax"
         return [(model.coef_.T, model.intercept_)], "identity", output
@@ -404,8 +212,6 @@ def _layers_of(model: Any) -> tuple[_Layers, str, str] | None:
 
 
 def _one_vs_rest(model: OneVsRestClassifier) -> tuple[_Layers, str, str] | None:
-    from sklearn.linear_model import LogisticRegression
-
     parts = model.estimators_
     if not all(isinstance(part, LogisticRegression) for part in parts):
         return None
@@ -416,8 +222,6 @@ def _one_vs_rest(model: OneVsRestClassifier) -> tuple[_Layers, str, str] | None:
 
 def _calibrated(model: CalibratedClassifierCV) -> tuple[_Layers, str, str] | None:
     """Platt's sigmoid 1 / (1 + exp(a f + b)) of a linear f is a linear head again."""
-    from sklearn.svm import LinearSVC
-
     if len(model.calibrated_classifiers_) != 1 or model.method != "sigmoid":
         return None
     (one,) = model.calibrated_classifiers_
@@ -437,27 +241,3 @@ def _plain_classes(classes: NDArray[Any]) -> NDArray[Any]:
     if all(isinstance(name, str) for name in classes):
         return classes.astype(str)
     raise FeatlabError(f"Classes must be text or numbers to be saved, got {classes.tolist()}.")
-
-
-def _probabilities(values: Floats, output: str) -> Floats:
-    if output == "softmax":
-        return softmax(values, axis=1)
-    share = expit(values)
-    if output == "sigmoid":
-        return np.hstack([1 - share, share])
-    total = share.sum(axis=1, keepdims=True)
-    # Where every class is refused, none is preferred: so does scikit-learn.
-    return np.where(total > 0, share / np.where(total > 0, total, 1), 1 / share.shape[1])
-
-
-def _check_shapes(head: SavedHead) -> None:
-    if head.activation not in _ACTIVATIONS or head.output not in _OUTPUTS:
-        raise ValueError(f"unknown activation {head.activation!r} or output {head.output!r}")
-    width = len(head.mean)
-    shapes = [head.scale.shape == head.mean.shape]
-    for weights, intercepts in head.layers:
-        shapes.append(weights.shape == (width, len(intercepts)))
-        width = len(intercepts)
-    outputs = 1 if head.output == "sigmoid" else len(head.classes_)
-    if not all(shapes) or width != outputs or not head.layers:
-        raise ValueError("its arrays do not fit together")

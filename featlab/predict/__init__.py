@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featlab.arguments import confirmed_detectors, stratified_rows, true_boxes
 from featlab.boxes.geometry import CORNERS, best_iou, iou
 from featlab.errors import FeatlabError
-from featlab.heads.saving import SavedHead, calibrated_head
+from featlab.heads.saved import SavedHead
 from featlab.predict._file import MODEL as MODEL
 from featlab.predict._formats import FORMATS as FORMATS
 from featlab.predict._formats import write_boxes
@@ -77,6 +77,8 @@ def fit_predictor(results: Results) -> Predictor:
     Where images have groups, one image of each confirm group, drawn at random, calibrates: sets and
     typicality then hold for pictures of new groups.
     """
+    from featlab.heads.saving import calibrated_head  # with scikit-learn, which asking needs not
+
     store, sides = results.store, results.split.to_numpy(str)
     name, seed = results.heads.main, results.random_state
     layer = store.layers[-1]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from featlab.errors import FeatlabError
-from featlab.heads.saving import SavedHead
+from featlab.heads.saved import SavedHead
 from featlab.localise.methods import METHODS
 from featlab.predict._parts import ClassSets, ExpectedOverlap, HeatBoxes, Typicality
 from featlab.results.localisation import BoxCascade, Context, FittedMethods

@@ -27,7 +27,7 @@ from featlab.extract import (
     extract_maps,
     refuse_other_maps,
 )
-from featlab.heads.saving import SavedHead
+from featlab.heads.saved import SavedHead
 from featlab.images import index_pictures
 from featlab.predict._file import made, plain, read_plain, write_plain
 from featlab.predict._parts import (
