@@ -24,7 +24,9 @@ import pandas as pd
 import pytest
 from conftest import FakeBackbone
 from forked import ForkServer, serve
+from test_predict_pages import plain_predictor
 
+from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.store import MapStore
 from featlab.store.format import Tables
@@ -63,6 +65,20 @@ def work_extract(folder: str, path: str, slow: bool = True) -> None:
     images, boxes, _ = index_images(folder)
     network = SlowBackbone() if slow else FakeBackbone()
     extract_maps(images, network, path, boxes=boxes, options=PassOptions(batch_size=1)).close()
+
+
+def work_predict(model: str, folder: str, path: str, slow: bool = True) -> None:
+    """The command itself: blocks of 12 pictures, each of 3 parts."""
+    from featlab import backbones
+    from featlab.cli import app
+    from featlab.extract import _passing
+    from featlab.predict import _predictor
+
+    assert _passing._PART_ROWS and _predictor.PICTURES_AT_ONCE
+    _passing._PART_ROWS, _predictor.PICTURES_AT_ONCE = 4, 12
+    _passing.automatic_batch_size = lambda *_: 1
+    backbones.rebuild_backbone = lambda *_: SlowBackbone() if slow else FakeBackbone()
+    app(["predict", model, folder, "-o", path, "--formats", "yolo"], standalone_mode=False)
 
 
 def work_relabel(folder: str, path: str, label: str) -> None:
@@ -189,14 +205,13 @@ def verified(path: Path) -> dict[str, Any]:
     return contents(path)
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    """Files under final names: temporary ones begin with a dot."""
-    if not folder.is_dir():
-        return {}
+def files_of(folder: Path, deep: bool = False) -> dict[str, bytes]:
+    """Files under final names: temporary ones, or their folders, begin with a dot."""
+    names = sorted(file.relative_to(folder) for file in folder.glob("**/*" if deep else "*"))
     return {
-        file.name: file.read_bytes()
-        for file in sorted(folder.iterdir())
-        if not file.name.startswith(".")
+        name.as_posix(): (folder / name).read_bytes()
+        for name in names
+        if (folder / name).is_file() and not any(part[0] == "." for part in name.parts)
     }
 
 
@@ -232,6 +247,39 @@ def test_extract(server, picture_folder, tmp_path, n_kills):
             assert [file.name for file in path.parent.iterdir()] == ["maps.h5"]
             shutil.rmtree(path.parent)
     tell("extract", n_kills, ended, states)
+    assert n_kills < MANY or ended < 0.8 * n_kills
+
+
+@pytest.mark.parametrize("n_kills", kill_counts())
+def test_predict(server, picture_folder, tmp_path, n_kills):
+    """The same answers in the end, no picture twice; no file under its name is ever half."""
+    half = 20 if n_kills < MANY else 100
+    folder = picture_folder({"cat": half, "dog": half})
+    images, _, _ = index_images(folder)
+    with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5") as store:
+        model = plain_predictor(store).save(tmp_path / "model.featlab")
+    task = {"model": str(model), "folder": str(folder)}
+    seconds = finish(server, "predict", path=str(tmp_path / "whole"), **task)
+    expected = files_of(tmp_path / "whole", deep=True)
+    assert pd.read_csv(tmp_path / "whole" / "predictions.csv")["path"].is_unique
+    assert {"predictions.csv", "predictions.parquet", "yolo/data.yaml"} < set(expected)
+    out, rng = tmp_path / "out", np.random.default_rng(n_kills)
+    task["path"] = str(out)
+    ended, states = 0, {"nothing": 0, "parts": 0, "answers": 0}
+    for kill in range(n_kills):
+        ended += kill_randomly(server, rng.uniform(0, 1.1 * seconds), "predict", **task)
+        parts = out / "predictions.parts"
+        for block in parts.glob("*.parquet"):
+            assert len(pd.read_parquet(block)) in (12, 2 * half % 12)
+        left = {n: c for n, c in files_of(out, deep=True).items() if "predictions.parts" not in n}
+        assert left.items() <= expected.items()
+        states["answers" if left else "parts" if parts.exists() else "nothing"] += 1
+        # Every other time the call that goes on is killed too.
+        if kill % 2 or left:
+            finish(server, "predict", slow=False, **task)
+            assert files_of(out, deep=True) == expected and not parts.exists()
+            shutil.rmtree(out)
+    tell("predict", n_kills, ended, states)
     assert n_kills < MANY or ended < 0.8 * n_kills
 
 
@@ -338,7 +386,9 @@ def test_report_and_tables(request, tmp_path, work, n_kills):
 
 
 if __name__ == "__main__":
+    import featlab.cli
     import featlab.extract
+    import featlab.predict
     import featlab.report  # noqa: F401 - warm: the children are to begin at once
 
     for number in (1, 2):
@@ -350,6 +400,7 @@ if __name__ == "__main__":
     serve(
         {
             "extract": work_extract,
+            "predict": work_predict,
             "relabel": work_relabel,
             "join": work_join,
             "report": work_report,

@@ -30,16 +30,8 @@ from featlab.results.pictures import Predictions
 BLUE = np.array([0x56, 0xB4, 0xE9])
 
 
-@pytest.fixture(scope="module")
-def asked(tmp_path_factory):
-    """A store of pictures in two folders, and a predictor of two classes that knows it."""
-    root = tmp_path_factory.mktemp("asked")
-    folder = draw_pictures(root / "pictures", {"a b": 5, "é": 4})
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (60, 30), "white").save(folder / "é" / "turned.jpg", exif=exif)
-    table, _ = images.index_pictures(folder)
-    store = extract.extract_maps(table, FakeBackbone(), root / "maps.h5")
+def plain_predictor(store):
+    """Two classes told by a made-up head; boxes from the sum of the maps."""
     channels = store.map_shape()[-1]
     classes = ["bright & <b>", "dark"]
     head = SavedHead(
@@ -49,7 +41,7 @@ def asked(tmp_path_factory):
     )  # fmt: skip
     context = Context(classes=classes, codes=np.zeros(0, int), scale=np.ones(channels))
     fitted = FittedMethods({"sum": METHODS["sum"]}, {"last": context})
-    predictor = Predictor(
+    return Predictor(
         provenance=dict(store.provenance),
         classes=classes,
         head=head,
@@ -61,6 +53,19 @@ def asked(tmp_path_factory):
         overlap=None,
         measured={},
     )
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A store of pictures in two folders, and a predictor of two classes that knows it."""
+    root = tmp_path_factory.mktemp("asked")
+    folder = draw_pictures(root / "pictures", {"a b": 5, "é": 4})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 30), "white").save(folder / "é" / "turned.jpg", exif=exif)
+    table, _ = images.index_pictures(folder)
+    store = extract.extract_maps(table, FakeBackbone(), root / "maps.h5")
+    predictor = plain_predictor(store)
     return folder, store, predictor, predictor.predict(store)
 
 

@@ -354,7 +354,8 @@ def rebuild_backbone(
     if is_model_file(name):
         scaling = str(provenance["preprocessing"]).partition(":")[0]
         return load_backbone(name, preprocessing=scaling, **shared)
-    if built_in_name(name) is None and name not in available_backbones():
+    own_name = backbone is None
+    if own_name and built_in_name(name) is None and name not in available_backbones():
         raise FeatlabError(
             f"the store's network {name!r} came from a file ({own}); give it with --backbone."
         )

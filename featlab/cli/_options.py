@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import os
 import re
 import shlex
 import sys
@@ -16,16 +17,44 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 import featlab
+from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+
+def writable_folder(path: Path | None) -> Path | None:
+    """A folder that is there or can be made; refused before hours are spent on what goes into it.
+
+    Raises
+    ------
+    FeatlabError
+        It is a file or lies below one, or the system lets nothing be written there.
+    """
+    if path is None:
+        return None
+    above = next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
+    if not above.is_dir():
+        raise FeatlabError(f"-o must be a folder, got {path}: {above} is a file.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise FeatlabError(f"-o must be a folder to write into, got {path}: {above} is read-only.")
+    return path
+
+
 Store = Annotated[Path, typer.Argument(help="A store written by `featlab extract`.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")]
+Output = Annotated[
+    Path,
+    typer.Option("-o", "--output", help="Folder for the results.", callback=writable_folder),
+]
 Folder = Annotated[
     Path | None,
-    typer.Option("-o", "--output", help="Folder for the tables, figures and fitted heads."),
+    typer.Option(
+        "-o",
+        "--output",
+        help="Folder for the tables, figures and fitted heads.",
+        callback=writable_folder,
+    ),
 ]
 Layer = Annotated[str | None, typer.Option(help="(default: the last stored)")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of split, heads, bootstrap and examples.")]
@@ -164,6 +193,15 @@ def extract_bar(batches: Iterable[range]) -> Iterator[range]:
         for batch in batches:
             yield batch
             images.update(len(batch))
+
+
+def picture_bar(left: Iterable[int]) -> Iterable[int]:
+    """A bar over all pictures, of whose numbers some are left: it begins where these begin."""
+    from tqdm import tqdm
+
+    numbers = list(left)
+    first, stop = numbers[0], numbers[-1] + 1
+    return tqdm(numbers, desc="predict", total=stop, initial=first, unit="img")
 
 
 def download_bar(blocks: Iterable[range]) -> Iterator[range]:

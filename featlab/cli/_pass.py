@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ from featlab.cli._options import (
     command_line,
     download_bar,
     extract_bar,
+    picture_bar,
     quiet_bar,
     takes_pass,
     tell,
@@ -227,40 +229,36 @@ def predict(
     ] = None,
 ) -> None:
     """Ask any picture: what is it, where is it, and how sure is that."""
-    for one in pictures:
-        if Path(one).is_dir() and output.resolve().is_relative_to(Path(one).resolve()):
-            raise FeatlabError(
-                f"{output} lies in {one}, whose pictures are asked for; give -o another folder."
-            )
-    if (output / featlab.predict.MODEL).exists():
-        raise FeatlabError(
-            f"{output} holds a run, whose own predictions would be lost; give -o another folder."
-        )
+    # What would be refused after the pass is refused before it.
+    _refuse_folder(output, pictures)
+    featlab.arguments.check_between("--coverage", coverage, 0, 1, without=(0,))
+    featlab.arguments.check_choice("--on-error", on_error, ("raise", "skip"))
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
-    for name in wanted:  # before the pass
+    for name in wanted:
         featlab.arguments.check_choice("--formats", name, featlab.predict.FORMATS)
+    # Drawing asks the maps of every picture again.
+    drawn = page or pictures_drawn != "none"
+    parts = output / featlab.predict.PARTS
+    folder = output if keep_maps or not drawn else parts
     predictor = featlab.predict.load_predictor(model)
     with libraries_silenced():
         network = featlab.backbones.rebuild_backbone(predictor.provenance, backbone, weights)
         predictor.check(network)
-        if not (output / featlab.predict.MAPS).exists():
+        if not (folder / featlab.predict.MAPS).exists():
             network.probe()  # loads them
-    # Drawing asks the maps of every picture again.
-    whole = keep_maps or page or pictures_drawn != "none"
     table = predictor.predict(
         pictures,
         backbone=network,
-        folder=output,
-        keep_maps=whole,
+        folder=folder,
+        keep_maps=keep_maps or drawn,
         coverage=coverage,
         on_error=on_error,
-        progress=extract_bar,
+        progress=picture_bar,
     )
     write_tables(output, {"predictions": table})
-    shutil.rmtree(output / featlab.predict.PARTS, ignore_errors=True)
-    if whole:
+    if drawn:
         heat = pictures_drawn == "heat"
-        with featlab.store.MapStore(output / featlab.predict.MAPS) as store:
+        with featlab.store.MapStore(folder / featlab.predict.MAPS) as store:
             if pictures_drawn != "none":
                 featlab.predict.write_pictures(
                     predictor, store, table, output / "pictures", heat=heat
@@ -270,12 +268,33 @@ def predict(
                     predictor, store, table, coverage=coverage, heat=heat
                 )
                 featlab.report.write_predictions(shown, output / "predictions.html")
-    if whole and not keep_maps:
-        (output / featlab.predict.MAPS).unlink()
+    shutil.rmtree(parts, ignore_errors=True)
     by = f"featlab {featlab.__version__}, {predictor.provenance['backbone']}"
     told = f"{by}, boxes by {predictor.box_method}"
     featlab.predict.write_boxes(table, output, wanted, classes=predictor.classes, model=told)
     _tell_predictions(predictor, table, coverage, output)
+
+
+def _refuse_folder(output: Path, pictures: Iterable[str]) -> None:
+    """Refuse a folder whose content would be asked, or lost."""
+    answers = output.resolve()
+    for one in pictures:
+        if Path(one).is_dir() and answers.is_relative_to(Path(one).resolve()):
+            raise FeatlabError(
+                f"{output} lies in {one}, whose pictures are asked for; give -o another folder."
+            )
+        # Such as the pictures that an earlier call has drawn.
+        several = [one] if os.path.lexists(one) else glob.iglob(one, recursive=True)
+        for file in several if output.exists() else ():
+            if Path(file).resolve().is_relative_to(answers):
+                raise FeatlabError(
+                    f"{file}, which {one} asks for, lies in {output}, where the answers go; give "
+                    "-o another folder."
+                )
+    if (output / featlab.predict.MODEL).exists():
+        raise FeatlabError(
+            f"{output} holds a run, whose own predictions would be lost; give -o another folder."
+        )
 
 
 def _tell_predictions(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from featlab.arguments import group_codes
+from featlab.arguments import Progress, group_codes, tracked
 from featlab.boxes.geometry import iou
 from featlab.errors import FeatlabError
 from featlab.intervals import share_interval
@@ -202,6 +203,42 @@ def fit_overlap(steady: Floats, overlap: Floats) -> ExpectedOverlap:
     return ExpectedOverlap(
         np.asarray(model.X_thresholds_, dtype=float), np.asarray(model.y_thresholds_, dtype=float)
     )
+
+
+class Ticks:
+    """One bar over all pictures, though each block of them has a pass of its own.
+
+    Parameters
+    ----------
+    known, n : int
+        Pictures that an earlier call has answered, and all.
+    progress : callable, optional
+        Wraps the numbers of the pictures that are left, `known` to `n`.
+    """
+
+    def __init__(self, known: int, n: int, progress: Progress | None) -> None:
+        self._left, self._progress, self._told = range(known, n), progress, 0
+
+    @cached_property
+    def _ticks(self) -> Iterator[Any]:
+        return iter(tracked(self._left, self._progress))
+
+    def of(self, block: Sized) -> Progress | None:
+        """The progress of one block's pass, whose batches may be fewer than its pictures."""
+        return None if self._progress is None else partial(self._batches, len(block))
+
+    def _batches(self, n: int, batches: Iterable[Sized]) -> Iterator[Sized]:
+        batches, _ = list(batches), self._ticks  # the clock of the bar starts
+        self._tell(n - sum(map(len, batches)))
+        for batch in batches:
+            yield batch
+            self._tell(len(batch))
+
+    def _tell(self, n: int) -> None:
+        self._told += n
+        # One more lets the bar close.
+        for _ in range(n + (self._told == len(self._left))):
+            next(self._ticks, None)
 
 
 def blocks_in_memory(pictures: Any, size: int) -> Iterator[list[Any]] | None:

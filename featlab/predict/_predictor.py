@@ -35,6 +35,7 @@ from featlab.predict._parts import (
     ExpectedOverlap,
     Floats,
     HeatBoxes,
+    Ticks,
     Typicality,
     blocks_in_memory,
     own_answer,
@@ -161,7 +162,7 @@ class Predictor:
         FeatlabError
             Another network than the predictor's; no picture; an unusable file; no folder for maps.
         """
-        check_between("coverage", coverage, 0, 1)
+        check_between("coverage", coverage, 0, 1, without=(0,))
         if keep_maps and folder is None:
             raise FeatlabError("keep_maps needs a folder to keep them in, got none; give folder.")
         if isinstance(pictures, MapStore):
@@ -206,23 +207,33 @@ class Predictor:
         options = PassOptions(
             resize=str(self.provenance["resize"]), dtype=str(self.provenance["dtype"])
         )
-        extract = partial(extract_maps, backbone=backbone, options=options, progress=progress)
+        extract = partial(extract_maps, backbone=backbone, options=options)
         if keep_maps:
-            with extract(images, path=folder / MAPS, skipped=skipped) as store:
+            ticks = Ticks(0, len(images), progress)
+            path = folder / MAPS
+            with extract(images, path=path, skipped=skipped, progress=ticks.of(images)) as store:
                 return self._of_store(store, coverage)
-        tables = []
-        for start in range(0, len(images), PICTURES_AT_ONCE):
-            some = images.iloc[start : start + PICTURES_AT_ONCE].reset_index(drop=True)
-            key = f"{self._digest}{coverage}{some[['path', 'sha256']].to_csv()}"
-            name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-            done, maps = (folder / PARTS / f"{name}{end}" for end in (".parquet", ".h5"))
+        blocks = [
+            images.iloc[start : start + PICTURES_AT_ONCE].reset_index(drop=True)
+            for start in range(0, len(images), PICTURES_AT_ONCE)
+        ]
+        answers = [folder / PARTS / f"{self._name_of(some, coverage)}.parquet" for some in blocks]
+        known = sum(map(len, (b for b, a in zip(blocks, answers, strict=True) if a.is_file())))
+        ticks, tables = Ticks(known, len(images), progress), []
+        for some, done in zip(blocks, answers, strict=True):
             if not done.is_file():
-                with extract(some, path=maps) as store:
+                maps = done.with_suffix(".h5")
+                with extract(some, path=maps, progress=ticks.of(some)) as store:
                     write_whole(done, self._of_store(store, coverage).to_parquet)
                 maps.unlink()
                 shutil.rmtree(maps.with_name(f"{maps.name}.parts"), ignore_errors=True)
             tables.append(pd.read_parquet(done))
         return pd.concat(tables, ignore_index=True)
+
+    def _name_of(self, images: pd.DataFrame, coverage: float) -> str:
+        """Changes with the pictures and with everything that decides an answer."""
+        key = f"{self._digest}{coverage}{images[['path', 'sha256']].to_csv()}"
+        return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     @cached_property
     def _digest(self) -> str:

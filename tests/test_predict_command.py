@@ -1,0 +1,226 @@
+"""`featlab predict`, whatever it is given: one sentence, nothing half-written, nothing lost."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import FakeBackbone, draw_pictures
+from PIL import Image
+from test_predict_pages import plain_predictor
+from typer.testing import CliRunner
+
+from featlab import FeatlabError, extract, images, predict
+from featlab.boxes.geometry import CORNERS
+from featlab.cli import app
+from featlab.predict._parts import Ticks
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    root = tmp_path_factory.mktemp("model")
+    table, _ = images.index_pictures(draw_pictures(root / "pictures", {"a": 2}))
+    with extract.extract_maps(table, FakeBackbone(), root / "maps.h5") as store:
+        return plain_predictor(store).save(root / "model.featlab")
+
+
+@pytest.fixture
+def ask(model, monkeypatch):
+    """Run the command on pictures; its networks count their passes in ``ask.networks``."""
+
+    def network(*_):
+        networks.append(FakeBackbone())
+        return networks[-1]
+
+    def run(*asked, out):
+        done = CliRunner().invoke(app, ["predict", str(model), *map(str, asked), "-o", str(out)])
+        if done.exception is not None:
+            raise done.exception
+        return pd.read_parquet(out / "predictions.parquet")
+
+    networks: list[FakeBackbone] = []
+    monkeypatch.setattr("featlab.backbones.rebuild_backbone", network)
+    run.networks = networks
+    return run
+
+
+def some_pictures(folder, names):
+    """Small pictures, no two alike."""
+    for k, name in enumerate(names):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.new("RGB", (30 + k, 20), (5 * k, 90, 9))
+        picture.paste((250, 250, 250), (9, 5, 20, 15))
+        picture.save(file)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("asks", "words"),
+    [
+        (["--coverage", "1.5"], "--coverage must be above 0 and at most 1, got 1.5"),
+        (["--coverage", "0"], "--coverage must be above 0"),
+        (["--coverage", "nan"], "--coverage must be above 0"),
+        (["--formats", "coco,nope"], "--formats must be one of csv, coco, .*, got 'nope'"),
+        (["--on-error", "perhaps"], "--on-error must be one of raise, skip, got 'perhaps'"),
+        (["{root}/nowhere.jpg"], "there is nothing at .*nowhere.jpg"),
+        (["{root}/*.gif"], r"there is nothing at .*\*.gif"),
+        (["{root}/empty"], "there is no picture in|no picture"),
+        (["{root}/list.csv"], "needs the columns path"),
+        (["{root}/broken", "--on-error", "raise"], "1 file or box in .* cannot be used"),
+        (["{root}/broken"], "no picture is left: 1 file or box"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(ask, tmp_path, asks, words):
+    root = some_pictures(tmp_path / "pictures", ["a.jpg"])
+    (root / "empty").mkdir()
+    (root / "broken").mkdir()
+    (root / "broken" / "b.jpg").write_bytes(b"no picture")
+    (root / "list.csv").write_text("label\ncat\n")
+    asked = [one.format(root=root) for one in asks]
+    pictures = [] if asked[0].startswith(str(root)) else [root / "a.jpg"]
+    before = sorted(root.rglob("*"))
+    with pytest.raises(FeatlabError, match=words):
+        ask(*pictures, *asked, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists() and sorted(root.rglob("*")) == before
+    assert not sum(network.calls for network in ask.networks)
+
+
+def test_a_folder_that_cannot_hold_the_answers_is_refused_first(ask, tmp_path, monkeypatch):
+    root = some_pictures(tmp_path / "pictures", ["a.jpg"])
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for out in (file, file / "below"):
+        with pytest.raises(FeatlabError, match="-o must be a folder, got .*: .*file is a file"):
+            ask(root, out=out)
+    assert file.read_text() == "mine" and not ask.networks
+    monkeypatch.setattr("featlab.cli._options.os.access", lambda *_: False)
+    with pytest.raises(FeatlabError, match="-o must be a folder to write into, got .*read-only"):
+        ask(root, out=tmp_path / "new")
+    assert not (tmp_path / "new").exists() and not ask.networks
+
+
+def test_pictures_that_were_drawn_are_never_asked(ask, tmp_path):
+    root = some_pictures(tmp_path / "pictures", ["a.jpg", "b/c.jpg"])
+    for out in (root, root / "out", root / "b"):
+        with pytest.raises(FeatlabError, match="whose pictures are asked for; give -o another"):
+            ask(root, out=out)
+    os.symlink(root, tmp_path / "link")
+    with pytest.raises(FeatlabError, match="whose pictures are asked for"):
+        ask(tmp_path / "link", out=root / "out")
+    pattern, out = f"{root}/**/*.jpg", root / "out"
+    assert len(ask(pattern, "--pictures", "boxes", out=out)) == 2
+    kept = (out / "predictions.csv").read_bytes()
+    for again in (pattern, out / "pictures", out / "pictures" / "a.jpg"):
+        with pytest.raises(FeatlabError, match="lies in .*out, where the answers go"):
+            ask(again, "--pictures", "boxes", out=out)
+    assert (out / "predictions.csv").read_bytes() == kept
+
+
+def test_damaged_pictures_are_named_and_the_others_answered(ask, tmp_path, caplog):
+    root = some_pictures(tmp_path / "pictures", ["a.jpg", "b.jpg"])
+    (root / "b.jpg").write_bytes((root / "b.jpg").read_bytes()[:200])
+    (root / "c.png").write_bytes(b"")
+    shutil.copy(root / "a.jpg", os.fsencode(root) + b"/d\xff.jpg")
+    assert ask(root, out=tmp_path / "out")["path"].tolist() == ["a.jpg"]
+    assert all(name in caplog.text for name in ("b.jpg: ", "c.png: ", "\\udcff.jpg: its name"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_a_picture_of_a_pixel_and_one_of_a_line(ask, tmp_path, size):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "pictures" / "x.png")
+    asks = ["--pictures", "heat", "--page", "--formats", "csv,coco,voc,yolo,label-studio,cvat"]
+    table = ask(tmp_path / "pictures", *asks, out=tmp_path / "out")
+    left, top, right, bottom = table.loc[0, CORNERS]
+    assert 0 <= left <= right <= size[0] and 0 <= top <= bottom <= size[1]
+    with Image.open(tmp_path / "out" / "pictures" / "x.png.jpg") as drawn:
+        assert drawn.size == tuple(min(side, 1280) for side in size)
+
+
+HOSTILE = [
+    *("=cmd().jpg", "+1.jpg", "-x.jpg", "@s.jpg", '"q" \'s.jpg', "new\nline.jpg", "tab\t.jpg"),
+    *("<script>alert(1)<\\script>.jpg", "a&b;c,d.jpg", "%s{}.jpg", "=a()/=b.jpg", "é/ü.png"),
+]
+
+
+def test_hostile_names_stay_what_they_are(ask, tmp_path):
+    root = some_pictures(tmp_path / "pictures", HOSTILE)
+    asks = ["--pictures", "boxes", "--page", "--formats", "coco,voc,yolo,cvat,csv,label-studio"]
+    out = tmp_path / "out"
+    assert sorted(ask(root, *asks, out=out)["path"]) == sorted(HOSTILE)
+    for name in ("predictions.csv", "csv/boxes.csv"):
+        with open(out / name, newline="", encoding="utf-8") as file:
+            told = [next(iter(row.values())) for row in csv.DictReader(file)]
+        assert not [path for path in told if path[0] in "=+-@\t\n"]
+        plain = [path.removeprefix("./").removeprefix("'") for path in told]
+        assert sorted(plain) == sorted(HOSTILE)
+    assert "<script>alert(1)" not in (out / "predictions.html").read_text("utf-8")
+    assert len([one for one in (out / "pictures").rglob("*") if one.is_file()]) == len(HOSTILE)
+
+
+def test_every_picture_is_asked_once_and_equal_names_stay_two(ask, tmp_path):
+    root = some_pictures(tmp_path / "pictures", ["a/x.jpg", "b/x.jpg", "b/x.png"])
+    os.symlink("..", root / "a" / "up")
+    os.symlink("self", root / "self")
+    os.symlink("nowhere.jpg", root / "b" / "dead.jpg")
+    given = [root, root / "b", root, root / "a" / "x.jpg", f"{root}/*/x.*"]
+    table = ask(*given, "--pictures", "boxes", out=tmp_path / "out")
+    assert table["path"].tolist() == ["a/x.jpg", "b/x.jpg", "b/x.png"]
+    drawn = sorted((tmp_path / "out" / "pictures").rglob("*.jpg"))
+    sizes = [Image.open(file).size for file in drawn]
+    assert sizes == [(30, 20), (31, 20), (32, 20)]
+
+
+def test_labels_of_a_list_do_not_matter(ask, tmp_path):
+    root = some_pictures(tmp_path / "pictures", ["x.jpg", "y.jpg", "z.jpg"])
+    (root / "some.csv").write_text("path,label\nx.jpg,cat\ny.jpg,\n")
+    assert ask(root / "some.csv", out=tmp_path / "out")["path"].tolist() == ["x.jpg", "y.jpg"]
+
+
+def test_kept_maps_make_a_second_pass_needless_and_are_never_lost(ask, tmp_path):
+    root = some_pictures(tmp_path / "pictures", ["x.jpg", "y.jpg"])
+    out, maps = tmp_path / "out", tmp_path / "out" / predict.MAPS
+    first = ask(root, "--keep-maps", out=out)
+    kept = maps.read_bytes()
+    again = ask(root, "--keep-maps", "--page", "--coverage", "0.5", out=out)
+    assert again[CORNERS].equals(first[CORNERS])
+    assert [network.calls for network in ask.networks] == [1, 0]
+    ask(root, "--pictures", "heat", out=out)
+    assert maps.read_bytes() == kept
+    with pytest.raises(FeatlabError, match="The pictures are not the same. Give another path"):
+        ask(root / "x.jpg", "--keep-maps", out=out)
+    assert maps.read_bytes() == kept
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "predictions.parquet"), first)
+
+
+def test_a_class_list_that_changed_leaves_no_old_answers(model, tmp_path):
+    """Answers of an interrupted call are those of its predictor, not of the next one."""
+    root, out = some_pictures(tmp_path / "pictures", ["x.jpg"]), tmp_path / "out"
+    own = predict.load_predictor(model)
+    own.predict(root, backbone=FakeBackbone(), folder=out)
+    renamed = dataclasses.replace(own, classes=["cat", "cow"])
+    table = renamed.predict(root, backbone=FakeBackbone(), folder=out)
+    assert table["class"].tolist()[0] in ("cat", "cow")
+
+
+def test_one_bar_over_all_pictures_begins_where_an_earlier_call_stopped():
+    told = []
+
+    def progress(left):
+        told.append(list(left))
+        return iter(told[-1])
+
+    ticks = Ticks(4, 10, progress)
+    for block, batches in ((range(4), [range(1), range(1, 2)]), (range(2), [range(2)])):
+        assert list(ticks.of(block)(batches)) == batches
+    assert told == [[4, 5, 6, 7, 8, 9]]
+    assert next(ticks._ticks, None) is None  # all are told of, and the bar is closed
+    assert Ticks(0, 1, None).of(range(1)) is None
