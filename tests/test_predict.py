@@ -225,6 +225,9 @@ def test_a_real_network_gives_the_evaluations_classes_and_boxes(shared_data, tmp
     predicted = predictor.predict(files, backbone=network)
     of_head = results.heads.of("logistic")
     assert predicted["class"].tolist() == of_head["predicted"].tolist()
+    one = predictor.predict(files[0], backbone=network)  # by itself, not in a batch
+    assert one["class"][0] == predicted["class"][0]
+    np.testing.assert_allclose(one[CORNERS], predicted.loc[[0], CORNERS], atol=0.01)
     own = predictor.predict(store)[test].reset_index(drop=True)
     assert (predicted[CORNERS] == own[CORNERS]).to_numpy().all()
     if predictor.cascade is None:
@@ -234,11 +237,13 @@ def test_a_real_network_gives_the_evaluations_classes_and_boxes(shared_data, tmp
         assert (predicted.loc[right, CORNERS] == scored.loc[right, CORNERS]).to_numpy().all()
 
 
-def test_pictures_in_memory_get_what_their_files_get(made):
+def test_pictures_in_memory_get_what_their_files_get(made, tmp_path):
     folder, _, predictor = made
     ask = partial(predictor.predict, backbone=FakeBackbone())
     files = sorted(folder.rglob("*.png"))[:5]
-    wanted = ask(files).drop(columns="path")
+    on_disk = ask(files, folder=tmp_path, keep_maps=True)
+    pd.testing.assert_frame_equal(ask(files), on_disk, check_exact=True)
+    wanted = on_disk.drop(columns="path")
     opened = [Image.open(file) for file in files]
     same = [picture for picture in opened if picture.size == opened[0].size]
     for given in (

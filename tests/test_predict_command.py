@@ -203,12 +203,13 @@ def test_kept_maps_make_a_second_pass_needless_and_are_never_lost(ask, tmp_path)
 
 def test_a_class_list_that_changed_leaves_no_old_answers(model, tmp_path):
     """Answers of an interrupted call are those of its predictor, not of the next one."""
-    root, out = some_pictures(tmp_path / "pictures", ["x.jpg"]), tmp_path / "out"
+    names = [f"{k:02}.jpg" for k in range(20)]
+    root, out = some_pictures(tmp_path / "pictures", names), tmp_path / "out"
     own = predict.load_predictor(model)
     own.predict(root, backbone=FakeBackbone(), folder=out)
     renamed = dataclasses.replace(own, classes=["cat", "cow"])
     table = renamed.predict(root, backbone=FakeBackbone(), folder=out)
-    assert table["class"].tolist()[0] in ("cat", "cow")
+    assert set(table["class"]) <= {"cat", "cow"}
 
 
 def test_one_bar_over_all_pictures_begins_where_an_earlier_call_stopped():

@@ -204,6 +204,10 @@ class Backbone:
 
     def probe(self) -> dict[str, np.ndarray]:
         """Mean-pooled output on a fixed picture: layer → ``(c,)``; tells networks apart."""
+        return dict(self._probed)
+
+    @cached_property
+    def _probed(self) -> dict[str, np.ndarray]:
         maps = self.forward(_probe_picture(self.input_size)[np.newaxis])
         return {layer: values[0].mean(axis=(0, 1)) for layer, values in maps.items()}
 

@@ -16,10 +16,12 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -242,28 +244,39 @@ def _compiled(
     core: Any, network: Any, precision: str, probe: np.ndarray, expected: Sequence[np.ndarray]
 ) -> Engine:
     """The network ready to run, once its output on the probe picture is the expected one."""
-    streams = usable_cores()
+    cores = usable_cores()
 
-    def compiled_in(hint: str) -> Any:
-        options = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
+    def compiled_in(hint: str, network: Any, streams: int) -> Any:
+        options = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": cores}
         return core.compile_model(network, "CPU", options | {"INFERENCE_PRECISION_HINT": hint})
 
-    compiled = compiled_in("f32")
+    compiled = compiled_in("f32", network, cores)
     _check_agreement(_infer(compiled.create_infer_request(), probe), expected)
     if precision == "bfloat16":
-        compiled = compiled_in("bf16")
+        compiled = compiled_in("bf16", network, cores)
+    alone, one_at_a_time = network.clone(), Lock()
+
+    @cache
+    def request_alone() -> Any:
+        """For a single picture, which a batch would be filled up for; gives the same maps."""
+        alone.reshape([1, *probe.shape[1:]])
+        return compiled_in("bf16" if precision == "bfloat16" else "f32", alone, 1)
+
     free: SimpleQueue[Any] = SimpleQueue()
-    for _ in range(streams):
+    for _ in range(cores):
         free.put(compiled.create_infer_request())
 
     def run(pixels: np.ndarray) -> list[np.ndarray]:
+        if len(pixels) == 1:
+            with one_at_a_time:
+                return list(request_alone()(pixels).values())
         request = free.get()
         try:
             return _infer(request, pixels)
         finally:
             free.put(request)
 
-    return Engine("openvino", run, streams, _OPENVINO_CALL)
+    return Engine("openvino", run, cores, _OPENVINO_CALL)
 
 
 _MOST_KEPT = 8  # converted networks; each takes as much room as its weights

@@ -21,7 +21,7 @@ from featlab.arguments import check_choice, check_whole
 from featlab.errors import FeatlabError
 from featlab.images.pixels import JPEG_MARGIN, jpeg_factor
 from featlab.store.format import BOX_DTYPES, Tables
-from featlab.store.network import ANOTHER_PATH, DECIDING, refuse_other_output
+from featlab.store.network import ANOTHER_PATH, DECIDING, MOST, OwnHead, refuse_other_output
 from featlab.store.rows import Piece
 from featlab.store.writing import PartWriter
 from featlab.system.files import held, write_durably
@@ -184,6 +184,28 @@ def refuse_other_maps(
     """Under other library versions, the output on the probe picture must be the stored one."""
     if any(provenance.get(f"version_{name}") != version_of(name) for name in DECIDING):
         refuse_other_output(provenance, backbone.probe(), who, way_out)
+
+
+def own_head_of(source: MapSource, options: PassOptions) -> OwnHead | None:
+    """The network's own head; None where it has none.
+
+    Raises
+    ------
+    FeatlabError
+        All of its logits are asked for, and it has none.
+    """
+    head: OwnHead | None = getattr(source, "own_head", None)
+    if head is None and options.own_logits == "all":
+        raise FeatlabError(
+            "own_logits must be 'top' for a network without a classifier of its own, got 'all'; of "
+            "keras.applications ask for it with classifier=True (--classifier)."
+        )
+    return head
+
+
+def logits_kept(head: OwnHead, options: PassOptions) -> int:
+    """Logits of each picture that are kept."""
+    return len(head.classes) if options.own_logits == "all" else min(MOST, len(head.classes))
 
 
 def describe_pass(key: Mapping[str, str], backbone: MapSource, batch_size: int) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from featlab.extract._parts import (
     agree_on_plan,
     describe_pass,
     discarded_on_error,
+    logits_kept,
+    own_head_of,
     part_path,
     refuse_other_maps,
     running_of,
@@ -34,6 +36,7 @@ from featlab.extract._parts import (
     told_by,
 )
 from featlab.images.pixels import InputReader, colour_histogram, picture_frame, thumbnail
+from featlab.store import MemoryStore
 from featlab.store.format import (
     BOX_DTYPES,
     IMAGE_DTYPES,
@@ -43,7 +46,7 @@ from featlab.store.format import (
     load_tables,
     save_tables,
 )
-from featlab.store.network import MOST, OwnHead, largest
+from featlab.store.network import OwnHead, largest
 from featlab.store.rows import Piece, finished_part
 from featlab.store.writing import EncodedMaps, PartWriter, encode_maps
 from featlab.system.machine import total_memory, usable_cores
@@ -61,28 +64,6 @@ _BATCHES_AHEAD = 2
 # float32, and a layer holds its input, its output and room to work.
 _BYTES_PER_PIXEL = 64 * 4 * 3
 _MEMORY_SHARE = 0.25
-
-
-def own_head_of(source: MapSource, options: PassOptions) -> OwnHead | None:
-    """The network's own head; None where it has none.
-
-    Raises
-    ------
-    FeatlabError
-        All of its logits are asked for, and it has none.
-    """
-    head: OwnHead | None = getattr(source, "own_head", None)
-    if head is None and options.own_logits == "all":
-        raise FeatlabError(
-            "own_logits must be 'top' for a network without a classifier of its own, got 'all'; of "
-            "keras.applications ask for it with classifier=True (--classifier)."
-        )
-    return head
-
-
-def logits_kept(head: OwnHead, options: PassOptions) -> int:
-    """Logits of each picture that are kept."""
-    return len(head.classes) if options.own_logits == "all" else min(MOST, len(head.classes))
 
 
 @dataclass(frozen=True)
@@ -406,6 +387,21 @@ def written_parts(
             next(ticks, None)  # lets a progress bar close
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def maps_at_once(images: pd.DataFrame, backbone: MapSource, options: PassOptions) -> MemoryStore:
+    """Maps of a few pictures, all in one batch and in memory; the numbers are those of a store."""
+    head = own_head_of(backbone, options)
+    most = 0 if head is None else logits_kept(head, options)
+    read = InputReader(images, backbone.input_size, options.resize)
+    work = BatchMaker(read, backbone, options.dtype, Streams(1), head, most)
+    batch = work((0, range(len(images))))
+    arrays = {"frames": batch.frames, "colour_histogram": batch.colours, **batch.more}
+    for layer, one in batch.maps.items():
+        arrays |= {f"maps/{layer}": one.maps.astype(one.dtype)}
+        arrays |= {f"pooled/{layer}/mean": one.mean, f"pooled/{layer}/max": one.max}
+    nothing = pd.DataFrame()
+    return MemoryStore(Tables(images, nothing, nothing, backbone.identity(), head), arrays)
 
 
 def run_pass(

@@ -14,12 +14,12 @@ pixels in their rows. Both give the same boxes, and each is several times faster
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from featlab.localise.heat import normalise, resample_frame
 
@@ -254,6 +254,12 @@ def _passes(basin: np.ndarray, level: np.ndarray, n_basins: int) -> list[tuple[i
     return merges
 
 
+@cache
+def _threads() -> ThreadpoolController:
+    """Looking for the libraries takes as long as the box of a picture."""
+    return ThreadpoolController()
+
+
 def boxes_at(heat: np.ndarray, thresholds: np.ndarray, frames: np.ndarray, grid: int) -> np.ndarray:
     """The box of the largest region of each heat map, each threshold for itself.
 
@@ -276,7 +282,7 @@ def boxes_at(heat: np.ndarray, thresholds: np.ndarray, frames: np.ndarray, grid:
     frames = np.asarray(frames, dtype=float)
     boxes = np.zeros((len(heat), len(thresholds), 4))
     # Products this small only lose by threads.
-    with threadpool_limits(1, user_api="blas"):
+    with _threads().limit(limits=1, user_api="blas"):
         for start in range(0, len(heat), _BLOCK):
             some = slice(start, start + _BLOCK)
             same = (frames[some] == frames[start]).all()

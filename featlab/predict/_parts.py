@@ -295,8 +295,8 @@ def _write_picture(picture: Any, path: Path) -> Path:
             "pictures must be all paths, or all pixels, images of Pillow or bytes, got "
             f"{type(picture).__name__} among them."
         )
-    path = path.with_suffix(".png")
-    ImageOps.exif_transpose(picture).convert("RGB").save(path, compress_level=1)
+    path = path.with_suffix(".bmp")  # the quickest to write
+    ImageOps.exif_transpose(picture).convert("RGB").save(path)
     return path
 
 

@@ -25,6 +25,7 @@ from featlab.extract import (
     MapSource,
     PassOptions,
     extract_maps,
+    maps_at_once,
     refuse_other_maps,
 )
 from featlab.heads.saved import SavedHead
@@ -55,6 +56,8 @@ PICTURES_AT_ONCE = 2048
 BETWEEN = "|"
 """Between the classes of a set."""
 _BLOCK = 512
+_OF_PICTURE = ("path", "width", "height")
+_FEW = 16  # as many as an engine takes in one call
 _OTHER = "Give the network that the predictor was fitted with (--backbone, --weights)."
 _DETECTORS_NAMED = 5
 
@@ -136,7 +139,8 @@ class Predictor:
             By default the predictor's own is loaded.
         folder : path-like, optional
             Where the answers of each 2,048 files lie (``predictions.parts``): an interrupted call
-            goes on from there, and a second one makes no pass. By default they are removed.
+            goes on from there, and a second one makes no pass. By default they are removed. Up to
+            16 pictures never reach the disk.
         keep_maps : bool
             Keep the maps of all files, too (``predicted_maps.h5`` in `folder`): another predictor
             of the same network makes no pass, either.
@@ -166,6 +170,8 @@ class Predictor:
         if keep_maps and folder is None:
             raise FeatlabError("keep_maps needs a folder to keep them in, got none; give folder.")
         if isinstance(pictures, MapStore):
+            facts = network_facts(self.provenance)
+            refuse_other_network(facts, pictures.provenance, pictures.path, _OTHER)
             return self._of_store(pictures, coverage)
         run = partial(self._of_files, coverage=coverage, progress=progress)
         blocks = blocks_in_memory(pictures, PICTURES_AT_ONCE)
@@ -188,7 +194,14 @@ class Predictor:
 
     def _network(self, backbone: MapSource | None) -> MapSource:
         """The network that is given, or the predictor's own; another one is refused."""
-        own = rebuild_backbone(self.provenance) if backbone is None else backbone
+        if backbone is None:
+            return self._own_network
+        self.check(backbone)
+        return backbone
+
+    @cached_property
+    def _own_network(self) -> MapSource:
+        own = rebuild_backbone(self.provenance)
         self.check(own)
         return own
 
@@ -213,6 +226,8 @@ class Predictor:
             path = folder / MAPS
             with extract(images, path=path, skipped=skipped, progress=ticks.of(images)) as store:
                 return self._of_store(store, coverage)
+        if len(images) <= _FEW:
+            return self._of_store(maps_at_once(images, backbone, options), coverage)
         blocks = [
             images.iloc[start : start + PICTURES_AT_ONCE].reset_index(drop=True)
             for start in range(0, len(images), PICTURES_AT_ONCE)
@@ -258,8 +273,6 @@ class Predictor:
         refuse_other_maps(self.provenance, backbone, told, _OTHER)
 
     def _of_store(self, store: MapStore, coverage: float) -> pd.DataFrame:
-        own = network_facts(self.provenance)
-        refuse_other_network(own, store.provenance, store.path, _OTHER)
         parts = []
         for rows, X in store.iter_pooled(layer=self.layer, batch=_BLOCK):
             probability = self.head.predict_proba(X)
@@ -267,21 +280,21 @@ class Predictor:
             boxes, steady = self.boxes(store, rows, codes)
             names = np.array(self.classes, dtype=object)
             inside = self.sets.members(probability, coverage)
-            table = store.images[["path", "width", "height"]].iloc[rows].reset_index(drop=True)
             unknown = np.full(len(rows), np.nan)
-            parts.append(
-                table.assign(
-                    **{"class": names[codes]},
-                    probability=probability.max(axis=1),
-                    set=[BETWEEN.join(names[some]) for some in inside],
-                    typicality=self.typicality.p_values(X),
-                    **dict(zip(CORNERS, boxes.T, strict=True)),
-                    box_method=self.box_method,
-                    box_score=unknown if self.overlap is None else self.overlap.of(steady),
-                    detectors=self._firing(X, names[codes]),
-                    **own_answer(store, rows),
-                )
-            )
+            # At once: column by column costs more than the network.
+            columns = {name: store.images[name].array[rows] for name in _OF_PICTURE}
+            columns |= {
+                "class": names[codes],
+                "probability": probability.max(axis=1),
+                "set": [BETWEEN.join(names[some]) for some in inside],
+                "typicality": self.typicality.p_values(X),
+                **dict(zip(CORNERS, boxes.T, strict=True)),
+                "box_method": self.box_method,
+                "box_score": unknown if self.overlap is None else self.overlap.of(steady),
+                "detectors": self._firing(X, names[codes]),
+                **own_answer(store, rows),
+            }
+            parts.append(pd.DataFrame(columns))
         return pd.concat(parts, ignore_index=True)
 
     def boxes(self, store: MapStore, rows: np.ndarray, codes: np.ndarray) -> tuple[Floats, Floats]:

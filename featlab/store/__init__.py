@@ -7,5 +7,6 @@ by copying their compressed chunks, or a virtual store refers to them. Written b
 """
 
 from featlab.store._reading import MapStore
+from featlab.store._reading import MemoryStore as MemoryStore
 
 __all__ = ["MapStore"]

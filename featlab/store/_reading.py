@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -392,6 +393,38 @@ class MapStore:
             for key in ("frames", *(f"maps/{layer}" for layer in self.layers)):
                 self._arrays.read(key, np.array([0]))
         check_boxes(self.path, self.boxes, len(self))
+
+
+class MemoryStore(MapStore):
+    """The maps of a few pictures, which never reached the disk; answers as a file does.
+
+    Parameters
+    ----------
+    tables : Tables
+    arrays : dict of str to ndarray
+        The datasets of the file, by name.
+    """
+
+    def __init__(self, tables: Tables, arrays: dict[str, np.ndarray]) -> None:
+        self.path = Path("pictures in memory")
+        self._tables, self._file, self._closing = tables, arrays, contextlib.ExitStack()
+        self.images, self.boxes, self.skipped = tables.images, tables.boxes, tables.skipped
+        self.provenance = tables.provenance
+        self.layers = layer_names(self.provenance["layers"])
+        self._arrays: Any = _Arrays(arrays)
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """What :class:`Rows` is for a file."""
+
+    arrays: dict[str, np.ndarray]
+
+    def array(self, key: str) -> np.ndarray:
+        return self.arrays[key]
+
+    def read(self, key: str, rows: np.ndarray, dtype: np.dtype | type | None = None) -> np.ndarray:
+        return self.arrays[key][rows].astype(dtype or self.arrays[key].dtype)
 
 
 def _reopened(path: Path, groups: np.ndarray | None) -> MapStore:
