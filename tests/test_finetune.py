@@ -141,8 +141,13 @@ def test_preprocessing_that_is_no_layer_is_refused():
     ("name", "n_blocks", "last"),
     [
         ("efficientnet_lite0", 17, {"block15_project_conv", "head_conv"}),
-        ("MobileNetV2", 17, {"block_16_project", "Conv_1"}),
-        ("MobileNet", 14, {"conv_dw_13", "conv_pw_13"}),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (
+                ("MobileNetV2", 17, {"block_16_project", "Conv_1"}),
+                ("MobileNet", 14, {"conv_dw_13", "conv_pw_13"}),
+            )
+        ),
         ("VGG16", 5, {"block5_conv1", "block5_conv3"}),
     ],
 )

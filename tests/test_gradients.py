@@ -185,7 +185,7 @@ def test_a_network_without_rectifiers_or_with_hidden_ones_is_refused():
     ("name", "n_patched"),
     [
         ("efficientnet_lite0", 33),
-        ("VGG16", 13),
+        pytest.param("VGG16", 13, marks=pytest.mark.slow),
         pytest.param("MobileNetV2", 35, marks=pytest.mark.slow),
         pytest.param("ResNet50", 49, marks=pytest.mark.slow),
     ],

@@ -374,6 +374,7 @@ def test_one_shard_twice_and_a_whole_pass_beside_one_are_refused(images, tmp_pat
     assert all("another process is writing maps.h5" in error for error in errors)
 
 
+@pytest.mark.slow
 def test_two_shards_at_the_same_time(images, whole, tmp_path):
     path, code = (
         tmp_path / "maps.h5",

@@ -553,6 +553,19 @@ def test_few_of_many_images_have_scipys_exact_p(n):
     np.testing.assert_allclose(mannwhitney_p(ranks)[0], expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("below", [30, 1])
+def test_a_common_value_between_others_keeps_the_p_of_the_ranks(below):
+    """As of heights, where most pictures of one class are 256 px and many are larger or smaller."""
+    rng = np.random.default_rng(below)
+    x = np.r_[rng.normal(size=90), np.zeros(110)]
+    x[:90] = np.where(np.arange(90) < below, -1, 1) * np.abs(x[:90])
+    first = np.argsort(rng.normal(size=200) + np.sign(x))[:100]
+    y = np.where(np.isin(np.arange(200), first), "a", "b")
+    expected = stats.mannwhitneyu(x[y == "a"], x[y == "b"], method="asymptotic").pvalue
+    assert expected < 1e-4
+    assert rank_neurons(x[:, None], y)["p"].tolist() == pytest.approx([expected] * 2, rel=1e-9)
+
+
 def test_kolmogorov_and_smirnov_of_few_images_is_scipys_exact_one():
     X = np.random.default_rng(0).normal(size=(45, 12))
     table = rank_neurons(X, np.repeat(["a", "b"], [5, 40]), test="kolmogorov_smirnov")
@@ -568,7 +581,9 @@ def called(p, alpha):
 
 
 @pytest.mark.parametrize("test", ["mannwhitneyu", *sorted(OTHERS.keys() - {"mannwhitneyu"})])
-@pytest.mark.parametrize("sizes", [(3, 3), (5, 95), (10, 190)])
+@pytest.mark.parametrize(
+    "sizes", [(5, 95), *(pytest.param(one, marks=pytest.mark.slow) for one in ((3, 3), (10, 190)))]
+)
 @pytest.mark.parametrize(
     "firing", [0.1, *(pytest.param(one, marks=pytest.mark.slow) for one in (0.02, 0.5, 1.0))]
 )

@@ -205,6 +205,7 @@ def test_pictures_from_anywhere(tmp_path, picture_folder):
             images.index_pictures(wrong)
 
 
+@pytest.mark.slow
 def test_a_real_network_gives_the_evaluations_classes_and_boxes(shared_data, tmp_path, few_fits):
     """Pictures of three fruits from their files, through the pass, by a saved predictor."""
     rows = pd.read_csv(shared_data / "fruit3" / "boxes.csv")["image"].unique()

@@ -107,7 +107,9 @@ def test_rows_are_taken_as_numpy_would(store_path, rows):
     "rows",
     [slice(2, 7, 2), np.zeros(9, bool), [8, 1, 1, 0], np.arange(9) % 3 == 0, list(range(9))[::-1]],
 )
-@pytest.mark.parametrize("block", [1, 4, 4096])
+@pytest.mark.parametrize(
+    "block", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4096))]
+)
 def test_some_rows_of_pooled(store_path, monkeypatch, how, rows, block):
     monkeypatch.setattr("featlab.store._reading._BLOCK", block)
     with MapStore(store_path) as store:

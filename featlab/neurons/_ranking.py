@@ -125,9 +125,9 @@ def rank_neurons(
         pair); by default all images of the other classes together, the rest.
     test : str
         Two-sided: "mannwhitneyu" (normal approximation, corrected for ties and continuity; exact
-        where a side has fewer than ten images, one value holds more than half of all, or up to 50
-        images in all have no ties), "welch" and "brunner_munzel" (of single images never below
-        that p), "kolmogorov_smirnov" (exact below ten images, else asymptotic),
+        where a side has fewer than ten images, the smallest or largest value holds more than half
+        of all, or up to 50 images in all have no ties), "welch" and "brunner_munzel" (of single
+        images never below that p), "kolmogorov_smirnov" (exact below ten images, else asymptotic),
         "mutual_information" (in nats, over 8 bins of equal numbers of images, with the
         likelihood-ratio test; none below ten images a bin on either side); or
         "l1_logistic", whose statistic is the coefficient of an L1-penalised logistic regression on

@@ -34,8 +34,10 @@ _LARGEST_TABLE = 2000
 def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided") -> Floats:
     """P-values of Mann and Whitney's U: exact where few images, or few distinct values, decide.
 
-    With at least `FEWEST` images on both sides and no value that more than half of the images
-    share, the normal approximation, corrected for ties and continuity. Else, and without ties for
+    With at least `FEWEST` images on both sides and no smallest (or largest) value that more than
+    half of the images share, the normal approximation, corrected for ties and continuity; also
+    where they share a value between others, if at least `FEWEST` images of either side are expected
+    to have another one. Else, and without ties for
     up to 50 images in all (where the normal tail is too heavy), the distribution under
     exchange of the labels: how many images of the class share the smallest (or largest) value is
     hypergeometric; given that, the ranks of the others are those of a random draw. Their U is
@@ -74,9 +76,12 @@ def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided")
 
 def are_few(statistics: RankStatistics) -> NDArray[np.bool_]:
     """Whether the normal tail does not hold; (k, c)."""
-    n, n_ref = statistics.n, statistics.n_ref
-    untied = (n + n_ref <= _FEW_IN_ALL) & (statistics.tied == 0)
-    return (np.minimum(n, n_ref) < FEWEST) | (statistics.largest_tie > (n + n_ref) / 2) | untied
+    total, side = statistics.n + statistics.n_ref, np.minimum(statistics.n, statistics.n_ref)
+    untied = (total <= _FEW_IN_ALL) & (statistics.tied == 0)
+    sparse = np.abs(statistics.end_tie) > total / 2
+    common = statistics.largest_tie
+    rare = (common > total / 2) & (side * (total - common) < FEWEST * total)
+    return (side < FEWEST) | sparse | rare | untied
 
 
 def normal_z(statistics: RankStatistics) -> tuple[Floats, Floats]:

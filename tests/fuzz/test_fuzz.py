@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from batches import run_batches
 
-SHORT = {"images": 40, "annotations": 40, "stores": 20, "store_bytes": 20}
+SHORT = {"images": 20, "annotations": 20, "stores": 10, "store_bytes": 10}
 LONG = 2400
 BANDS = 40 << 20
 
