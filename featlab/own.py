@@ -319,8 +319,9 @@ def _linear(store: MapStore) -> OwnHead:
     if not head.linear:
         raise FeatlabError(
             f"the head of the network of {store.path} is not one linear layer on the mean-pooled "
-            "maps, so its classes have no weights of the maps: gradients through the network would "
-            "be needed. Its logits are there (own_pictures, own_logits)."
+            "maps, so its classes have no weights of the maps. Heat maps and boxes need gradients "
+            "through the network: pipeline.analyse_gradients(target='own') (featlab gradients "
+            "--target own)."
         )
     return head
 

@@ -450,6 +450,7 @@ def _gradients(make: Maker) -> SimpleNamespace:
     table = pd.DataFrame({"method": names, "n": 60, "seconds_per_image": 0.1})
     table["supervision"] = ["network", "network", "image labels", "none"]
     table["baseline"] = table["supervision"].eq("none")
+    table["class_asked"] = "label"
     for column in ("box_accuracy", "centre_in_box", "picture_centre_in_box"):
         table[column] = make.shares(4)
     table["box_accuracy_confirm"] = np.where(make.chance(), make.shares(4), np.nan)
@@ -460,7 +461,13 @@ def _gradients(make: Maker) -> SimpleNamespace:
          for stage in range(stages) for _ in range(2)],
         columns=["rule", "stage", "spearman", "spearman_absolute"],
     )  # fmt: skip
-    facts = {"guided_refused": "" if make.chance() else "there is none.", "n_patched": 7}
+    counts = sorted((make.whole(1, 9) for _ in range(make.whole(1, 5))), reverse=True)
+    facts = {
+        "guided_refused": "" if make.chance() else "there is none.", "n_patched": 7,
+        "target": "own" if make.chance() else "label", "n_shown": 7,
+        "asked": {f"class {k}": n for k, n in enumerate(counts)},
+        "n_scored": 60 if make.chance() else 0,
+    }  # fmt: skip
     return SimpleNamespace(localisation=kept, sanity=sanity, facts=facts)
 
 

@@ -565,6 +565,23 @@ def _(text, r, _claim):
     assert ("need rectifiers" in text) == bool(r.gradients.facts["guided_refused"])
 
 
+@check("classes asked")
+def _(text, r, _claim):
+    facts = r.gradients.facts
+    assert ("network’s own" in text) == (facts["target"] == "own")
+    assert count(text, r"of ([\d,]+) picture") == sum(facts["asked"].values())
+    told = {name: int(n) for name, n in re.findall(r"(class \d) (\d+)", text)}
+    assert told.items() <= facts["asked"].items() and ("…" in text) == (len(facts["asked"]) > 3)
+    left = [n for name, n in facts["asked"].items() if name not in told]
+    assert min(told.values()) >= max(left, default=0)
+
+
+@check("gradients without boxes")
+def _(text, r, _claim):
+    assert r.gradients.facts["n_scored"] == 0 and "no box is scored" in text
+    assert count(text, r"those of ([\d,]+) picture") == r.gradients.facts["n_shown"]
+
+
 @check("through the network")
 def _(text, r, _claim):
     rows = r.gradients.localisation.set_index("method")

@@ -416,3 +416,81 @@ def test_channels_may_be_a_mask_and_classes_numbers():
         gradients.input_gradients(numbered, pixels, classes=[2]),
         gradients.input_gradients(numbered, pixels, classes=["2"]),
     )
+
+
+def own_network(ending: str, k: int = 3):
+    """A classifier on the small network: linear in the pooled maps, or not."""
+    maps = small_network("relu")
+    top = keras.layers.GlobalAveragePooling2D()(maps.output)
+    if ending == "deep":
+        top = keras.layers.Dense(7, "relu")(keras.layers.Flatten()(maps.output))
+    return keras.Model(maps.input, keras.layers.Dense(k, "softmax")(top))
+
+
+@pytest.mark.parametrize(("ending", "k"), [("linear", 3), ("linear", 2), ("deep", 3)])
+def test_the_network_s_own_logits_are_differentiated(tmp_path, ending, k):
+    """Probabilities are those of Keras; the gradient is that of the logit by its own tape."""
+    import tensorflow as tf
+
+    whole = own_network(ending, k)
+    whole.save(tmp_path / "mine.keras")
+    backbone = load_backbone(tmp_path / "mine.keras", engine="tensorflow", layers="last")
+    network, pixels = gradients.attach_own_head(backbone), pictures(3)
+    assert (network.layer, network.head.own) == ("last", True)
+    said = np.exp(network.head.log_probabilities(network.pooled(pixels)))
+    np.testing.assert_allclose(said, whole.predict(pixels * 1.0, verbose=0), rtol=1e-4)
+    asked = np.array(network.head.classes)[[1, 0, 1]]
+    x = tf.constant(pixels, tf.float32)
+    dense = whole.layers[-1]
+    below = keras.Model(whole.input, [whole.get_layer("last").output, dense.input])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        maps, top = below(x)
+        # The class's logit: the dense layer without its softmax.
+        logits = tf.gather(top @ dense.kernel + dense.bias, [1, 0, 1], batch_dims=1)
+    expected = tape.gradient(logits, x).numpy()
+    scale = np.abs(expected).max()
+    got = gradients.input_gradients(network, pixels, classes=asked)
+    np.testing.assert_allclose(got, expected, atol=1e-4 * scale)
+    weights = tape.gradient(logits, maps).numpy()
+    heat = gradients.cam_heats(network, pixels, asked, methods=["hires_cam"])["hires_cam"]
+    expected = (weights * maps.numpy()).sum(-1)
+    np.testing.assert_allclose(heat, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_network_without_a_classifier_cannot_be_asked_for_its_own_classes(tmp_path):
+    small_network().save(tmp_path / "maps.keras")
+    with pytest.raises(FeatlabError, match="maps brings no classifier of its own"):
+        gradients.attach_own_head(load_backbone(tmp_path / "maps.keras"))
+
+
+def test_a_head_within_the_network_is_shuffled_first_and_the_network_left(tmp_path):
+    own_network("deep").save(tmp_path / "mine.keras")
+    network = gradients.attach_own_head(load_backbone(tmp_path / "mine.keras", layers="last"))
+    before = network.model.get_weights()
+    asked = [network.head.classes[2]] * 2
+    table = gradients.randomisation_check(network, pictures(2), asked, rules=["plain"], n_stages=3)
+    for a, b in zip(before, network.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Three layers below the head: another dense one and the two convolutions.
+    layers = table.drop_duplicates("stage")["layers"].tolist()
+    assert layers == [0, 0, 1, 2, 3] and table["down_to"].iloc[2] == "head"
+    assert (table.loc[table["stage"] == 1, "spearman"] < 0.999).all()
+
+
+def test_dam_asks_for_the_class_that_is_named():
+    network, pixels = headed(small_network()), pictures(2)
+    names = ["class 2", "class 0"]
+    steps = gradients.DamParameters(morphology=(("dilation", 1),))
+    boxes = gradients.dam_boxes(network, pixels, classes=names, parameters=steps)
+    for picture, name, box in zip(pixels, names, boxes, strict=True):
+        trace = gradients.dam_trace(network, picture, label=name, parameters=steps)
+        assert trace.label == name
+        np.testing.assert_array_equal(trace.box, box)
+        maps = network.maps(picture[None])[0]
+        rows = tuple(trace.units.T)
+        weight = network.head.coef[network.head.codes([name], 1)[0]]
+        expected = (maps * weight / maps[..., 0].size)[rows]
+        np.testing.assert_allclose(trace.scores, expected, rtol=1e-4)
+    with pytest.raises(FeatlabError, match="classes must be from class 0, class 1, class 2"):
+        gradients.dam_boxes(network, pixels, classes=["class 9"] * 2)

@@ -15,12 +15,16 @@ from typer.testing import CliRunner
 
 from featlab import FeatlabError, report
 from featlab.backbones import load_backbone, rebuild_backbone
+from featlab.boxes import iou as pairwise
 from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
 from featlab.cli._rerun import gradient_figures
 from featlab.extract import PassOptions, extract_maps
 from featlab.images import index_images
+from featlab.localise.regions import FIXED_THRESHOLD
+from featlab.own import own_boxes, own_pictures
 from featlab.pipeline import analyse_gradients
+from featlab.pipeline._study import named_rows
 from featlab.plots.style import encode
 from featlab.results import GradientResults, Transfer
 from featlab.store import MapStore
@@ -109,12 +113,115 @@ def test_a_picture_is_seen_where_the_store_says_it_lies(results):
     assert inside[..., channel].mean() > 200
 
 
+def test_every_image_that_was_scored_has_its_boxes_in_a_table(made, results):
+    store, _, _ = made
+    table, scored = results.boxes, results.localisation.set_index("method")
+    assert len(table) == 8 * 6 and table["scored"].all()
+    assert table["path"].equals(store.images["path"].iloc[table["row"]].reset_index(drop=True))
+    corners = store.boxes.set_index("image")[CORNERS]
+    for name, rows in table.groupby("method"):
+        # The table's boxes are those that were scored.
+        iou = pairwise(rows[CORNERS].to_numpy(float), corners.loc[rows["row"]].to_numpy(float))
+        assert iou.mean() == pytest.approx(scored.loc[name, "mean_iou"], abs=1e-6), name
+        if name.startswith("dam_"):
+            assert rows["threshold"].isna().all()
+        else:
+            labels = store.images["label"].iloc[rows["row"]].tolist()
+            assert rows["class_asked"].tolist() == labels
+            assert (rows["threshold"] == scored.loc[name, "threshold"]).all()
+
+
+def test_pictures_are_named_by_path_pattern_or_file(made, tmp_path):
+    store, _, folder = made
+    first = store.images["path"].iloc[0]
+    assert named_rows(store, first).tolist() == [0]
+    assert named_rows(store, str(folder / "pictures" / first)).tolist() == [0]
+    reds = np.flatnonzero(store.images["label"] == "red")
+    assert named_rows(store, ["red/*", first]).tolist() == sorted({0, *reds.tolist()})
+    with pytest.raises(FeatlabError, match=r"has no picture 'green/\*'; pictures must be paths"):
+        named_rows(store, ["red/*", "green/*"])
+    with pytest.raises(FeatlabError, match="name at least one picture"):
+        named_rows(store, [])
+
+
+@pytest.fixture(scope="module")
+def own(made, tmp_path_factory):
+    """The pictures in one folder, without labels and boxes; a classifier that knows three greys."""
+    store, _, folder = made
+    place = tmp_path_factory.mktemp("own")
+    maps = keras.models.load_model(folder / "mine.keras")
+    top = keras.layers.Dense(6, "relu")(keras.layers.Flatten()(maps.output))
+    classifier = keras.Model(maps.input, keras.layers.Dense(3, "softmax")(top))
+    classifier.save(place / "own.keras")
+    backbone = load_backbone(place / "own.keras", layers="last")
+    (place / "pictures").mkdir()
+    for row, path in enumerate(store.images["path"][:12]):
+        whole = folder / "pictures" / path
+        (place / "pictures" / f"{row:02d}.png").write_bytes(whole.read_bytes())
+    images = index_images(place / "pictures")[0]
+    unlabelled = extract_maps(images, backbone, place / "maps.h5")
+    return unlabelled, backbone, place
+
+
+def test_own_classes_are_asked_for_without_labels_and_boxes(own):
+    """The head is not linear in the maps: CAM is refused, and gradients are the way out."""
+    store, backbone, place = own
+    with pytest.raises(FeatlabError, match="featlab gradients --target own"):
+        own_boxes(store)
+    asked = own_pictures(store, most=1)
+    found = analyse_gradients(store, backbone, pictures=["03.png", "1?.png"], random_state=1)
+    assert found.facts["target"] == "own" and found.facts["n_scored"] == 0
+    assert found.facts["n_shown"] == 3 and found.localisation.empty
+    for _, rows in found.boxes.groupby("method"):
+        assert rows["row"].tolist() == [3, 10, 11]
+        assert rows["class_asked"].tolist() == asked["own_class"].iloc[[3, 10, 11]].tolist()
+        np.testing.assert_allclose(
+            rows["probability"], asked["own_probability"].iloc[[3, 10, 11]], rtol=1e-3
+        )
+        inside = rows[CORNERS].to_numpy(float)
+        assert (inside >= 0).all() and (inside <= [90, 60, 90, 60]).all()
+    cams = found.boxes[found.boxes["method"].eq("grad_cam")]
+    assert (cams["threshold"] == FIXED_THRESHOLD).all() and not cams["scored"].any()
+    assert len(found.cams.pictures) == 3 and set(found.cams.boxes) > set(found.cams.heats)
+    found.save(place / "saved")
+    back = GradientResults.load(place / "saved")
+    pd.testing.assert_frame_equal(back.boxes, found.boxes)
+    assert back.facts == found.facts
+
+
+def test_a_target_that_the_set_or_the_network_has_not_is_refused(made, own):
+    store, backbone, _ = own
+    with pytest.raises(FeatlabError, match="have no labels, .* take target 'own'"):
+        analyse_gradients(store, backbone, target="label")
+    with pytest.raises(FeatlabError, match="target must be one of label, own, got 'mine'"):
+        analyse_gradients(store, backbone, target="mine")
+    labelled, bare, _ = made
+    with pytest.raises(FeatlabError, match="brings no classifier of its own"):
+        analyse_gradients(labelled, bare, target="own", copies="split")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["VGG16", "ResNet50"])
+def test_own_classes_of_a_network_of_keras(name, made, tmp_path):
+    """Random weights: the machinery, with dense layers between maps and classes, and without."""
+    store, _, _ = made
+    backbone = load_backbone(name, weights=None, classifier=True, input_size=64)
+    images = store.images.assign(split="")
+    with extract_maps(images, backbone, tmp_path / "maps.h5", boxes=store.boxes) as of_it:
+        found = analyse_gradients(of_it, backbone, target="own", n_images=3)
+    assert found.facts["n_classes"] == 1000 and found.facts["n_scored"] == 3
+    table = found.localisation.set_index("method")
+    assert {"dam_original", "grad_cam", "sum", "centre_gaussian"} <= set(table.index)
+    assert (table.loc[["dam_original", "grad_cam"], "class_asked"] == "own").all()
+    assert table.loc["sum", "supervision"] == "none" and "cam" not in table.index
+
+
 @pytest.mark.slow
 def test_results_come_back_from_disk_and_are_drawn_without_the_network(results, tmp_path):
     written = results.save(tmp_path)
-    assert all(path.is_file() for path in written) and len(written) == 9
+    assert all(path.is_file() for path in written) and len(written) == 11
     back = GradientResults.load(tmp_path)
-    for name in ("localisation", "sanity", "faithfulness", "faithfulness_curves"):
+    for name in ("localisation", "boxes", "sanity", "faithfulness", "faithfulness_curves"):
         pd.testing.assert_frame_equal(getattr(back, name), getattr(results, name))
     assert back.facts == results.facts
     for old, new in zip(results.dam, back.dam, strict=True):

@@ -130,8 +130,8 @@ class Backbone:
         return find_head(self.network, self.layers[-1], names) if asked else None
 
     @cached_property
-    def _run_model(self) -> keras.Model:
-        """As `model`; with the own logits where the maps' means do not give them."""
+    def run_model(self) -> keras.Model:
+        """As `model`; last the own logits ``(b, k)`` where the maps' means do not give them."""
         import keras
 
         if self.own_head is None or self.own_head.linear or self._classified is None:
@@ -150,7 +150,7 @@ class Backbone:
         if kept is not None:
             return kept
         return make_engine(
-            wanted, self.precision, self._run_model, self.preprocess, probe, kept=path
+            wanted, self.precision, self.run_model, self.preprocess, probe, kept=path
         )
 
     @property

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_A_SHEET = 12  # pictures of one figure
+_MOST_BOXES = 20  # rows printed
+_WHOSE = {"label": "the set's classes", "own": "the network's own classes"}
+_FIRST = ("dam_original", "grad_cam")  # whose boxes are printed; without guided gradients
+_BOXES = [*("path", "class_asked", "probability"), *("xmin", "ymin", "xmax", "ymax")]
+
 # The maps of the fine-tuned network are made and kept as those of the frozen one.
 _AS_THE_FROZEN = ("resize", "dtype", "batch_size", "engine", "precision")
 _LOCALISATION = [
@@ -46,9 +52,26 @@ _LOCALISATION = [
 def gradients(
     store: Store,
     output: Output,
+    target: Annotated[
+        Literal["label", "own"] | None,
+        typer.Option(
+            help="Whose classes are asked for: yours, or those of the network's own classifier. "
+            "(default: yours; own where there are no labels)"
+        ),
+    ] = None,
     images: Annotated[
-        int, typer.Option(min=1, help="Test images scored; more set the thresholds.")
+        int,
+        typer.Option(
+            min=1, help="Test images scored, more set the thresholds; without boxes, those shown."
+        ),
     ] = 60,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A picture to be shown with its boxes: its path in the set, a pattern of "
+            "paths, or its file. May be given several times."
+        ),
+    ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(help="A network or .keras file. (default: the one the store names)"),
@@ -69,7 +92,9 @@ def gradients(
         results = featlab.pipeline.analyse_gradients(
             opened,
             network,
+            target=target,
             n_images=images,
+            pictures=pictures or None,
             box_kind=box_kind,
             copies=copies,
             random_state=seed,
@@ -86,14 +111,18 @@ def gradient_figures(results: featlab.results.GradientResults) -> dict[str, Any]
     """Every figure, by the name of its file; works from loaded results too."""
     plots = featlab.plots
     drawn: dict[str, Any] = {
-        f"dam_{example.preset}_{k}": plots.dam_steps(example.trace, example.true_boxes)
-        for k, example in enumerate(results.dam)
+        f"dam_{preset}_{k}": plots.dam_steps(example.trace, example.true_boxes)
+        for preset in dict.fromkeys(example.preset for example in results.dam)
+        for k, example in enumerate(one for one in results.dam if one.preset == preset)
     }
     examples = results.examples
     drawn["gradient_maps"] = plots.network.gradient_maps(
         examples.pictures, examples.maps, labels=examples.labels
     )
-    drawn["grad_cam_family"] = plots.pictures.cam_strips(results.cams)
+    for start in range(0, len(results.cams.pictures), _A_SHEET):
+        name = f"grad_cam_family_{start // _A_SHEET + 1}" if start else "grad_cam_family"
+        part = results.cams.part(slice(start, start + _A_SHEET))
+        drawn[name] = plots.pictures.cam_strips(part)
     drawn["randomisation"] = plots.curves.randomisation_curves(results.sanity).figure
     drawn["faithfulness"] = plots.scores.faithfulness_scores(results.faithfulness)
     return drawn
@@ -106,8 +135,17 @@ def _tell_gradients(results: featlab.results.GradientResults, output: Path) -> N
         print(f"no guided back-propagation and no DAM: {facts['guided_refused']}")
     else:
         print(f"{facts['n_patched']} rectifiers guided in {facts['backbone']}")
-    table = results.localisation.set_index("method")[_LOCALISATION]
-    print(table.to_string(float_format="{:.3f}".format))
+    asked = ", ".join(f"{name} ({n})" for name, n in list(facts["asked"].items())[:10])
+    print(f"asked for {_WHOSE[facts['target']]}: {asked}")
+    if facts["n_scored"]:
+        table = results.localisation.set_index("method")[_LOCALISATION]
+        print(table.to_string(float_format="{:.3f}".format))
+    else:
+        print("no test image has a box, so nothing is scored")
+    if facts["named"] or not facts["n_scored"]:
+        of_dam = results.boxes[results.boxes["method"].eq(_FIRST[facts["guided_refused"] != ""])]
+        print(f"boxes by {of_dam['method'].iloc[0]}:")
+        show(of_dam.head(_MOST_BOXES), _BOXES)
     print("rank correlation with the trained network's map, weights shuffled down to …:")
     agreement = results.sanity.assign(
         down_to=results.sanity["down_to"].replace("", "(trained)")

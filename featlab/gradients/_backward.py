@@ -86,7 +86,7 @@ def input_gradients(
     if classes is not None and layer not in (None, network.layer):
         raise FeatlabError(f"classes are scored at {network.layer!r}; leave layer out.")
     if classes is not None:
-        target = network.head.coef[network.head.codes(classes, len(pixels))]
+        target, layer = network.head.weights(classes, len(pixels)), network.scored
     elif channels is not None:
         count = layer_shape(network, layer)[2]
         numbers = row_numbers(channels, count, name="channels")
@@ -131,7 +131,7 @@ def layer_gradients(
     """
     function = network.compiled("layer_gradient", "plain", layer)
     pixels = checked_pixels(pixels, network.input_size)
-    weights = network.head.coef[network.head.codes(classes, len(pixels))]
+    weights = network.head.weights(classes, len(pixels))
     return in_batches(function, batch_size, pixels, weights)
 
 

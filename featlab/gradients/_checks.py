@@ -271,7 +271,7 @@ def randomisation_check(
     rules = check_choices("rules", rules, RULES)
     check_whole("n_stages", n_stages, 1)
     pixels = checked_pixels(pixels, network.input_size)
-    coef = network.head.coef[network.head.codes(classes, len(pixels))]
+    coef = network.head.weights(classes, len(pixels))
     copy = _copy_of(network)
     first: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     rows = []
@@ -282,7 +282,10 @@ def randomisation_check(
             copy.guided.model.set_weights(weights)
         for rule in rules:
             gradient = in_batches(
-                copy.compiled("pooled_gradient", rule, None), batch_size, pixels, coef[:, order]
+                copy.compiled("pooled_gradient", rule, copy.scored),
+                batch_size,
+                pixels,
+                coef[:, order],
             )
             ranks = _ranks(gradient.mean(axis=-1)), _ranks(np.abs(gradient).sum(axis=-1))
             first.setdefault(rule, ranks)
@@ -310,6 +313,7 @@ def _copy_of(network: HeadedNetwork) -> HeadedNetwork:
         network.preprocess,
         layer=network.layer,
         others=network.others,
+        scored=network.scored,
     )
 
 
@@ -320,19 +324,31 @@ def _stages(
     rng = np.random.default_rng(random_state)
     weights = network.model.get_weights()
     names = [variable.path.rpartition("/")[0] for variable in network.model.weights]
-    own_order = np.arange(network.head.coef.shape[1])
-    yield 0, "", weights, own_order
-    order = rng.permutation(own_order)
-    yield 0, "head", weights, order
     layers = layers_with_weights(network.model)[::-1]
+    coef = network.head.coef
+    order = np.arange(len(network.head.classes) if coef is None else coef.shape[1])
+    yield 0, "", weights, order
+    if coef is None:  # the head is the network's last layer
+        weights, layers = _shuffled(weights, layers[0], rng), layers[1:]
+    else:
+        order = rng.permutation(order)
+    yield 0, "head", weights, order
     done = 0
     for some in np.array_split(np.arange(len(layers)), min(n_stages, len(layers))):
-        weights = list(weights)
-        for place in (place for layer in some for place in layers[layer]):
-            shuffled = rng.permutation(weights[place].ravel())
-            weights[place] = shuffled.reshape(weights[place].shape)
+        places = [place for layer in some for place in layers[layer]]
+        weights = _shuffled(weights, places, rng)
         done += len(some)
         yield done, names[layers[some[-1]][0]], weights, order
+
+
+def _shuffled(
+    weights: list[np.ndarray], places: list[int], rng: np.random.Generator
+) -> list[np.ndarray]:
+    """The arrays, some of them with their values in another order."""
+    arrays = list(weights)
+    for place in places:
+        arrays[place] = rng.permutation(arrays[place].ravel()).reshape(arrays[place].shape)
+    return arrays
 
 
 def _ranks(maps: np.ndarray) -> np.ndarray:

@@ -8,13 +8,21 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from featlab.arguments import Progress, check_between, check_choice, check_whole, tracked
+from featlab.arguments import (
+    Progress,
+    check_between,
+    check_choice,
+    check_whole,
+    text_labels,
+    tracked,
+)
 from featlab.boxes.geometry import frame_to_picture
 from featlab.errors import FeatlabError
 from featlab.gradients._backward import before_ceiling, input_gradients, layer_gradients
@@ -91,6 +99,7 @@ def dam_boxes(
     network: HeadedNetwork,
     pixels: np.ndarray,
     *,
+    classes: Sequence[str] | np.ndarray | None = None,
     parameters: str | DamParameters = "original",
     layer: str | None = None,
     frames: np.ndarray | None = None,
@@ -105,6 +114,8 @@ def dam_boxes(
     network : HeadedNetwork
     pixels : ndarray of shape (b, H, W, 3), uint8
         Pictures as the network takes them.
+    classes : sequence of b str, optional
+        The class asked for in each picture; the one that the head predicts by default.
     parameters : {"original", "variant"} or DamParameters
         The paper's steps (Dwaraknath, Menghani and Mongia 2016), or those of a later reading of it:
         the best units of any neuron, the maximum over RGB, a percentile of all pixels that keeps
@@ -129,14 +140,16 @@ def dam_boxes(
     Raises
     ------
     FeatlabError
-        Unknown parameters or layer, or the network has no rectifiers to guide.
+        Unknown parameters, class or layer, or the network has no rectifiers to guide.
     """
     pixels = checked_pixels(pixels, network.input_size)
+    names = None if classes is None else text_labels(classes, len(pixels), name="classes")
     frames, sizes = _geometry(network, len(pixels), frames, sizes)
     boxes = [
         dam_trace(
             network,
             pixels[i],
+            label=None if names is None else str(names[i]),
             parameters=parameters,
             layer=layer,
             frame=frames[i],
@@ -152,20 +165,21 @@ def dam_trace(
     network: HeadedNetwork,
     picture: np.ndarray,
     *,
+    label: str | None = None,
     parameters: str | DamParameters = "original",
     layer: str | None = None,
     frame: np.ndarray | None = None,
     size: np.ndarray | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> DamTrace:
-    """:func:`dam_boxes` of one picture ``(H, W, 3)``, with every intermediate."""
+    """:func:`dam_boxes` of one picture ``(H, W, 3)`` for one class, with every intermediate."""
     steps = dam_parameters(parameters)
     pixels = checked_pixels(np.asarray(picture)[None], network.input_size)
     frames, sizes = _geometry(
         network, 1, None if frame is None else [frame], None if size is None else [size]
     )
-    label = network.head.predict(network.pooled(pixels))
-    maps, gradient = layer_gradients(network, pixels, label, layer=layer)
+    asked = str(network.head.predict(network.pooled(pixels))[0]) if label is None else label
+    maps, gradient = layer_gradients(network, pixels, [asked], layer=layer)
     scores = (maps * gradient)[0]  # of the class's logit
     units = top_units(scores, steps.n_units, one_per_filter=steps.one_per_filter)
     # Every unit has its own copy of the picture, so that all go back in one pass.
@@ -182,13 +196,13 @@ def dam_trace(
         steps.over_rgb,
     )
     masks = np.stack([percentile_mask(one, steps) for one in gradients])
-    losses = masked_losses(network, pixels[0], masks, str(label[0]), batch_size=batch_size)
+    losses = masked_losses(network, pixels[0], masks, asked, batch_size=batch_size)
     kept = lowest(losses, steps.n_kept)
     union = masks[kept].any(axis=0)
     corners = enclosing_box(union)
     return DamTrace(
         pixels=pixels[0],
-        label=str(label[0]),
+        label=asked,
         map_shape=scores.shape[:2],
         units=units,
         scores=scores[tuple(units.T)],

@@ -1,4 +1,4 @@
-"""A network with the user's linear head on its last maps, and its gradients, in batches."""
+"""A network with a head, the user's or its own, and its gradients, in batches."""
 
 from __future__ import annotations
 
@@ -26,51 +26,56 @@ GREY = 127
 
 Compiled = Callable[..., Any]
 
+_LISTED = 20  # classes that an error names
 _FLOAT16 = 1e-3  # of the largest activation: rounding of the stored maps, and another batch size
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """A logistic head as arrays, from :func:`featlab.heads.linear_weights`.
+    """Logits of classes from mean-pooled maps: a logistic head, or the network's own.
 
     Attributes
     ----------
     classes : tuple of str
-    coef : ndarray of shape (k, c), float32
-        For raw mean-pooled maps; with two classes row 0 is minus row 1.
+    coef : ndarray of shape (k, c), float32, or None
+        For raw mean-pooled maps; None where those are the logits themselves.
     intercept : ndarray of shape (k,), float32
+    own : bool
+        Whether it is the network's own, a softmax. A logistic head of two classes, from
+        :func:`featlab.heads.linear_weights`, has one logit: row 0 is minus row 1.
 
     Raises
     ------
     FeatlabError
-        The shapes do not fit, a class stands twice, or two classes have rows that are not each
-        other's negative.
+        The shapes do not fit, a class stands twice, or a logistic head of two classes has rows that
+        are not each other's negative.
     """
 
     classes: tuple[str, ...]
-    coef: np.ndarray
+    coef: np.ndarray | None
     intercept: np.ndarray
+    own: bool = False
 
     def __post_init__(self) -> None:
-        k = len(self.classes)
-        if (
-            k < 2
-            or np.ndim(self.coef) != 2
-            or len(self.coef) != k
-            or np.shape(self.intercept) != (k,)
-        ):
+        k, shape = len(self.classes), (0, 0) if self.coef is None else np.shape(self.coef)
+        fits = self.coef is None or (len(shape) == 2 and shape[0] == k)
+        if k < 2 or not fits or np.shape(self.intercept) != (k,):
             raise FeatlabError(
                 f"a head needs at least two classes, weights (classes, neurons) and intercepts "
-                f"(classes,); got {k} classes, weights {np.shape(self.coef)} and intercepts "
+                f"(classes,); got {k} classes, weights {shape} and intercepts "
                 f"{np.shape(self.intercept)}."
             )
         if len(set(self.classes)) < k:
             raise FeatlabError(f"a head needs each class once, got {', '.join(self.classes)}.")
-        if k == 2 and not np.allclose(self.coef[0], -self.coef[1]):
+        if self._logistic_pair and not np.allclose(self.coef[0], -self.coef[1]):  # type: ignore[index]
             raise FeatlabError(
                 "the two rows of a two-class head must be each other's negative; take them from "
                 "heads.linear_weights."
             )
+
+    @property
+    def _logistic_pair(self) -> bool:
+        return len(self.classes) == 2 and not self.own
 
     def codes(self, classes: Sequence[str] | np.ndarray, n: int) -> np.ndarray:
         """Place of the class of each of `n` pictures, ``(n,)`` int.
@@ -83,14 +88,34 @@ class LinearHead:
         names = text_labels(classes, n, name="classes")
         unknown = sorted(set(names) - set(self.classes))
         if unknown:
-            raise FeatlabError(
-                f"classes must be from {', '.join(self.classes)}, got {unknown[0]!r}."
-            )
-        return np.array([self.classes.index(name) for name in names], dtype=np.int64)
+            raise FeatlabError(f"classes must be from {self.listed}, got {unknown[0]!r}.")
+        place = {name: code for code, name in enumerate(self.classes)}
+        return np.array([place[name] for name in names], dtype=np.int64)
+
+    @property
+    def listed(self) -> str:
+        """The first of its classes, in words."""
+        more = f" … ({len(self.classes):,} classes)" if self.classes[_LISTED:] else ""
+        return ", ".join(self.classes[:_LISTED]) + more
+
+    def weights(self, classes: Sequence[str] | np.ndarray, n: int) -> np.ndarray:
+        """What each mean-pooled map counts for the class of each of `n` pictures, ``(n, c)``.
+
+        Raises
+        ------
+        FeatlabError
+            As for :meth:`codes`.
+        """
+        codes = self.codes(classes, n)
+        if self.coef is not None:
+            return self.coef[codes]
+        one = np.zeros((n, len(self.classes)), dtype=np.float32)
+        one[np.arange(n), codes] = 1
+        return one
 
     def logits(self, pooled: np.ndarray) -> np.ndarray:
         """Logits ``(n, k)`` of mean-pooled maps ``(n, c)``."""
-        return pooled @ self.coef.T + self.intercept
+        return (pooled if self.coef is None else pooled @ self.coef.T) + self.intercept
 
     def predict(self, pooled: np.ndarray) -> np.ndarray:
         """The class of the largest logit, ``(n,)`` str."""
@@ -99,7 +124,7 @@ class LinearHead:
     def log_probabilities(self, pooled: np.ndarray) -> np.ndarray:
         """Logarithms of the classes' probabilities, ``(n, k)``."""
         logits = self.logits(pooled)
-        if len(self.classes) == 2:
+        if self._logistic_pair:
             logits = logits / 2  # a logistic regression of two classes has one logit, not two
         return np.asarray(log_softmax(logits, axis=1))
 
@@ -107,7 +132,7 @@ class LinearHead:
 class HeadedNetwork:
     """A frozen network, the head on its mean-pooled maps, and compiled gradients of both.
 
-    Made by :func:`attach_head`.
+    Made by :func:`attach_head` and :func:`attach_own_head`.
 
     Attributes
     ----------
@@ -115,7 +140,9 @@ class HeadedNetwork:
     input_size : (int, int)
         Height and width in pixels.
     layer : str
-        The layer that the head stands on.
+        The maps that are asked, by default: those that the head stands on, or the last before it.
+    scored : str
+        The layer whose means the head takes.
     """
 
     def __init__(
@@ -126,9 +153,10 @@ class HeadedNetwork:
         *,
         layer: str,
         others: str,
+        scored: str | None = None,
     ) -> None:
         self.model, self.head, self.preprocess = model, head, preprocess
-        self.layer, self.others = layer, others
+        self.layer, self.others, self.scored = layer, others, scored or layer
         _, height, width, _ = model.inputs[0].shape
         self.input_size: tuple[int, int] = (height, width)
         self._compiled: dict[tuple[str, ...], Compiled] = {}
@@ -151,7 +179,7 @@ class HeadedNetwork:
 
     def pooled(self, pixels: np.ndarray, *, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """What the head is given: mean-pooled maps ``(b, c)``."""
-        forward = self.compiled("pooled", "plain", self.layer)
+        forward = self.compiled("pooled", "plain", self.scored)
         return in_batches(forward, batch_size, checked_pixels(pixels, self.input_size))
 
     def compiled(self, what: str, rule: str, layer: str | None) -> Compiled:
@@ -207,18 +235,17 @@ def attach_head(
         raise FeatlabError(
             f"classes must be a list of names, one per row of coef, got {classes!r}."
         )
+    weights = np.asarray(coef, dtype=np.float32)
     head = LinearHead(
-        tuple(str(name) for name in classes),
-        np.asarray(coef, dtype=np.float32),
-        np.asarray(intercept, dtype=np.float32),
+        tuple(str(name) for name in classes), weights, np.asarray(intercept, dtype=np.float32)
     )
     model = keras_model(network)
     model = keras.Model(model.inputs, model.outputs, name=model.name)
     shape = model.outputs[-1].shape
-    if len(shape) != 4 or shape[-1] != head.coef.shape[1]:
+    if len(shape) != 4 or shape[-1] != weights.shape[1]:
         raise FeatlabError(
             f"a head on mean-pooled maps needs one weight per neuron: the network ends in shape "
-            f"{tuple(shape)}, the head has {head.coef.shape[1]} weights per class."
+            f"{tuple(shape)}, the head has {weights.shape[1]} weights per class."
         )
     preprocess: Callable[[Any], Any] = _as_they_are
     if isinstance(network, keras.Model):
@@ -226,6 +253,54 @@ def attach_head(
     else:
         layer, preprocess = network.layers[-1], network.preprocess
     return HeadedNetwork(model, head, preprocess, layer=layer, others=others)
+
+
+def attach_own_head(backbone: Backbone, *, others: str = "refuse") -> HeadedNetwork:
+    """The network with the classifier that it brings: gradients of its own classes' logits.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        A built-in network, one of ``keras.applications`` loaded with ``classifier=True``, or a
+        ``.keras`` file that ends in a softmax. Its maps are asked at the layer that its head stands
+        on, or the last one where more than a mean lies between.
+    others : {"refuse", "keep"}
+        As for :func:`guided`, when guided gradients are first asked for.
+
+    Returns
+    -------
+    HeadedNetwork
+
+    Raises
+    ------
+    FeatlabError
+        The network brings no classifier.
+    """
+    import keras
+
+    own = backbone.own_head
+    if own is None:
+        raise FeatlabError(
+            f"{backbone.name} brings no classifier of its own, so it has no classes to be asked "
+            "for: take a built-in network, one of keras.applications with classifier=True "
+            "(--classifier), or a .keras file that ends in a softmax."
+        )
+    model, scored = backbone.model, own.layer
+    intercept = own.intercept
+    if intercept is None:
+        # The logits themselves, as maps of a single cell.
+        scored, k = "own_logits", len(own.classes)
+        *maps, logits = backbone.run_model.outputs
+        logits = keras.layers.Reshape((1, 1, k), name=scored)(logits)
+        model, intercept = keras.Model(model.inputs, [*maps, logits]), np.zeros(k, np.float32)
+    return HeadedNetwork(
+        keras.Model(model.inputs, model.outputs, name=backbone.model.name),
+        LinearHead(own.classes, own.coef, intercept, own=True),
+        backbone.preprocess,
+        layer=own.layer,
+        others=others,
+        scored=scored,
+    )
 
 
 def check_backbone(store: MapStore, backbone: Backbone) -> None:
@@ -298,7 +373,7 @@ def checked_pixels(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _compile(network: HeadedNetwork, what: str, rule: str, layer: str) -> Compiled:
     import tensorflow as tf
 
-    layers = [layer, network.layer] if what == "layer_gradient" else [layer]
+    layers = [layer, network.scored] if what == "layer_gradient" else [layer]
     model, preprocess = network.outputs(rule, *layers), network.preprocess
     pictures = tf.TensorSpec((None, *network.input_size, 3), tf.uint8)
     numbers, cells = tf.TensorSpec((None, None), tf.float32), tf.TensorSpec((None, 3), tf.int32)
@@ -341,7 +416,7 @@ def _compile(network: HeadedNetwork, what: str, rule: str, layer: str) -> Compil
         gradient = tape.gradient(scores, own)
         if gradient is None:
             raise FeatlabError(
-                f"layer {layer!r} does not lead to the head's layer {network.layer!r}; name one "
+                f"layer {layer!r} does not lead to the head's layer {network.scored!r}; name one "
                 "before it."
             )
         return own, gradient

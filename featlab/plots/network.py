@@ -422,7 +422,11 @@ def _draw_box(ax: Axes, trace: DamTrace, true_boxes: np.ndarray | None) -> None:
     _draw_boxes(ax, true_boxes, TRUE_BOX)
     if trace.union.any():
         _draw_boxes(ax, trace.box_in_input * [width, height, width, height], PREDICTED_BOX)
-    _title(ax, "enclosing box blue" + ("" if true_boxes is None else ", truth white"))
+    _title(
+        ax,
+        "enclosing box blue"
+        + (", truth white" if true_boxes is not None and len(true_boxes) else ""),
+    )
 
 
 def _draw_unit(panels: Sequence[Axes], trace: DamTrace, j: int) -> None:

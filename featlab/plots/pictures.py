@@ -188,14 +188,15 @@ def method_strips(
     ----------
     pictures : sequence of k ndarrays of shape (height, width, 3), uint8, or None
     heats : mapping of str to sequence of k ndarrays of shape (h, w)
-        Title of the method → its maps; each covers its picture and has its own scale.
+        Title of the method → its maps; each covers its picture and has its own scale. A method that
+        gives boxes alone has none.
     labels : sequence of k str
     true_boxes : sequence of k arrays of shape (j, 4)
         Pixels of the pictures; drawn white.
     predicted_boxes : mapping of str to sequence of k arrays of shape (4,)
         Drawn blue.
     """
-    k, m = len(pictures), len(heats)
+    k, m = len(pictures), len(predicted_boxes)
     _check(k, labels=labels, true_boxes=true_boxes)
     repeated = [picture for picture in pictures for _ in range(m + 1)]
     figure, flat = _grid(repeated, m + 1, side=1.25, title=0.02, left=_margin(labels), top=0.5)
@@ -205,19 +206,20 @@ def method_strips(
             _picture(panel, picture)
             if picture is not None:
                 _draw_boxes(panel, true_boxes[i], TRUE_BOX)
-        for panel, (name, maps) in zip(panels[i][1:], heats.items(), strict=True):
-            if picture is not None:
-                heat = np.asarray(maps[i], dtype=float)
+        for panel, (name, boxes) in zip(panels[i][1:], predicted_boxes.items(), strict=True):
+            if picture is not None and name in heats:
+                heat = np.asarray(heats[name][i], dtype=float)
                 _overlay(panel, picture, heat - heat.min(), float(np.ptp(heat)))
-                _draw_boxes(panel, predicted_boxes[name][i], PREDICTED_BOX)
+            if picture is not None:
+                _draw_boxes(panel, boxes[i], PREDICTED_BOX)
         _mark(panels[i][0], labels[i], None)
-    for panel, name in zip(panels[0][1:], heats, strict=True):
+    for panel, name in zip(panels[0][1:], predicted_boxes, strict=True):
         panel.set_title("\n".join(_folded(name)), fontsize=8.5, color=INK, pad=4)
     return figure
 
 
 def cam_strips(cams: CamExamples) -> Figure:
-    """Pictures in rows; the heat map and box of each method of the Grad-CAM family in columns.
+    """Pictures in rows; DAM's boxes, and heat map and box of the Grad-CAM family in columns.
 
     Parameters
     ----------

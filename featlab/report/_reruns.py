@@ -18,7 +18,11 @@ from featlab.results.analysis import Results
 from featlab.results.localisation import WITHOUT_BOXES
 from featlab.results.networks import DamExample, GradientResults, Transfer
 
-_MOST_TRACES = 2
+_MOST_TRACES, _MOST_STRIPS = 2, 12  # pictures under DAM's steps, and under the Grad-CAM family
+_WHOSE = {"label": "this set’s classes", "own": "the classes of the network’s own classifier"}
+_NAMED = 3  # classes that the sentence counts
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_BOXED = ("dam_original", "grad_cam")  # whose boxes the page lists: the first that there is
 _TRAINED = {
     "frozen": "option 1: frozen network, trained head",
     "thawed": "option 2: last blocks thawed",
@@ -37,10 +41,16 @@ def gradients(results: Results, options: Options) -> Section | None:
         "Through the network again: gradients and DAM",
         "gradients.html",
         facts={
-            "answer": said(_guided(results), _through(results)),
+            "answer": said(
+                _asked(results), _guided(results), _through(results), _unscored(results)
+            ),
             "sanity": _sanity(results),
         },
-        tables={"scores": _scores(seen.localisation), "randomisation": _randomised(seen.sanity)},
+        tables={
+            "scores": _scores(seen.localisation),
+            "boxes": _boxes(seen.boxes),
+            "randomisation": _randomised(seen.sanity),
+        },
         figures={
             "dam": [_dam(one, place) for place, one in enumerate(seen.dam[:_MOST_TRACES], start=1)],
             **_figures(seen),
@@ -54,7 +64,7 @@ def _figures(seen: GradientResults) -> dict[str, Figure]:
     return {
         "gradient_maps": Figure(
             partial(plots.network.gradient_maps, pictures, maps, labels=seen.examples.labels),
-            "Gradients of the class's logit on test images: plain, times input, guided.",
+            "Gradients of the class's logit on a few images: plain, times input, guided.",
             "The gradient of the class’s logit with respect to the pixels. Guided maps look sharp "
             "whatever the network knows: see the check below before reading anything into them.",
             "gradient_maps",
@@ -69,9 +79,11 @@ def _figures(seen: GradientResults) -> dict[str, Figure]:
             "gradient_randomisation",
         ),
         "cam_family": Figure(
-            partial(cam_strips, seen.cams),
-            "Heat maps and boxes of the Grad-CAM family on test images.",
-            "The Grad-CAM family on test images. White: true boxes; blue: predicted.",
+            partial(cam_strips, seen.cams.part(slice(_MOST_STRIPS))),
+            "Heat maps and boxes of the Grad-CAM family and boxes of DAM on a few images.",
+            "DAM’s boxes, and the Grad-CAM family, for the class at the left of each picture"
+            f"{'' if seen.facts['target'] == 'own' else ' (DAM: for what the head calls it)'}. "
+            "White: true boxes; blue: predicted.",
             "grad_cam_family",
             pictures=True,
         ),
@@ -90,7 +102,7 @@ def _dam(example: DamExample, place: int) -> Figure:
     return Figure(
         partial(plots.dam_steps, example.trace, example.true_boxes),
         f"Every step of DAM ({example.preset}) on one image of {example.label}.",
-        f"DAM, preset “{example.preset}”, step by step on a test image of {example.label}: units, "
+        f"DAM, preset “{example.preset}”, step by step for {example.trace.label}: units, "
         "guided gradients, masks, the loss of each masked picture, the union of the best, the box.",
         f"dam_steps_{place}",
         pictures=True,
@@ -118,6 +130,54 @@ def _scores(scores: pd.DataFrame) -> Table | None:
         rows,
         (0, 1),
         file="gradients_localisation",
+    )
+
+
+def _boxes(boxes: pd.DataFrame) -> Table | None:
+    """The first preset of DAM; where there is none, Grad-CAM."""
+    method = next((name for name in _BOXED if boxes["method"].eq(name).any()), "")
+    rows = [
+        [
+            words.name(row["path"]),
+            words.name(row["class_asked"]),
+            words.number(row["probability"]),
+            ", ".join(f"{row[corner]:.0f}" for corner in _CORNERS),
+        ]
+        for _, row in boxes[boxes["method"].eq(method)].iterrows()
+    ]
+    return table(
+        f"Boxes by “{words.method(method)}” (the file has those of every method)",
+        ["Picture", "Class asked", "Its probability", "Box: xmin, ymin, xmax, ymax"],
+        rows,
+        (0, 1),
+        file="gradients_boxes",
+    )
+
+
+@claim("classes asked")
+def _asked(results: Results) -> str:
+    """Whose classes the gradients are of, and which were asked for most often."""
+    if results.gradients is None:
+        return ""
+    facts = results.gradients.facts
+    asked, n = dict(list(facts["asked"].items())[:_NAMED]), sum(facts["asked"].values())
+    listed = ", ".join(f"{words.name(label)} {count}" for label, count in asked.items())
+    more = "" if len(asked) == len(facts["asked"]) else ", …"
+    return (
+        f"Gradients are of {_WHOSE[facts['target']]}; of {words.plural(n, 'picture')}: "
+        f"{listed}{more}."
+    )
+
+
+@claim("gradients without boxes")
+def _unscored(results: Results) -> str:
+    """Why there is no score."""
+    if results.gradients is None or results.gradients.facts["n_scored"]:
+        return ""
+    n = results.gradients.facts["n_shown"]
+    return (
+        "No test image has a box, so no box is scored here: those of "
+        f"{words.plural(n, 'picture')} are shown as they are, heat maps cut at a fixed threshold."
     )
 
 

@@ -170,9 +170,11 @@ def learns_from(row: pd.Series) -> str:
         return "baseline"
     if row["supervision"] == "none":
         return "nothing"
-    # What runs through the network asks a head for its gradient, and the head learnt from labels.
-    through = "image labels, through the network"
-    return through if row["supervision"] == "network" else str(row["supervision"])
+    if row["supervision"] != "network":
+        return str(row["supervision"])
+    # What runs through the network asks a head for its gradient; the user's learnt from labels.
+    own = row["class_asked"] == "own"
+    return f"{'nothing of this set' if own else 'image labels'}, through the network"
 
 
 def counts(first: Any, second: Any) -> str:

@@ -51,7 +51,9 @@ SECTIONS = (
 )
 """The report from top to bottom: ``(Results, Options) -> Section``, or None where there is none."""
 
-WITHOUT_LABELS = (overview, data, network, own_classes, clusters, set_maps, provenance)
+WITHOUT_LABELS = (
+    *(overview, data, network, own_classes, clusters, set_maps, gradients, provenance),
+)
 """The same of a set without labels."""
 
 _STYLES = ("style.css", "interactive.css")

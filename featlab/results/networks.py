@@ -15,8 +15,8 @@ import pandas as pd
 from featlab.errors import FeatlabError
 from featlab.system.files import write_table, write_whole
 
-_GRADIENT_TABLES = ("localisation", "sanity", "faithfulness", "faithfulness_curves")
-GRADIENTS_FILE, _GRADIENTS_VERSION = "gradient_examples.npz", 1
+_GRADIENT_TABLES = ("localisation", "boxes", "sanity", "faithfulness", "faithfulness_curves")
+GRADIENTS_FILE, _GRADIENTS_VERSION = "gradient_examples.npz", 2
 _TRANSFER_TABLES = ("comparison", "curves", "predictions", "detectors", "neurons", "small_images")
 TRANSFER_FILE, _TRANSFER_FORMAT = "transfer.json", ("featlab-transfer", "1.0")
 
@@ -98,12 +98,13 @@ class DamTrace:
 
 @dataclass(frozen=True)
 class DamExample:
-    """Every step of DAM for one test image.
+    """Every step of DAM for one image.
 
     Attributes
     ----------
     preset, label : str
-        The parameters' name, and the image's own class.
+        The parameters' name, and the class that heat maps are asked for: the image's own, or what
+        the network calls it.
     trace : DamTrace
     true_boxes : ndarray of shape (j, 4)
         Pixels of the network's input.
@@ -117,7 +118,7 @@ class DamExample:
 
 @dataclass(frozen=True)
 class GradientExamples:
-    """Gradients of the own class's logit for a few test images.
+    """Gradients of the logit of the class in `labels` for a few images.
 
     Attributes
     ----------
@@ -135,7 +136,7 @@ class GradientExamples:
 
 @dataclass(frozen=True)
 class CamExamples:
-    """Heat maps of the Grad-CAM family for a few test images.
+    """Heat maps of the Grad-CAM family, and DAM's boxes, for a few images.
 
     Attributes
     ----------
@@ -145,7 +146,7 @@ class CamExamples:
         Pixels of the network's input.
     heats : dict of str to ndarray of shape (k, h, w)
     boxes : dict of str to ndarray of shape (k, 4)
-        At the method's threshold, pixels of the network's input.
+        At the method's threshold, pixels of the network's input; DAM's have no heat map.
     """
 
     pictures: np.ndarray
@@ -153,6 +154,16 @@ class CamExamples:
     true_boxes: list[np.ndarray]
     heats: dict[str, np.ndarray]
     boxes: dict[str, np.ndarray]
+
+    def part(self, some: slice) -> CamExamples:
+        """Those of some of the images."""
+        return CamExamples(
+            self.pictures[some],
+            self.labels[some],
+            self.true_boxes[some],
+            {name: values[some] for name, values in self.heats.items()},
+            {name: values[some] for name, values in self.boxes.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -165,7 +176,12 @@ class GradientResults:
         The table of :func:`featlab.localise.evaluate_localisation` for DAM, the Grad-CAM family,
         methods of the stored maps and baselines on the same images, with seconds_per_image (heat
         map or box, and its match with the true boxes; for stored maps without the pass that made
-        them) and picture_centre_in_box (how often the picture's own centre lies in a box).
+        them) and picture_centre_in_box (how often the picture's own centre lies in a box). No row
+        where no image has a box.
+    boxes : DataFrame
+        A row for each image that was scored or shown and each method that ran the network: row,
+        path, method, class_asked, probability (the head's, of that class), scored, xmin … ymax
+        (pixels of the picture; zeros where no mask of DAM survived), threshold (none for DAM).
     sanity : DataFrame
         From :func:`featlab.gradients.randomisation_check`.
     faithfulness, faithfulness_curves : DataFrame
@@ -179,6 +195,7 @@ class GradientResults:
     """
 
     localisation: pd.DataFrame
+    boxes: pd.DataFrame
     sanity: pd.DataFrame
     faithfulness: pd.DataFrame
     faithfulness_curves: pd.DataFrame
@@ -224,22 +241,22 @@ class GradientResults:
         """
         folder = Path(folder)
         try:
+            with np.load(folder / GRADIENTS_FILE, allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+            facts = json.loads(str(arrays["facts"]))
+            if facts.pop("version") != _GRADIENTS_VERSION:
+                raise FeatlabError(
+                    f"{folder} was written by another version of featlab; make it again."
+                )
             tables = {
                 name: pd.read_parquet(folder / f"gradients_{name}.parquet")
                 for name in _GRADIENT_TABLES
             }
-            with np.load(folder / GRADIENTS_FILE, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
-            facts = json.loads(str(arrays["facts"]))
         except (OSError, ValueError, KeyError) as error:
             raise FeatlabError(
                 f"{folder} holds no finished results of `featlab gradients`: {error}. Make them "
                 "again."
             ) from error
-        if facts.pop("version") != _GRADIENTS_VERSION:
-            raise FeatlabError(
-                f"{folder} was written by another version of featlab; make it again."
-            )
         return cls(
             **tables,
             dam=[_dam_example(arrays, k) for k in range(facts.pop("n_dam"))],
