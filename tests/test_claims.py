@@ -1042,8 +1042,10 @@ def test_the_command_line_tells_what_it_does_not_know(made, capsys, tmp_path):
 
 
 def test_what_a_map_learns_from_is_said():
-    row = pd.Series({"baseline": False, "supervision": "network"})
+    row = pd.Series({"baseline": False, "supervision": "network", "class_asked": "as given"})
     assert words.learns_from(row) == "image labels, through the network"
+    row["class_asked"] = "own"  # the network's own head learnt elsewhere
+    assert words.learns_from(row) == "nothing of this set, through the network"
     row["supervision"] = METHODS["sum"].supervision  # it asks for no class
     assert words.learns_from(row) == "nothing"
 

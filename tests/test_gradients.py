@@ -427,7 +427,10 @@ def own_network(ending: str, k: int = 3):
     return keras.Model(maps.input, keras.layers.Dense(k, "softmax")(top))
 
 
-@pytest.mark.parametrize(("ending", "k"), [("linear", 3), ("linear", 2), ("deep", 3)])
+@pytest.mark.parametrize(
+    ("ending", "k"),
+    [("deep", 3), *(pytest.param("linear", k, marks=pytest.mark.slow) for k in (2, 3))],
+)
 def test_the_network_s_own_logits_are_differentiated(tmp_path, ending, k):
     """Probabilities are those of Keras; the gradient is that of the logit by its own tape."""
     import tensorflow as tf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -24,9 +25,10 @@ from featlab.images import index_images
 from featlab.localise.regions import FIXED_THRESHOLD
 from featlab.own import own_boxes, own_pictures
 from featlab.pipeline import analyse_gradients
-from featlab.pipeline._study import named_rows
+from featlab.pipeline._study import draw_sample, named_rows
 from featlab.plots.style import encode
 from featlab.results import GradientResults, Transfer
+from featlab.splits import make_split
 from featlab.store import MapStore
 
 keras = pytest.importorskip("keras")
@@ -163,6 +165,7 @@ def own(made, tmp_path_factory):
     return unlabelled, backbone, place
 
 
+@pytest.mark.slow
 def test_own_classes_are_asked_for_without_labels_and_boxes(own):
     """The head is not linear in the maps: CAM is refused, and gradients are the way out."""
     store, backbone, place = own
@@ -189,6 +192,32 @@ def test_own_classes_are_asked_for_without_labels_and_boxes(own):
     assert back.facts == found.facts
 
 
+def test_without_boxes_pictures_are_drawn_or_named_and_nothing_is_scored(own):
+    store, _, _ = own
+    split = make_split(store.images, random_state=0)
+    draw = partial(draw_sample, store, split, (SIZE, SIZE), box_kind=None, random_state=0)
+    sample = draw(n_images=2, pictures=None)
+    assert not len(sample.scored) and not len(sample.tuning) and not sample.named
+    assert sample.shown.tolist() == sample.boxed.tolist() == sample.judged.tolist() == [0, 1]
+    assert (split.iloc[sample.rows] == "test").all()
+    sample = draw(n_images=2, pictures="0[1-3].png")
+    assert sample.rows.tolist() == [1, 2, 3] and sample.named and not len(sample.scored)
+    assert sample.examples(1).tolist() == [0, 1, 2]
+
+
+def test_named_pictures_are_shown_beside_those_scored_and_never_tune(made):
+    store, _, _ = made
+    split = make_split(store.images, random_state=0)
+    train = np.flatnonzero(split == "train")[:2]
+    named = store.images["path"].iloc[train].tolist()
+    draw = partial(draw_sample, store, split, (SIZE, SIZE), n_images=4, box_kind=None)
+    alone, both = (draw(pictures=given, random_state=0) for given in (None, named))
+    np.testing.assert_array_equal(both.rows[both.scored], alone.rows[alone.scored])
+    np.testing.assert_array_equal(both.rows[both.tuning], alone.rows[alone.tuning])
+    np.testing.assert_array_equal(both.rows[both.shown], train)
+    assert set(both.rows[both.boxed]) == {*train, *both.rows[both.scored]}
+
+
 def test_a_target_that_the_set_or_the_network_has_not_is_refused(made, own):
     store, backbone, _ = own
     with pytest.raises(FeatlabError, match="have no labels, .* take target 'own'"):
@@ -201,11 +230,10 @@ def test_a_target_that_the_set_or_the_network_has_not_is_refused(made, own):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["VGG16", "ResNet50"])
-def test_own_classes_of_a_network_of_keras(name, made, tmp_path):
-    """Random weights: the machinery, with dense layers between maps and classes, and without."""
+def test_own_classes_of_a_network_of_keras(made, tmp_path):
+    """Random weights; dense layers lie between the maps and the classes."""
     store, _, _ = made
-    backbone = load_backbone(name, weights=None, classifier=True, input_size=64)
+    backbone = load_backbone("VGG16", weights=None, classifier=True, input_size=64)
     images = store.images.assign(split="")
     with extract_maps(images, backbone, tmp_path / "maps.h5", boxes=store.boxes) as of_it:
         found = analyse_gradients(of_it, backbone, target="own", n_images=3)

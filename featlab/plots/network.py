@@ -422,11 +422,8 @@ def _draw_box(ax: Axes, trace: DamTrace, true_boxes: np.ndarray | None) -> None:
     _draw_boxes(ax, true_boxes, TRUE_BOX)
     if trace.union.any():
         _draw_boxes(ax, trace.box_in_input * [width, height, width, height], PREDICTED_BOX)
-    _title(
-        ax,
-        "enclosing box blue"
-        + (", truth white" if true_boxes is not None and len(true_boxes) else ""),
-    )
+    known = true_boxes is not None and len(true_boxes)
+    _title(ax, "enclosing box blue" + (", truth white" if known else ""))
 
 
 def _draw_unit(panels: Sequence[Axes], trace: DamTrace, j: int) -> None:
