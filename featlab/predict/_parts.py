@@ -117,9 +117,17 @@ class Typicality:
 
     def p_values(self, X: np.ndarray) -> Floats:
         """In (0, 1]; small for a picture unlike any of train, ``(n,)``."""
+        return self.of_novelty(novelty_of(self.train, X))
+
+    def of_novelty(self, novelty: Floats) -> Floats:
+        """The p-values of pictures so novel."""
         usual = np.sort(self.novelty)
-        as_novel = len(usual) - np.searchsorted(usual, novelty_of(self.train, X))
-        return (1 + as_novel) / (len(usual) + 1)
+        return (1 + len(usual) - np.searchsorted(usual, novelty)) / self.steps
+
+    @property
+    def steps(self) -> int:
+        """One over the smallest p-value that there can be."""
+        return len(self.novelty) + 1
 
 
 def unit_rows(X: np.ndarray) -> NDArray[np.float32]:
