@@ -11,7 +11,7 @@ the other pairs report. Sets whose names begin alike up to a ``_`` show the same
 
 Without arguments two sets of built-in scenes are made, which show that it runs.
 
-    python benchmarks/typicality.py fruit=runs/fruit/maps.h5 pets_cat=runs/pets/maps.h5 … [--draws 5]
+    python benchmarks/typicality.py fruit=runs/fruit/maps.h5 pets_cat=runs/pets/maps.h5 …
 """
 
 from __future__ import annotations

@@ -103,8 +103,6 @@ def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys, monkeypatch
     assert "centre_gaussian" in out
     # The analysis itself is that of `run`, above, and of `report` in test_gradients_results.
     monkeypatch.setattr("featlab.pipeline.analyse", lambda store, **_: made_up)
-    # Heads that were made up predict nothing.
-    monkeypatch.setattr("featlab.cli._pass._leave_predictor", lambda results, _: results)
     assert featlab("report", store, "-o", tmp_path / "report") == 0
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
     assert fake_network[0].calls == calls

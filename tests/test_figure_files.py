@@ -87,7 +87,6 @@ def test_the_command_writes_figures_where_asked(few, tmp_path, monkeypatch):
     monkeypatch.setattr("featlab.store.MapStore", lambda path: nullcontext(path))
     monkeypatch.setattr("featlab.pipeline.analyse", lambda *args, **options: few)
     monkeypatch.setattr("featlab.pipeline.write_results", lambda r, folder: [])
-    monkeypatch.setattr("featlab.cli._pass._leave_predictor", lambda results, _: results)
     command = ["report", "maps.h5", "-o", str(tmp_path / "out")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output

@@ -383,7 +383,6 @@ def test_the_page_shows_what_runs_of_the_network_made_earlier(
                 analysis, gradients=gradients, transfer=transfer
             ),
         )
-        monkeypatch.setattr("featlab.cli._pass._leave_predictor", lambda results, *_: results)
     store = str(made[2] / "maps.h5")
     results.save(tmp_path)
     made_up_transfer().save(tmp_path)

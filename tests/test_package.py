@@ -46,7 +46,7 @@ ALLOWED = {
     "pipeline": {
         *("images", "splits", "backbones", "features", "boxes", "extract", "neurons", "heads"),
         *("embed", "audit", "localise", "boxheads", "gradients", "finetune", "report", "own"),
-        "intervals",
+        *("intervals", "predict"),
     },
 }
 TOP = ("cli", "__main__")

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -163,26 +162,13 @@ def write_page(
         progress=quiet_bar,
         **_earlier(output),
     )
-    if results.unlabelled:
-        logging.getLogger(__name__).info(
-            "no predictor, heads, detectors: %s", results.left_out["heads"]
-        )
-    else:
-        results = _leave_predictor(results, output)
+    for name in ("heads", "predictor"):
+        if name in results.left_out:
+            what = "predictor, heads, detectors" if name == "heads" else name
+            logging.getLogger(__name__).info("no %s: %s", what, results.left_out[name])
     featlab.pipeline.write_results(results, output)
     tell(featlab.report.summary(results), output)
     return results
-
-
-def _leave_predictor(results: featlab.results.Results, output: Path) -> featlab.results.Results:
-    """What was fitted as one file, and what it says of the set itself, for the page too."""
-    predictor = featlab.predict.fit_predictor(results)
-    predictor.save(output / featlab.predict.MODEL)
-    table = predictor.predict(results.store)
-    known = {"label": results.store.images["label"].to_numpy(), "split": results.split.to_numpy()}
-    write_tables(output, {"predictions": table.assign(**known)})
-    tested = featlab.predict.predictions_beside_truth(predictor, results, table)
-    return replace(results, predictions=tested)
 
 
 def predict(

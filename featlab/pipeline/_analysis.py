@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab import embed, report
+from featlab import embed, predict, report
 from featlab.arguments import (
     Progress,
     confirmed_detectors,
@@ -153,11 +153,14 @@ def analyse(
         **sets.heads_and_neurons(made),
         **{field.name: made[field.name] for field in fields(Results) if field.name in made},
     )
+    with timed(seconds := dict(results.seconds), "predictor"):
+        results = results if results.unlabelled else pictures.with_predictions(results)
+    results = replace(results, seconds=seconds)
     return replace(results, answers=report.overview.answers(results))
 
 
 def write_results(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write the page with the tables beside it, and the summary with the seconds that took.
+    """Write page, tables, predictor (``model.featlab``), and the summary with the seconds.
 
     Returns
     -------
@@ -166,6 +169,8 @@ def write_results(results: Results, folder: str | os.PathLike[str]) -> list[Path
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if (made := results.predictions) is not None and made.predictor is not None:
+        made.predictor.save(folder / predict.MODEL)
     seconds = dict(results.seconds)
     with timed(seconds, "report"):
         report.write_report(results, folder / "report.html")

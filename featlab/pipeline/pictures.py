@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from featlab import images, localise
+from featlab import images, localise, predict
 from featlab.arguments import in_turn
 from featlab.errors import FeatlabError
 from featlab.images.pixels import resize_image
-from featlab.results.analysis import HeadResults
+from featlab.results.analysis import HeadResults, Results
 from featlab.results.localisation import WITHOUT_BOXES, Localisation
 from featlab.results.pictures import Examples, Gallery, MethodExamples, Samples
 from featlab.store import MapStore
@@ -336,3 +337,19 @@ def _drawn(labels: np.ndarray, rows: np.ndarray, most: int, random_state: int) -
     table["turn"] = table.groupby("label").cumcount()
     first = table.sort_values(["turn", "label"], kind="stable")["row"].head(most)
     return [int(row) for row in first]
+
+
+def with_predictions(results: Results) -> Results:
+    """The same results with their predictor, and what it says of the set's own images.
+
+    Where none can be made of them, `left_out` says why.
+    """
+    try:
+        predictor = predict.fit_predictor(results)
+    except FeatlabError as error:
+        return replace(results, left_out={**results.left_out, "predictor": str(error)})
+    every = predictor.predict(results.store)
+    tested = predict.predictions_beside_truth(predictor, results, every)
+    known = {"label": results.store.images["label"].to_numpy(), "split": results.split.to_numpy()}
+    tested = replace(tested, every=every.assign(**known), predictor=predictor)
+    return replace(results, predictions=tested)

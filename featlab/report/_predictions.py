@@ -85,6 +85,7 @@ def _section(known: Predictions, title: str, facts: dict[str, object]) -> Sectio
             "any_true_box": any(card.true_boxes for card in cards),
             "unusual": words.number(UNUSUAL),
         },
+        files={} if known.every is None else {"predictions": known.every},
         link="Predictions",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -152,6 +153,10 @@ class Predictions:
         Row of `table` → a small JPEG file.
     true_boxes : dict of int to ndarray of shape (k, 4)
         Row of `table` → its true boxes in pixels of the whole picture.
+    every : DataFrame, optional
+        Of the test images of an analysis: the same of all its images, with ``label, split``.
+    predictor : featlab.predict.Predictor, optional
+        Of an analysis: what was asked.
     """
 
     table: pd.DataFrame
@@ -160,6 +165,8 @@ class Predictions:
     coverage: float
     pictures: dict[int, bytes]
     true_boxes: dict[int, np.ndarray]
+    every: pd.DataFrame | None = None
+    predictor: Any = None  # of a room, of which the ground floor knows nothing
 
 
 @dataclass(frozen=True)
