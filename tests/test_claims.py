@@ -38,7 +38,7 @@ from featlab.results.analysis import DetectorDetails
 from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.networks import Transfer
 
-DRAWS, LONG = 12, 200
+DRAWS, LONG = 25, 200
 BASELINES = ("dummy", "colour_histogram")
 CHECKS: dict[str, Callable[[str, Any, Claim], None]] = {}
 

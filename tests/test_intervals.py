@@ -124,7 +124,13 @@ def test_effective_units():
     assert 1 < effective_units(np.repeat([0, 1, 2], [100, 1, 1])) < 1.05
 
 
-@pytest.mark.parametrize("name", coverage.SHORT)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith("AUROC of heads") else name
+        for name in coverage.SHORT
+    ],
+)
 def test_coverage(name):
     found = coverage.measured(coverage.CELLS[name], n_repeats=400, seed=0)
     # Nominal 0.95, wanted 0.93; two standard errors of 400 repeats are 0.025.
