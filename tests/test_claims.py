@@ -25,6 +25,7 @@ from markupsafe import Markup
 from scipy.stats import binomtest
 
 from featlab import report
+from featlab.arguments import score_text
 from featlab.cli._options import tell
 from featlab.localise.methods import METHODS
 from featlab.pipeline.detectors import box_pairs
@@ -326,6 +327,8 @@ def _(text, r, _claim):
     first = r.own.pictures[r.own.pictures["rank"] == 1]
     told = re.findall(r"(class \d+) is called (.+?) in", text)
     assert len(told) == min(6, first["label"].nunique())
+    rest = first["label"].nunique() - len(told)
+    assert (count(text, r"for ([\d,]+) class") if rest else 0) == rest
     for label, name in told:
         counts = first.loc[first["label"] == label, "own_class"].value_counts()
         assert counts[name] == counts.max()
@@ -508,6 +511,8 @@ def _(text, r, claim):
         judged = next(name for name in own if f"“{words.method(name)}” " in text or
                       f"“{words.method(name)}”," in text)  # fmt: skip
         assert pairs.loc[(judged, rival), "p_adjusted"] >= 0.05
+    if r.box_kind and "judged alone" in text:
+        assert f"what the “{r.box_kind}” boxes mark" in text and "on the object" not in text
     kinds = {"without boxes": ("cam", "sum"), "taught with boxes": ("cell_boxes",)}
     for how, names in kinds.items():
         assert (how in text) == bool(set(names) & set(hits))
@@ -524,7 +529,13 @@ def _(text, r, _claim):
     on = units["verdict"].eq("on the object")
     assert count(text, r"Of ([\d,]+) confirmed") == len(units)
     clear = on & (units["auroc_inside"].map("{:.2f}".format).astype(float) >= 0.7)
-    assert count(text, r", (\d+) fire on the object clearly") == clear.sum()
+    assert count(text, r", (\d+) fire on .* clearly") == clear.sum()
+    assert ("fire on the object" in text) == (not r.box_kind)
+    unsure = units.loc[~on & units["verdict"].eq("not shown"), "n"]
+    assert ("is no “no”" in text) == (len(unsure) > 0)
+    if len(unsure):
+        told = re.search(r"asked of ([\d,]+)(?: to ([\d,]+))? image", text)
+        assert int(told[1]) == unsure.min() and int(told[2] or told[1]) == unsure.max()
     assert count(text, r", (\d+) weakly") == (on & ~clear).sum()
     assert "shortcut" not in text
     for verdict in ("not shown", "beside the boxes", "beside the head boxes, on the body boxes"):
@@ -1039,6 +1050,21 @@ def test_the_command_line_tells_what_it_does_not_know(made, capsys, tmp_path):
     tell(report.summary(results), tmp_path)
     told = capsys.readouterr().out
     assert "accuracy 0.930 [–, –] on" in told and "mean IoU –" in told and "nan" not in told
+
+
+def test_the_command_line_says_that_there_are_no_labels(made, capsys, tmp_path):
+    summary = report.summary(made)
+    tell(summary | {"n_images": 1200, "classes": []}, tmp_path)
+    assert capsys.readouterr().out.startswith("1,200 images without labels; ")
+    tell(summary | {"n_images": 1, "classes": ["cat"]}, tmp_path)
+    assert capsys.readouterr().out.startswith("1 image of 1 class; ")
+
+
+@pytest.mark.parametrize("value", [0.9951, 0.998, 0.99951, 0.999996, 0.004, 0.0004, 0.5, 0.0, 1.0])
+def test_a_score_claims_all_or_nothing_only_where_it_is(value):
+    for text in (score_text(value), words.score(value), score_text(value, 3)):
+        assert (float(text) in (0, 1)) == (value in (0, 1)), text
+        assert abs(float(text) - value) <= 0.5 * 10 ** -len(text.partition(".")[2]) + 1e-12
 
 
 def test_what_a_map_learns_from_is_said():

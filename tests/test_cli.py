@@ -80,7 +80,7 @@ def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
     assert fake_network[0].calls == 2
     assert (fake_network[1].calls, fake_network[1].probes) == (0, 0)
     second = json.loads((out / "summary.json").read_text("utf-8"))
-    assert second["seconds"]["extract"] == 0
+    assert "extract" not in second["seconds"]
     for key in ("heads", "detectors", "localisation"):
         assert second[key] == first[key]
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from fake_store import FakeStore
 from scipy import stats
 
 from featlab import FeatlabError
@@ -25,6 +26,16 @@ from featlab.neurons import (
 )
 from featlab.neurons.rank_statistics import auroc_interval, clustered_auroc, rank_statistics
 from featlab.neurons.rank_tests import WHOLE, WITHIN, grouped_p, scheme_of
+
+
+def test_the_classes_take_turns_among_equal_images():
+    # A silent neuron is 0 in most images: four of one class would look like a finding.
+    labels = np.repeat(["a", "b", "c"], [10, 5, 5])
+    images = pd.DataFrame({"path": labels, "label": labels})
+    store = FakeStore(images, array=np.zeros((20, 2, 2, 3), dtype=np.float32))
+    for lowest in (True, False):
+        shown = ranked_images(store, 1, most=6, lowest=lowest)
+        assert shown["row"].tolist() == [0, 10, 15, 1, 11, 16]
 
 
 class TestMadeUpNeurons:

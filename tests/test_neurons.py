@@ -173,6 +173,26 @@ class TestTable:
         assert (rows["n"] == 20).all()
         assert (rows["n_ref"] == 40).all()
 
+    def test_a_row_without_p_says_why(self):
+        X, y = relu_data()
+        X[:, 2] = 1.0
+        few = np.array([f"g{i % 3}{label}" for i, label in enumerate(y)])
+        within = np.array([f"g{i % 10}" for i in range(len(y))])
+        for options, why in (
+            ({}, {""}),
+            ({"test": "l1_logistic"}, {"the test has no p"}),
+            ({"test": "mutual_information"}, {"too few images"}),
+            ({"groups": few}, {"too few groups"}),
+            (
+                {"groups": within, "test": "welch"},
+                {"the test cannot take groups of several classes"},
+            ),
+        ):
+            table = rank_neurons(X, y, **options)
+            assert (table["p"].isna() == table["reason"].ne("")).all(), options
+            assert set(table.loc[table["neuron"] == 2, "reason"]) == {"constant"}
+            assert set(table.loc[table["neuron"] != 2, "reason"]) == why, options
+
     def test_rank_and_order(self):
         X, y = relu_data(c=30)
         X[:, 5] = X[:, 4]  # equal in everything but the id

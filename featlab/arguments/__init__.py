@@ -26,6 +26,7 @@ from featlab.arguments.checks import (
     neuron_ids,
     origin_of,
     said,
+    score_text,
     tracked,
     whole_numbers,
 )

@@ -130,6 +130,22 @@ def said(value: Any) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
+_MOST_DIGITS = 6
+
+
+def score_text(value: float, digits: int = 2) -> str:
+    """A score as it is printed; one that is neither 0 nor 1 gets digits until it does not say so.
+
+    Examples
+    --------
+    >>> score_text(0.998), score_text(0.99996), score_text(1.0), score_text(0.97)
+    ('0.998', '0.99996', '1.00', '0.97')
+    """
+    while round(value, digits) in (0, 1) and value not in (0, 1) and digits < _MOST_DIGITS:
+        digits += 1
+    return f"{value:.{digits}f}"
+
+
 def check_columns(name: str, table: pd.DataFrame, columns: Iterable[str], remedy: str) -> None:
     """Refuse a table that lacks columns; `remedy` says where a right one comes from."""
     missing = [column for column in columns if column not in table]

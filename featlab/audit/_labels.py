@@ -24,6 +24,7 @@ from featlab.arguments import (
     finite_matrix,
     group_codes,
     has_groups,
+    score_text,
     stratified_rows,
 )
 from featlab.errors import FeatlabError
@@ -372,14 +373,9 @@ def percent(share: float) -> str:
     return f"{text} %"
 
 
-def score(value: float) -> str:
-    """`0.97`; 0 and 1 only where they are, else a digit more."""
-    return f"{value:.3f}" if round(value, 2) in (0, 1) and value not in (0, 1) else f"{value:.2f}"
-
-
 def interval_words(row: Mapping[Hashable, Any]) -> str:
     """An accuracy with its 95 % interval."""
-    value, low, high = (score(row[f"accuracy{end}"]) for end in ("", "_low", "_high"))
+    value, low, high = (score_text(row[f"accuracy{end}"]) for end in ("", "_low", "_high"))
     return f"{value} ({low}-{high})"
 
 
@@ -412,20 +408,20 @@ def labels_line(table: pd.DataFrame, n: int, agreement: Agreement) -> Finding:
     if warns:
         text += f" About {percent(wrong)} look wrong: more than classes that overlap would give."
     elif len(table):
-        text += " Classes that overlap would give as many: none is shown to be wrong."
+        text += " Classes that overlap would give as many, so that none of them needs to be wrong."
     fails = wrong >= FAIL_LABELS and evidence >= FAIL_EVIDENCE
     return Finding("label errors", worse_of(fails, warns), text, n)
 
 
-def outliers_line(table: pd.DataFrame) -> Finding:
-    """Are images unlike their class?"""
+def outliers_line(table: pd.DataFrame, of: str = "their class") -> Finding:
+    """Are images unlike their class, or the set?"""
     judged = int(table["score"].notna().sum())
     if not judged:
         return Finding("outliers", NOT_DONE, "Every class is too small.", 0)
     n_outliers = int(table["outlier"].sum())
     share = n_outliers / judged
     text = (
-        f"{images_word(n_outliers)} ({percent(share)}) far from the rest of their class "
+        f"{images_word(n_outliers)} ({percent(share)}) far from the rest of {of} "
         f"(modified z-score above {OUTLIER_SCORE:g})."
     )
     verdict = worse_of(share >= FAIL_OUTLIERS, share >= WARN_OUTLIERS)

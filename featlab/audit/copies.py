@@ -266,19 +266,27 @@ def _leaking(pairs: pd.DataFrame, sides: NDArray[np.str_]) -> NDArray[np.intp]:
 
 
 def duplicates_line(
-    table: pd.DataFrame, copies: pd.DataFrame, sides: NDArray[np.str_], *, looked: bool
+    table: pd.DataFrame, copies: pd.DataFrame, sides: NDArray[np.str_] | int, *, looked: bool
 ) -> Finding:
-    """Are images there several times, on two sides of the split or under two labels?"""
-    n_exact, n = int((table["kind"] == "exact").sum()), len(sides)
+    """Are images there several times, on two sides of the split or under two labels?
+
+    `sides` is only the number of images where there is neither a split nor a label.
+    """
+    n = sides if isinstance(sides, int) else len(sides)
+    n_exact = int((table["kind"] == "exact").sum())
     n_across, n_differ = int(table["across"].sum()), int(table["labels_differ"].sum())
     names = joined_groups(np.full(n, ""), table)
     text = f"{n_exact:,} exact and {len(table) - n_exact:,} near pairs of copies"
     if len(table):
         text += f" ({images_word(int((names != '').sum()))} of {len(set(names) - {''}):,} pictures)"
-    leaking = _leaking(table, sides)
+    leaking = () if isinstance(sides, int) else _leaking(table, sides)
     text += (
-        f"; {n_across:,} lie across the split ({images_word(len(leaking))} of test), "
-        f"{n_differ:,} have two labels."
+        "."
+        if isinstance(sides, int)
+        else (
+            f"; {n_across:,} lie across the split ({images_word(len(leaking))} of test), "
+            f"{n_differ:,} have two labels."
+        )
     )
     scores = {row["copies"]: row for row in copies.to_dict("records")}
     if {"together", "split"} <= set(scores) and _tells(scores["split"]):
@@ -291,7 +299,8 @@ def duplicates_line(
         )
     if not looked:
         text += " Near ones were not looked for: the store has no thumbnails; extract it again."
-    fails = len(leaking) > FAIL_LEAK * int((sides == "test").sum())
+    n_test = 0 if isinstance(sides, int) else int((sides == "test").sum())
+    fails = len(leaking) > FAIL_LEAK * n_test
     return Finding("duplicates", worse_of(fails, n_across > 0 or n_differ > 0), text, n)
 
 

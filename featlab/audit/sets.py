@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from featlab.arguments import (
     group_names,
     neuron_ids,
     origin_of,
+    score_text,
     split_sides,
 )
 from featlab.audit._confounds import (
@@ -99,7 +100,7 @@ def colour_alone(head_table: pd.DataFrame | None) -> Finding:
     colour, dummy, full = rows["colour_histogram"], rows["dummy"], rows["logistic"]
     text = (
         f"A colour histogram alone reaches an accuracy of {interval_words(colour)}; "
-        f"the commonest class {dummy['accuracy']:.2f}, the network's features "
+        f"the commonest class {score_text(dummy['accuracy'])}, the network's features "
         f"{interval_words(full)}."
     )
     gain, full_gain = (row["accuracy"] - dummy["accuracy"] for row in (colour, full))
@@ -200,9 +201,10 @@ def confounds_line(table: pd.DataFrame, n: int) -> Finding:
     # Each statistic once, at its strongest.
     leaders = strong.drop_duplicates("statistic").head(_SHOWN)
     parts = [
-        f"{str(row.statistic).replace('_', ' ')} for {row.class_!r} "
-        f"(AUROC {row.auroc:.2f}, 95 % {row.auroc_low:.2f}-{row.auroc_high:.2f})"
-        for row in leaders.rename(columns={"class": "class_"}).itertuples()
+        f"{str(row['statistic']).replace('_', ' ')} for {row['class']!r} "
+        f"(AUROC {score_text(row['auroc'])}, 95 % {score_text(row['auroc_low'])}-"
+        f"{score_text(row['auroc_high'])})"
+        for row in leaders.to_dict("records")
     ]
     # Counted once, too: of two classes each tells what the other does.
     clear = set(failed["statistic"])
@@ -214,8 +216,10 @@ def confounds_line(table: pd.DataFrame, n: int) -> Finding:
     return Finding(name, worse_of(len(failed) > 0, len(warned) > 0), text, n)
 
 
-def captions_line(statistics: pd.DataFrame, confounds: pd.DataFrame) -> Finding:
-    """Do the pictures of some class carry written strips?"""
+def captions_line(
+    statistics: pd.DataFrame, confounds: pd.DataFrame, *, labelled: bool = True
+) -> Finding:
+    """Do the pictures (of some class, where there are classes) carry written strips?"""
     name = "captions"
     known = statistics[statistics["caption"].notna()]
     if not len(known):
@@ -228,7 +232,8 @@ def captions_line(statistics: pd.DataFrame, confounds: pd.DataFrame) -> Finding:
     share = len(written) / len(known)
     text = (
         f"{images_word(len(written))} ({percent(share)}) with a line of writing in a plain strip "
-        f"at the top or bottom, {counts.iloc[0]:,} of them {counts.index[0]!r}."
+        "at the top or bottom"
+        + (f", {counts.iloc[0]:,} of them {counts.index[0]!r}." if labelled else ".")
     )
     fails = bool((rows["verdict"] == "fail").any())
     return Finding(name, worse_of(fails, len(rows) > 0 or share >= RARE_SHARE), text, len(known))
@@ -243,7 +248,8 @@ def adjusted_line(table: pd.DataFrame, n: int) -> Finding:
     text = (
         f"Of the {len(table):,} confirmed detectors judged (at most {_MOST} a class) "
         f"{int(table['explained'].sum()):,} cannot be told from the picture statistics; median "
-        f"AUROC {table['auroc'].median():.2f}, {table['auroc_adjusted'].median():.2f} with the "
+        f"AUROC {score_text(table['auroc'].median())}, "
+        f"{score_text(table['auroc_adjusted'].median())} with the "
         "statistics held fixed."
     )
     return Finding(name, worse_of(share >= FAIL_EXPLAINED, share >= WARN_EXPLAINED), text, n)
@@ -344,17 +350,14 @@ def audit_pictures(
     pictures = _pictures(images, None)
     statistics = _statistics(store, pictures, box_kind)
     pairs = duplicates(store) if pairs is None else pairs
-    one, looked = np.full(len(images), "the set"), store.thumbnails is not None
+    one = np.full(len(images), "the set")
     far, none = outliers(X, one).assign(label=""), pd.DataFrame()
     confounded = pd.DataFrame(columns=CONFOUND_COLUMNS)
-    copies = duplicates_line(pairs, none, one, looked=looked)
-    captions, apart = captions_line(statistics, confounded), outliers_line(far)
     findings = [
         pictures_line(pictures, len(images), len(store.skipped)),
-        # There are no sides that copies could lie across, and no labels.
-        replace(copies, finding=copies.finding.partition(";")[0].rstrip(".") + "."),
-        replace(captions, finding=captions.finding.partition(", ")[0].rstrip(".") + "."),
-        replace(apart, finding=apart.finding.replace("their class", "the set")),
+        duplicates_line(pairs, none, len(images), looked=store.thumbnails is not None),
+        captions_line(statistics, confounded, labelled=False),
+        outliers_line(far, of="the set"),
     ]
     return Audit(
         summary=pd.DataFrame([asdict(finding) for finding in findings]),

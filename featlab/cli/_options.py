@@ -262,8 +262,10 @@ def show(
 def tell(summary: Mapping[str, Any], output: Path) -> None:
     """The summary in a few lines."""
     height, width, n = summary["map_shape"]
+    classes = len(summary["classes"])
+    of = f"of {classes:,} class{'' if classes == 1 else 'es'}" if classes else "without labels"
     print(
-        f"{summary['n_images']} images of {len(summary['classes'])} classes; "
+        f"{summary['n_images']:,} image{'' if summary['n_images'] == 1 else 's'} {of}; "
         f"{summary['backbone']} gives {height} × {width} cells of {n} neurons"
     )
     for name, head in summary["heads"].items():

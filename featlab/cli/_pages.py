@@ -51,7 +51,7 @@ def report(
 ) -> None:
     """Write report, tables and summary of a finished store, and its figures where asked for."""
     with workers_ready(), featlab.store.MapStore(store) as opened:
-        results = write_page(opened, output, box_kind, copies, seed, {"extract": 0.0})
+        results = write_page(opened, output, box_kind, copies, seed, {})
         if figures is not None:
             written = featlab.report.write_figures(results, output / "figures", format=figures)
             print(f"figures: {output / 'figures'} ({len(written)} files)")

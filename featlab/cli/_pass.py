@@ -116,7 +116,8 @@ def _run(made: Pass, output: Path, box_kind: str | None, copies: str, seed: int)
         output.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         store, passed = finished_store(made, tables, path)
-        seconds["extract"] = round(time.perf_counter() - start, 3) if passed else 0.0
+        if passed:
+            seconds["extract"] = round(time.perf_counter() - start, 3)
         if copies == "drop":
             with store:
                 store = featlab.pipeline.distinct_store(

@@ -302,7 +302,7 @@ def ranked_images(
     -------
     DataFrame
         row (of the image table), path, label, activation; the largest (smallest) first, ties by
-        row.
+        turns of the classes, then by row.
 
     Raises
     ------
@@ -315,7 +315,10 @@ def ranked_images(
     parts = [pooled[:, neuron] for _, pooled in store.iter_pooled(layer=layer, pooling=pooling)]
     places = row_numbers(rows, store.images)
     values = np.concatenate(parts)[places]
-    order = np.lexsort((places, values if lowest else -values))[:most]
+    # Where many are equal (0, of a neuron that seldom fires) the classes take turns.
+    same = [store.images["label"].to_numpy(str)[places], values]
+    turn = pd.Series(places).groupby(same).rank(method="first").to_numpy()
+    order = np.lexsort((places, turn, values if lowest else -values))[:most]
     table = store.images.iloc[places[order]][["path", "label"]].reset_index(drop=True)
     table.insert(0, "row", places[order])
     return table.assign(activation=values[order])

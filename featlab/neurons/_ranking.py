@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln
 
 from featlab.arguments import (
     FeatureBlock,
@@ -29,22 +28,26 @@ from featlab.neurons._tests import (
     TESTS,
     WEIGHTED_TESTS,
     checked_weights,
+    descriptions,
     l1_coefficients,
+    measures,
     weighted_statistics,
 )
 from featlab.neurons.rank_statistics import (
     Floats,
-    Moments,
-    RankStatistics,
-    auroc_interval,
     clustered_auroc,
     moments,
     one_class,
     rank_statistics,
 )
-from featlab.neurons.rank_tests import grouped_p
+from featlab.neurons.rank_tests import FEW, WHOLE, grouped_p, scheme_of
 from featlab.results.analysis import Selection
 from featlab.system.machine import chosen_rows, pieces
+
+DEAD, LITTLE = "constant", "constant in the images compared"
+FEW_IMAGES, NO_P = "too few images", "the test has no p"
+NOT_WITHIN = "the test cannot take groups of several classes"
+"""Why a row has no p."""
 
 COLUMNS = [
     "layer",
@@ -77,6 +80,7 @@ COLUMNS = [
     "point_biserial",
     "average_precision",
     "log_fold_change",
+    "reason",
 ]
 """Columns of the neuron table, in order."""
 L1 = "l1_logistic"
@@ -85,8 +89,6 @@ REST = ""
 
 Sides = tuple[list[str], list[str], NDArray[np.bool_] | None, NDArray[np.intp]]
 """Classes, their references, the rows compared (None: all) and the codes of those rows."""
-
-_TINY_MEAN = 1e-9  # scanpy's, so that a fold change over silence is finite
 
 
 def rank_neurons(
@@ -170,6 +172,7 @@ def rank_neurons(
         ``average_precision`` is of the class among the images compared; ``log_fold_change`` is
         log2 of the means' ratio (1e-9 added to both; NaN for negative means); ``rank`` is 1 for
         the highest AUROC of the layer, pooling, class and reference (ties by p, then by neuron).
+        ``reason`` says why a row has no p, "" where it has one.
         ``reference`` is the class compared with, "" for the rest. ``attrs`` repeats the parameters
         and ``n_tests``, the size of the family (the rows that have a p).
 
@@ -224,9 +227,9 @@ def rank_neurons(
     parts = [_compare(block, sides, test, counted, random_state) for block in blocks]
     table = pd.concat(parts, ignore_index=True)
     single = table["p"].to_numpy()
+    _set_reasons(table, test)
     if grouped:
-        p = [_p_by_groups(block, side, names, test) for block in blocks for side in sides]
-        table["p"] = np.where(np.isnan(single), np.nan, np.concatenate(p))
+        _count_groups(table, blocks, sides, names, test)
     excess = table["auroc"].to_numpy() - 0.5
     attrs: dict[str, Any] = {}
     if correction == "max_t":
@@ -293,8 +296,8 @@ def _compare(
         alive = values.min(axis=0) < values.max(axis=0)
         columns: dict[str, Floats] = {
             name: np.where(alive, array, np.nan)
-            for name, array in _measures(ranks, sizes, statistic, p).items()
-        } | _descriptions(ranks, sizes)
+            for name, array in measures(ranks, sizes, statistic, p).items()
+        } | descriptions(ranks, sizes)
         c = len(block.neurons)
         cells: dict[Any, Any] = {
             "layer": block.layer,
@@ -310,8 +313,32 @@ def _compare(
     return pd.concat(parts, ignore_index=True)
 
 
-def _p_by_groups(block: FeatureBlock, side: Sides, names: NDArray[np.str_], test: str) -> Floats:
-    """Uncorrected p of one feature table and comparison, with the group as the unit."""
+def _set_reasons(table: pd.DataFrame, test: str) -> None:
+    """Why a row of single images has no p."""
+    without = NO_P if test == L1 else FEW_IMAGES
+    table["reason"] = np.select([table["auroc"].isna(), table["p"].isna()], [DEAD, without], "")
+
+
+def _count_groups(
+    table: pd.DataFrame,
+    blocks: list[FeatureBlock],
+    sides: list[Sides],
+    names: NDArray[np.str_],
+    test: str,
+) -> None:
+    """The p of groups in place of those of single images, and why a row has none."""
+    parts = [_p_by_groups(block, side, names, test) for block in blocks for side in sides]
+    p, reasons = (np.concatenate(part) for part in zip(*parts, strict=True))
+    table["p"] = np.where(table["p"].isna(), np.nan, p)
+    table["reason"] = table["reason"].mask(table["p"].isna() & table["reason"].eq(""), reasons)
+
+
+def _p_by_groups(
+    block: FeatureBlock, side: Sides, names: NDArray[np.str_], test: str
+) -> tuple[Floats, NDArray[np.str_]]:
+    """Uncorrected p of one feature table and comparison, with the group as the unit; and why there
+    is none, if there is none.
+    """
     compared, _, rows, codes = side
     values = block.matrix
     if rows is not None:
@@ -322,7 +349,10 @@ def _p_by_groups(block: FeatureBlock, side: Sides, names: NDArray[np.str_], test
         p = grouped_p(values, codes, names, test=lambda *sides: TESTS[test](*sides)[1])
     else:
         p = np.full((len(compared), values.shape[1]), np.nan)
-    return p[: len(compared)].ravel()
+    p = p[: len(compared)]
+    none = np.isnan(p).all(axis=1, keepdims=True)
+    why = FEW if scheme_of(codes, names) == WHOLE else NOT_WITHIN
+    return p.ravel(), np.broadcast_to(np.where(none, why, LITTLE), p.shape).ravel()
 
 
 def _set_intervals(
@@ -377,51 +407,6 @@ def _comparisons(
             names, against = pair, pair[::-1]
         rows = (codes == first) | (codes == second)
         yield names, against, rows, (codes[rows] == second).astype(np.intp)
-
-
-def _measures(
-    ranks: RankStatistics, sizes: Moments, statistic: Floats, p: Floats
-) -> dict[str, Floats]:
-    """Statistic, p and effects; not defined for a dead neuron."""
-    low, high = auroc_interval(ranks)
-    n, n_ref = sizes.n, sizes.n_ref
-    total = n + n_ref
-    difference = sizes.mean - sizes.mean_ref
-    within = sizes.squares + sizes.squares_ref
-    between = n * n_ref / total * difference**2
-    df = np.maximum(total - 2, 1)
-    # Hedges's exact factor, by logarithms of the gamma function.
-    factor = np.exp(gammaln(df / 2) - gammaln((df - 1) / 2)) / np.sqrt(df / 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        g = np.where(within > 0, difference / np.sqrt(within / df) * factor, np.nan)
-        r = np.sign(difference) * np.sqrt(between / (within + between))
-    return {
-        "statistic": statistic,
-        "p": p,
-        "auroc": ranks.auroc,
-        "auroc_low": low,
-        "auroc_high": high,
-        "hedges_g": np.where(total > 3, g, np.nan),
-        "point_biserial": r,
-        "average_precision": ranks.average_precision,
-    }
-
-
-def _descriptions(ranks: RankStatistics, sizes: Moments) -> dict[str, Floats]:
-    """What is known of dead neurons too."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        change = np.log2((sizes.mean + _TINY_MEAN) / (sizes.mean_ref + _TINY_MEAN))
-    return {
-        "mean": sizes.mean,
-        "mean_ref": sizes.mean_ref,
-        "pts": sizes.pts,
-        "pts_ref": sizes.pts_ref,
-        "median": ranks.median,
-        "median_ref": ranks.median_ref,
-        "sd": sizes.sd,
-        "sd_ref": sizes.sd_ref,
-        "log_fold_change": np.where((sizes.mean < 0) | (sizes.mean_ref < 0), np.nan, change),
-    }
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,13 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from featlab.errors import FeatlabError
-from featlab.neurons.rank_statistics import Floats, Moments, RankStatistics, tie_bounds
+from featlab.neurons.rank_statistics import (
+    Floats,
+    Moments,
+    RankStatistics,
+    auroc_interval,
+    tie_bounds,
+)
 from featlab.neurons.rank_tests import FEWEST, mannwhitney_p
 
 WEIGHTED_TESTS = ("brunner_munzel", "welch")
@@ -354,3 +360,51 @@ def _tuned(X: Floats, y: NDArray[np.bool_], seed: int) -> float:
             p = np.clip(p, 1e-15, 1 - 1e-15)
             losses[place] -= np.log(np.where(y[held], p, 1 - p)).sum()
     return float(_STRENGTHS[losses.argmin()])
+
+
+_TINY_MEAN = 1e-9  # scanpy's, so that a fold change over silence is finite
+
+
+def measures(
+    ranks: RankStatistics, sizes: Moments, statistic: Floats, p: Floats
+) -> dict[str, Floats]:
+    """Statistic, p and effects; not defined for a dead neuron."""
+    low, high = auroc_interval(ranks)
+    n, n_ref = sizes.n, sizes.n_ref
+    total = n + n_ref
+    difference = sizes.mean - sizes.mean_ref
+    within = sizes.squares + sizes.squares_ref
+    between = n * n_ref / total * difference**2
+    df = np.maximum(total - 2, 1)
+    # Hedges's exact factor, by logarithms of the gamma function.
+    factor = np.exp(gammaln(df / 2) - gammaln((df - 1) / 2)) / np.sqrt(df / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        g = np.where(within > 0, difference / np.sqrt(within / df) * factor, np.nan)
+        r = np.sign(difference) * np.sqrt(between / (within + between))
+    return {
+        "statistic": statistic,
+        "p": p,
+        "auroc": ranks.auroc,
+        "auroc_low": low,
+        "auroc_high": high,
+        "hedges_g": np.where(total > 3, g, np.nan),
+        "point_biserial": r,
+        "average_precision": ranks.average_precision,
+    }
+
+
+def descriptions(ranks: RankStatistics, sizes: Moments) -> dict[str, Floats]:
+    """What is known of dead neurons too."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = np.log2((sizes.mean + _TINY_MEAN) / (sizes.mean_ref + _TINY_MEAN))
+    return {
+        "mean": sizes.mean,
+        "mean_ref": sizes.mean_ref,
+        "pts": sizes.pts,
+        "pts_ref": sizes.pts_ref,
+        "median": ranks.median,
+        "median_ref": ranks.median_ref,
+        "sd": sizes.sd,
+        "sd_ref": sizes.sd_ref,
+        "log_fold_change": np.where((sizes.mean < 0) | (sizes.mean_ref < 0), np.nan, change),
+    }

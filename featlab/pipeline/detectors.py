@@ -15,6 +15,7 @@ from featlab.arguments import (
     in_turn,
     row_numbers,
     said,
+    score_text,
     selected_detectors,
     stratified_rows,
     with_unseen_limits,
@@ -378,14 +379,11 @@ def _row_of(neurons: pd.DataFrame, neuron: int, place: Place, label: str | None)
 
 
 def _facts(row: pd.Series, pooled: np.ndarray, labels: np.ndarray, neuron: int) -> list[str]:
-    chosen = f"chosen: AUROC {row['auroc']:.2f}"
-    if np.isfinite(row["auroc_low"]):
-        chosen += f" [{row['auroc_low']:.2f}, {row['auroc_high']:.2f}]"
+    chosen = f"chosen: {_auroc(row, 'auroc')}"
     facts = [chosen + (f", adjusted p {p:.1g}" if np.isfinite(p := row["p_adjusted"]) else "")]
     if np.isfinite(row.get("auroc_confirmed", np.nan)):
-        low, high = row["auroc_confirmed_low"], row["auroc_confirmed_high"]
         held = "replicated" if row["replicated"] else "not replicated"
-        facts.append(f"unseen: AUROC {row['auroc_confirmed']:.2f} [{low:.2f}, {high:.2f}], {held}")
+        facts.append(f"unseen: {_auroc(row, 'auroc_confirmed')}, {held}")
     else:
         facts.append("not selected, so not confirmed")
     if votes := row.get("votes_for"):
@@ -400,6 +398,14 @@ def _facts(row: pd.Series, pooled: np.ndarray, labels: np.ndarray, neuron: int) 
         "nearest relatives (rank correlation within classes):",
     ]
     return facts + [f"neuron {other}: {r:+.2f}" for other, r in _relatives(pooled, labels, neuron)]
+
+
+def _auroc(row: pd.Series, name: str) -> str:
+    """`AUROC 0.93 [0.88, 0.97]`; no interval where there is none."""
+    low, high = (row[f"{name}_{end}"] for end in ("low", "high"))
+    text = f"AUROC {score_text(row[name])}"
+    known = np.isfinite(low) and np.isfinite(high)
+    return text + (f" [{score_text(low)}, {score_text(high)}]" if known else "")
 
 
 def _relatives(pooled: np.ndarray, labels: np.ndarray, neuron: int) -> list[tuple[int, float]]:

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from featlab.arguments import check_choice, check_whole
+from featlab.arguments import check_choice, check_whole, score_text
 from featlab.errors import FeatlabError
 from featlab.plots.style import (
     BLUE,
@@ -80,7 +80,7 @@ def score_intervals(
         (~baseline, BLUE, BLUE, "from the maps, 95 % interval"),
         (baseline, MUTED, "white", "baseline"),
     ]
-    notes = [f"{value:.2f}" if np.isfinite(value) else "" for value in best_first[score]]
+    notes = [score_text(value) if np.isfinite(value) else "" for value in best_first[score]]
     names = best_first[kind] if kind == "name" else readable(best_first[kind])
     ax = _dots(ax, best_first, score, names.tolist(), groups, notes)
     return dress(
@@ -133,7 +133,7 @@ def small_images(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         (original, MUTED, MUTED, "original pictures"),
     ]
     pairs = zip(table["accuracy"], table["cells"], strict=True)
-    notes = [f"{accuracy:.2f}, {cells} cells" for accuracy, cells in pairs]
+    notes = [f"{score_text(accuracy)}, {cells} cells" for accuracy, cells in pairs]
     names = (table["pictures"] + ", " + table["network"]).tolist()
     ax = _dots(ax, table, "accuracy", names, groups, notes)
     return dress(

@@ -341,7 +341,10 @@ def _firing(results: Results) -> str:
     graded = [words.fires(row) for _, row in units.iterrows()]
     clearly, weakly = graded.count("yes"), graded.count("weakly")
     judged = words.plural(len(units), "confirmed detector")
-    return f"Of {judged} judged alone {clearly} fire on the object clearly, {weakly} weakly."
+    return (
+        f"Of {judged} judged alone {clearly} fire on {words.target(results.box_kind)} clearly, "
+        f"{weakly} weakly."
+    )
 
 
 def _others(scores: Localisation) -> str:
@@ -386,20 +389,29 @@ def units_answer(results: Results) -> Markup:
     if units is None or units.empty:
         return Markup("")
     graded = pd.Series([words.fires(row) for _, row in units.iterrows()]).value_counts()
-    kind = Markup("“{}” ").format(words.name(results.box_kind)) if results.box_kind else ""
     rest = [f"for {n} “{shown}”" for shown, n in graded.items() if shown not in ("yes", "weakly")]
     text = Markup(
-        "Of {} judged on images of their class, {} fire on the object clearly (AUROC inside "
-        "against outside of the {}boxes ≥ {}), {} weakly{}."
+        "Of {} judged on images of their class, {} fire on {} clearly (AUROC inside against "
+        "outside of the boxes ≥ {}), {} weakly{}."
     ).format(
         words.plural(len(units), "confirmed detector"),
         graded.get("yes", 0),
-        kind,
+        words.target(results.box_kind),
         words.LEAST_INSIDE,
         graded.get("weakly", 0),
         "".join(f"; {one}" for one in rest),
     )
-    return text + _peaks(results)
+    return text + _unshown(units) + _peaks(results)
+
+
+def _unshown(units: pd.DataFrame) -> str:
+    """That what few images do not show may be there."""
+    rest = units[units["verdict"].eq("not shown")]
+    if rest.empty:
+        return ""
+    least, most = int(rest["n"].min()), int(rest["n"].max())
+    on = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f" “Not shown” is no “no”: it was asked of {on} image{'' if most == 1 else 's'}."
 
 
 def _peaks(results: Results) -> str:

@@ -269,11 +269,11 @@ def _flagged(audit: Audit) -> Table | None:
     rows = []
     for _, row in audit.duplicates.head(_FLAGGED).iterrows():
         side = ", on two sides of the split" if row["across"] else ""
-        rows.append(
-            [words.name(row["path_a"]), f"{row['kind']} duplicate of {row['path_b']}{side}"]
-        )
+        why = f"{row['kind']} duplicate of {row['path_b']}{side}"
+        rows.append([words.name(row["path_a"]), why])
     for _, row in audit.label_errors.head(_FLAGGED).iterrows():
-        rows.append([words.name(row["path"]), f"looks like {row['suggested']}, not {row['label']}"])
+        why = f"to the others like {row['suggested']}, not {row['label']}"
+        rows.append([words.name(row["path"]), why])
     for _, row in audit.outliers.head(_FLAGGED).iterrows():
         rows.append([words.name(row["path"]), f"unlike the other images of {row['label']}"])
     return table("Images to look at", ["Image", "Why"], rows, (0, 1), file="audit_images")
@@ -379,7 +379,7 @@ def _tsne(results: Results, overview: Overview) -> Figure:
     ringed = None if wrong is None else wrong["row"].to_numpy()
     return Figure(
         partial(plots.embedding_scatter, overview.embedding, labels, misclassified=ringed),
-        f"t-SNE plane of {len(overview.embedding)} images, coloured by class.",
+        f"t-SNE plane of {words.plural(len(overview.embedding), 'image')}, coloured by class.",
         str(_plane(results)),
         "tsne",
     )

@@ -107,7 +107,9 @@ def _own_labels(results: Results) -> Markup:
         )
         for _, row in first.head(_MOST_LABELS).iterrows()
     ]
-    return Markup("{}.").format(Markup("; ").join(told))
+    rest = len(first) - len(told)
+    more = f"; and so on for {words.plural(rest, 'class', 'classes')} more" if rest else ""
+    return Markup("{}{}.").format(Markup("; ").join(told), more)
 
 
 def set_maps(results: Results, options: Options) -> Section | None:
@@ -176,7 +178,8 @@ def _blind_examples(made: SetMaps, most: int) -> Figure | None:
             true_boxes=first.true_boxes,
             predicted_boxes=first.predicted_boxes,
         ),
-        f"{len(first.pictures)} pictures under the heat maps of methods that need no labels.",
+        f"{words.plural(len(first.pictures), 'picture')} under the heat maps of methods that need "
+        "no labels.",
         "Pictures drawn at random, under heat maps that need no labels. Blue: the box of the last "
         "method; white: true boxes, where there are any.",
         "set_maps",
@@ -192,7 +195,7 @@ def _called(called: pd.DataFrame) -> Table | None:
             words.name(row["own_class"]),
             f"{int(row['images']):,} of {int(row['n']):,}",
             words.share(row, "share"),
-            words.number(row["own_probability"]),
+            words.score(row["own_probability"]),
         ]
         for _, row in called.groupby("label", sort=True).head(most).iterrows()
     ]
@@ -217,7 +220,8 @@ def _own_examples(results: Results, most: int) -> Figure | None:
             labels=first.labels,
             predicted_boxes=first.predicted_boxes,
         ),
-        f"{len(first.pictures)} pictures, the map of what the network calls each, and its box.",
+        f"{words.plural(len(first.pictures), 'picture')}, the map of what the network calls each, "
+        "and its box.",
         "Pictures drawn at random, and where in them the network sees what it calls them (beside "
         "the picture): the maps weighted by its own weights for that class. Blue: the box around "
         "it, at a threshold that no box was needed for. Nothing is scored here.",

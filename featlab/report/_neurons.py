@@ -218,7 +218,8 @@ def _confirmed(results: Results) -> Figure | None:
     selected = selected[selected["auroc_confirmed"].notna()]
     return Figure(
         partial(plots.neurons.selected_vs_confirmed, selected),
-        f"AUROC at selection against AUROC on unseen images for {len(selected)} detectors.",
+        f"AUROC at selection against AUROC on unseen images for "
+        f"{words.plural(len(selected), 'detector')}.",
         "What selecting flatters (bars: 95 % intervals): a detector below the dashed line is "
         f"weaker on unseen images than where it was chosen. {loss}",
         "detectors_selected_and_confirmed",
@@ -275,8 +276,9 @@ def _maps(examples: Examples | None, most: int, head: str) -> Figure | None:
             true_boxes=first.true_boxes,
             predicted_boxes=first.predicted_boxes,
         ),
-        f"Maps of {len(first.neurons)} detectors over {len(first.pictures)} test images, of which "
-        f"the {words.readable(head)} head gets {wrong} wrong.",
+        f"Maps of {words.plural(len(first.neurons), 'detector')} over "
+        f"{words.plural(len(first.pictures), 'test image')}, of which the "
+        f"{words.readable(head)} head gets {wrong} wrong.",
         "Where the leading detectors look, on unseen test images. Bright: active; each column has "
         "one scale, so a dark map means a silent detector. White: true boxes. Green ✓ and red ✗: "
         f"verdict of the {words.readable(head)} head.",

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
+from featlab.arguments import score_text
 from featlab.plots.style import GRADIENT_METHOD_NAMES
 
 _LONGEST = 60
@@ -92,11 +93,11 @@ def interval(low: Any, high: Any, digits: int = 2) -> str:
 
 
 def score(value: Any, digits: int = 2) -> str:
-    """A score; one that is neither 0 nor 1 does not read so, but gets a decimal more."""
+    """A score; one that is neither 0 nor 1 does not read so, but gets decimals more."""
     if value is None or not math.isfinite(value):
         return "–"
-    edge = round(value, digits) in (0, 1) and value not in (0, 1)
-    return number(value, digits + 1 if edge else digits)
+    text = score_text(value, digits)
+    return number(value, len(text.partition(".")[2]))
 
 
 def scored(row: pd.Series, name: str, digits: int = 2) -> str:
@@ -228,6 +229,11 @@ def provenance(value: Any) -> str:
 def indexed(known: Mapping[str, Any]) -> dict[str, Any]:
     """How the pictures of a store were read, and how many copies were left out, by provenance."""
     return dict(json.loads(known.get("indexed", "{}")))
+
+
+def target(kind: str | None) -> str:
+    """What the boxes of that kind mark: a part's boxes do not mark the object."""
+    return f"what the “{kind}” boxes mark" if kind else "the object"
 
 
 def folder(images: pd.DataFrame) -> str:

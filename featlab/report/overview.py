@@ -168,7 +168,7 @@ def clusters(results: Results, options: Options) -> Section | None:
     figures = {
         "plane": Figure(
             partial(plots.embedding_scatter, plane, names, what="cluster"),
-            f"t-SNE plane of {len(plane)} images, coloured by cluster.",
+            f"t-SNE plane of {words.plural(len(plane), 'image')}, coloured by cluster.",
             "Every image laid out as a dot, coloured by its cluster: near dots are images that the "
             "network sees alike. Distances between far groups mean nothing.",
             "clusters",
