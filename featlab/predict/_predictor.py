@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab.arguments import Progress, check_between
 from featlab.backbones import rebuild_backbone
@@ -47,6 +49,7 @@ from featlab.store import MapStore
 from featlab.store.format import damage_told
 from featlab.store.network import network_facts, refuse_difference, refuse_other_network
 from featlab.system.files import write_whole
+from featlab.system.machine import usable_cores
 from featlab.version import __version__
 
 MAPS = "predicted_maps.h5"
@@ -55,7 +58,7 @@ PICTURES_AT_ONCE = 2048
 """Files whose maps lie on the disk at a time, where they are not kept."""
 BETWEEN = "|"
 """Between the classes of a set."""
-_BLOCK = 512
+_BLOCK = 128  # images whose maps are in memory, on each core
 _OF_PICTURE = ("path", "width", "height")
 _FEW = 16  # as many as an engine takes in one call
 _OTHER = "Give the network that the predictor was fitted with (--backbone, --weights)."
@@ -273,29 +276,43 @@ class Predictor:
         refuse_other_maps(self.provenance, backbone, told, _OTHER)
 
     def _of_store(self, store: MapStore, coverage: float) -> pd.DataFrame:
-        parts = []
-        for rows, X in store.iter_pooled(layer=self.layer, batch=_BLOCK):
-            probability = self.head.predict_proba(X)
-            codes = probability.argmax(axis=1)
-            boxes, steady = self.boxes(store, rows, codes)
-            names = np.array(self.classes, dtype=object)
-            inside = self.sets.members(probability, coverage)
-            unknown = np.full(len(rows), np.nan)
-            # At once: column by column costs more than the network.
-            columns = {name: store.images[name].array[rows] for name in _OF_PICTURE}
-            columns |= {
-                "class": names[codes],
-                "probability": probability.max(axis=1),
-                "set": [BETWEEN.join(names[some]) for some in inside],
-                "typicality": self.typicality.p_values(X),
-                **dict(zip(CORNERS, boxes.T, strict=True)),
-                "box_method": self.box_method,
-                "box_score": unknown if self.overlap is None else self.overlap.of(steady),
-                "detectors": self._firing(X, names[codes]),
-                **own_answer(store, rows),
-            }
-            parts.append(pd.DataFrame(columns))
-        return pd.concat(parts, ignore_index=True)
+        """Batches of images side by side, the maps of each read once."""
+        layers = {self.layer, *self.heat.fitted.contexts}
+        layers |= set() if self.cascade is None else {self.cascade.layer}
+        rows = np.arange(len(store))
+        batches = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+
+        def answered(batch: np.ndarray) -> pd.DataFrame:
+            return self._of_maps(store.in_memory(batch, layers), coverage)
+
+        if len(batches) == 1:
+            return answered(rows)
+        # Each batch has a core to itself.
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(usable_cores()) as pool:
+            return pd.concat(pool.map(answered, batches), ignore_index=True)
+
+    def _of_maps(self, store: MapStore, coverage: float) -> pd.DataFrame:
+        rows, X = np.arange(len(store)), store.pooled(layer=self.layer)
+        probability = self.head.predict_proba(X)
+        codes = probability.argmax(axis=1)
+        boxes, steady = self.boxes(store, rows, codes)
+        names = np.array(self.classes, dtype=object)
+        inside = self.sets.members(probability, coverage)
+        unknown = np.full(len(rows), np.nan)
+        # At once: column by column costs more than the network.
+        columns = {name: store.images[name].array for name in _OF_PICTURE}
+        columns |= {
+            "class": names[codes],
+            "probability": probability.max(axis=1),
+            "set": [BETWEEN.join(names[some]) for some in inside],
+            "typicality": self.typicality.p_values(X),
+            **dict(zip(CORNERS, boxes.T, strict=True)),
+            "box_method": self.box_method,
+            "box_score": unknown if self.overlap is None else self.overlap.of(steady),
+            "detectors": self._firing(X, names[codes]),
+            **own_answer(store, rows),
+        }
+        return pd.DataFrame(columns)
 
     def boxes(self, store: MapStore, rows: np.ndarray, codes: np.ndarray) -> tuple[Floats, Floats]:
         """Boxes ``(k, 4)`` in pixels for some classes, and how steady each is ``(k,)``.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +30,7 @@ from featlab.store.format import (
     read_tables,
 )
 from featlab.store.network import CODES, LOGITS, PER_IMAGE, TOTALS, OwnHead
-from featlab.store.rows import Piece, Rows
+from featlab.store.rows import ArrayRows, Piece, Rows
 from featlab.system import html
 
 _BLOCK = 4096
@@ -302,6 +302,16 @@ class MapStore:
         """Pooled activations in batches: pairs of row numbers ``(k,)`` and values ``(k, c)``."""
         return self._batches(self._pooled_key(pooling, layer), rows, batch)
 
+    def in_memory(self, rows: Any, layers: Iterable[str]) -> MemoryStore:
+        """Some images with their maps of some layers, read once; any thread may ask them."""
+        asked = self._rows(rows)
+        keys = {"frames", *(PER_IMAGE if self.own_head is not None else ())}
+        for layer in layers:
+            keys |= {self._maps_key(layer), self._pooled_key("mean", layer)}
+        arrays = {key: self._arrays.read(key, asked) for key in keys}
+        images = self.images.iloc[asked].reset_index(drop=True)
+        return MemoryStore(replace(self._tables, images=images), arrays)
+
     def verify(self) -> None:
         """Read everything once and check it against itself.
 
@@ -411,20 +421,7 @@ class MemoryStore(MapStore):
         self.images, self.boxes, self.skipped = tables.images, tables.boxes, tables.skipped
         self.provenance = tables.provenance
         self.layers = layer_names(self.provenance["layers"])
-        self._arrays: Any = _Arrays(arrays)
-
-
-@dataclass(frozen=True)
-class _Arrays:
-    """What :class:`Rows` is for a file."""
-
-    arrays: dict[str, np.ndarray]
-
-    def array(self, key: str) -> np.ndarray:
-        return self.arrays[key]
-
-    def read(self, key: str, rows: np.ndarray, dtype: np.dtype | type | None = None) -> np.ndarray:
-        return self.arrays[key][rows].astype(dtype or self.arrays[key].dtype)
+        self._arrays: Any = ArrayRows(arrays)
 
 
 def _reopened(path: Path, groups: np.ndarray | None) -> MapStore:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -421,3 +421,18 @@ class Rows:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(path)
         return self._open[path]
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """What :class:`Rows` is of a file, of arrays in memory."""
+
+    arrays: Mapping[str, np.ndarray]
+
+    def array(self, key: str) -> np.ndarray:
+        """The array of all rows."""
+        return self.arrays[key]
+
+    def read(self, key: str, rows: np.ndarray, dtype: np.dtype | type | None = None) -> np.ndarray:
+        """A copy of some rows, in the order given."""
+        return self.arrays[key][rows].astype(dtype or self.arrays[key].dtype, copy=False)
