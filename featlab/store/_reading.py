@@ -307,8 +307,10 @@ class MapStore:
         asked = self._rows(rows)
         keys = {"frames", *(PER_IMAGE if self.own_head is not None else ())}
         for layer in layers:
-            keys |= {self._maps_key(layer), self._pooled_key("mean", layer)}
+            keys |= {self._pooled_key("mean", layer)}
         arrays = {key: self._arrays.read(key, asked) for key in keys}
+        # As everybody asks for them.
+        arrays |= {self._maps_key(name): self.maps(asked, layer=name) for name in layers}
         images = self.images.iloc[asked].reset_index(drop=True)
         return MemoryStore(replace(self._tables, images=images), arrays)
 
