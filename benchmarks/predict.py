@@ -163,11 +163,12 @@ def main(folder: Path | None, n: int, rounds: int, model: Path | None) -> None:
         work = Path(name)
         model = model or made(work)
         if folder is None:
-            folder = datasets.write_scenes(work / "others", n, random_state=1) / "images"
-            folder = folder if folder.is_dir() else work / "others"
+            folder = datasets.write_scenes(work / "others", n, random_state=1)
         predictor = predict.load_predictor(model)
         network = backbones.rebuild_backbone(predictor.provenance)
-        picture = next(path for path in sorted(folder.rglob("*.jpg")))
+        picture = next(
+            path for path in sorted(folder.rglob("*")) if path.suffix in (".jpg", ".png")
+        )
         cold(model, picture, work)
         warm(predictor, network, picture)
         many(predictor, network, folder, n, rounds)

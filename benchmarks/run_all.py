@@ -49,6 +49,7 @@ SCRIPTS = (
     Script("startup", "startup.py", ("--repeats", "5")),
     Script("extract", "extract.py", ("--limit", "128", "--rounds", "1"), "FOLDER --rounds 4"),
     Script("memory", "extract.py", ("--memory", "500", "5000"), "--memory"),
+    Script("predict", "predict.py", ("--pictures", "256", "--rounds", "1"), "FOLDER --rounds 3"),
     Script("box", "box.py", ("--rounds", "3", "--images", "4"), "STORE"),
     Script("warm_run", "warm_run.py", ("--images", "240"), "FOLDER"),
     Script(
