@@ -885,6 +885,8 @@ def hold(claims, results):
     for name, one in made.items():
         text = plain(one.text)
         assert one.name == name and text.strip() and "  " not in text
+        # A name's mark-up in plain text would be escaped, and read as it is written.
+        assert isinstance(one.text, Markup) or "<bdi" not in one.text, text
         assert not re.search(r"\bnan\b|\binf\b|None[^ ]", text + plain(one.verdict)), text
         CHECKS[name](text, results, one)
     return set(made)

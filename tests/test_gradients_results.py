@@ -25,7 +25,7 @@ from featlab.images import index_images
 from featlab.localise.regions import FIXED_THRESHOLD
 from featlab.own import own_boxes, own_pictures
 from featlab.pipeline import analyse_gradients
-from featlab.pipeline._study import draw_sample, named_rows
+from featlab.pipeline.stores import draw_sample, named_rows
 from featlab.plots.style import encode
 from featlab.results import GradientResults, Transfer
 from featlab.splits import make_split

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,22 +15,21 @@ from featlab import gradients, localise
 from featlab.arguments import check_whole
 from featlab.backbones import Backbone
 from featlab.boxes.geometry import CORNERS, picture_to_frame
-from featlab.gradients.dam import preset_layer
-from featlab.gradients.network import check_backbone, check_maps
+from featlab.errors import FeatlabError
+from featlab.gradients.dam import DAM_PRESETS, preset_layer
+from featlab.gradients.network import HeadedNetwork, check_backbone, check_maps
 from featlab.heads import linear_weights
 from featlab.localise.regions import FIXED_THRESHOLD
-from featlab.pipeline._study import (
-    LabelledProgress,
-    Learnt,
-    Study,
-    checked_target,
-    draw_sample,
-    learn_classes,
-)
-from featlab.pipeline.detectors import class_weights
+from featlab.pipeline.detectors import Learnt, class_weights, learn_classes
 from featlab.pipeline.scheduler import timed
 from featlab.pipeline.sets import BLIND
-from featlab.pipeline.stores import with_copies
+from featlab.pipeline.stores import (
+    TARGETS,
+    Sample,
+    checked_target,
+    draw_sample,
+    with_copies,
+)
 from featlab.results.localisation import Localisation
 from featlab.results.networks import (
     CamExamples,
@@ -46,7 +45,52 @@ _EXAMPLES, _DAM_EXAMPLES, _SANITY_IMAGES, _FAITHFUL_IMAGES = 5, 2, 8, 24
 _MOST_STEPS = 12  # named pictures whose gradients are drawn, and DAM step by step
 _FAITHFUL_STEPS = 10
 _ADDED = ("seconds_per_image", "picture_centre_in_box")  # columns of the localisation table
+
 Heats = Mapping[str, np.ndarray]
+LabelledProgress = Callable[..., Any]
+"""Takes an iterable and ``label=``, and returns the iterable wrapped."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The network with its head, and the images that it is run on."""
+
+    store: MapStore
+    split: pd.Series
+    sample: Sample
+    network: HeadedNetwork
+    box_kind: str | None
+    random_state: int
+    progress: LabelledProgress | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def refusal(self) -> str:
+        """Why guided back-propagation is not possible, "" where it is."""
+        try:
+            _ = self.network.guided
+        except FeatlabError as error:
+            return str(error)
+        return ""
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """Of DAM, which needs guided back-propagation."""
+        return () if self.refusal else tuple(DAM_PRESETS)
+
+    @property
+    def asked_classes(self) -> str:
+        """Whose classes are asked for: "own" or "label"."""
+        return TARGETS[self.network.head.own]
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """How gradients pass a rectifier."""
+        return ("plain",) if self.refusal else ("plain", "guided")
+
+    def labelled(self, label: str) -> partial[Any] | None:
+        """The progress of one step."""
+        return None if self.progress is None else partial(self.progress, label=label)
 
 
 def analyse_gradients(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -419,3 +420,27 @@ def _relatives(pooled: np.ndarray, labels: np.ndarray, neuron: int) -> list[tupl
     )  # fmt: skip
     r[neuron] = 0
     return [(int(k), float(r[k])) for k in np.argsort(-np.abs(r))[:_RELATIVES]]
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """The user's classes: a head, the neurons, and what the head calls every image."""
+
+    heads: HeadResults
+    neurons: pd.DataFrame
+    predicted: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Of the logistic head, on test images."""
+        return float(self.heads.table.set_index("head")["accuracy"]["logistic"])
+
+
+def learn_classes(store: MapStore, split: pd.Series, random_state: int) -> Learnt:
+    """A logistic head and the detectors, from the stored maps of the train rows."""
+    X, labels, groups = features.feature_table(store), store.images["label"], store.images["group"]
+    heads = evaluate_heads(
+        X, labels, split, heads=("logistic",), groups=groups, random_state=random_state
+    )
+    neurons = find_detectors(X, labels, split, groups, random_state=random_state)
+    return Learnt(heads, neurons, predicted_classes(heads, X))

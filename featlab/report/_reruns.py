@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from featlab import plots
 from featlab.plots.curves import randomisation_curves
@@ -155,17 +156,18 @@ def _boxes(boxes: pd.DataFrame) -> Table | None:
 
 
 @claim("classes asked")
-def _asked(results: Results) -> str:
+def _asked(results: Results) -> Markup:
     """Whose classes the gradients are of, and which were asked for most often."""
     if results.gradients is None:
-        return ""
+        return Markup("")
     facts = results.gradients.facts
     asked, n = dict(list(facts["asked"].items())[:_NAMED]), sum(facts["asked"].values())
-    listed = ", ".join(f"{words.name(label)} {count}" for label, count in asked.items())
+    listed = Markup(", ").join(
+        Markup("{} {}").format(words.name(label), f"{count:,}") for label, count in asked.items()
+    )
     more = "" if len(asked) == len(facts["asked"]) else ", …"
-    return (
-        f"Gradients are of {_WHOSE[facts['target']]}; of {words.plural(n, 'picture')}: "
-        f"{listed}{more}."
+    return Markup("Gradients are of {}; of {}: {}{}.").format(
+        _WHOSE[facts["target"]], words.plural(n, "picture"), listed, more
     )
 
 
