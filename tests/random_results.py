@@ -389,7 +389,8 @@ def _statistics(make: Maker) -> pd.DataFrame:
 
 
 def _units(make: Maker, confirmed: pd.DataFrame) -> pd.DataFrame:
-    units = confirmed[["layer", "class", "neuron"]].reset_index(drop=True)
+    judged = confirmed.head(make.whole(0, len(confirmed)))  # the leading of each class
+    units = judged[["layer", "class", "neuron"]].reset_index(drop=True)
     verdicts = make.rng.choice(VERDICTS, len(units))
     n = make.rng.integers(1, 60, len(units))
     return units.assign(verdict=verdicts, n=n, auroc_inside=make.shares(len(units)))

@@ -527,7 +527,11 @@ def baseline_of(hits):
 def _(text, r, _claim):
     units = r.units
     on = units["verdict"].eq("on the object")
-    assert count(text, r"Of ([\d,]+) confirmed") == len(units)
+    assert count(text, r"Of ([\d,]+) (?:confirmed|leading)") == len(units)
+    every = r.neurons["replicated"].eq(True) & r.neurons["direction"].eq("active")
+    assert ("leading of" in text) == (len(units) < every.sum())
+    if "leading of" in text:
+        assert count(text, r"leading of ([\d,]+) confirmed") == every.sum()
     clear = on & (units["auroc_inside"].map("{:.2f}".format).astype(float) >= 0.7)
     assert count(text, r", (\d+) fire on .* clearly") == clear.sum()
     assert ("fire on the object" in text) == (not r.box_kind)
@@ -610,9 +614,10 @@ def _(text, r, _claim):
     for part in text.split(";"):
         rule = "guided" if "guided" in part else "plain"
         rows = sanity[sanity["rule"] == rule]
-        first, last = re.findall(r"(−?\d\.\d\d) with", part)
+        first, last = re.findall(r"(−?\d\.\d+) with", part)
         at = rows.groupby("stage")["spearman_absolute"].mean()
         assert same(first, at[1], 1) and same(last, at[at.index.max()], 1)
+        assert float(first.replace("−", "-")) not in (0, 1) or at[1] in (0, 1)
     assert "absolute" in text  # as the figure
 
 

@@ -130,7 +130,7 @@ def said(value: Any) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
-_MOST_DIGITS = 6
+_MOST_DIGITS = 9
 
 
 def score_text(value: float, digits: int = 2) -> str:
@@ -141,7 +141,8 @@ def score_text(value: float, digits: int = 2) -> str:
     >>> score_text(0.998), score_text(0.99996), score_text(1.0), score_text(0.97)
     ('0.998', '0.99996', '1.00', '0.97')
     """
-    while round(value, digits) in (0, 1) and value not in (0, 1) and digits < _MOST_DIGITS:
+    exact = round(value, _MOST_DIGITS) in (0, 1)  # a mean of ones may lie 1e-16 below
+    while not exact and round(value, digits) in (0, 1):
         digits += 1
     return f"{value:.{digits}f}"
 

@@ -194,7 +194,7 @@ def confounds_line(table: pd.DataFrame, n: int) -> Finding:
         return Finding(name, NOT_DONE, "No picture could be measured.", 0)
     failed, warned = (table[table["verdict"] == word] for word in ("fail", "warn"))
     if not len(failed) and not len(warned):
-        text = "No picture statistic tells a class from the rest."
+        text = "No picture statistic is shown to tell a class from the rest."
         return Finding(name, "pass", text, n)
     strong = table[table["verdict"] != "pass"]
     strong = strong[strong["auroc"] >= 0.5] if (strong["auroc"] >= 0.5).any() else strong

@@ -340,10 +340,9 @@ def _firing(results: Results) -> str:
         return ""
     graded = [words.fires(row) for _, row in units.iterrows()]
     clearly, weakly = graded.count("yes"), graded.count("weakly")
-    judged = words.plural(len(units), "confirmed detector")
     return (
-        f"Of {judged} judged alone {clearly} fire on {words.target(results.box_kind)} clearly, "
-        f"{weakly} weakly."
+        f"Of {_judged(results, units)} judged alone {clearly} fire on "
+        f"{words.target(results.box_kind)} clearly, {weakly} weakly."
     )
 
 
@@ -394,7 +393,7 @@ def units_answer(results: Results) -> Markup:
         "Of {} judged on images of their class, {} fire on {} clearly (AUROC inside against "
         "outside of the boxes ≥ {}), {} weakly{}."
     ).format(
-        words.plural(len(units), "confirmed detector"),
+        _judged(results, units),
         graded.get("yes", 0),
         words.target(results.box_kind),
         words.LEAST_INSIDE,
@@ -402,6 +401,14 @@ def units_answer(results: Results) -> Markup:
         "".join(f"; {one}" for one in rest),
     )
     return text + _unshown(units) + _peaks(results)
+
+
+def _judged(results: Results, units: pd.DataFrame) -> str:
+    """How many detectors were judged, and of how many: the leading of each class."""
+    n, every = len(units), len(confirmed_detectors(results.neurons))
+    if n < every:
+        return f"{n:,} leading of {words.plural(every, 'confirmed detector')}"
+    return words.plural(n, "confirmed detector")
 
 
 def _unshown(units: pd.DataFrame) -> str:
@@ -422,8 +429,8 @@ def _peaks(results: Results) -> str:
     known = pointing[pointing["pointing"].notna()]
     more = int((known["pointing"] > known["picture_centre"]).sum())
     return (
-        f" The peak of {more:,} of {words.plural(len(known), 'detector')} lies in a box more often "
-        "than the picture's own centre does."
+        f" The peak of {more:,} of the {words.plural(len(known), 'leading detector')} lies in a "
+        "box more often than the picture's own centre does."
     )
 
 

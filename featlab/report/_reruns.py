@@ -238,8 +238,8 @@ def _sanity(results: Results) -> str:
             of_rule = means[rule]
             parts.append(
                 f"the {rule} gradient's rank correlation with the trained network's map is "
-                f"{words.number(of_rule.iloc[1])} with the head shuffled and "
-                f"{words.number(of_rule.iloc[-1])} with all weights shuffled"
+                f"{words.score(of_rule.iloc[1])} with the head shuffled and "
+                f"{words.score(of_rule.iloc[-1])} with all weights shuffled"
             )
     return f"Model-randomisation check, absolute gradients: {'; '.join(parts)}." if parts else ""
 
@@ -251,7 +251,7 @@ def _randomised(sanity: pd.DataFrame) -> Table | None:
     ).reset_index()
     rules = [rule for rule in ("plain", "guided") if rule in means]
     rows = [
-        [str(row["down_to"]), *(words.number(row[rule]) for rule in rules)]
+        [str(row["down_to"]), *(words.score(row[rule]) for rule in rules)]
         for _, row in means.iterrows()
     ]
     return table(
@@ -378,7 +378,7 @@ def _detectors(changes: pd.DataFrame) -> Table | None:
             _change(row, "replicated"),
             f"{int(row['replicated_both']):,}",
             f"{words.number(row['median_before'])} → {words.number(row['median_after'])}",
-            words.number(row["spearman"]),
+            words.score(row["spearman"]),
         ]
         for _, row in changes.iterrows()
     ]
