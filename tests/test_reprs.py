@@ -17,7 +17,7 @@ from featlab import FeatlabError, audit, boxheads, features, heads, localise, re
 from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.results.localisation import Localisation
-from featlab.system import html
+from featlab.system.files import html_table
 
 VOID = {"br", "img", "meta", "input"}
 
@@ -137,9 +137,9 @@ def test_the_results_give_the_four_answers(classes):
 
 def test_tables_are_cut_and_numbers_short():
     table = pd.DataFrame({"a": np.arange(40), "b": [np.nan] + [0.123456] * 39, "c": "<i>"})
-    told = read(html.table(table))
+    told = read(html_table(table))
     assert "28 more rows" in told and "0.123 " in told and "–" in told and "<i>" in told
-    assert "12 more" not in read(html.table(table.head(12)))
+    assert "12 more" not in read(html_table(table.head(12)))
 
 
 def test_a_page_is_shown_in_a_sandbox(tmp_path):

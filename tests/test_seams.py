@@ -49,7 +49,7 @@ BAD = (
 # What needs pictures, a network or several stores, and is tested in its room.
 NOT_HERE = {
     *("audit.duplicates", "boxheads.fit_joint_head", "boxheads.predict_boxes"),
-    *("heads.compare_backbones", "localise.register"),
+    *("heads.compare_backbones", "heads.save_head", "localise.register"),
     *("neurons.to_anndata", "localise.heat_boxes"),
 }
 

@@ -23,7 +23,7 @@ from featlab.results.pictures import (
     Samples,
 )
 from featlab.store import MapStore
-from featlab.system import html
+from featlab.system.files import html_block, html_folded, html_table, html_text
 
 BASELINE_HEADS = ("dummy", "colour_histogram")
 
@@ -62,10 +62,10 @@ class HeadResults:
     def _repr_html_(self) -> str:
         scores = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "roc_auc"]
         columns = ["head", "n_train", "n", *scores, "log_loss"]
-        return html.block(
+        return html_block(
             f"HeadResults: {len(self.models)} heads, {len(self.classes)} classes",
-            html.table(self.table[columns]),
-            html.folded("Parameters", html.table(self.table[["head", "parameters"]])),
+            html_table(self.table[columns]),
+            html_folded("Parameters", html_table(self.table[["head", "parameters"]])),
         )
 
     @property
@@ -437,14 +437,14 @@ class Results:
     def _repr_html_(self) -> str:
         """The answers at the top of the page."""
         items = "".join(
-            f"<li><strong>{html.text(question)}</strong> {html.text(answer, longest=None)}</li>"
+            f"<li><strong>{html_text(question)}</strong> {html_text(answer, longest=None)}</li>"
             for question, answer in self.answers.items()
         )
         columns = ["head", "n", "accuracy", "accuracy_low", "accuracy_high"]
-        return html.block(
+        return html_block(
             f"What the network knows of {len(self.store.images):,} images",
             f"<ol>{items}</ol>",
-            html.folded("Heads", html.table(self.heads.table[columns])),
+            html_folded("Heads", html_table(self.heads.table[columns])),
             "<p><code>report.write_report(results, path)</code> makes the page; "
             "<code>report.show(path)</code> shows it here.</p>",
         )

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featlab.results.pictures import Examples
-from featlab.system import html
+from featlab.system.files import html_block, html_folded, html_table
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ class Audit:
 
     def _repr_html_(self) -> str:
         flagged = {"Duplicates": self.duplicates, "Label errors?": self.label_errors}
-        return html.block(
+        return html_block(
             f"Audit: {self.verdict}",
-            html.table(self.summary),
+            html_table(self.summary),
             *(
-                html.folded(f"{title}: {len(table):,}", html.table(table))
+                html_folded(f"{title}: {len(table):,}", html_table(table))
                 for title, table in (flagged | {"Outliers": self.outliers}).items()
                 if len(table)
             ),

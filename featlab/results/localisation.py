@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab.system import html
+from featlab.system.files import html_block, html_facts, html_folded, html_table
 
 CURVES = ("method", "delta", "threshold", "accuracy", "accuracy_any")
 SUCCESS = ("method", "delta", "accuracy", "accuracy_oracle")
@@ -290,13 +290,13 @@ class Localisation:
 
     def _repr_html_(self) -> str:
         if self.table.empty:
-            return html.block("Localisation: no test image has a box")
+            return html_block("Localisation: no test image has a box")
         scores = ["box_accuracy", "box_accuracy_low", "box_accuracy_high", "mean_iou"]
         columns = ["method", "supervision", "threshold", *scores, "centre_in_box"]
-        return html.block(
+        return html_block(
             f"Localisation: {int(self.table['n'].max()):,} test images, boxes at IoU ≥ 0.5",
-            html.table(self.table[columns]),
-            html.folded("How it was made", html.facts(self.parameters.items())),
+            html_table(self.table[columns]),
+            html_folded("How it was made", html_facts(self.parameters.items())),
         )
 
 
@@ -364,11 +364,11 @@ class BoxHeadResults:
 
     def _repr_html_(self) -> str:
         scores = ["mean_iou", "mean_iou_low", "mean_iou_high", "box_accuracy", "centre_in_box"]
-        return html.block(
+        return html_block(
             f"BoxHeadResults: {int(self.table['n'].max()):,} test images",
-            html.table(self.table[["head", "n_fit", *scores, "seconds"]]),
-            html.folded("Parameters", html.table(self.table[["head", "parameters"]])),
-            html.folded("How it was made", html.facts(self.facts.items())),
+            html_table(self.table[["head", "n_fit", *scores, "seconds"]]),
+            html_folded("Parameters", html_table(self.table[["head", "parameters"]])),
+            html_folded("How it was made", html_facts(self.facts.items())),
         )
 
 

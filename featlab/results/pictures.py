@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featlab.system import html
+from featlab.system.files import html_block, html_facts, html_folded, html_table
 
 UNUSUAL = 0.05
 """Typicality at which a predicted picture stands out, or below."""
@@ -300,9 +300,9 @@ class Comparison:
             "Heads against the best": self.head_pairs,
             "Boxes against the best": self.box_pairs,
         }
-        return html.block(
+        return html_block(
             f"Comparison on {len(self.images):,} images",
-            html.table(self.entries[[*columns, "megabytes"]]),
-            html.facts(best),
-            *(html.folded(title, html.table(table)) for title, table in pairs.items()),
+            html_table(self.entries[[*columns, "megabytes"]]),
+            html_facts(best),
+            *(html_folded(title, html_table(table)) for title, table in pairs.items()),
         )

@@ -31,7 +31,7 @@ from featlab.store.format import (
 )
 from featlab.store.network import CODES, LOGITS, PER_IMAGE, TOTALS, OwnHead
 from featlab.store.rows import ArrayRows, Piece, Rows
-from featlab.system import html
+from featlab.system.files import html_block, html_counts, html_facts, html_folded
 
 _BLOCK = 4096
 _THUMBNAIL = 48  # pixels along each side
@@ -112,25 +112,25 @@ class MapStore:
 
     def _repr_html_(self) -> str:
         if not self._file:
-            return html.block(repr(self))
+            return html_block(repr(self))
         shapes = [
             (f"layer {layer}", "{} × {} cells, {:,} neurons".format(*self.map_shape(layer)))
             for layer in self.layers
         ]
         known = {k: v for k, v in sorted(self.provenance.items()) if not k.startswith("probe_")}
-        return html.block(
+        return html_block(
             f"MapStore: {len(self):,} images",
-            html.facts(
+            html_facts(
                 [
                     ("file", self.path),
                     ("backbone", self.provenance.get("backbone", "")),
                     *shapes,
-                    ("classes", html.counts(self.images["label"])),
-                    ("boxes", html.counts(self.boxes["kind"].replace("", "(no kind)"))),
+                    ("classes", html_counts(self.images["label"])),
+                    ("boxes", html_counts(self.boxes["kind"].replace("", "(no kind)"))),
                     ("skipped files", len(self.skipped)),
                 ]
             ),
-            html.folded("Provenance", html.facts(known.items())),
+            html_folded("Provenance", html_facts(known.items())),
         )
 
     def regrouped(self, groups: ArrayLike) -> MapStore:

@@ -1,4 +1,4 @@
-"""Files and tables that appear whole, and on the disk, or not at all."""
+"""Files and tables that appear whole or not at all; text that harms no reader: XML, HTML."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -243,3 +244,67 @@ def _quoted(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA):
         return f"'{value}"
     return value
+
+
+# ------------------------------------------------------- small pieces of HTML, for notebooks
+
+# Everything is escaped; colours are the notebook's.
+_MOST_ROWS = 12
+_LONGEST = 240
+_MOST_COUNTED = 10
+
+
+def html_block(title: str, *parts: str) -> str:
+    """A title above `parts`, which are HTML already."""
+    above = f'<p style="margin:0 0 .4em"><strong>{html_text(title)}</strong></p>'
+    return f"<div>{above}{''.join(parts)}</div>"
+
+
+def html_text(value: Any, longest: int | None = _LONGEST) -> str:
+    """A value as escaped text in its own direction of writing, shortened to `longest` signs."""
+    full = str(value)
+    if longest is not None and len(full) > longest:
+        return f'<bdi title="{escape(full)}">{escape(full[: longest - 1])}…</bdi>'
+    return f"<bdi>{escape(full)}</bdi>"
+
+
+def html_facts(pairs: Iterable[tuple[Any, Any]]) -> str:
+    """Names and values in two columns."""
+    rows = "".join(
+        f'<tr><th scope="row" style="text-align:left">{html_text(name)}</th>'
+        f'<td style="text-align:left">{html_text(value)}</td></tr>'
+        for name, value in pairs
+    )
+    return f"<table><tbody>{rows}</tbody></table>"
+
+
+def html_table(frame: pd.DataFrame) -> str:
+    """The first rows of a table, numbers with three digits."""
+    first = frame.head(_MOST_ROWS)
+    head = "".join(f'<th scope="col">{html_text(column)}</th>' for column in first.columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html_text(_cell(value))}</td>" for value in row) + "</tr>"
+        for row in first.itertuples(index=False)
+    )
+    rest = len(frame) - len(first)
+    more = f"<p>{rest:,} more rows</p>" if rest else ""
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def html_folded(summary: str, content: str) -> str:
+    """`content`, which is HTML already, behind a line to open it."""
+    return f"<details><summary>{html_text(summary)}</summary>{content}</details>"
+
+
+def html_counts(values: pd.Series) -> str:
+    """`kangaroo 163, raccoon 194`; the first ten of many values."""
+    counts = values.value_counts().sort_index()
+    texts = [f"{value} {count:,}" for value, count in counts.head(_MOST_COUNTED).items()]
+    rest = len(counts) - len(texts)
+    return (", ".join(texts) + (f" and {rest} more" if rest else "")) or "none"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.3g}"
+    return str(value)
