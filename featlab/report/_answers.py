@@ -341,7 +341,7 @@ def _firing(results: Results) -> str:
     graded = [words.fires(row) for _, row in units.iterrows()]
     clearly, weakly = graded.count("yes"), graded.count("weakly")
     return (
-        f"Of {_judged(results, units)} judged alone {clearly} fire on "
+        f"Of {words.judged(results.neurons, units)} judged alone {clearly} fire on "
         f"{words.target(results.box_kind)} clearly, {weakly} weakly."
     )
 
@@ -393,7 +393,7 @@ def units_answer(results: Results) -> Markup:
         "Of {} judged on images of their class, {} fire on {} clearly (AUROC inside against "
         "outside of the boxes ≥ {}), {} weakly{}."
     ).format(
-        _judged(results, units),
+        words.judged(results.neurons, units),
         graded.get("yes", 0),
         words.target(results.box_kind),
         words.LEAST_INSIDE,
@@ -401,14 +401,6 @@ def units_answer(results: Results) -> Markup:
         "".join(f"; {one}" for one in rest),
     )
     return text + _unshown(units) + _peaks(results)
-
-
-def _judged(results: Results, units: pd.DataFrame) -> str:
-    """How many detectors were judged, and of how many: the leading of each class."""
-    n, every = len(units), len(confirmed_detectors(results.neurons))
-    if n < every:
-        return f"{n:,} leading of {words.plural(every, 'confirmed detector')}"
-    return words.plural(n, "confirmed detector")
 
 
 def _unshown(units: pd.DataFrame) -> str:

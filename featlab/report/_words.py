@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
-from featlab.arguments import score_text
+from featlab.arguments import confirmed_detectors, score_text
 from featlab.plots.style import GRADIENT_METHOD_NAMES
 
 _LONGEST = 60
@@ -356,3 +356,11 @@ def turned(pair: Mapping[str, Any] | pd.Series) -> dict[str, Any]:
     swapped["difference_low"] = -pair["difference_high"]
     swapped["difference_high"] = -pair["difference_low"]
     return swapped
+
+
+def judged(neurons: pd.DataFrame, units: pd.DataFrame) -> str:
+    """How many detectors were judged, and of how many: the leading of each class."""
+    n, every = len(units), len(confirmed_detectors(neurons))
+    if n < every:
+        return f"{n:,} leading of {plural(every, 'confirmed detector')}"
+    return plural(n, "confirmed detector")
