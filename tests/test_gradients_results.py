@@ -218,6 +218,19 @@ def test_named_pictures_are_shown_beside_those_scored_and_never_tune(made):
     assert set(both.rows[both.boxed]) == {*train, *both.rows[both.scored]}
 
 
+@pytest.mark.slow
+def test_labels_without_boxes_give_boxes_of_the_user_s_classes_unscored(made):
+    store, backbone, _ = made
+    bare = MapStore(store.path)
+    bare.boxes = store.boxes.iloc[:0]
+    found = analyse_gradients(bare, backbone, n_images=3, copies="split")
+    assert found.facts["target"] == "label" and found.facts["n_scored"] == 0
+    assert found.localisation.empty and not found.boxes["scored"].any()
+    heats = found.boxes[found.boxes["method"].eq("grad_cam")]
+    assert heats["class_asked"].tolist() == store.images["label"].iloc[heats["row"]].tolist()
+    assert found.boxes.groupby("method").size().eq(3).all()
+
+
 def test_a_target_that_the_set_or_the_network_has_not_is_refused(made, own):
     store, backbone, _ = own
     with pytest.raises(FeatlabError, match="have no labels, .* take target 'own'"):
