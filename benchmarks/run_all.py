@@ -63,6 +63,8 @@ SCRIPTS = (
     Script("calibration", "calibration.py", ("20",)),
     Script("coverage", "coverage.py", ("20",)),
     Script("labels", "labels.py", ("1",)),
+    Script("typicality", "typicality.py", ("--draws", "2"), "NAME=STORE ..."),
+    Script("predictions", "predictions.py", ("--draws", "5"), "NAME=STORE[:KIND] ..."),
     Script("untuned", "untuned.py", long="NAME=STORE[:KIND] ..."),
     Script("copies", "copies.py", ("--scale", "20000")),
     Script("scale", "scale.py", ("20000", "64")),

@@ -20,7 +20,7 @@ from featlab.backbones import load_backbone
 from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
 from featlab.predict import Predictor
-from featlab.predict._parts import ClassSets, Typicality, one_of_each
+from featlab.predict._parts import ClassSets, Typicality, fit_overlap, one_of_each
 
 
 def analysed(root, folder, backbone, boxes=None):
@@ -293,3 +293,42 @@ def test_blocks_of_pictures_give_one_table_and_go_on_where_they_stopped(
     assert not [*(tmp_path / "out").rglob("*.h5")]
     assert ask(backbone=again).equals(own) and again.calls == once
     assert ask(backbone=again, coverage=0.5).shape == own.shape and again.calls > once
+
+
+def test_typicality_keeps_its_promise():
+    """Over draws of calibration and new novelties: at most 0.05 fall to 0.05, and about as many."""
+    rng = np.random.default_rng(0)
+    novelty = rng.exponential(size=(4000, 40))
+    p = [Typicality(np.zeros((0, 0), np.float32), one[1:]).of_novelty(one[:1]) for one in novelty]
+    low, high = binom.interval(0.999, len(p), 0.05)
+    assert low <= (np.concatenate(p) <= 0.05).sum() <= high  # 40 × 0.05 is whole: exactly 0.05
+
+
+def test_the_expected_overlap_is_a_line_or_the_mean():
+    rng = np.random.default_rng(0)
+    signs = rng.random((80, 2))
+    overlap = 0.2 + 0.5 * signs[:, 0]
+    told = fit_overlap(signs, overlap)
+    assert told.informative and np.abs(told.of(signs) - overlap).max() < 0.05
+    noise = rng.random(80)
+    nothing = fit_overlap(signs, noise)
+    assert not nothing.informative and (nothing.of(signs) == noise.mean()).all()
+    assert told.of(np.array([[9.0, 0.0], [-9.0, 0.0]])).tolist() == [1, 0]
+
+
+def test_the_promise_holds_for_new_groups_where_one_image_of_each_calibrates():
+    """Images of a group are alike: taking them all for independent breaks the promise."""
+    rng = np.random.default_rng(0)
+    kept, naive = [], []
+    for draw in range(600):
+        sizes = rng.permutation([1] * 15 + [40] * 4)
+        groups = np.repeat(np.arange(19), sizes).astype(str)
+        level = rng.normal(size=20)  # the last is the new group
+        scores = np.repeat(level[:19], sizes) + 0.01 * rng.normal(size=len(groups))
+        drawn = one_of_each(np.arange(len(groups)), groups, draw)
+        new = level[19] + 0.01 * rng.normal()
+        kept.append(new <= ClassSets(scores[drawn], scores[:0]).cut(0.9))
+        naive.append(new <= ClassSets(scores, scores[:0]).cut(0.9))
+    low, high = binom.interval(0.999, len(kept), 0.9)
+    assert low <= sum(kept) <= high
+    assert sum(naive) < low

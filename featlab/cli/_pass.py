@@ -304,6 +304,20 @@ def _tell_predictions(
     if "mean_iou" in measured:
         told = f"mean IoU {_measured(measured['mean_iou'])}"
     print(f"boxes by {predictor.box_method}: {told}")
+    if predictor.overlap is not None and "box_score" in measured:
+        score = measured["box_score"]
+        told = f"{score['expected']:.3f} expected, {score['realised']:.3f} realised"
+        if not predictor.overlap.informative:
+            told += "; not informative here: the same for all pictures"
+        else:
+            told += f", rank correlation {score['value']:.2f}"
+        print(f"box_score: {told} on {score['n']:.0f} test images")
+    least = 1 / predictor.typicality.steps
+    if least > limit:
+        print(
+            f"typicality cannot fall below {least:.2f}, as only {predictor.typicality.steps - 1} "
+            "images calibrate it: nothing can stand out"
+        )
     print(f"predictions: {output / 'predictions.csv'}")
 
 

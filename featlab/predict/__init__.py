@@ -15,9 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featlab.arguments import confirmed_detectors, stratified_rows, true_boxes
-from featlab.boxes.geometry import CORNERS, best_iou, iou
+from featlab.boxes.geometry import CORNERS, best_iou
 from featlab.errors import FeatlabError
 from featlab.heads.saved import SavedHead
+from featlab.localise.heat import picture_sizes
 from featlab.predict._file import MODEL as MODEL
 from featlab.predict._formats import FORMATS as FORMATS
 from featlab.predict._formats import write_boxes
@@ -29,6 +30,7 @@ from featlab.predict._parts import (
     ExpectedOverlap,
     Floats,
     HeatBoxes,
+    box_signs,
     fit_overlap,
     fit_typicality,
     one_of_each,
@@ -119,7 +121,10 @@ def fit_predictor(results: Results) -> Predictor:
     unit = "one image of each group" if (groups != "").any() else "images"
     measured |= {"temperature": temperature, "calibrated_on": f"confirm, {unit}",
                  "n_calibrated": len(confirm), "random_state": seed}  # fmt: skip
-    return replace(own, cascade=cascade, overlap=overlap, measured=measured)
+    own = replace(own, cascade=cascade, overlap=overlap)
+    if of_score := _box_score(own, results):
+        measured["box_score"] = of_score
+    return replace(own, measured=measured)
 
 
 def _scores(
@@ -184,16 +189,36 @@ def _boxes(own: Predictor, results: Results) -> tuple[BoxCascade | None, Expecte
     if len(rows) < _FEWEST_BOXED:
         return None, None
     probability = own.head.predict_proba(store.pooled(rows, layer=own.layer))
-    boxes, steady = own.heat.boxes(store, rows, probability.argmax(axis=1))
-    overlap = best_iou(boxes, rows, truth)
+    hot, sizes = own.heat.boxes(store, rows, probability.argmax(axis=1)), picture_sizes(store)[rows]
+    overlap = best_iou(hot[:, 0], rows, truth)
+    of_heat = fit_overlap(box_signs(hot[:, 0], hot[:, 1:], sizes), overlap)
     if held is None or regression is None:
-        return None, fit_overlap(steady, overlap)
+        return None, of_heat
     regressed = held.set_index("row").loc[rows]
     of_head = regressed["iou"].to_numpy(float)
     if (of_head >= 0.5).mean() < (overlap >= 0.5).mean():
-        return None, fit_overlap(steady, overlap)
-    agreement = np.asarray(iou(regressed[CORNERS].to_numpy(float), boxes), dtype=float)
-    return regression.cascade, fit_overlap(agreement, of_head)
+        return None, of_heat
+    signs = box_signs(regressed[CORNERS].to_numpy(float), hot, sizes)
+    return regression.cascade, fit_overlap(signs, of_head)
+
+
+def _box_score(own: Predictor, results: Results) -> dict[str, float]:
+    """How the expected IoU stands to the real one on test images: rank correlation, both means."""
+    if own.overlap is None:
+        return {}
+    truth = true_boxes(results.store.images, results.store.boxes, results.box_kind)
+    test = np.flatnonzero(results.split.to_numpy(str) == "test")
+    rows = np.intersect1d(test, truth["image"].to_numpy(np.int64))
+    rows = np.sort(np.random.default_rng(results.random_state).permutation(rows)[:_MOST_BOXED])
+    if not len(rows):
+        return {}
+    probability = own.head.predict_proba(results.store.pooled(rows, layer=own.layer))
+    boxes, signs = own.boxes(results.store, rows, probability.argmax(axis=1))
+    told, real = own.overlap.of(signs), best_iou(boxes, rows, truth)
+    spread = min(np.ptp(told), np.ptp(real)) > 0
+    ranks = pd.Series(told).corr(pd.Series(real), method="spearman") if spread else 0.0
+    return {"value": float(ranks), "n": len(rows),
+            "expected": float(told.mean()), "realised": float(real.mean())}  # fmt: skip
 
 
 def _measured(results: Results, box_method: str) -> dict[str, Any]:

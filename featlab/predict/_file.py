@@ -59,7 +59,7 @@ def plain(parts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarra
     for k, (weights, intercepts) in enumerate(own.head.layers):
         arrays |= {f"head_weights_{k}": weights, f"head_intercepts_{k}": intercepts}
     if own.overlap is not None:
-        arrays |= {"overlap_x": own.overlap.steady, "overlap_y": own.overlap.overlap}
+        arrays["overlap_weights"] = own.overlap.weights
     heat, of_heat = _heat_plain(own.heat)
     arrays |= of_heat
     cascade = None
@@ -108,8 +108,8 @@ def made(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str
     prefix = "cascade_"
     of_cascade = {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
     overlap = None
-    if "overlap_x" in arrays:
-        overlap = ExpectedOverlap(arrays["overlap_x"], arrays["overlap_y"])
+    if "overlap_weights" in arrays:
+        overlap = ExpectedOverlap(arrays["overlap_weights"])
     known = {name: arrays[f"provenance_{k}"] for k, name in enumerate(facts["provenance_arrays"])}
     return {
         "provenance": {**facts["provenance"], **known},

@@ -29,7 +29,10 @@ Floats = NDArray[np.float64]
 _NEIGHBOURS = 5
 _MOST_KEPT = 2000  # train images that new ones are compared with
 _MOST_CALIBRATED = 10_000
-_STEP = 0.1  # to the thresholds that a heat map's box is compared at
+_AROUND = np.array([0, -0.2, -0.1, 0.1, 0.2])  # thresholds that boxes of a heat map lie at
+_LEAST_SHARE = 1e-3  # of the picture
+_PENALTIES = np.logspace(0, 4, 13)
+_FOLDS = 5
 _LAST_THRESHOLD = 0.99
 
 
@@ -172,45 +175,73 @@ class HeatBoxes:
     tuned: bool
     fitted: FittedMethods
 
-    def boxes(self, store: MapStore, rows: np.ndarray, codes: np.ndarray) -> tuple[Floats, Floats]:
-        """Boxes ``(k, 4)`` in pixels for classes asked for; how steady each is ``(k,)``.
+    def boxes(self, store: MapStore, rows: np.ndarray, codes: np.ndarray) -> Floats:
+        """Boxes in pixels for classes asked for, ``(k, 5, 4)``.
 
-        That is the mean IoU with the boxes at thresholds 0.1 below and above.
+        The first is the method's own, the others lie at thresholds 0.1 and 0.2 below and above.
         """
         heats = timed_heats(store, rows, self.fitted, codes)[0][self.method]
-        around = self.threshold + _STEP * np.array([-1, 0, 1])
+        around = np.clip(self.threshold + _AROUND, 0, _LAST_THRESHOLD)
         frames, sizes = np.asarray(store.frames)[rows], picture_sizes(store)[rows]
-        three = heat_boxes(heats, np.clip(around, 0, _LAST_THRESHOLD), frames=frames, sizes=sizes)
-        steady = (iou(three[:, 1], three[:, 0]) + iou(three[:, 1], three[:, 2])) / 2
-        return three[:, 1], np.asarray(steady, dtype=np.float64)
+        return heat_boxes(heats, around, frames=frames, sizes=sizes)
+
+
+def box_signs(boxes: Floats, others: Floats, sizes: np.ndarray) -> Floats:
+    """What tells of a box how good it is, ``(k, 2)``: agreement and the log of its share.
+
+    The mean IoU with `others` ``(k, m, 4)``, and the part of the picture (`sizes`: width, height)
+    that it covers.
+    """
+    agreement = np.mean([iou(boxes, others[:, k]) for k in range(others.shape[1])], axis=0)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    share = (sides / np.asarray(sizes, dtype=np.float64)).prod(axis=1)
+    return np.column_stack([agreement, np.log(np.maximum(share, _LEAST_SHARE))])
 
 
 @dataclass(frozen=True)
 class ExpectedOverlap:
-    """The IoU to expect of a box from how steady it is: an isotonic regression on confirm images.
+    """The IoU to expect of a box, from :func:`box_signs`: a ridge regression on confirm images.
 
     Attributes
     ----------
-    steady, overlap : ndarray of shape (m,)
-        Corners of a rising line.
+    weights : ndarray of shape (3,)
+        Intercept, and a weight for each sign; these are 0 where they foretold nothing on held-out
+        confirm images: then all boxes have the mean.
     """
 
-    steady: Floats
-    overlap: Floats
+    weights: Floats
 
-    def of(self, steady: Floats) -> Floats:
+    @property
+    def informative(self) -> bool:
+        """Whether it tells one box from another."""
+        return bool(self.weights[1:].any())
+
+    def of(self, signs: Floats) -> Floats:
         """The expected IoU of each box."""
-        return np.interp(steady, self.steady, self.overlap)
+        return np.clip(self.weights[0] + signs @ self.weights[1:], 0, 1)
 
 
-def fit_overlap(steady: Floats, overlap: Floats) -> ExpectedOverlap:
-    """The rising line through the IoU of images that the boxes were not fitted on."""
-    from sklearn.isotonic import IsotonicRegression
+def fit_overlap(signs: Floats, overlap: Floats) -> ExpectedOverlap:
+    """A line to the IoU of images that the boxes were not fitted on; the mean if that does as well.
 
-    model = IsotonicRegression(out_of_bounds="clip").fit(steady, overlap)
-    return ExpectedOverlap(
-        np.asarray(model.X_thresholds_, dtype=float), np.asarray(model.y_thresholds_, dtype=float)
-    )
+    Judged by the squared error on five held-out folds.
+    """
+    # Only what fits a predictor waits for it.
+    from sklearn.dummy import DummyRegressor
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES))
+    folds = KFold(_FOLDS, shuffle=True, random_state=0)
+    foretold = cross_val_predict(model, signs, overlap, cv=folds)
+    mean = cross_val_predict(DummyRegressor(), signs, overlap, cv=folds)
+    if ((foretold - overlap) ** 2).sum() >= ((mean - overlap) ** 2).sum():
+        return ExpectedOverlap(np.array([overlap.mean(), 0.0, 0.0]))
+    scale, ridge = (step for _, step in model.fit(signs, overlap).steps)
+    slopes = ridge.coef_ / scale.scale_
+    return ExpectedOverlap(np.array([ridge.intercept_ - slopes @ scale.mean_, *slopes]))
 
 
 class Ticks:

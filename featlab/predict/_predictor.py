@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab.arguments import Progress, check_between
 from featlab.backbones import rebuild_backbone
-from featlab.boxes.geometry import CORNERS, iou
+from featlab.boxes.geometry import CORNERS
 from featlab.boxheads import predict_boxes
 from featlab.errors import FeatlabError
 from featlab.extract import (
@@ -32,6 +32,7 @@ from featlab.extract import (
 )
 from featlab.heads.saved import SavedHead
 from featlab.images import index_pictures
+from featlab.localise.heat import picture_sizes
 from featlab.predict._file import made, plain, read_plain, write_plain
 from featlab.predict._parts import (
     ClassSets,
@@ -41,6 +42,7 @@ from featlab.predict._parts import (
     Ticks,
     Typicality,
     blocks_in_memory,
+    box_signs,
     own_answer,
     write_block,
 )
@@ -295,7 +297,7 @@ class Predictor:
         rows, X = np.arange(len(store)), store.pooled(layer=self.layer)
         probability = self.head.predict_proba(X)
         codes = probability.argmax(axis=1)
-        boxes, steady = self.boxes(store, rows, codes)
+        boxes, signs = self.boxes(store, rows, codes)
         names = np.array(self.classes, dtype=object)
         inside = self.sets.members(probability, coverage)
         unknown = np.full(len(rows), np.nan)
@@ -308,23 +310,22 @@ class Predictor:
             "typicality": self.typicality.p_values(X),
             **dict(zip(CORNERS, boxes.T, strict=True)),
             "box_method": self.box_method,
-            "box_score": unknown if self.overlap is None else self.overlap.of(steady),
+            "box_score": unknown if self.overlap is None else self.overlap.of(signs),
             "detectors": self._firing(X, names[codes]),
             **own_answer(store, rows),
         }
         return pd.DataFrame(columns)
 
     def boxes(self, store: MapStore, rows: np.ndarray, codes: np.ndarray) -> tuple[Floats, Floats]:
-        """Boxes ``(k, 4)`` in pixels for some classes, and how steady each is ``(k,)``.
+        """Boxes ``(k, 4)`` in pixels for some classes, and what tells how good each is ``(k, 2)``.
 
-        A heat map's box is compared with those at near thresholds, the box head's with the heat
-        map's.
+        Those of the heat map at several thresholds are what a box should agree with.
         """
-        boxes, steady = self.heat.boxes(store, rows, codes)
+        hot, sizes = self.heat.boxes(store, rows, codes), picture_sizes(store)[rows]
         if self.cascade is None:
-            return boxes, steady
-        regressed = predict_boxes(self.cascade, store, rows)
-        return regressed, np.asarray(iou(regressed, boxes), dtype=np.float64)
+            return hot[:, 0], box_signs(hot[:, 0], hot[:, 1:], sizes)
+        boxes = predict_boxes(self.cascade, store, rows)
+        return boxes, box_signs(boxes, hot, sizes)
 
     def _firing(self, X: np.ndarray, labels: np.ndarray) -> list[str]:
         """The neurons of each picture's class that fire, as text."""
@@ -387,7 +388,7 @@ def _try_out(own: Predictor) -> None:
     for label in own.classes:
         own._firing(X, np.array([label], dtype=object))
     if own.overlap is not None:
-        own.overlap.of(np.array([0.5]))
+        own.overlap.of(np.zeros((1, 2)))
     if not 0 <= own.heat.threshold < 1:
         raise ValueError("the threshold must lie in [0, 1)")
     for context in own.heat.fitted.contexts.values():
