@@ -40,12 +40,12 @@ def differences(store: MapStore, kind: str | None) -> tuple[int, int, int, int]:
     asked = predictor.predict(files).set_index(test)
     of_head = results.heads.of(results.heads.main).set_index("row").loc[test]
     classes = int((asked["class"] != of_head["predicted"]).sum())
-    if predictor.cascade is None:
+    if predictor.box_head is None:
         scored = results.localisation.per_image
         scored = scored[scored["method"] == predictor.heat.method].set_index("row")
     else:
         scored = results.box_regression.per_image
-        scored = scored[scored["head"] == "cascade"].set_index("row")
+        scored = scored[scored["head"] == predictor.box_method].set_index("row")
     rows = scored.index[(asked.loc[scored.index, "class"] == of_head.loc[scored.index, "label"])]
     gaps = (asked.loc[rows, CORNERS] - scored.loc[rows, CORNERS]).abs().max(axis=1)
     print(f"  boxes by {predictor.box_method}: largest difference {gaps.max():.2g} pixels")

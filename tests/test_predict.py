@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.stats import binom
 from typer.testing import CliRunner
 
-from featlab import FeatlabError, extract, images, pipeline, predict
+from featlab import FeatlabError, boxheads, extract, images, pipeline, predict
 from featlab.backbones import load_backbone
 from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
@@ -82,7 +82,7 @@ def test_a_set_without_boxes_gets_boxes_that_nobody_scored(tmp_path):
 
 def test_boxes_are_those_of_the_evaluation(made):
     _, results, predictor = made
-    assert predictor.cascade is not None
+    assert predictor.box_head is not None
     per_image = results.box_regression.per_image
     scored = per_image[per_image["head"] == "cascade"].set_index("row")
     predicted = predictor.predict(results.store).loc[scored.index]
@@ -90,9 +90,33 @@ def test_boxes_are_those_of_the_evaluation(made):
     np.testing.assert_allclose(predicted[CORNERS], scored[CORNERS], atol=1e-9)
 
 
+def test_box_heads_are_files_that_know_their_network(made, tmp_path):
+    """Each that is linear steps gives the boxes it was scored with, read again from its file."""
+    _, results, _ = made
+    store, regression = results.store, results.box_regression
+    for name, head in regression.fitted.items():
+        path = boxheads.save_box_head(head, tmp_path / f"{name}.boxhead")
+        again = boxheads.load_box_head(path)
+        scored = regression.per_image[regression.per_image["head"] == name].set_index("row")
+        boxes = boxheads.predict_boxes(again, store, scored.index)
+        np.testing.assert_allclose(boxes, scored[CORNERS], atol=1e-4)
+        assert again.measured == head.measured and again.measured["mean_iou"]["n"] == len(scored)
+    assert set(regression.fitted) == {"cascade"}
+    other = replace(again, network={**again.network, "weights_sha256": "deadbeef"})
+    sha = store.provenance["weights_sha256"]
+    with pytest.raises(FeatlabError, match=f"weights sha256: {sha} there, deadbeef asked for"):
+        boxheads.predict_boxes(other, store)
+    with h5py.File(path, "r+") as file:
+        del file["arrays/first_axes"]
+    with pytest.raises(FeatlabError, match="no box head: it has no 'first_axes'"):
+        boxheads.load_box_head(path)
+    with pytest.raises(FeatlabError, match="no box head: attribute encoding-type"):
+        boxheads.load_box_head(made[2].save(tmp_path / "model.featlab"))
+
+
 def test_heat_map_boxes_are_those_of_the_evaluation_exactly(made):
     _, results, predictor = made
-    own = replace(predictor, cascade=None)
+    own = replace(predictor, box_head=None)
     per_image = results.localisation.per_image
     scored = per_image[per_image["method"] == own.heat.method].set_index("row")
     predicted = own.predict(results.store).loc[scored.index]
@@ -126,6 +150,16 @@ def test_another_network_is_refused_and_both_values_are_named(made, tmp_path):
         predictor.predict(folder, backbone=FakeBackbone(gain=2.0), folder=tmp_path)
 
 
+def retyped(file, key, dtype, shape):
+    del file[key]
+    file.create_dataset(key, shape, dtype, chunks=tuple(min(side, 64) for side in shape))
+
+
+def facts(file, text):
+    del file["facts"]
+    file["facts"] = np.frombuffer(text.encode(), np.uint8)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -134,6 +168,12 @@ def test_another_network_is_refused_and_both_values_are_named(made, tmp_path):
         (lambda f: f.pop("arrays/head_mean"), "head_mean"),
         (lambda f: f.pop("facts"), "facts"),
         (lambda f: f["arrays/sets_scores"].__setitem__(0, np.nan), "not finite"),
+        (lambda f: retyped(f, "arrays/head_mean", h5py.string_dtype(), (3,)), "holds no numbers"),
+        (lambda f: retyped(f, "arrays/head_mean", "f8", (2**40,)), "bytes announced"),
+        (lambda f: retyped(f, "arrays/head_scale", "f8", (1, 1)), "damaged, or no predictor"),
+        (lambda f: facts(f, "[" * 30_000), "damaged, or no predictor"),
+        (lambda f: facts(f, "[]"), "no JSON object"),
+        (lambda f: facts(f, "{}"), "it has no 'classes'"),
     ],
 )
 def test_an_unknown_or_damaged_file_is_one_sentence(made, tmp_path, damage, words):
@@ -231,7 +271,7 @@ def test_a_real_network_gives_the_evaluations_classes_and_boxes(shared_data, tmp
     np.testing.assert_allclose(one[CORNERS], predicted.loc[[0], CORNERS], atol=0.01)
     own = predictor.predict(store)[test].reset_index(drop=True)
     assert (predicted[CORNERS] == own[CORNERS]).to_numpy().all()
-    if predictor.cascade is None:
+    if predictor.box_head is None:
         per_image = results.localisation.per_image
         scored = per_image[per_image["method"] == predictor.heat.method].reset_index()
         right = (predicted["class"] == scored["label"]).to_numpy()

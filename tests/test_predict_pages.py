@@ -49,7 +49,7 @@ def plain_predictor(store):
         sets=ClassSets(np.full(19, 0.5), np.zeros(3)),
         typicality=Typicality(np.eye(channels, dtype=np.float32), np.linspace(0, 1, 39)),
         heat=HeatBoxes("sum", 0.5, False, fitted),
-        cascade=None,
+        box_head=None,
         overlap=None,
         measured={},
     )

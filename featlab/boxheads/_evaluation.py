@@ -20,40 +20,37 @@ from featlab.arguments import (
     check_whole,
     group_codes,
     group_names,
-    row_numbers,
     split_sides,
     tracked,
 )
 from featlab.boxes import geometry as bx
 from featlab.boxheads._inputs import (
+    KEPT_SCORES,
     POLICIES,
     TARGETS,
     BoxedImages,
     Floats,
     Maps,
-    Reduction,
     boxed_images,
     fit_and_test,
     fit_reduction,
     folds_of,
     reduced_maps,
     sampled,
-    tidy,
+    score_of,
 )
 from featlab.boxheads._linear import (
     Components,
     FitData,
-    Projection,
     ScoreHead,
-    Shift,
     mlp_head,
     pls_head,
     ridge_head,
     ridge_out_of_fold,
 )
-from featlab.boxheads._regional import CascadeHead, MirrorLinear, boosting_head, cascade_head
+from featlab.boxheads._regional import boosting_head, cascade_head, plain_head
 from featlab.intervals import interval_name, mean_interval
-from featlab.results.localisation import BoxCascade, BoxHeadResults
+from featlab.results.localisation import BoxHeadResults
 from featlab.store import MapStore
 
 HEADS = ("cascade", "ridge_pca", "pls", "mlp", "gradient_boosting")
@@ -67,6 +64,7 @@ TABLE_COLUMNS = [
     *("interval", "parameters", "seconds"),
 ]
 IMAGE_COLUMNS = ["head", "row", "label", "iou", *bx.CORNERS, "centre_in_box", "hit"]
+_HELD_COLUMNS = ["head", "row", *bx.CORNERS, "iou"]
 
 _ON_RIDGE = ("cascade", "ridge_pca")
 _SHARES = np.arange(0.2, 1.001, 0.05)
@@ -214,11 +212,16 @@ def evaluate_box_heads(
         "n_boot": n_boot,
     }
     results = _results(predicted, scorer, labels[images.rows[test]], len(fit), facts)
-    head = fitted.get("cascade")
-    if not isinstance(head, CascadeHead):
-        return results
-    held = None if head.held is None else _held_out(images, fit, head.held)
-    return replace(results, cascade=plain_cascade(head, reduction, layer), held=held)
+    scores = results.table.set_index("head")
+    plain, tables = {}, [pd.DataFrame(columns=_HELD_COLUMNS)]
+    for name, head in fitted.items():
+        own = plain_head(name, head, reduction, store, layer)
+        if own is not None:
+            measured = {score: score_of(scores.loc[name], score) for score in KEPT_SCORES}
+            plain[name] = replace(own, measured=measured)
+            tables.append(_held_out(images, fit, getattr(head, "held", None)).assign(head=name))
+    held = pd.concat([one for one in tables if len(one)] or tables, ignore_index=True)
+    return replace(results, fitted=plain, held=held[_HELD_COLUMNS])
 
 
 def _predicted(
@@ -248,11 +251,11 @@ def _predicted(
     return predicted, heads
 
 
-def _held_out(images: BoxedImages, fit: np.ndarray, boxes: Floats) -> pd.DataFrame:
+def _held_out(images: BoxedImages, fit: np.ndarray, boxes: Floats | None) -> pd.DataFrame:
     """The boxes that the images fitted on got from folds without them, and their IoU."""
-    pixels = images.to_pixels(boxes, fit)
+    some, boxes = (fit[:0], np.zeros((0, 4))) if boxes is None else (fit, boxes)
+    pixels, rows = images.to_pixels(boxes, some), images.rows[some]
     table = pd.DataFrame(pixels, columns=bx.CORNERS)
-    rows = images.rows[fit]
     return table.assign(row=rows, iou=bx.best_iou(pixels, rows, images.boxes))
 
 
@@ -322,60 +325,6 @@ def _results(
     table.attrs.update(facts)
     per_image.attrs.update(facts)
     return BoxHeadResults(table, per_image, facts)
-
-
-def plain_cascade(head: CascadeHead, reduction: Reduction, layer: str) -> BoxCascade:
-    """The arrays of a fitted cascade."""
-    first, correction = head.first, head.correction
-    assert isinstance(first.regression, Shift)
-    return BoxCascade(
-        layer=layer,
-        target=first.target,
-        context=head.context,
-        steps=head.steps,
-        arrays={
-            "channel_mean": reduction.mean,
-            "channel_axes": reduction.axes,
-            "first_mean": first.projection.mean,
-            "first_axes": first.projection.axes,
-            "first_level": first.regression.level,
-            **{name: getattr(correction, name) for name in ("even", "odd", "middle", "level")},
-        },
-    )
-
-
-def predict_boxes(cascade: BoxCascade, store: MapStore, rows: Any = None) -> Floats:
-    """Boxes of images by a fitted cascade, from their stored maps.
-
-    Parameters
-    ----------
-    cascade : BoxCascade
-        ``BoxHeadResults.cascade``.
-    store : MapStore
-        Maps of the same network.
-    rows : sequence of int, or mask of shape (n,), optional
-        All images by default.
-
-    Returns
-    -------
-    ndarray of shape (k, 4)
-        Pixels of the original pictures, never empty.
-    """
-    numbers = row_numbers(rows, store.images)
-    of = cascade.arrays
-    reduction = Reduction(of["channel_mean"], of["channel_axes"])
-    projection = Projection(of["first_mean"], of["first_axes"])
-    head = CascadeHead(
-        ScoreHead(projection, Shift(of["first_level"]), cascade.target, ""),
-        MirrorLinear(of["even"], of["odd"], of["middle"], of["level"]),
-        cascade.context,
-        cascade.steps,
-        "",
-    )
-    maps, total = reduced_maps(store, numbers, reduction, layer=cascade.layer)
-    frames = np.asarray(store.frames, dtype=float)[numbers]
-    sizes = store.images[["width", "height"]].to_numpy(float)[numbers]
-    return bx.frame_to_picture(tidy(head.predict(maps, total), frames), frames, sizes)
 
 
 class Scorer:

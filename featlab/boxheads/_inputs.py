@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ Floats = NDArray[np.float64]
 
 TARGETS = ("centre_size", "corners")
 """What a head regresses: centre with log size, or corners; shares of the input."""
+KEPT_SCORES = ("mean_iou", "box_accuracy")
+"""Scores of a fitted head that its file keeps."""
 POLICIES = ("largest", "best_match")
 """Which box is learned where an image has several."""
 
@@ -227,6 +230,12 @@ def reduced_maps(
         reduction.reduced(maps) for _, maps in store.iter_maps(rows, layer=layer, batch=_BATCH)
     ]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def score_of(row: Any, name: str) -> dict[str, float]:
+    """A score of a row of a table: ``value``, ``low``, ``high`` (95 %) and ``n``."""
+    ends = {end: float(row[f"{name}_{end}"]) for end in ("low", "high")}
+    return {"value": float(row[name]), **ends, "n": int(row["n"])}
 
 
 def encode_boxes(boxes: np.ndarray, target: str) -> np.ndarray:

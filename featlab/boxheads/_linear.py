@@ -164,12 +164,17 @@ class Projection:
 
 @dataclass(frozen=True)
 class ScoreHead:
-    """A regression on the components, averaged over picture and mirror image."""
+    """A regression on the components, averaged over picture and mirror image.
+
+    `held` has a box ``(n, 4)`` of each image fitted on, from folds that did not see it; None where
+    there was a single fold.
+    """
 
     projection: Projection
     regression: Regression
     target: str
     parameters: str
+    held: Floats | None = None
 
     def predict(self, maps: Maps, total: Maps) -> Floats:
         """Boxes ``(m, 4)`` in unit coordinates of the input."""
@@ -204,15 +209,13 @@ def ridge_head(data: FitData, components: Components) -> ScoreHead:
     def fit(X: Floats, Y: Floats) -> list[Regression]:
         return _ridges(X, Y, settings, components.unit)
 
-    best = _choose(data, components, fit, len(settings), settings.index((size, 0.1)))
+    best, held = _choose(data, components, fit, len(settings), settings.index((size, 0.1)))
     count, penalty = settings[best]
     weights, middle, level = _ridge(
         components.scores, doubled(data), count, penalty * components.unit
     )
     words = f"{count} components, penalty {penalty:g}"
-    # In one projection the weights are four columns instead of hundreds.
-    shift = Shift(level - middle[:count] @ weights)
-    return ScoreHead(components.along(weights), shift, data.target, words)
+    return _linear_head(components, weights, middle, level, data.target, words, held)
 
 
 def pls_head(data: FitData, components: Components) -> ScoreHead:
@@ -221,11 +224,28 @@ def pls_head(data: FitData, components: Components) -> ScoreHead:
     counts = sorted({min(c, size) for c in _PLS})
 
     def fit(X: Floats, Y: Floats) -> list[Regression]:
-        return _pls(X, Y, counts)
+        weights, middle, level = _pls(X, Y, counts)
+        return [_linear(one, middle, level) for one in weights]
 
-    best = _choose(data, components, fit, len(counts), min(2, len(counts) - 1))
-    regression = fit(components.scores, doubled(data))[best]
-    return ScoreHead(components.projection, regression, data.target, f"{counts[best]} components")
+    best, held = _choose(data, components, fit, len(counts), min(2, len(counts) - 1))
+    weights, middle, level = _pls(components.scores, doubled(data), counts)
+    words = f"{counts[best]} components"
+    return _linear_head(components, weights[best], middle, level, data.target, words, held)
+
+
+def _linear_head(
+    components: Components,
+    weights: Floats,
+    middle: Floats,
+    level: Floats,
+    target: str,
+    words: str,
+    held: Floats | None,
+) -> ScoreHead:
+    """A linear regression ``(X - middle) @ weights + level`` on the scores."""
+    # In one projection the weights are four columns instead of hundreds.
+    shift = Shift(level - middle[: len(weights)] @ weights)
+    return ScoreHead(components.along(weights), shift, target, words, held)
 
 
 def mlp_head(data: FitData, components: Components) -> ScoreHead:
@@ -234,7 +254,7 @@ def mlp_head(data: FitData, components: Components) -> ScoreHead:
     def fit(X: Floats, Y: Floats) -> list[Regression]:
         return [_mlp(X, Y, *setting, [data.random_state]) for setting in _MLP]
 
-    best = _choose(data, components, fit, len(_MLP), _MLP.index(_MLP_DEFAULT), most_folds=2)
+    best, _ = _choose(data, components, fit, len(_MLP), _MLP.index(_MLP_DEFAULT), most_folds=2)
     seeds = [data.random_state + k for k in range(_MLP_SEEDS)]
     regression = _mlp(components.scores, doubled(data), *_MLP[best], seeds)
     words = f"{_MLP[best][0]} components, penalty {_MLP[best][1]:g}, {_MLP_SEEDS} starts"
@@ -266,19 +286,22 @@ def _choose(
     n_settings: int,
     default: int,
     most_folds: int = 10,
-) -> int:
-    """The setting of the highest mean IoU on held-out folds; the first among equals."""
+) -> tuple[int, Floats | None]:
+    """The setting of the highest mean IoU on held-out folds, the first among equals; its boxes."""
     if not data.n_folds:
-        return default
+        return default, None
     n, Y, total = len(data.boxes), doubled(data), np.zeros(n_settings)
+    boxes = np.full((n_settings, n, 4), np.nan)
     for k, (learn, held) in enumerate(data.splits()):
         if k == most_folds:
             break
         rows = np.concatenate([learn, learn + n])
         for setting, model in enumerate(fit(components.scores[rows], Y[rows])):
             plain, other = (model(components.scores[held + shift]) for shift in (0, n))
-            total[setting] += bx.iou(both_ways(plain, other, data.target), data.boxes[held]).sum()
-    return int(total.argmax())
+            boxes[setting, held] = both_ways(plain, other, data.target)
+            total[setting] += bx.iou(boxes[setting, held], data.boxes[held]).sum()
+    best = int(total.argmax())
+    return best, boxes[best]
 
 
 def _ridges(
@@ -308,8 +331,10 @@ def ridge_weights(gram: Floats, cross: Floats, penalty: float) -> Floats:
     return np.asarray(scipy.linalg.cho_solve(factor, cross, check_finite=False))
 
 
-def _pls(X: Floats, Y: Floats, counts: Sequence[int]) -> list[Regression]:
+def _pls(X: Floats, Y: Floats, counts: Sequence[int]) -> tuple[list[Floats], Floats, Floats]:
     """Partial least squares with each of several numbers of components, from one fit.
+
+    The weights of each, and the means of X and of Y.
 
     That of ``PLSRegression(scale=False)``, whose directions are found from X and Y themselves; the
     covariance has four columns, and it alone needs to be deflated.
@@ -333,7 +358,7 @@ def _pls(X: Floats, Y: Floats, counts: Sequence[int]) -> list[Regression]:
         rotations[:, k], x_loadings[:, k] = rotation, X.T @ scores / squares
         y_loadings[:, k] = rotation @ covariance / squares
         covariance = covariance - squares * np.outer(x_loadings[:, k], y_loadings[:, k])
-    return [_linear(rotations[:, :c] @ y_loadings[:, :c].T, middle, level) for c in counts]
+    return [rotations[:, :c] @ y_loadings[:, :c].T for c in counts], middle, level
 
 
 def _direction(covariance: Floats) -> Floats:

@@ -11,16 +11,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featlab.boxes import geometry as bx
-from featlab.boxheads._inputs import Floats, Maps, decode_boxes, encode_boxes, mirrored
+from featlab.boxheads._inputs import Floats, Maps, Reduction, decode_boxes, encode_boxes, mirrored
 from featlab.boxheads._linear import (
     Components,
     FitData,
     ScoreHead,
+    Shift,
     both_ways,
     mirror_maps,
     ridge_out_of_fold,
@@ -30,7 +31,12 @@ from featlab.boxheads._linear import (
 
 if TYPE_CHECKING:
     from sklearn.ensemble import GradientBoostingRegressor
+from featlab.results.localisation import BoxHead
+from featlab.store import MapStore
+from featlab.store.network import network_facts
 
+CORRECTION = ("even", "odd", "middle", "level")
+"""Arrays of a cascade's correction."""
 _CHANNELS, _GRID = 64, 5
 _CONTEXTS = (1.3, 1.6, 2.2)
 _PENALTIES = (0.3, 1.0, 3.0)  # of the mean variance of a feature
@@ -100,6 +106,34 @@ def cascade_head(data: FitData, components: Components, first: ScoreHead) -> Cas
     words = f"{first.parameters}; context {context:g}, penalty {penalty:g}, {steps} corrections"
     (correction,) = examples[context].ridges([penalty])
     return CascadeHead(first, correction, context, steps, words, held)
+
+
+def plain_head(
+    name: str, head: Any, reduction: Reduction, store: MapStore, layer: str
+) -> BoxHead | None:
+    """The arrays of a fitted head; None where it is more than linear steps."""
+    cascade = isinstance(head, CascadeHead)
+    first = head.first if cascade else head
+    if not isinstance(first, ScoreHead) or not isinstance(first.regression, Shift):
+        return None
+    arrays = {
+        "channel_mean": reduction.mean,
+        "channel_axes": reduction.axes,
+        "first_mean": first.projection.mean,
+        "first_axes": first.projection.axes,
+        "first_level": first.regression.level,
+    }
+    if cascade:
+        arrays |= {part: getattr(head.correction, part) for part in CORRECTION}
+    return BoxHead(
+        name=name,
+        layer=layer,
+        target=first.target,
+        context=float(head.context) if cascade else 1.0,
+        steps=int(head.steps) if cascade else 0,
+        arrays=arrays,
+        network=network_facts(store.provenance),
+    )
 
 
 @dataclass(frozen=True)

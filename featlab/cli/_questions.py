@@ -278,6 +278,9 @@ def boxheads(
         show(regression.table, columns)
         tables = {"box_heads": regression.table, "box_heads_images": regression.per_image}
     write_tables(output, tables | {"boxes": statistics})
+    if output is not None:
+        for name, head in regression.fitted.items():
+            room.save_box_head(head, output / f"{name}.boxhead")
     plots = featlab.plots
     figures = {
         "box_heads": plots.score_intervals(regression.table, "mean_iou"),

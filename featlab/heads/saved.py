@@ -189,7 +189,7 @@ def load_head(path: str | os.PathLike[str]) -> SavedHead:
                 if name.startswith(NETWORK)
             },
         )
-        _check_shapes(head)
+        check_shapes(head)
     except (KeyError, ValueError) as error:
         raise FeatlabError(f"{path} is damaged: {error}") from error
     return head
@@ -210,11 +210,12 @@ def _probabilities(values: Floats, output: str) -> Floats:
     return np.where(total > 0, share / np.where(total > 0, total, 1), 1 / share.shape[1])
 
 
-def _check_shapes(head: SavedHead) -> None:
+def check_shapes(head: SavedHead) -> None:
+    """ValueError where the arrays of a head do not fit together."""
     if head.activation not in _ACTIVATIONS or head.output not in _OUTPUTS:
         raise ValueError(f"unknown activation {head.activation!r} or output {head.output!r}")
     width = len(head.mean)
-    shapes = [head.scale.shape == head.mean.shape]
+    shapes = [head.scale.shape == head.mean.shape == (width,), (head.scale > 0).all()]
     for weights, intercepts in head.layers:
         shapes.append(weights.shape == (width, len(intercepts)))
         width = len(intercepts)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featlab.arguments import confirmed_detectors, stratified_rows, true_boxes
 from featlab.boxes.geometry import CORNERS, best_iou
+from featlab.boxheads import KEPT_SCORES, score_of
 from featlab.errors import FeatlabError
 from featlab.heads.saved import SavedHead
 from featlab.localise.heat import picture_sizes
@@ -39,7 +40,7 @@ from featlab.predict._predictor import MAPS as MAPS
 from featlab.predict._predictor import PARTS as PARTS
 from featlab.predict._predictor import Predictor, load_predictor
 from featlab.results import Results
-from featlab.results.localisation import BoxCascade, Localisation
+from featlab.results.localisation import BoxHead, Localisation
 from featlab.store import MapStore
 
 __all__ = ["Predictor", "fit_predictor", "load_predictor", "write_boxes", "write_pictures"]
@@ -50,7 +51,6 @@ sets with boxes (``benchmarks/untuned.py``)."""
 _MOST_TEMPERED = 10_000  # train images that the temperature is fitted on
 _MOST_BOXED = 2_000  # confirm images that the expected overlap is fitted on
 _FEWEST_BOXED = 10
-_BOX_SCORES = ("box_accuracy", "mean_iou")
 
 
 def fit_predictor(results: Results) -> Predictor:
@@ -112,16 +112,16 @@ def fit_predictor(results: Results) -> Predictor:
         sets=ClassSets(scores, np.where(right, 0.0, tested)),
         typicality=fit_typicality(store, layer, train, confirm, seed),
         heat=heat,
-        cascade=None,
+        box_head=None,
         overlap=None,
         measured={},
     )
-    cascade, overlap = _boxes(own, results)
-    measured = _measured(results, own.heat.method if cascade is None else "cascade")
+    box_head, overlap = _boxes(own, results)
+    own = replace(own, box_head=box_head, overlap=overlap)
+    measured = _measured(results, own)
     unit = "one image of each group" if (groups != "").any() else "images"
     measured |= {"temperature": temperature, "calibrated_on": f"confirm, {unit}",
                  "n_calibrated": len(confirm), "random_state": seed}  # fmt: skip
-    own = replace(own, cascade=cascade, overlap=overlap)
     if of_score := _box_score(own, results):
         measured["box_score"] = of_score
     return replace(own, measured=measured)
@@ -171,10 +171,10 @@ def _heat(localisation: Localisation) -> HeatBoxes:
     return HeatBoxes(method, threshold, bool(len(tuned)), alone)
 
 
-def _boxes(own: Predictor, results: Results) -> tuple[BoxCascade | None, ExpectedOverlap | None]:
-    """The box head where it beats the heat map on confirm; the overlap to expect of the boxes.
+def _boxes(own: Predictor, results: Results) -> tuple[BoxHead | None, ExpectedOverlap | None]:
+    """The best box head where it beats the heat map on confirm; the overlap to expect of the boxes.
 
-    The box head was fitted on confirm images too: of these its boxes count that came from folds
+    Box heads were fitted on confirm images too: of these their boxes count that came from folds
     without them.
     """
     store, seed = results.store, results.random_state
@@ -182,9 +182,11 @@ def _boxes(own: Predictor, results: Results) -> tuple[BoxCascade | None, Expecte
     confirm = np.flatnonzero(results.split.to_numpy(str) == "confirm")
     rows = np.intersect1d(confirm, truth["image"].to_numpy(np.int64))
     regression = results.box_regression
-    held = None if regression is None or regression.cascade is None else regression.held
-    if held is not None:
-        rows = np.intersect1d(rows, held["row"].to_numpy(np.int64))
+    held: dict[str, pd.DataFrame] = {}
+    if regression is not None:
+        held = {str(name): one for name, one in regression.held.groupby("head", sort=False)}
+    for table in held.values():
+        rows = np.intersect1d(rows, table["row"].to_numpy(np.int64))
     rows = np.sort(np.random.default_rng(seed).permutation(rows)[:_MOST_BOXED])
     if len(rows) < _FEWEST_BOXED:
         return None, None
@@ -192,14 +194,16 @@ def _boxes(own: Predictor, results: Results) -> tuple[BoxCascade | None, Expecte
     hot, sizes = own.heat.boxes(store, rows, probability.argmax(axis=1)), picture_sizes(store)[rows]
     overlap = best_iou(hot[:, 0], rows, truth)
     of_heat = fit_overlap(box_signs(hot[:, 0], hot[:, 1:], sizes), overlap)
-    if held is None or regression is None:
+    tables = {name: table.set_index("row").loc[rows] for name, table in held.items()}
+    right = {name: float((table["iou"] >= 0.5).mean()) for name, table in tables.items()}
+    # The first in the order that was asked for among equals; the heat map only where it is better.
+    best = max(right, key=lambda name: right[name], default=None)
+    if regression is None or best is None or right[best] < (overlap >= 0.5).mean():
         return None, of_heat
-    regressed = held.set_index("row").loc[rows]
-    of_head = regressed["iou"].to_numpy(float)
-    if (of_head >= 0.5).mean() < (overlap >= 0.5).mean():
-        return None, of_heat
-    signs = box_signs(regressed[CORNERS].to_numpy(float), hot, sizes)
-    return regression.cascade, fit_overlap(signs, of_head)
+    signs = box_signs(tables[best][CORNERS].to_numpy(float), hot, sizes)
+    # The predictor knows the network, and looks after it once for all of its parts.
+    head = replace(regression.fitted[best], network={})
+    return head, fit_overlap(signs, tables[best]["iou"].to_numpy(float))
 
 
 def _box_score(own: Predictor, results: Results) -> dict[str, float]:
@@ -221,18 +225,13 @@ def _box_score(own: Predictor, results: Results) -> dict[str, float]:
             "expected": float(told.mean()), "realised": float(real.mean())}  # fmt: skip
 
 
-def _measured(results: Results, box_method: str) -> dict[str, Any]:
+def _measured(results: Results, own: Predictor) -> dict[str, Any]:
     """Scores on test images of the head and of the boxes, as the report tells them."""
     heads = results.heads.table.set_index("head")
-    told = {"accuracy": _score(heads.loc[results.heads.main], "accuracy")}
+    told = {"accuracy": score_of(heads.loc[results.heads.main], "accuracy")}
+    if own.box_head is not None:
+        return told | dict(own.box_head.measured)
     table = results.localisation.table.set_index("method") if results.localisation else None
-    if box_method == "cascade" and results.box_regression is not None:
-        table = results.box_regression.table.set_index("head")
-    if table is not None and box_method in table.index:
-        told |= {name: _score(table.loc[box_method], name) for name in _BOX_SCORES}
+    if table is not None and own.box_method in table.index:
+        told |= {name: score_of(table.loc[own.box_method], name) for name in KEPT_SCORES}
     return told
-
-
-def _score(row: Any, name: str) -> dict[str, float]:
-    ends = {end: float(row[f"{name}_{end}"]) for end in ("low", "high")}
-    return {"value": float(row[name]), **ends, "n": int(row["n"])}

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from featlab.boxheads import box_head_made, box_head_plain
 from featlab.errors import FeatlabError
 from featlab.heads.saved import SavedHead
 from featlab.localise.methods import METHODS
 from featlab.predict._parts import ClassSets, ExpectedOverlap, HeatBoxes, Typicality
-from featlab.results.localisation import BoxCascade, Context, FittedMethods
-from featlab.store.format import read_arrays, write_arrays
+from featlab.results.localisation import BoxHead, Context, FittedMethods
+from featlab.store.arrays import Kind, mapping_made, mapping_plain, read_arrays, write_arrays
 
 MODEL = "model.featlab"
-ENCODING = ("featlab-predictor", "1.0")
-"""Attributes ``encoding-type`` and ``encoding-version`` of the file."""
+KIND = Kind("featlab-predictor", "1.0", "featlab run")
+_BOX_HEAD, _PROVENANCE = "box_head_", "provenance_"  # before the names of arrays
 _CONTEXT = ("scale", "weights", "intercepts")
 
 
@@ -34,12 +35,12 @@ def read_plain(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     """
     path = Path(path)
     path = path / MODEL if path.is_dir() else path
-    return *read_arrays(path, ENCODING), path
+    return *read_arrays(path, KIND), path
 
 
 def write_plain(path: Path, parts: Mapping[str, Any]) -> None:
     """Write the fields of a predictor, complete or not at all."""
-    write_arrays(path, ENCODING, *plain(parts))
+    write_arrays(path, KIND, *plain(parts))
 
 
 def plain(parts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -62,25 +63,19 @@ def plain(parts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarra
         arrays["overlap_weights"] = own.overlap.weights
     heat, of_heat = _heat_plain(own.heat)
     arrays |= of_heat
-    cascade = None
-    if own.cascade is not None:
-        known = own.cascade
-        cascade = {name: getattr(known, name) for name in ("layer", "target", "context", "steps")}
-        arrays |= {f"cascade_{name}": values for name, values in known.arrays.items()}
-    words: dict[str, Any] = {}
-    numbers: dict[str, np.ndarray] = {}
-    for name, value in own.provenance.items():
-        (numbers if isinstance(value, np.ndarray) else words)[name] = value
-    arrays |= {f"provenance_{k}": value for k, value in enumerate(numbers.values())}
+    box_head = None
+    if own.box_head is not None:
+        box_head, of_head = box_head_plain(own.box_head)
+        arrays |= {f"{_BOX_HEAD}{name}": values for name, values in of_head.items()}
+    provenance, of_provenance = mapping_plain(own.provenance, _PROVENANCE)
+    arrays |= of_provenance
     facts = {
-        "provenance": {key: v if isinstance(v, (str, int, float)) else str(v)
-                       for key, v in words.items()},
-        "provenance_arrays": list(numbers),
+        "provenance": provenance,
         "classes": own.classes,
         "head": {"layers": len(own.head.layers), "activation": own.head.activation,
                  "output": own.head.output},
         "heat": heat,
-        "cascade": cascade,
+        "box_head": box_head,
         "measured": own.measured,
     }  # fmt: skip
     return facts, arrays
@@ -104,25 +99,30 @@ def made(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str
             "threshold": arrays["detector_threshold"],
         }
     )
-    told = facts["cascade"]
-    prefix = "cascade_"
-    of_cascade = {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
     overlap = None
     if "overlap_weights" in arrays:
         overlap = ExpectedOverlap(arrays["overlap_weights"])
-    known = {name: arrays[f"provenance_{k}"] for k, name in enumerate(facts["provenance_arrays"])}
     return {
-        "provenance": {**facts["provenance"], **known},
+        "provenance": mapping_made(facts["provenance"], arrays, _PROVENANCE),
         "classes": classes,
         "head": head,
         "detectors": detectors,
         "sets": ClassSets(arrays["sets_scores"], arrays["sets_tested"]),
         "typicality": Typicality(arrays["typicality_train"], arrays["typicality_novelty"]),
         "heat": _heat_made(facts["heat"], classes, arrays),
-        "cascade": None if told is None else BoxCascade(**told, arrays=of_cascade),
+        "box_head": _box_head_made(facts["box_head"], arrays),
         "overlap": overlap,
         "measured": facts["measured"],
     }
+
+
+def _box_head_made(
+    facts: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray]
+) -> BoxHead | None:
+    if facts is None:
+        return None
+    own = {n.removeprefix(_BOX_HEAD): v for n, v in arrays.items() if n.startswith(_BOX_HEAD)}
+    return box_head_made(facts, own)
 
 
 def _heat_plain(heat: HeatBoxes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

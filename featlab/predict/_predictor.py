@@ -30,10 +30,10 @@ from featlab.extract import (
     maps_at_once,
     refuse_other_maps,
 )
-from featlab.heads.saved import SavedHead
+from featlab.heads.saved import SavedHead, check_shapes
 from featlab.images import index_pictures
 from featlab.localise.heat import picture_sizes
-from featlab.predict._file import made, plain, read_plain, write_plain
+from featlab.predict._file import KIND, made, plain, read_plain, write_plain
 from featlab.predict._parts import (
     ClassSets,
     ExpectedOverlap,
@@ -46,9 +46,9 @@ from featlab.predict._parts import (
     own_answer,
     write_block,
 )
-from featlab.results.localisation import BoxCascade
+from featlab.results.localisation import BoxHead
 from featlab.store import MapStore
-from featlab.store.format import damage_told
+from featlab.store.arrays import damage_told
 from featlab.store.network import network_facts, refuse_difference, refuse_other_network
 from featlab.system.files import write_whole
 from featlab.system.machine import usable_cores
@@ -85,8 +85,9 @@ class Predictor:
     sets : ClassSets
     typicality : Typicality
     heat : HeatBoxes
-    cascade : BoxCascade, optional
-        The box head, where its boxes were better on the confirm images than the heat map's.
+    box_head : BoxHead, optional
+        The best of those fitted, where its boxes were better on the confirm images than the heat
+        map's.
     overlap : ExpectedOverlap, optional
         None where no confirm image has a box.
     measured : dict
@@ -100,7 +101,7 @@ class Predictor:
     sets: ClassSets
     typicality: Typicality
     heat: HeatBoxes
-    cascade: BoxCascade | None
+    box_head: BoxHead | None
     overlap: ExpectedOverlap | None
     measured: dict[str, Any]
 
@@ -116,7 +117,7 @@ class Predictor:
     @property
     def box_method(self) -> str:
         """Where its boxes come from."""
-        return self.heat.method if self.cascade is None else "cascade"
+        return self.heat.method if self.box_head is None else self.box_head.name
 
     def predict(
         self,
@@ -280,7 +281,7 @@ class Predictor:
     def _of_store(self, store: MapStore, coverage: float) -> pd.DataFrame:
         """Batches of images side by side, the maps of each read once."""
         layers = {self.layer, *self.heat.fitted.contexts}
-        layers |= set() if self.cascade is None else {self.cascade.layer}
+        layers |= set() if self.box_head is None else {self.box_head.layer}
         rows = np.arange(len(store))
         batches = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
 
@@ -322,9 +323,9 @@ class Predictor:
         Those of the heat map at several thresholds are what a box should agree with.
         """
         hot, sizes = self.heat.boxes(store, rows, codes), picture_sizes(store)[rows]
-        if self.cascade is None:
+        if self.box_head is None:
             return hot[:, 0], box_signs(hot[:, 0], hot[:, 1:], sizes)
-        boxes = predict_boxes(self.cascade, store, rows)
+        boxes = predict_boxes(self.box_head, store, rows)
         return boxes, box_signs(boxes, hot, sizes)
 
     def _firing(self, X: np.ndarray, labels: np.ndarray) -> list[str]:
@@ -368,7 +369,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
         There is none, it is of an unknown version, or damaged.
     """
     facts, arrays, path = read_plain(path)
-    with damage_told(path):
+    with damage_told(path, KIND):
         predictor = Predictor(**made(facts, arrays))
         _try_out(predictor)
     return predictor
@@ -376,6 +377,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
 
 def _try_out(own: Predictor) -> None:
     """Run what needs no maps on a picture of zeros: shapes that do not fit are found here."""
+    check_shapes(own.head)
     X = np.zeros((1, len(own.head.mean)), dtype=np.float32)
     probability = own.head.predict_proba(X)
     if probability.shape != (1, len(own.classes)):

@@ -91,8 +91,7 @@ def _section(known: Predictions, title: str, facts: dict[str, object]) -> Sectio
 
 
 def _method(known: Predictions) -> str:
-    name = known.box_method
-    return words.box_head(name) if name == "cascade" else words.method(name)
+    return words.box_source(known.box_method)
 
 
 def _card(known: Predictions, row: int) -> Card:

@@ -185,6 +185,11 @@ def counts(first: Any, second: Any) -> str:
     return f"{int(first):,} / {int(second):,}"
 
 
+def box_source(identifier: object) -> str:
+    """What predicted boxes come from: a box head or a heat-map method."""
+    return box_head(identifier) if str(identifier) in _BOX_HEADS else method(identifier)
+
+
 def box_head(identifier: object) -> str:
     """A box head in words."""
     return _BOX_HEADS.get(str(identifier), readable(identifier))

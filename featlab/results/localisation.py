@@ -301,11 +301,13 @@ class Localisation:
 
 
 @dataclass(frozen=True)
-class BoxCascade:
-    """The fitted box head ``cascade`` as plain arrays, for ``boxheads.predict_boxes``.
+class BoxHead:
+    """A fitted box head as plain arrays, for ``boxheads.predict_boxes``.
 
     Attributes
     ----------
+    name : str
+        Of ``cascade``, ``ridge_pca``, ``pls``.
     layer : str
         Whose maps it takes.
     target : str
@@ -313,17 +315,28 @@ class BoxCascade:
     context : float
         Side of the region around a box that a correction sees, in sides of the box.
     steps : int
-        Corrections.
+        Corrections; 0 but for the cascade.
     arrays : mapping of str to ndarray
         Reduction of the channels (``channel_mean, channel_axes``), the first box (``first_mean,
-        first_axes, first_level``) and the correction (``even, odd, middle, level``).
+        first_axes, first_level``) and, where there are steps, the correction (``even, odd,
+        middle, level``).
+    network : mapping of str to object
+        Which network and pass made its maps.
+    measured : mapping of str to object
+        ``mean_iou`` and ``box_accuracy`` on test images: ``value, low, high`` (95 %), ``n``.
     """
 
+    name: str
     layer: str
     target: str
     context: float
     steps: int
     arrays: Mapping[str, np.ndarray]
+    network: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<BoxHead {self.name} on {self.network.get('backbone')}, layer {self.layer}>"
 
 
 @dataclass(frozen=True)
@@ -345,18 +358,18 @@ class BoxHeadResults:
         How it was made: ``fitted_on``, ``n_folds`` (0 where nothing could be tuned), ``box_kind``,
         ``target``, ``policy``, ``layer``, ``map_shape``, ``random_state``, ``n_boot``. The tables'
         ``attrs`` repeat it.
-    cascade : BoxCascade, optional
-        The fitted cascade, where it was asked for.
-    held : DataFrame, optional
-        Its boxes of the images fitted on, each from folds that did not see the image: ``row``,
-        ``xmin, ymin, xmax, ymax``, ``iou``; None where nothing could be held out.
+    fitted : mapping of str to BoxHead
+        The heads that are plain arrays, of those asked for.
+    held : DataFrame
+        Their boxes of the images fitted on, each from folds that did not see the image: ``head,
+        row, xmin, ymin, xmax, ymax, iou``; empty where nothing could be held out.
     """
 
     table: pd.DataFrame
     per_image: pd.DataFrame
     facts: dict[str, Any]
-    cascade: BoxCascade | None = None
-    held: pd.DataFrame | None = None
+    fitted: Mapping[str, BoxHead] = field(default_factory=dict)
+    held: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def __repr__(self) -> str:
         n = int(self.table["n"].max())

@@ -18,7 +18,7 @@ import pandas as pd
 
 from featlab.errors import FeatlabError
 from featlab.store.network import HEAD, OwnHead, checked_head, write_head
-from featlab.system.files import write_durably, write_whole
+from featlab.system.files import write_durably
 
 ENCODING_TYPE = "featlab-maps"
 """Root attribute ``encoding-type`` of every store."""
@@ -52,7 +52,6 @@ BOX_DTYPES = {
 SKIPPED_DTYPES = {"path": str, "reason": str}
 
 _LONGEST = 160
-_LARGE = 4096  # values from which an array of a predictor is compressed
 
 
 def open_store(path: Path) -> h5py.File:
@@ -345,90 +344,3 @@ def _find(file: h5py.File, key: str, kind: Any, name: str, *, virtual: bool = Fa
         if outside:
             raise FeatlabError(f"{path} is refused: /{key} lies in another file.")
         return item
-
-
-def write_arrays(
-    path: Path, kind: tuple[str, str], facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> None:
-    """Write named arrays and what JSON can say, complete or not at all; `kind` is encoding-type
-    and encoding-version.
-    """
-    # Made in memory: on a full disk HDF5 cannot even close a file.
-    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-        file.attrs["encoding-type"], file.attrs["encoding-version"] = kind
-        text = json.dumps(facts, ensure_ascii=True)
-        file.create_dataset("facts", data=np.frombuffer(text.encode(), np.uint8), track_times=False)
-        for name, values in arrays.items():
-            packed = {"compression": "gzip", "shuffle": True} if values.size > _LARGE else {}
-            file.create_dataset(f"arrays/{name}", data=values, track_times=False, **packed)
-        file.flush()
-        image = file.id.get_file_image()
-    write_whole(path, image)
-
-
-def read_arrays(path: Path, kind: tuple[str, str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What :func:`write_arrays` wrote.
-
-    Raises
-    ------
-    FeatlabError
-        There is no file, it is another one or of an unknown version, or it is damaged.
-    """
-    if not path.is_file():
-        raise FeatlabError(f"there is no predictor {path}; make it with `featlab run`.")
-    with damage_told(path):
-        try:
-            file = h5py.File(path, "r")
-        except PermissionError as error:
-            raise FeatlabError(f"{path} may not be read: {error.strerror}.") from error
-        with file:
-            _check_kind(file, path, kind)
-            text = _finite_values(file, "facts").tobytes().decode()
-            facts = json.loads(text)
-            if not isinstance(facts, dict):
-                raise ValueError("/facts is no JSON object")
-            group = file.get("arrays")
-            if not isinstance(group, h5py.Group):
-                raise ValueError("there is no group /arrays")
-            names = list(group)
-            return facts, {name: _finite_values(file, f"arrays/{name}") for name in names}
-
-
-def _check_kind(file: h5py.File, path: Path, known: tuple[str, str]) -> None:
-    kind, version = (plain(file.attrs.get(f"encoding-{name}")) for name in ("type", "version"))
-    if not isinstance(kind, str) or kind != known[0]:
-        raise FeatlabError(
-            f"{path} is an HDF5 file but no predictor: attribute encoding-type is "
-            f"{repr(kind)[:80]}, not {known[0]!r}."
-        )
-    if str(version).partition(".")[0] != known[1].partition(".")[0]:
-        raise FeatlabError(
-            f"{path} has encoding-version {repr(version)[:80]}; this featlab reads "
-            f"{known[1]}. You may need to update featlab."
-        )
-
-
-def _finite_values(file: h5py.File, key: str) -> np.ndarray:
-    """An array of finite numbers that lies in this very file."""
-    dataset = find_dataset(file, key)
-    if dataset.shape is None or dataset.dtype.kind not in "fiu":
-        raise ValueError(f"/{key} holds no numbers")
-    check_numbers(dataset, dataset.ndim, dataset.dtype.kind)
-    values = np.asarray(dataset[()])
-    if not np.isfinite(values).all():
-        raise ValueError(f"/{key} has values that are not finite")
-    return values
-
-
-@contextlib.contextmanager
-def damage_told(path: Path) -> Iterator[None]:
-    """HDF5, JSON and what is made of them tell of damage by nearly every built-in exception."""
-    try:
-        yield
-    except FeatlabError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise FeatlabError(
-            f"{path} is damaged, or no predictor: {reason}; make it again with `featlab run`."
-        ) from error
