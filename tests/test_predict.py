@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -21,6 +22,9 @@ from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
 from featlab.predict import Predictor
 from featlab.predict._parts import ClassSets, Typicality, fit_overlap, one_of_each
+from featlab.store import MapStore
+
+ARCHIVES = Path(__file__).parent / "archives"
 
 
 def analysed(root, folder, backbone, boxes=None):
@@ -31,10 +35,8 @@ def analysed(root, folder, backbone, boxes=None):
     return pipeline.analyse(store)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def fitted_set(root):
     """Pictures of two brightnesses whose bright part is the box, and what an analysis fits."""
-    root = tmp_path_factory.mktemp("set")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("featlab.pipeline._analysis.BOX_HEADS", ("cascade",))
         patch.setattr("featlab.pipeline._analysis._REPEATS", 1)
@@ -44,6 +46,11 @@ def made(tmp_path_factory):
         boxes = boxes.assign(xmin=5.0, ymin=5.0, xmax=table["width"] - 9.0, ymax=30.0)
         results = analysed(folder, root, FakeBackbone(), boxes)
     return folder, results, predict.fit_predictor(results)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return fitted_set(tmp_path_factory.mktemp("set"))
 
 
 def test_the_files_get_what_the_store_got_and_the_saved_one_says_the_same(made, tmp_path):
@@ -191,6 +198,50 @@ def test_a_truncated_file_and_none_at_all_are_refused(made, tmp_path):
         predict.load_predictor(path)
     with pytest.raises(FeatlabError, match="there is no predictor"):
         predict.load_predictor(tmp_path / "nowhere.featlab")
+
+
+def test_an_archived_predictor_of_version_1_0_gives_its_own_numbers():
+    """Asked about an archived store (make_archive.py); the numbers are stored here."""
+    predictor = predict.load_predictor(ARCHIVES / "predictor-v1.0.featlab")
+    between = predictor.head.mean * [[1.0], [0.97]]
+    told = [[0.9351607747433052, 0.06483922525669479], [0.24633329765394607, 0.7536667023460539]]
+    np.testing.assert_allclose(predictor.head.predict_proba(between), told, rtol=1e-9)
+    with MapStore(ARCHIVES / "maps-v1.1.h5") as store:
+        table = predictor.predict(store, coverage=0.5)[:2]
+        heat = replace(predictor, box_head=None).predict(store)[:2]
+    assert table["class"].tolist() == table["set"].tolist() == ["bright", "bright"]
+    np.testing.assert_allclose(table["typicality"], [13 / 17, 15 / 17], rtol=1e-12)
+    corners = [
+        [8.240017063220652, 4.677403468969585, 62.18281044750656, 26.183677643303756],
+        [8.460964283749831, 4.690061317324217, 62.065539561570276, 26.206044924958157],
+    ]
+    np.testing.assert_allclose(table[CORNERS], corners, rtol=1e-5)  # maps are single precision
+    around = [[0, 1905 / 56, 70, 60], [35.625, 645 / 28, 70, 2025 / 56]]
+    np.testing.assert_allclose(heat[CORNERS], around, rtol=1e-12)
+    assert set(table["box_method"]) == {"cascade"} and set(heat["box_method"]) == {"detectors"}
+    np.testing.assert_allclose(table["box_score"], 0.7401045950793359, rtol=1e-9)
+    assert table["detectors"].tolist() == ["0 1 2 3 4"] * 2
+    assert predictor.sets.realised(0.9)["n"] == 24
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("heat", "method", "phlogiston"), "'phlogiston', which is not registered here"),
+        (("heat", "contexts", [{}]), "it has no 'fitted'"),
+        (("box_head", "layer", "nowhere"), "the network has no layer 'nowhere'"),
+    ],
+)
+def test_json_that_lies_is_refused_by_name_of_the_file(tmp_path, change, words):
+    path = tmp_path / "model.featlab"
+    path.write_bytes((ARCHIVES / "predictor-v1.0.featlab").read_bytes())
+    with h5py.File(path, "r+") as file:
+        told = json.loads(file["facts"][()].tobytes())
+        told[change[0]][change[1]] = change[2]
+        facts(file, json.dumps(told))
+    with pytest.raises(FeatlabError, match=words) as error:
+        predict.load_predictor(path)
+    assert str(path) in str(error.value)
 
 
 def test_nothing_in_the_file_can_run(made, tmp_path):

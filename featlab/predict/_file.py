@@ -81,8 +81,8 @@ def plain(parts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarra
     return facts, arrays
 
 
-def made(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The fields of a predictor again, of what :func:`plain` told."""
+def made(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
+    """The fields of a predictor again, of what :func:`plain` told; `path` is that of its file."""
     classes = [str(name) for name in facts["classes"]]
     layers = tuple(
         (arrays[f"head_weights_{k}"], arrays[f"head_intercepts_{k}"])
@@ -109,7 +109,7 @@ def made(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str
         "detectors": detectors,
         "sets": ClassSets(arrays["sets_scores"], arrays["sets_tested"]),
         "typicality": Typicality(arrays["typicality_train"], arrays["typicality_novelty"]),
-        "heat": _heat_made(facts["heat"], classes, arrays),
+        "heat": _heat_made(facts["heat"], classes, arrays, path),
         "box_head": _box_head_made(facts["box_head"], arrays),
         "overlap": overlap,
         "measured": facts["measured"],
@@ -156,13 +156,13 @@ def _heat_plain(heat: HeatBoxes) -> tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 def _heat_made(
-    facts: Mapping[str, Any], classes: list[str], arrays: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any], classes: list[str], arrays: Mapping[str, np.ndarray], path: Path
 ) -> HeatBoxes:
     """What :func:`_heat_plain` told, again."""
     name = facts["method"]
     if name not in METHODS:
         raise FeatlabError(
-            f"the predictor's heat maps are of the method {str(name)[:80]!r}, which is not "
+            f"the heat maps of {path} are of the method {str(name)[:80]!r}, which is not "
             "registered here; import the module that registers it."
         )
     contexts = {}

@@ -115,6 +115,12 @@ class Predictor:
         return str(json.loads(self.provenance["layers"])[-1])
 
     @property
+    def used_layers(self) -> set[str]:
+        """The layers whose maps an answer needs."""
+        layers = {self.layer, *self.heat.fitted.contexts}
+        return layers if self.box_head is None else layers | {self.box_head.layer}
+
+    @property
     def box_method(self) -> str:
         """Where its boxes come from."""
         return self.heat.method if self.box_head is None else self.box_head.name
@@ -280,8 +286,7 @@ class Predictor:
 
     def _of_store(self, store: MapStore, coverage: float) -> pd.DataFrame:
         """Batches of images side by side, the maps of each read once."""
-        layers = {self.layer, *self.heat.fitted.contexts}
-        layers |= set() if self.box_head is None else {self.box_head.layer}
+        layers = self.used_layers
         rows = np.arange(len(store))
         batches = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
 
@@ -370,7 +375,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     """
     facts, arrays, path = read_plain(path)
     with damage_told(path, KIND):
-        predictor = Predictor(**made(facts, arrays))
+        predictor = Predictor(**made(facts, arrays, path))
         _try_out(predictor)
     return predictor
 
@@ -378,6 +383,8 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
 def _try_out(own: Predictor) -> None:
     """Run what needs no maps on a picture of zeros: shapes that do not fit are found here."""
     check_shapes(own.head)
+    if unknown := own.used_layers - set(json.loads(own.provenance["layers"])):
+        raise ValueError(f"the network has no layer {min(unknown)[:80]!r}")
     X = np.zeros((1, len(own.head.mean)), dtype=np.float32)
     probability = own.head.predict_proba(X)
     if probability.shape != (1, len(own.classes)):

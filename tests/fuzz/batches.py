@@ -38,6 +38,7 @@ def cases() -> dict[str, Case]:
     """Kind → what does one case in a folder of its own; it returns what became of it."""
     import annotation_cases
     import image_cases
+    import predictor_cases
     import store_cases
 
     return {
@@ -45,6 +46,8 @@ def cases() -> dict[str, Case]:
         "annotations": annotation_cases.run,
         "stores": store_cases.run,
         "store_bytes": store_cases.run_bytes,
+        "predictors": predictor_cases.run,
+        "predictor_bytes": predictor_cases.run_bytes,
     }
 
 
@@ -64,7 +67,7 @@ def run_batches(kind: str, first: int, last: int, *, size: int = 400) -> Counter
         found.update(one["end"] for one in results)
         start += len(results)
         if end:
-            is_librarys = end in (-signal.SIGALRM, -signal.SIGSEGV) and kind == "store_bytes"
+            is_librarys = end in (-signal.SIGALRM, -signal.SIGSEGV) and kind.endswith("_bytes")
             assert is_librarys, f"{kind}, case {start}, ended with {end}\n{errors[-3000:]}"
             found["lost"] += 1
             start += 1
