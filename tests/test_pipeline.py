@@ -243,9 +243,10 @@ def test_results_are_not_written_into_after_they_were_made(results, written):
 
 def test_seconds_of_earlier_stages_are_told_and_left_alone(store, monkeypatch):
     monkeypatch.setattr("featlab.pipeline._analysis.STAGES", ())
+    monkeypatch.setattr("featlab.pipeline.pictures.with_predictions", lambda results: results)
     earlier = {"extract": 3.0}
     seconds = analyse(store, seconds=earlier).seconds
-    assert seconds.keys() == {"extract", "copies"} and seconds["extract"] == 3.0
+    assert seconds.keys() == {"extract", "copies", "predictor"} and seconds["extract"] == 3.0
     assert earlier == {"extract": 3.0}
 
 
