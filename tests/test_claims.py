@@ -862,6 +862,18 @@ def _(text, r, _claim):
             assert int(shown) == sum(some[row] for row in r.predictions.pictures)
 
 
+@check("refitted predictor")
+def _(text, r, _claim):
+    assert count(text, r"on all ([\d,]+) labelled image") == r.predictions.refitted > 0
+    assert "page is of the model before that" in text
+
+
+@check("asked of a refitted predictor")
+def _(text, r, _claim):
+    assert count(text, r"on all ([\d,]+) labelled image") == r.refitted > 0
+    assert "its scores, and how often the sets hold the right class, are those of" in text
+
+
 @check("asked lead")
 def _(text, r, _claim):
     assert count(text, r"^([\d,]+) picture") == len(r.table)

@@ -18,7 +18,7 @@ from conftest import FakeBackbone
 from fake_results import make_results
 from PIL import Image
 
-from featlab import cli, datasets
+from featlab import cli, datasets, predict
 from featlab.cli._options import Pass
 from featlab.store import MapStore
 
@@ -76,7 +76,12 @@ def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
     assert (
         len(table) == len(pd.read_csv(out / "neurons.csv")) == 2 * 2 * 10
     )  # classes, poolings, neurons
-    assert featlab("run", scenes, "-o", out) == 0
+    # Fitted again on all images: the file alone is another one, no score changes.
+    assert predict.load_predictor(out).refitted == 0
+    assert featlab("run", scenes, "-o", out, "--refit") == 0
+    assert predict.load_predictor(out).refitted == 60
+    page = (out / "report.html").read_text("utf-8")
+    assert "model.featlab was fitted again on all 60 labelled images" in page
     assert fake_network[0].calls == 2
     assert (fake_network[1].calls, fake_network[1].probes) == (0, 0)
     second = json.loads((out / "summary.json").read_text("utf-8"))

@@ -14,9 +14,10 @@ import pytest
 from conftest import FakeBackbone, draw_pictures
 from PIL import Image
 from scipy.stats import binom
+from sklearn.base import clone
 from typer.testing import CliRunner
 
-from featlab import FeatlabError, boxheads, extract, images, pipeline, predict
+from featlab import FeatlabError, boxheads, extract, images, pipeline, predict, report
 from featlab.backbones import load_backbone
 from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
@@ -95,6 +96,49 @@ def test_boxes_are_those_of_the_evaluation(made):
     predicted = predictor.predict(results.store).loc[scored.index]
     # Sums of other numbers of rows differ in the last digits.
     np.testing.assert_allclose(predicted[CORNERS], scored[CORNERS], atol=1e-9)
+
+
+def test_a_refitted_one_says_whose_its_scores_are(made, tmp_path):
+    """Head and box head of all images; whatever was calibrated or scored is the scored one's."""
+    _, results, scored = made
+    every = scored.predict(results.store)
+    beside = predict.predictions_beside_truth(scored, results, every)
+    analysed = replace(results, predictions=replace(beside, predictor=scored))
+    told = pipeline.pictures.with_refit(analysed).predictions
+    new = told.predictor
+    assert told.refitted == new.refitted == 80 and told.table.equals(beside.table)
+    X, labels = results.store.pooled(), results.store.images["label"].to_numpy(str)
+    every = clone(results.heads.models["logistic"]).fit(X.astype(float), labels)
+    (weights, intercepts), heat = new.head.layers[-1], scored.measured["temperature"]
+    np.testing.assert_allclose(weights.T * heat, every[-1].coef_, rtol=1e-6)
+    np.testing.assert_allclose(intercepts * heat, every[-1].intercept_, rtol=1e-6)
+    np.testing.assert_allclose(new.head.mean, X.astype(float).mean(axis=0), rtol=1e-6)
+    assert not np.allclose(weights, scored.head.layers[-1][0])
+    # The box head's components are those of all boxed images.
+    ours, theirs = new.box_head.arrays["channel_mean"], scored.box_head.arrays["channel_mean"]
+    np.testing.assert_allclose(ours, results.store.maps().mean(axis=(0, 1, 2)), rtol=1e-4)
+    assert not np.allclose(ours, theirs, rtol=1e-4)
+    for part in ("sets", "typicality", "heat", "overlap", "detectors", "classes"):
+        assert getattr(new, part) is getattr(scored, part)
+    assert new.box_head.measured == scored.box_head.measured
+    assert {name: new.measured[name] for name in scored.measured} == scored.measured
+    sentence = "fitted again on all 80 labelled images: scores, and how often the sets hold"
+    assert sentence in new.measured["scores_of"] and "scores_of" not in scored.measured
+    loaded = predict.load_predictor(new.save(tmp_path / "model.featlab"))
+    assert sentence in repr(loaded) and sentence not in repr(scored)
+    assert loaded.predict(results.store).equals(new.predict(results.store))
+    assert loaded.predict(results.store)["class"].tolist() == labels.tolist()
+    assert "its scores, and how often" in asked_page(loaded, results, tmp_path)
+    assert "its scores, and how often" not in asked_page(scored, results, tmp_path)
+    with pytest.raises(FeatlabError, match="fitted on all images already"):
+        predict.refit_predictor(loaded, results)
+
+
+def asked_page(predictor, results, folder):
+    """The page of `featlab predict`."""
+    table = predictor.predict(results.store)
+    shown = predict.shown_predictions(predictor, results.store, table)
+    return report.write_predictions(shown, folder / "asked.html").read_text()
 
 
 def test_box_heads_are_files_that_know_their_network(made, tmp_path):

@@ -91,6 +91,18 @@ def test_what_is_refused_leaves_nothing(ask, tmp_path, asks, words):
     assert not sum(network.calls for network in ask.networks)
 
 
+def test_a_refitted_model_is_told_beside_its_scores(ask, model, tmp_path, capsys):
+    root = some_pictures(tmp_path / "pictures", ["a.jpg"])
+    scored = predict.load_predictor(model)
+    for n in (0, 1):
+        new = dataclasses.replace(scored, measured={"refitted_on": 1234 * n} if n else {})
+        path = new.save(tmp_path / "model.featlab")
+        done = CliRunner().invoke(app, ["predict", str(path), str(root), "-o", str(tmp_path / "o")])
+        assert done.exception is None
+        told = "the model was fitted again on all 1,234 labelled images: scores, and how often"
+        assert (told in done.output) == bool(n) and "sets of classes: 90%" in done.output
+
+
 def test_a_folder_that_cannot_hold_the_answers_is_refused_first(ask, tmp_path, monkeypatch):
     root = some_pictures(tmp_path / "pictures", ["a.jpg"])
     file = tmp_path / "file"

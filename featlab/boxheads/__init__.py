@@ -20,6 +20,7 @@ import numpy as np
 from featlab.arguments import row_numbers
 from featlab.boxes.geometry import frame_to_picture
 from featlab.boxheads._evaluation import evaluate_box_heads
+from featlab.boxheads._evaluation import refit_box_head as refit_box_head
 from featlab.boxheads._inputs import KEPT_SCORES as KEPT_SCORES
 from featlab.boxheads._inputs import TARGETS, Floats, Reduction, box_statistics, reduced_maps, tidy
 from featlab.boxheads._inputs import score_of as score_of

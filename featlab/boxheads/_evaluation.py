@@ -50,7 +50,7 @@ from featlab.boxheads._linear import (
 )
 from featlab.boxheads._regional import boosting_head, cascade_head, plain_head
 from featlab.intervals import interval_name, mean_interval
-from featlab.results.localisation import BoxHeadResults
+from featlab.results.localisation import BoxHead, BoxHeadResults
 from featlab.store import MapStore
 
 HEADS = ("cascade", "ridge_pca", "pls", "mlp", "gradient_boosting")
@@ -185,10 +185,7 @@ def evaluate_box_heads(
         target=target,
         random_state=random_state,
     )
-    components = Components(data.maps, random_state)
-    if policy == "best_match":
-        matching = images.best_matching(ridge_out_of_fold(data, components), fit)
-        data = replace(data, boxes=matching)
+    data, components = _learned(data, images, fit, policy)
 
     def boxes_of(head: _Head) -> Floats:
         return images.to_pixels(head.predict(maps[test], total[test]), test)
@@ -222,6 +219,49 @@ def evaluate_box_heads(
             tables.append(_held_out(images, fit, getattr(head, "held", None)).assign(head=name))
     held = pd.concat([one for one in tables if len(one)] or tables, ignore_index=True)
     return replace(results, fitted=plain, held=held[_HELD_COLUMNS])
+
+
+def refit_box_head(results: BoxHeadResults, name: str, store: MapStore) -> BoxHead:
+    """A head of earlier results, tuned and fitted anew on all images with a box.
+
+    Parameters
+    ----------
+    results : BoxHeadResults
+        Say how: kind of box, target, policy, layer, seed.
+    name : str
+        Of ``results.fitted``.
+    store : MapStore
+        That they were made of; of more than 10,000 images with a box about as many drawn by class.
+
+    Returns
+    -------
+    BoxHead
+        Its ``measured`` is that of the head that was scored.
+    """
+    asked, layer = results.facts, results.facts["layer"]
+    seed, every = asked["random_state"], boxed_images(store, asked["box_kind"])
+    labels = store.images["label"].to_numpy()
+    images = sampled(every, np.full(len(store), "train"), labels, seed)
+    groups = group_names(store.images["group"], len(store))[images.rows]
+    reduction = fit_reduction(store, images.rows, layer=layer)
+    maps, total = reduced_maps(store, images.rows, reduction, layer=layer)
+    data = FitData(maps, total, images.targets, folds_of(groups, seed), asked["target"], seed)
+    data, components = _learned(data, images, np.arange(len(images.rows)), asked["policy"])
+    fitted = _fit_head(name, data, components, lambda: ridge_head(data, components))
+    head = plain_head(name, fitted, reduction, store, layer)
+    assert head is not None, name  # that of the results was plain
+    return replace(head, measured=results.fitted[name].measured)
+
+
+def _learned(
+    data: FitData, images: BoxedImages, fit: np.ndarray, policy: str
+) -> tuple[FitData, Components]:
+    """The same with the boxes that the policy learns, and the components of its maps."""
+    components = Components(data.maps, data.random_state)
+    if policy == "best_match":
+        matching = images.best_matching(ridge_out_of_fold(data, components), fit)
+        data = replace(data, boxes=matching)
+    return data, components
 
 
 def _predicted(

@@ -75,6 +75,14 @@ CopiesOrDrop = Annotated[
         "others, or left out but for the first."
     ),
 ]
+Refit = Annotated[
+    bool,
+    typer.Option(
+        "--refit",
+        help="Fit head and box head of model.featlab again on all labelled images; scores stay "
+        "those of the model before that.",
+    ),
+]
 Virtual = Annotated[
     bool,
     typer.Option(

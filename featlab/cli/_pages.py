@@ -19,6 +19,7 @@ from featlab.cli._options import (
     Layer,
     Output,
     Pass,
+    Refit,
     Seed,
     Store,
     Virtual,
@@ -44,6 +45,7 @@ def report(
     box_kind: BoxKind = None,
     copies: Copies = "together",
     seed: Seed = 0,
+    refit: Refit = False,
     figures: Annotated[
         Literal["svg", "pdf", "png"] | None,
         typer.Option(help="Write every figure of the page to the folder figures as well."),
@@ -51,7 +53,7 @@ def report(
 ) -> None:
     """Write report, tables and summary of a finished store, and its figures where asked for."""
     with workers_ready(), featlab.store.MapStore(store) as opened:
-        results = write_page(opened, output, box_kind, copies, seed, {})
+        results = write_page(opened, output, box_kind, copies, seed, {}, refit=refit)
         if figures is not None:
             written = featlab.report.write_figures(results, output / "figures", format=figures)
             print(f"figures: {output / 'figures'} ({len(written)} files)")

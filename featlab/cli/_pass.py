@@ -25,6 +25,7 @@ from featlab.cli._options import (
     CopiesOrDrop,
     Output,
     Pass,
+    Refit,
     Seed,
     bar,
     command_line,
@@ -99,12 +100,15 @@ def run(
     box_kind: BoxKind = None,
     copies: CopiesOrDrop = "together",
     seed: Seed = 0,
+    refit: Refit = False,
 ) -> None:
     """From an image folder to a report: index, extract, heads, neurons, localisation."""
-    _run(made, output, box_kind, copies, seed)
+    _run(made, output, box_kind, copies, seed, refit=refit)
 
 
-def _run(made: Pass, output: Path, box_kind: str | None, copies: str, seed: int) -> None:
+def _run(
+    made: Pass, output: Path, box_kind: str | None, copies: str, seed: int, *, refit: bool = False
+) -> None:
     path = output / "maps.h5"
     with workers_ready(path.exists()):
         start = time.perf_counter()
@@ -125,7 +129,7 @@ def _run(made: Pass, output: Path, box_kind: str | None, copies: str, seed: int)
                 )
         with store:
             kept = "split" if copies == "split" else "together"
-            write_page(store, output, box_kind, kept, seed, seconds)
+            write_page(store, output, box_kind, kept, seed, seconds, refit=refit)
 
 
 @contextmanager
@@ -151,6 +155,8 @@ def write_page(
     copies: str,
     seed: int,
     seconds: dict[str, float],
+    *,
+    refit: bool,
 ) -> featlab.results.Results:
     """Report, tables and summary of a store, with what other commands left in the folder."""
     results = featlab.pipeline.analyse(
@@ -167,6 +173,8 @@ def write_page(
         if name in results.left_out:
             what = "predictor, heads, detectors" if name == "heads" else name
             logging.getLogger(__name__).info("no %s: %s", what, results.left_out[name])
+    if refit:
+        results = featlab.pipeline.pictures.with_refit(results)
     featlab.pipeline.write_results(results, output)
     tell(featlab.report.summary(results), output)
     return results
@@ -289,6 +297,8 @@ def _tell_predictions(
 ) -> None:
     """The table and what was measured, in a few lines."""
     print(f"{len(table)} pictures: {table['class'].value_counts().to_dict()}")
+    if predictor.refitted:
+        print(f"the model was {predictor.refit_told}")
     limit = featlab.results.pictures.UNUSUAL
     unusual = int((table["typicality"] <= limit).sum())
     print(f"unlike the train set (typicality at most {limit}): {unusual}")

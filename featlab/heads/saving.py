@@ -188,9 +188,38 @@ def calibrated_head(
         return float(losses_of(code, shares).mean())
 
     temperature = float(np.exp(minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded").x))
+    return _tempered(head, temperature), temperature
+
+
+def refitted_head(model: Pipeline, X: ArrayLike, y: ArrayLike, temperature: float) -> SavedHead:
+    """A head with the settings of a fitted one, fitted anew; with that one's temperature.
+
+    Parameters
+    ----------
+    model : Pipeline
+        From ``HeadResults.models``: a logistic head.
+    X, y : array-like of shape (n, c) and (n,)
+        Features and labels of all images.
+    temperature : float
+        Of :func:`calibrated_head`.
+
+    Raises
+    ------
+    FeatlabError
+        The head cannot be saved, or X and y do not fit together.
+    """
+    images = images_of(X, y, None)
+    values = double_rows(finite_matrix(X), np.arange(len(images.y)))
+    own = clone(model)
+    with one_thread(values.size):
+        fit_quietly(own, values, np.asarray(y))
+    return _tempered(plain_head(own), temperature)
+
+
+def _tempered(head: SavedHead, temperature: float) -> SavedHead:
     weights, intercepts = head.layers[-1]
     last = (weights / temperature, intercepts / temperature)
-    return replace(head, layers=(*head.layers[:-1], last)), temperature
+    return replace(head, layers=(*head.layers[:-1], last))
 
 
 def _layers_of(model: Any) -> tuple[_Layers, str, str] | None:

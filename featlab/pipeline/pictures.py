@@ -353,3 +353,16 @@ def with_predictions(results: Results) -> Results:
     known = {"label": results.store.images["label"].to_numpy(), "split": results.split.to_numpy()}
     tested = replace(tested, every=every.assign(**known), predictor=predictor)
     return replace(results, predictions=tested)
+
+
+def with_refit(results: Results) -> Results:
+    """The same results, their predictor fitted again on all labelled images.
+
+    What they say of the set's own images stays that of the model before, which had not seen them.
+    """
+    known = results.predictions
+    if known is None:
+        return results
+    predictor = predict.refit_predictor(known.predictor, results)
+    known = replace(known, predictor=predictor, refitted=predictor.refitted)
+    return replace(results, predictions=known)

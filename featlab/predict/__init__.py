@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featlab.arguments import confirmed_detectors, stratified_rows, true_boxes
 from featlab.boxes.geometry import CORNERS, best_iou
-from featlab.boxheads import KEPT_SCORES, score_of
+from featlab.boxheads import KEPT_SCORES, refit_box_head, score_of
 from featlab.errors import FeatlabError
 from featlab.heads.saved import SavedHead
 from featlab.localise.heat import picture_sizes
@@ -53,7 +53,7 @@ _MOST_BOXED = 2_000  # confirm images that the expected overlap is fitted on
 _FEWEST_BOXED = 10
 
 
-def fit_predictor(results: Results) -> Predictor:
+def fit_predictor(results: Results, *, refit: bool = False) -> Predictor:
     """What an analysis fitted, ready for other pictures.
 
     Nothing that was scored is fitted again: head, detectors, heat maps, thresholds and box head are
@@ -64,6 +64,9 @@ def fit_predictor(results: Results) -> Predictor:
     ----------
     results : Results
         From ``pipeline.analyse``; its store is read.
+    refit : bool
+        Fit the head, and the box head if there is one, again on all labelled images, those of
+        confirm and test among them (:func:`refit_predictor`).
 
     Returns
     -------
@@ -79,6 +82,43 @@ def fit_predictor(results: Results) -> Predictor:
     Where images have groups, one image of each confirm group, drawn at random, calibrates: sets and
     typicality then hold for pictures of new groups.
     """
+    own = _scored(results)
+    return refit_predictor(own, results) if refit else own
+
+
+def refit_predictor(own: Predictor, results: Results) -> Predictor:
+    """The same with head and box head fitted on all labelled images, for use.
+
+    Everything else stays that of the model that was scored: detectors, heat maps and thresholds,
+    the temperature, the conformal scores, the typicality, the expected IoU, and every score. None
+    could be made anew: images that a model was fitted on are more probable to it than new ones, so
+    that scores on them are not exchangeable with those of new pictures, and a cut or a p-value from
+    them would promise too much. The promise of the sets is therefore that of the model that was
+    scored; the refitted one, fitted on more images, is only expected to do as well. It says so.
+
+    Parameters
+    ----------
+    own : Predictor
+        Of :func:`fit_predictor`, from `results`.
+    results : Results
+    """
+    from featlab.heads.saving import refitted_head  # with scikit-learn, which asking needs not
+
+    if own.refitted:
+        raise FeatlabError("the predictor is fitted on all images already; refit the scored one.")
+    store, labels = results.store, results.store.images["label"].to_numpy(str)
+    model = results.heads.models[results.heads.main]
+    head = refitted_head(model, store.pooled(layer=own.layer), labels, own.measured["temperature"])
+    box_head, regression = own.box_head, results.box_regression
+    if box_head is not None and regression is not None:
+        box_head = replace(refit_box_head(regression, box_head.name, store), network={})
+    new = replace(own, head=head, box_head=box_head,
+                  measured={**own.measured, "refitted_on": len(labels)})  # fmt: skip
+    return replace(new, measured={**new.measured, "scores_of": new.refit_told})
+
+
+def _scored(results: Results) -> Predictor:
+    """The predictor whose head, thresholds and boxes are those that were scored."""
     from featlab.heads.saving import calibrated_head  # with scikit-learn, which asking needs not
 
     store, sides = results.store, results.split.to_numpy(str)

@@ -165,6 +165,7 @@ def _shown(
         coverage=coverage,
         pictures={int(row): _jpeg(one) for row, one in pictures if one is not None},
         true_boxes=true_boxes or {},
+        refitted=predictor.refitted,
     )
 
 

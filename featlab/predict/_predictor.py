@@ -91,7 +91,8 @@ class Predictor:
     overlap : ExpectedOverlap, optional
         None where no confirm image has a box.
     measured : dict
-        Scores on test images, each with ``n`` and a 95 % interval, and how it was made.
+        Scores on test images, each with ``n`` and a 95 % interval, and how it was made. Those of a
+        refitted one are the scores of the model before that; ``scores_of`` then says so.
     """
 
     provenance: dict[str, Any]
@@ -107,7 +108,22 @@ class Predictor:
 
     def __repr__(self) -> str:
         network = self.provenance.get("backbone")
-        return f"<Predictor of {', '.join(self.classes)} on {network}, boxes by {self.box_method}>"
+        told = f"<Predictor of {', '.join(self.classes)} on {network}, boxes by {self.box_method}"
+        return f"{told}; {self.refit_told}>" if self.refitted else f"{told}>"
+
+    @property
+    def refitted(self) -> int:
+        """Labelled images that it was fitted on again; 0 for the model that was scored."""
+        return int(self.measured.get("refitted_on", 0))
+
+    @property
+    def refit_told(self) -> str:
+        """What a refitted one must say of its scores."""
+        return (
+            f"fitted again on all {self.refitted:,} labelled images: scores, and how often the "
+            "sets hold the right class, are those of the model before that, fitted without the "
+            "images that it was scored on"
+        )
 
     @property
     def layer(self) -> str:
@@ -382,6 +398,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
 
 def _try_out(own: Predictor) -> None:
     """Run what needs no maps on a picture of zeros: shapes that do not fit are found here."""
+    repr(own)
     check_shapes(own.head)
     if unknown := own.used_layers - set(json.loads(own.provenance["layers"])):
         raise ValueError(f"the network has no layer {min(unknown)[:80]!r}")

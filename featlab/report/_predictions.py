@@ -57,7 +57,10 @@ def predictions(results: Results, options: Options) -> Section | None:
     return _section(
         known,
         "Predictions on test images",
-        facts={"answer": said(_scored(results), _drawn(results)), "scored": True},
+        facts={
+            "answer": said(_scored(results), _drawn(results), _refitted(results)),
+            "scored": True,
+        },
     )
 
 
@@ -66,7 +69,10 @@ def asked(known: Predictions) -> Section:
     return _section(
         known,
         "Predictions",
-        facts={"answer": said(_counted(known), _left_out(known)), "scored": False},
+        facts={
+            "answer": said(_counted(known), _asked_refitted(known), _left_out(known)),
+            "scored": False,
+        },
     )
 
 
@@ -205,6 +211,30 @@ def _drawn(results: Results) -> str:
         if some.any()
     ]
     return f"Shown, drawn at random: {', '.join(parts)}."
+
+
+@claim("refitted predictor")
+def _refitted(results: Results) -> str:
+    """That the file is of another fit than the scores."""
+    if results.predictions is None or not results.predictions.refitted:
+        return ""
+    n = words.plural(results.predictions.refitted, "labelled image")
+    return (
+        f"The file model.featlab was fitted again on all {n}, these test images among them; "
+        "what stands on this page is of the model before that, which had not seen them."
+    )
+
+
+@claim("asked of a refitted predictor", PREDICTION_CLAIMS)
+def _asked_refitted(known: Predictions) -> str:
+    """Whose the scores and the promise of the sets are."""
+    if not known.refitted:
+        return ""
+    return (
+        f"The model was fitted again on all {words.plural(known.refitted, 'labelled image')}: "
+        "its scores, and how often the sets hold the right class, are those of the model before "
+        "that, fitted without the images that it was scored on."
+    )
 
 
 @claim("asked lead", PREDICTION_CLAIMS)

@@ -156,7 +156,9 @@ class Predictions:
     every : DataFrame, optional
         Of the test images of an analysis: the same of all its images, with ``label, split``.
     predictor : featlab.predict.Predictor, optional
-        Of an analysis: what was asked.
+        Of an analysis: what was asked, or the same fitted again on all labelled images.
+    refitted : int
+        Labelled images that the predictor was fitted on again; 0 for the model that was scored.
     """
 
     table: pd.DataFrame
@@ -167,6 +169,7 @@ class Predictions:
     true_boxes: dict[int, np.ndarray]
     every: pd.DataFrame | None = None
     predictor: Any = None  # of a room, of which the ground floor knows nothing
+    refitted: int = 0
 
 
 @dataclass(frozen=True)
