@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 nbformat = pytest.importorskip(
@@ -45,7 +47,7 @@ def test_it_is_up_to_date_with_the_scripts(built, committed):
 
 def test_every_script_is_in_it_whole(built):
     scripts = sorted(ANALYSIS.glob("[0-9]*.py"))
-    assert len(scripts) >= 9
+    assert len(scripts) >= 10
     every = "\n".join(cell.source for cell in built.cells)
     for script in scripts:
         code = script.read_text("utf-8").split('"""', 2)[2]
@@ -87,4 +89,10 @@ def test_its_cells_run(tmp_path):
     subprocess.run(call, cwd=tmp_path, check=True, capture_output=True)
     made = nbformat.read(tmp_path / "analysis" / "featlab.ipynb", as_version=4)
     assert all(cell.execution_count for cell in code_cells(made))
-    assert (tmp_path / "reports" / "analysis" / "compare.html").is_file()
+    folder = tmp_path / "reports" / "analysis"
+    assert (folder / "compare.html").is_file()
+    made_of = {name: pd.read_csv(folder / "predict" / f"{name}.csv") for name in ("own", "foreign")}
+    assert made_of["own"]["typicality"].median() > 0.05 > made_of["foreign"]["typicality"].median()
+    for name, table in made_of.items():
+        written = json.loads((folder / "predict" / name / "coco/instances.json").read_text("utf-8"))
+        assert len(written["images"]) == len(table) >= len(written["annotations"]) > 0
