@@ -38,6 +38,7 @@ from featlab.report.overview import commands
 from featlab.results.analysis import DetectorDetails
 from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.networks import Transfer
+from featlab.results.pictures import UNTUNED_ELSEWHERE
 
 DRAWS, LONG = 25, 200
 BASELINES = ("dummy", "colour_histogram")
@@ -872,6 +873,26 @@ def _(text, r, _claim):
 def _(text, r, _claim):
     assert count(text, r"on all ([\d,]+) labelled image") == r.refitted > 0
     assert "its scores, and how often the sets hold the right class, are those of" in text
+
+
+@check("boxes that no box tuned")
+def _(text, r, _claim):
+    assert r.untuned
+    known = "iou" in r.table and any(value == value for value in r.table["iou"])
+    assert text.startswith("The boxes are not scored here.") != known
+    for what, n, found, tuned in UNTUNED_ELSEWHERE:
+        printed = re.search(rf"{what} (\d+) % of {n} \((\d+) %\)", text)
+        assert [int(one) for one in printed.groups()] == [round(100 * x) for x in (found, tuned)]
+
+
+@check("box score says nothing")
+def _(text, r, _claim):
+    assert not r.informative and "not informative" in text
+
+
+@check("nothing can be unusual")
+def _(text, r, _claim):
+    assert r.least_typicality > 0.05 and "no picture can be called unusual" in text
 
 
 @check("asked lead")

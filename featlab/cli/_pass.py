@@ -311,6 +311,8 @@ def _tell_predictions(
     if "accuracy" in measured:
         print(f"classes: accuracy {_measured(measured['accuracy'])}")
     told = "not scored here: the set had no boxes"
+    if predictor.untuned:
+        told += f". {featlab.results.pictures.untuned_told()}"
     if "mean_iou" in measured:
         told = f"mean IoU {_measured(measured['mean_iou'])}"
     print(f"boxes by {predictor.box_method}: {told}")

@@ -99,7 +99,8 @@ def _save_heads(
     folder.mkdir(parents=True, exist_ok=True)
     for name, model in scores.models.items():
         if name not in ("dummy", "knn"):
-            featlab.heads.save_head(model, folder / f"{name}.npz", **features)
+            own = {} if name == "colour_histogram" else features  # of no network
+            featlab.heads.save_head(model, folder / f"{name}.npz", **own)
 
 
 def _one_store(

@@ -166,6 +166,9 @@ def _shown(
         pictures={int(row): _jpeg(one) for row, one in pictures if one is not None},
         true_boxes=true_boxes or {},
         refitted=predictor.refitted,
+        untuned=predictor.untuned,
+        informative=predictor.overlap is None or predictor.overlap.informative,
+        least_typicality=1 / predictor.typicality.steps,
     )
 
 

@@ -126,6 +126,11 @@ class Predictor:
         )
 
     @property
+    def untuned(self) -> bool:
+        """Whether no box chose method and threshold of its boxes."""
+        return self.box_head is None and not self.heat.tuned
+
+    @property
     def layer(self) -> str:
         """The layer that the head stands on: the last."""
         return str(json.loads(self.provenance["layers"])[-1])

@@ -19,7 +19,7 @@ from featlab.report._elements import Options, Section
 from featlab.report._interactive import small_jpeg
 from featlab.report._words import PREDICTION_CLAIMS, claim, said
 from featlab.results.analysis import Results
-from featlab.results.pictures import LEAST_IOU, UNUSUAL, Predictions
+from featlab.results.pictures import LEAST_IOU, UNUSUAL, Predictions, untuned_told
 from featlab.system.machine import usable_cores
 
 _CORNERS = ["xmin", "ymin", "xmax", "ymax"]
@@ -58,7 +58,7 @@ def predictions(results: Results, options: Options) -> Section | None:
         known,
         "Predictions on test images",
         facts={
-            "answer": said(_scored(results), _drawn(results), _refitted(results)),
+            "answer": said(_scored(results), *_bounds(known), _drawn(results), _refitted(results)),
             "scored": True,
         },
     )
@@ -70,7 +70,9 @@ def asked(known: Predictions) -> Section:
         known,
         "Predictions",
         facts={
-            "answer": said(_counted(known), _asked_refitted(known), _left_out(known)),
+            "answer": said(
+                _counted(known), *_bounds(known), _asked_refitted(known), _left_out(known)
+            ),
             "scored": False,
         },
     )
@@ -170,6 +172,39 @@ def _smaller(file: bytes, step: tuple[int, int]) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------- the words
+
+
+def _bounds(known: Predictions) -> tuple[words.Claim | None, ...]:
+    """What the boxes and numbers of these predictions cannot tell."""
+    return _untuned(known), _uninformative(known), _never_unusual(known)
+
+
+@claim("boxes that no box tuned", PREDICTION_CLAIMS)
+def _untuned(known: Predictions) -> str:
+    """That boxes are not scored here, and how their rule did elsewhere."""
+    if not known.untuned:
+        return ""
+    scored = "iou" in known.table and known.table["iou"].notna().any()
+    return untuned_told() if scored else f"The boxes are not scored here. {untuned_told()}"
+
+
+@claim("box score says nothing", PREDICTION_CLAIMS)
+def _uninformative(known: Predictions) -> str:
+    """That the expected IoU does not tell pictures apart."""
+    if known.informative:
+        return ""
+    return "The expected IoU (box_score) is the same for all pictures: not informative here."
+
+
+@claim("nothing can be unusual", PREDICTION_CLAIMS)
+def _never_unusual(known: Predictions) -> str:
+    """That too few images calibrate the typicality."""
+    if known.least_typicality <= UNUSUAL:
+        return ""
+    return (
+        f"Typicality cannot fall below {words.number(known.least_typicality)}, as few images "
+        "calibrate it: no picture can be called unusual."
+    )
 
 
 def _missed(table: pd.DataFrame) -> pd.Series:

@@ -19,6 +19,7 @@ from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import Claim, claim
 from featlab.results.analysis import Results
 from featlab.results.images import Audit, Clusters
+from featlab.results.pictures import untuned_told
 from featlab.system.files import plain
 
 # Verdict → what stands in the strip: a sign that needs no colour, and a word.
@@ -344,8 +345,9 @@ def summary(results: Results) -> dict[str, Any]:
         ``heads`` (head → accuracy, low, high, n), ``detectors`` (class → n, best_neuron,
         auroc_selected, auroc_confirmed with its interval), ``localisation`` (method →
         box_accuracy, mean_iou, n), ``own_classes`` (class of the network's own → images that it
-        calls so first, share; the three commonest), ``seconds`` (stage → s). None stands for what
-        is not there or no number.
+        calls so first, share; the three commonest), ``predicted_boxes`` (method, whether scored,
+        and, where no box chose its threshold, how that rule did elsewhere), ``seconds`` (stage →
+        s). None stands for what is not there or no number.
     """
     store = results.store
     confirmed = with_unseen_limits(confirmed_detectors(results.neurons))
@@ -365,11 +367,22 @@ def summary(results: Results) -> dict[str, Any]:
             },
             "localisation": {str(row["method"]): _boxes(row) for _, row in rows.iterrows()},
             "own_classes": {} if results.own is None else _own(results.own.called),
+            "predicted_boxes": _predicted_boxes(results),
             "clusters": _cluster_sizes(results),
             "left_out": dict(results.left_out),
             "seconds": dict(results.seconds),
         }
     )
+
+
+def _predicted_boxes(results: Results) -> dict[str, Any]:
+    """Where the predictor's boxes come from, and whether they could be scored."""
+    known = results.predictions
+    if known is None:
+        return {}
+    scored = "iou" in known.table and bool(known.table["iou"].notna().any())
+    elsewhere = untuned_told() if known.untuned else None
+    return {"method": known.box_method, "scored": scored, "elsewhere": elsewhere}
 
 
 def _cluster_sizes(results: Results) -> dict[str, int]:
