@@ -360,7 +360,7 @@ def test_a_report_into_a_read_only_folder(server, folder, tmp_path):
     assert server.run("read_only", log, mount=str(room), first=command, then=report) == 0
     text = told(log)
     assert "codes 0 1" in text
-    assert re.search(r"featlab: .*room/out.* could not be .*Read-only file system", text), text
+    assert re.search(r"featlab: .*room/out.* is read-only", text), text
 
 
 # --------------------------------------------------------------------------- the pictures
