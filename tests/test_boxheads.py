@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 from fake_store import FakeStore
 from matplotlib.figure import Figure
+from numpy.testing import assert_allclose
 
-from featlab import FeatlabError, boxheads, localise, plots
+from featlab import FeatlabError, boxheads, extract, images, localise, plots
+from featlab.backbones import load_backbone
 from featlab.boxes import geometry as bx
 from featlab.boxheads import _inputs, _linear
 from featlab.boxheads._evaluation import BASELINES, HEADS
 from featlab.boxheads._inputs import POLICIES, TARGETS
+from featlab.boxheads._joint import ARCHITECTURES
+from featlab.images.pixels import InputReader
 from featlab.plots.style import encode
 
 LINEAR = ("ridge_pca", "pls")
@@ -468,3 +475,49 @@ def test_joint_heads_learn_class_and_box():
     assert (spatial.predictions["iou"].between(0, 1)).all()
     a, b = (boxheads.fit_joint_head(*arguments, epochs=1) for _ in range(2))
     assert np.allclose(a.predictions["iou"], b.predictions["iou"], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ARCHITECTURES)
+def test_a_joint_model_is_one_file_that_keras_opens_alone(head, tmp_path, picture_folder):
+    backbone = load_backbone("efficientnet_lite0", input_size=64)
+    table, _, _ = images.index_images(picture_folder({"a": 10, "b": 10}))
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0.0, 0.4, (20, 2))
+    truth = np.hstack([low, low + rng.uniform(0.2, 0.6, (20, 2))])
+    sides = np.array(["train", "train", "confirm", "test", "test"] * 4)
+    with extract.extract_maps(table, backbone, tmp_path / "maps.h5") as store:
+        joint = boxheads.fit_joint_head(store, table["label"], truth, sides, head=head, epochs=2)
+        maps = store.maps(joint.predictions["row"].to_numpy())
+    outputs = joint.model.predict(maps, verbose=0)
+    raw = joint.predictions[[f"raw_{name}" for name in bx.CORNERS]].to_numpy()
+    assert np.ptp(raw, axis=0).max() > 1e-3  # else a constant would pass below
+    assert_allclose(outputs["box"], raw, atol=1e-5)
+    read = InputReader(table, backbone.input_size, "stretch")
+    pixels = np.stack([read(int(row))[0] for row in joint.predictions["row"]])
+
+    file = boxheads.save_joint_model(joint, backbone, tmp_path / "joint.keras")
+    np.save(tmp_path / "pixels.npy", pixels.astype(np.float32))
+    alone = (
+        "import sys, numpy as np, keras\n"
+        "model = keras.models.load_model('joint.keras')\n"
+        "out = model.predict(np.load('pixels.npy'), verbose=0)\n"
+        "assert not any(name.startswith('featlab') for name in sys.modules)\n"
+        "np.savez('out.npz', **out)\n"
+    )
+    subprocess.run([sys.executable, "-c", alone], cwd=tmp_path, check=True, capture_output=True)
+    with np.load(tmp_path / "out.npz") as said:
+        assert_allclose(said["label"], outputs["label"], atol=1e-4)
+        assert_allclose(said["box"], raw, atol=1e-4)
+        named = np.array(joint.classes)[said["label"].argmax(axis=1)]
+    assert list(named) == list(joint.predictions["predicted"])
+
+    own = load_backbone(file, engine="tensorflow")
+    (stored,) = own.forward(pixels).values()
+    assert_allclose(stored, maps, atol=1e-4 * np.abs(maps).max())
+    other = load_backbone("efficientnet_lite0", input_size=96)
+    with pytest.raises(FeatlabError, match="Give the backbone of the store"):
+        boxheads.save_joint_model(joint, other, tmp_path / "other.keras")
+    with pytest.raises(FeatlabError, match="must end in .keras"):
+        boxheads.save_joint_model(joint, backbone, tmp_path / "joint.h5")
+    assert not (tmp_path / "other.keras").exists()

@@ -34,7 +34,7 @@ ALLOWED = {
     "audit": {"images", "splits", "intervals", "neurons", "heads", "features"},
     "localise": {"boxes", "intervals"},
     "own": {"boxes", "intervals", "localise"},
-    "boxheads": {"boxes", "intervals"},
+    "boxheads": {"backbones", "boxes", "finetune", "intervals"},
     "gradients": {"backbones", "boxes", "intervals"},
     "finetune": {"backbones", "images", "heads"},
     "predict": {

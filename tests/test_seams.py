@@ -50,6 +50,7 @@ BAD = (
 NOT_HERE = {
     *("audit.duplicates", "boxheads.fit_joint_head", "boxheads.predict_boxes"),
     "boxheads.save_box_head",
+    "boxheads.save_joint_model",
     *("heads.compare_backbones", "heads.save_head", "localise.register"),
     *("neurons.to_anndata", "localise.heat_boxes"),
 }

@@ -4,6 +4,7 @@
 `predict_boxes` applies those that are plain arrays to other images, `save_box_head` and
 `load_box_head` keep them in files;
 `fit_joint_head` trains class and box together, as a Keras head on the stored maps;
+`save_joint_model` writes it with its backbone as one ``.keras`` file;
 `box_statistics` describes the boxes themselves.
 """
 
@@ -24,7 +25,7 @@ from featlab.boxheads._evaluation import refit_box_head as refit_box_head
 from featlab.boxheads._inputs import KEPT_SCORES as KEPT_SCORES
 from featlab.boxheads._inputs import TARGETS, Floats, Reduction, box_statistics, reduced_maps, tidy
 from featlab.boxheads._inputs import score_of as score_of
-from featlab.boxheads._joint import fit_joint_head
+from featlab.boxheads._joint import fit_joint_head, save_joint_model
 from featlab.boxheads._linear import Projection, ScoreHead, Shift
 from featlab.boxheads._regional import CORRECTION, CascadeHead, MirrorLinear
 from featlab.results.localisation import BoxHead
@@ -46,6 +47,7 @@ __all__ = [
     "load_box_head",
     "predict_boxes",
     "save_box_head",
+    "save_joint_model",
 ]
 
 KIND = Kind("featlab-box-head", "1.0", "featlab boxheads -o")

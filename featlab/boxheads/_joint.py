@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,16 @@ from featlab.arguments import (
     group_names,
     split_sides,
 )
+from featlab.backbones import Backbone
 from featlab.boxes import geometry as bx
 from featlab.boxheads._inputs import mirrored, tidy
 from featlab.boxheads._linear import mirror_maps
 from featlab.errors import FeatlabError
+from featlab.finetune.network import map_network
 from featlab.intervals import mean_interval
 from featlab.results.localisation import JointHeadResults
 from featlab.store import MapStore
+from featlab.system.files import write_whole
 
 ARCHITECTURES = ("flatten", "spatial")
 LOSSES = ("mse", "smooth_l1", "giou")
@@ -36,6 +41,13 @@ _WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
 _CHANNELS, _LOOKS, _HIDDEN = 128, 16, 128
 _DROPOUT = 0.3
 _PULL = 10.0
+# Centre and sides times this are corners; a product is saved with a network, a function is not.
+_CENTRE_TO_CORNERS = np.array(
+    [[1, 0, 1, 0], [0, 1, 0, 1], [-0.5, 0, 0.5, 0], [0, -0.5, 0, 0.5]], np.float32
+)
+# Corners times this, and the shift, are those of the mirrored picture.
+_MIRROR = np.array([[0, 0, -1, 0], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]], np.float32)
+_MIRROR_SHIFT = np.array([1, 0, 1, 0], np.float32)
 _BEND = 0.05  # where smooth L1 turns from a parabola into a line, shares of the input's side
 
 
@@ -148,8 +160,9 @@ def fit_joint_head(
     import keras
 
     keras.utils.set_random_seed(random_state)
-    unit = np.sqrt(np.mean(X**2)) or 1.0
+    unit = 1.0
     if head == "spatial":  # flatten takes the maps as they are, as published
+        unit = float(np.sqrt(np.mean(X**2))) or 1.0
         X, X_test = X / unit, X_test / unit
     network = _build(X.shape[1:], len(classes), recipe)
     history = _train(network, X, codes[fit], truth[fit], recipe)
@@ -158,7 +171,58 @@ def fit_joint_head(
     parameters = asdict(recipe) | {"weights": int(network.count_params())}
     groups = maps.images.get("group") if isinstance(maps, MapStore) else None
     names = group_names(groups, len(codes))[test]
-    return _scored(predictions, history, len(fit), parameters, names)
+    scored = _scored(predictions, history, len(fit), parameters, names)
+    known_layer = (layer or maps.layers[-1]) if isinstance(maps, MapStore) else None
+    model = _whole_head(network, unit, recipe)
+    return replace(scored, model=model, classes=[str(one) for one in classes], layer=known_layer)
+
+
+def save_joint_model(
+    joint: JointHeadResults, backbone: Backbone, path: str | os.PathLike[str]
+) -> Path:
+    """Write backbone and joint head as one ``.keras`` file, complete or not at all.
+
+    The model takes RGB pixels 0 … 255 of the backbone's input size, ``(b, H, W, 3)``; their scaling
+    is a layer inside. It gives ``label``, class probabilities ``(b, k)`` in the order of
+    `joint.classes`, and ``box``, corners ``(b, 4)`` in unit coordinates of the input, as the
+    network says them (the columns ``raw_xmin`` … ``raw_ymax``). ``keras.models.load_model(path)``
+    opens it without featlab, in Keras's safe mode; ``load_backbone(path)`` takes its maps.
+
+    Parameters
+    ----------
+    joint : JointHeadResults
+        Of :func:`fit_joint_head`.
+    backbone : Backbone
+        The network whose maps it was fitted on.
+    path : path-like
+        Ends in ``.keras``.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FeatlabError
+        Another suffix; maps of another layer or shape than the head was fitted on; a preprocessing
+        that cannot become a layer.
+    """
+    import keras
+
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise FeatlabError(f"path must end in .keras, got {path}.")
+    wanted, own = joint.model.input_shape[1:], backbone.model.outputs[-1].shape[1:]
+    layer = backbone.layers[-1]
+    if tuple(own) != tuple(wanted) or joint.layer not in (None, layer):
+        raise FeatlabError(
+            f"the joint head was fitted on maps {tuple(wanted)} of layer {joint.layer or '?'}, "
+            f"{backbone.name} gives {tuple(own)} of layer {layer}. Give the backbone of the store."
+        )
+    network = map_network(backbone)
+    whole = keras.Model(network.inputs[0], joint.model(network.output), name=f"{network.name}_box")
+    write_whole(path, whole.save)
+    return path
 
 
 def _recipe(
@@ -242,6 +306,24 @@ def _predict(network: Any, X: np.ndarray, recipe: _Recipe) -> tuple[np.ndarray, 
 def _outputs(network: Any, X: np.ndarray, recipe: _Recipe) -> tuple[np.ndarray, np.ndarray]:
     outputs = network.predict(X, batch_size=recipe.batch_size, verbose=0)
     return np.asarray(outputs["label"]), np.asarray(outputs["box"], float) / recipe.box_scale
+
+
+def _whole_head(network: Any, unit: float, recipe: _Recipe) -> Any:
+    """The head as it is asked: maps of the store → probabilities, corners in unit coordinates."""
+    import keras
+    from keras import layers, ops
+
+    network = keras.Model(network.input, network.output)  # without the losses, which stay behind
+    maps = keras.Input(network.input_shape[1:])
+    scaled = layers.Rescaling(1 / unit)(maps)
+    out = network(scaled)
+    label, box = out["label"], layers.Rescaling(1 / recipe.box_scale)(out["box"])
+    if recipe.mirror:
+        other = network(ops.flip(scaled, axis=2))
+        turned = layers.Rescaling(1 / recipe.box_scale)(other["box"])
+        label = (label + other["label"]) / 2
+        box = (box + ops.matmul(turned, _MIRROR) + _MIRROR_SHIFT) / 2
+    return keras.Model(maps, {"label": label, "box": box}, name="joint_head")
 
 
 def _predictions(
@@ -336,14 +418,12 @@ def _spatial(maps: Any, n_classes: int, scale: float) -> tuple[Any, Any]:
     looks = layers.Softmax(axis=1)(looks)
     place = _places(h, w)
     seen = layers.Dot(axes=(1, 1))([looks, layers.Reshape((h * w, _CHANNELS))(x)])
-    where = layers.Lambda(lambda a: ops.einsum("bpl,pd->bld", a, place), output_shape=(_LOOKS, 4))(
-        looks
-    )
+    where = ops.matmul(ops.transpose(looks, (0, 2, 1)), place)
     joined = layers.Concatenate()([layers.Flatten()(where), layers.Flatten()(seen)])
     hidden = layers.Dense(_HIDDEN, activation="relu")(layers.Dropout(_DROPOUT)(joined))
     hidden = layers.Concatenate()([hidden, layers.Flatten()(where)])
     raw = layers.Dense(4, activation="sigmoid")(hidden)
-    box = layers.Lambda(lambda b: _corners(b) * scale, output_shape=(4,))(raw)
+    box = ops.matmul(raw, _CENTRE_TO_CORNERS * np.float32(scale))
     pooled = layers.Dropout(_DROPOUT)(layers.GlobalAveragePooling2D()(maps))
     label = keras.layers.Dense(n_classes, activation="softmax")(pooled)
     return label, box
@@ -353,13 +433,6 @@ def _places(h: int, w: int) -> np.ndarray:
     """Position of every cell and its square, ``(h * w, 4)``."""
     y, x = np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing="ij")
     return np.stack([x, y, x**2, y**2], axis=-1).reshape(-1, 4).astype(np.float32)
-
-
-def _corners(box: Any) -> Any:
-    from keras import ops
-
-    centre, half = box[:, :2], box[:, 2:] / 2
-    return ops.concatenate([centre - half, centre + half], axis=1)
 
 
 def _loss(loss: str, scale: float) -> Any:

@@ -387,7 +387,7 @@ class BoxHeadResults:
 
 @dataclass(frozen=True)
 class JointHeadResults:
-    """What a joint class + box head reached on test images; it holds no model.
+    """What a joint class + box head reached on test images, and the head itself.
 
     Attributes
     ----------
@@ -406,6 +406,13 @@ class JointHeadResults:
         input, in order and inside it), ``raw_xmin`` … ``raw_ymax`` (as the network gave them).
     parameters : dict
         What it was trained with.
+    model : keras.Model
+        From maps as they are stored, ``(b, h, w, c)``, to ``label``, probabilities, and ``box``,
+        unit coordinates as ``raw_xmin`` … ``raw_ymax``.
+    classes : list of str
+        The order of the probabilities.
+    layer : str or None
+        Of the store; None where the maps were an array.
     """
 
     accuracy: float
@@ -420,3 +427,6 @@ class JointHeadResults:
     history: pd.DataFrame
     predictions: pd.DataFrame
     parameters: dict[str, Any]
+    model: Any = field(default=None, repr=False)
+    classes: list[str] = field(default_factory=list)
+    layer: str | None = None
