@@ -3,7 +3,8 @@
     python analysis/11_joint_model.py [STORE]
 
 The saved file is the whole network; Keras alone opens it. Beside it: the two-step heads, fitted on
-the same images and scored on the same.
+the same images and scored on the same. Where an image has several boxes, the joint head is scored
+on the largest, the others on the one that fits best.
 """
 
 import sys
@@ -69,6 +70,7 @@ for panel in panels.flat:
     panel.set_axis_off()
 figure.suptitle("true box white, predicted box blue", fontsize=9)
 figure.savefig(path.with_name("joint.png"), dpi=120)
+plt.close(figure)
 print(path.with_name("joint.png"))
 
 # %%

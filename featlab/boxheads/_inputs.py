@@ -28,6 +28,8 @@ _FEWEST_FIT_ROWS = 10
 _MOST_IMAGES = 10_000  # reduced maps of 7 x 7 cells take 25 kB an image
 _FOLDS, _FOLDS_OF_MANY, _MANY = 5, 3, 1500
 _LEAST_SIDE = 0.01  # of the picture's side: no predicted box is thinner
+_PULL = 10.0
+_BEND = 0.05  # where smooth L1 turns from a parabola into a line, shares of the input's side
 _SMALLEST_LOG = -6.0
 _CHANNELS = 128
 _CELLS = 30_000  # of the images fitted on, evenly spaced, for the components
@@ -323,3 +325,36 @@ def box_statistics(store: MapStore, box_kind: str | None = None) -> pd.DataFrame
     of_kind = boxes_of_kind(store.boxes, box_kind)
     statistics.attrs.update(n_images=len(store), n_left_out=len(of_kind) - len(table))
     return statistics
+
+
+def box_loss(loss: str, scale: float) -> Any:
+    """What Keras lessens: of corners in units of 1 / `scale` of the input's sides."""
+    from keras import ops
+
+    if loss == "mse":
+        return "mse"
+
+    def smooth_l1(truth: Any, box: Any) -> Any:
+        error = ops.abs(truth - box) / scale
+        bent = ops.where(error < _BEND, error**2 / (2 * _BEND), error - _BEND / 2)
+        return ops.mean(bent, axis=-1)
+
+    def giou(truth: Any, box: Any) -> Any:
+        # Smooth L1 moves boxes where GIoU is flat: disjoint, without area, or the whole input.
+        return 1 - _giou(truth, box, scale) + _PULL * smooth_l1(truth, box)
+
+    return {"smooth_l1": smooth_l1, "giou": giou}[loss]
+
+
+def _giou(truth: Any, box: Any, scale: float) -> Any:
+    """Generalised IoU (Rezatofighi et al. 2019, CVPR)."""
+    from keras import ops
+
+    a, b = truth / scale, box / scale
+    area_a, area_b = (ops.prod(ops.maximum(c[:, 2:] - c[:, :2], 0.0), axis=1) for c in (a, b))
+    low, high = ops.maximum(a[:, :2], b[:, :2]), ops.minimum(a[:, 2:], b[:, 2:])
+    shared = ops.prod(ops.maximum(high - low, 0.0), axis=1)
+    union = area_a + area_b - shared
+    outer = ops.maximum(a[:, 2:], b[:, 2:]) - ops.minimum(a[:, :2], b[:, :2])
+    hull = ops.prod(ops.maximum(outer, 0.0), axis=1)
+    return shared / (union + 1e-7) - (hull - union) / (hull + 1e-7)

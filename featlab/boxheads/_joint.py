@@ -23,10 +23,9 @@ from featlab.arguments import (
 )
 from featlab.backbones import Backbone
 from featlab.boxes import geometry as bx
-from featlab.boxheads._inputs import mirrored, tidy
+from featlab.boxheads._inputs import box_loss, mirrored, tidy
 from featlab.boxheads._linear import mirror_maps
 from featlab.errors import FeatlabError
-from featlab.finetune.network import map_network
 from featlab.intervals import mean_interval
 from featlab.results.localisation import JointHeadResults
 from featlab.store import MapStore
@@ -40,7 +39,6 @@ _PIXELS = 224.0
 _WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
 _CHANNELS, _LOOKS, _HIDDEN = 128, 16, 128
 _DROPOUT = 0.3
-_PULL = 10.0
 # Centre and sides times this are corners; a product is saved with a network, a function is not.
 _CENTRE_TO_CORNERS = np.array(
     [[1, 0, 1, 0], [0, 1, 0, 1], [-0.5, 0, 0.5, 0], [0, -0.5, 0, 0.5]], np.float32
@@ -48,7 +46,6 @@ _CENTRE_TO_CORNERS = np.array(
 # Corners times this, and the shift, are those of the mirrored picture.
 _MIRROR = np.array([[0, 0, -1, 0], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]], np.float32)
 _MIRROR_SHIFT = np.array([1, 0, 1, 0], np.float32)
-_BEND = 0.05  # where smooth L1 turns from a parabola into a line, shares of the input's side
 
 
 @dataclass(frozen=True)
@@ -172,9 +169,13 @@ def fit_joint_head(
     groups = maps.images.get("group") if isinstance(maps, MapStore) else None
     names = group_names(groups, len(codes))[test]
     scored = _scored(predictions, history, len(fit), parameters, names)
-    known_layer = (layer or maps.layers[-1]) if isinstance(maps, MapStore) else None
+    known_layer, weights = None, ""
+    if isinstance(maps, MapStore):
+        known_layer = layer or maps.layers[-1]
+        weights = str(maps.provenance.get("weights_sha256", ""))
     model = _whole_head(network, unit, recipe)
-    return replace(scored, model=model, classes=[str(one) for one in classes], layer=known_layer)
+    return replace(scored, model=model, classes=[str(one) for one in classes],
+                   layer=known_layer, weights_sha256=weights)  # fmt: skip
 
 
 def save_joint_model(
@@ -209,6 +210,8 @@ def save_joint_model(
     """
     import keras
 
+    from featlab.finetune.network import map_network  # with scikit-learn, which asking needs not
+
     path = Path(path)
     if path.suffix != ".keras":
         raise FeatlabError(f"path must end in .keras, got {path}.")
@@ -218,6 +221,11 @@ def save_joint_model(
         raise FeatlabError(
             f"the joint head was fitted on maps {tuple(wanted)} of layer {joint.layer or '?'}, "
             f"{backbone.name} gives {tuple(own)} of layer {layer}. Give the backbone of the store."
+        )
+    if joint.weights_sha256 not in ("", backbone.weights_sha256):
+        raise FeatlabError(
+            f"the joint head was fitted on maps of weights {joint.weights_sha256}, "
+            f"{backbone.name} has {backbone.weights_sha256}. Give the backbone of the store."
         )
     network = map_network(backbone)
     whole = keras.Model(network.inputs[0], joint.model(network.output), name=f"{network.name}_box")
@@ -385,7 +393,7 @@ def _build(shape: tuple[int, ...], n_classes: int, recipe: _Recipe) -> Any:
     network = keras.Model(maps, dict(zip(("label", "box"), outputs, strict=True)))
     network.compile(
         optimizer=keras.optimizers.Adam(recipe.learning_rate),
-        loss={"label": "sparse_categorical_crossentropy", "box": _loss(recipe.loss, scale)},
+        loss={"label": "sparse_categorical_crossentropy", "box": box_loss(recipe.loss, scale)},
         loss_weights={"label": 1.0, "box": 1.0 if flat else 10.0},
     )
     return network
@@ -433,35 +441,3 @@ def _places(h: int, w: int) -> np.ndarray:
     """Position of every cell and its square, ``(h * w, 4)``."""
     y, x = np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing="ij")
     return np.stack([x, y, x**2, y**2], axis=-1).reshape(-1, 4).astype(np.float32)
-
-
-def _loss(loss: str, scale: float) -> Any:
-    from keras import ops
-
-    if loss == "mse":
-        return "mse"
-
-    def smooth_l1(truth: Any, box: Any) -> Any:
-        error = ops.abs(truth - box) / scale
-        bent = ops.where(error < _BEND, error**2 / (2 * _BEND), error - _BEND / 2)
-        return ops.mean(bent, axis=-1)
-
-    def giou(truth: Any, box: Any) -> Any:
-        # Smooth L1 moves boxes where GIoU is flat: disjoint, without area, or the whole input.
-        return 1 - _giou(truth, box, scale) + _PULL * smooth_l1(truth, box)
-
-    return {"smooth_l1": smooth_l1, "giou": giou}[loss]
-
-
-def _giou(truth: Any, box: Any, scale: float) -> Any:
-    """Generalised IoU (Rezatofighi et al. 2019, CVPR)."""
-    from keras import ops
-
-    a, b = truth / scale, box / scale
-    area_a, area_b = (ops.prod(ops.maximum(c[:, 2:] - c[:, :2], 0.0), axis=1) for c in (a, b))
-    low, high = ops.maximum(a[:, :2], b[:, :2]), ops.minimum(a[:, 2:], b[:, 2:])
-    shared = ops.prod(ops.maximum(high - low, 0.0), axis=1)
-    union = area_a + area_b - shared
-    outer = ops.maximum(a[:, 2:], b[:, 2:]) - ops.minimum(a[:, :2], b[:, :2])
-    hull = ops.prod(ops.maximum(outer, 0.0), axis=1)
-    return shared / (union + 1e-7) - (hull - union) / (hull + 1e-7)

@@ -413,6 +413,8 @@ class JointHeadResults:
         The order of the probabilities.
     layer : str or None
         Of the store; None where the maps were an array.
+    weights_sha256 : str
+        Of the store's network; empty where the maps were an array.
     """
 
     accuracy: float
@@ -430,3 +432,4 @@ class JointHeadResults:
     model: Any = field(default=None, repr=False)
     classes: list[str] = field(default_factory=list)
     layer: str | None = None
+    weights_sha256: str = ""
