@@ -246,10 +246,12 @@ def test_summary_is_json_with_null_for_what_is_missing(two, bare):
         "detectors",
         "localisation",
         "own_classes",
+        "predicted_boxes",
         "clusters",
         "left_out",
         "seconds",
     ]
+    assert kept["predicted_boxes"]["scored"] and kept["predicted_boxes"]["elsewhere"] is None
     assert kept["map_shape"] == [7, 7, 1280]
     assert set(kept["heads"]["logistic"]) == {"accuracy", "low", "high", "n"}
     assert kept["localisation"]["cam"].keys() == {"box_accuracy", "mean_iou", "n"}
