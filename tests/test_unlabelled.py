@@ -47,7 +47,7 @@ def analysed(tmp_path_factory):
     images, boxes, _ = index_images(write_pictures(folder / "pictures"))
     with extract_maps(images, FakeBackbone(), folder / "maps.h5", boxes=boxes) as store:
         with no_drawing():
-            results = write_page(store, folder, None, "together", 0, {})
+            results = write_page(store, folder, None, "together", 0, {}, refit=False)
         yield results, folder
 
 
