@@ -12,12 +12,10 @@ Without arguments a set of built-in scenes is made, which shows that it runs.
 from __future__ import annotations
 
 import argparse
-import tempfile
-from pathlib import Path
 
 import numpy as np
 from limits import say
-from scenes import scene_store
+from scenes import given_stores
 
 from featlab import pipeline
 from featlab.boxes.geometry import CORNERS
@@ -85,24 +83,19 @@ def realised(store: MapStore, draws: int) -> dict[float, tuple[float, float]]:
 
 def main(arguments: list[str], draws: int, equality: bool) -> None:
     """Print both for the sets that are given."""
-    with tempfile.TemporaryDirectory() as work:
-        stores = arguments or [f"scenes={scene_store(Path(work), 80)}"]
-        least, different = 1.0, 0
-        for argument in stores:
-            name, _, place = argument.partition("=")
-            path, _, kind = place.partition(":")
-            with MapStore(path) as store:
-                if equality:
-                    n, classes, m, boxes = differences(store, kind or None)
-                    different += classes + boxes
-                    print(f"{name}: {n} classes, {classes} differ; {m} boxes, {boxes} differ")
-                for coverage, (mean, spread) in realised(store, draws).items():
-                    least = min(least, mean / coverage)
-                    print(
-                        f"{name}: {coverage} promised, {mean:.3f} ± {spread:.3f} kept "
-                        f"({draws} splits)",
-                        flush=True,
-                    )
+    least, different = 1.0, 0
+    for name, path, kind in given_stores(arguments, 80):
+        with MapStore(path) as store:
+            if equality:
+                n, classes, m, boxes = differences(store, kind)
+                different += classes + boxes
+                print(f"{name}: {n} classes, {classes} differ; {m} boxes, {boxes} differ")
+            for coverage, (mean, spread) in realised(store, draws).items():
+                least = min(least, mean / coverage)
+                print(
+                    f"{name}: {coverage} promised, {mean:.3f} ± {spread:.3f} kept ({draws} splits)",
+                    flush=True,
+                )
     if equality:
         say("predictions that differ from the evaluation's", different, "<=", 0)
     say("share of test images in their set / promised, least of all sets", least, ">=", 0.97)

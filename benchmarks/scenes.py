@@ -5,6 +5,8 @@ Not a benchmark itself.
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,17 @@ def scene_store(work: Path, n: int) -> Path:
     backbone = backbones.load_backbone("efficientnet_lite0")
     extract.extract_maps(table, backbone, work / "scenes.h5", boxes=boxes).close()
     return work / "scenes.h5"
+
+
+def given_stores(arguments: list[str], *built_in: int) -> Iterator[tuple[str, str, str | None]]:
+    """Name, path and kind of box of each ``NAME=STORE[:KIND]``; else of sets of so many scenes."""
+    with tempfile.TemporaryDirectory() as work:
+        for n in [] if arguments else built_in:
+            yield f"scenes{n}", str(scene_store(Path(work, str(n)), n)), None
+        for argument in arguments:
+            name, _, place = argument.partition("=")
+            path, _, kind = place.partition(":")
+            yield name, path, kind or None
 
 
 def network_of(store: MapStore, **options: Any) -> backbones.Backbone:

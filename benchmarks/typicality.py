@@ -17,15 +17,13 @@ Without arguments two sets of built-in scenes are made, which show that it runs.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from limits import say
-from scenes import scene_store
+from scenes import given_stores
 from scipy.special import logsumexp
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
@@ -47,27 +45,19 @@ def neighbours(X: np.ndarray, labels: np.ndarray) -> Score:
     return partial(novelty_of, unit_rows(X))
 
 
-def mahalanobis(X: np.ndarray, labels: np.ndarray, relative: bool = False) -> Score:
+def mahalanobis(X: np.ndarray, labels: np.ndarray) -> Score:
     """Squared distance to the nearest class, one covariance, shrunk (Lee et al. 2018).
 
-    `relative`: less the distance to all classes' centre (Ren et al. 2021). Of rows of length 1.
+    Of rows of length 1.
     """
     X = unit_rows(X)
     names, codes = np.unique(labels, return_inverse=True)
     centres = np.stack([X[codes == k].mean(axis=0) for k in range(len(names))])
-    middle = X.mean(axis=0, keepdims=True)
-    inner, outer = (
-        LedoitWolf(assume_centered=True).fit(X - own).precision_ for own in (centres[codes], middle)
-    )
-
-    def nearest(rows: np.ndarray, points: np.ndarray, precision: np.ndarray) -> np.ndarray:
-        gaps = rows[:, None] - points
-        return ((gaps @ precision) * gaps).sum(axis=2).min(axis=1)
+    precision = LedoitWolf(assume_centered=True).fit(X - centres[codes]).precision_
 
     def score(new: np.ndarray) -> np.ndarray:
-        rows = unit_rows(new)
-        own = nearest(rows, centres, inner)
-        return own - nearest(rows, middle, outer) if relative else own
+        gaps = unit_rows(new)[:, None] - centres
+        return ((gaps @ precision) * gaps).sum(axis=2).min(axis=1)
 
     return score
 
@@ -102,7 +92,6 @@ def energy(X: np.ndarray, labels: np.ndarray) -> Score:
 SCORES = {
     "neighbours": neighbours,
     "mahalanobis": mahalanobis,
-    "relative_mahalanobis": partial(mahalanobis, relative=True),
     "residual": residual,
     "energy": energy,
 }
@@ -147,13 +136,9 @@ def p_values(usual: np.ndarray, new: np.ndarray) -> np.ndarray:
 def main(arguments: list[str], draws: int) -> pd.DataFrame:
     """AUROC of each model (and pictures) by each score, the mean over draws."""
     features, tables = {}, {}
-    with tempfile.TemporaryDirectory() as work:
-        built_in = [] if arguments else [80, 120]
-        stores = [f"scenes{n}={scene_store(Path(work, str(n)), n)}" for n in built_in]
-        for argument in arguments or stores:
-            name, _, path = argument.partition("=")
-            with MapStore(path) as store:
-                features[name], tables[name] = store.pooled(), store.images
+    for name, path, _ in given_stores(arguments, 80, 120):
+        with MapStore(path) as store:
+            features[name], tables[name] = store.pooled(), store.images
     rows = []
     for name, X in features.items():
         others = {

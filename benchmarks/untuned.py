@@ -13,11 +13,9 @@ Without arguments two sets of built-in scenes are made, which show that it runs.
 from __future__ import annotations
 
 import sys
-import tempfile
-from pathlib import Path
 
 import pandas as pd
-from scenes import scene_store
+from scenes import given_stores
 
 from featlab.features import feature_table
 from featlab.heads import evaluate_heads
@@ -71,6 +69,7 @@ def losses(tables: dict[str, pd.DataFrame], curves: dict[str, pd.DataFrame]) -> 
                 "box_accuracy": float(tuned["box_accuracy"][best]),
                 "best_elsewhere": f"{method} {threshold:.2f}",
                 "loss": float(tuned["box_accuracy"][best] - own.loc[threshold, method]),
+                "untuned": float(own.loc[fixed[1], fixed[0]]),
                 "loss_untuned": float(tuned["box_accuracy"][best] - own.loc[fixed[1], fixed[0]]),
                 "centre_gaussian": float(tables[name].loc["centre_gaussian", "box_accuracy"]),
             }
@@ -81,14 +80,9 @@ def losses(tables: dict[str, pd.DataFrame], curves: dict[str, pd.DataFrame]) -> 
 def main(arguments: list[str]) -> pd.DataFrame:
     """Losses of the sets that are given."""
     tables, curves = {}, {}
-    with tempfile.TemporaryDirectory() as work:
-        built_in = [] if arguments else [80, 120]
-        stores = [f"scenes_{n}={scene_store(Path(work, str(n)), n)}" for n in built_in]
-        for argument in arguments or stores:
-            name, _, place = argument.partition("=")
-            path, _, kind = place.partition(":")
-            tables[name], curves[name] = curves_of(path, kind or None)
-            print(name, flush=True)
+    for name, path, kind in given_stores(arguments, 80, 120):
+        tables[name], curves[name] = curves_of(path, kind)
+        print(name, flush=True)
     table = losses(tables, curves)
     print(table.to_string(index=False, float_format="{:.3f}".format))
     within = (table[["loss", "loss_untuned"]] <= AIM).sum().to_dict()

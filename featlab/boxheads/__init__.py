@@ -142,7 +142,6 @@ def load_box_head(path: str | os.PathLike[str]) -> BoxHead:
     path = Path(path)
     facts, arrays = read_arrays(path, KIND)
     with damage_told(path, KIND):
-        own = {name: one for name, one in arrays.items() if not name.startswith("network_")}
         own = {name: one for name, one in arrays.items() if not name.startswith(_NETWORK)}
         network = mapping_made(facts["network"], arrays, _NETWORK)
         return replace(box_head_made(facts, own), network=network)
