@@ -880,9 +880,9 @@ def _(text, r, _claim):
     assert r.untuned
     known = "iou" in r.table and any(value == value for value in r.table["iou"])
     assert text.startswith("The boxes are not scored here.") != known
-    for what, n, found, tuned in UNTUNED_ELSEWHERE:
-        printed = re.search(rf"{what} (\d+) % of {n} \((\d+) %\)", text)
-        assert [int(one) for one in printed.groups()] == [round(100 * x) for x in (found, tuned)]
+    for what, n, *shares in UNTUNED_ELSEWHERE:
+        printed = re.search(rf"{what} (\d+) % of {n} \((\d+) %, (\d+) %\)", text)
+        assert [int(one) for one in printed.groups()] == [round(100 * x) for x in shares]
 
 
 @check("box score says nothing")

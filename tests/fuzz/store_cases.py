@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.store import MapStore
 
+Change = Callable[[h5py.File, np.random.Generator, Path], None]
 N = 9
 ODD_ATTRIBUTES: tuple[Any, ...] = (
     0, -1, 1.5, float("nan"), "", "x", "a" * 60_000, b"\xff\xfe", True, np.zeros(3),
@@ -178,19 +180,23 @@ def use(path: Path) -> str:
     return "right"
 
 
-def run(number: int, folder: Path) -> str:
-    """Change one to three objects of a good store, and read it."""
-    rng = np.random.default_rng([9, number])
-    path = folder / "maps.h5"
-    path.write_bytes(whole())
-    with h5py.File(folder / "other.h5", "w") as other:
+def change_file(path: Path, rng: np.random.Generator, change: Change) -> None:
+    """Change one to three things of a file that links may lead out of, to a secret."""
+    with h5py.File(path.parent / "other.h5", "w") as other:
         other["secret"] = np.array(["secret"] * N, dtype=h5py.string_dtype())
     with h5py.File(path, "r+") as file:
         for _ in range(rng.integers(1, 4)):
             try:
-                mutate(file, rng, folder)
+                change(file, rng, path.parent)
             except (ValueError, TypeError, OSError, KeyError, RuntimeError, MemoryError):
                 continue  # h5py refuses to write it, or to read what is there already
+
+
+def run(number: int, folder: Path) -> str:
+    """Change one to three objects of a good store, and read it."""
+    path = folder / "maps.h5"
+    path.write_bytes(whole())
+    change_file(path, np.random.default_rng([9, number]), mutate)
     return use(path)
 
 
