@@ -269,8 +269,8 @@ def test_predict(server, picture_folder, tmp_path, n_kills):
     for kill in range(n_kills):
         ended += kill_randomly(server, rng.uniform(0, 1.1 * seconds), "predict", **task)
         parts = out / "predictions.parts"
-        for block in parts.glob("*.parquet"):
-            assert len(pd.read_parquet(block)) in (12, 2 * half % 12)
+        for block in files_of(parts):
+            assert len(pd.read_parquet(parts / block)) in (12, 2 * half % 12)
         left = {n: c for n, c in files_of(out, deep=True).items() if "predictions.parts" not in n}
         assert left.items() <= expected.items()
         states["answers" if left else "parts" if parts.exists() else "nothing"] += 1
