@@ -25,10 +25,10 @@ from featlab.errors import FeatlabError
 from featlab.results.images import Components
 from featlab.store import MapStore
 from featlab.system.machine import (
-    chosen_rows,
     double_rows,
     is_large,
     lines_at_once,
+    matrix_rows,
     pieces,
     scratch_columns,
 )
@@ -106,7 +106,7 @@ def take_rows(X: pd.DataFrame, rows: Any) -> pd.DataFrame:
     places = row_numbers(rows, X)
     if not is_large(len(places), X.shape[1]):
         return X.iloc[places]
-    taken = chosen_rows(X.to_numpy(), places)
+    taken = matrix_rows(X.to_numpy(), places)
     return pd.DataFrame(taken, index=X.index[places], columns=X.columns, copy=False)
 
 

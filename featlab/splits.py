@@ -34,7 +34,7 @@ _LEAST_SINGLE = 0.9
 """Least effective number of units an image at which images count as single: their intervals are
 then wider by 5 % at most."""
 
-_SHOWN = 3  # groups that an error names
+_MOST_NAMED = 3  # groups that an error names
 _GIVEN_NAMES = {"train": "train", "val": "confirm", "confirm": "confirm", "test": "test"}
 
 
@@ -289,10 +289,10 @@ def _check_whole_groups(sides: NDArray[np.str_], groups: NDArray[np.str_]) -> No
     n_sides = pd.Series(sides).groupby(groups).nunique()
     torn = [str(name) for name in n_sides.index[(n_sides > 1) & (n_sides.index != "")]]
     if torn:
-        shown = ", ".join(repr(name) for name in torn[:_SHOWN])
-        more = f" and {len(torn) - _SHOWN:,} more" if len(torn) > _SHOWN else ""
+        named = ", ".join(repr(name) for name in torn[:_MOST_NAMED])
+        more = f" and {len(torn) - _MOST_NAMED:,} more" if len(torn) > _MOST_NAMED else ""
         raise FeatlabError(
-            f"The split column puts images of one group on several sides: {shown}{more}; give the "
+            f"The split column puts images of one group on several sides: {named}{more}; give the "
             "whole group one side, or leave the groups or the split column out."
         )
 

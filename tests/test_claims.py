@@ -595,7 +595,7 @@ def _(text, r, _claim):
 @check("gradients without boxes")
 def _(text, r, _claim):
     assert r.gradients.facts["n_scored"] == 0 and "no box is scored" in text
-    assert count(text, r"those of ([\d,]+) picture") == r.gradients.facts["n_shown"]
+    assert count(text, r"those of ([\d,]+) picture") == r.gradients.facts["n_pictures"]
 
 
 @check("through the network")

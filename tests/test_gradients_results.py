@@ -174,7 +174,7 @@ def test_own_classes_are_asked_for_without_labels_and_boxes(own):
     asked = own_pictures(store, most=1)
     found = analyse_gradients(store, backbone, pictures=["03.png", "1?.png"], random_state=1)
     assert found.facts["target"] == "own" and found.facts["n_scored"] == 0
-    assert found.facts["n_shown"] == 3 and found.localisation.empty
+    assert found.facts["n_pictures"] == 3 and found.localisation.empty
     for _, rows in found.boxes.groupby("method"):
         assert rows["row"].tolist() == [3, 10, 11]
         assert rows["class_asked"].tolist() == asked["own_class"].iloc[[3, 10, 11]].tolist()
@@ -198,7 +198,7 @@ def test_without_boxes_pictures_are_drawn_or_named_and_nothing_is_scored(own):
     draw = partial(draw_sample, store, split, (SIZE, SIZE), box_kind=None, random_state=0)
     sample = draw(n_images=2, pictures=None)
     assert not len(sample.scored) and not len(sample.tuning) and not sample.named
-    assert sample.shown.tolist() == sample.boxed.tolist() == sample.judged.tolist() == [0, 1]
+    assert sample.pictures.tolist() == sample.boxed.tolist() == sample.judged.tolist() == [0, 1]
     assert (split.iloc[sample.rows] == "test").all()
     sample = draw(n_images=2, pictures="0[1-3].png")
     assert sample.rows.tolist() == [1, 2, 3] and sample.named and not len(sample.scored)
@@ -214,7 +214,7 @@ def test_named_pictures_are_shown_beside_those_scored_and_never_tune(made):
     alone, both = (draw(pictures=given, random_state=0) for given in (None, named))
     np.testing.assert_array_equal(both.rows[both.scored], alone.rows[alone.scored])
     np.testing.assert_array_equal(both.rows[both.tuning], alone.rows[alone.tuning])
-    np.testing.assert_array_equal(both.rows[both.shown], train)
+    np.testing.assert_array_equal(both.rows[both.pictures], train)
     assert set(both.rows[both.boxed]) == {*train, *both.rows[both.scored]}
 
 

@@ -181,7 +181,7 @@ class TestAblation:
         curve = found.curve.set_index("k")
         best = curve["accuracy"].idxmax()
         bar = curve.loc[best, "accuracy"] - curve.loc[best, "se"]
-        assert curve.index[curve["chosen"]].tolist() == [curve.index[curve["accuracy"] >= bar][0]]
+        assert curve.index[curve["smallest"]].tolist() == [curve.index[curve["accuracy"] >= bar][0]]
         assert found.accuracy_low < found.accuracy < found.accuracy_high
         assert found.accuracy > 0.8 and found.n == 150
 

@@ -200,3 +200,34 @@ def test_the_house_stays_small():
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 assert body_lines(node) <= 60, f"{module}.{node.name}"
                 assert room_of(module) == "cli" or parameters(node) <= 10, f"{module}.{node.name}"
+
+
+PARTICIPLES = {"found", "chosen", "shown", "told", "looked"}
+
+
+def stored_names(tree: ast.AST) -> list[str]:
+    """Names that a module gives: of variables, attributes, arguments, functions and columns."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+            names.append(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, (ast.arg, ast.keyword)):
+            names.append(node.arg or "")
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.append(node.name)
+    return names
+
+
+@pytest.mark.parametrize("code", ["found = 1", "a.chosen = 1", "def n_shown(): ...", "f(told=1)"])
+def test_stored_names_are_seen_wherever_they_are_given(code):
+    assert {*stored_names(ast.parse(code))[0].split("_")} & PARTICIPLES
+
+
+def test_names_say_what_a_thing_is_not_what_was_done_to_it():
+    named = [
+        f"{module}: {name}"
+        for module, file in MODULES.items()
+        for name in stored_names(ast.parse(file.read_text("utf-8")))
+        if PARTICIPLES & {*name.lower().split("_")}
+    ]
+    assert not named

@@ -137,7 +137,7 @@ def test_a_refitted_one_says_whose_its_scores_are(made, tmp_path):
 def asked_page(predictor, results, folder):
     """The page of `featlab predict`."""
     table = predictor.predict(results.store)
-    shown = predict.shown_predictions(predictor, results.store, table)
+    shown = predict.page_predictions(predictor, results.store, table)
     return report.write_predictions(shown, folder / "asked.html").read_text()
 
 

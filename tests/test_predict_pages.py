@@ -21,7 +21,7 @@ from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
 from featlab.heads.saved import SavedHead
 from featlab.localise.methods import METHODS
-from featlab.predict import Predictor, _pages, predictions_beside_truth, shown_predictions
+from featlab.predict import Predictor, _pages, page_predictions, predictions_beside_truth
 from featlab.predict._parts import ClassSets, HeatBoxes, Typicality
 from featlab.report._interactive import PAGE_BYTES
 from featlab.results.localisation import Context, FittedMethods
@@ -127,7 +127,7 @@ def test_pictures_of_a_killed_call_do_not_appear(asked, tmp_path, monkeypatch):
 
 def test_the_page_shows_every_picture_with_its_box_class_and_marks(asked, tmp_path):
     _, store, predictor, table = asked
-    shown = shown_predictions(predictor, store, table)
+    shown = page_predictions(predictor, store, table)
     assert set(shown.pictures) == set(range(10))
     page = report.write_predictions(shown, tmp_path / "p.html").read_text("utf-8")
     cards = re.findall(r"<li data-class.*?</li>", page, flags=re.DOTALL)
@@ -183,10 +183,10 @@ def test_what_does_not_fit_is_left_out_and_said(monkeypatch, tmp_path):
 
 def test_of_very_many_pictures_those_that_want_an_eye_come_first(asked, monkeypatch):
     _, store, predictor, table = asked
-    monkeypatch.setattr(_pages, "MOST_SHOWN", 5)
+    monkeypatch.setattr(_pages, "MOST_PICTURES", 5)
     marked = table.assign(set="dark", typicality=0.5)
     marked.loc[7, "set"], marked.loc[8, "typicality"] = "bright|dark", 0.01
-    rows = list(shown_predictions(predictor, store, marked).pictures)
+    rows = list(page_predictions(predictor, store, marked).pictures)
     assert len(rows) == 5 and {7, 8} < set(rows)
 
 
@@ -195,7 +195,7 @@ def test_pictures_that_are_gone_are_left_out(asked, tmp_path):
     path = folder / table["path"][3]
     path.rename(tmp_path / "away.png")
     try:
-        shown = shown_predictions(predictor, store, table)
+        shown = page_predictions(predictor, store, table)
         page = report.write_predictions(shown, tmp_path / "p.html").read_text("utf-8")
     finally:
         (tmp_path / "away.png").rename(path)

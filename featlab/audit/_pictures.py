@@ -163,9 +163,9 @@ def read_pictures(
     Image.init()  # loads Pillow's plug-ins before threads do
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
         measured = threads.map(lambda path: _measure(folder / path), paths)
-        for row, found in zip(tracked(range(len(paths)), progress), measured, strict=True):
-            if found is not None:
-                statistics[row] = found
+        for row, measures in zip(tracked(range(len(paths)), progress), measured, strict=True):
+            if measures is not None:
+                statistics[row] = measures
                 readable[row] = True
     table = pd.DataFrame(statistics, columns=list(PICTURE_COLUMNS), index=images.index)
     return Pictures(table, readable)

@@ -266,7 +266,7 @@ def _leaking(pairs: pd.DataFrame, sides: NDArray[np.str_]) -> NDArray[np.intp]:
 
 
 def duplicates_line(
-    table: pd.DataFrame, copies: pd.DataFrame, sides: NDArray[np.str_] | int, *, looked: bool
+    table: pd.DataFrame, copies: pd.DataFrame, sides: NDArray[np.str_] | int, *, near: bool
 ) -> Finding:
     """Are images there several times, on two sides of the split or under two labels?
 
@@ -297,7 +297,7 @@ def duplicates_line(
             f"copies together, {interval_words(torn)} where it does not ({apart} of "
             f"{int(torn['n']):,} tested have a copy elsewhere then)."
         )
-    if not looked:
+    if not near:
         text += " Near ones were not looked for: the store has no thumbnails; extract it again."
     n_test = 0 if isinstance(sides, int) else int((sides == "test").sum())
     fails = len(leaking) > FAIL_LEAK * n_test

@@ -54,7 +54,7 @@ NEARLY_BLACK = 0.03  # mean luma, 0-1: numbers of 12 bits in files of 16 are bel
 FAIL_GROUPS, WARN_GROUPS = 3, 5
 WARN_GAIN = 0.25
 WARN_EXPLAINED, FAIL_EXPLAINED = 0.10, 0.50
-_SHOWN = 3
+_MOST_NAMED = 3
 _MOST = 50  # detectors per class that are judged
 
 
@@ -199,7 +199,7 @@ def confounds_line(table: pd.DataFrame, n: int) -> Finding:
     strong = table[table["verdict"] != "pass"]
     strong = strong[strong["auroc"] >= 0.5] if (strong["auroc"] >= 0.5).any() else strong
     # Each statistic once, at its strongest.
-    leaders = strong.drop_duplicates("statistic").head(_SHOWN)
+    leaders = strong.drop_duplicates("statistic").head(_MOST_NAMED)
     parts = [
         f"{str(row['statistic']).replace('_', ' ')} for {row['class']!r} "
         f"(AUROC {score_text(row['auroc'])}, 95 % {score_text(row['auroc_low'])}-"
@@ -319,7 +319,7 @@ def audit_set(
         pictures_line(pictures, len(images), len(store.skipped)),
         # Copies, which may be groups in `images`, have a line of their own.
         *balance(labels, store.tables.images["group"].to_numpy(), sides),
-        duplicates_line(pairs, copies, sides, looked=store.thumbnails is not None),
+        duplicates_line(pairs, copies, sides, near=store.thumbnails is not None),
         confounds_line(differences, n_read),
         captions_line(statistics, differences),
         adjusted_finding,
@@ -355,7 +355,7 @@ def audit_pictures(
     confounded = pd.DataFrame(columns=CONFOUND_COLUMNS)
     findings = [
         pictures_line(pictures, len(images), len(store.skipped)),
-        duplicates_line(pairs, none, len(images), looked=store.thumbnails is not None),
+        duplicates_line(pairs, none, len(images), near=store.thumbnails is not None),
         captions_line(statistics, confounded, labelled=False),
         outliers_line(far, of="the set"),
     ]

@@ -346,12 +346,12 @@ def _other_backend() -> bool:
     """Whether Keras runs, or would run, on another backend than TensorFlow; loads nothing."""
     if "keras" in sys.modules:
         return str(sys.modules["keras"].backend.backend()) != "tensorflow"
-    told = os.environ.get("KERAS_BACKEND")
-    if told is None:
+    backend = os.environ.get("KERAS_BACKEND")
+    if backend is None:
         folder = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
         with suppress(OSError, ValueError):
-            told = json.loads(Path(folder, "keras.json").read_text("utf-8")).get("backend")
-    return (told or "tensorflow") != "tensorflow"
+            backend = json.loads(Path(folder, "keras.json").read_text("utf-8")).get("backend")
+    return (backend or "tensorflow") != "tensorflow"
 
 
 def _has_gpu_device() -> bool:

@@ -32,7 +32,7 @@ from featlab.results.localisation import BoxHead
 from featlab.store import MapStore
 from featlab.store.arrays import (
     Kind,
-    damage_told,
+    damage_errors,
     mapping_made,
     mapping_plain,
     read_arrays,
@@ -141,7 +141,7 @@ def load_box_head(path: str | os.PathLike[str]) -> BoxHead:
     """
     path = Path(path)
     facts, arrays = read_arrays(path, KIND)
-    with damage_told(path, KIND):
+    with damage_errors(path, KIND):
         own = {name: one for name, one in arrays.items() if not name.startswith(_NETWORK)}
         network = mapping_made(facts["network"], arrays, _NETWORK)
         return replace(box_head_made(facts, own), network=network)

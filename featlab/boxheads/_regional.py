@@ -101,8 +101,8 @@ def cascade_head(data: FitData, components: Components, first: ScoreHead) -> Cas
     """Fit the correction of a first box; context, penalty and number of steps from folds."""
     start = ridge_out_of_fold(data, components)
     examples = {context: _Examples(data, start, context) for context in _CONTEXTS}
-    chosen = _choose(data, start, examples) if data.n_folds else (_DEFAULT, None)
-    (context, penalty, steps), held = chosen
+    best = _choose(data, start, examples) if data.n_folds else (_DEFAULT, None)
+    (context, penalty, steps), held = best
     words = f"{first.parameters}; context {context:g}, penalty {penalty:g}, {steps} corrections"
     (correction,) = examples[context].ridges([penalty])
     return CascadeHead(first, correction, context, steps, words, held)

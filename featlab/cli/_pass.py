@@ -259,14 +259,14 @@ def predict(
                     predictor, store, table, output / "pictures", heat=heat
                 )
             if page:
-                shown = featlab.predict.shown_predictions(
+                page_data = featlab.predict.page_predictions(
                     predictor, store, table, coverage=coverage, heat=heat
                 )
-                featlab.report.write_predictions(shown, output / "predictions.html")
+                featlab.report.write_predictions(page_data, output / "predictions.html")
     shutil.rmtree(parts, ignore_errors=True)
     by = f"featlab {featlab.__version__}, {predictor.provenance['backbone']}"
-    told = f"{by}, boxes by {predictor.box_method}"
-    featlab.predict.write_boxes(table, output, wanted, classes=predictor.classes, model=told)
+    author = f"{by}, boxes by {predictor.box_method}"
+    featlab.predict.write_boxes(table, output, wanted, classes=predictor.classes, model=author)
     _tell_predictions(predictor, table, coverage, output)
 
 
@@ -298,7 +298,7 @@ def _tell_predictions(
     """The table and what was measured, in a few lines."""
     print(f"{len(table)} pictures: {table['class'].value_counts().to_dict()}")
     if predictor.refitted:
-        print(f"the model was {predictor.refit_told}")
+        print(f"the model was {predictor.refit_sentence}")
     limit = featlab.results.pictures.UNUSUAL
     unusual = int((table["typicality"] <= limit).sum())
     print(f"unlike the train set (typicality at most {limit}): {unusual}")
@@ -310,20 +310,20 @@ def _tell_predictions(
     measured = predictor.measured
     if "accuracy" in measured:
         print(f"classes: accuracy {_measured(measured['accuracy'])}")
-    told = "not scored here: the set had no boxes"
+    quality = "not scored here: the set had no boxes"
     if predictor.untuned:
-        told += f". {featlab.results.pictures.untuned_told()}"
+        quality += f". {featlab.results.pictures.untuned_sentence()}"
     if "mean_iou" in measured:
-        told = f"mean IoU {_measured(measured['mean_iou'])}"
-    print(f"boxes by {predictor.box_method}: {told}")
+        quality = f"mean IoU {_measured(measured['mean_iou'])}"
+    print(f"boxes by {predictor.box_method}: {quality}")
     if predictor.overlap is not None and "box_score" in measured:
         score = measured["box_score"]
-        told = f"{score['expected']:.3f} expected, {score['realised']:.3f} realised"
+        quality = f"{score['expected']:.3f} expected, {score['realised']:.3f} realised"
         if not predictor.overlap.informative:
-            told += "; not informative here: the same for all pictures"
+            quality += "; not informative here: the same for all pictures"
         else:
-            told += f", rank correlation {score['value']:.2f}"
-        print(f"box_score: {told} on {score['n']:.0f} test images")
+            quality += f", rank correlation {score['value']:.2f}"
+        print(f"box_score: {quality} on {score['n']:.0f} test images")
     least = 1 / predictor.typicality.steps
     if least > limit:
         print(
@@ -371,8 +371,8 @@ def index(made: Pass) -> featlab.store.format.Tables:
     )
     read = {"source": made.images.absolute().name, "on_error": made.on_error}
     read |= {"group_from": made.group_from} if made.group_from else {}
-    told = {"command": command_line(), "indexed": json.dumps(read)}
-    return featlab.store.format.Tables(images, boxes, skipped, told)
+    provenance = {"command": command_line(), "indexed": json.dumps(read)}
+    return featlab.store.format.Tables(images, boxes, skipped, provenance)
 
 
 def load_network(made: Pass) -> featlab.backbones.Backbone:

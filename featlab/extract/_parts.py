@@ -167,7 +167,7 @@ def annotations_digest(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
     return _digest(images[["label", "split", "group"]]) + _digest(boxes[list(BOX_DTYPES)])
 
 
-def told_by(tables: Tables) -> dict[str, str]:
+def provenance_of(tables: Tables) -> dict[str, str]:
     """What new tables tell of themselves: their digest, and what their provenance holds already."""
     digest = annotations_digest(tables.images, tables.boxes)
     return {**tables.provenance, "annotations_digest": digest}

@@ -30,10 +30,10 @@ from featlab.extract._parts import (
     logits_kept,
     own_head_of,
     part_path,
+    provenance_of,
     refuse_other_maps,
     running_of,
     store_key,
-    told_by,
 )
 from featlab.images.pixels import InputReader, colour_histogram, picture_frame, thumbnail
 from featlab.store import MemoryStore
@@ -156,7 +156,7 @@ def begin_pass(
         # Other machines, or library versions, may have begun.
         provenance = load_tables(file).provenance
         refuse_other_maps(provenance, backbone, parts)
-    agreed = replace(tables, provenance=provenance | told_by(tables), own=head)
+    agreed = replace(tables, provenance=provenance | provenance_of(tables), own=head)
     save_tables(file, agreed)
     return Pass(parts, plan, backbone, options), agreed
 

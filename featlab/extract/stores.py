@@ -28,11 +28,11 @@ from featlab.extract._parts import (
     make_folder,
     one_of_several,
     parts_of,
+    provenance_of,
     refuse_other_maps,
     share_parts,
     sole_writer,
     store_key,
-    told_by,
 )
 from featlab.extract._passing import (
     begin_pass,
@@ -116,7 +116,7 @@ def extract_maps(
     """
     path = Path(path)
     tables = complete_tables(images, boxes, skipped, about)
-    store = _found(tables, backbone, path, options)
+    store = _finished(tables, backbone, path, options)
     if store is not None:
         return store
     make_folder(parts_of(path))
@@ -184,7 +184,7 @@ def append_maps(
     if old.resolve() == path.resolve():
         raise FeatlabError(f"a new store is made beside {old}; give another path for it.")
     tables = complete_tables(images, boxes, skipped, about)
-    store = _found(tables, backbone, path, options)
+    store = _finished(tables, backbone, path, options)
     if store is not None:
         return store
     wanted = store_key(tables.images, backbone, options)
@@ -208,7 +208,7 @@ def append_maps(
             with closing(new):
                 pieces = [*pieces, *new]
             provenance, own = provenance | known.provenance, known.own
-        provenance |= wanted | told_by(tables)
+        provenance |= wanted | provenance_of(tables)
         grown = replace(tables, provenance=provenance, own=own)
         share_parts(old_pieces)
         join_parts(choose_rows(pieces, rows), path, grown, virtual=True)
@@ -259,7 +259,7 @@ def extract_shard(
     path = Path(path)
     parts = parts_of(path)
     tables = complete_tables(images, boxes, skipped, about)
-    store = _found(tables, backbone, path, options)
+    store = _finished(tables, backbone, path, options)
     if store is not None:
         store.close()
         return None
@@ -341,10 +341,10 @@ def find_store(
     FeatlabError
         The store there came from something else; the message names what, and both values.
     """
-    return _found(complete_tables(images, boxes, skipped, about), backbone, Path(path), options)
+    return _finished(complete_tables(images, boxes, skipped, about), backbone, Path(path), options)
 
 
-def _found(
+def _finished(
     tables: Tables, backbone: MapSource, path: Path, options: PassOptions
 ) -> MapStore | None:
     if not path.exists():
@@ -397,8 +397,8 @@ def _renewed(store: MapStore, tables: Tables) -> MapStore:
     logger.info(
         "labels or boxes have changed: renewing the tables of %s around its maps", store.path
     )
-    told = store.provenance | told_by(tables)
-    renewed = replace(tables, provenance=told, own=store.tables.own)
+    provenance = store.provenance | provenance_of(tables)
+    renewed = replace(tables, provenance=provenance, own=store.tables.own)
     pieces, virtual = store.pieces, store.virtual
     store.close()
     with disk_errors(store.path, store.path.parent):

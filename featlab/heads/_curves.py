@@ -330,7 +330,7 @@ def smallest_set(
     names = neuron_ids(X).tolist()
     return SmallestSet(
         neurons=[names[column] for column in columns[:least]],
-        curve=curve.assign(chosen=curve["k"] == least),
+        curve=curve.assign(smallest=curve["k"] == least),
         accuracy=float(right[least].mean()),
         accuracy_low=low,
         accuracy_high=high,

@@ -369,10 +369,10 @@ class NeuronSelector(SelectorMixin, BaseEstimator):
         self.auroc_ = rank_statistics(values, codes, len(self.classes_)).auroc
         effects = np.abs(self.auroc_ - 0.5)
         self.scores_ = effects.max(axis=0)
-        self.support_ = self._chosen(effects)
+        self.support_ = self._support(effects)
         return self
 
-    def _chosen(self, effects: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _support(self, effects: NDArray[np.float64]) -> NDArray[np.bool_]:
         ranked = effects if self.per == "class" else self.scores_[None, :]
         best = np.argsort(-ranked, axis=1, kind="stable")[:, : self.n_neurons]
         kept = np.zeros(effects.shape[1], dtype=bool)

@@ -159,8 +159,8 @@ def _mean_auroc(y: Ints, probability: Floats, clusters: Ints | None) -> tuple[fl
         inside = y == code
         if inside.any() and not inside.all():
             unit = np.arange(len(y)) if clusters is None else clusters
-            found = clustered_auroc(probability[:, [code]], inside, unit)
-            aurocs.append([found.auroc[0], *(float(limit[0]) for limit in found.limits())])
+            area = clustered_auroc(probability[:, [code]], inside, unit)
+            aurocs.append([area.auroc[0], *(float(limit[0]) for limit in area.limits())])
     if not aurocs:
         return float("nan"), float("nan"), float("nan")
     auroc, low, high = np.mean(aurocs, axis=0)

@@ -211,13 +211,15 @@ def _coco_box(
     path: str, where: str, item: Any, images: dict[Any, Any], categories: dict[Any, Any]
 ) -> WrittenBox:
     if item["image_id"] not in images:
-        raise FeatlabError(f"it names image_id {_shown(item['image_id'])}, which is not in images")
+        raise FeatlabError(f"it names image_id {_quoted(item['image_id'])}, which is not in images")
     if item["category_id"] not in categories:
-        raise FeatlabError(f"it names category_id {_shown(item['category_id'])}, not in categories")
+        raise FeatlabError(
+            f"it names category_id {_quoted(item['category_id'])}, not in categories"
+        )
     picture = images[item["image_id"]]
     bounds = item["bbox"]
     if not isinstance(bounds, list) or len(bounds) != 4:
-        raise FeatlabError(f"bbox must be [x, y, width, height], got {_shown(bounds)}")
+        raise FeatlabError(f"bbox must be [x, y, width, height], got {_quoted(bounds)}")
     left, top, width, height = _corners(bounds)
     return WrittenBox(
         where=where,
@@ -252,10 +254,10 @@ def _number(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise FeatlabError(f"{_shown(value)} is not a number") from error
+        raise FeatlabError(f"{_quoted(value)} is not a number") from error
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     try:
         return printable(cut(repr(value)))
     except ValueError:  # Python does not write out whole numbers of thousands of digits.
@@ -264,7 +266,7 @@ def _shown(value: Any) -> str:
 
 def _storable(text: str) -> str:
     if not is_storable(text):
-        raise FeatlabError(f"{_shown(text)} holds characters that cannot be stored")
+        raise FeatlabError(f"{_quoted(text)} holds characters that cannot be stored")
     return text
 
 

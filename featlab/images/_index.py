@@ -287,11 +287,11 @@ def _list_folder(root: Path) -> Listing:
             split = SPLIT_NAMES[parts[0].lower()] if depth == 2 else ""
             candidates.append(Candidate(path, parts[depth - 1] if placed else "", split))
     if not candidates:
-        raise FeatlabError(_nothing_found(root, problems))
+        raise FeatlabError(_no_picture(root, problems))
     return Listing(root, candidates, problems, is_selection=False)
 
 
-def _nothing_found(root: Path, problems: list[Problem]) -> str:
+def _no_picture(root: Path, problems: list[Problem]) -> str:
     if not problems:
         return f"there is no picture in {root}; {LAYOUT}."
     return f"no picture in {root} can be used ({problems[0].path}: {problems[0].reason}); {LAYOUT}."
@@ -375,7 +375,7 @@ def make_box_table(
         try:
             path = finder.find(box)
             if path is None and not (is_selection and _may_be_unlisted(root, box)):
-                raise FeatlabError(f"it names a picture that is not there ({_shown_name(box)})")
+                raise FeatlabError(f"it names a picture that is not there ({_box_name(box)})")
             if path is not None and path in inspections:
                 corners = fit_box(box.corners, box.size, inspections[path])
                 rows.append((numbers[path], box.kind, box.label, *corners))
@@ -434,7 +434,7 @@ def _normal(path: str) -> str:
     return unicodedata.normalize("NFC", path)
 
 
-def _shown_name(box: WrittenBox) -> str:
+def _box_name(box: WrittenBox) -> str:
     return cut(repr(box.name or box.stem))
 
 

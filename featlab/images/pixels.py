@@ -320,10 +320,10 @@ def _placement(
     if mode == "stretch":
         return 0, 0, columns, rows
     scale = min(columns / width, rows / height)
-    shown_width = min(columns, max(1, round(width * scale)))
-    shown_height = min(rows, max(1, round(height * scale)))
-    left, top = (columns - shown_width) // 2, (rows - shown_height) // 2
-    return left, top, left + shown_width, top + shown_height
+    width_inside = min(columns, max(1, round(width * scale)))
+    height_inside = min(rows, max(1, round(height * scale)))
+    left, top = (columns - width_inside) // 2, (rows - height_inside) // 2
+    return left, top, left + width_inside, top + height_inside
 
 
 def _as_image(picture: npt.NDArray[np.uint8] | Image.Image) -> Image.Image:

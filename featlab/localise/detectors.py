@@ -136,9 +136,9 @@ def unit_localisation(
             )
             known = ~np.isnan(values)
             mean = float(values[known].mean()) if known.any() else np.nan
-            told = [layer, name, int(neuron), int(known.sum()), mean, *limits]
+            facts = [layer, name, int(neuron), int(known.sum()), mean, *limits]
             overlap = [iou[place], chance[place], p[place]]
-            judged.append([*told, _signed_rank_p(values, unit), *overlap, np.nan, ""])
+            judged.append([*facts, _signed_rank_p(values, unit), *overlap, np.nan, ""])
     table = _with_verdicts(pd.DataFrame(judged, columns=UNIT_COLUMNS), alpha, truth)
     beside = np.flatnonzero(table["verdict"].str.startswith("beside"))
     if len(beside):
@@ -229,9 +229,9 @@ def _with_verdicts(table: pd.DataFrame, alpha: float, truth: pd.DataFrame) -> pd
     """The table with p-values corrected over all of it, and what follows for boxes of a kind."""
     table["p_adjusted"] = _corrected(table["p"].to_numpy(float), "fdr_bh")
     table["p_inside"] = _corrected(table["p_inside"].to_numpy(float), "holm")
-    shown = table["p_inside"] <= alpha
-    on = shown & (table["auroc_inside"] > 0.5) & (table["p_adjusted"] <= alpha)
-    beside = shown & (table["auroc_inside"] < 0.5)
+    significant = table["p_inside"] <= alpha
+    on = significant & (table["auroc_inside"] > 0.5) & (table["p_adjusted"] <= alpha)
+    beside = significant & (table["auroc_inside"] < 0.5)
     kind = "".join(f"{name} " for name in truth["kind"].astype(str).unique() if name)
     verdicts = np.where(beside, f"beside the {kind}boxes", "not shown")
     return table.assign(verdict=np.where(on, "on the object", verdicts))

@@ -294,16 +294,16 @@ def _judged_by_groups(
         columns, scheme, parts = places[mine], schemes[mine[0]], []
         for some in pieces(len(columns), len(block.matrix)):
             values = block.matrix[:, columns[some]][use].astype(np.float64)
-            found = clustered_auroc(values, inside, unit)
+            areas = clustered_auroc(values, inside, unit)
             p = np.full(values.shape[1], np.nan)
             if scheme != FEW:
                 way = "less" if direction == "silent" else "greater"
                 outside = (~inside).astype(np.intp)
                 p = grouped_p(values, outside, names, scheme=scheme, alternative=way)[0]
                 p = np.nan_to_num(p, nan=1.0)
-            units = [np.full(len(p), size) for size in found.units]
-            more = [found.n, found.n_ref, *found.variances, *units]
-            parts.append(np.stack([found.auroc, *found.limits(), p, *more], axis=-1))
+            units = [np.full(len(p), size) for size in areas.units]
+            more = [areas.n, areas.n_ref, *areas.variances, *units]
+            parts.append(np.stack([areas.auroc, *areas.limits(), p, *more], axis=-1))
         measured[mine] = np.concatenate(parts)
     return measured
 

@@ -42,7 +42,7 @@ from featlab.neurons.rank_statistics import (
 )
 from featlab.neurons.rank_tests import FEW, WHOLE, grouped_p, scheme_of
 from featlab.results.analysis import Selection
-from featlab.system.machine import chosen_rows, pieces
+from featlab.system.machine import matrix_rows, pieces
 
 DEAD, LITTLE = "constant", "constant in the images compared"
 FEW_IMAGES, NO_P = "too few images", "the test has no p"
@@ -279,7 +279,7 @@ def _compare(
     for names, against, rows, inside in sides:
         values = block.matrix
         if rows is not None:
-            values = chosen_rows(values, np.flatnonzero(rows))
+            values = matrix_rows(values, np.flatnonzero(rows))
         k, counts = int(inside.max()) + 1, np.bincount(inside)
         if weights is None:
             ranks, sizes = rank_statistics(values, inside, k), moments(values, inside, k)
@@ -342,7 +342,7 @@ def _p_by_groups(
     compared, _, rows, codes = side
     values = block.matrix
     if rows is not None:
-        values, names = chosen_rows(values, np.flatnonzero(rows)), names[rows]
+        values, names = matrix_rows(values, np.flatnonzero(rows)), names[rows]
     if test == "mannwhitneyu":
         p = grouped_p(values, codes, names)
     elif test in TESTS:

@@ -193,7 +193,7 @@ def weighted_statistics(
     Kish (1965). Survey Sampling, section 8.2.
     """
     width = max(1, _WEIGHTED_AT_ONCE // len(values))
-    found = {name: np.empty((n_classes, values.shape[1])) for name in _COLUMNS}
+    by_name = {name: np.empty((n_classes, values.shape[1])) for name in _COLUMNS}
     n, n_ref = np.empty((n_classes, 1)), np.empty((n_classes, 1))
     for code in range(n_classes):
         inside = codes == code
@@ -204,29 +204,35 @@ def weighted_statistics(
             columns = slice(first, first + width)
             block = np.ascontiguousarray(values[:, columns].T, dtype=np.float64)
             for name, array in _side_by_side(block, p, q, share).items():
-                found[name][code, columns] = array
+                by_name[name][code, columns] = array
     unknown = np.full((1, values.shape[1]), np.nan)
     ranks = RankStatistics(
-        u=found["auroc"] * n * n_ref,
-        variance_class=found["variance_class"],
-        variance_rest=found["variance_rest"],
-        average_precision=found["precision"],
-        distance=found["distance"],
-        median=found["median"],
-        median_ref=found["median_ref"],
-        information=np.full_like(found["auroc"], np.nan),
+        u=by_name["auroc"] * n * n_ref,
+        variance_class=by_name["variance_class"],
+        variance_rest=by_name["variance_rest"],
+        average_precision=by_name["precision"],
+        distance=by_name["distance"],
+        median=by_name["median"],
+        median_ref=by_name["median_ref"],
+        information=np.full_like(by_name["auroc"], np.nan),
         bins=unknown,
         bin_shares=unknown,
-        ties=found["ties"][:1],
-        largest_tie=found["largest_tie"][:1],
+        ties=by_name["ties"][:1],
+        largest_tie=by_name["largest_tie"][:1],
         end_tie=unknown,
-        tied=np.full_like(found["auroc"], np.nan),
+        tied=np.full_like(by_name["auroc"], np.nan),
         n=n,
         n_ref=n_ref,
     )
-    sums = found["squares"] * (n - 1), found["squares_ref"] * (n_ref - 1)
+    sums = by_name["squares"] * (n - 1), by_name["squares_ref"] * (n_ref - 1)
     sizes = Moments(
-        found["mean"], found["mean_ref"], *sums, found["pts"], found["pts_ref"], n, n_ref
+        by_name["mean"],
+        by_name["mean_ref"],
+        *sums,
+        by_name["pts"],
+        by_name["pts_ref"],
+        n,
+        n_ref,
     )
     return ranks, sizes
 
@@ -307,8 +313,8 @@ def _weighted_median(ordered: Floats, shares: Floats) -> Floats:
     counted = np.cumsum(shares, axis=1)
     tolerance = 1e-12
     middle = [(counted > 0.5 + shift).argmax(axis=1)[:, None] for shift in (-tolerance, tolerance)]
-    found = [np.take_along_axis(ordered, at, 1)[:, 0] for at in middle]
-    return np.mean(found, axis=0)
+    middles = [np.take_along_axis(ordered, at, 1)[:, 0] for at in middle]
+    return np.mean(middles, axis=0)
 
 
 def l1_coefficients(

@@ -317,9 +317,9 @@ def group_draws(codes: NDArray[np.intp], names: NDArray[np.str_]) -> list[Draw]:
     for size in np.unique(sizes[pure]):
         count = np.bincount(of_unit[pure & (sizes >= size)], minlength=k)
         pairs = np.where(enough_groups(count), count * (count.sum() - count), 0).sum()
-        told = pairs / max(count.sum(), 1) / (_LIKENESS + (1 - _LIKENESS) / size)
-        if told > best:
-            best, m = told, int(size)
+        information = pairs / max(count.sum(), 1) / (_LIKENESS + (1 - _LIKENESS) / size)
+        if information > best:
+            best, m = information, int(size)
     if not m:
         return []
     kept = np.flatnonzero(pure & (sizes >= m))

@@ -216,7 +216,7 @@ def _facts(study: Study) -> dict[str, Any]:
         "asked": dict(sorted(asked.items(), key=lambda one: (-one[1], one[0]))),
         "n_scored": len(sample.scored),
         "n_tuning": len(sample.tuning),
-        "n_shown": len(sample.shown),
+        "n_pictures": len(sample.pictures),
         "named": sample.named,
         "n_patched": 0 if study.refusal else network.guided.n_patched,
         "guided_refused": study.refusal,
@@ -341,8 +341,8 @@ def _localisation_table(
 
 def _thresholds(localisation: Localisation, heats: Heats) -> pd.DataFrame:
     """Each heat map's threshold; where none could be chosen, the fixed one."""
-    chosen = localisation.table.set_index("method")["threshold"].to_dict()
-    rows = [(name, float(chosen.get(name, FIXED_THRESHOLD))) for name in heats]
+    known = localisation.table.set_index("method")["threshold"].to_dict()
+    rows = [(name, float(known.get(name, FIXED_THRESHOLD))) for name in heats]
     return pd.DataFrame(rows, columns=["method", "threshold"])
 
 
@@ -350,11 +350,11 @@ def _boxes(study: Study, localisation: Localisation, heats: Heats, dam: Heats) -
     """Boxes of the images that get one, by every method, in pixels of the pictures."""
     sample, places = study.sample, study.sample.boxed
     thresholds = _thresholds(localisation, heats).set_index("method")["threshold"]
-    found = {name: boxes[places] for name, boxes in dam.items()}
+    corners = {name: boxes[places] for name, boxes in dam.items()}
     for name, heat in heats.items():
         at = {"frames": sample.frames[places], "sizes": sample.sizes[places]}
-        found[name] = localise.heat_boxes(heat[places], [thresholds[name]], **at)[:, 0]
-    return found
+        corners[name] = localise.heat_boxes(heat[places], [thresholds[name]], **at)[:, 0]
+    return corners
 
 
 def _box_table(
@@ -424,7 +424,7 @@ def _cam_examples(study: Study, heats: Heats, boxes: Heats) -> CamExamples:
         true_boxes=[sample.true_boxes(place) for place in places],
         heats={name: heat[places] for name, heat in heats.items()},
         boxes={
-            name: picture_to_frame(found[at], frames, sizes) * np.array([width, height] * 2)
-            for name, found in boxes.items()
+            name: picture_to_frame(corners[at], frames, sizes) * np.array([width, height] * 2)
+            for name, corners in boxes.items()
         },
     )

@@ -283,9 +283,9 @@ def box_pairs(localisation: Localisation, groups: np.ndarray, random_state: int)
         if row["method"] not in whole or row["against"] not in whole:
             continue
         ours, theirs = (hits[row[name]].to_numpy(bool) for name in ("method", "against"))
-        found = paired(ours, theirs, clusters, _RESAMPLES, random_state)
-        known = {"only_method": found["only_a"], "only_against": found["only_b"]}
-        known |= {name: found[name] for name in ("difference_low", "difference_high", "p", "test")}
+        pair = paired(ours, theirs, clusters, _RESAMPLES, random_state)
+        known = {"only_method": pair["only_a"], "only_against": pair["only_b"]}
+        known |= {name: pair[name] for name in ("difference_low", "difference_high", "p", "test")}
         table.loc[place, list(known)] = list(known.values())
     return table.assign(p_adjusted=holm(table["p"].to_numpy(float)))
 
@@ -380,8 +380,8 @@ def _row_of(neurons: pd.DataFrame, neuron: int, place: Place, label: str | None)
 
 
 def _facts(row: pd.Series, pooled: np.ndarray, labels: np.ndarray, neuron: int) -> list[str]:
-    chosen = f"chosen: {_auroc(row, 'auroc')}"
-    facts = [chosen + (f", adjusted p {p:.1g}" if np.isfinite(p := row["p_adjusted"]) else "")]
+    selection = f"chosen: {_auroc(row, 'auroc')}"
+    facts = [selection + (f", adjusted p {p:.1g}" if np.isfinite(p := row["p_adjusted"]) else "")]
     if np.isfinite(row.get("auroc_confirmed", np.nan)):
         held = "replicated" if row["replicated"] else "not replicated"
         facts.append(f"unseen: {_auroc(row, 'auroc_confirmed')}, {held}")

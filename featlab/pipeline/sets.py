@@ -35,7 +35,7 @@ _NEURON_COLUMNS = (
 )
 _NO_DETECTORS = ("detector", "replicated")
 _TYPICAL, _TELLING = 5, 10  # images and neurons told of each cluster
-_SHOWN = 6  # pictures under the map of their own class
+_N_PICTURES = 6  # pictures under the map of their own class
 
 
 def heads_and_neurons(made: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,9 +66,9 @@ def with_votes(store: MapStore, neurons: pd.DataFrame, random_state: int) -> pd.
         return neurons
     votes = own_votes(store, random_state=random_state).set_index("neuron")
     here = (neurons["layer"] == head.layer) & (neurons["pooling"] == "mean")
-    told = {name: neurons["neuron"].map(votes[name]).where(here) for name in VOTES}
-    told["votes_for"] = told["votes_for"].fillna("")
-    table = neurons.assign(**told)
+    columns = {name: neurons["neuron"].map(votes[name]).where(here) for name in VOTES}
+    columns["votes_for"] = columns["votes_for"].fillna("")
+    table = neurons.assign(**columns)
     table.attrs = dict(neurons.attrs)
     return table
 
@@ -79,7 +79,7 @@ def own_examples(
     """Pictures under the class activation map of what the network calls them, with the box."""
     if own is None or own.boxes is None:
         return None
-    drawn = np.random.default_rng(random_state).permutation(len(store))[:_SHOWN]
+    drawn = np.random.default_rng(random_state).permutation(len(store))[:_N_PICTURES]
     rows = [int(row) for row in np.sort(drawn)]
     first = own.pictures[own.pictures["rank"] == 1].set_index("row")
     boxes = own.boxes.set_index("row").loc[rows, CORNERS]
@@ -179,8 +179,8 @@ def set_maps(
     if len(table):
         table.loc[~table["baseline"].astype(bool), "supervision"] = "none"
         table["class_asked"] = "none"
-    chosen = dict(zip(table.get("method", []), table.get("threshold", []), strict=True))
-    thresholds = {name: _threshold(chosen.get(name)) for name in BLIND}
+    known = dict(zip(table.get("method", []), table.get("threshold", []), strict=True))
+    thresholds = {name: _threshold(known.get(name)) for name in BLIND}
     rows = np.arange(len(store))
     parts = []
     for some in np.array_split(rows, max(1, len(rows) // 512)):
@@ -191,15 +191,15 @@ def set_maps(
                                  "method": name, "threshold": thresholds[name]})  # fmt: skip
             parts.append(part.assign(**dict(zip(CORNERS, corners.T, strict=True))))
     boxes = pd.concat(parts, ignore_index=True).sort_values(["row", "method"], kind="stable")
-    drawn = np.sort(np.random.default_rng(random_state).permutation(rows)[:_SHOWN]).tolist()
+    drawn = np.sort(np.random.default_rng(random_state).permutation(rows)[:_N_PICTURES]).tolist()
     heats = localise.heat_maps(store, drawn, scored.fitted)
     first = boxes[boxes["method"] == BLIND[-1]].set_index("row")
-    shown = [heats_on_pictures(store, drawn, normalise(heats[n])) for n in BLIND]
+    by_method = [heats_on_pictures(store, drawn, normalise(heats[n])) for n in BLIND]
     examples = Examples(
         rows=drawn,
         pictures=[load(row) for row in drawn],
         neurons=[(name, -1) for name in BLIND],
-        heats=[np.stack(maps) for maps in zip(*shown, strict=True)],
+        heats=[np.stack(maps) for maps in zip(*by_method, strict=True)],
         true_boxes=true_corners(truth, drawn),
         labels=[str(store.images["path"].iloc[row]) for row in drawn],
         predicted_boxes=list(first.loc[drawn, CORNERS].to_numpy(float)),
@@ -207,5 +207,5 @@ def set_maps(
     return SetMaps(boxes.reset_index(drop=True), table, examples)
 
 
-def _threshold(chosen: float | None) -> float:
-    return FIXED_THRESHOLD if chosen is None or not np.isfinite(chosen) else float(chosen)
+def _threshold(known: float | None) -> float:
+    return FIXED_THRESHOLD if known is None or not np.isfinite(known) else float(known)

@@ -231,7 +231,7 @@ class Sample:
         Rows of the image table.
     scored, tuning : ndarray of int
         Places in `rows` of the test images with boxes, and of those that choose thresholds.
-    shown : ndarray of int
+    pictures : ndarray of int
         Places of the pictures that were named; without names those scored, or, without boxes,
         those drawn.
     named : bool
@@ -252,7 +252,7 @@ class Sample:
     rows: np.ndarray
     scored: np.ndarray
     tuning: np.ndarray
-    shown: np.ndarray
+    pictures: np.ndarray
     named: bool
     pixels: np.ndarray
     asked: np.ndarray
@@ -266,12 +266,12 @@ class Sample:
     @property
     def judged(self) -> np.ndarray:
         """Places of the images that the checks are made on: those scored, where there are any."""
-        return self.scored if len(self.scored) else self.shown
+        return self.scored if len(self.scored) else self.pictures
 
     @property
     def boxed(self) -> np.ndarray:
-        """Places of all images that get boxes: those scored and those shown."""
-        return np.union1d(self.scored, self.shown)
+        """Places of all images that get boxes: those scored and the pictures."""
+        return np.union1d(self.scored, self.pictures)
 
     def some(self, k: int) -> np.ndarray:
         """Places of `k` judged images, the classes asked for in turn."""
@@ -279,7 +279,7 @@ class Sample:
 
     def examples(self, k: int) -> np.ndarray:
         """Places of the named images; without names as :meth:`some`."""
-        return self.shown if self.named else self.some(k)
+        return self.pictures if self.named else self.some(k)
 
     def _in_turn(self, places: np.ndarray) -> np.ndarray:
         labels = self.asked[places]
@@ -333,10 +333,10 @@ def draw_sample(
     scored = draw(np.flatnonzero(boxed & (sides == "test")), n_images)
     few = round(n_images * _TUNING_SHARE) if len(scored) else 0
     tuning = draw(np.flatnonzero(boxed & (sides == "confirm")), few)
-    shown = named
-    if shown is None:
-        shown = scored if len(scored) else draw(np.flatnonzero(sides == "test"), n_images)
-    rows = np.union1d(np.union1d(scored, tuning), shown)
+    page_rows = named
+    if page_rows is None:
+        page_rows = scored if len(scored) else draw(np.flatnonzero(sides == "test"), n_images)
+    rows = np.union1d(np.union1d(scored, tuning), page_rows)
     table = store.images.iloc[rows]
     # A store that says nothing of it was made from pictures decoded whole.
     scaled = "jpeg_scaling" in store.provenance
@@ -345,7 +345,7 @@ def draw_sample(
         rows=rows,
         scored=np.flatnonzero(np.isin(rows, scored)),
         tuning=np.flatnonzero(np.isin(rows, tuning)),
-        shown=np.flatnonzero(np.isin(rows, shown)),
+        pictures=np.flatnonzero(np.isin(rows, page_rows)),
         named=named is not None,
         pixels=np.stack([read(int(row))[0] for row in rows]),
         asked=table["label"].to_numpy(str),

@@ -23,8 +23,8 @@ from featlab.localise.heat import picture_sizes
 from featlab.predict._file import MODEL as MODEL
 from featlab.predict._formats import FORMATS as FORMATS
 from featlab.predict._formats import write_boxes
+from featlab.predict._pages import page_predictions as page_predictions
 from featlab.predict._pages import predictions_beside_truth as predictions_beside_truth
-from featlab.predict._pages import shown_predictions as shown_predictions
 from featlab.predict._pages import write_pictures
 from featlab.predict._parts import (
     ClassSets,
@@ -114,7 +114,7 @@ def refit_predictor(own: Predictor, results: Results) -> Predictor:
         box_head = replace(refit_box_head(regression, box_head.name, store), network={})
     new = replace(own, head=head, box_head=box_head,
                   measured={**own.measured, "refitted_on": len(labels)})  # fmt: skip
-    return replace(new, measured={**new.measured, "scores_of": new.refit_told})
+    return replace(new, measured={**new.measured, "scores_of": new.refit_sentence})
 
 
 def _scored(results: Results) -> Predictor:
@@ -258,20 +258,20 @@ def _box_score(own: Predictor, results: Results) -> dict[str, float]:
         return {}
     probability = own.head.predict_proba(results.store.pooled(rows, layer=own.layer))
     boxes, signs = own.boxes(results.store, rows, probability.argmax(axis=1))
-    told, real = own.overlap.of(signs), best_iou(boxes, rows, truth)
-    spread = min(np.ptp(told), np.ptp(real)) > 0
-    ranks = pd.Series(told).corr(pd.Series(real), method="spearman") if spread else 0.0
+    expected, real = own.overlap.of(signs), best_iou(boxes, rows, truth)
+    spread = min(np.ptp(expected), np.ptp(real)) > 0
+    ranks = pd.Series(expected).corr(pd.Series(real), method="spearman") if spread else 0.0
     return {"value": float(ranks), "n": len(rows),
-            "expected": float(told.mean()), "realised": float(real.mean())}  # fmt: skip
+            "expected": float(expected.mean()), "realised": float(real.mean())}  # fmt: skip
 
 
 def _measured(results: Results, own: Predictor) -> dict[str, Any]:
     """Scores on test images of the head and of the boxes, as the report tells them."""
     heads = results.heads.table.set_index("head")
-    told = {"accuracy": score_of(heads.loc[results.heads.main], "accuracy")}
+    scores = {"accuracy": score_of(heads.loc[results.heads.main], "accuracy")}
     if own.box_head is not None:
-        return told | dict(own.box_head.measured)
+        return scores | dict(own.box_head.measured)
     table = results.localisation.table.set_index("method") if results.localisation else None
     if table is not None and own.box_method in table.index:
-        told |= {name: score_of(table.loc[own.box_method], name) for name in KEPT_SCORES}
-    return told
+        scores |= {name: score_of(table.loc[own.box_method], name) for name in KEPT_SCORES}
+    return scores

@@ -30,7 +30,7 @@ from featlab.store import MapStore
 from featlab.system.files import whole_folder
 from featlab.system.machine import usable_cores
 
-MOST_SHOWN = 2000
+MOST_PICTURES = 2000
 """Pictures on a page; a browser scrolls through so many."""
 _BLOCK = 64  # pictures in memory
 _SMALL, _LARGE = 256, 1280  # longer side, pixels
@@ -89,7 +89,7 @@ def write_pictures(
     return Path(folder)
 
 
-def shown_predictions(
+def page_predictions(
     predictor: Predictor,
     store: MapStore,
     table: pd.DataFrame,
@@ -104,12 +104,12 @@ def shown_predictions(
     """
     wants = table["set"].str.contains("|", regex=False) | (table["typicality"] <= UNUSUAL)
     first, others = np.flatnonzero(wants), np.flatnonzero(~wants)
-    left = max(MOST_SHOWN - len(first), 0)
+    left = max(MOST_PICTURES - len(first), 0)
     spread = np.linspace(0, max(len(others) - 1, 0), min(left, len(others))).round().astype(int)
-    rows = np.sort(np.concatenate([first[:MOST_SHOWN], others[np.unique(spread)]]))
+    rows = np.sort(np.concatenate([first[:MOST_PICTURES], others[np.unique(spread)]]))
     asked = table["class"].to_numpy(str)[rows] if heat else None
     small = _pictures(predictor, store, rows, _SMALL, asked)
-    return _shown(predictor, table, small, coverage=coverage)
+    return _predictions(predictor, table, small, coverage=coverage)
 
 
 def predictions_beside_truth(
@@ -147,10 +147,10 @@ def predictions_beside_truth(
     }
     small = _pictures(predictor, store, test[rows], _SMALL)
     by_row = ((row, picture) for row, (_, picture) in zip(rows, small, strict=True))
-    return _shown(predictor, table, by_row, true_boxes=corners)
+    return _predictions(predictor, table, by_row, true_boxes=corners)
 
 
-def _shown(
+def _predictions(
     predictor: Predictor,
     table: pd.DataFrame,
     pictures: Iterable[tuple[int, Image.Image | None]],

@@ -256,7 +256,7 @@ class Ticks:
     """
 
     def __init__(self, known: int, n: int, progress: Progress | None) -> None:
-        self._left, self._progress, self._told = range(known, n), progress, 0
+        self._left, self._progress, self._done = range(known, n), progress, 0
 
     @cached_property
     def _ticks(self) -> Iterator[Any]:
@@ -274,9 +274,9 @@ class Ticks:
             self._tell(len(batch))
 
     def _tell(self, n: int) -> None:
-        self._told += n
+        self._done += n
         # One more lets the bar close.
-        for _ in range(n + (self._told == len(self._left))):
+        for _ in range(n + (self._done == len(self._left))):
             next(self._ticks, None)
 
 

@@ -48,7 +48,7 @@ from featlab.predict._parts import (
 )
 from featlab.results.localisation import BoxHead
 from featlab.store import MapStore
-from featlab.store.arrays import damage_told
+from featlab.store.arrays import damage_errors
 from featlab.store.network import network_facts, refuse_difference, refuse_other_network
 from featlab.system.files import write_whole
 from featlab.system.machine import usable_cores
@@ -108,8 +108,8 @@ class Predictor:
 
     def __repr__(self) -> str:
         network = self.provenance.get("backbone")
-        told = f"<Predictor of {', '.join(self.classes)} on {network}, boxes by {self.box_method}"
-        return f"{told}; {self.refit_told}>" if self.refitted else f"{told}>"
+        text = f"<Predictor of {', '.join(self.classes)} on {network}, boxes by {self.box_method}"
+        return f"{text}; {self.refit_sentence}>" if self.refitted else f"{text}>"
 
     @property
     def refitted(self) -> int:
@@ -117,7 +117,7 @@ class Predictor:
         return int(self.measured.get("refitted_on", 0))
 
     @property
-    def refit_told(self) -> str:
+    def refit_sentence(self) -> str:
         """What a refitted one must say of its scores."""
         return (
             f"fitted again on all {self.refitted:,} labelled images: scores, and how often the "
@@ -301,9 +301,9 @@ class Predictor:
             Names what differs, and both values.
         """
         own = {key: str(self.provenance[key]) for key in backbone.identity()}
-        told = Path("the predictor")
-        refuse_difference(own, backbone.identity(), told, _OTHER)
-        refuse_other_maps(self.provenance, backbone, told, _OTHER)
+        who = Path("the predictor")
+        refuse_difference(own, backbone.identity(), who, _OTHER)
+        refuse_other_maps(self.provenance, backbone, who, _OTHER)
 
     def _of_store(self, store: MapStore, coverage: float) -> pd.DataFrame:
         """Batches of images side by side, the maps of each read once."""
@@ -357,16 +357,16 @@ class Predictor:
     def _firing(self, X: np.ndarray, labels: np.ndarray) -> list[str]:
         """The neurons of each picture's class that fire, as text."""
         of_class = dict(iter(self.detectors.groupby("class")))
-        told = []
+        names = []
         for row, label in zip(X, labels, strict=True):
             own = of_class.get(label)
             if own is None:
-                told.append("")
+                names.append("")
                 continue
             neurons = own["neuron"].to_numpy()
             firing = neurons[row[neurons] > own["threshold"].to_numpy()]
-            told.append(" ".join(map(str, firing[:_DETECTORS_NAMED])))
-        return told
+            names.append(" ".join(map(str, firing[:_DETECTORS_NAMED])))
+        return names
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as arrays and JSON in one HDF5 file, complete or not at all.
@@ -395,7 +395,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
         There is none, it is of an unknown version, or damaged.
     """
     facts, arrays, path = read_plain(path)
-    with damage_told(path, KIND):
+    with damage_errors(path, KIND):
         predictor = Predictor(**made(facts, arrays, path))
         _try_out(predictor)
     return predictor

@@ -89,7 +89,7 @@ def own_votes(results: Results) -> Markup:
     if "votes_for" not in confirmed:
         return Markup("")
     leaders = confirmed.drop_duplicates("class").nlargest(3, "auroc")
-    told = [
+    votes = [
         Markup("neuron {} votes for {} ({}: rank correlation {})").format(
             row["neuron"],
             words.name(str(row["votes_for"]).partition("|")[0]),
@@ -99,9 +99,9 @@ def own_votes(results: Results) -> Markup:
         for _, row in leaders.iterrows()
         if row["votes_for"]
     ]
-    if not told:
+    if not votes:
         return Markup("")
-    return Markup("In the network's own classifier {}.").format(Markup(", ").join(told))
+    return Markup("In the network's own classifier {}.").format(Markup(", ").join(votes))
 
 
 def _agreement(row: pd.Series) -> str:
@@ -300,22 +300,22 @@ def maps_answer(results: Results) -> Claim:
         return Claim(nothing, "No boxes on test images, so not measured")
     own = replace(scores, table=scores.table[scores.table["method"].isin(_BY_DETECTORS)])
     best, rival = own.best(), scores.best(baseline=True)
-    sentences = [_found(scores, rival)]
-    shown = "unknown"
+    sentences = [_box_shares(scores, rival)]
+    outcome = "unknown"
     if best is not None and rival is not None:
         pair = _pair(results, best["method"], rival["method"])
-        shown = "unknown" if pair is None else standing(pair)
+        outcome = "unknown" if pair is None else standing(pair)
         if pair is not None:
             sentences.append(
                 f"Image by image “{words.method(best['method'])}”{_picked_on(own.table)} lies at "
                 f"{points(pair)} against that baseline."
             )
     sentences += [_firing(results), _others(scores)]
-    verdict = "No confirmed detector has a map to ask" if best is None else _VERDICTS[shown]
-    return Claim(" ".join(filter(None, sentences)), verdict, shown == "ahead")
+    verdict = "No confirmed detector has a map to ask" if best is None else _VERDICTS[outcome]
+    return Claim(" ".join(filter(None, sentences)), verdict, outcome == "ahead")
 
 
-def _found(scores: Localisation, rival: pd.Series | None) -> str:
+def _box_shares(scores: Localisation, rival: pd.Series | None) -> str:
     """How often the detectors' maps find the box, and the best baseline."""
     rows: Any = scores.table.set_index("method")
     n = words.plural(int(scores.table["n"].max()), "test image")
@@ -388,7 +388,8 @@ def units_answer(results: Results) -> Markup:
     if units is None or units.empty:
         return Markup("")
     graded = pd.Series([words.fires(row) for _, row in units.iterrows()]).value_counts()
-    rest = [f"for {n} “{shown}”" for shown, n in graded.items() if shown not in ("yes", "weakly")]
+    others = graded.drop(["yes", "weakly"], errors="ignore")
+    rest = [f"for {n} “{verdict}”" for verdict, n in others.items()]
     text = Markup(
         "Of {} judged on images of their class, {} fire on {} clearly (AUROC inside against "
         "outside of the boxes ≥ {}), {} weakly{}."

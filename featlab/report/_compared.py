@@ -330,8 +330,8 @@ def _entry(comparison: Comparison, name: str) -> pd.Series:
 def _verdict(pairs: pd.DataFrame) -> tuple[Markup, bool]:
     """Against how many of the others the leader's lead is shown."""
     leader = words.name(pairs["a"].iloc[0])
-    shown = pd.Series([standing(pair) for _, pair in pairs.iterrows()], index=pairs.index)
-    ahead, behind = pairs[shown.eq("ahead")], pairs[shown.eq("behind")]
+    outcomes = pd.Series([standing(pair) for _, pair in pairs.iterrows()], index=pairs.index)
+    ahead, behind = pairs[outcomes.eq("ahead")], pairs[outcomes.eq("behind")]
     if len(behind):
         return Markup("“{}” on confirm, but “{}” is ahead on test").format(
             leader, words.name(behind["b"].iloc[0])

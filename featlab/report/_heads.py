@@ -83,13 +83,13 @@ def own_answer(results: Results) -> Markup:
     if results.own is None:
         return Markup("")
     whole = results.own.called[results.own.called["label"].eq("")]
-    told = [
+    shares = [
         Markup("{} {}").format(words.name(row["own_class"]), words.share(row, "share"))
         for _, row in whole.head(3).iterrows()
     ]
     return Markup("Of its {} classes it names first, most often: {} of {}.").format(
         f"{results.own.n_classes:,}",
-        Markup(", ").join(told),
+        Markup(", ").join(shares),
         words.plural(int(whole["n"].iloc[0]), "picture"),
     )
 
@@ -101,15 +101,15 @@ def _own_labels(results: Results) -> Markup:
     if called is None or called["label"].eq("").all():
         return Markup("")
     first = called[called["label"].ne("")].drop_duplicates("label")
-    told = [
+    shares = [
         Markup("{} is called {} in {}").format(
             words.name(row["label"]), words.name(row["own_class"]), words.share(row, "share")
         )
         for _, row in first.head(_MOST_LABELS).iterrows()
     ]
-    rest = len(first) - len(told)
+    rest = len(first) - len(shares)
     more = f"; and so on for {words.plural(rest, 'class', 'classes')} more" if rest else ""
-    return Markup("{}{}.").format(Markup("; ").join(told), more)
+    return Markup("{}{}.").format(Markup("; ").join(shares), more)
 
 
 def set_maps(results: Results, options: Options) -> Section | None:

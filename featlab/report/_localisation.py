@@ -93,10 +93,10 @@ def _score_table(results: Results, scores: pd.DataFrame) -> Table | None:
         for _, row in order.iterrows()
     ]
     columns = ["Method", "Learns from", "Box accuracy", "Mean IoU", "Centre in box", "Threshold"]
-    chosen = answers.thresholds(results)
+    thresholds = answers.thresholds(results)
     return table(
         f"Localisation on test images{words.with_intervals(scores, 'box_accuracy')}"
-        f"{f'; {chosen}' if chosen else ''}",
+        f"{f'; {thresholds}' if thresholds else ''}",
         [*columns, "MaxBox-Acc*", "V2*"],
         rows,
         (0, 1),

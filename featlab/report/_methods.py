@@ -125,11 +125,11 @@ def _copies(results: Results) -> str:
 def _fitted(results: Results) -> str:
     """What was learnt and chosen on which side."""
     heads = None if results.box_details is None else results.box_details.heads
-    chosen = thresholds(results)
+    text = thresholds(results)
     parts = [
         "Heads were fitted and detectors selected on train",
         "detectors were judged on confirm",
-        *([str(chosen).replace("thresholds", "thresholds of heat maps were", 1)] if chosen else []),
+        *([str(text).replace("thresholds", "thresholds of heat maps were", 1)] if text else []),
         *(["box heads were fitted on train and confirm"] if heads is not None else []),
     ]
     return (
@@ -191,11 +191,11 @@ def _paired(results: Results) -> str:
     every = pd.concat(tests.values())
     named = [
         text
-        for found, text in (
+        for test, text in (
             ("McNemar", f"McNemar's test{cite('mcnemar')}"),
             ("sign flips", "sign flips of whole groups"),
         )
-        if every.str.contains(found).any()
+        if every.str.contains(test).any()
     ]
     what = " and ".join({"heads": "Heads", "boxes": "found boxes"}[name] for name in tests)
     return (

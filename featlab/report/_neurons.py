@@ -94,8 +94,8 @@ def _detectors(results: Results) -> Table | None:
     several = every[["layer", "pooling"]].drop_duplicates().shape[0] > 1
     judged = "fires" in every
     rows = []
-    shown = with_unseen_limits(every).groupby("class", sort=True).head(most)
-    for _, row in shown.iterrows():
+    best = with_unseen_limits(every).groupby("class", sort=True).head(most)
+    for _, row in best.iterrows():
         where = f" ({row['layer']}, {row['pooling']})" if several else ""
         cells = [
             f"neuron\u00a0{row['neuron']}{where}",

@@ -19,7 +19,7 @@ from featlab.report._elements import Options, Section
 from featlab.report._interactive import small_jpeg
 from featlab.report._words import PREDICTION_CLAIMS, claim, said
 from featlab.results.analysis import Results
-from featlab.results.pictures import LEAST_IOU, UNUSUAL, Predictions, untuned_told
+from featlab.results.pictures import LEAST_IOU, UNUSUAL, Predictions, untuned_sentence
 from featlab.system.machine import usable_cores
 
 _CORNERS = ["xmin", "ymin", "xmax", "ymax"]
@@ -185,7 +185,7 @@ def _untuned(known: Predictions) -> str:
     if not known.untuned:
         return ""
     scored = "iou" in known.table and known.table["iou"].notna().any()
-    return untuned_told() if scored else f"The boxes are not scored here. {untuned_told()}"
+    return untuned_sentence() if scored else f"The boxes are not scored here. {untuned_sentence()}"
 
 
 @claim("box score says nothing", PREDICTION_CLAIMS)
@@ -234,10 +234,10 @@ def _drawn(results: Results) -> str:
     """Which of the test images are shown."""
     if results.predictions is None or not results.predictions.pictures:
         return ""
-    table, shown = results.predictions.table, list(results.predictions.pictures)
+    table, rows = results.predictions.table, list(results.predictions.pictures)
     wrong, missed = table["class"] != table["label"], _missed(table)
     parts = [
-        f"{int(some.iloc[shown].sum()):,} of {int(some.sum()):,} {what}"
+        f"{int(some.iloc[rows].sum()):,} of {int(some.sum()):,} {what}"
         for some, what in (
             (wrong, "with a wrong class"),
             (missed, "with a wrong box alone"),

@@ -176,7 +176,7 @@ def _unscored(results: Results) -> str:
     """Why there is no score."""
     if results.gradients is None or results.gradients.facts["n_scored"]:
         return ""
-    n = results.gradients.facts["n_shown"]
+    n = results.gradients.facts["n_pictures"]
     return (
         "No test image has a box, so no box is scored here: those of "
         f"{words.plural(n, 'picture')} are shown as they are, heat maps cut at a fixed threshold."
@@ -355,7 +355,7 @@ def _thawed(results: Results) -> str:
     tuned: Any = scores.loc["thawed"]
     plain: Any = scores.loc["logistic"]
     pair = dict(tuned) | {"p_adjusted": tuned["p"]}
-    shown = {
+    outcome = {
         "ahead": "image by image the first is better",
         "behind": "image by image the first is worse",
         "not shown": "not shown to be a difference",
@@ -365,7 +365,7 @@ def _thawed(results: Results) -> str:
         f"Thawing the last blocks gives {words.percent(tuned['accuracy'])} after "
         f"{words.number(tuned['seconds'], 0)} seconds of training, a logistic regression on the "
         f"stored maps {words.percent(plain['accuracy'])} after "
-        f"{words.number(plain['seconds'], 1)}: {shown} ({words.difference(tuned, 3)}, p "
+        f"{words.number(plain['seconds'], 1)}: {outcome} ({words.difference(tuned, 3)}, p "
         f"{words.p_value(tuned['p'])})."
     )
 

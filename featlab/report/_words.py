@@ -205,13 +205,13 @@ def share(row: pd.Series, score: str) -> str:
 
 def fires(row: pd.Series, verdict: str = "verdict") -> str:
     """Whether a detector's map finds the object: the verdict, graded by the size of the effect."""
-    shown = row.get(verdict)
-    if not isinstance(shown, str):
+    grade = row.get(verdict)
+    if not isinstance(grade, str):
         return "–"
-    if shown == "on the object":
+    if grade == "on the object":
         # As printed: 0.70 is not called weak beside a cut of 0.7.
         return "yes" if round(float(row["auroc_inside"]), 2) >= LEAST_INSIDE else "weakly"
-    return f"no: {shown}" if shown.startswith("beside") else shown
+    return f"no: {grade}" if grade.startswith("beside") else grade
 
 
 def difference(row: pd.Series, digits: int = 2) -> str:

@@ -19,12 +19,12 @@ from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import Claim, claim
 from featlab.results.analysis import Results
 from featlab.results.images import Audit, Clusters
-from featlab.results.pictures import untuned_told
+from featlab.results.pictures import untuned_sentence
 from featlab.system.files import plain
 
 # Verdict → what stands in the strip: a sign that needs no colour, and a word.
 _SIGNS = {"fail": "✕", "warn": "!", "pass": "✓", "not done": "–"}
-_OWN_TOLD, _TOLD_NEURONS = 3, 4
+_OWN_CLASSES, _CLUSTER_NEURONS = 3, 4
 _TIME = "Time taken; of a stage in a process of its own, what it was waited for"
 _NO_BOX = np.zeros((0, 4))
 _WORST_FIRST = tuple(_SIGNS)
@@ -222,11 +222,11 @@ def clusters_answer(results: Results) -> Markup:
 def _cluster_table(made: Clusters) -> Table | None:
     rows = []
     for _, row in made.table.iterrows():
-        neurons = made.neurons[made.neurons["cluster"] == row["cluster"]].head(_TOLD_NEURONS)
-        told = [f"{n} ({words.score(a)})" for n, a in zip(neurons["neuron"], neurons["auroc"],
-                                                          strict=True)]  # fmt: skip
+        neurons = made.neurons[made.neurons["cluster"] == row["cluster"]].head(_CLUSTER_NEURONS)
+        texts = [f"{n} ({words.score(a)})" for n, a in zip(neurons["neuron"], neurons["auroc"],
+                                                        strict=True)]  # fmt: skip
         first = str(row["typical"]).partition("|")[0]
-        rows.append([row["cluster"], f"{int(row['n']):,}", words.name(first), ", ".join(told)])
+        rows.append([row["cluster"], f"{int(row['n']):,}", words.name(first), ", ".join(texts)])
     columns = ["Cluster", "Images", "Most typical", "Neurons that tell it (AUROC)"]
     return table("Clusters, the largest first", columns, rows, (0, 2, 3), file="cluster_neurons")
 
@@ -244,7 +244,7 @@ def commands(results: Results) -> list[str]:
     return [line for line in dict.fromkeys([*every, results.command]) if line]
 
 
-_NOT_TOLD = "# The store does not tell how the pictures were read: whether groups were named, say."
+_UNKNOWN = "# The store does not tell how the pictures were read: whether groups were named, say."
 
 
 def python_lines(results: Results) -> str:
@@ -255,7 +255,7 @@ def python_lines(results: Results) -> str:
             "from featlab import backbones, extract, images",
             f"from featlab.pipeline import {', '.join(_called(known))}",
             "",
-            *([] if "indexed" in known else [_NOT_TOLD]),
+            *([] if "indexed" in known else [_UNKNOWN]),
             f"table, boxes, skipped = images.index_images({_index(results, known)})",
             f"backbone = backbones.load_backbone({_network(known)})",
             'store = extract.extract_maps(table, backbone, "maps.h5", boxes=boxes, skipped=skipped'
@@ -381,7 +381,7 @@ def _predicted_boxes(results: Results) -> dict[str, Any]:
     if known is None:
         return {}
     scored = "iou" in known.table and bool(known.table["iou"].notna().any())
-    elsewhere = untuned_told() if known.untuned else None
+    elsewhere = untuned_sentence() if known.untuned else None
     return {"method": known.box_method, "scored": scored, "elsewhere": elsewhere}
 
 
@@ -395,7 +395,7 @@ def _cluster_sizes(results: Results) -> dict[str, int]:
 
 def _own(called: pd.DataFrame) -> dict[str, Any]:
     """What the network calls most of the pictures."""
-    whole = called[called["label"].eq("")].head(_OWN_TOLD)
+    whole = called[called["label"].eq("")].head(_OWN_CLASSES)
     return {
         str(row["own_class"]): {"images": int(row["images"]), "share": row["share"]}
         for _, row in whole.iterrows()

@@ -100,7 +100,7 @@ class SmallestSet:
         Their ids, in the order given.
     curve : DataFrame, one row per number of neurons
         ``k``, ``accuracy`` (mean over folds of train) and its standard error ``se``, the ``C`` of
-        the least log-loss, and ``chosen``.
+        the least log-loss, and ``smallest`` (bool): the number that was taken.
     accuracy, accuracy_low, accuracy_high : float
         On the test rows, with these neurons; 95 %.
     accuracy_all : float

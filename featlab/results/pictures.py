@@ -28,11 +28,11 @@ with the method and threshold that no box chose, with those that confirm boxes c
 at the picture's centre whose threshold confirm boxes choose, too (``benchmarks/untuned.py``)."""
 
 
-def untuned_told() -> str:
+def untuned_sentence() -> str:
     """How the rule that needs no boxes did where its boxes could be scored."""
     sets = "; ".join(
-        f"{what} {100 * found:.0f} % of {n} ({100 * tuned:.0f} %, {100 * centre:.0f} %)"
-        for what, n, found, tuned, centre in UNTUNED_ELSEWHERE
+        f"{what} {100 * share:.0f} % of {n} ({100 * tuned:.0f} %, {100 * centre:.0f} %)"
+        for what, n, share, tuned, centre in UNTUNED_ELSEWHERE
     )
     return (
         "No box chose their threshold. On sets whose boxes were hidden the same rule found, with "

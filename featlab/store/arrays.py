@@ -90,7 +90,7 @@ def read_arrays(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, np.nd
     """
     if not path.is_file():
         raise FeatlabError(f"there is no {kind.noun} {path}; make it with `{kind.made_by}`.")
-    with damage_told(path, kind):
+    with damage_errors(path, kind):
         try:
             file = h5py.File(path, "r")
         except PermissionError as error:
@@ -135,7 +135,7 @@ def _finite_values(file: h5py.File, key: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def damage_told(path: Path, kind: Kind) -> Iterator[None]:
+def damage_errors(path: Path, kind: Kind) -> Iterator[None]:
     """HDF5, JSON and what is made of them tell of damage by nearly every built-in exception."""
     try:
         yield

@@ -73,11 +73,11 @@ def open_store(path: Path) -> h5py.File:
             if not isinstance(kind, str) or kind != ENCODING_TYPE:
                 raise FeatlabError(
                     f"{path} is an HDF5 file but not a featlab store: attribute encoding-type is "
-                    f"{_shown(kind)}, not {ENCODING_TYPE!r}."
+                    f"{_quoted(kind)}, not {ENCODING_TYPE!r}."
                 )
             if str(version).partition(".")[0] != ENCODING_VERSION.partition(".")[0]:
                 raise FeatlabError(
-                    f"{path} has encoding-version {_shown(version)}; this featlab reads "
+                    f"{path} has encoding-version {_quoted(version)}; this featlab reads "
                     f"{ENCODING_VERSION}. You may need to update featlab."
                 )
     except FeatlabError:
@@ -91,9 +91,9 @@ def layer_names(text: Any) -> list[str]:
     """The layers that the provenance names, in JSON."""
     names = json.loads(text)
     if not isinstance(names, list) or not names or not all(isinstance(one, str) for one in names):
-        raise ValueError(f"layers must be a list of names, got {_shown(names)}")
+        raise ValueError(f"layers must be a list of names, got {_quoted(names)}")
     if len(set(names)) < len(names) or any({"", "."} & {*one.split("/")} for one in names):
-        raise ValueError(f"layers must be different names, got {_shown(names)}")
+        raise ValueError(f"layers must be different names, got {_quoted(names)}")
     return names
 
 
@@ -192,7 +192,7 @@ def read_errors(path: Path, key: str) -> Iterator[None]:
         raise FeatlabError(f"{path} is damaged at {key}: {reason}; extract it again.") from error
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 

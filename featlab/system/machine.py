@@ -94,7 +94,7 @@ def scratch(shape: tuple[int, ...]) -> NDArray[np.float32]:
         ) from error
 
 
-def chosen_rows(values: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
+def matrix_rows(values: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
     """``values[rows]``, in a scratch file where that is large."""
     n, c = len(rows), values.shape[1]
     if not is_large(n, c):
