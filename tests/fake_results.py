@@ -338,7 +338,7 @@ def make_predictions(store: FakeStore, split: pd.Series) -> Predictions:
     shown = range(min(n, 12))
     truth = {row: np.array([[40.0, 30.0, 80.0, 60.0]]) for row in shown}
     pictures = {row: small_jpeg(make_picture(row), 256, 80) for row in shown}
-    return Predictions(table, classes, "cascade", 0.9, pictures, truth)
+    return Predictions(table, classes, "cascade", 0.9, pictures, truth, 99)
 
 
 def make_results(

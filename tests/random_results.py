@@ -187,8 +187,8 @@ def _predictions(make: Maker, *, truth: bool) -> Predictions:
         table.loc[make.rng.random(n) < make.shares(1)[0], "iou"] = np.nan
     shown = np.flatnonzero(make.rng.random(n) < make.whole(0, 2) / 2)
     return Predictions(table, classes, "sum", 0.9, {int(row): b"" for row in shown}, {},
-                       refitted=make.whole(0, 2), untuned=make.chance(), informative=make.chance(),
-                       least_typicality=make.shares(1)[0] / make.whole(1, 30))  # fmt: skip
+                       make.whole(0, 40), refitted=make.whole(0, 2), untuned=make.chance(),
+                       informative=make.chance())  # fmt: skip
 
 
 def _store(make: Maker) -> tuple[FakeStore, pd.Series]:

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 from featlab import FeatlabError, boxheads, extract, images, localise, plots
 from featlab.backbones import load_backbone
 from featlab.boxes import geometry as bx
-from featlab.boxheads import _inputs, _linear
+from featlab.boxheads import _inputs, _linear, _regional
 from featlab.boxheads._evaluation import BASELINES, HEADS
 from featlab.boxheads._inputs import POLICIES, TARGETS
 from featlab.boxheads._joint import ARCHITECTURES
@@ -221,6 +221,23 @@ def test_pls_on_the_components_is_pls_on_the_flattened_maps():
     flat = np.concatenate([maps, maps[:, :, ::-1]]).reshape(60, -1).astype(float)
     expected = PLSRegression(3, scale=False, max_iter=200).fit(flat, Y).predict(flat)
     assert np.allclose(predicted, expected, atol=1e-3)
+
+
+def test_a_box_is_the_same_to_the_last_digit_whatever_images_stand_beside_it():
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(300, 7, 7, 64)).astype(np.float32)
+    wide = maps[0].size
+    projection = _linear.Projection(maps.mean(axis=0).ravel(), rng.normal(size=(wide, 4)) / wide)
+    first = _linear.ScoreHead(projection, _linear.Shift(np.full(4, -0.5)), "centre_size", "")
+    sides = 5 * 3 * 64, 5 * 2 * 64  # sums and differences of five columns of cells
+    even, odd = (
+        rng.normal(size=(side, count)) / side for side, count in zip(sides, (3, 1), strict=True)
+    )
+    correction = _regional.MirrorLinear(even, odd, rng.normal(size=sides[0]), np.zeros(3))
+    for head in (first, _regional.CascadeHead(first, correction, 1.6, 2, "")):
+        boxes = head.predict(maps, None)
+        for some in (slice(0, 1), slice(5, 6), slice(0, 27), slice(3, 131), slice(200, 261)):
+            np.testing.assert_array_equal(head.predict(maps[some], None), boxes[some])
 
 
 def test_many_images_are_decomposed_by_a_randomised_method(monkeypatch):

@@ -892,7 +892,9 @@ def _(text, r, _claim):
 
 @check("nothing can be unusual")
 def _(text, r, _claim):
-    assert r.least_typicality > 0.05 and "no picture can be called unusual" in text
+    n = count(text, r"Only (\d+) images? ")
+    assert n == r.calibrated_on < 19 and "no picture can be called unusual" in text
+    assert same(re.search(r"fall below ([\d.]+):", text)[1], 1 / (n + 1), 1)
 
 
 @check("asked lead")
@@ -904,7 +906,10 @@ def _(text, r, _claim):
 @check("asked sure")
 def _(text, r, _claim):
     assert count(text, r"For ([\d,]+) of them") == sum("|" in one for one in r.table["set"])
-    assert count(text, r"; ([\d,]+) (?:is|are) unlike") == sum(r.table["typicality"] <= 0.05)
+    if r.calibrated_on < 19:
+        assert "unlike" not in text
+    else:
+        assert count(text, r"; ([\d,]+) (?:is|are) unlike") == sum(r.table["typicality"] <= 0.05)
     assert same(re.search(r"probability ([\d.]+)\)", text)[1], r.coverage, 1)
 
 

@@ -160,7 +160,8 @@ def many_predictions(n, names=("a", "b")):
     table = table.assign(width=256, height=192, probability=0.9, set="a", typicality=0.5,
                          xmin=1.0, ymin=2.0, xmax=100.0, ymax=90.0)  # fmt: skip
     table["class"] = [names[k % len(names)] for k in range(n)]
-    return Predictions(table, list(names), "sum", 0.9, {k: files[k % 5] for k in range(n)}, {})
+    return Predictions(table, list(names), "sum", 0.9, {k: files[k % 5] for k in range(n)}, {},
+                       99)  # fmt: skip
 
 
 @pytest.mark.slow

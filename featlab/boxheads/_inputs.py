@@ -34,6 +34,7 @@ _SMALLEST_LOG = -6.0
 _CHANNELS = 128
 _CELLS = 30_000  # of the images fitted on, evenly spaced, for the components
 _BATCH = 64
+_FEW_COLUMNS = 4  # what a box has
 _BORDER = 0.01  # of the picture's side
 
 
@@ -188,6 +189,22 @@ class Reduction:
         flat = maps.reshape(-1, maps.shape[-1])
         fewer = ((flat - self.mean) @ self.axes).astype(np.float32, copy=False)
         return fewer.reshape(*maps.shape[:3], -1), maps.sum(axis=-1)
+
+
+def each_row(X: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``X @ weights``; where there are few columns each row by itself.
+
+    A product of matrices is added up in another order for another number of rows, so that an
+    image's box would depend, in its last digits, on the images beside it. Of many columns a row
+    by itself is slow, and no head with many is ever asked again.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, p)
+    weights : ndarray of shape (p, r)
+    """
+    few = weights.shape[1] <= _FEW_COLUMNS
+    return np.matmul(X[:, None], weights)[:, 0] if few else X @ weights
 
 
 def fit_reduction(store: MapStore, rows: np.ndarray, *, layer: str | None = None) -> Reduction:

@@ -11,7 +11,14 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from featlab.boxes import geometry as bx
-from featlab.boxheads._inputs import Floats, Maps, decode_boxes, encode_boxes, mirrored
+from featlab.boxheads._inputs import (
+    Floats,
+    Maps,
+    decode_boxes,
+    each_row,
+    encode_boxes,
+    mirrored,
+)
 from featlab.errors import FeatlabError
 
 Regression = Callable[[Floats], Floats]
@@ -159,7 +166,7 @@ class Projection:
 
     def __call__(self, maps: Maps) -> Floats:
         """Scores ``(n, r)`` of reduced maps ``(n, h, w, k)``."""
-        return ((_flat(maps) - self.mean) @ self.axes).astype(np.float64)
+        return each_row(_flat(maps) - self.mean, self.axes).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featlab.boxes import geometry as bx
-from featlab.boxheads._inputs import Floats, Maps, Reduction, decode_boxes, encode_boxes, mirrored
+from featlab.boxheads._inputs import (
+    Floats,
+    Maps,
+    Reduction,
+    decode_boxes,
+    each_row,
+    encode_boxes,
+    mirrored,
+)
 from featlab.boxheads._linear import (
     Components,
     FitData,
@@ -71,7 +79,8 @@ class MirrorLinear:
     def __call__(self, X: Floats) -> Floats:
         """Corrections ``(n, 4)``."""
         sums, differences = _mirror_halves(X)
-        return np.hstack([differences @ self.odd, (sums - self.middle) @ self.even + self.level])
+        even = each_row(sums - self.middle, self.even) + self.level
+        return np.hstack([each_row(differences, self.odd), even])
 
 
 @dataclass(frozen=True)

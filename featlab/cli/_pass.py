@@ -300,7 +300,13 @@ def _tell_predictions(
     if predictor.refitted:
         print(f"the model was {predictor.refit_sentence}")
     limit = featlab.results.pictures.UNUSUAL
-    unusual = int((table["typicality"] <= limit).sum())
+    least = 1 / predictor.typicality.steps
+    unusual = str(int((table["typicality"] <= limit).sum()))
+    if least > limit:
+        unusual = (
+            f"cannot be told, as only {predictor.typicality.steps - 1} images calibrate it: none "
+            f"can have less than {least:.2f}"
+        )
     print(f"unlike the train set (typicality at most {limit}): {unusual}")
     kept = predictor.sets.realised(coverage)
     print(
@@ -324,12 +330,6 @@ def _tell_predictions(
         else:
             quality += f", rank correlation {score['value']:.2f}"
         print(f"box_score: {quality} on {score['n']:.0f} test images")
-    least = 1 / predictor.typicality.steps
-    if least > limit:
-        print(
-            f"typicality cannot fall below {least:.2f}, as only {predictor.typicality.steps - 1} "
-            "images calibrate it: nothing can stand out"
-        )
     print(f"predictions: {output / 'predictions.csv'}")
 
 

@@ -165,10 +165,10 @@ def _predictions(
         coverage=coverage,
         pictures={int(row): _jpeg(one) for row, one in pictures if one is not None},
         true_boxes=true_boxes or {},
+        calibrated_on=len(predictor.typicality.novelty),
         refitted=predictor.refitted,
         untuned=predictor.untuned,
         informative=predictor.overlap is None or predictor.overlap.informative,
-        least_typicality=1 / predictor.typicality.steps,
     )
 
 

@@ -91,7 +91,7 @@ def _section(known: Predictions, title: str, facts: dict[str, object]) -> Sectio
             "classes": [(known.classes.index(name), name[:_LONGEST]) for name in named],
             "method": _method(known),
             "any_true_box": any(card.true_boxes for card in cards),
-            "unusual": words.number(UNUSUAL),
+            "can_stand_out": known.can_stand_out,
         },
         files={} if known.every is None else {"predictions": known.every},
         link="Predictions",
@@ -199,11 +199,13 @@ def _uninformative(known: Predictions) -> str:
 @claim("nothing can be unusual", PREDICTION_CLAIMS)
 def _never_unusual(known: Predictions) -> str:
     """That too few images calibrate the typicality."""
-    if known.least_typicality <= UNUSUAL:
+    if known.can_stand_out:
         return ""
+    few = words.plural(known.calibrated_on, "image")
+    verb = "calibrates" if known.calibrated_on == 1 else "calibrate"
     return (
-        f"Typicality cannot fall below {words.number(known.least_typicality)}, as few images "
-        "calibrate it: no picture can be called unusual."
+        f"Only {few} (one of each group) {verb} the typicality, so that it cannot fall below "
+        f"{words.number(known.least_typicality)}: no picture can be called unusual."
     )
 
 
@@ -284,14 +286,19 @@ def asked_lead(known: Predictions) -> str:
 
 @claim("asked sure", PREDICTION_CLAIMS)
 def _counted(known: Predictions) -> str:
-    """How many are unsure or unusual."""
+    """How many are unsure, and how many unusual where any can be."""
     unsure = int(known.table["set"].str.contains("|", regex=False).sum())
+    first = (
+        f"For {unsure:,} of them several classes stay possible (sets made to hold the right one "
+        f"with probability {words.number(known.coverage)})"
+    )
+    if not known.can_stand_out:
+        return f"{first}."
     unusual = int((known.table["typicality"] <= UNUSUAL).sum())
     verb = "is" if unusual == 1 else "are"
     return (
-        f"For {unsure:,} of them several classes stay possible (sets made to hold the right one "
-        f"with probability {words.number(known.coverage)}); {unusual:,} {verb} unlike the train "
-        f"images (typicality {words.number(UNUSUAL)} or less)."
+        f"{first}; {unusual:,} {verb} unlike the train images "
+        f"(typicality {words.number(UNUSUAL)} or less)."
     )
 
 

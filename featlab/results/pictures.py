@@ -178,6 +178,9 @@ class Predictions:
         Row of `table` → a small JPEG file.
     true_boxes : dict of int to ndarray of shape (k, 4)
         Row of `table` → its true boxes in pixels of the whole picture.
+    calibrated_on : int
+        Images that calibrate ``typicality``, one of each group: it cannot fall below one over one
+        more than these.
     every : DataFrame, optional
         Of the test images of an analysis: the same of all its images, with ``label, split``.
     predictor : featlab.predict.Predictor, optional
@@ -188,8 +191,6 @@ class Predictions:
         Whether no box chose method and threshold of the boxes.
     informative : bool
         Whether ``box_score`` tells pictures apart; else it is one number for all.
-    least_typicality : float
-        What ``typicality`` cannot fall below, as few images calibrate it.
     """
 
     table: pd.DataFrame
@@ -198,12 +199,22 @@ class Predictions:
     coverage: float
     pictures: dict[int, bytes]
     true_boxes: dict[int, np.ndarray]
+    calibrated_on: int
     every: pd.DataFrame | None = None
     predictor: Any = None  # of a room, of which the ground floor knows nothing
     refitted: int = 0
     untuned: bool = False
     informative: bool = True
-    least_typicality: float = 0.0
+
+    @property
+    def least_typicality(self) -> float:
+        """What ``typicality`` cannot fall below."""
+        return 1 / (self.calibrated_on + 1)
+
+    @property
+    def can_stand_out(self) -> bool:
+        """Whether enough images calibrate ``typicality`` to call any picture unusual."""
+        return self.least_typicality <= UNUSUAL
 
 
 @dataclass(frozen=True)
