@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from featlab import FeatlabError, extract, images, predict
 from featlab.boxes.geometry import CORNERS
-from featlab.cli import app
+from featlab.cli import _pass, app
 from featlab.predict._parts import Ticks
 
 
@@ -27,6 +27,19 @@ def model(tmp_path_factory):
     table, _ = images.index_pictures(draw_pictures(root / "pictures", {"a": 2}))
     with extract.extract_maps(table, FakeBackbone(), root / "maps.h5") as store:
         return plain_predictor(store).save(root / "model.featlab")
+
+
+@pytest.mark.parametrize(
+    ("n", "told"), [(6, "cannot be told, as only 6 images calibrate"), (30, "1\n")]
+)
+def test_nothing_is_counted_as_unusual_where_nothing_can_be(model, n, told, tmp_path, capsys):
+    own = predict.load_predictor(model)
+    own = dataclasses.replace(
+        own, typicality=dataclasses.replace(own.typicality, novelty=np.zeros(n))
+    )
+    columns = {"class": own.classes[0], "typicality": [1 / (n + 1), 0.9]}
+    _pass._tell_predictions(own, pd.DataFrame(columns), 0.9, tmp_path)
+    assert f"unlike the train set (typicality at most 0.05): {told}" in capsys.readouterr().out
 
 
 @pytest.fixture

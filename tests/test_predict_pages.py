@@ -147,6 +147,20 @@ def test_the_page_shows_every_picture_with_its_box_class_and_marks(asked, tmp_pa
     assert "<b>" not in text_of(page).replace("&lt;b&gt;", "")
 
 
+def test_where_too_few_images_calibrate_typicality_no_picture_is_called_unusual(asked, tmp_path):
+    _, store, predictor, table = asked
+    table = table.assign(typicality=np.where(np.arange(len(table)) < 3, 0.05, 0.9))
+    for n in (18, 19):
+        calibrated = dataclasses.replace(predictor.typicality, novelty=np.zeros(n))
+        some = dataclasses.replace(predictor, typicality=calibrated)
+        shown = shown_predictions(some, store, table)
+        page = report.write_predictions(shown, tmp_path / "p.html").read_text("utf-8")
+        told = text_of(page)
+        assert ("Only 18 images (one of each group) calibrate the typicality" in told) == (n == 18)
+        assert ("3 are unlike the train images" in told) == (n == 19)
+        assert ('id="predictions-unusual"' in page) == ("“Unusual”" in told) == (n == 19)
+
+
 def many_predictions(n, names=("a", "b")):
     """A table of n pictures with noisy pictures of 256 x 192 pixels, some of them alike."""
     rng = np.random.default_rng(0)
@@ -256,6 +270,17 @@ def test_right_and_wrong_test_pictures_stand_beside_the_truth(asked):
     assert tested.table["iou"].round(6).tolist()[:1] == [1.0] and tested.table["iou"][1] < 0.5
     assert tested.table["iou"].isna().tolist() == [False] * 3 + [True] * 5
     np.testing.assert_array_equal(tested.true_boxes[1], [[0, 0, 1, 1]])
+
+
+def test_a_set_without_boxes_is_told_of_none(tmp_path, blank_figures):
+    results = make_results(detectors=False)
+    for iou in (0.8, np.nan):
+        table = results.predictions.table.assign(iou=iou)
+        known = dataclasses.replace(results.predictions, table=table)
+        made = dataclasses.replace(results, predictions=known)
+        told = text_of(report.write_report(made, tmp_path / "p.html").read_text("utf-8"))
+        for words in ("wrong class or box", "IoU of 0.5 or more.", "with neither"):
+            assert (words in told) == np.isfinite(iou)
 
 
 class Labelled:

@@ -388,10 +388,11 @@ def _facts(row: pd.Series, pooled: np.ndarray, labels: np.ndarray, neuron: int) 
     else:
         facts.append("not selected, so not confirmed")
     if votes := row.get("votes_for"):
-        facts.append(
-            f"votes for the network's own {str(votes).partition('|')[0]} ({row['vote']:+.2f}), "
-            f"rank correlation {row['vote_agreement']:+.2f}"
-        )
+        # On two lines, so that a long name costs no number.
+        facts += [
+            f"votes for the network's own {str(votes).partition('|')[0]}:",
+            f"weight {row['vote']:+.2f}, rank correlation {row['vote_agreement']:+.2f}",
+        ]
     facts += [
         f"fires in {row['pts']:.0%} of the class, {row['pts_ref']:.0%} of the rest",
         f"mean {row['mean']:.2f} and {row['mean_ref']:.2f}, Hedges' g {row['hedges_g']:.2f}",

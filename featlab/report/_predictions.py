@@ -91,6 +91,7 @@ def _section(known: Predictions, title: str, facts: dict[str, object]) -> Sectio
             "classes": [(known.classes.index(name), name[:_LONGEST]) for name in named],
             "method": _method(known),
             "any_true_box": any(card.true_boxes for card in cards),
+            "boxes_scored": known.boxes_scored,
             "can_stand_out": known.can_stand_out,
         },
         files={} if known.every is None else {"predictions": known.every},
@@ -184,8 +185,8 @@ def _untuned(known: Predictions) -> str:
     """That boxes are not scored here, and how their rule did elsewhere."""
     if not known.untuned:
         return ""
-    scored = "iou" in known.table and known.table["iou"].notna().any()
-    return untuned_sentence() if scored else f"The boxes are not scored here. {untuned_sentence()}"
+    rule = untuned_sentence()
+    return rule if known.boxes_scored else f"The boxes are not scored here. {rule}"
 
 
 @claim("box score says nothing", PREDICTION_CLAIMS)
@@ -236,14 +237,16 @@ def _drawn(results: Results) -> str:
     """Which of the test images are shown."""
     if results.predictions is None or not results.predictions.pictures:
         return ""
-    table, rows = results.predictions.table, list(results.predictions.pictures)
+    known = results.predictions
+    table, rows = known.table, list(known.pictures)
     wrong, missed = table["class"] != table["label"], _missed(table)
+    right = "with neither" if known.boxes_scored else "with their own class"
     parts = [
         f"{int(some.iloc[rows].sum()):,} of {int(some.sum()):,} {what}"
         for some, what in (
             (wrong, "with a wrong class"),
             (missed, "with a wrong box alone"),
-            (~wrong & ~missed, "with neither"),
+            (~wrong & ~missed, right),
         )
         if some.any()
     ]

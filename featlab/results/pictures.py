@@ -207,6 +207,11 @@ class Predictions:
     informative: bool = True
 
     @property
+    def boxes_scored(self) -> bool:
+        """Whether any picture has a true box beside the predicted one."""
+        return "iou" in self.table and bool(self.table["iou"].notna().any())
+
+    @property
     def least_typicality(self) -> float:
         """What ``typicality`` cannot fall below."""
         return 1 / (self.calibrated_on + 1)
