@@ -129,7 +129,7 @@ def test_the_page_shows_every_picture_with_its_box_class_and_marks(asked, tmp_pa
     _, store, predictor, table = asked
     shown = page_predictions(predictor, store, table)
     assert set(shown.pictures) == set(range(10))
-    page = report.write_predictions(known, tmp_path / "p.html").read_text("utf-8")
+    page = report.write_predictions(shown, tmp_path / "p.html").read_text("utf-8")
     cards = re.findall(r"<li data-class.*?</li>", page, flags=re.DOTALL)
     assert len(cards) == 10
     for card, (_, row) in zip(cards, table.iterrows(), strict=True):
@@ -211,7 +211,7 @@ def test_pictures_that_are_gone_are_left_out(asked, tmp_path):
     path.rename(tmp_path / "away.png")
     try:
         shown = page_predictions(predictor, store, table)
-        page = report.write_predictions(known, tmp_path / "p.html").read_text("utf-8")
+        page = report.write_predictions(shown, tmp_path / "p.html").read_text("utf-8")
     finally:
         (tmp_path / "away.png").rename(path)
     assert set(shown.pictures) == set(range(10)) - {3}
