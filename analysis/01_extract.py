@@ -33,12 +33,12 @@ print(store.provenance["description"])
 # Some of the pictures, with their true boxes:
 rows = store.images.sample(12, random_state=0).index
 labels = store.images["label"].iloc[rows].tolist()
-pictures = [images.decode_image((store.root / path).read_bytes()) for path in table["path"][rows]]
+pictures = [images.decode_picture((store.root / path).read_bytes()) for path in table["path"][rows]]
 corners = [
     store.boxes.loc[store.boxes["image"] == row, ["xmin", "ymin", "xmax", "ymax"]].to_numpy()
     for row in rows
 ]
 store.close()
-figure = plots.sample_images(pictures, labels, corners)
+figure = plots.sample_pictures(pictures, labels, corners)
 figure.savefig(path.with_name("samples.png"), dpi=120)
 print(path.with_name("samples.png"))

@@ -31,7 +31,7 @@ figure.savefig(path.with_name("embedding.svg"))
 print(path.with_name("embedding.svg"))
 
 # %%
-pictures = {row: images.decode_image(files[row].read_bytes()) for row in plane.thumbnails["row"]}
+pictures = {row: images.decode_picture(files[row].read_bytes()) for row in plane.thumbnails["row"]}
 figure = plots.embedding_thumbnails(plane, pictures, labels).figure
 figure.savefig(path.with_name("thumbnails.png"), dpi=150)
 print(path.with_name("thumbnails.png"))

@@ -91,7 +91,7 @@ for line, (name, table) in enumerate(tables.items()):
         said, frame = table.iloc[row], np.asarray(maps.frames)[row]
         fine = localise.heat_on_picture(heat, frame, said[["width", "height"]].to_numpy(int))
         panel = figure.add_subplot(grid[line, column])
-        panel.imshow(images.decode_image((maps.root / said["path"]).read_bytes()))
+        panel.imshow(images.decode_picture((maps.root / said["path"]).read_bytes()))
         panel.imshow(fine, cmap="inferno", alpha=0.45)
         xmin, ymin, xmax, ymax = said[["xmin", "ymin", "xmax", "ymax"]].to_numpy(float)
         box = (xmin, ymin), xmax - xmin, ymax - ymin

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 
 from featlab import backbones, boxheads, features, heads, images, splits
 from featlab.boxes import geometry
-from featlab.images.pixels import resize_image
+from featlab.images.pixels import resize_picture
 from featlab.store import MapStore
 
 path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
@@ -50,8 +50,8 @@ print(f"{file}, {file.stat().st_size / 1e6:.1f} MB; trained on {joint.n_train} i
 model = keras.models.load_model(file)
 _, height, width, _ = model.input_shape
 rows = joint.predictions["row"].to_numpy()[:: max(1, len(joint.predictions) // 6)][:6]
-pictures = [images.decode_image((folder / table["path"][row]).read_bytes()) for row in rows]
-inputs = np.stack([resize_image(one, (height, width), mode) for one in pictures])
+pictures = [images.decode_picture((folder / table["path"][row]).read_bytes()) for row in rows]
+inputs = np.stack([resize_picture(one, (height, width), mode) for one in pictures])
 said = model.predict(inputs.astype("float32"), verbose=0)
 drawn = geometry.frame_to_picture(said["box"], frames[rows], sizes[rows])
 

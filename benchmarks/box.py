@@ -28,7 +28,7 @@ from limits import say
 from scenes import network_of, scene_store
 
 from featlab import backbones, gradients, images, localise
-from featlab.images.pixels import resize_image
+from featlab.images.pixels import resize_picture
 from featlab.localise.heat import cam_heat
 from featlab.store import MapStore
 
@@ -97,7 +97,7 @@ def read_pictures(store: MapStore, n: int, size: tuple[int, int]) -> np.ndarray:
     root = store.root
     return np.stack(
         [
-            resize_image(images.decode_image((root / path).read_bytes()), size)
+            resize_picture(images.decode_picture((root / path).read_bytes()), size)
             for path in store.images["path"][:n]
         ]
     )

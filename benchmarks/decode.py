@@ -30,9 +30,9 @@ from limits import say
 from PIL import Image
 
 from featlab import backbones, datasets, images
-from featlab.images import decode_image, pixels
+from featlab.images import decode_picture, pixels
 from featlab.images.decode import decode_scaled
-from featlab.images.pixels import resize_image
+from featlab.images.pixels import resize_picture
 
 SIDE, WIDTH, HEIGHT = 224, 4000, 3000
 MARGINS = (1, 1.5, 2, 2.5, 3, 3.3)
@@ -53,7 +53,7 @@ def mosaic(files: list[Path], rng: np.random.Generator) -> Image.Image:
     for top in range(0, HEIGHT, 200):
         left = 0
         while left < WIDTH:
-            tile = Image.fromarray(decode_image(files[rng.integers(len(files))].read_bytes()))
+            tile = Image.fromarray(decode_picture(files[rng.integers(len(files))].read_bytes()))
             canvas.paste(tile.crop((0, 0, tile.width, 200)), (left, top))
             left += tile.width
     return canvas
@@ -61,7 +61,7 @@ def mosaic(files: list[Path], rng: np.random.Generator) -> Image.Image:
 
 def enlarged(files: list[Path], rng: np.random.Generator) -> Image.Image:
     """One picture, with its own grey levels repeated over it as a fine texture, and noise."""
-    whole = Image.fromarray(decode_image(files[rng.integers(len(files))].read_bytes()))
+    whole = Image.fromarray(decode_picture(files[rng.integers(len(files))].read_bytes()))
     pixels = np.asarray(whole.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS), np.float32)
     grey = np.asarray(whole.convert("L"), np.float32)
     repeats = -(-HEIGHT // grey.shape[0]), -(-WIDTH // grey.shape[1])
@@ -80,20 +80,20 @@ def variants(picture: Image.Image) -> Iterator[tuple[str, np.ndarray, np.ndarray
                 continue
             small = picture.resize((sides[0], sides[1]), Image.Resampling.BOX)
             data = jpeg(small)
-            whole, scaled = decode_image(data), decode_scaled(data, factor)
-            plain = resize_image(whole, (SIDE, SIDE))
+            whole, scaled = decode_picture(data), decode_scaled(data, factor)
+            plain = resize_picture(whole, (SIDE, SIDE))
             moved = (
                 np.abs(pixels.colour_histogram(whole) - pixels.colour_histogram(scaled.image)).sum()
                 / 2
             )
-            found = resize_image(scaled.image, (SIDE, SIDE), box=scaled.box)
+            found = resize_picture(scaled.image, (SIDE, SIDE), box=scaled.box)
             yield f"1/{factor}, margin {margin}", plain, found, moved
             if factor == FACTORS[0] and margin == OTHER_WAYS:
                 for name, other in {
                     "quality 95 for 92": jpeg(small, 95),
                     "no colour subsampling": jpeg(small, subsampling=0),
                 }.items():
-                    yield name, plain, resize_image(decode_image(other), (SIDE, SIDE)), np.nan
+                    yield name, plain, resize_picture(decode_picture(other), (SIDE, SIDE)), np.nan
                 bicubic = Image.fromarray(whole).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
                 yield "bicubic for bilinear", plain, np.asarray(bicubic), np.nan
 
@@ -113,7 +113,7 @@ def to_input(factor: int) -> Callable[[bytes], object]:
     def work(data: bytes) -> object:
         picture = decode_scaled(data, factor)
         colours = pixels.colour_histogram(picture.image)
-        return colours, resize_image(picture.image, (SIDE, SIDE), box=picture.box)
+        return colours, resize_picture(picture.image, (SIDE, SIDE), box=picture.box)
 
     return work
 

@@ -409,10 +409,10 @@ GRIDS: dict[str, Callable[[Planted], Any]] = {
     "localisation_examples": _localisation_examples,
     "method_strips": _method_strips,
     "neuron_card": _card,
-    "sample_images": lambda world: pictures.sample_images(
+    "sample_pictures": lambda world: pictures.sample_pictures(
         world.pictures(8), world.shown(8), [TRUE] * 8
     ),
-    "sample_images-flagged": lambda world: pictures.sample_images(
+    "sample_pictures-flagged": lambda world: pictures.sample_pictures(
         world.pictures(6), [f"{name}\nlooks like {name}" for name in world.shown(6)]
     ),
     "transfer_curves": _transfer_curves,
@@ -421,6 +421,6 @@ GRIDS: dict[str, Callable[[Planted], Any]] = {
 BY_CLASS = {
     "activation_distributions", "class_balance", "confounds", "confusion_matrix",
     "detector_changes", "detector_maps", "embedding_scatter", "embedding_thumbnails",
-    "neuron_card", "sample_images", "selected_vs_confirmed", "volcano",
+    "neuron_card", "sample_pictures", "selected_vs_confirmed", "volcano",
 }  # fmt: skip
 FIGURES = CHARTS | GRIDS

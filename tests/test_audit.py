@@ -834,11 +834,11 @@ def test_confounds_are_drawn(n_classes):
 
 def test_flagged_images_are_drawn():
     pictures = [np.zeros((40, 60, 3), np.uint8), None, np.full((90, 30, 3), 200, np.uint8)]
-    figure = plots.sample_images(pictures, ["a.jpg\ncat?\ndog", "$x_y", ""], columns=2)
+    figure = plots.sample_pictures(pictures, ["a.jpg\ncat?\ndog", "$x_y", ""], columns=2)
     assert len(figure.axes) == 3 and encode(figure, "png")
     assert figure.axes[0].get_title() == "a.jpg\ncat?\ndog"
     with pytest.raises(FeatlabError, match="captions has 1 entries for 3 pictures"):
-        plots.sample_images(pictures, ["a"])
+        plots.sample_pictures(pictures, ["a"])
 
 
 def test_pictures_are_read_once_each(monkeypatch, picture_folder):
@@ -846,6 +846,6 @@ def test_pictures_are_read_once_each(monkeypatch, picture_folder):
 
     images, _, _ = index_images(picture_folder({"a": 4, "b": 4}))
     calls = []
-    decode = room.decode_image
-    monkeypatch.setattr(room, "decode_image", lambda data: calls.append(1) or decode(data))
+    decode = room.decode_picture
+    monkeypatch.setattr(room, "decode_picture", lambda data: calls.append(1) or decode(data))
     assert read_pictures(images).readable.all() and len(calls) == 8

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featlab import FeatlabError
-from featlab.images import decode_image, index_images
-from featlab.images.decode import MAX_PIXELS, inspect_image
+from featlab.images import decode_picture, index_images
+from featlab.images.decode import MAX_PIXELS, inspect_picture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
@@ -50,9 +50,9 @@ GOOD = encode(NOISE, "PNG")
 def reason(data: bytes) -> str:
     """The error's text, which is the same whether the picture is only inspected or decoded."""
     with pytest.raises(FeatlabError) as decoded:
-        decode_image(data)
+        decode_picture(data)
     with pytest.raises(FeatlabError) as inspected:
-        inspect_image(data)
+        inspect_picture(data)
     assert str(decoded.value) == str(inspected.value)
     return str(decoded.value)
 
@@ -81,7 +81,7 @@ def test_not_an_image(data):
 def test_empty_and_not_bytes():
     assert reason(b"") == "the file is empty"
     with pytest.raises(FeatlabError, match="data must be the bytes of a file, got str"):
-        decode_image("cat.jpg")
+        decode_picture("cat.jpg")
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 2**31 - 1), (14_000, 14_000)])
@@ -114,13 +114,13 @@ def test_damaged_bytes_give_pixels_or_our_error(data, changes, length):
     damaged = bytearray(data)
     for position, value in changes:
         damaged[position % len(damaged)] = value
-    for use in (decode_image, inspect_image):
+    for use in (decode_picture, inspect_picture):
         try:
             result = use(bytes(damaged[:length] if length < 900 else damaged))
         except FeatlabError as error:
             assert 5 < len(str(error)) < 400
         else:
-            if use is decode_image:
+            if use is decode_picture:
                 assert result.dtype == np.uint8 and result.shape[2] == 3
 
 

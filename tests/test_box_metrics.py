@@ -219,7 +219,7 @@ def test_given_boxes_are_scored_like_even_heat():
         [[0, 0.0, 0.0, 50.0, 50.0], [1, 0.0, 0.0, 25.0, 25.0], [1, 75.0, 25.0, 100.0, 50.0]],
         columns=["image", *bx.CORNERS],
     )
-    boxes = bx.whole_image_boxes(sizes)
+    boxes = bx.whole_picture_boxes(sizes)
     found = score_boxes(boxes, truth[bx.CORNERS], truth["image"], sizes=sizes)
     assert found.iou[:2, 0].tolist() == found.iou_any[:2, 0].tolist() == [0.5, 0.125]
     assert found.heat_in_box[:2] == pytest.approx([0.5, 0.25])

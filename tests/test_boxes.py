@@ -163,7 +163,7 @@ def test_bad_geometry_is_refused():
 
 def test_whole_image_and_mean_box():
     sizes = np.array([[100, 50], [10, 10], [40, 20]])
-    assert bx.whole_image_boxes(sizes).tolist()[0] == [0, 0, 100, 50]
+    assert bx.whole_picture_boxes(sizes).tolist()[0] == [0, 0, 100, 50]
     table = box_table((0, 0, 0, 100, 50), (2, 20, 10, 40, 20), (1, 9, 9, 10, 10))
     assert bx.mean_box(table, sizes, [0, 2]) == pytest.approx([0.25, 0.25, 1.0, 1.0])
     with pytest.raises(FeatlabError, match="none of the given rows"):

@@ -38,7 +38,7 @@ from featlab.plots import curves, data, network, neurons, pictures, scores
 from featlab.plots.style import CLASS_COLOURS, encode
 
 # Those that show names of classes, if only of a few.
-NAMED = BY_CLASS | {"dam_steps", "gradient_maps", "method_strips", "sample_images-flagged"}
+NAMED = BY_CLASS | {"dam_steps", "gradient_maps", "method_strips", "sample_pictures-flagged"}
 # Every figure of the room, of whatever module.
 FUNCTIONS = {
     name: function

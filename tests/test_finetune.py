@@ -20,7 +20,7 @@ from featlab.backbones import load_backbone
 from featlab.finetune._training import TrainingOptions, best_epoch, has_stopped
 from featlab.finetune.fitting import class_weights, validation_rows
 from featlab.finetune.network import blocks_of, map_network, scaling_layers, transfer_network
-from featlab.images.pixels import resize_image
+from featlab.images.pixels import resize_picture
 from featlab.pipeline import transfer_study
 from featlab.pipeline.detectors import find_detectors
 from featlab.pipeline.transfer import compare_transfer, detector_changes, small_images_table
@@ -250,8 +250,8 @@ def test_a_frozen_network_stays_as_it_was_and_its_head_is_trained_on_its_feature
     rows = frozen.validation_rows
     pixels = np.stack(
         [
-            resize_image(
-                images.decode_image(
+            resize_picture(
+                images.decode_picture(
                     Path(pictures["folder"].iloc[0], pictures["path"][r]).read_bytes()
                 ),
                 (32, 32),
@@ -563,7 +563,7 @@ def test_a_layer_up_samples_small_pictures_as_reading_does(pictures, split, back
     loaded = load_backbone(found.save(tmp_path / "small.keras"))
     assert loaded.input_size == (12, 12)
     tiny = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3)).astype(np.uint8)
-    grown = np.stack([resize_image(picture, (32, 32)) for picture in tiny])
+    grown = np.stack([resize_picture(picture, (32, 32)) for picture in tiny])
     layer = backbone.layers[-1]
     one, other = loaded.forward(tiny)["top_conv"], backbone.forward(grown)[layer]
     assert one.shape == other.shape

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featlab import FeatlabError
-from featlab.images import decode_image, index_images
+from featlab.images import decode_picture, index_images
 from featlab.images.decode import decode_scaled
-from featlab.images.pixels import colour_histogram, jpeg_factor, picture_frame, resize_image
+from featlab.images.pixels import colour_histogram, jpeg_factor, picture_frame, resize_picture
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]
@@ -295,26 +295,28 @@ RAMP = np.add.outer(np.arange(16) * 4, np.arange(24) * 8).astype(np.uint8)
 
 def test_plain_modes_are_exact():
     colour = np.stack([RAMP, RAMP[::-1], 255 - RAMP], axis=2)
-    np.testing.assert_array_equal(decode_image(encode(colour)), colour)
-    np.testing.assert_array_equal(decode_image(encode(RAMP)), np.dstack([RAMP] * 3))
+    np.testing.assert_array_equal(decode_picture(encode(colour)), colour)
+    np.testing.assert_array_equal(decode_picture(encode(RAMP)), np.dstack([RAMP] * 3))
     bits = Image.fromarray(RAMP > 100)
-    np.testing.assert_array_equal(decode_image(encode(bits))[..., 1], (RAMP > 100) * 255)
+    np.testing.assert_array_equal(decode_picture(encode(bits))[..., 1], (RAMP > 100) * 255)
     palette = Image.fromarray(colour).quantize(16)
-    np.testing.assert_array_equal(decode_image(encode(palette)), np.asarray(palette.convert("RGB")))
-    result = decode_image(encode(colour))
+    np.testing.assert_array_equal(
+        decode_picture(encode(palette)), np.asarray(palette.convert("RGB"))
+    )
+    result = decode_picture(encode(colour))
     assert result.dtype == np.uint8 and result.flags.writeable and result.flags.c_contiguous
 
 
 def test_cmyk_jpeg_keeps_its_colours():
     red = Image.new("RGB", (16, 16), (200, 30, 40)).convert("CMYK")
-    pixels = decode_image(encode(red, "JPEG", quality=95)).astype(int)
+    pixels = decode_picture(encode(red, "JPEG", quality=95)).astype(int)
     assert np.abs(pixels - (200, 30, 40)).max() < 6
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 def test_16_bit_is_scaled_not_clipped(format):
     deep = np.linspace(0, 65535, 16 * 24).reshape(16, 24).astype(np.uint16)
-    pixels = decode_image(encode(Image.fromarray(deep), format))
+    pixels = decode_picture(encode(Image.fromarray(deep), format))
     np.testing.assert_array_equal(pixels[..., 0], np.rint(deep / 257))
     assert pixels.shape == (16, 24, 3)
 
@@ -330,39 +332,39 @@ def test_16_bit_is_scaled_not_clipped(format):
 )
 def test_floating_point(values, expected):
     data = encode(Image.fromarray(np.array([values], np.float32)), "TIFF")
-    assert decode_image(data)[0, :, 2].tolist() == expected
+    assert decode_picture(data)[0, :, 2].tolist() == expected
 
 
 def test_floating_point_nan_is_refused():
     data = encode(Image.fromarray(np.array([[0, np.nan]], np.float32)), "TIFF")
     with pytest.raises(FeatlabError, match="not finite"):
-        decode_image(data)
+        decode_picture(data)
 
 
 def test_transparency_is_composited_on_white():
     rgba = np.zeros((2, 3, 4), np.uint8)
     rgba[:, :, 3] = [0, 128, 255]
     for format in ("PNG", "TIFF"):
-        assert decode_image(encode(rgba, format))[0, :, 0].tolist() == [255, 127, 0]
-    lossless = decode_image(encode(rgba, "WEBP", lossless=True, exact=True))
+        assert decode_picture(encode(rgba, format))[0, :, 0].tolist() == [255, 127, 0]
+    lossless = decode_picture(encode(rgba, "WEBP", lossless=True, exact=True))
     assert lossless[0, :, 0].tolist() == [255, 127, 0]
     grey_alpha = Image.fromarray(rgba).convert("LA")
-    assert decode_image(encode(grey_alpha))[0, :, 0].tolist() == [255, 127, 0]
+    assert decode_picture(encode(grey_alpha))[0, :, 0].tolist() == [255, 127, 0]
 
 
 def test_transparent_palette_and_grey_entries_are_white():
     indices = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
     indices.putpalette([10, 10, 10, 20, 20, 20, 30, 30, 30])
     for format in ("PNG", "GIF"):
-        assert decode_image(encode(indices, format, transparency=1))[0, :, 0].tolist() == [
+        assert decode_picture(encode(indices, format, transparency=1))[0, :, 0].tolist() == [
             10,
             255,
             30,
         ]
     per_entry = encode(indices, transparency=bytes([0, 255, 255]))
-    assert decode_image(per_entry)[0, :, 0].tolist() == [255, 20, 30]
+    assert decode_picture(per_entry)[0, :, 0].tolist() == [255, 20, 30]
     grey = Image.fromarray(np.array([[5, 6]], np.uint8))
-    assert decode_image(encode(grey, transparency=6))[0, :, 0].tolist() == [5, 255]
+    assert decode_picture(encode(grey, transparency=6))[0, :, 0].tolist() == [5, 255]
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -370,7 +372,7 @@ def test_animations_and_pages_give_the_first(format):
     frames = [Image.new("RGB", (20, 10), colour) for colour in ("black", "white", "white")]
     data = encode(frames[0], format, save_all=True, append_images=frames[1:])
     assert Image.open(io.BytesIO(data)).n_frames > 1
-    assert decode_image(data).max() < 5
+    assert decode_picture(data).max() < 5
 
 
 def test_the_bytes_tell_the_format_not_the_name(tmp_path):
@@ -392,7 +394,7 @@ def test_exif_orientation(orientation, format):
     raw[:8, :8] = 255  # one 8 x 8 block of a JPEG
     exif = Image.Exif()
     exif[0x0112] = orientation
-    pixels = decode_image(encode(np.dstack([raw] * 3), format, exif=exif))
+    pixels = decode_picture(encode(np.dstack([raw] * 3), format, exif=exif))
     np.testing.assert_array_equal(pixels[..., 0] > 127, TURN[orientation](raw) > 127)
 
 
@@ -401,13 +403,13 @@ def test_exif_orientation_of_16_bit():
     exif = Image.Exif()
     exif[0x0112] = 6
     np.testing.assert_array_equal(
-        decode_image(encode(Image.fromarray(deep), exif=exif))[..., 0], TURN[6](deep // 257)
+        decode_picture(encode(Image.fromarray(deep), exif=exif))[..., 0], TURN[6](deep // 257)
     )
 
 
 def test_a_broken_exif_block_does_not_spoil_the_picture():
     data = encode(RAMP, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
-    assert decode_image(data).shape == (16, 24, 3)
+    assert decode_picture(data).shape == (16, 24, 3)
 
 
 # ---------------------------------------------------------------- the network's input
@@ -415,16 +417,16 @@ def test_a_broken_exif_block_does_not_spoil_the_picture():
 
 def test_stretch_and_pad():
     pixels = np.zeros((10, 20, 3), np.uint8)
-    stretched = resize_image(pixels, (8, 6))
+    stretched = resize_picture(pixels, (8, 6))
     assert stretched.shape == (8, 6, 3) and stretched.max() == 0
-    padded = resize_image(pixels, (8, 8), "pad")
+    padded = resize_picture(pixels, (8, 8), "pad")
     assert padded[:, 3, 1].tolist() == [127, 127, 0, 0, 0, 0, 127, 127]
 
 
 def test_stretch_is_pillow_bilinear():
     pixels = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(pixels).resize((9, 7), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(resize_image(pixels, (7, 9)), expected)
+    np.testing.assert_array_equal(resize_picture(pixels, (7, 9)), expected)
 
 
 @given(
@@ -437,7 +439,7 @@ def test_stretch_is_pillow_bilinear():
 @settings(max_examples=80, deadline=None)
 def test_the_frame_is_where_the_picture_is(width, height, rows, columns, mode):
     black = np.zeros((height, width, 3), np.uint8)
-    shown = resize_image(black, (rows, columns), mode)[..., 0] == 0
+    shown = resize_picture(black, (rows, columns), mode)[..., 0] == 0
     left, top, right, bottom = picture_frame(width, height, (rows, columns), mode)
     expected = np.zeros((rows, columns), bool)
     expected[
@@ -457,14 +459,14 @@ def test_pad_keeps_the_aspect_ratio():
 def test_resize_errors():
     pixels = np.zeros((4, 4, 3), np.uint8)
     with pytest.raises(FeatlabError, match="mode must be one of stretch, pad, got 'crop'"):
-        resize_image(pixels, (8, 8), "crop")
+        resize_picture(pixels, (8, 8), "crop")
     with pytest.raises(FeatlabError, match="size must be"):
         picture_frame(4, 4, (0, 8))
     with pytest.raises(FeatlabError, match="at least 1 x 1"):
         picture_frame(0, 4, (8, 8))
     for wrong in (pixels[..., 0], pixels.astype(float), pixels[:0]):
         with pytest.raises(FeatlabError, match="pixels must be uint8"):
-            resize_image(wrong, (8, 8))
+            resize_picture(wrong, (8, 8))
 
 
 @given(
@@ -505,11 +507,11 @@ def test_a_scaled_jpeg_is_the_picture_in_its_box(orientation, factor):
     assert picture.pixels.shape[:2] == tuple(-(-side // factor) for side in upright.shape[:2])
     left, top, right, bottom = picture.box
     assert (right - left, bottom - top) == (picture.width / factor, picture.height / factor)
-    found = resize_image(picture.pixels, (24, 32), box=picture.box).astype(int)
-    difference = np.abs(found - resize_image(decode_image(data), (24, 32)))
+    found = resize_picture(picture.pixels, (24, 32), box=picture.box).astype(int)
+    difference = np.abs(found - resize_picture(decode_picture(data), (24, 32)))
     assert difference.max() <= 2
     if factor == 8:  # the box matters: without it the picture is shifted
-        shifted = np.abs(resize_image(picture.pixels, (24, 32)) - found)
+        shifted = np.abs(resize_picture(picture.pixels, (24, 32)) - found)
         assert shifted.mean() > 2 * difference.mean()
 
 
@@ -528,7 +530,7 @@ def test_a_scaled_cmyk_jpeg_keeps_its_colours():
     cmyk = Image.fromarray(smooth_picture(640, 480)).convert("CMYK")
     data = encode(cmyk, "JPEG", quality=95)
     scaled = decode_scaled(data, 4).pixels.mean(axis=(0, 1))
-    np.testing.assert_allclose(scaled, decode_image(data).mean(axis=(0, 1)), atol=1)
+    np.testing.assert_allclose(scaled, decode_picture(data).mean(axis=(0, 1)), atol=1)
 
 
 def test_colour_histogram():
@@ -551,7 +553,7 @@ def test_of_a_large_picture_colours_are_counted_on_a_grid():
 
 
 def test_only_rgb_images_of_pillow_are_taken():
-    for call in (colour_histogram, lambda image: resize_image(image, (8, 8))):
+    for call in (colour_histogram, lambda image: resize_picture(image, (8, 8))):
         with pytest.raises(FeatlabError, match="an image of Pillow must be in mode RGB, got L"):
             call(Image.new("L", (9, 9)))
 
@@ -677,7 +679,7 @@ def test_boxes_turn_with_the_picture(tmp_path, orientation, format):
     exif[0x0112] = orientation
     path = put(tmp_path / "cat" / "a.png")
     path.write_bytes(encode(raw, format, exif=exif))
-    shown = decode_image(path.read_bytes())[..., 0] > 127
+    shown = decode_picture(path.read_bytes())[..., 0] > 127
     ys, xs = np.nonzero(shown)
     seen = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
     # Orientations 2 to 4 do not change the size: there the boxes are those of the shown picture.

@@ -490,7 +490,7 @@ def test_box_kinds(planted):
 
 
 def test_a_box_of_another_class_is_no_truth(planted):
-    whole = bx.whole_image_boxes(planted.images[["width", "height"]].to_numpy())
+    whole = bx.whole_picture_boxes(planted.images[["width", "height"]].to_numpy())
     extra = planted.boxes.assign(**dict(zip(bx.CORNERS, whole.T, strict=True)))
     extra["label"] = np.where(extra["label"] == "a", "b", "a")
     both = pd.concat([planted.boxes, extra], ignore_index=True)

@@ -154,7 +154,7 @@ def test_picture_grids_survive_missing_pictures_and_boxes():
     boxes = [np.zeros((0, 4)), np.array([[1.0, 2, 3, 4]]), np.array([[40.0, 30, 80, 60]])]
     labels = ["a", "b", "c"]
     grids = [
-        plots.sample_images(pictures, labels, boxes),
+        plots.sample_pictures(pictures, labels, boxes),
         plots.detector_maps(
             pictures, heats, ["x", "y"], labels=labels, predicted_labels=["a", "a", None]
         ),
@@ -183,9 +183,9 @@ def test_right_and_wrong_are_marked():
 
 def test_lists_of_unequal_length_are_refused():
     with pytest.raises(FeatlabError, match="captions has 1 entries for 2 pictures"):
-        plots.sample_images([None, None], ["a"])
+        plots.sample_pictures([None, None], ["a"])
     with pytest.raises(FeatlabError, match="pictures is empty"):
-        plots.sample_images([], [])
+        plots.sample_pictures([], [])
 
 
 def test_methods_without_a_threshold_have_no_curve_and_no_legend():

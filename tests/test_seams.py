@@ -171,7 +171,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "plots.volcano": given(neurons="@table", alpha=0.05, min_auroc=0.6),
     "plots.score_intervals": given(table="@scores", score="accuracy"),
-    "plots.sample_images": given(pictures=[np.zeros((8, 8, 3), np.uint8)], captions=["one"]),
+    "plots.sample_pictures": given(pictures=[np.zeros((8, 8, 3), np.uint8)], captions=["one"]),
     "plots.localisation_examples": given(
         pictures=[np.zeros((8, 8, 3), np.uint8)], heats=[np.eye(2)], true_boxes=[np.zeros((0, 4))],
         predicted_boxes=[None], ious=[0.1],

@@ -380,7 +380,7 @@ def interval_words(row: Mapping[Hashable, Any]) -> str:
 
 
 def worse_of(fails: bool | np.bool_, warns: bool | np.bool_) -> str:
-    """The verdict."""
+    """A verdict: fail comes before warn, warn before pass."""
     return "fail" if fails else "warn" if warns else "pass"
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from featlab.arguments import Progress, check_columns, tracked
 from featlab.errors import FeatlabError
-from featlab.images import decode_image
+from featlab.images import decode_picture
 
 Floats = NDArray[np.float64]
 _Rows = NDArray[np.int16]
@@ -182,7 +182,7 @@ def _measure(path: Path) -> Floats | None:
         if not path.is_file():  # a pipe would be waited for
             return None
         data = path.read_bytes()
-        pixels = decode_image(data)
+        pixels = decode_picture(data)
     except (OSError, FeatlabError):
         return None
     height, width = pixels.shape[:2]

@@ -180,7 +180,7 @@ def picture_to_frame(boxes: np.ndarray, frames: np.ndarray, sizes: np.ndarray) -
     return unit_boxes(boxes, sizes) * extent + origin
 
 
-def whole_image_boxes(sizes: np.ndarray) -> np.ndarray:
+def whole_picture_boxes(sizes: np.ndarray) -> np.ndarray:
     """The baseline that predicts the whole picture.
 
     Parameters
@@ -197,7 +197,7 @@ def whole_image_boxes(sizes: np.ndarray) -> np.ndarray:
 
 
 def mean_box(
-    box_table: pd.DataFrame, image_sizes: np.ndarray, rows: Sequence[int] | np.ndarray | None
+    box_table: pd.DataFrame, sizes: np.ndarray, rows: Sequence[int] | np.ndarray | None
 ) -> np.ndarray:
     """The mean of all boxes of the given images, in unit coordinates of the picture.
 
@@ -205,7 +205,7 @@ def mean_box(
     ----------
     box_table : DataFrame
         Columns image, xmin, ymin, xmax, ymax.
-    image_sizes : array-like of shape (n, 2)
+    sizes : array-like of shape (n, 2)
         Width and height of *every* image of the image table.
     rows : sequence of int, or mask of shape (n,)
         Images whose boxes are averaged; the training rows, for an honest baseline.
@@ -219,7 +219,7 @@ def mean_box(
     FeatlabError
         None of these images has a box.
     """
-    sizes = np.asarray(image_sizes, dtype=float)
+    sizes = np.asarray(sizes, dtype=float)
     own = box_table[box_table["image"].isin(row_numbers(rows, len(sizes)))]
     if own.empty:
         raise FeatlabError("none of the given rows has a box; give rows with boxes to average.")

@@ -332,7 +332,7 @@ def _centre_box(images: BoxedImages, fit: np.ndarray, learned: Floats) -> Floats
 
 def _without_maps(mean: Floats | None, centre: Floats, sizes: np.ndarray) -> Predicted:
     """The baselines' boxes for pictures of these sizes."""
-    boxes = {"whole_image": bx.whole_image_boxes(sizes), "centre": bx.pixel_boxes(centre, sizes)}
+    boxes = {"whole_image": bx.whole_picture_boxes(sizes), "centre": bx.pixel_boxes(centre, sizes)}
     if mean is not None:
         boxes = {"mean_box": bx.pixel_boxes(mean, sizes), **boxes}
     return {name: (baseline, "", 0.0) for name, baseline in boxes.items()}

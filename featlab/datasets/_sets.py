@@ -59,7 +59,7 @@ def fetch_oxford_pets(
     """Download the Oxford-IIIT Pet set, once, and write tables that ``index_images`` takes.
 
     7,349 pictures: 3,680 to train on and 3,669 to test on, the official split. Boxes are of two
-    kinds. "head": as drawn, for nearly all pictures of the training part and none of the test part.
+    kinds. "head": as drawn, for nearly all pictures of the training set and none of the test set.
     "body": the smallest box around the animals and their border in the trimap, for all pictures;
     it is derived here and not part of the official set.
 

@@ -183,7 +183,7 @@ def cross_validate_heads(
 ) -> CrossValidation:
     """Score heads by nested, stratified and, with groups, grouped cross-validation.
 
-    A head is scaled, tuned and fitted on the outer training part alone, then scored on the part
+    A head is scaled, tuned and fitted on the outer training set alone, then scored on the set
     held out. For small sets, where one test split leaves wide intervals.
 
     Parameters
@@ -243,8 +243,8 @@ def cross_validate_heads(
             place = {"repeat": repeat, "fold": fold}
             fitted = fitted_rows(images.y, train, seed)
             for name, matrix in features.items():
-                part = images.train(double_rows(matrix, fitted), fitted, seed, class_weight)
-                probability, parameters = _fitted(name, part, matrix, test)
+                known = images.train(double_rows(matrix, fitted), fitted, seed, class_weight)
+                probability, parameters = _fitted(name, known, matrix, test)
                 row, predicted = _scored(name, images, test, probability, place)
                 parameters += _sampled_words(len(fitted), len(train))
                 rows.append({**row, "n_train": len(fitted), "parameters": parameters})
@@ -315,11 +315,13 @@ def _summary(table: pd.DataFrame, class_sizes: Ints) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _fitted(name: str, part: Train, matrix: NDArray[np.floating], test: Ints) -> tuple[Floats, str]:
-    """Probabilities of every class, 0 for one that this training part lacks."""
-    model, parameters = fit_head(name, part)
-    probability = np.zeros((len(test), len(part.classes)))
-    seen = np.searchsorted(part.classes, model.classes_)
+def _fitted(
+    name: str, train: Train, matrix: NDArray[np.floating], test: Ints
+) -> tuple[Floats, str]:
+    """Probabilities of every class, 0 for one that this training set lacks."""
+    model, parameters = fit_head(name, train)
+    probability = np.zeros((len(test), len(train.classes)))
+    seen = np.searchsorted(train.classes, model.classes_)
     probability[:, seen] = probabilities(model, matrix, test)
     return probability, parameters
 

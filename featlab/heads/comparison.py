@@ -79,7 +79,7 @@ def compare_heads(
     it leaves out 0 where p < 0.05, and only there.
     With g groups the sign-flip test's least p is 2 / 2**g, so with fewer than six it finds nothing.
 
-    Over folds it is the corrected resampled t-test: the training parts overlap, so the plain t-test
+    Over folds it is the corrected resampled t-test: the training sets overlap, so the plain t-test
     finds differences that are not there.
 
     References
@@ -154,7 +154,7 @@ def corrected_resampled_t(
     scores_a, scores_b : array_like of shape (j,)
         Scores of j folds and repeats, in the same order.
     n_train, n_test : float
-        Images in a training and in a held-out part (means, where they vary).
+        Images in a training and in a held-out set (means, where they vary).
 
     Returns
     -------
@@ -171,7 +171,7 @@ def corrected_resampled_t(
     Notes
     -----
     ``t = mean(d) / sqrt((1 / j + n_test / n_train) * var(d))`` with j - 1 degrees of freedom. The
-    training parts overlap, so the plain t-test (without ``n_test / n_train``) finds differences
+    training sets overlap, so the plain t-test (without ``n_test / n_train``) finds differences
     that are not there.
 
     References

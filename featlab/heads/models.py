@@ -107,7 +107,7 @@ def _errors(model: LinearSVC, X: Floats, y: Ints) -> Floats:
 
 
 def _is_partition(train: Train, folds: Sequence[Fold]) -> bool:
-    """Whether every image is held out once, and every class is in every fold's training part."""
+    """Whether every image is held out once, and every class is in every fold's training set."""
     held = np.sort(np.concatenate([held for _, held in folds])) if folds else np.array([])
     n_classes = len(np.unique(train.y))
     return len(held) == len(train.y) and all(
@@ -294,7 +294,7 @@ class NeuronSelector(SelectorMixin, BaseEstimator):
 
     The effect of a neuron for a class is ``|AUROC - 0.5|``, class against rest: 0 knows nothing,
     0.5 separates perfectly, whichever side is higher. In a ``Pipeline`` the choice is made on the
-    training part of every fold; made beforehand, on all images, it would flatter the score.
+    training set of every fold; made beforehand, on all images, it would flatter the score.
 
     Parameters
     ----------

@@ -253,7 +253,7 @@ def scaled(model: Any) -> Pipeline:
 
 
 def scaled_fold(train: Train, fold: Fold) -> tuple[Floats, Floats]:
-    """Both parts of a fold, standardised by its training part."""
+    """Both sets of a fold, standardised by its training set."""
     fit, held = fold
     scale = StandardScaler().fit(train.X[fit])
     return scale.transform(train.X[fit]), scale.transform(train.X[held])
@@ -276,7 +276,7 @@ def least_loss(
     *,
     rotate: bool = False,
 ) -> float:
-    """The grid's value of the least mean loss on the held parts; the first of equal ones.
+    """The grid's value of the least mean loss on the held-out sets; the first of equal ones.
 
     `rotate` where the model only knows inner products (:func:`rotated`).
     """
@@ -302,7 +302,7 @@ def held_weights(train: Train, fold: Fold) -> Floats:
 
 
 def log_losses(model: Any, X: Floats, y: Ints) -> Floats:
-    """Log-losses; a class that the training part of a grouped fold lacks has probability 0."""
+    """Log-losses; a class that the training set of a grouped fold lacks has probability 0."""
     return losses_of(y, aligned(model, X, int(y.max()) + 1))
 
 
@@ -404,7 +404,7 @@ def _sparse(C: float, train: Train) -> OneVsRestClassifier:
 
 
 def tuned_c(train: Train, folds: list[Fold]) -> float:
-    """C of the least log-loss over the folds, each scaled by its own training part."""
+    """C of the least log-loss over the folds, each scaled by its own training set."""
     losses = np.zeros(len(C_GRID))
     for fold in folds:
         X_fit, X_held = rotated(*scaled_fold(train, fold))

@@ -15,7 +15,7 @@ import pandas as pd
 
 from featlab.arguments import Progress, check_choice
 from featlab.errors import FeatlabError
-from featlab.images._annotations import Problem, read_rows, relative_path, walk_files
+from featlab.images._annotations import Problem, read_listed, walk_files
 from featlab.images._index import (
     Candidate,
     Listing,
@@ -25,9 +25,9 @@ from featlab.images._index import (
     report_problems,
     skipped_table,
 )
-from featlab.images.decode import cut, decode_image, is_picture_name, printable
+from featlab.images.decode import cut, decode_picture, is_picture_name, printable
 
-__all__ = ["decode_image", "index_images"]
+__all__ = ["decode_picture", "index_images"]
 
 _WHAT = "give picture files, folders, patterns such as 'trip/*.jpg', or a CSV file with a path"
 
@@ -96,7 +96,9 @@ def _files_of(source: str, problems: list[Problem]) -> tuple[str, list[str]]:
         return path, [os.path.join(path, name) for name in inside]
     if os.path.exists(path):
         if path.lower().endswith(".csv"):
-            return os.path.dirname(path), _listed(Path(path))
+            folder = os.path.dirname(path)
+            listed = read_listed(Path(path))
+            return folder, [os.path.join(folder, *name.split("/")) for _, name, _ in listed]
         return os.path.dirname(path), [path]
     matches = sorted(glob.glob(path, recursive=True))
     if not matches:
@@ -104,17 +106,3 @@ def _files_of(source: str, problems: list[Problem]) -> tuple[str, list[str]]:
     parts = [_files_of(match, problems) for match in matches]
     files = [file for _, files in parts for file in files if is_picture_name(file)]
     return os.path.commonpath([folder for folder, _ in parts]), files
-
-
-def _listed(path: Path) -> list[str]:
-    """The files that a CSV file names."""
-    files = []
-    for line, row in read_rows(path, ("path",)):
-        picture = relative_path(row["path"])
-        if picture is None:
-            raise FeatlabError(
-                f"{path} line {line}: path must be relative to the CSV file's folder and lie in "
-                f"it, got {cut(repr(row['path']))}."
-            )
-        files.append(os.path.join(path.parent, *picture.split("/")))
-    return files

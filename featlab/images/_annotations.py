@@ -117,7 +117,7 @@ def _read_csv(root: Path, _: list[str]) -> _Entries:
     entries: _Entries = []
     if not (root / "boxes.csv").is_file():
         return entries
-    for line, row in read_rows(root / "boxes.csv", ("image", "label", *_CORNERS)):
+    for line, row in _read_rows(root / "boxes.csv", ("image", "label", *_CORNERS)):
         where = f"boxes.csv line {line}"
         try:
             entries.append(
@@ -341,7 +341,7 @@ def picture_folders(pictures: list[str]) -> set[str]:
     return folders
 
 
-def read_rows(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+def _read_rows(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a CSV file with the numbers of their lines; values are stripped, missing ones ``""``.
 
     Raises
@@ -376,6 +376,24 @@ def read_rows(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict
         raise FeatlabError(
             f"{path} cannot be read as CSV in UTF-8: {first_line(error)}."
         ) from error
+
+
+def read_listed(path: Path) -> Iterator[tuple[int, str, dict[str, str]]]:
+    """Pictures that a CSV file lists: line, path below its folder, and the row of the file.
+
+    Raises
+    ------
+    FeatlabError
+        As :func:`_read_rows`; a path is absolute or leads out of the folder.
+    """
+    for line, row in _read_rows(path, ("path",)):
+        picture = relative_path(row["path"])
+        if picture is None:
+            raise FeatlabError(
+                f"{path} line {line}: path must be relative to the CSV file's folder and lie in "
+                f"it, got {cut(repr(row['path']))}."
+            )
+        yield line, picture, row
 
 
 def _as_named(value: str) -> str:

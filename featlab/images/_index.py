@@ -25,14 +25,13 @@ from featlab.images._annotations import (
     WrittenBox,
     picture_folders,
     read_annotations,
-    read_rows,
-    relative_path,
+    read_listed,
     walk_files,
 )
 from featlab.images.decode import (
     Inspection,
     cut,
-    inspect_image,
+    inspect_picture,
     is_picture_name,
     os_reason,
     prepare,
@@ -207,7 +206,7 @@ def inspect_all(
 def _inspect(root: Path, candidate: Candidate) -> tuple[Inspection, str] | Problem:
     try:
         data = _read(root / candidate.path)
-        return inspect_image(data), hashlib.sha256(data).hexdigest()
+        return inspect_picture(data), hashlib.sha256(data).hexdigest()
     except FeatlabError as error:
         return Problem(printable(candidate.path), str(error))
 
@@ -311,13 +310,7 @@ def _has_split_level(root: Path, tops: set[str]) -> bool:
 
 def _read_csv(path: Path) -> list[Candidate]:
     candidates: dict[str, Candidate] = {}
-    for line, row in read_rows(path, ("path",)):
-        picture = relative_path(row["path"])
-        if picture is None:
-            raise FeatlabError(
-                f"{path} line {line}: path must be relative to the CSV file's folder and lie in "
-                f"it, got {cut(repr(row['path']))}."
-            )
+    for line, picture, row in read_listed(path):
         if picture in candidates:
             raise FeatlabError(
                 f"{path} line {line}: {cut(picture)} is listed twice; keep one line."

@@ -80,7 +80,7 @@ class ScaledPicture:
         return np.array(self.image)
 
 
-def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
+def decode_picture(data: bytes) -> npt.NDArray[np.uint8]:
     """Decode a picture file to RGB as a viewer shows it.
 
     The kind of file is told from its bytes, not from its name. The EXIF orientation is applied.
@@ -110,7 +110,7 @@ def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
 
 
 def decode_scaled(data: bytes, factor: int) -> ScaledPicture:
-    """Decode a picture as :func:`decode_image` does, but a JPEG at a part of its size.
+    """Decode a picture as :func:`decode_picture` does, but a JPEG at a part of its size.
 
     libjpeg computes a half, a quarter or an eighth of the rows and columns straight from the
     cosine coefficients, in a fraction of the time.
@@ -126,7 +126,7 @@ def decode_scaled(data: bytes, factor: int) -> ScaledPicture:
     Raises
     ------
     FeatlabError
-        As :func:`decode_image`, or `factor` is none of these.
+        As :func:`decode_picture`, or `factor` is none of these.
     """
     if factor not in (1, 2, 4, 8):
         raise FeatlabError(f"factor must be 1, 2, 4 or 8, got {factor!r}.")
@@ -153,13 +153,13 @@ def decode_scaled(data: bytes, factor: int) -> ScaledPicture:
     return ScaledPicture(image, (x, y, x + right, y + bottom), width, height)
 
 
-def inspect_image(data: bytes) -> Inspection:
+def inspect_picture(data: bytes) -> Inspection:
     """Decode a picture only to learn that it can be decoded, and its size as shown.
 
     Raises
     ------
     FeatlabError
-        As :func:`decode_image`.
+        As :func:`decode_picture`.
     """
     with _opened(data) as image:
         orientation = _orientation(image)

@@ -37,7 +37,7 @@ _Corners = tuple[float, float, float, float]
 _JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
 
 
-def resize_image(
+def resize_picture(
     picture: npt.NDArray[np.uint8] | Image.Image,
     size: tuple[int, int],
     mode: str = "stretch",
@@ -71,7 +71,7 @@ def resize_image(
 
     Examples
     --------
-    >>> resize_image(np.zeros((10, 20, 3), np.uint8), (8, 8), "pad")[:, 4, 0]
+    >>> resize_picture(np.zeros((10, 20, 3), np.uint8), (8, 8), "pad")[:, 4, 0]
     array([127, 127,   0,   0,   0,   0, 127, 127], dtype=uint8)
     """
     image = _as_image(picture)
@@ -131,7 +131,7 @@ class InputReader:
             picture = decode_scaled(data, factor)
         except FeatlabError as error:
             raise FeatlabError(f"{file}: {error}") from error
-        return resize_image(picture.image, self.size, self.mode, box=picture.box), picture
+        return resize_picture(picture.image, self.size, self.mode, box=picture.box), picture
 
     @cached_property
     def _columns(self) -> list[ExtensionArray]:
@@ -142,7 +142,7 @@ class InputReader:
 def picture_frame(
     width: int, height: int, size: tuple[int, int], mode: str = "stretch"
 ) -> tuple[float, float, float, float]:
-    """Where :func:`resize_image` puts a picture in the network's input.
+    """Where :func:`resize_picture` puts a picture in the network's input.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def jpeg_factor(
     -------
     int
         1, 2, 4 or 8: the largest that leaves :data:`JPEG_MARGIN` times the pixels, along both
-        sides, of what :func:`resize_image` makes of it.
+        sides, of what :func:`resize_picture` makes of it.
 
     Raises
     ------

@@ -19,7 +19,7 @@ from featlab.arguments import (
     row_numbers,
     true_boxes,
 )
-from featlab.boxes.geometry import centre_in_box, whole_image_boxes
+from featlab.boxes.geometry import centre_in_box, whole_picture_boxes
 from featlab.intervals import mean_interval
 from featlab.localise.fitting import cells_in_boxes
 from featlab.localise.heat import picture_sizes
@@ -200,7 +200,7 @@ def neuron_pointing(
     channels = np.unique(detectors["neuron"].to_numpy(np.int64))
     hits = _hits(store, rows, channels, truth, layer)
     labels, groups = store.images["label"].to_numpy(str)[rows], _groups(store)[rows]
-    middle = centre_in_box(whole_image_boxes(picture_sizes(store)[rows]), rows, truth)
+    middle = centre_in_box(whole_picture_boxes(picture_sizes(store)[rows]), rows, truth)
     columns = np.searchsorted(channels, detectors["neuron"].to_numpy(np.int64))
     scored = []
     for name, neuron, column in zip(detectors["class"], detectors["neuron"], columns, strict=True):

@@ -28,7 +28,7 @@ from featlab.boxes.geometry import (
     mean_box,
     pixel_boxes,
     unit_boxes,
-    whole_image_boxes,
+    whole_picture_boxes,
 )
 from featlab.errors import FeatlabError
 from featlab.localise.heat import picture_sizes, timed_heats
@@ -245,7 +245,7 @@ def _of_rows(table: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _fixed_boxes(store: MapStore, rows: np.ndarray, truth: Truth) -> dict[str, np.ndarray]:
     """Boxes ``(k, 4)`` of the baselines that have no threshold."""
     sizes = picture_sizes(store)
-    boxes = {"whole_image": whole_image_boxes(sizes[rows])}
+    boxes = {"whole_image": whole_picture_boxes(sizes[rows])}
     if truth.boxes["image"].isin(truth.train).any():
         mean = mean_box(truth.boxes, sizes, truth.train)
         boxes["mean_box"] = pixel_boxes(mean[None], sizes[rows])

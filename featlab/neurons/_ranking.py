@@ -87,7 +87,7 @@ L1 = "l1_logistic"
 REST = ""
 """The reference of a comparison with all other classes: no class has this name."""
 
-Sides = tuple[list[str], list[str], NDArray[np.bool_] | None, NDArray[np.intp]]
+Comparison = tuple[list[str], list[str], NDArray[np.bool_] | None, NDArray[np.intp]]
 """Classes, their references, the rows compared (None: all) and the codes of those rows."""
 
 
@@ -127,11 +127,11 @@ def rank_neurons(
         pair); by default all images of the other classes together, the rest.
     test : str
         Two-sided: "mannwhitneyu" (normal approximation, corrected for ties and continuity; exact
-        where a side has fewer than ten images, the smallest or largest value holds more than half
-        of all, or up to 50 images in all have no ties), "welch" and "brunner_munzel" (of single
-        images never below that p), "kolmogorov_smirnov" (exact below ten images, else asymptotic),
-        "mutual_information" (in nats, over 8 bins of equal numbers of images, with the
-        likelihood-ratio test; none below ten images a bin on either side); or
+        where a side (the class or its reference) has fewer than ten images, the smallest or largest
+        value holds more than half of all, or up to 50 images in all have no ties), "welch" and
+        "brunner_munzel" (of single images never below that p), "kolmogorov_smirnov" (exact below
+        ten images, else asymptotic), "mutual_information" (in nats, over 8 bins of equal numbers of
+        images, with the likelihood-ratio test; none below ten images a bin on either side); or
         "l1_logistic", whose statistic is the coefficient of an L1-penalised logistic regression on
         standardised activations: it has no p, and "rejects" where the coefficient is not zero.
     correction : str
@@ -223,13 +223,13 @@ def rank_neurons(
     counted = None if weights is None else checked_weights(weights, codes)
     if counted is not None and test not in WEIGHTED_TESTS:
         raise FeatlabError(f"weights go with the tests {list(WEIGHTED_TESTS)}, got {test!r}.")
-    sides = list(_comparisons(codes, classes, references))
-    parts = [_compare(block, sides, test, counted, random_state) for block in blocks]
+    comparisons = list(_comparisons(codes, classes, references))
+    parts = [_compare(block, comparisons, test, counted, random_state) for block in blocks]
     table = pd.concat(parts, ignore_index=True)
     single = table["p"].to_numpy()
     _set_reasons(table, test)
     if grouped:
-        _count_groups(table, blocks, sides, names, test)
+        _count_groups(table, blocks, comparisons, names, test)
     excess = table["auroc"].to_numpy() - 0.5
     attrs: dict[str, Any] = {}
     if correction == "max_t":
@@ -251,7 +251,7 @@ def rank_neurons(
     if grouped:
         if test != L1 and correction != "max_t":
             table["detector"] = far & (adjust(single, correction, alpha, sign=excess) <= alpha)
-        _set_intervals(table, blocks, sides, names)
+        _set_intervals(table, blocks, comparisons, names)
     table["direction"] = np.where(table["effect"] < 0, "silent", "active")
     table = _ranked(table)[COLUMNS]
     attrs |= {
@@ -269,14 +269,14 @@ def rank_neurons(
 
 def _compare(
     block: FeatureBlock,
-    sides: list[Sides],
+    comparisons: list[Comparison],
     test: str,
     weights: Floats | None,
     random_state: int,
 ) -> pd.DataFrame:
     """Uncorrected, unsorted rows of the neuron table for one feature table."""
     parts = []
-    for names, against, rows, inside in sides:
+    for names, against, rows, inside in comparisons:
         values = block.matrix
         if rows is not None:
             values = matrix_rows(values, np.flatnonzero(rows))
@@ -322,31 +322,35 @@ def _set_reasons(table: pd.DataFrame, test: str) -> None:
 def _count_groups(
     table: pd.DataFrame,
     blocks: list[FeatureBlock],
-    sides: list[Sides],
+    comparisons: list[Comparison],
     names: NDArray[np.str_],
     test: str,
 ) -> None:
     """The p of groups in place of those of single images, and why a row has none."""
-    parts = [_p_by_groups(block, side, names, test) for block in blocks for side in sides]
+    parts = [
+        _p_by_groups(block, comparison, names, test)
+        for block in blocks
+        for comparison in comparisons
+    ]
     p, reasons = (np.concatenate(part) for part in zip(*parts, strict=True))
     table["p"] = np.where(table["p"].isna(), np.nan, p)
     table["reason"] = table["reason"].mask(table["p"].isna() & table["reason"].eq(""), reasons)
 
 
 def _p_by_groups(
-    block: FeatureBlock, side: Sides, names: NDArray[np.str_], test: str
+    block: FeatureBlock, comparison: Comparison, names: NDArray[np.str_], test: str
 ) -> tuple[Floats, NDArray[np.str_]]:
     """Uncorrected p of one feature table and comparison, with the group as the unit; and why there
     is none, if there is none.
     """
-    compared, _, rows, codes = side
+    compared, _, rows, codes = comparison
     values = block.matrix
     if rows is not None:
         values, names = matrix_rows(values, np.flatnonzero(rows)), names[rows]
     if test == "mannwhitneyu":
         p = grouped_p(values, codes, names)
     elif test in TESTS:
-        p = grouped_p(values, codes, names, test=lambda *sides: TESTS[test](*sides)[1])
+        p = grouped_p(values, codes, names, test=lambda *samples: TESTS[test](*samples)[1])
     else:
         p = np.full((len(compared), values.shape[1]), np.nan)
     p = p[: len(compared)]
@@ -356,13 +360,16 @@ def _p_by_groups(
 
 
 def _set_intervals(
-    table: pd.DataFrame, blocks: list[FeatureBlock], sides: list[Sides], names: NDArray[np.str_]
+    table: pd.DataFrame,
+    blocks: list[FeatureBlock],
+    comparisons: list[Comparison],
+    names: NDArray[np.str_],
 ) -> None:
     """Intervals of the detectors that count groups, and none of the others."""
     table[["auroc_low", "auroc_high"]] = np.nan
     of_side = table[table["detector"]].groupby(["layer", "pooling", "class", "reference"])
     for block in blocks:
-        for compared, against, rows, codes in sides:
+        for compared, against, rows, codes in comparisons:
             used = slice(None) if rows is None else rows
             unit = group_codes(names[used], len(codes))
             for code, key in enumerate(zip(compared, against, strict=True)):
@@ -392,7 +399,7 @@ def _reference_codes(
 
 def _comparisons(
     codes: NDArray[np.intp], classes: NDArray[np.object_], references: list[int] | None
-) -> Iterator[Sides]:
+) -> Iterator[Comparison]:
     """What is compared; where there is one name fewer than codes, the last is only a reference."""
     if references is None:
         yield classes.tolist(), [REST] * len(classes), None, codes

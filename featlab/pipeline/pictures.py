@@ -12,7 +12,7 @@ import pandas as pd
 from featlab import images, localise, predict
 from featlab.arguments import in_turn
 from featlab.errors import FeatlabError
-from featlab.images.pixels import resize_image
+from featlab.images.pixels import resize_picture
 from featlab.results.analysis import HeadResults, Results
 from featlab.results.localisation import WITHOUT_BOXES, Localisation
 from featlab.results.pictures import Examples, Gallery, MethodExamples, Samples
@@ -36,7 +36,7 @@ def picture_loader(store: MapStore) -> Load:
 
     def load(row: int) -> np.ndarray | None:
         try:
-            return images.decode_image((root / store.images["path"].iloc[row]).read_bytes())
+            return images.decode_picture((root / store.images["path"].iloc[row]).read_bytes())
         except (OSError, FeatlabError):
             return None
 
@@ -106,7 +106,7 @@ def _shrunk(picture: np.ndarray | None, side: int) -> np.ndarray | None:
     if picture is None or max(picture.shape[:2]) <= side:
         return picture
     height, width = (max(1, round(n * side / max(picture.shape[:2]))) for n in picture.shape[:2])
-    return resize_image(picture, (height, width))
+    return resize_picture(picture, (height, width))
 
 
 def samples(store: MapStore, load: Load, truth: pd.DataFrame, random_state: int) -> Samples:

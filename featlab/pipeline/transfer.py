@@ -27,7 +27,7 @@ from featlab.finetune.fitting import FineTuned
 from featlab.finetune.network import map_network
 from featlab.heads.models import prediction_rows
 from featlab.heads.scores import scores_of
-from featlab.images.pixels import resize_image
+from featlab.images.pixels import resize_picture
 from featlab.intervals import interval_name
 from featlab.pipeline.detectors import find_detectors
 from featlab.results.analysis import HeadResults
@@ -439,9 +439,9 @@ def _small_copies(table: pd.DataFrame, folder: Path, side: int) -> pd.DataFrame:
     """Copies of the pictures at `side` × `side` px, as PNG, and their image table."""
     root, digests, paths = Path(table["folder"].iloc[0]), [], []
     for path in table["path"]:
-        pixels = images.decode_image((root / path).read_bytes())
+        pixels = images.decode_picture((root / path).read_bytes())
         buffer = io.BytesIO()
-        Image.fromarray(resize_image(pixels, (side, side))).save(buffer, "png")
+        Image.fromarray(resize_picture(pixels, (side, side))).save(buffer, "png")
         target = folder / f"{path}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(buffer.getvalue())

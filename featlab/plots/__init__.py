@@ -18,7 +18,7 @@ from featlab.plots.pictures import (
     detector_maps,
     localisation_examples,
     neuron_card,
-    sample_images,
+    sample_pictures,
 )
 from featlab.plots.scores import confusion_matrix, score_intervals
 
@@ -34,7 +34,7 @@ __all__ = [
     "learning_curve",
     "localisation_examples",
     "neuron_card",
-    "sample_images",
+    "sample_pictures",
     "score_intervals",
     "transfer_curves",
     "volcano",

@@ -43,7 +43,7 @@ _CARD_BINS = 24
 _NAME = 1.2  # inches of a class name beside a row of pictures
 
 
-def sample_images(
+def sample_pictures(
     pictures: Sequence[np.ndarray | None],
     captions: Sequence[str],
     boxes: Sequence[np.ndarray] | None = None,

@@ -108,14 +108,7 @@ def transfer_comparison(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ]
     costs = zip(table["seconds"], table["trainable_parameters"], strict=True)
     notes = [f"{seconds:,.0f} s, {weights:,} weights" for seconds, weights in costs]
-    ax = _dots(ax, table, "accuracy", readable(table["name"]).tolist(), groups, notes)
-    return dress(
-        ax,
-        title=f"n = {sample_size(table)}; 95 % intervals",
-        xlabel=_SCORES["accuracy"],
-        ylabel="",
-        grid="x",
-    )
+    return _accuracies(ax, table, readable(table["name"]).tolist(), groups, notes)
 
 
 def small_images(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -135,14 +128,7 @@ def small_images(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     pairs = zip(table["accuracy"], table["cells"], strict=True)
     notes = [f"{score_text(accuracy)}, {cells} cells" for accuracy, cells in pairs]
     names = (table["pictures"] + ", " + table["network"]).tolist()
-    ax = _dots(ax, table, "accuracy", names, groups, notes)
-    return dress(
-        ax,
-        title=f"n = {sample_size(table)}; 95 % intervals",
-        xlabel=_SCORES["accuracy"],
-        ylabel="",
-        grid="x",
-    )
+    return _accuracies(ax, table, names, groups, notes)
 
 
 def backbones(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -318,6 +304,22 @@ def confusion_matrix(confusion: pd.DataFrame, ax: Axes | None = None) -> Axes:
     bar.ax.tick_params(labelsize=8, colors=INK, length=0)
     bar.outline.set_visible(False)  # type: ignore[operator]
     return ax
+
+
+def _accuracies(
+    ax: Axes | None,
+    table: pd.DataFrame,
+    names: Sequence[str],
+    groups: Sequence[tuple[np.ndarray, str, str, str]],
+    notes: Sequence[str],
+) -> Axes:
+    return dress(
+        _dots(ax, table, "accuracy", names, groups, notes),
+        title=f"n = {sample_size(table)}; 95 % intervals",
+        xlabel=_SCORES["accuracy"],
+        ylabel="",
+        grid="x",
+    )
 
 
 def _dots(

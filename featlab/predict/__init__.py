@@ -57,7 +57,7 @@ def fit_predictor(results: Results, *, refit: bool = False) -> Predictor:
     """What an analysis fitted, ready for other pictures.
 
     Nothing that was scored is fitted again: head, detectors, heat maps, thresholds and box head are
-    those of `results`. Fitted here: the head's temperature, on held-out parts of train; the cut of
+    those of `results`. Fitted here: the head's temperature, on held-out folds of train; the cut of
     the sets of classes, the typicality and the expected overlap of boxes, on confirm images.
 
     Parameters

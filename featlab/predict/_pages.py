@@ -19,7 +19,7 @@ from featlab.arguments import true_boxes
 from featlab.boxes.geometry import CORNERS, best_iou
 from featlab.errors import FeatlabError
 from featlab.images.decode import decode_scaled
-from featlab.images.pixels import jpeg_factor, resize_image
+from featlab.images.pixels import jpeg_factor, resize_picture
 from featlab.localise import heat_on_picture
 from featlab.localise.heat import timed_heats
 from featlab.predict._parts import Floats
@@ -210,7 +210,7 @@ def _read(root: Path, image: NDArray[Any], side: int) -> Image.Image | None:
         picture = decode_scaled(data, jpeg_factor(path, width, height, size))
     except (OSError, FeatlabError):
         return None
-    return Image.fromarray(resize_image(picture.image, size, box=picture.box))
+    return Image.fromarray(resize_picture(picture.image, size, box=picture.box))
 
 
 def _jpeg(picture: Image.Image) -> bytes:

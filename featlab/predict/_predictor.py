@@ -77,7 +77,7 @@ class Predictor:
         The network and the pass that it belongs to, as the store tells them.
     classes : list of str
     head : SavedHead
-        Fitted on train, its temperature on held-out parts of train.
+        Fitted on train, its temperature on held-out folds of train.
     detectors : DataFrame
         ``class, neuron, threshold``: the confirmed active detectors, best first; one fires where
         its pooled activation is above the middle between the train means of its class and of the

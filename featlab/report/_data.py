@@ -244,7 +244,7 @@ def _samples(results: Results) -> Figure | None:
     if samples is None or not samples.pictures:
         return None
     return Figure(
-        partial(plots.sample_images, samples.pictures, samples.labels, samples.boxes),
+        partial(plots.sample_pictures, samples.pictures, samples.labels, samples.boxes),
         f"{words.plural(len(samples.pictures), 'picture')} of the data set"
         f"{'' if results.unlabelled else ' with their labels'}.",
         str(_drawn(results)),

@@ -175,7 +175,9 @@ def clusters(results: Results, options: Options) -> Section | None:
             "clusters",
         ),
         "typical": Figure(
-            partial(plots.sample_images, pictures, captions, [_NO_BOX] * len(pictures), columns=5),
+            partial(
+                plots.sample_pictures, pictures, captions, [_NO_BOX] * len(pictures), columns=5
+            ),
             f"{len(pictures)} typical pictures, those nearest to the centres of the clusters.",
             "The most typical pictures of each cluster: those nearest to its centre.",
             "cluster_pictures",

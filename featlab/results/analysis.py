@@ -131,7 +131,7 @@ class CrossValidation:
     summary : DataFrame, one row per head
         ``head``, ``n_scores`` (repeats x folds), and the mean of each metric with ``_sd`` over them
         and ``_low``, ``_high``: 95 % by t with the variance of Nadeau & Bengio, as the training
-        parts overlap. Limits of shares are cut at 0 and 1; where every score is perfect, the
+        sets overlap. Limits of shares are cut at 0 and 1; where every score is perfect, the
         lower limit is that of one perfect score of all images (``evaluate_heads``).
     predictions : DataFrame, one row per head, repeat and image
         ``head``, ``repeat``, ``fold``, ``row``, ``label``, ``predicted``, ``correct``,
@@ -425,7 +425,7 @@ class Results:
 
     @property
     def unlabelled(self) -> bool:
-        """Whether no picture has a label."""
+        """Whether no image has a label."""
         return is_unlabelled(self.store.images["label"])
 
     def __repr__(self) -> str:

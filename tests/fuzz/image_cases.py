@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from featlab import FeatlabError
-from featlab.images import decode_image, index_images
-from featlab.images.decode import inspect_image
+from featlab.images import decode_picture, index_images
+from featlab.images.decode import inspect_picture
 
 FORMATS = (
     ("JPEG", "RGB", {}),
@@ -98,10 +98,10 @@ def run(number: int, folder: Path) -> str:
     if number % 10 == 0:
         return indexed(data, folder)
     try:
-        seen = inspect_image(data)
+        seen = inspect_picture(data)
     except FeatlabError:
         seen = None
-    pixels = decode_image(data)
+    pixels = decode_picture(data)
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
     if seen is not None:
         assert pixels.shape[:2] == (seen.height, seen.width)

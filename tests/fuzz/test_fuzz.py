@@ -42,14 +42,14 @@ import re, sys
 sys.path.insert(0, {tests!r})
 import numpy as np
 from PIL import Image
-from featlab.images import decode_image
-decode_image({small!r})
+from featlab.images import decode_picture
+decode_picture({small!r})
 def memory(key):
     # Not ru_maxrss, which begins with that of the process that started this one.
     return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 before = memory("VmHWM")
 data = open({path!r}, "rb").read()
-shape = decode_image(data).shape
+shape = decode_picture(data).shape
 print(shape[0] * shape[1], memory("VmHWM") - before)
 """
 
