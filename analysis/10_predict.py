@@ -18,7 +18,6 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from featlab import images, localise, pipeline, predict
-from featlab.localise.heat import timed_heats
 from featlab.store import MapStore
 
 parser = argparse.ArgumentParser(usage="python analysis/10_predict.py [STORE] [--foreign FOLDER]")
@@ -85,8 +84,7 @@ for line, (name, table) in enumerate(tables.items()):
     maps = stores[name]
     rows = np.linspace(0, len(table) - 1, 4).round().astype(int)
     codes = np.searchsorted(predictor.classes, table["class"].to_numpy(str)[rows])
-    # Codes of the predictor's classes: a store of unlabelled pictures knows none of its own.
-    heats, _ = timed_heats(maps, rows, predictor.heat.fitted, codes)
+    heats = localise.heat_maps(maps, rows, predictor.heat.fitted, codes=codes)
     for column, (row, heat) in enumerate(zip(rows, heats[predictor.heat.method], strict=True)):
         said, frame = table.iloc[row], np.asarray(maps.frames)[row]
         fine = localise.heat_on_picture(heat, frame, said[["width", "height"]].to_numpy(int))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +40,7 @@ class FakeStore:
     own_head: Any = None
     skipped: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["path", "reason"]))
     own: pd.DataFrame | None = None
+    path: Path = Path("fake.h5")
 
     def __post_init__(self) -> None:
         if self.frames is None:

@@ -6,12 +6,14 @@ import dataclasses
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from fake_store import FakeStore
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
+from sklearn.neural_network import MLPRegressor
 
 from featlab import FeatlabError, boxheads, extract, images, localise, plots
 from featlab.backbones import load_backbone
@@ -102,6 +104,37 @@ def test_every_head_finds_the_planted_boxes(all_heads):
     assert iou["cascade"] > 0.8 and iou["ridge_pca"] > 0.75 and iou["pls"] > 0.75
     assert iou["mlp"] > 0.6 and iou["gradient_boosting"] > 0.65
     assert iou[list(HEADS)].min() > iou[list(BASELINES)].max() + 0.05
+
+
+def test_several_networks_of_a_hidden_layer_are_one():
+    """Their mean, as scikit-learn's own regressors predict it."""
+    rng = np.random.default_rng(0)
+    X, other = rng.normal(size=(60, 9)) * 7, rng.normal(size=(30, 9)) * 7
+    Y = np.tanh(X[:, :4]) / 9 + 0.5
+    ours = _linear._mlp(X, Y, 5, 0.1, [3, 4])
+    level, spread, scale = Y.mean(axis=0), Y.std(axis=0), X[:, 0].std()
+    theirs = [
+        MLPRegressor(hidden_layer_sizes=(128,), alpha=0.1, max_iter=100, random_state=seed).fit(
+            X[:, :5] / scale, (Y - level) / spread
+        )
+        for seed in (3, 4)
+    ]
+    expected = np.mean([one.predict(other[:, :5] / scale) for one in theirs], axis=0)
+    assert_allclose(ours(other), expected * spread + level, atol=1e-10)
+
+
+def test_every_head_but_trees_is_a_file_that_gives_its_boxes(all_heads, tmp_path):
+    store, results = all_heads
+    assert set(results.fitted) == set(HEADS) - {"gradient_boosting"}
+    for name, head in results.fitted.items():
+        path = boxheads.save_box_head(head, tmp_path / f"{name}.boxhead")
+        scored = results.per_image[results.per_image["head"] == name].set_index("row")
+        boxes = boxheads.predict_boxes(boxheads.load_box_head(path), store, scored.index)
+        assert_allclose(boxes, scored[bx.CORNERS], atol=1e-9)
+    with h5py.File(tmp_path / "mlp.boxhead", "r+") as file:
+        del file["arrays/hidden_out"]
+    with pytest.raises(FeatlabError, match="damaged, or no box head"):
+        boxheads.load_box_head(tmp_path / "mlp.boxhead")
 
 
 def test_the_table_and_the_images_agree(all_heads):

@@ -96,7 +96,7 @@ def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys, monkeypatch
     assert featlab("extract", scenes, "-o", store) == 0
     calls = fake_network[0].calls
     for command in ("info", "verify", "neurons", "localise"):
-        assert featlab(command, store) == 0, command
+        assert featlab(command, tmp_path) == 0, command  # a folder with one store is that store
     out = capsys.readouterr().out
     for words in (
         "class striped: 30 images",

@@ -135,6 +135,21 @@ def test_the_class_asked_for_decides(store, fitted):
     assert (other.max(axis=(1, 2)) < 0.5).all()
 
 
+def test_pictures_without_labels_are_asked_for_any_class(store, fitted):
+    rows = np.flatnonzero(SPLIT == "test")
+    codes = np.searchsorted(CLASSES, store.images["label"].to_numpy(str))[rows]
+    own = localise.heat_maps(store, rows, fitted)
+    # Of other labels, or none, places are still among the classes fitted on.
+    for label in ("", "zebra"):
+        other = replace(store, images=store.images.assign(label=label))
+        asked = localise.heat_maps(other, rows, fitted, codes=codes)
+        assert all(np.array_equal(asked[name], own[name]) for name in own)
+        with pytest.raises(FeatlabError, match=f"of the label '{label}', .* cat, dog; give codes"):
+            localise.heat_maps(other, rows, fitted)
+    mixed = replace(store, images=store.images.assign(label=["aa", *store.images["label"][1:]]))
+    assert np.array_equal(localise.heat_maps(mixed, rows, fitted)["cam"], own["cam"])
+
+
 def test_cell_head_is_the_log_odds_of_every_cell_and_does_not_saturate(store, fitted):
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(3, NEURONS)).astype(np.float32)

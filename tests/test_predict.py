@@ -165,6 +165,39 @@ def test_box_heads_are_files_that_know_their_network(made, tmp_path):
         boxheads.load_box_head(made[2].save(tmp_path / "model.featlab"))
 
 
+def test_boxes_of_a_head_given_by_hand(made, tmp_path):
+    """Its boxes and its own scores; what was calibrated on other boxes is no longer said."""
+    _, results, own = made
+    store = results.store
+    regression = boxheads.evaluate_box_heads(store, results.split, heads=["pls"], n_boot=50)
+    path = boxheads.save_box_head(regression.fitted["pls"], tmp_path / "pls.boxhead")
+    head = boxheads.load_box_head(path)
+    new = own.with_box_head(head)
+    table, before = new.predict(store), own.predict(store)
+    scored = regression.per_image[regression.per_image["head"] == "pls"].set_index("row")
+    np.testing.assert_allclose(table.loc[scored.index, CORNERS], scored[CORNERS], atol=1e-9)
+    changed = [*CORNERS, "box_method", "box_score"]
+    assert table.drop(columns=changed).equals(before.drop(columns=changed))
+    assert (table["box_method"] == "pls").all() and table["box_score"].isna().all()
+    row = regression.table.set_index("head").loc["pls"]
+    assert new.measured["mean_iou"]["value"] == row["mean_iou"]
+    kept = ("accuracy", "n_calibrated", "temperature")
+    assert all(new.measured[name] == own.measured[name] for name in kept)
+    assert "box_score" not in new.measured and "box_score" in own.measured
+    lines = "\n".join(predict.prediction_lines(new, table, 0.9))
+    assert f"boxes by pls, given by hand: mean IoU {row['mean_iou']:.3f}" in lines
+    assert "box_score is empty" in lines and "expected" not in lines
+    saved = predict.load_predictor(new.save(tmp_path / "model.featlab"))
+    assert saved.given and not own.given and saved.predict(store).equals(table)
+    other = replace(head, network={**head.network, "input_size": "9 x 9"})
+    known = store.provenance["input_size"]
+    words = f"'pls' was made with another input size: 9 x 9 there, {known} asked for. Give one of"
+    with pytest.raises(FeatlabError, match=words):
+        own.with_box_head(other)
+    with pytest.raises(FeatlabError, match="'cascade' does not say which network's maps"):
+        new.with_box_head(own.box_head)
+
+
 def test_heat_map_boxes_are_those_of_the_evaluation_exactly(made):
     _, results, predictor = made
     own = replace(predictor, box_head=None)

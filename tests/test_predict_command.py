@@ -15,10 +15,12 @@ from PIL import Image
 from test_predict_pages import plain_predictor
 from typer.testing import CliRunner
 
-from featlab import FeatlabError, extract, images, predict
+from featlab import FeatlabError, boxheads, extract, images, predict
 from featlab.boxes.geometry import CORNERS
-from featlab.cli import _pass, app
+from featlab.cli import app
 from featlab.predict._parts import Ticks
+from featlab.results.localisation import BoxHead
+from featlab.store.network import network_facts
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +32,18 @@ def model(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("n", "told"), [(6, "cannot be told, as only 6 images calibrate"), (30, "1\n")]
+    ("n", "told"), [(6, "cannot be told, as only 6 images calibrate"), (30, "1")]
 )
-def test_nothing_is_counted_as_unusual_where_nothing_can_be(model, n, told, tmp_path, capsys):
+def test_nothing_is_counted_as_unusual_where_nothing_can_be(model, n, told):
     own = predict.load_predictor(model)
     own = dataclasses.replace(
         own, typicality=dataclasses.replace(own.typicality, novelty=np.zeros(n))
     )
     columns = {"class": own.classes[0], "typicality": [1 / (n + 1), 0.9]}
-    _pass._tell_predictions(own, pd.DataFrame(columns), 0.9, tmp_path)
-    assert f"unlike the train set (typicality at most 0.05): {told}" in capsys.readouterr().out
+    lines = predict.prediction_lines(own, pd.DataFrame(columns), 0.9)
+    said = "unlike the train set (typicality at most 0.05): "
+    (line,) = (line.removeprefix(said) for line in lines if line.startswith(said))
+    assert line.startswith(told)
 
 
 @pytest.fixture
@@ -54,6 +58,7 @@ def ask(model, monkeypatch):
         done = CliRunner().invoke(app, ["predict", str(model), *map(str, asked), "-o", str(out)])
         if done.exception is not None:
             raise done.exception
+        run.output = done.output
         return pd.read_parquet(out / "predictions.parquet")
 
     networks: list[FakeBackbone] = []
@@ -154,6 +159,60 @@ def test_damaged_pictures_are_named_and_the_others_answered(ask, tmp_path, caplo
     shutil.copy(root / "a.jpg", os.fsencode(root) + b"/d\xff.jpg")
     assert ask(root, out=tmp_path / "out")["path"].tolist() == ["a.jpg"]
     assert all(name in caplog.text for name in ("b.jpg: ", "c.png: ", "\\udcff.jpg: its name"))
+
+
+def test_every_file_that_was_left_out_is_in_a_table(ask, tmp_path, caplog, capsys):
+    """The log names the first, however many there are."""
+    root, out = some_pictures(tmp_path / "pictures", ["a.jpg"]), tmp_path / "out"
+    broken = [f"{k:02}.jpg" for k in range(25)]
+    for name in broken:
+        (root / name).write_bytes(b"no picture")
+    ask(root, out=out)
+    assert "19.jpg" in caplog.text and "24.jpg" not in caplog.text and "and 5 more" in caplog.text
+    table = pd.read_csv(out / "skipped.csv")
+    assert table["path"].tolist() == broken and table["reason"].str.len().min() > 5
+    assert pd.read_parquet(out / "skipped.parquet").equals(table)
+    assert f"left out: 25 files or boxes, named with the reason in {out}/skipped.csv" in ask.output
+    ask(root / "a.jpg", out=out)
+    assert pd.read_csv(out / "skipped.csv").empty and "left out" not in ask.output
+
+
+def by_hand(network):
+    """A box head that gives every picture the same box."""
+    arrays = {
+        "channel_mean": np.zeros(10, np.float32),
+        "channel_axes": np.eye(10, 2, dtype=np.float32),
+        "first_mean": np.zeros(98, np.float32),
+        "first_axes": np.zeros((98, 4)),
+        "first_level": np.array([0.1, 0.2, 0.6, 0.7]),
+    }
+    score = {"value": 0.7, "low": 0.6, "high": 0.8, "n": 9}
+    return BoxHead("pls", "last", "corners", 1.0, 0, arrays, network, {"mean_iou": score})
+
+
+def test_a_box_head_given_by_hand(ask, model, tmp_path):
+    root, out = some_pictures(tmp_path / "pictures", ["a.jpg", "b.jpg"]), tmp_path / "out"
+    network = network_facts(predict.load_predictor(model).provenance)
+    path = boxheads.save_box_head(by_hand(network), tmp_path / "pls.boxhead")
+    before = ask(root, out=out)
+    table = ask(root, "--box-head", path, out=out)
+    # The mean over picture and mirror image: from a quarter to three of the width of 31.
+    np.testing.assert_allclose(table.loc[1, CORNERS].tolist(), [7.75, 4, 23.25, 14])
+    assert (table["box_method"] == "pls").all() and table["class"].equals(before["class"])
+    words = "boxes by pls, given by hand: mean IoU 0.700 [0.600, 0.800] on 9 test images"
+    assert words in ask.output
+    for other, told in [
+        (by_hand(network | {"resize": "pad"}), "another resize: pad there, stretch asked for"),
+        (by_hand({}), "'pls' does not say which network's maps it takes"),
+    ]:
+        boxheads.save_box_head(other, path)
+        with pytest.raises(FeatlabError, match=told):
+            ask(root, "--box-head", path, out=tmp_path / "new")
+    with pytest.raises(FeatlabError, match="no box head: attribute encoding-type is 'featlab-pred"):
+        ask(root, "--box-head", model, out=tmp_path / "new")
+    with pytest.raises(FeatlabError, match="there is no box head .*; make it with `featlab boxhea"):
+        ask(root, "--box-head", tmp_path / "nothing", out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])

@@ -181,6 +181,19 @@ def test_another_process_finds_it_from_any_folder(store_path, monkeypatch):
             np.testing.assert_array_equal(again.maps(), store.maps())
 
 
+def test_a_folder_is_its_only_store(store_path, tmp_path):
+    (tmp_path / "report.html").write_text("a page")
+    with MapStore(tmp_path) as store, MapStore(store_path) as own:
+        assert store.path == tmp_path / "maps.h5" and store.images.equals(own.images)
+        assert pickle.loads(pickle.dumps(store)).path == store.path.absolute()
+    shutil.copy(store_path, tmp_path / "other.h5")
+    with pytest.raises(FeatlabError, match=r"holds several stores \(maps.h5, other.h5\); give one"):
+        MapStore(tmp_path)
+    (tmp_path / "below").mkdir()
+    with pytest.raises(FeatlabError, match="is a folder without a store; give the store's file"):
+        MapStore(tmp_path / "below")
+
+
 def test_what_is_not_a_store_is_refused_by_name(tmp_path, store_path):
     with pytest.raises(FeatlabError, match="there is no store .*nowhere.h5"):
         MapStore(tmp_path / "nowhere.h5")

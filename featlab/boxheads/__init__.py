@@ -26,8 +26,8 @@ from featlab.boxheads._inputs import KEPT_SCORES as KEPT_SCORES
 from featlab.boxheads._inputs import TARGETS, Floats, Reduction, box_statistics, reduced_maps, tidy
 from featlab.boxheads._inputs import score_of as score_of
 from featlab.boxheads._joint import fit_joint_head, save_joint_model
-from featlab.boxheads._linear import Projection, ScoreHead, Shift
-from featlab.boxheads._regional import CORRECTION, CascadeHead, MirrorLinear
+from featlab.boxheads._linear import Hidden, Projection, ScoreHead, Shift
+from featlab.boxheads._regional import CORRECTION, HIDDEN, CascadeHead, MirrorLinear
 from featlab.results.localisation import BoxHead
 from featlab.store import MapStore
 from featlab.store.arrays import (
@@ -91,7 +91,11 @@ def predict_boxes(head: BoxHead, store: MapStore, rows: Any = None) -> Floats:
 def _working(head: BoxHead) -> ScoreHead | CascadeHead:
     of = head.arrays
     projection = Projection(of["first_mean"], of["first_axes"])
-    first = ScoreHead(projection, Shift(of["first_level"]), head.target, "")
+    if HIDDEN[0] in of:
+        last: Hidden | Shift = Hidden(*(of[part] for part in (*HIDDEN, "first_level")))
+    else:
+        last = Shift(of["first_level"])
+    first = ScoreHead(projection, last, head.target, "")
     if not head.steps:
         return first
     correction = MirrorLinear(*(of[part] for part in CORRECTION))

@@ -31,6 +31,7 @@ from featlab.boxheads._inputs import (
     BoxedImages,
     Floats,
     Maps,
+    Reduction,
     boxed_images,
     fit_and_test,
     fit_reduction,
@@ -48,10 +49,11 @@ from featlab.boxheads._linear import (
     ridge_head,
     ridge_out_of_fold,
 )
-from featlab.boxheads._regional import boosting_head, cascade_head, plain_head
+from featlab.boxheads._regional import boosting_head, cascade_head, plain_arrays
 from featlab.intervals import interval_name, mean_interval
 from featlab.results.localisation import BoxHead, BoxHeadResults
 from featlab.store import MapStore
+from featlab.store.network import network_facts
 
 HEADS = ("cascade", "ridge_pca", "pls", "mlp", "gradient_boosting")
 """Every regression head, by name."""
@@ -212,7 +214,7 @@ def evaluate_box_heads(
     scores = results.table.set_index("head")
     plain, tables = {}, [pd.DataFrame(columns=_HELD_COLUMNS)]
     for name, head in fitted.items():
-        own = plain_head(name, head, reduction, store, layer)
+        own = _plain_head(name, head, reduction, store, layer)
         if own is not None:
             measured = {score: score_of(scores.loc[name], score) for score in KEPT_SCORES}
             plain[name] = replace(own, measured=measured)
@@ -248,7 +250,7 @@ def refit_box_head(results: BoxHeadResults, name: str, store: MapStore) -> BoxHe
     data = FitData(maps, total, images.targets, folds_of(groups, seed), asked["target"], seed)
     data, components = _learned(data, images, np.arange(len(images.rows)), asked["policy"])
     fitted = _fit_head(name, data, components, lambda: ridge_head(data, components))
-    head = plain_head(name, fitted, reduction, store, layer)
+    head = _plain_head(name, fitted, reduction, store, layer)
     assert head is not None, name  # that of the results was plain
     return replace(head, measured=results.fitted[name].measured)
 
@@ -289,6 +291,26 @@ def _predicted(
         seconds = time.perf_counter() - began + (earlier if name in _ON_RIDGE else 0.0)
         predicted[name] = (boxes, head.parameters, seconds)
     return predicted, heads
+
+
+def _plain_head(
+    name: str, head: Any, reduction: Reduction, store: MapStore, layer: str
+) -> BoxHead | None:
+    """A fitted head as its file has it; None of trees, which are objects of a library."""
+    arrays = plain_arrays(head)
+    if arrays is None:
+        return None
+    arrays |= {"channel_mean": reduction.mean, "channel_axes": reduction.axes}
+    return BoxHead(
+        name=name,
+        layer=layer,
+        target=head.target,
+        context=getattr(head, "context", 1.0),
+        steps=getattr(head, "steps", 0),
+        # As they are read again: sums over another order in memory end in other digits.
+        arrays={part: np.ascontiguousarray(values) for part, values in arrays.items()},
+        network=network_facts(store.provenance),
+    )
 
 
 def _held_out(images: BoxedImages, fit: np.ndarray, boxes: Floats | None) -> pd.DataFrame:

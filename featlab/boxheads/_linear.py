@@ -145,10 +145,9 @@ class Components:
         """The projection on directions ``(r, m)`` in the space of the scores."""
         return Projection(self._mean, self._axes[:, : len(directions)] @ directions)
 
-    @property
-    def projection(self) -> Projection:
-        """That gives other images their scores."""
-        return Projection(self._mean, self._axes)
+    def leading(self, count: int) -> Projection:
+        """The projection that gives other images their first scores."""
+        return Projection(self._mean, self._axes[:, :count])
 
 
 @dataclass(frozen=True)
@@ -197,6 +196,27 @@ class Shift:
 
     def __call__(self, X: Floats) -> Floats:
         return X + self.level
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A layer of rectified units, then a linear one.
+
+    Attributes
+    ----------
+    weights, level : ndarray of shape (r, u) and (u,)
+        Of the units, on the leading `r` scores.
+    out, end : ndarray of shape (u, 4) and (4,)
+    """
+
+    weights: Floats
+    level: Floats
+    out: Floats
+    end: Floats
+
+    def __call__(self, X: Floats) -> Floats:
+        units = np.maximum(X[:, : len(self.weights)] @ self.weights + self.level, 0)
+        return units @ self.out + self.end
 
 
 def both_ways(plain: Floats, other: Floats, target: str) -> Floats:
@@ -265,7 +285,7 @@ def mlp_head(data: FitData, components: Components) -> ScoreHead:
     seeds = [data.random_state + k for k in range(_MLP_SEEDS)]
     regression = _mlp(components.scores, doubled(data), *_MLP[best], seeds)
     words = f"{_MLP[best][0]} components, penalty {_MLP[best][1]:g}, {_MLP_SEEDS} starts"
-    return ScoreHead(components.projection, regression, data.target, words)
+    return ScoreHead(components.leading(len(regression.weights)), regression, data.target, words)
 
 
 def ridge_out_of_fold(data: FitData, components: Components) -> Floats:
@@ -388,7 +408,8 @@ def _linear(weights: Floats, middle: Floats, level: Floats) -> Regression:
     return lambda X: (X[:, :count] - middle[:count]) @ weights + level
 
 
-def _mlp(X: Floats, Y: Floats, count: int, penalty: float, seeds: Sequence[int]) -> Regression:
+def _mlp(X: Floats, Y: Floats, count: int, penalty: float, seeds: Sequence[int]) -> Hidden:
+    """The mean of networks from several starts: one whose hidden layer has the units of all."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPRegressor
 
@@ -403,12 +424,14 @@ def _mlp(X: Floats, Y: Floats, count: int, penalty: float, seeds: Sequence[int])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             models.append(model.fit(X[:, :count] / scale, (Y - level) / spread))
-
-    def predict(values: Floats) -> Floats:
-        scaled = values[:, :count] / scale
-        return np.mean([m.predict(scaled) for m in models], axis=0) * spread + level
-
-    return predict
+    first, last = zip(*(model.coefs_ for model in models), strict=True)
+    before, after = zip(*(model.intercepts_ for model in models), strict=True)
+    return Hidden(
+        np.hstack(first) / scale,
+        np.concatenate(before),
+        np.vstack(last) / len(models) * spread,
+        np.mean(after, axis=0) * spread + level,
+    )
 
 
 def _flat(maps: Maps) -> Maps:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from featlab.boxes import geometry as bx
 from featlab.boxheads._inputs import (
     Floats,
     Maps,
-    Reduction,
     decode_boxes,
     each_row,
     encode_boxes,
@@ -28,6 +27,7 @@ from featlab.boxheads._inputs import (
 from featlab.boxheads._linear import (
     Components,
     FitData,
+    Hidden,
     ScoreHead,
     Shift,
     both_ways,
@@ -39,12 +39,11 @@ from featlab.boxheads._linear import (
 
 if TYPE_CHECKING:
     from sklearn.ensemble import GradientBoostingRegressor
-from featlab.results.localisation import BoxHead
-from featlab.store import MapStore
-from featlab.store.network import network_facts
 
 CORRECTION = ("even", "odd", "middle", "level")
 """Arrays of a cascade's correction."""
+HIDDEN = ("hidden_weights", "hidden_level", "hidden_out")
+"""Arrays of a hidden layer before the last one, whose constant is ``first_level``."""
 _CHANNELS, _GRID = 64, 5
 _CONTEXTS = (1.3, 1.6, 2.2)
 _PENALTIES = (0.3, 1.0, 3.0)  # of the mean variance of a feature
@@ -98,6 +97,11 @@ class CascadeHead:
     parameters: str
     held: Floats | None = None
 
+    @property
+    def target(self) -> str:
+        """How the first box is regressed."""
+        return self.first.target
+
     def predict(self, maps: Maps, total: Maps) -> Floats:
         """Boxes ``(m, 4)`` in unit coordinates of the input."""
         boxes = self.first.predict(maps, total)
@@ -117,32 +121,21 @@ def cascade_head(data: FitData, components: Components, first: ScoreHead) -> Cas
     return CascadeHead(first, correction, context, steps, words, held)
 
 
-def plain_head(
-    name: str, head: Any, reduction: Reduction, store: MapStore, layer: str
-) -> BoxHead | None:
-    """The arrays of a fitted head; None where it is more than linear steps."""
-    cascade = isinstance(head, CascadeHead)
-    first = head.first if cascade else head
-    if not isinstance(first, ScoreHead) or not isinstance(first.regression, Shift):
+def plain_arrays(head: object) -> dict[str, np.ndarray] | None:
+    """The arrays of a fitted head; None where it is more than layers of weights."""
+    first = head.first if isinstance(head, CascadeHead) else head
+    if not isinstance(first, ScoreHead):
         return None
-    arrays = {
-        "channel_mean": reduction.mean,
-        "channel_axes": reduction.axes,
-        "first_mean": first.projection.mean,
-        "first_axes": first.projection.axes,
-        "first_level": first.regression.level,
-    }
-    if cascade:
+    arrays = {"first_mean": first.projection.mean, "first_axes": first.projection.axes}
+    last = first.regression
+    if isinstance(last, Hidden):
+        arrays |= zip(HIDDEN, (last.weights, last.level, last.out), strict=True)
+        arrays["first_level"] = last.end
+    elif isinstance(last, Shift):
+        arrays["first_level"] = last.level
+    if isinstance(head, CascadeHead):
         arrays |= {part: getattr(head.correction, part) for part in CORRECTION}
-    return BoxHead(
-        name=name,
-        layer=layer,
-        target=first.target,
-        context=float(head.context) if cascade else 1.0,
-        steps=int(head.steps) if cascade else 0,
-        arrays=arrays,
-        network=network_facts(store.provenance),
-    )
+    return arrays
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,10 @@ def writable_folder(path: Path | None) -> Path | None:
     return path
 
 
-Store = Annotated[Path, typer.Argument(help="A store written by `featlab extract`.")]
+Store = Annotated[
+    Path,
+    typer.Argument(help="A store (.h5) of `featlab extract`, or the folder of a run with one."),
+]
 Output = Annotated[
     Path,
     typer.Option("-o", "--output", help="Folder for the results.", callback=writable_folder),
@@ -304,6 +307,13 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
             f"mean IoU {_number(score['mean_iou'])}, {score['n']} unseen images"
         )
     print(f"report: {output / 'report.html'}")
+
+
+def tell_skipped(skipped: pd.DataFrame, output: Path) -> None:
+    """How many files were left out, and where all of them are named."""
+    if len(skipped):
+        what = "1 file or box" if len(skipped) == 1 else f"{len(skipped):,} files or boxes"
+        print(f"left out: {what}, named with the reason in {output / 'skipped.csv'}")
 
 
 def _number(value: float | None) -> str:

@@ -61,7 +61,8 @@ def report(
 
 def compare(
     stores: Annotated[
-        list[Path], typer.Argument(help="Stores of the same images, written by `featlab extract`.")
+        list[Path],
+        typer.Argument(help="Stores of the same images, or the folders of runs with them."),
     ],
     output: Output,
     names: Annotated[
@@ -236,6 +237,8 @@ def info(store: Store) -> None:
             files = {piece.file for piece in opened.pieces}
             print(f"  virtual: its maps lie in {len(files)} other files")
         print(f"  skipped files: {len(opened.skipped)}")
+        for path, reason in opened.skipped.itertuples(index=False):
+            print(f"    {path}: {reason}")
         for key, value in sorted(opened.provenance.items()):
             if not key.startswith("probe_"):
                 print(f"  {key}: {value}")

@@ -35,12 +35,13 @@ from featlab.cli._options import (
     quiet_bar,
     takes_pass,
     tell,
+    tell_skipped,
     write_tables,
 )
 from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 _N_SCENES = 240
 _LIBRARY_CHATTER = re.compile(
@@ -177,6 +178,7 @@ def write_page(
         results = featlab.pipeline.pictures.with_refit(results)
     featlab.pipeline.write_results(results, output)
     tell(featlab.report.summary(results), output)
+    tell_skipped(store.skipped, output)
     return results
 
 
@@ -195,6 +197,13 @@ def predict(
     on_error: Annotated[
         str, typer.Option(help="skip files that cannot be used and name them, or raise.")
     ] = "skip",
+    box_head: Annotated[
+        Path | None,
+        typer.Option(
+            help="A box head of `featlab boxheads -o` (.boxhead) that makes the boxes. (default: "
+            "the best that the model knows)"
+        ),
+    ] = None,
     keep_maps: Annotated[
         bool, typer.Option("--keep-maps", help="Keep the maps: a second call makes no pass.")
     ] = False,
@@ -236,21 +245,19 @@ def predict(
     parts = output / featlab.predict.PARTS
     folder = output if keep_maps or not drawn else parts
     predictor = featlab.predict.load_predictor(model)
+    if box_head is not None:
+        predictor = predictor.with_box_head(featlab.boxheads.load_box_head(box_head))
+    images, skipped = featlab.images.index_pictures(pictures, on_error=on_error)
     with libraries_silenced():
         network = featlab.backbones.rebuild_backbone(predictor.provenance, backbone, weights)
         predictor.check(network)
         if not (folder / featlab.predict.MAPS).exists():
             network.probe()  # loads them
-    table = predictor.predict(
-        pictures,
-        backbone=network,
-        folder=folder,
-        keep_maps=keep_maps or drawn,
-        coverage=coverage,
-        on_error=on_error,
-        progress=picture_bar,
-    )
-    write_tables(output, {"predictions": table})
+    table = predictor.of_files(
+        images, skipped, network, folder, keep_maps or drawn,
+        coverage=coverage, progress=picture_bar,
+    )  # fmt: skip
+    write_tables(output, {"predictions": table, "skipped": skipped})
     if drawn:
         heat = pictures_drawn == "heat"
         with featlab.store.MapStore(folder / featlab.predict.MAPS) as store:
@@ -267,7 +274,9 @@ def predict(
     by = f"featlab {featlab.__version__}, {predictor.provenance['backbone']}"
     author = f"{by}, boxes by {predictor.box_method}"
     featlab.predict.write_boxes(table, output, wanted, classes=predictor.classes, model=author)
-    _tell_predictions(predictor, table, coverage, output)
+    print(*featlab.predict.prediction_lines(predictor, table, coverage), sep="\n")
+    tell_skipped(skipped, output)
+    print(f"predictions: {output / 'predictions.csv'}")
 
 
 def _refuse_folder(output: Path, pictures: Iterable[str]) -> None:
@@ -290,53 +299,6 @@ def _refuse_folder(output: Path, pictures: Iterable[str]) -> None:
         raise FeatlabError(
             f"{output} holds a run, whose own predictions would be lost; give -o another folder."
         )
-
-
-def _tell_predictions(
-    predictor: featlab.predict.Predictor, table: pd.DataFrame, coverage: float, output: Path
-) -> None:
-    """The table and what was measured, in a few lines."""
-    print(f"{len(table)} pictures: {table['class'].value_counts().to_dict()}")
-    if predictor.refitted:
-        print(f"the model was {predictor.refit_sentence}")
-    limit = featlab.results.pictures.UNUSUAL
-    least = 1 / predictor.typicality.steps
-    unusual = str(int((table["typicality"] <= limit).sum()))
-    if least > limit:
-        unusual = (
-            f"cannot be told, as only {predictor.typicality.steps - 1} images calibrate it: none "
-            f"can have less than {least:.2f}"
-        )
-    print(f"unlike the train set (typicality at most {limit}): {unusual}")
-    kept = predictor.sets.realised(coverage)
-    print(
-        f"sets of classes: {coverage:.0%} asked for, {kept['coverage']:.3f} "
-        f"[{kept['low']:.3f}, {kept['high']:.3f}] of {kept['n']:.0f} test images"
-    )
-    measured = predictor.measured
-    if "accuracy" in measured:
-        print(f"classes: accuracy {_measured(measured['accuracy'])}")
-    quality = "not scored here: the set had no boxes"
-    if predictor.untuned:
-        quality += f". {featlab.results.pictures.untuned_sentence()}"
-    if "mean_iou" in measured:
-        quality = f"mean IoU {_measured(measured['mean_iou'])}"
-    print(f"boxes by {predictor.box_method}: {quality}")
-    if predictor.overlap is not None and "box_score" in measured:
-        score = measured["box_score"]
-        quality = f"{score['expected']:.3f} expected, {score['realised']:.3f} realised"
-        if not predictor.overlap.informative:
-            quality += "; not informative here: the same for all pictures"
-        else:
-            quality += f", rank correlation {score['value']:.2f}"
-        print(f"box_score: {quality} on {score['n']:.0f} test images")
-    print(f"predictions: {output / 'predictions.csv'}")
-
-
-def _measured(score: dict[str, float]) -> str:
-    """A score with its interval and n."""
-    low, high = score["low"], score["high"]
-    return f"{score['value']:.3f} [{low:.3f}, {high:.3f}] on {score['n']:.0f} test images"
 
 
 def _earlier(folder: Path) -> dict[str, Any]:

@@ -37,7 +37,10 @@ _PAIRS = ["difference", "difference_low", "difference_high", "p_adjusted", "test
 def heads(
     stores: Annotated[
         list[Path],
-        typer.Argument(help="A store; or several of the same images, to compare their networks."),
+        typer.Argument(
+            help="A store, or the folder of a run with one; several of the same images to compare "
+            "their networks."
+        ),
     ],
     names: Annotated[
         str,
@@ -280,8 +283,11 @@ def boxheads(
         tables = {"box_heads": regression.table, "box_heads_images": regression.per_image}
     write_tables(output, tables | {"boxes": statistics})
     if output is not None:
-        for name, head in regression.fitted.items():
-            room.save_box_head(head, output / f"{name}.boxhead")
+        for name in names.split(","):
+            if name in regression.fitted:
+                room.save_box_head(regression.fitted[name], output / f"{name}.boxhead")
+            else:
+                print(f"{name} is not written: its trees are objects of scikit-learn, no arrays")
     plots = featlab.plots
     figures = {
         "box_heads": plots.score_intervals(regression.table, "mean_iou"),

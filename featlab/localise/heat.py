@@ -40,7 +40,9 @@ def heat_maps(
     methods : str or sequence of str, optional
         Of those fitted; all by default.
     codes : ndarray of shape (k,), optional
-        Class asked for in each image, as a place in ``store.classes``; the image's own by default.
+        Class asked for in each image, as a place among the classes that the methods were fitted
+        on (``store.classes`` of that store); by default the image's label. With `codes` the images
+        need no labels.
     progress : callable, optional
         Wraps the iterable of batches.
 
@@ -54,14 +56,15 @@ def heat_maps(
     ------
     FeatlabError
         A method is not among those fitted, or was left out; a row does not exist, or there is
-        none; `codes` are not one for each row, or no place in ``store.classes``.
+        none; `codes` are not one for each row, or no place among the classes; without `codes` an
+        image has a label that is none of these.
     """
     names = _methods_of(fitted, methods)
     some = replace(fitted, methods={name: fitted.methods[name] for name in names})
     numbers = row_numbers(rows, store.images)
     if not len(numbers):
         raise FeatlabError("rows must name at least one image, got none.")
-    asked = None if codes is None else _class_places(codes, len(numbers), len(store.classes))
+    asked = None if codes is None else _class_places(codes, len(numbers), _classes_of(fitted))
     return timed_heats(store, numbers, some, asked, progress)[0]
 
 
@@ -76,7 +79,12 @@ def _methods_of(fitted: FittedMethods, methods: str | Iterable[str] | None) -> l
     return names
 
 
-def _class_places(codes: ArrayLike, n: int, n_classes: int) -> np.ndarray:
+def _classes_of(fitted: FittedMethods) -> list[str]:
+    """The classes of the set that the methods were fitted on; all layers have the same."""
+    return next(iter(fitted.contexts.values())).classes
+
+
+def _class_places(codes: ArrayLike, n: int, classes: Sequence[str]) -> np.ndarray:
     """A class per image, as its place among the classes, checked."""
     places = np.asarray(codes)
     if places.shape != (n,) or places.dtype.kind not in "iu":
@@ -84,10 +92,11 @@ def _class_places(codes: ArrayLike, n: int, n_classes: int) -> np.ndarray:
             f"codes must be a whole number for each of the {n} rows, got {places.dtype} values of "
             f"shape {places.shape}."
         )
-    outside = places[(places < 0) | (places >= n_classes)]
+    outside = places[(places < 0) | (places >= len(classes))]
     if len(outside):
         raise FeatlabError(
-            f"codes must be from 0 to {n_classes - 1}, places in store.classes, got {outside[0]}."
+            f"codes must be from 0 to {len(classes) - 1}, places among the classes fitted on, "
+            f"{', '.join(classes)}; got {outside[0]}."
         )
     return places
 
@@ -100,7 +109,7 @@ def timed_heats(
     progress: Progress | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """:func:`heat_maps`, and the seconds of each method: its own, and its share of reading."""
-    codes = label_codes(store)[rows] if codes is None else codes
+    codes = label_codes(store, _classes_of(fitted), rows) if codes is None else codes
     seconds = dict.fromkeys(fitted.methods, 0.0)
     per_layer = [
         _layer_heats(store, rows, fitted, layer, codes, progress, seconds)
@@ -139,9 +148,24 @@ def _layer_heats(
     return {name: np.concatenate(heats) for name, heats in parts.items()}
 
 
-def label_codes(store: MapStore) -> np.ndarray:
-    """Place of every image's label in ``store.classes``."""
-    return np.searchsorted(store.classes, store.images["label"].to_numpy(str))
+def label_codes(
+    store: MapStore, classes: Sequence[str] | None = None, rows: np.ndarray | slice = slice(None)
+) -> np.ndarray:
+    """Place of the labels of images among `classes`, by default ``store.classes``.
+
+    Raises
+    ------
+    FeatlabError
+        A label is none of the classes, such as "" in a set without labels.
+    """
+    labels = store.images["label"].to_numpy(str)[rows]
+    classes = store.classes if classes is None else list(classes)
+    if unknown := sorted(set(labels) - set(classes)):
+        raise FeatlabError(
+            f"the store has images of the label {unknown[0]!r}, which is none of the classes "
+            f"fitted on, {', '.join(classes)}; give codes, the class to ask for in each image."
+        )
+    return np.searchsorted(classes, labels)
 
 
 def picture_sizes(store: MapStore) -> np.ndarray:

@@ -24,6 +24,7 @@ from featlab.predict._file import MODEL as MODEL
 from featlab.predict._formats import FORMATS as FORMATS
 from featlab.predict._formats import write_boxes
 from featlab.predict._pages import page_predictions as page_predictions
+from featlab.predict._pages import prediction_lines as prediction_lines
 from featlab.predict._pages import predictions_beside_truth as predictions_beside_truth
 from featlab.predict._pages import write_pictures
 from featlab.predict._parts import (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ import pandas as pd
 
 from featlab.boxheads import box_head_made, box_head_plain
 from featlab.errors import FeatlabError
-from featlab.heads.saved import SavedHead
+from featlab.heads.saved import SavedHead, check_shapes
 from featlab.localise.methods import METHODS
 from featlab.predict._parts import ClassSets, ExpectedOverlap, HeatBoxes, Typicality
 from featlab.results.localisation import BoxHead, Context, FittedMethods
@@ -184,3 +186,34 @@ def _heat_made(
         )
     fitted = FittedMethods({name: METHODS[name]}, contexts)
     return HeatBoxes(name, float(facts["threshold"]), bool(facts["tuned"]), fitted)
+
+
+def try_out(own: Any) -> None:
+    """Run what a predictor does without maps on a picture of zeros; ValueError where it cannot.
+
+    Shapes that do not fit together are found here.
+    """
+    repr(own)
+    check_shapes(own.head)
+    if unknown := own.used_layers - set(json.loads(own.provenance["layers"])):
+        raise ValueError(f"the network has no layer {min(unknown)[:80]!r}")
+    X = np.zeros((1, len(own.head.mean)), dtype=np.float32)
+    probability = own.head.predict_proba(X)
+    if probability.shape != (1, len(own.classes)):
+        raise ValueError("the head has another number of classes")
+    for values in (own.sets.scores, own.sets.tested, own.typicality.novelty):
+        if values.ndim != 1:
+            raise ValueError("scores must be one row of numbers")
+    own.sets.members(probability, 0.9)
+    own.typicality.p_values(X)
+    for label in own.classes:
+        own.firing(X, np.array([label], dtype=object))
+    if own.overlap is not None:
+        own.overlap.of(np.zeros((1, 2)))
+    if not 0 <= own.heat.threshold < 1:
+        raise ValueError("the threshold must lie in [0, 1)")
+    for context in own.heat.fitted.contexts.values():
+        maps = np.zeros((1, 2, 2, len(context.scale)), dtype=np.float32)
+        heat = next(iter(own.heat.fitted.methods.values())).heat
+        if np.shape(heat(maps, replace(context, codes=np.zeros(1, dtype=np.int64)))) != (1, 2, 2):
+            raise ValueError("the heat map has another shape")

@@ -25,7 +25,7 @@ from featlab.localise.heat import timed_heats
 from featlab.predict._parts import Floats
 from featlab.predict._predictor import Predictor
 from featlab.results import Results
-from featlab.results.pictures import LEAST_IOU, UNUSUAL, Predictions
+from featlab.results.pictures import LEAST_IOU, UNUSUAL, Predictions, untuned_sentence
 from featlab.store import MapStore
 from featlab.system.files import whole_folder
 from featlab.system.machine import usable_cores
@@ -110,6 +110,68 @@ def page_predictions(
     asked = table["class"].to_numpy(str)[rows] if heat else None
     small = _pictures(predictor, store, rows, _SMALL, asked)
     return _predictions(predictor, table, small, coverage=coverage)
+
+
+def prediction_lines(predictor: Predictor, table: pd.DataFrame, coverage: float) -> list[str]:
+    """What the answers are, and how far each may be trusted, a line each.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    table : DataFrame
+        What it says of some pictures.
+    coverage : float
+        Of the sets of classes in the table.
+    """
+    lines = [f"{len(table)} pictures: {table['class'].value_counts().to_dict()}"]
+    if predictor.refitted:
+        lines.append(f"the model was {predictor.refit_sentence}")
+    steps = predictor.typicality.steps
+    unusual = str(int((table["typicality"] <= UNUSUAL).sum()))
+    if 1 / steps > UNUSUAL:
+        unusual = (
+            f"cannot be told, as only {steps - 1} images calibrate it: none can have less than "
+            f"{1 / steps:.2f}"
+        )
+    lines.append(f"unlike the train set (typicality at most {UNUSUAL}): {unusual}")
+    kept, measured = predictor.sets.realised(coverage), predictor.measured
+    lines.append(
+        f"sets of classes: {coverage:.0%} asked for, {kept['coverage']:.3f} "
+        f"[{kept['low']:.3f}, {kept['high']:.3f}] of {kept['n']:.0f} test images"
+    )
+    if "accuracy" in measured:
+        lines.append(f"classes: accuracy {_score(measured['accuracy'])}")
+    return lines + _box_lines(predictor)
+
+
+def _box_lines(predictor: Predictor) -> list[str]:
+    """How good the boxes were on test images, and what ``box_score`` tells of them."""
+    measured, method = predictor.measured, predictor.box_method
+    quality = "not scored here: the set had no boxes"
+    if predictor.untuned:
+        quality += f". {untuned_sentence()}"
+    if "mean_iou" in measured:
+        quality = f"mean IoU {_score(measured['mean_iou'])}"
+    if predictor.given:
+        quality += " when the head was written; box_score is empty, as nothing foretells its IoU"
+        return [f"boxes by {method}, given by hand: {quality}"]
+    lines = [f"boxes by {method}: {quality}"]
+    if predictor.overlap is not None and "box_score" in measured:
+        score = measured["box_score"]
+        informs = f", rank correlation {score['value']:.2f}"
+        if not predictor.overlap.informative:
+            informs = "; not informative here: the same for all pictures"
+        lines.append(
+            f"box_score: {score['expected']:.3f} expected, {score['realised']:.3f} realised"
+            f"{informs} on {score['n']:.0f} test images"
+        )
+    return lines
+
+
+def _score(score: dict[str, float]) -> str:
+    """A score with its interval and n."""
+    low, high = score["low"], score["high"]
+    return f"{score['value']:.3f} [{low:.3f}, {high:.3f}] on {score['n']:.0f} test images"
 
 
 def predictions_beside_truth(

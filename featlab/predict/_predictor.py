@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from featlab.arguments import Progress, check_between
 from featlab.backbones import rebuild_backbone
 from featlab.boxes.geometry import CORNERS
-from featlab.boxheads import predict_boxes
+from featlab.boxheads import KEPT_SCORES, predict_boxes
 from featlab.errors import FeatlabError
 from featlab.extract import (
     MapSource,
@@ -30,10 +30,10 @@ from featlab.extract import (
     maps_at_once,
     refuse_other_maps,
 )
-from featlab.heads.saved import SavedHead, check_shapes
+from featlab.heads.saved import SavedHead
 from featlab.images import index_pictures
 from featlab.localise.heat import picture_sizes
-from featlab.predict._file import KIND, made, plain, read_plain, write_plain
+from featlab.predict._file import KIND, made, plain, read_plain, try_out, write_plain
 from featlab.predict._parts import (
     ClassSets,
     ExpectedOverlap,
@@ -146,6 +146,41 @@ class Predictor:
         """Where its boxes come from."""
         return self.heat.method if self.box_head is None else self.box_head.name
 
+    @property
+    def given(self) -> bool:
+        """Whether its box head was given by hand, so that nothing here was calibrated on it."""
+        return bool(self.measured.get("box_head_given"))
+
+    def with_box_head(self, head: BoxHead) -> Predictor:
+        """The same with the boxes of another head, such as one of ``featlab boxheads -o``.
+
+        The scores of its boxes are then those that the head was written with. ``box_score`` is not
+        known: the IoU to expect was fitted to the boxes of the predictor's own.
+
+        Parameters
+        ----------
+        head : BoxHead
+            From :func:`featlab.boxheads.load_box_head`.
+
+        Returns
+        -------
+        Predictor
+
+        Raises
+        ------
+        FeatlabError
+            The head is of another network or pass, named with both values, or does not say which.
+        """
+        who, way_out = f"the box head {head.name!r}", "Give one of the predictor's own network."
+        if not head.network:
+            raise FeatlabError(f"{who} does not say which network's maps it takes. {way_out}")
+        refuse_other_network(network_facts(self.provenance), head.network, who, way_out)
+        void = (*KEPT_SCORES, "box_score")
+        measured = {name: one for name, one in self.measured.items() if name not in void}
+        measured |= {"box_head_given": True, **head.measured}
+        # The predictor knows the network, and looks after it once for all of its parts.
+        return replace(self, box_head=replace(head, network={}), overlap=None, measured=measured)
+
     def predict(
         self,
         pictures: Any,
@@ -206,7 +241,7 @@ class Predictor:
             facts = network_facts(self.provenance)
             refuse_other_network(facts, pictures.provenance, pictures.path, _OTHER)
             return self._of_store(pictures, coverage)
-        run = partial(self._of_files, coverage=coverage, progress=progress)
+        run = partial(self.of_files, coverage=coverage, progress=progress)
         blocks = blocks_in_memory(pictures, PICTURES_AT_ONCE)
         if blocks is None:
             images, skipped = index_pictures(pictures, on_error=on_error)
@@ -238,7 +273,7 @@ class Predictor:
         self.check(own)
         return own
 
-    def _of_files(
+    def of_files(
         self,
         images: pd.DataFrame,
         skipped: pd.DataFrame,
@@ -249,7 +284,10 @@ class Predictor:
         coverage: float,
         progress: Progress | None,
     ) -> pd.DataFrame:
-        """The table of indexed files, from one store that is kept or from one of each block."""
+        """:meth:`predict` of pictures that :func:`featlab.images.index_pictures` has listed.
+
+        Their maps lie in one store that is kept, or in one of each 2,048.
+        """
         options = PassOptions(
             resize=str(self.provenance["resize"]), dtype=str(self.provenance["dtype"])
         )
@@ -338,7 +376,7 @@ class Predictor:
             **dict(zip(CORNERS, boxes.T, strict=True)),
             "box_method": self.box_method,
             "box_score": unknown if self.overlap is None else self.overlap.of(signs),
-            "detectors": self._firing(X, names[codes]),
+            "detectors": self.firing(X, names[codes]),
             **own_answer(store, rows),
         }
         return pd.DataFrame(columns)
@@ -354,7 +392,7 @@ class Predictor:
         boxes = predict_boxes(self.box_head, store, rows)
         return boxes, box_signs(boxes, hot, sizes)
 
-    def _firing(self, X: np.ndarray, labels: np.ndarray) -> list[str]:
+    def firing(self, X: np.ndarray, labels: np.ndarray) -> list[str]:
         """The neurons of each picture's class that fire, as text."""
         of_class = dict(iter(self.detectors.groupby("class")))
         names = []
@@ -397,33 +435,5 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     facts, arrays, path = read_plain(path)
     with damage_errors(path, KIND):
         predictor = Predictor(**made(facts, arrays, path))
-        _try_out(predictor)
+        try_out(predictor)
     return predictor
-
-
-def _try_out(own: Predictor) -> None:
-    """Run what needs no maps on a picture of zeros: shapes that do not fit are found here."""
-    repr(own)
-    check_shapes(own.head)
-    if unknown := own.used_layers - set(json.loads(own.provenance["layers"])):
-        raise ValueError(f"the network has no layer {min(unknown)[:80]!r}")
-    X = np.zeros((1, len(own.head.mean)), dtype=np.float32)
-    probability = own.head.predict_proba(X)
-    if probability.shape != (1, len(own.classes)):
-        raise ValueError("the head has another number of classes")
-    for values in (own.sets.scores, own.sets.tested, own.typicality.novelty):
-        if values.ndim != 1:
-            raise ValueError("scores must be one row of numbers")
-    own.sets.members(probability, 0.9)
-    own.typicality.p_values(X)
-    for label in own.classes:
-        own._firing(X, np.array([label], dtype=object))
-    if own.overlap is not None:
-        own.overlap.of(np.zeros((1, 2)))
-    if not 0 <= own.heat.threshold < 1:
-        raise ValueError("the threshold must lie in [0, 1)")
-    for context in own.heat.fitted.contexts.values():
-        maps = np.zeros((1, 2, 2, len(context.scale)), dtype=np.float32)
-        heat = next(iter(own.heat.fitted.methods.values())).heat
-        if np.shape(heat(maps, replace(context, codes=np.zeros(1, dtype=np.int64)))) != (1, 2, 2):
-            raise ValueError("the heat map has another shape")

@@ -39,7 +39,8 @@ _PROVENANCE_FIRST = (
 def data(results: Results, options: Options) -> Section:
     """What the pictures are, and whether they are fit for the question."""
     audit, boxes = results.audit, results.box_details
-    files = {} if boxes is None else {"boxes": boxes.statistics}
+    files = {"skipped": results.store.skipped}
+    files |= {} if boxes is None else {"boxes": boxes.statistics}
     if audit is not None:
         files |= {
             "audit": audit.summary,

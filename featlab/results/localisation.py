@@ -307,7 +307,7 @@ class BoxHead:
     Attributes
     ----------
     name : str
-        Of ``cascade``, ``ridge_pca``, ``pls``.
+        Of ``cascade``, ``ridge_pca``, ``pls``, ``mlp``.
     layer : str
         Whose maps it takes.
     target : str
@@ -318,8 +318,8 @@ class BoxHead:
         Corrections; 0 but for the cascade.
     arrays : mapping of str to ndarray
         Reduction of the channels (``channel_mean, channel_axes``), the first box (``first_mean,
-        first_axes, first_level``) and, where there are steps, the correction (``even, odd,
-        middle, level``).
+        first_axes, first_level``; with a hidden layer ``hidden_weights, hidden_level,
+        hidden_out``) and, where there are steps, the correction (``even, odd, middle, level``).
     network : mapping of str to object
         Which network and pass made its maps.
     measured : mapping of str to object

@@ -28,6 +28,7 @@ from featlab.store.format import (
     open_store,
     read_errors,
     read_tables,
+    store_file,
 )
 from featlab.store.network import CODES, LOGITS, PER_IMAGE, TOTALS, OwnHead
 from featlab.store.rows import ArrayRows, Piece, Rows
@@ -45,13 +46,13 @@ class MapStore:
     Parameters
     ----------
     path : path-like
-        The HDF5 file.
+        The HDF5 file, or the folder of a run that holds it and no other.
 
     Raises
     ------
     FeatlabError
-        The file is missing, damaged, not a featlab store or of an unknown version; the message
-        names the file and the key.
+        The file is missing, one of several in a folder, damaged, not a featlab store or of an
+        unknown version; the message names the file and the key.
 
     Examples
     --------
@@ -62,7 +63,7 @@ class MapStore:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = store_file(path)
         self._absolute = self.path.absolute()
         self._groups: np.ndarray | None = None
         self._file = open_store(self.path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,29 @@ BOX_DTYPES = {
 SKIPPED_DTYPES = {"path": str, "reason": str}
 
 _LONGEST = 160
+
+
+def store_file(path: str | os.PathLike[str]) -> Path:
+    """The file itself; of a folder, such as that of a run, the one store in it.
+
+    Raises
+    ------
+    FeatlabError
+        The folder holds no store, or several.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    inside = sorted(path.glob("*.h5"))
+    if not inside:
+        raise FeatlabError(
+            f"{path} is a folder without a store; give the store's file, such as "
+            f"{path / 'maps.h5'}, or the folder of a run."
+        )
+    if len(inside) > 1:
+        names = ", ".join(file.name for file in inside)
+        raise FeatlabError(f"{path} holds several stores ({names}); give one of them.")
+    return inside[0]
 
 
 def open_store(path: Path) -> h5py.File:
