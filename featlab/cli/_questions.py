@@ -380,7 +380,9 @@ def neurons(
     columns += ["reference"] if pairs or reference is not None else []
     print(f"confirmed detectors, at most {top} per class (intervals allow for their replication):")
     show(best, columns)
-    print(", ".join(f"{key}: {value}" for key, value in table.attrs.items()))
+    facts = options | {"reference": reference or ("every pair" if pairs else "the rest")}
+    facts |= {"n_tests": int(table["p"].notna().sum()), "unit": table["unit"].iloc[0]}
+    print(", ".join(f"{key}: {value}" for key, value in facts.items()))
     if shuffles:
         null = room.null_selection(
             X, labels, split, groups=groups, n_repeats=shuffles, random_state=seed, **options

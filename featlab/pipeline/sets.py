@@ -68,9 +68,7 @@ def with_votes(store: MapStore, neurons: pd.DataFrame, random_state: int) -> pd.
     here = (neurons["layer"] == head.layer) & (neurons["pooling"] == "mean")
     columns = {name: neurons["neuron"].map(votes[name]).where(here) for name in VOTES}
     columns["votes_for"] = columns["votes_for"].fillna("")
-    table = neurons.assign(**columns)
-    table.attrs = dict(neurons.attrs)
-    return table
+    return neurons.assign(**columns)
 
 
 def own_examples(
