@@ -64,7 +64,7 @@ for name, pictures in asked.items():
 own, foreign = tables["own"], tables["foreign"]
 stores = {name: MapStore(folder / name / predict.MAPS) for name in tables}
 truth = [labels[(stores["own"].root / path).resolve()] for path in own["path"]]
-inside = [label in told.split("|") for label, told in zip(truth, own["set"], strict=True)]
+inside = [label in answer.split("|") for label, answer in zip(truth, own["set"], strict=True)]
 typicality = pd.concat([own["typicality"], foreign["typicality"]])
 kind = np.repeat([1, 0], [len(own), len(foreign)])
 promises = {

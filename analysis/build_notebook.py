@@ -49,7 +49,7 @@ def build() -> nbformat.NotebookNode:
         docstring = ast.get_docstring(ast.parse(text)) or script.stem
         cells.append(new_markdown_cell(_heading(docstring)))
         code = text.split('"""', 2)[2]
-        cells += [new_code_cell(_shown(part.strip())) for part in re.split(r"(?m)^# %%$", code)]
+        cells += [new_code_cell(_cell_code(part.strip())) for part in re.split(r"(?m)^# %%$", code)]
     for place, cell in enumerate(cells):
         cell["id"] = f"cell-{place}"
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -76,12 +76,12 @@ def run(notebook: nbformat.NotebookNode) -> None:
 def _heading(docstring: str) -> str:
     title, *rest = docstring.splitlines()
     usage = [line.strip() for line in rest if line.strip().startswith("python ")]
-    told = "\n".join(line for line in rest if line.strip() not in usage).strip()
+    text = "\n".join(line for line in rest if line.strip() not in usage).strip()
     call = "\n".join(f"    {line}" for line in usage)
-    return "\n\n".join(part for part in (f"## {title}", call, told) if part)
+    return "\n\n".join(part for part in (f"## {title}", call, text) if part)
 
 
-def _shown(code: str) -> str:
+def _cell_code(code: str) -> str:
     return f"{code}\nfigure" if "figure.savefig(" in code else code
 
 

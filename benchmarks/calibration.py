@@ -189,14 +189,14 @@ def families(
 def sizes(noise: NDArray[np.float64], planted: NDArray[np.float64]) -> dict[str, float]:
     """Of single neurons: null p-values at most a bound over the bound, and power at 0.005."""
     known = noise[~np.isnan(noise)]
-    found = {"refuses": float(np.isnan(noise).mean())}
+    row = {"refuses": float(np.isnan(noise).mean())}
     for alpha in (ALPHA, SMALL):
         # The neurons of a block go together, so the error is that of families.
         share = np.nanmean(np.where(np.isnan(noise), np.nan, noise <= alpha), axis=1)
-        found[f"size {alpha}"] = float((known <= alpha).mean()) / alpha
-        found[f"error {alpha}"] = float(np.std(share) / np.sqrt(len(share))) / alpha
-    found["power"] = float((np.nan_to_num(planted[:, :DETECTORS], nan=1) <= 0.005).mean())
-    return found
+        row[f"size {alpha}"] = float((known <= alpha).mean()) / alpha
+        row[f"error {alpha}"] = float(np.std(share) / np.sqrt(len(share))) / alpha
+    row["power"] = float((np.nan_to_num(planted[:, :DETECTORS], nan=1) <= 0.005).mean())
+    return row
 
 
 def rates(noise: list[NDArray[np.bool_]], planted: list[NDArray[np.bool_]]) -> dict[str, float]:
@@ -220,11 +220,11 @@ def called(p: NDArray[np.float64], correction: str, sign: NDArray[np.float64]) -
 
 
 def by_max_t(cell: Cell, detectors: int, n_repeats: int) -> list[NDArray[np.bool_]]:
-    rng, found = np.random.default_rng([1, detectors]), []
+    rng, calls = np.random.default_rng([1, detectors]), []
     for _ in range(n_repeats):
         block = FeatureBlock(cell.draw(rng, 1, detectors), np.arange(NEURONS), "", "")
-        found.append(max_t([block], cell.codes, 2, groups=cell.groups)[0][:NEURONS] <= ALPHA)
-    return found
+        calls.append(max_t([block], cell.codes, 2, groups=cell.groups)[0][:NEURONS] <= ALPHA)
+    return calls
 
 
 def above(row: dict[str, float]) -> str:
@@ -248,20 +248,20 @@ def run(name: str, n_repeats: int, corrections: tuple[str, ...] = CORRECTIONS) -
         rows.append({"cell": name, "test": test, "correction": "none", **sizes(noise, planted)})
         for correction in corrections:
             try:
-                noted, told = ([called(p, correction, signs) for p in kind]
+                noted, hits = ([called(p, correction, signs) for p in kind]
                                for kind in (noise, planted))  # fmt: skip
             except FeatlabError:
                 continue
-            row = rates(noted, told)
+            row = rates(noted, hits)
             rows.append({"cell": name, "test": test, "correction": correction} | row)
             rows[-1]["above"] = above(row)
     if not cell.weighted:
-        told = {"cell": name, "test": "mannwhitneyu", "correction": "max_t"}
+        case = {"cell": name, "test": "mannwhitneyu", "correction": "max_t"}
         try:
             row = rates(*(by_max_t(cell, d, n_repeats) for d in (0, DETECTORS)))
-            rows.append(told | row | {"above": above(row)})
+            rows.append(case | row | {"above": above(row)})
         except FeatlabError:
-            rows.append(told | {"above": ""})
+            rows.append(case | {"above": ""})
     return pd.DataFrame(rows)
 
 
@@ -315,10 +315,10 @@ def main(n_repeats: int) -> None:
     for name in OMNIBUS:
         for shape in ("normal", "10 %", "50 %"):
             for test in ("kruskal", "welch_anova"):
-                found = omnibus(name, shape, test, count)
+                row = omnibus(name, shape, test, count)
                 print(f"{name:30s} {shape:8s} {test:12s} " + (
-                    "refuses" if found["refuses"] == 1 else
-                    f"{found['size 0.05']:.2f}  {found['size 0.0005']:.2f} {refused(found)}"
+                    "refuses" if row["refuses"] == 1 else
+                    f"{row['size 0.05']:.2f}  {row['size 0.0005']:.2f} {refused(row)}"
                 ).rstrip(), flush=True)  # fmt: skip
 
 
@@ -334,9 +334,9 @@ def single_line(row: pd.Series) -> str:
     return f"{start} {over} power {row['power']:.2f} {refused(row)}".rstrip()
 
 
-def refused(found: Mapping[str, float] | pd.Series) -> str:
+def refused(row: Mapping[str, float] | pd.Series) -> str:
     """In how many neurons there is no p, where it is half a percent or more."""
-    return f"({found['refuses']:.0%} refused)" if found["refuses"] >= 0.005 else ""
+    return f"({row['refuses']:.0%} refused)" if row["refuses"] >= 0.005 else ""
 
 
 if __name__ == "__main__":

@@ -257,8 +257,8 @@ def head(sizes: list[int], shift: float, score: str) -> Cell:
         return scores_of(many, probabilities(np.random.default_rng(0), many), n_boot=2)[score]
 
     def draw(rng: Generator) -> tuple[float, float]:
-        found = scores_of(y, probabilities(rng, y))
-        return found[f"{score}_low"], found[f"{score}_high"]
+        scores = scores_of(y, probabilities(rng, y))
+        return scores[f"{score}_low"], scores[f"{score}_high"]
 
     return each(draw, truth)
 
@@ -274,8 +274,8 @@ def oracle(n: int) -> Cell:
         return float(max_box_acc(ious(np.random.default_rng(0), 200_000)))
 
     def draw(rng: Generator) -> tuple[float, float]:
-        found = ious(rng, n)
-        return draws_interval(bootstrap_draws(lambda w: max_box_acc(found, weights=w), n), n)
+        values = ious(rng, n)
+        return draws_interval(bootstrap_draws(lambda w: max_box_acc(values, weights=w), n), n)
 
     return each(draw, truth)
 
@@ -295,8 +295,8 @@ def pixels(n: int) -> Cell:
         return float(pxap(histograms(np.random.default_rng(0), 20_000)))
 
     def draw(rng: Generator) -> tuple[float, float]:
-        found = histograms(rng, n)
-        return draws_interval(bootstrap_draws(lambda w: pxap(found, weights=w), n), n)
+        counts = histograms(rng, n)
+        return draws_interval(bootstrap_draws(lambda w: pxap(counts, weights=w), n), n)
 
     return each(draw, truth)
 

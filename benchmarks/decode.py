@@ -86,8 +86,8 @@ def variants(picture: Image.Image) -> Iterator[tuple[str, np.ndarray, np.ndarray
                 np.abs(pixels.colour_histogram(whole) - pixels.colour_histogram(scaled.image)).sum()
                 / 2
             )
-            found = resize_picture(scaled.image, (SIDE, SIDE), box=scaled.box)
-            yield f"1/{factor}, margin {margin}", plain, found, moved
+            scaled_input = resize_picture(scaled.image, (SIDE, SIDE), box=scaled.box)
+            yield f"1/{factor}, margin {margin}", plain, scaled_input, moved
             if factor == FACTORS[0] and margin == OTHER_WAYS:
                 for name, other in {
                     "quality 95 for 92": jpeg(small, 95),
@@ -125,7 +125,7 @@ def main(folder: Path, n: int) -> None:
     backbone = backbones.load_backbone("efficientnet_lite0")
     whole_files, quality_row = [], {}
     for make in (mosaic, enlarged):
-        found: dict[str, list[tuple[float, ...]]] = {}
+        differences: dict[str, list[tuple[float, ...]]] = {}
         for _ in range(-(-n // 2)):
             picture = make(files, rng)
             whole_files.append(jpeg(picture))
@@ -133,7 +133,7 @@ def main(folder: Path, n: int) -> None:
                 maps = backbone.forward(np.stack([plain, other]))[backbone.layers[-1]]
                 a, b = maps
                 pooled_a, pooled_b = a.mean(axis=(0, 1)), b.mean(axis=(0, 1))
-                found.setdefault(name, []).append(
+                differences.setdefault(name, []).append(
                     (
                         np.abs(plain.astype(float) - other).mean(),
                         np.abs(pooled_a - pooled_b).max() / pooled_a.max(),
@@ -141,9 +141,9 @@ def main(folder: Path, n: int) -> None:
                         moved,
                     )
                 )
-        print(f"\n{make.__name__}: medians of {len(found['quality 95 for 92'])} pictures")
+        print(f"\n{make.__name__}: medians of {len(differences['quality 95 for 92'])} pictures")
         print(f"{'':24s} {'pixels, of 255':>14s} {'pooled':>8s} {'cells':>8s} {'histogram':>10s}")
-        medians = {name: np.median(values, axis=0) for name, values in found.items()}
+        medians = {name: np.median(values, axis=0) for name, values in differences.items()}
         for name, values in medians.items():
             print("{:24s} {:14.2f} {:8.4f} {:8.4f} {:10.4f}".format(name, *values))
         quality_row[make.__name__] = medians["quality 95 for 92"][1]

@@ -172,9 +172,9 @@ def compare(folders: list[Path], rounds: int, limit: int | None) -> None:
                 seconds[variant].append(ask(child))
         for child in children.values():
             child.communicate()
-    wall = {v: [n / found[0] for found in seconds[v]] for v in VARIANTS}
+    wall = {v: [n / pair[0] for pair in seconds[v]] for v in VARIANTS}
     rate = {v: max(wall[v]) for v in VARIANTS}
-    cost = {v: min(found[1] for found in seconds[v]) / n for v in VARIANTS}
+    cost = {v: min(pair[1] for pair in seconds[v]) / n for v in VARIANTS}
     print(f"{n} images, efficientnet_lite0 at {SIDE} px, {usable_cores()} cores, {rounds} rounds")
     print(f"{'':34s} images/s (median, least)    processor ms/image")
     for v in VARIANTS:
@@ -188,12 +188,12 @@ def compare(folders: list[Path], rounds: int, limit: int | None) -> None:
         v, forward = f"featlab, {engine}", f"forward alone, {engine}"
         possible = 1 / (1 / rate[forward] + 1 / rate["decode alone"])
         spent = cost[forward] + cost["decode alone"]
-        told = f"{v} / what forward and decode allow"
-        ratios.append((told, rate[v] / possible, spent / cost[v], 0.9))
-    for told, by_clock, by_processor, _ in ratios:
-        print(f"{told:62s} {by_clock:8.2f} {by_processor:13.2f}")
-    for told, by_clock, _, least in ratios:
-        say(f"{told}, by clock", by_clock, ">=", least)
+        label = f"{v} / what forward and decode allow"
+        ratios.append((label, rate[v] / possible, spent / cost[v], 0.9))
+    for label, by_clock, by_processor, _ in ratios:
+        print(f"{label:62s} {by_clock:8.2f} {by_processor:13.2f}")
+    for label, by_clock, _, least in ratios:
+        say(f"{label}, by clock", by_clock, ">=", least)
 
 
 def peak_memory(n: int) -> None:
@@ -233,8 +233,8 @@ def compare_memory(counts: list[int]) -> None:
         )  # fmt: skip
         peaks.append(float(done.stdout))
         print(f"{n:6d} images: peak {peaks[-1]:.0f} MB")
-    told = " / ".join(f"{n:,}" for n in reversed(counts))
-    say(f"peak memory of the pass, {told} images", peaks[1] / peaks[0], "<=", 1.1)
+    label = " / ".join(f"{n:,}" for n in reversed(counts))
+    say(f"peak memory of the pass, {label} images", peaks[1] / peaks[0], "<=", 1.1)
 
 
 if __name__ == "__main__":

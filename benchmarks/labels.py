@@ -38,14 +38,14 @@ def gaussian(n: int, k: int, gap: float, wrong: float, seed: int) -> tuple[np.nd
     return centres[codes] + rng.normal(size=(n, 40)), flipped(codes, wrong, seed)
 
 
-def told(X: np.ndarray, labels: np.ndarray) -> Finding:
+def label_finding(X: np.ndarray, labels: np.ndarray) -> Finding:
     """The line of the audit."""
     return checked_labels(pd.DataFrame(X), labels.astype(str), np.full(len(X), ""), 0)[1]
 
 
 def _row(name: str, sets: list[tuple[np.ndarray, np.ndarray]]) -> None:
     every = [contradicted(X, labels.astype(str), None, 0)[1] for X, labels in sets]
-    verdicts = [told(X, labels).verdict for X, labels in sets]
+    verdicts = [label_finding(X, labels).verdict for X, labels in sets]
     shares = ", ".join(f"{100 * one.wrong:.0f}" for one in every)
     print(
         f"{name:40s} accuracy {np.mean([one.accuracy for one in every]):.2f}, told wrong {shares} "

@@ -36,18 +36,18 @@ class Row:
         return self.figure <= self.limit if self.sign == "<=" else self.figure >= self.limit
 
 
-def told(row: Row) -> str:
-    """The line that :func:`found_in` reads."""
+def line_of(row: Row) -> str:
+    """The line that :func:`rows_in` reads."""
     reached = "yes" if row.reached else "NO"
     return f"limit: {row.name} = {row.figure:.4g} ({row.sign} {row.limit:g}): {reached}"
 
 
 def say(name: str, figure: float, sign: str, limit: float) -> None:
     """Print a figure with its limit."""
-    print(told(Row(name, figure, sign, limit)), flush=True)
+    print(line_of(Row(name, figure, sign, limit)), flush=True)
 
 
-def found_in(output: str) -> list[Row]:
+def rows_in(output: str) -> list[Row]:
     """The figures with limits among what a script printed."""
     matches = filter(None, map(_LINE.match, output.splitlines()))
     return [Row(m[1], float(m[2]), m[3], float(m[4])) for m in matches]

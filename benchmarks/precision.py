@@ -68,7 +68,7 @@ def differences(
     both = first[0].merge(other[0], on=key, suffixes=("", "_other"))
     known = both["detector"].eq(True) | both["detector_other"].eq(True)
     shared = both["detector"].eq(True) & both["detector_other"].eq(True)
-    found = {
+    numbers = {
         "largest AUROC difference": (both["auroc"] - both["auroc_other"]).abs().max(),
         "detectors": both["detector_other"].eq(True).sum(),
         "detectors that agree": shared.sum() / max(known.sum(), 1),
@@ -78,14 +78,14 @@ def differences(
         pairs[CORNERS].to_numpy(float), pairs[[f"{x}_other" for x in CORNERS]].to_numpy(float)
     )
     for method, group in pairs.assign(same=same).groupby("method", sort=False):
-        found[f"{method}: IoU of the two boxes"] = group["same"].mean()
-        found[f"{method}: mean IoU with the truth"] = group["iou_other"].mean()
-    return found
+        numbers[f"{method}: IoU of the two boxes"] = group["same"].mean()
+        numbers[f"{method}: mean IoU with the truth"] = group["iou_other"].mean()
+    return numbers
 
 
 def main(folder: Path, kind: str | None) -> None:
     table, truth, _ = images.index_images(folder)
-    found = {}
+    tables = {}
     with tempfile.TemporaryDirectory() as work:
         for number, (name, (engine, precision)) in enumerate(WAYS.items()):
             backbone = backbones.load_backbone(
@@ -93,9 +93,9 @@ def main(folder: Path, kind: str | None) -> None:
             )
             path = Path(work, f"{number}.h5")
             with extract.extract_maps(table, backbone, path, boxes=truth) as store:
-                found[name] = results(store, kind)
-    first = found["tensorflow float32"]
-    rows = {name: differences(first, other) for name, other in found.items()}
+                tables[name] = results(store, kind)
+    first = tables["tensorflow float32"]
+    rows = {name: differences(first, other) for name, other in tables.items()}
     print(f"{folder.name}, {len(table)} images, beside tensorflow float32")
     print(pd.DataFrame(rows).to_string(float_format="{:.4f}".format))
 

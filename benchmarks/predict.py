@@ -75,7 +75,7 @@ def warm(predictor, network, picture: Path) -> None:
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)
-    best = {name: 1000 * min(found) for name, found in seconds.items()}
+    best = {name: 1000 * min(runs) for name, runs in seconds.items()}
     print(f"warm: {best['predict'] / best['network']:.1f} times the network alone")
     say("one more picture, ms", best["predict"], "<=", 30)
 
@@ -98,9 +98,9 @@ def many(predictor, network, folder: Path, n: int, rounds: int) -> None:
             predictor.predict(files, backbone=network, folder=Path(work))
             times.append(time.perf_counter())
         taken = times[2] - times[0], times[2] - times[1], times[3] - times[2]
-        for found, seconds in zip(rates.values(), taken, strict=True):
-            found.append(len(files) / seconds)
-    best = {name: max(found) for name, found in rates.items()}
+        for rate, seconds in zip(rates.values(), taken, strict=True):
+            rate.append(len(files) / seconds)
+    best = {name: max(rate) for name, rate in rates.items()}
     print("many, pictures/s:", ", ".join(f"{name} {rate:.1f}" for name, rate in best.items()))
     print(f"many: {best['predict'] / best['pass']:.3f} of the pass without the index")
     share = best["predict"] / best["index and pass"]
@@ -144,8 +144,8 @@ def memory(counts: list[int], model: Path | None) -> None:
                 print(f"{what}, {n:5d} pictures: peak {peaks[-1]:.0f} MB", flush=True)
                 shutil.rmtree(folder)
                 shutil.rmtree(out)
-            told = " / ".join(f"{n:,}" for n in (counts[-1], counts[0]))
-            say(f"peak memory of {what}, {told} pictures", peaks[-1] / peaks[0], "<=", 1.25)
+            sizes = " / ".join(f"{n:,}" for n in (counts[-1], counts[0]))
+            say(f"peak memory of {what}, {sizes} pictures", peaks[-1] / peaks[0], "<=", 1.25)
 
 
 def peak(arguments: list[str]) -> None:

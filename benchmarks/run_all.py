@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limits import Row, found_in
+from limits import Row, rows_in
 
 HERE = Path(__file__).parent
 HEADER = ("figure with its unit", "found in short", "limit", "reached in short", "long form")
@@ -92,7 +92,7 @@ def run(script: Script, more: Sequence[str] = ()) -> Outcome:
             print(line, end="", flush=True)
             lines.append(line)
     seconds = time.perf_counter() - start
-    return Outcome(script, child.returncode, seconds, found_in("".join(lines)))
+    return Outcome(script, child.returncode, seconds, rows_in("".join(lines)))
 
 
 def cells(outcome: Outcome) -> list[tuple[str, ...]]:
@@ -118,18 +118,18 @@ def table(outcomes: Sequence[Outcome]) -> str:
     """All figures with their limits, aligned, as Markdown."""
     lines = [HEADER, *(line for outcome in outcomes for line in cells(outcome))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    told = [
+    rows = [
         "| " + " | ".join(map(str.ljust, line, widths)) + " |"
         for line in (lines[0], tuple("-" * width for width in widths), *lines[1:])
     ]
-    return "\n".join(told)
+    return "\n".join(rows)
 
 
 def main(names: Sequence[str], thingsvision: str | None) -> int:
     """Status: 0 if every script ran; a limit that is missed is for the reader to judge."""
-    chosen = [script for script in SCRIPTS if not names or script.name in names]
+    scripts = [script for script in SCRIPTS if not names or script.name in names]
     outcomes = []
-    for script in chosen:
+    for script in scripts:
         more = ["--python", thingsvision] if script.name == "thingsvision" and thingsvision else []
         outcomes.append(run(script, more))
     print(f"\n{table(outcomes)}")

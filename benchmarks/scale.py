@@ -140,12 +140,12 @@ def main(folder: Path) -> None:
     with stage("feature table: file → columns on disk"):
         X = features.feature_table(store)
     with stage("train and confirm rows of it"):
-        chosen, judging = (features.take_rows(X, side) for side in (train, confirm))
+        training, judging = (features.take_rows(X, side) for side in (train, confirm))
     with stage(f"ranking, {int(train.sum()):,} rows, Benjamini-Hochberg"):
-        table = neurons.rank_neurons(chosen, labels[train])
+        table = neurons.rank_neurons(training, labels[train])
     with stage("ranking and max-T, 1,000 permutations"):
         by_max_t = neurons.rank_neurons(
-            chosen, labels[train], correction="max_t", groups=groups[train]
+            training, labels[train], correction="max_t", groups=groups[train]
         )
     with stage(f"confirmation, {int(confirm.sum()):,} rows"):
         confirmed = neurons.confirm_neurons(table, judging, labels[confirm], groups=groups[confirm])
@@ -170,8 +170,8 @@ def main(folder: Path) -> None:
     wall, cpu = time.perf_counter() - total[0], time.process_time() - total[1]
     print(f"| {'all':50s} | {wall:7.1f} | {cpu:7.1f} | | |\n")
     truth = {(f"class_{code}", neuron) for code in range(CLASSES) for neuron in planted(code)}
-    for name, found in (("Benjamini-Hochberg", table), ("max-T", by_max_t)):
-        active = found[found["detector"] & (found["direction"] == "active")]
+    for name, ranked in (("Benjamini-Hochberg", table), ("max-T", by_max_t)):
+        active = ranked[ranked["detector"] & (ranked["direction"] == "active")]
         pairs = set(zip(active["class"], active["neuron"], strict=True))
         hits = len(pairs & truth)
         print(f"{name}: {hits} of {len(truth)} planted found, {len(pairs - truth)} others")

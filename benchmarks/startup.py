@@ -29,13 +29,13 @@ def seconds(arguments: list[str]) -> float:
 
 
 def main(repeats: int) -> None:
-    found: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for turn in range(repeats + 1):
         for name, arguments in COMMANDS.items():
             taken = seconds(arguments)
             if turn:  # The first one writes bytecode.
-                found[name].append(taken)
-    fastest = {name: min(taken) for name, taken in found.items()}
+                times[name].append(taken)
+    fastest = {name: min(taken) for name, taken in times.items()}
     print(f"python, nothing: {fastest['python, nothing']:.3f} s")
     say("import featlab, s", fastest["import featlab"], "<=", 0.3)
     say("featlab --help, s", fastest["featlab --help"], "<=", 0.6)

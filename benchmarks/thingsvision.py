@@ -124,11 +124,11 @@ def compare(python: str, folder: Path, rounds: int) -> None:
                 seconds[who].append([float(value) for value in child.stdout.readline().split()])
         for child in children.values():
             child.communicate()
-        rate = {who: n / statistics.median(s[0] for s in found) for who, found in seconds.items()}
-        cost = {who: statistics.median(s[1] for s in found) / n for who, found in seconds.items()}
+        rate = {who: n / statistics.median(s[0] for s in runs) for who, runs in seconds.items()}
+        cost = {who: statistics.median(s[1] for s in runs) / n for who, runs in seconds.items()}
         for who in children:
-            told = f"{rate[who]:7.1f} images/s, {1000 * cost[who]:6.2f} ms of processor an image"
-            print(f"{network:13s} {who:13s} {told}")
+            text = f"{rate[who]:7.1f} images/s, {1000 * cost[who]:6.2f} ms of processor an image"
+            print(f"{network:13s} {who:13s} {text}")
         ratio = rate["featlab"] / rate["thingsvision"]
         by_processor = cost["thingsvision"] / cost["featlab"]
         print(f"{network}: {by_processor:.2f} times by processor")

@@ -108,11 +108,11 @@ def asked(
         known = labels != left_out
         train, test = (np.flatnonzero(known & (split == side)) for side in ("train", "test"))
         confirm = one_of_each(np.flatnonzero(known & (split == "confirm")), groups, seed)
-        shown = others if left_out is None else {"a class left out": X[~known]}
+        foreign = others if left_out is None else {"a class left out": X[~known]}
         for name, fit in SCORES.items():
             novelty = fit(X[train], labels[train])
             usual, own = novelty(X[confirm]), novelty(X[test])
-            for other, pictures in shown.items():
+            for other, pictures in foreign.items():
                 new = novelty(pictures)
                 truth = np.repeat([0, 1], [len(own), len(new)])
                 rows.append(
@@ -151,15 +151,15 @@ def main(arguments: list[str], draws: int) -> pd.DataFrame:
         index=["model", "pictures"], columns="score", values="auroc", sort=False
     )[list(SCORES)]
     own = table[table["score"] == "neighbours"].groupby(["model", "pictures"], sort=False)
-    shown = pairs.assign(**own[["told", "alarms", "n_calibrated"]].mean())
-    print(shown.to_string(float_format="{:.3f}".format))
+    summary = pairs.assign(**own[["told", "alarms", "n_calibrated"]].mean())
+    print(summary.to_string(float_format="{:.3f}".format))
     first = list(features)[: -(-len(features) // 2)]
     kinds = [tuple(one.split("_")[0] for one in pair) for pair in pairs.index]
     other = np.array([a != b and not b.startswith("a class") for a, b in kinds])
-    chosen_on = other & [a in first and b in first for a, b in pairs.index]
-    told = {"pairs to choose on": chosen_on, "other pairs": other & ~chosen_on}
-    told["classes left out"] = pairs.index.get_level_values("pictures") == "a class left out"
-    for words, some in told.items():
+    choice = other & [a in first and b in first for a, b in pairs.index]
+    subsets = {"pairs to choose on": choice, "other pairs": other & ~choice}
+    subsets["classes left out"] = pairs.index.get_level_values("pictures") == "a class left out"
+    for words, some in subsets.items():
         if some.any():
             print(f"{words} ({some.sum()}): {pairs[some].mean().round(3).to_dict()}")
     say(
@@ -168,7 +168,7 @@ def main(arguments: list[str], draws: int) -> pd.DataFrame:
         "<=",
         LEVEL + 0.02,
     )
-    return shown
+    return summary
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from featlab.plots.style import encode
 from featlab.splits import make_split
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from labels import flipped, gaussian, told
+from labels import flipped, gaussian, label_finding
 
 # Found by eye, on the bottom 34 rows of all 357 pictures: a full-width white strip with writing.
 CAPTIONED = [
@@ -631,9 +631,9 @@ def test_clean_labels_have_few_candidates_and_order_of_rows_is_kept():
 )
 def test_classes_that_overlap_have_no_wrong_labels_and_planted_ones_are_told(seed):
     for gap in (1.0, 1.5, 3.0):
-        assert told(*gaussian(300, 3, gap, 0.0, seed)).verdict == "pass", gap
+        assert label_finding(*gaussian(300, 3, gap, 0.0, seed)).verdict == "pass", gap
     for wrong in (0.05, 0.10):
-        finding = told(*gaussian(300, 3, 2.0, wrong, seed))
+        finding = label_finding(*gaussian(300, 3, 2.0, wrong, seed))
         assert finding.verdict == "fail"
         share = float(re.search(r"About (\d+) %", finding.finding)[1]) / 100
         assert share == pytest.approx(wrong, abs=0.02)
@@ -644,9 +644,9 @@ def test_wrong_labels_of_a_real_set_are_told(shared_data, tmp_path):
     images, _, _ = index_images(shared_data / "kangaroo_raccoon")
     with extract_maps(images, load_backbone(), tmp_path / "maps.h5") as store:
         X, codes = feature_table(store).to_numpy(), pd.factorize(store.images["label"])[0]
-    assert told(X, codes).verdict == "pass"
+    assert label_finding(X, codes).verdict == "pass"
     for wrong in (0.05, 0.10):
-        assert told(X, flipped(codes, wrong, 0)).verdict == "fail"
+        assert label_finding(X, flipped(codes, wrong, 0)).verdict == "fail"
 
 
 def test_pictures_that_decode_to_black_are_told(tmp_path):

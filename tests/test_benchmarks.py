@@ -64,7 +64,7 @@ def test_a_figure_is_read_back_as_it_was_said(run_all, capsys):
     limits.say("ratio", 15, ">=", 15)
     printed = capsys.readouterr().out
     assert printed.splitlines()[0] == "limit: a / b, ms = odd (name) = 0.5123 (<= 0.5): NO"
-    first, second = run_all.found_in(f"noise\n{printed}limit: half a line")
+    first, second = run_all.rows_in(f"noise\n{printed}limit: half a line")
     assert (first.name, first.figure, first.reached) == ("a / b, ms = odd (name)", 0.5123, False)
     assert (second.sign, second.limit, second.reached) == (">=", 15, True)
 
