@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shutil
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -138,12 +139,24 @@ def fake_backbone() -> FakeBackbone:
     return FakeBackbone()
 
 
+@pytest.fixture(scope="session")
+def pictures_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """As `draw_pictures`: folders to copy from, each drawn once in a session."""
+
+    @cache
+    def draw(counts: tuple[tuple[str, int], ...], seed: int) -> Path:
+        return draw_pictures(tmp_path_factory.mktemp("pictures"), dict(counts), seed)
+
+    return draw
+
+
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Callable[..., Path]:
+def picture_folder(tmp_path: Path, pictures_once: Callable[..., Path]) -> Callable[..., Path]:
     """Make a folder of class folders with small random pictures."""
 
     def make(counts: dict[str, int], name: str = "pictures", seed: int = 0) -> Path:
-        return draw_pictures(tmp_path / name, counts, seed)
+        drawn = pictures_once(tuple(counts.items()), seed)
+        return Path(shutil.copytree(drawn, tmp_path / name, dirs_exist_ok=True))
 
     return make
 
@@ -212,5 +225,6 @@ def shared_weights() -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def light_collections():
-    """What stands so far is not searched for garbage again: every correction of p collects all."""
+    """What stands so far is not searched for garbage again, and what is new not so often."""
+    gc.set_threshold(50_000, 20, 20)
     gc.freeze()

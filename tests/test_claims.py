@@ -41,6 +41,7 @@ from featlab.results.networks import Transfer
 from featlab.results.pictures import UNTUNED_ELSEWHERE
 
 DRAWS, LONG = 25, 200
+NUMBERS = 300
 BASELINES = ("dummy", "colour_histogram")
 CHECKS: dict[str, Callable[[str, Any, Claim], None]] = {}
 
@@ -1127,7 +1128,7 @@ def test_what_a_map_learns_from_is_said():
 # ------------------------------------------------------------------------------------- the numbers
 
 
-@settings(max_examples=2000, deadline=None, derandomize=True)
+@settings(max_examples=NUMBERS, deadline=None, derandomize=True)
 @given(st.floats(0, 1))
 def test_a_percentage_claims_all_or_nothing_only_where_it_is(value):
     text = words.percent(value).replace("\N{NO-BREAK SPACE}", " ")
@@ -1136,7 +1137,7 @@ def test_a_percentage_claims_all_or_nothing_only_where_it_is(value):
     assert text not in ("100.0 %", "0.0 %")
 
 
-@settings(max_examples=2000, deadline=None, derandomize=True)
+@settings(max_examples=NUMBERS, deadline=None, derandomize=True)
 @given(st.floats(-1e6, 1e6), st.integers(0, 4))
 def test_a_signed_number_has_one_sign_and_none_at_zero(value, digits):
     text = words.signed(value, digits)
@@ -1146,14 +1147,14 @@ def test_a_signed_number_has_one_sign_and_none_at_zero(value, digits):
     assert words.number(value, digits).lstrip("−") == text.lstrip("+−")
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=NUMBERS, deadline=None, derandomize=True)
 @given(st.floats(0, 1), st.floats(0, 1) | st.just(math.nan), st.floats(0, 1))
 def test_a_share_prints_both_ends_of_an_interval_or_none(value, low, high):
     text = words.share({"a": value, "a_low": low, "a_high": high}, "a")
     assert ("to" in text) == math.isfinite(low) and "–" not in text
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=NUMBERS, deadline=None, derandomize=True)
 @given(st.floats(0, 1))
 def test_a_p_value_keeps_its_order(p):
     text = words.p_value(p)

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -54,8 +55,10 @@ def scenes(tmp_path_factory):
 def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
     scenes, tmp_path, fake_network, capsys, blank_figures
 ):
-    out = tmp_path / "out"
-    assert featlab("run", scenes, "-o", out) == 0
+    """A file that is no picture is skipped, counted and named."""
+    out, pictures = tmp_path / "out", shutil.copytree(scenes, tmp_path / "scenes")
+    (pictures / "striped" / "bad.png").write_bytes(b"not a picture")
+    assert featlab("run", pictures, "-o", out, "--on-error", "skip") == 0
     printed = capsys.readouterr().out
     assert f"report: {out / 'report.html'}" in printed
     names = {file.name for file in out.iterdir()}
@@ -78,10 +81,13 @@ def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
     )  # classes, poolings, neurons
     # Fitted again on all images: the file alone is another one, no score changes.
     assert predict.load_predictor(out).refitted == 0
-    assert featlab("run", scenes, "-o", out, "--refit") == 0
+    assert featlab("run", pictures, "-o", out, "--on-error", "skip", "--refit") == 0
     assert predict.load_predictor(out).refitted == 60
     page = (out / "report.html").read_text("utf-8")
     assert "model.featlab was fitted again on all 60 labelled images" in page
+    assert "striped/bad.png" in page
+    with MapStore(out / "maps.h5") as store:
+        assert store.skipped["path"].tolist() == ["striped/bad.png"]
     assert fake_network[0].calls == 2
     assert (fake_network[1].calls, fake_network[1].probes) == (0, 0)
     second = json.loads((out / "summary.json").read_text("utf-8"))
@@ -228,16 +234,6 @@ def test_a_mistake_is_told_without_a_traceback(
     printed = capsys.readouterr().err
     assert re.search(words, printed, re.DOTALL), printed
     assert "Traceback" not in printed
-
-
-def test_skipped_files_are_counted(picture_folder, tmp_path, fake_network, blank_figures):
-    folder = picture_folder({"a": 12, "b": 12})
-    (folder / "a" / "bad.png").write_bytes(b"not a picture")
-    assert featlab("run", folder, "-o", tmp_path / "out", "--on-error", "skip") == 0
-    with MapStore(tmp_path / "out" / "maps.h5") as store:
-        assert store.skipped["path"].tolist() == ["a/bad.png"]
-    page = (tmp_path / "out" / "report.html").read_text("utf-8")
-    assert "a/bad.png" in page
 
 
 def test_ctrl_c_says_how_to_go_on(scenes, tmp_path, monkeypatch, capsys):

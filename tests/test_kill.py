@@ -44,6 +44,10 @@ def kill_counts() -> list[Any]:
     return [FEW, slow(MANY)]
 
 
+def pictures(n_kills: int) -> dict[str, int]:
+    return {"cat": 9, "dog": 8} if n_kills < MANY else {"cat": 33, "dog": 27}
+
+
 def slow(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
 
@@ -224,7 +228,7 @@ def tell(test: str, n_kills: int, n_ended: int, states: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("n_kills", kill_counts())
 def test_extract(server, picture_folder, tmp_path, n_kills):
-    folder = picture_folder({"cat": 33, "dog": 27})
+    folder = picture_folder(pictures(n_kills))
     whole, path = tmp_path / "whole.h5", tmp_path / "out" / "maps.h5"
     seconds = finish(server, "extract", folder=str(folder), path=str(whole))
     expected = verified(whole)
@@ -253,7 +257,7 @@ def test_extract(server, picture_folder, tmp_path, n_kills):
 @pytest.mark.parametrize("n_kills", kill_counts())
 def test_predict(server, picture_folder, tmp_path, n_kills):
     """The same answers in the end, no picture twice; no file under its name is ever half."""
-    half = 20 if n_kills < MANY else 100
+    half = 10 if n_kills < MANY else 100
     folder = picture_folder({"cat": half, "dog": half})
     images, _, _ = index_images(folder)
     with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5") as store:
@@ -328,7 +332,7 @@ def test_join(server, tmp_path, n_kills, virtual):
 
 @pytest.mark.parametrize("n_kills", kill_counts())
 def test_renewing_the_tables_of_a_store(server, picture_folder, tmp_path, n_kills):
-    folder, path = picture_folder({"cat": 33, "dog": 27}), tmp_path / "maps.h5"
+    folder, path = picture_folder(pictures(n_kills)), tmp_path / "maps.h5"
     task = {"folder": str(folder), "path": str(path)}
     finish(server, "extract", slow=False, **task)
     seconds = finish(server, "relabel", label="one", **task)
@@ -353,8 +357,7 @@ def test_renewing_the_tables_of_a_store(server, picture_folder, tmp_path, n_kill
 
 @pytest.mark.parametrize("n_kills", kill_counts())
 @pytest.mark.parametrize("work", [slow("tables"), slow("report")])
-def test_report_and_tables(request, tmp_path, work, n_kills):
-    report_server = request.getfixturevalue("report_server" if work == "report" else "server")
+def test_report_and_tables(report_server, tmp_path, work, n_kills):
     seconds, expected = 0.0, {}
     for seed in (1, 2):
         path = tmp_path / f"whole{seed}"
@@ -386,17 +389,14 @@ def test_report_and_tables(request, tmp_path, work, n_kills):
 
 
 if __name__ == "__main__":
-    import featlab.cli
-    import featlab.extract
-    import featlab.predict
-    import featlab.report  # noqa: F401 - warm: the children are to begin at once
-
-    for number in (1, 2):
-        made_up(number)
+    # Warm: the children are to begin at once.
     if sys.argv[1:2] == ["report"]:
         keep_pages()
         for number in (1, 2):
             work_report(sys.argv[2], number)
+    else:
+        import featlab.cli
+        import featlab.predict  # noqa: F401
     serve(
         {
             "extract": work_extract,

@@ -278,6 +278,12 @@ FEW = ["detectors", "best_detector", "sum", "random_neuron"]
 PLANTED = neuron_table(("a", TARGET, 0.99), ("b", 4, 0.98))
 
 
+@pytest.fixture
+def few_draws(monkeypatch):
+    """Fewer random neurons; `result` has as many as there are."""
+    monkeypatch.setattr("featlab.localise.fitting._DRAWS", 2)
+
+
 @pytest.fixture(scope="module")
 def planted() -> FakeStore:
     return planted_store()
@@ -380,7 +386,7 @@ def test_the_maps_are_read_once_and_only_where_needed(planted):
     assert sorted(store.rows_read) == np.flatnonzero(planted_split() != "train").tolist()
 
 
-def test_a_class_without_detectors_gets_the_empty_box(planted):
+def test_a_class_without_detectors_gets_the_empty_box(planted, few_draws):
     only_a = neuron_table(("a", TARGET, 0.99))
     found = localise.evaluate_localisation(planted, planted_split(), methods=FEW, neurons=only_a)
     assert found.parameters["classes_without_detectors"] == ["b"]
@@ -462,7 +468,7 @@ def test_no_boxes_gives_empty_tables(planted):
     assert not store.rows_read
 
 
-def test_images_without_boxes_are_skipped_and_few_confirm_boxes_said(planted):
+def test_images_without_boxes_are_skipped_and_few_confirm_boxes_said(planted, few_draws):
     kept = (planted_split() != "confirm") | (np.arange(60) < 6)
     boxes = planted.boxes[kept[planted.boxes["image"]] & (planted.boxes["image"] != 4)]
     store = FakeStore(planted.images, boxes, planted.array, planted.frames)
@@ -772,7 +778,7 @@ def test_images_without_a_given_heat_are_left_out_for_every_method(planted):
     pd.testing.assert_frame_equal(left.drop(columns=SECONDS), again.table.drop(columns=SECONDS))
 
 
-def test_only_the_rows_asked_for_are_tuned_on_and_scored(planted):
+def test_only_the_rows_asked_for_are_tuned_on_and_scored(planted, few_draws):
     split = planted_split()
     mask = np.arange(60) % 12 < 6
     store = FakeStore(planted.images, planted.boxes, planted.array, planted.frames)

@@ -11,7 +11,7 @@ import matplotlib.figure
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import FakeBackbone
+from conftest import DRAWN, FakeBackbone, no_drawing
 from PIL import Image
 
 from featlab import FeatlabError, localise, neurons, plots, report
@@ -89,7 +89,14 @@ def test_planted_colour_is_found_confirmed_and_located(results):
 def written(results, tmp_path_factory):
     """The folder of the results, the paths told, and the seconds known before."""
     folder, before = tmp_path_factory.mktemp("written"), dict(results.seconds)
-    return folder, write_results(results, folder), before
+    with no_drawing(but=DRAWN):
+        return folder, write_results(results, folder), before
+
+
+@pytest.mark.slow
+def test_every_figure_of_real_results_is_drawn(results, tmp_path):
+    page = write_results(results, tmp_path)[0].read_text("utf-8")
+    assert page.count("data:image/") > 20
 
 
 def test_the_page_tells_all_of_it_and_the_tables_lie_beside_it(results, written):

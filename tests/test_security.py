@@ -460,7 +460,7 @@ def test_two_processes_give_the_same_bytes(tmp_path, command, monkeypatch):
 
     Python orders them by a seed, in this process by one of its own.
     """
-    scenes = datasets.write_scenes(tmp_path / "scenes", 36, random_state=1)
+    scenes = datasets.write_scenes(tmp_path / "scenes", 24, random_state=1)
     here, there = tmp_path / "here", tmp_path / "there"
     program = RUN.format(
         tests=str(Path(__file__).parent), commands=results_of(command, scenes, there)

@@ -1,6 +1,7 @@
 """Mutated files in batches: each batch in a process of its own, with a limit of memory and time.
 
     python tests/fuzz/batches.py KIND FIRST LAST     one batch, here
+    python tests/fuzz/batches.py                     those it is asked for, each in a child
 
 Case *n* of a kind depends on *n* only. The contract: a FeatlabError of one short text that names
 the file, or a right result; never another exception, a crash, a hang or a blow-up of memory.
@@ -13,7 +14,6 @@ import os
 import re
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -24,6 +24,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from forked import ForkServer, serve  # noqa: E402
 
 SECONDS_PER_CASE = 10
 ROOM = 1 << 30
@@ -51,7 +53,9 @@ def cases() -> dict[str, Case]:
     }
 
 
-def run_batches(kind: str, first: int, last: int, *, size: int = 400) -> Counter[str]:
+def run_batches(
+    server: ForkServer, kind: str, first: int, last: int, *, size: int = 400
+) -> Counter[str]:
     """Run cases `first` to `last` in batches; what became of them, or AssertionError.
 
     The HDF5 library itself crashes or goes round in circles on some damaged heaps of text
@@ -61,7 +65,7 @@ def run_batches(kind: str, first: int, last: int, *, size: int = 400) -> Counter
     start = first
     while start < last:
         stop = min(start + size, last)
-        end, errors, results = run_batch(kind, start, stop)
+        end, errors, results = run_batch(server, kind, start, stop)
         bad = [one for one in results if one["end"] == "broken"]
         assert not bad, f"{len(bad)} broken, such as\n{json.dumps(bad[:3], indent=1)[:6000]}"
         found.update(one["end"] for one in results)
@@ -74,20 +78,16 @@ def run_batches(kind: str, first: int, last: int, *, size: int = 400) -> Counter
     return found
 
 
-def run_batch(kind: str, start: int, stop: int) -> tuple[int, str, list[dict[str, str]]]:
-    """Exit status, standard error, and the result of every case that came to an end."""
+def run_batch(
+    server: ForkServer, kind: str, start: int, stop: int
+) -> tuple[int, str, list[dict[str, str]]]:
+    """Exit status, what was printed, and the result of every case that came to an end."""
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "log")
-        done = subprocess.run(
-            [sys.executable, __file__, kind, str(start), str(stop), str(log)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=1200,
-            check=False,
-        )
+        log, output = Path(folder, "log"), Path(folder, "output")
+        end = server.run("batch", output, kind=kind, first=start, last=stop, log=str(log))
+        printed = output.read_text("utf-8", errors="replace")
         lines = log.read_text("utf-8").splitlines() if log.exists() else []
-    return done.returncode, done.stderr, [json.loads(line) for line in lines]
+    return end, printed, [json.loads(line) for line in lines]
 
 
 def one_case(case: Case, number: int, *, named: bool) -> dict[str, object]:
@@ -134,4 +134,8 @@ def main(kind: str, first: int, last: int, log: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
+    if sys.argv[1:]:
+        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
+    else:
+        cases()  # loads the libraries once, for all batches
+        serve({"batch": main})

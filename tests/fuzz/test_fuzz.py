@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from batches import run_batches
+from forked import ForkServer
 
 SHORT = {
     "images": 20, "annotations": 20, "stores": 10, "store_bytes": 10, "predictors": 10,
@@ -20,9 +22,16 @@ LONG = 2400
 BANDS = 40 << 20
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    started = ForkServer(str(Path(__file__).with_name("batches.py")))
+    yield started
+    started.close()
+
+
 @pytest.mark.parametrize("kind", SHORT)
-def test_some(kind):
-    found = run_batches(kind, 0, SHORT[kind])
+def test_some(server, kind):
+    found = run_batches(server, kind, 0, SHORT[kind])
     assert found["refused"] > 0.1 * SHORT[kind]
     assert found["right"] + found["skipped"] > 0.02 * SHORT[kind]
     # The HDF5 library's own crashes, 1 to 3 in 1,000 (SECURITY.md); nothing else may be lost.
@@ -31,8 +40,8 @@ def test_some(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SHORT)
-def test_thousands(kind):
-    found = run_batches(kind, 0, LONG)
+def test_thousands(server, kind):
+    found = run_batches(server, kind, 0, LONG)
     sys.stdout.write(f"{kind}: {dict(found)}\n")
     assert found["lost"] <= 0.005 * LONG
 
