@@ -13,12 +13,15 @@ from PIL import Image
 from sklearn.metrics import adjusted_rand_score
 
 from featlab import FeatlabError
+from featlab.boxes.geometry import CORNERS
 from featlab.cli._pass import write_page
 from featlab.embed.planes import cluster_images
 from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.pipeline import analyse
 from featlab.pipeline.scheduler import Stage, run_stages
+from featlab.report._elements import Options
+from featlab.report._heads import set_maps
 from featlab.splits import make_split
 
 
@@ -108,6 +111,25 @@ def test_boxes_come_without_labels_and_are_scored_where_there_are_true_ones(anal
     ]
     told = " ".join(results.audit.summary["finding"])
     assert "class" not in told and "label" not in told and "split" not in told
+
+
+def test_each_heat_map_is_shown_with_the_box_of_its_own_method(analysed):
+    results, _ = analysed
+    made = results.set_maps
+    corners = made.boxes.set_index(["row", "method"]).sort_index()[CORNERS]
+    figure = set_maps(results, Options()).figures["examples"].draw()
+    panels = np.reshape(figure.axes, (len(made.examples.rows), 1 + len(made.examples.neurons)))
+    titles = [panel.get_title().replace("\n", " ") for panel in panels[0][1:]]
+    assert titles == [
+        "sum of all maps",
+        "first component per picture",
+        "first component of the set",
+    ]
+    for row, line in zip(made.examples.rows, panels, strict=True):
+        for (method, _), panel in zip(made.examples.neurons, line[1:], strict=True):
+            drawn = panel.patches[-1].get_bbox().extents
+            np.testing.assert_allclose(drawn, corners.loc[(row, method)])
+    assert corners.groupby("row").nunique().max(axis=None) > 1  # methods differ
 
 
 def test_without_boxes_nothing_is_scored_and_thresholds_are_fixed(tmp_path):

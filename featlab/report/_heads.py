@@ -9,6 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from featlab import plots
+from featlab.plots.pictures import method_strips
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import claim, points, said, standing, turned
@@ -23,6 +24,7 @@ _HEADS = {
 }
 
 _MOST_LABELS, _MOST_CALLED, _MOST_OF_ALL = 6, 3, 10
+_CORNERS = ["xmin", "ymin", "xmax", "ymax"]
 
 
 def classification(results: Results, options: Options) -> Section:
@@ -145,15 +147,20 @@ def set_maps_answer(results: Results) -> str:
     best = own.iloc[int(own["box_accuracy_confirm"].fillna(-1).to_numpy(float).argmax())]
     return (
         f"{text}. Of {words.plural(int(best['n']), 'test image')} with a true box the one that was "
-        f"best on others ({words.method(best['method'])}) finds {words.share(best, 'box_accuracy')}"
-        " (IoU at least 0.5)."
+        f"best on others ({_blind_method(best['method'])}) finds "
+        f"{words.share(best, 'box_accuracy')} (IoU at least 0.5)."
     )
+
+
+def _blind_method(name: str) -> str:
+    """A method's name; without labels the whole set is the one class."""
+    return words.method(name).replace("of the class", "of the set")
 
 
 def _blind_scores(scores: pd.DataFrame) -> Table | None:
     rows = [
         [
-            words.method(row["method"]),
+            _blind_method(row["method"]),
             "baseline" if row["baseline"] else "no label",
             words.scored(row, "box_accuracy"),
             words.scored(row, "mean_iou"),
@@ -168,19 +175,23 @@ def _blind_examples(made: SetMaps, most: int) -> Figure | None:
     first = made.examples.first(most)
     if most < 1 or not first.pictures:
         return None
+    names = {name: _blind_method(name) for name, _ in first.neurons}
+    boxes = made.boxes.set_index(["method", "row"]).sort_index()[_CORNERS]
     return Figure(
         partial(
-            plots.detector_maps,
+            method_strips,
             first.pictures,
-            first.heats,
-            [words.method(name) for name, _ in first.neurons],
+            {title: [heat[k] for heat in first.heats] for k, title in enumerate(names.values())},
             labels=[path.rpartition("/")[2] for path in first.labels],
             true_boxes=first.true_boxes,
-            predicted_boxes=first.predicted_boxes,
+            predicted_boxes={
+                title: list(boxes.loc[name].loc[first.rows].to_numpy(float))
+                for name, title in names.items()
+            },
         ),
         f"{words.plural(len(first.pictures), 'picture')} under the heat maps of methods that need "
         "no labels.",
-        "Pictures drawn at random, under heat maps that need no labels. Blue: the box of the last "
+        "Pictures drawn at random, under heat maps that need no labels. Blue: the box of each "
         "method; white: true boxes, where there are any.",
         "set_maps",
         pictures=True,
