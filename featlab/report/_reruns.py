@@ -62,6 +62,7 @@ def gradients(results: Results, options: Options) -> Section | None:
 
 def _figures(seen: GradientResults) -> dict[str, Figure]:
     pictures, maps = seen.examples.pictures, seen.examples.maps
+    any_true = any(len(boxes) for boxes in seen.cams.true_boxes[:_MOST_STRIPS])
     return {
         "gradient_maps": Figure(
             partial(plots.network.gradient_maps, pictures, maps, labels=seen.examples.labels),
@@ -84,7 +85,7 @@ def _figures(seen: GradientResults) -> dict[str, Figure]:
             "Heat maps and boxes of the Grad-CAM family and boxes of DAM on a few images.",
             "DAM’s boxes, and the Grad-CAM family, for the class at the left of each picture"
             f"{'' if seen.facts['target'] == 'own' else ' (DAM: for what the head calls it)'}. "
-            "White: true boxes; blue: predicted.",
+            f"{'White: true boxes; blue: predicted' if any_true else 'Blue: the predicted box'}.",
             "grad_cam_family",
             pictures=True,
         ),
@@ -165,7 +166,8 @@ def _asked(results: Results) -> Markup:
     listed = Markup(", ").join(
         Markup("{} {}").format(words.name(label), f"{count:,}") for label, count in asked.items()
     )
-    more = "" if len(asked) == len(facts["asked"]) else ", …"
+    rest = len(facts["asked"]) - len(asked)
+    more = f", and so on for {words.plural(rest, 'class', 'classes')} more" if rest else ""
     return Markup("Gradients are of {}; of {}: {}{}.").format(
         _WHOSE[facts["target"]], words.plural(n, "picture"), listed, more
     )
