@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import platform
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -114,3 +117,28 @@ def test_a_single_core_gets_nothing_ready(monkeypatch):
     monkeypatch.setattr(machine.joblib, "Parallel", None)
     with ready("featlab.boxheads"):
         pass
+
+
+GROWS = """
+import os
+import numpy as np
+from featlab.system.machine import give_back_large_blocks
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+give_back_large_blocks()
+np.ones(3 * 2**20)  # the first large block that is freed
+before, small, large = resident(), [], []
+for _ in range(20):
+    large.append(np.ones(2 * 2**20))
+    small.append(bytes(100_000))
+del large
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is that of glibc")
+def test_freed_arrays_go_back_to_the_system_though_small_ones_lie_between():
+    done = subprocess.run([sys.executable, "-c", GROWS], check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 50  # MB, of the 320 that were freed

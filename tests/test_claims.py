@@ -356,6 +356,8 @@ def _(text, r, _claim):
         best = own["box_accuracy_confirm"].max()
         rows = own[own["box_accuracy_confirm"] == best]
         assert any(same(percentages(text)[0], value) for value in rows["box_accuracy"])
+        base = table[table["baseline"]].sort_values("box_accuracy_confirm").iloc[-1]
+        assert same(percentages(text.partition("best baseline")[2])[0], base["box_accuracy"])
 
 
 @check("own votes")

@@ -22,6 +22,7 @@ from featlab.pipeline import analyse
 from featlab.pipeline.scheduler import Stage, run_stages
 from featlab.report._elements import Options
 from featlab.report._heads import set_maps
+from featlab.report.overview import summary
 from featlab.splits import make_split
 
 
@@ -99,6 +100,9 @@ def test_boxes_come_without_labels_and_are_scored_where_there_are_true_ones(anal
     maps, n_test = results.set_maps, int((results.split == "test").sum())
     assert maps.boxes.groupby("method").size().eq(48).all()
     own = maps.table[~maps.table["baseline"].astype(bool)].set_index("method")
+    told = summary(results)["localisation"]
+    assert set(told) == set(maps.table["method"]) > set(own.index)
+    assert told["sum"]["box_accuracy"] == pytest.approx(own.loc["sum", "box_accuracy"], abs=1e-6)
     assert own["n"].eq(n_test).all() and own["supervision"].eq("none").all()
     assert own["box_accuracy"].max() > 0.5
     for name, of_method in maps.boxes.groupby("method"):

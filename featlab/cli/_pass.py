@@ -39,6 +39,7 @@ from featlab.cli._options import (
     write_tables,
 )
 from featlab.errors import FeatlabError
+from featlab.system.machine import give_back_large_blocks
 
 if TYPE_CHECKING:
     pass
@@ -233,6 +234,8 @@ def predict(
     ] = None,
 ) -> None:
     """Ask any picture: what is it, where is it, and how sure is that."""
+    # So that memory does not grow with the number of pictures.
+    give_back_large_blocks()
     # What would be refused after the pass is refused before it.
     _refuse_folder(output, pictures)
     featlab.arguments.check_between("--coverage", coverage, 0, 1, without=(0,))

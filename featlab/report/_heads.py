@@ -144,11 +144,15 @@ def set_maps_answer(results: Results) -> str:
     own = made.table[~made.table["baseline"].astype(bool)] if len(made.table) else made.table
     if own.empty:
         return f"{text}; there are no true boxes, so nothing is scored here."
-    best = own.iloc[int(own["box_accuracy_confirm"].fillna(-1).to_numpy(float).argmax())]
+    best, base = (
+        some.iloc[int(some["box_accuracy_confirm"].fillna(-1).to_numpy(float).argmax())]
+        for some in (own, made.table[made.table["baseline"].astype(bool)])
+    )
     return (
         f"{text}. Of {words.plural(int(best['n']), 'test image')} with a true box the one that was "
         f"best on others ({_blind_method(best['method'])}) finds "
-        f"{words.share(best, 'box_accuracy')} (IoU at least 0.5)."
+        f"{words.share(best, 'box_accuracy')} (IoU at least 0.5), the best baseline "
+        f"({words.method(base['method'])}) {words.share(base, 'box_accuracy')}."
     )
 
 

@@ -354,7 +354,10 @@ def summary(results: Results) -> dict[str, Any]:
     store = results.store
     confirmed = with_unseen_limits(confirmed_detectors(results.neurons))
     scores = _answers.scored(results)
-    rows = pd.DataFrame() if scores is None else scores.table
+    if scores is not None:
+        rows = scores.table
+    else:  # without labels
+        rows = pd.DataFrame() if results.set_maps is None else results.set_maps.table
     return plain(
         {
             "n_images": len(store.images),
@@ -382,9 +385,8 @@ def _predicted_boxes(results: Results) -> dict[str, Any]:
     known = results.predictions
     if known is None:
         return {}
-    scored = "iou" in known.table and bool(known.table["iou"].notna().any())
     elsewhere = untuned_sentence() if known.untuned else None
-    return {"method": known.box_method, "scored": scored, "elsewhere": elsewhere}
+    return {"method": known.box_method, "scored": known.boxes_scored, "elsewhere": elsewhere}
 
 
 def _cluster_sizes(results: Results) -> dict[str, int]:

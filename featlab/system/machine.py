@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import mmap
@@ -28,6 +29,7 @@ BLOCK = 16_000_000
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _USUAL_MEMORY = 8 * 2**30
+_M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 2**20
 
 
 def usable_cores() -> int:
@@ -49,6 +51,21 @@ def total_memory() -> int:
     with suppress(ValueError, OSError):  # "max" where there is no limit
         limits.append(int(_CGROUP_LIMIT.read_text("utf-8")))
     return min(limits)
+
+
+def give_back_large_blocks() -> None:
+    """Have the C library give every block of 1 MiB or more back to the system when it is freed.
+
+    Of itself glibc does so only until the first is freed: then it keeps blocks of that size, up to
+    32 MiB, in its heaps, which small ones cut to pieces, so that a process that makes large arrays
+    again and again grows. Other C libraries stay as they are.
+
+    References
+    ----------
+    mallopt(3), Linux man-pages: M_MMAP_THRESHOLD, "dynamic mmap threshold".
+    """
+    with suppress(AttributeError, OSError, TypeError):  # no such function, or no such library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def is_large(n: int, c: int) -> bool:
