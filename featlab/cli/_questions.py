@@ -233,9 +233,7 @@ def localise(
         )
     print(localisation.table.set_index("method").T.to_string(float_format="{:.3f}".format))
     if output is not None:
-        from featlab.system.files import write_table
-
-        write_table(localisation.table, output)
+        featlab.system.files.write_table(localisation.table, output)
 
 
 def _named_methods(asked: str | None) -> Sequence[str] | None:
@@ -380,9 +378,8 @@ def neurons(
     columns += ["reference"] if pairs or reference is not None else []
     print(f"confirmed detectors, at most {top} per class (intervals allow for their replication):")
     show(best, columns)
-    facts = options | {"reference": reference or ("every pair" if pairs else "the rest")}
-    facts |= {"n_tests": int(table["p"].notna().sum()), "unit": table["unit"].iloc[0]}
-    print(", ".join(f"{key}: {value}" for key, value in facts.items()))
+    facts = options | {"n_tests": table["p"].count(), "unit": table["unit"].iloc[0]}
+    print(", ".join(f"{key}: {value}" for key, value in facts.items() if value is not None))
     if shuffles:
         null = room.null_selection(
             X, labels, split, groups=groups, n_repeats=shuffles, random_state=seed, **options
@@ -410,9 +407,7 @@ def neurons(
         if output is not None and output.suffix == ".h5ad":
             room.to_anndata(opened, table).write_h5ad(output)
         elif output is not None:
-            from featlab.system.files import write_table
-
-            write_table(table, output)
+            featlab.system.files.write_table(table, output)
 
 
 def _tell_needed(
