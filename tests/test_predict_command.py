@@ -255,9 +255,12 @@ def test_every_picture_is_asked_once_and_equal_names_stay_two(ask, tmp_path):
     os.symlink("..", root / "a" / "up")
     os.symlink("self", root / "self")
     os.symlink("nowhere.jpg", root / "b" / "dead.jpg")
-    given = [root, root / "b", root, root / "a" / "x.jpg", f"{root}/*/x.*"]
+    given = [root, root / "b", root, root / "a" / "x.jpg", f"{root}/*/*.*"]
     table = ask(*given, "--pictures", "boxes", out=tmp_path / "out")
     assert table["path"].tolist() == ["a/x.jpg", "b/x.jpg", "b/x.png"]
+    assert pd.read_csv(tmp_path / "out" / "skipped.csv")["path"].tolist() == ["b/dead.jpg"]
+    with pytest.raises(FeatlabError, match="no picture is left: .*\n.*dead.jpg: it cannot be read"):
+        ask(root / "b" / "dead.jpg", out=tmp_path / "none")
     drawn = sorted((tmp_path / "out" / "pictures").rglob("*.jpg"))
     sizes = [Image.open(file).size for file in drawn]
     assert sizes == [(30, 20), (31, 20), (32, 20)]

@@ -131,6 +131,10 @@ class TestTooFew:
         with pytest.raises(FeatlabError, match=r"'b' has 2 images in 2 independent units.*add"):
             make_split(image_table({"a": 10, "b": 2}))
 
+    def test_without_labels(self):
+        with pytest.raises(FeatlabError, match=r"the set without labels has 2 .* add images or gr"):
+            make_split(image_table({"": 2}))
+
     def test_groups(self):
         images = image_table({"a": 10, "b": 9}, group=[""] * 10 + ["g", "h", "h"] * 3)
         with pytest.raises(FeatlabError, match="'b' has 9 images in 2 independent units"):

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -70,6 +71,8 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Libraries leave a million objects that stay: to look through them again and again takes 1 s.
     gc.set_threshold(20_000, 20, 20)
+    # Pillow warns of pictures that it opens; those that it refuses are told as skipped.
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     terminated = False
 
     def terminate(*_: object) -> None:

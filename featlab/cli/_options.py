@@ -62,7 +62,8 @@ Folder = Annotated[
 Layer = Annotated[str | None, typer.Option(help="(default: the last stored)")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of split, heads, bootstrap and examples.")]
 BoxKind = Annotated[
-    str | None, typer.Option(help="Which kind of box is the truth, where there are several.")
+    str | None,
+    typer.Option(help="Which kind of box is the truth, such as head, where there are several."),
 ]
 Copies = Annotated[
     Literal["together", "split"],
@@ -82,8 +83,8 @@ Refit = Annotated[
     bool,
     typer.Option(
         "--refit",
-        help="Fit head and box head of model.featlab again on all labelled images; scores stay "
-        "those of the model before that.",
+        help="Fit head and box head of model.featlab again on all labelled images, those of the "
+        "test too; the scores stay those of the model before that.",
     ),
 ]
 Virtual = Annotated[
@@ -144,18 +145,30 @@ class Pass:
     ] = "float32"
     classifier: Annotated[
         bool,
-        typer.Option("--classifier", help="keras.applications with the classifier in the weights."),
+        typer.Option(
+            "--classifier",
+            help="Load the classifier of a keras.applications network, too, and ask it.",
+        ),
     ] = False
     own_logits: Annotated[
-        str, typer.Option(help="Of the network's own classes: top (10 a picture), or all.")
+        str,
+        typer.Option(
+            help="Answers kept of the network's own classifier: top (10 a picture), or all."
+        ),
     ] = "top"
     group_from: Annotated[
         str | None,
-        typer.Option(help="Regular expression: its match in the path is the picture's group."),
+        typer.Option(
+            help="Regular expression: what it matches in a path is the picture's group, such as "
+            "one animal; groups are never split."
+        ),
     ] = None
-    on_error: Annotated[str, typer.Option(help="raise, or skip files that cannot be used.")] = (
-        "raise"
-    )
+    on_error: Annotated[
+        str,
+        typer.Option(
+            help="raise: stop where files cannot be used, and name them. skip: go on without them."
+        ),
+    ] = "raise"
 
 
 def takes_pass(command: Callable[..., None]) -> Callable[..., None]:

@@ -51,7 +51,7 @@ def report(
         typer.Option(help="Write every figure of the page to the folder figures as well."),
     ] = None,
 ) -> None:
-    """Write report, tables and summary of a finished store, and its figures where asked for."""
+    """Write what `featlab run` writes, of a store that is there; its figures where asked for."""
     with workers_ready(), featlab.store.MapStore(store) as opened:
         results = write_page(opened, output, box_kind, copies, seed, {}, refit=refit)
         if figures is not None:

@@ -104,7 +104,11 @@ def run(
     seed: Seed = 0,
     refit: Refit = False,
 ) -> None:
-    """From an image folder to a report: index, extract, heads, neurons, localisation."""
+    """From pictures to a report: who is in them, which neurons tell, and where it is.
+
+    Leaves report.html with its tables, maps.h5 (the network's feature maps, which other commands
+    ask) and, of a set with labels, model.featlab (for `featlab predict`).
+    """
     _run(made, output, box_kind, copies, seed, refit=refit)
 
 
@@ -193,10 +197,14 @@ def predict(
     ],
     output: Output,
     coverage: Annotated[
-        float, typer.Option(help="How often the set of classes shall hold the right one.")
+        float, typer.Option(help="How often the classes in column set shall hold the right one.")
     ] = 0.9,
     on_error: Annotated[
-        str, typer.Option(help="skip files that cannot be used and name them, or raise.")
+        str,
+        typer.Option(
+            help="skip: list files that cannot be used in skipped.csv. raise: stop where there are "
+            "any."
+        ),
     ] = "skip",
     box_head: Annotated[
         Path | None,
@@ -206,12 +214,19 @@ def predict(
         ),
     ] = None,
     keep_maps: Annotated[
-        bool, typer.Option("--keep-maps", help="Keep the maps: a second call makes no pass.")
+        bool,
+        typer.Option(
+            "--keep-maps",
+            help="Keep predicted_maps.h5: a second call makes no pass, and commands that take a "
+            "store can ask it.",
+        ),
     ] = False,
     pictures_drawn: Annotated[
         Literal["none", "boxes", "heat"],
         typer.Option(
-            "--pictures", help="Each picture with its box, class and probability, or its heat map."
+            "--pictures",
+            help="Draw box, class and probability onto a copy of each picture; heat: the heat map, "
+            "too.",
         ),
     ] = "none",
     page: Annotated[
@@ -233,7 +248,11 @@ def predict(
         typer.Option(help="imagenet, none or a weights file. (default: those the model names)"),
     ] = None,
 ) -> None:
-    """Ask any picture: what is it, where is it, and how sure is that."""
+    """Ask any picture: what is it, where is it, and how sure is that.
+
+    Writes predictions.csv: a row for each picture with class, probability and box, and how far each
+    may be trusted. The pictures need no labels.
+    """
     # So that memory does not grow with the number of pictures.
     give_back_large_blocks()
     # What would be refused after the pass is refused before it.

@@ -62,14 +62,16 @@ def gradients(
     images: Annotated[
         int,
         typer.Option(
-            min=1, help="Test images scored, more set the thresholds; without boxes, those shown."
+            min=1,
+            help="Test images that are scored; others choose the thresholds. Without boxes, images "
+            "that are shown.",
         ),
     ] = 60,
     pictures: Annotated[
         list[str] | None,
         typer.Option(
-            help="A picture to be shown with its boxes: its path in the set, a pattern of "
-            "paths, or its file. May be given several times."
+            help="A picture of the set to be shown with its boxes: its path in the set, a pattern "
+            "of paths, or its file. May be given several times."
         ),
     ] = None,
     backbone: Annotated[
@@ -84,7 +86,11 @@ def gradients(
     copies: Copies = "together",
     seed: Seed = 0,
 ) -> None:
-    """Run the network again on some images: DAM, Grad-CAM, guided maps and their checks."""
+    """Run the network again on some images: heat maps and boxes from its gradients.
+
+    Grad-CAM and its relatives, guided back-propagation, DAM (boxes without labels), and checks of
+    whether they mean it.
+    """
     with featlab.store.MapStore(store) as opened:
         with _pass.libraries_silenced():
             network = featlab.backbones.rebuild_backbone(opened.provenance, backbone, weights)

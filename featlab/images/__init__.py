@@ -94,7 +94,8 @@ def _files_of(source: str, problems: list[Problem]) -> tuple[str, list[str]]:
     if os.path.isdir(path):
         inside = [name for name in walk_files(Path(path), "", problems) if is_picture_name(name)]
         return path, [os.path.join(path, name) for name in inside]
-    if os.path.exists(path):
+    # A link that leads nowhere is a file that cannot be read; as a pattern it would be itself.
+    if os.path.lexists(path):
         if path.lower().endswith(".csv"):
             folder = os.path.dirname(path)
             listed = read_listed(Path(path))

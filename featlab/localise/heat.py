@@ -160,7 +160,7 @@ def label_codes(
     """
     labels = store.images["label"].to_numpy(str)[rows]
     classes = store.classes if classes is None else list(classes)
-    if unknown := sorted(set(labels) - set(classes)):
+    if unknown := sorted(set(labels.tolist()) - set(classes)):
         raise FeatlabError(
             f"the store has images of the label {unknown[0]!r}, which is none of the classes "
             f"fitted on, {', '.join(classes)}; give codes, the class to ask for in each image."

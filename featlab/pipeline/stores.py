@@ -383,7 +383,9 @@ def named_rows(store: MapStore, pictures: str | Sequence[str]) -> np.ndarray:
         if not len(of_name):
             raise FeatlabError(
                 f"{store.path} has no picture {name!r}; pictures must be paths as the set has "
-                f"them, such as {paths[0]!r}, or patterns of them, such as '*.jpg'."
+                f"them, such as {str(paths[0])!r}, or patterns of them, such as '*.jpg'. Of "
+                "others make a store first: `featlab extract FOLDER -o STORE`, or `featlab predict "
+                "MODEL PICTURES -o OUT --keep-maps` (the store is in OUT)."
             )
         rows += of_name.tolist()
     if not rows:
@@ -399,7 +401,8 @@ def checked_target(store: MapStore, backbone: Backbone, target: str | None) -> s
     if unlabelled and target == "label":
         raise FeatlabError(
             f"the pictures of {store.path} have no labels, so there are no classes of yours to be "
-            "asked for; take target 'own' (--target own), the network's."
+            "asked for; take target 'own' (--target own), the network's, or ask the model of a set "
+            "with labels: `featlab predict MODEL PICTURES --pictures heat`."
         )
     if unlabelled and target is None and backbone.own_head is None:
         raise FeatlabError(

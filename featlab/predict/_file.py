@@ -22,7 +22,7 @@ from featlab.results.localisation import BoxHead, Context, FittedMethods
 from featlab.store.arrays import Kind, mapping_made, mapping_plain, read_arrays, write_arrays
 
 MODEL = "model.featlab"
-KIND = Kind("featlab-predictor", "1.0", "featlab run")
+KIND = Kind("featlab-predictor", "1.0", "featlab run` or `featlab report")
 _BOX_HEAD, _PROVENANCE = "box_head_", "provenance_"  # before the names of arrays
 _CONTEXT = ("scale", "weights", "intercepts")
 

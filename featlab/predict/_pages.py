@@ -123,7 +123,8 @@ def prediction_lines(predictor: Predictor, table: pd.DataFrame, coverage: float)
     coverage : float
         Of the sets of classes in the table.
     """
-    lines = [f"{len(table)} pictures: {table['class'].value_counts().to_dict()}"]
+    noun = "picture" if len(table) == 1 else "pictures"
+    lines = [f"{len(table):,} {noun}: {table['class'].value_counts().to_dict()}"]
     if predictor.refitted:
         lines.append(f"the model was {predictor.refit_sentence}")
     steps = predictor.typicality.steps

@@ -28,7 +28,7 @@ class Kind:
     type, version : str
         Root attributes ``encoding-type`` and ``encoding-version``.
     made_by : str
-        The command that writes it.
+        The command that writes it; of several, with "` or `" between them.
     """
 
     type: str
@@ -113,7 +113,7 @@ def _check_kind(file: h5py.File, path: Path, known: Kind) -> None:
     if not isinstance(kind, str) or kind != known.type:
         raise FeatlabError(
             f"{path} is an HDF5 file but no {known.noun}: attribute encoding-type is "
-            f"{repr(kind)[:80]}, not {known.type!r}."
+            f"{repr(kind)[:80]}, not {known.type!r}; make one with `{known.made_by}`."
         )
     if str(version) != known.version:
         raise FeatlabError(
