@@ -19,7 +19,7 @@ test-all: check
 	$(MAKE) pytest MARKED='-m ""'
 
 pytest: .venv/installed-test
-	$(PY) -m pytest -n 2 --dist loadfile $(MARKED) $(TESTS)
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(MARKED) $(TESTS)
 
 # Against scanpy, which needs an older pandas than the rest.
 test-dev: .venv-dev/installed

@@ -92,6 +92,19 @@ class FakeBackbone:
         return {layer: (maps * (k + 1)).astype(np.float32) for k, layer in enumerate(self.layers)}
 
 
+# The longest files: two processes take whole files in this order, and so end together.
+LONGEST = (
+    "figures", "cli", "localise", "audit", "report_browser", "growing", "pipeline", "compare",
+    "gradients", "finetune", "kill", "predict", "report", "engines", "boxheads", "backbones",
+    "neuron_tests", "fuzz", "claims", "neurons", "datasets", "heads_compare", "security",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_core() -> Iterator[None]:
     """Each process of the tests has a core; others are started where they are the point."""
@@ -132,7 +145,9 @@ def blank_figures() -> Iterator[None]:
 
 @pytest.fixture
 def few_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One box head and two draws of the learning curve; all are fitted in test_pipeline."""
+    """One box head, two draws of the learning curve and two random neurons; all that there are
+    is fitted in test_pipeline."""
+    monkeypatch.setattr("featlab.localise.fitting._DRAWS", 2)
     monkeypatch.setattr("featlab.pipeline._analysis.BOX_HEADS", ("ridge_pca",))
     monkeypatch.setattr("featlab.pipeline._analysis._REPEATS", 2)
 

@@ -148,6 +148,7 @@ def test_most_captions_on_white_backgrounds_are_found(shared_data):
     }
 
 
+@pytest.mark.slow
 def test_captions_of_real_pictures_are_found(shared_data):
     """Precision and recall against what was seen by eye; no label goes in."""
     images, pictures = looked_at(shared_data / "kangaroo_raccoon")
@@ -471,6 +472,7 @@ def test_nearest_features_are_those_of_a_plain_loop(monkeypatch):
     assert pairs == expected and {(k, k + 150) for k in range(50)} <= pairs
 
 
+@pytest.mark.slow
 def test_the_real_copies_are_found(shared_data):
     """By thumbnails as features; the real network's are measured in benchmarks/copies.py."""
     images, _, _ = index_images(shared_data / "kangaroo_raccoon")
@@ -496,17 +498,18 @@ class Layout(FakeBackbone):
         return {"last": np.concatenate([super()._maps(pixels)["last"], layout], axis=-1)}
 
 
-@pytest.fixture
-def augmented(tmp_path):
+@pytest.fixture(scope="module")
+def augmented(tmp_path_factory):
     """A store of sixteen photos, each four times over."""
+    folder = tmp_path_factory.mktemp("augmented")
     rng, pictures = np.random.default_rng(1), {}
     for i in range(16):
         own = photo(rng)
         for k, change in enumerate(("recompressed", "small", "grey")):
             pictures[f"{'ab'[i % 2]}/{i:02}_{k}.jpg"] = COPIES[change](own)
         pictures[f"{'ab'[i % 2]}/{i:02}_3.jpg"] = own
-    images = save_all(tmp_path / "pictures", pictures)
-    return extract_maps(images, Layout(), tmp_path / "maps.h5")
+    images = save_all(folder / "pictures", pictures)
+    return extract_maps(images, Layout(), folder / "maps.h5")
 
 
 def test_copies_stay_on_one_side_and_what_they_are_worth_is_told(augmented):
@@ -529,10 +532,10 @@ def test_copies_stay_on_one_side_and_what_they_are_worth_is_told(augmented):
     assert torn["verdict"] == "fail"
 
 
-def test_a_given_split_that_tears_copies_is_warned_of(augmented, caplog):
+def test_a_given_split_that_tears_copies_is_warned_of(augmented, caplog, tmp_path):
     images = augmented.images
     given = np.resize(["train", "test"], len(images))
-    path = augmented.path.with_name("given.h5")
+    path = tmp_path / "given.h5"
     store = audit.group_copies(extract_maps(images.assign(split=given), Layout(), path))
     assert "pairs of copies on several sides" in caplog.text
     assert make_split(store.images).isin(["train", "confirm", "test"]).all()

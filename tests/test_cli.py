@@ -49,7 +49,7 @@ def featlab(*arguments: object) -> int:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    return datasets.write_scenes(tmp_path_factory.mktemp("data") / "scenes", 60, random_state=1)
+    return datasets.write_scenes(tmp_path_factory.mktemp("data") / "scenes", 40, random_state=1)
 
 
 def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
@@ -67,7 +67,7 @@ def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
         "localisation.csv", "report.html", "summary.json",
     }  # fmt: skip
     first = json.loads((out / "summary.json").read_text("utf-8"))
-    assert first["n_images"] == 60
+    assert first["n_images"] == 40
     assert first["map_shape"] == [7, 7, 10]
     assert {"logistic", "mlp", "dummy", "colour_histogram"} <= set(first["heads"])
     assert {"accuracy", "low", "high", "n"} <= set(first["heads"]["logistic"])
@@ -82,9 +82,9 @@ def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
     # Fitted again on all images: the file alone is another one, no score changes.
     assert predict.load_predictor(out).refitted == 0
     assert featlab("run", pictures, "-o", out, "--on-error", "skip", "--refit") == 0
-    assert predict.load_predictor(out).refitted == 60
+    assert predict.load_predictor(out).refitted == 40
     page = (out / "report.html").read_text("utf-8")
-    assert "model.featlab was fitted again on all 60 labelled images" in page
+    assert "model.featlab was fitted again on all 40 labelled images" in page
     assert "striped/bad.png" in page
     with MapStore(out / "maps.h5") as store:
         assert store.skipped["path"].tolist() == ["striped/bad.png"]
@@ -105,7 +105,7 @@ def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys, monkeypatch
         assert featlab(command, tmp_path) == 0, command  # a folder with one store is that store
     out = capsys.readouterr().out
     for words in (
-        "class striped: 30 images",
+        "class striped: 20 images",
         "backbone: fake",
         "all is well",
         "confirmed detectors",

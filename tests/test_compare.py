@@ -67,7 +67,9 @@ def stores(base):
 
 @pytest.fixture(scope="module")
 def found(stores):
-    return compare_stores(stores, names=["two", "large", "noise"], command="featlab compare")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featlab.localise.fitting._DRAWS", 2)
+        return compare_stores(stores, names=["two", "large", "noise"], command="featlab compare")
 
 
 def test_every_layer_is_an_entry_with_its_own_facts(found, stores):

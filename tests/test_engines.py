@@ -119,22 +119,18 @@ def test_openvino_gives_tensorflows_maps_layer_by_layer_for_any_batch(load):
 
 
 @needs_openvino
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "weights", "size"),
     [
         ("efficientnet_lite0", "imagenet", 64),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                ("efficientnet_lite0", "imagenet", 224),
-                ("efficientnet_lite1", "imagenet", 64),
-                ("efficientnet_lite2", "imagenet", 64),
-                ("VGG16", None, 64),
-                ("ResNet50", None, 64),
-                ("MobileNetV2", None, 64),
-                ("EfficientNetB0", None, 64),
-            )
-        ),
+        ("efficientnet_lite0", "imagenet", 224),
+        ("efficientnet_lite1", "imagenet", 64),
+        ("efficientnet_lite2", "imagenet", 64),
+        ("VGG16", None, 64),
+        ("ResNet50", None, 64),
+        ("MobileNetV2", None, 64),
+        ("EfficientNetB0", None, 64),
     ],
 )
 def test_openvino_agrees_with_tensorflow_on_whole_networks(name, weights, size):

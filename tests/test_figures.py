@@ -102,9 +102,10 @@ def without_a_warning(name: str, kind: str) -> Axes | Figure:
 
 @cache
 def rendered(name: str, kind: str) -> Any:
-    """The renderer that drew it: knows where each text came to lie."""
-    canvas = FigureCanvasAgg(figure_of(drawn(name, kind)))
-    canvas.draw()
+    """Its renderer, after the layout: knows where each text came to lie."""
+    figure = figure_of(drawn(name, kind))
+    canvas = FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
     return canvas.get_renderer()
 
 

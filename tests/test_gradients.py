@@ -181,14 +181,10 @@ def test_a_network_without_rectifiers_or_with_hidden_ones_is_refused():
         gradients.guided(smooth, others="skip")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "n_patched"),
-    [
-        ("efficientnet_lite0", 33),
-        pytest.param("VGG16", 13, marks=pytest.mark.slow),
-        pytest.param("MobileNetV2", 35, marks=pytest.mark.slow),
-        pytest.param("ResNet50", 49, marks=pytest.mark.slow),
-    ],
+    [("efficientnet_lite0", 33), ("VGG16", 13), ("MobileNetV2", 35), ("ResNet50", 49)],
 )
 def test_known_networks_are_patched_whole_and_left_as_they_are(name, n_patched):
     backbone = load_backbone(name, weights=None, input_size=64)

@@ -124,10 +124,13 @@ def test_effective_units():
     assert 1 < effective_units(np.repeat([0, 1, 2], [100, 1, 1])) < 1.05
 
 
+LONG = ("AUROC of heads", "balanced accuracy, 10 + 90", "AUROC 0.75 of the replicated (holm), 15")
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow) if name.startswith("AUROC of heads") else name
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith(LONG) else name
         for name in coverage.SHORT
     ],
 )

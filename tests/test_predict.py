@@ -41,6 +41,7 @@ def fitted_set(root):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("featlab.pipeline._analysis.BOX_HEADS", ("cascade",))
         patch.setattr("featlab.pipeline._analysis._REPEATS", 1)
+        patch.setattr("featlab.localise.fitting._DRAWS", 2)
         folder = draw_pictures(root / "pictures", {"bright": 40, "dark": 40})
         table, _, _ = images.index_images(folder)
         boxes = pd.DataFrame({"image": np.arange(80), "kind": "body", "label": table["label"]})
