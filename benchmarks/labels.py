@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pandas as pd
 
-from featlab.audit._labels import checked_labels, contradicted
+from featlab.audit._labels import Agreement, contradicted, labels_line
 from featlab.features import feature_table
 from featlab.results.images import Finding
 from featlab.store import MapStore
@@ -38,14 +38,15 @@ def gaussian(n: int, k: int, gap: float, wrong: float, seed: int) -> tuple[np.nd
     return centres[codes] + rng.normal(size=(n, 40)), flipped(codes, wrong, seed)
 
 
-def label_finding(X: np.ndarray, labels: np.ndarray) -> Finding:
-    """The line of the audit."""
-    return checked_labels(pd.DataFrame(X), labels.astype(str), np.full(len(X), ""), 0)[1]
+def judged(X: np.ndarray, labels: np.ndarray) -> tuple[Agreement, Finding]:
+    """How labels and predictions agree, and the line of the audit, from one fit."""
+    errors, agreement = contradicted(X, labels.astype(str), None, 0)
+    return agreement, labels_line(errors, len(X), agreement)
 
 
 def _row(name: str, sets: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    every = [contradicted(X, labels.astype(str), None, 0)[1] for X, labels in sets]
-    verdicts = [label_finding(X, labels).verdict for X, labels in sets]
+    every, findings = zip(*(judged(X, labels) for X, labels in sets), strict=True)
+    verdicts = [finding.verdict for finding in findings]
     shares = ", ".join(f"{100 * one.wrong:.0f}" for one in every)
     print(
         f"{name:40s} accuracy {np.mean([one.accuracy for one in every]):.2f}, told wrong {shares} "

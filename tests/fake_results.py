@@ -173,6 +173,8 @@ def make_neurons(store: FakeStore, split: pd.Series, *, detectors: bool = True) 
     table.insert(1, "pooling", "mean")
     for column in ("mean", "mean_ref", "pts", "pts_ref", "statistic"):
         table[column] = 0.5
+    table["reason"] = np.where(table["p"].isna(), "constant", "")
+    table["unit"] = "images"
     table["p_adjusted"] = np.clip(table["p"] * len(table) / 10, 0, 1)
     table["effect"] = 2 * table["auroc"] - 1
     table["reject"] = table["p_adjusted"] <= 0.05

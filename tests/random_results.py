@@ -46,6 +46,7 @@ VERDICTS = [
     *("on the object", "not shown", "not judged", "beside the boxes"),
     "beside the head boxes, on the body boxes",
 ]
+REASONS = ["constant", "too few images", "too few groups", "the test has no p"]
 UNITS = ["images", "whole groups", "images within groups", "too few groups"]
 SIDES = np.array(["train", "confirm", "test"])
 
@@ -278,6 +279,7 @@ def _neurons(make: Maker, store: FakeStore) -> pd.DataFrame:
     n = len(table)
     table["auroc"] = np.where(make.rng.random(n) < 0.1, np.nan, make.shares(n))
     table["p"] = make.rng.random(n)
+    _leave_without_p(make, table)
     table["rank"] = np.arange(n)
     table["direction"] = np.where(table["auroc"] < 0.5, "silent", "active")
     if make.chance(0.2):
@@ -288,6 +290,10 @@ def _neurons(make: Maker, store: FakeStore) -> pd.DataFrame:
     table["p_confirmed"] = np.where(table["replicated"], 0.01, 0.5)
     if not table["replicated"].any() and make.chance():  # nothing could be tested
         table["p_confirmed"] = np.nan
+    table["unit"] = str(make.rng.choice(UNITS[:3]))
+    few = table["detector"] & ~table["replicated"] & (make.rng.random(n) < make.whole(0, 1) / 2)
+    table["p_confirmed"] = table["p_confirmed"].mask(few)
+    table["unit"] = table["unit"].mask(table["p_confirmed"].isna(), "too few groups")
     for name, values in make.scored("auroc_confirmed", make.shares(n)).items():
         table[name] = np.where(table["detector"], values, np.nan)
     if make.chance():
@@ -300,6 +306,17 @@ def _neurons(make: Maker, store: FakeStore) -> pd.DataFrame:
             table["replicated"], wider * table[f"auroc_confirmed_{end}"], np.nan
         ).clip(0, 1)
     return table
+
+
+def _leave_without_p(make: Maker, table: pd.DataFrame) -> None:
+    """No p for dead neurons, nor for some classes and rows, and why."""
+    classes = table["class"].unique()
+    bare = table["class"].isin(classes[make.rng.random(len(classes)) < make.whole(0, 2) / 4])
+    bare |= make.rng.random(len(table)) < make.whole(0, 1) / 5
+    table["reason"] = np.where(bare, make.rng.choice(REASONS, len(table)), "")
+    table.loc[table["auroc"].isna(), "reason"] = REASONS[0]
+    table.loc[table["auroc"].notna() & table["reason"].eq(REASONS[0]), "reason"] = REASONS[1]
+    table["p"] = table["p"].mask(table["reason"].ne(""))
 
 
 def _details(make: Maker, neurons: pd.DataFrame) -> DetectorDetails:
@@ -372,7 +389,7 @@ def _localisation(make: Maker, store: FakeStore, split: pd.Series) -> Localisati
         "threshold_from": "train + confirm",
         "threshold_step": [0.01, 0.001][make.whole(0, 1)],
         "classes_without_detectors": ["class 0"] * make.whole(0, 2),
-        "left_out": {"mlp_cam": "it is not fitted"} if make.chance(0.2) else {},
+        "left_out": {"mlp_cam": "it is not fitted"} if make.whole(0, 1) else {},
     }
     return Localisation(
         scores, pd.concat(per_image, ignore_index=True), FittedMethods({}, {}),

@@ -26,7 +26,7 @@ from featlab.arguments import feature_columns
 from featlab.audit import copies as copies_of
 from featlab.audit._alignment import fitted
 from featlab.audit._confounds import adjusted_effects, confounds
-from featlab.audit._labels import outliers
+from featlab.audit._labels import most_of, outliers
 from featlab.audit._pictures import find_bands, picture_statistics, read_pictures
 from featlab.audit.copies import MIN_SIMILARITY, distinct_rows
 from featlab.audit.sets import balance, colour_alone, confounds_line, pictures_line
@@ -40,7 +40,7 @@ from featlab.plots.style import encode
 from featlab.splits import make_split
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from labels import flipped, gaussian, label_finding
+from labels import flipped, gaussian, judged
 
 # Found by eye, on the bottom 34 rows of all 357 pictures: a full-width white strip with writing.
 CAPTIONED = [
@@ -634,12 +634,20 @@ def test_clean_labels_have_few_candidates_and_order_of_rows_is_kept():
 )
 def test_classes_that_overlap_have_no_wrong_labels_and_planted_ones_are_told(seed):
     for gap in (1.0, 1.5, 3.0):
-        assert label_finding(*gaussian(300, 3, gap, 0.0, seed)).verdict == "pass", gap
+        assert judged(*gaussian(300, 3, gap, 0.0, seed))[1].verdict == "pass", gap
     for wrong in (0.05, 0.10):
-        finding = label_finding(*gaussian(300, 3, 2.0, wrong, seed))
+        finding = judged(*gaussian(300, 3, 2.0, wrong, seed))[1]
         assert finding.verdict == "fail"
         share = float(re.search(r"About (\d+) %", finding.finding)[1]) / 100
         assert share == pytest.approx(wrong, abs=0.02)
+
+
+def test_a_class_that_has_them_all_is_not_counted_twice():
+    counts = [pd.Series({"cat": 22}), pd.Series({"cat": 1}), pd.Series({"cat": 5, "dog": 2})]
+    assert list(map(most_of, counts)) == ["all of 'cat'", "of 'cat'", "5 of them 'cat'"]
+    y = np.repeat(["a", "b"], [94, 90])
+    lines = " ".join(line.finding for line in balance(y))
+    assert "94 images" in lines and "1.04 times as many" in lines
 
 
 @pytest.mark.slow
@@ -647,9 +655,9 @@ def test_wrong_labels_of_a_real_set_are_told(shared_data, tmp_path):
     images, _, _ = index_images(shared_data / "kangaroo_raccoon")
     with extract_maps(images, load_backbone(), tmp_path / "maps.h5") as store:
         X, codes = feature_table(store).to_numpy(), pd.factorize(store.images["label"])[0]
-    assert label_finding(X, codes).verdict == "pass"
+    assert judged(X, codes)[1].verdict == "pass"
     for wrong in (0.05, 0.10):
-        assert label_finding(X, flipped(codes, wrong, 0)).verdict == "fail"
+        assert judged(X, flipped(codes, wrong, 0))[1].verdict == "fail"
 
 
 def test_pictures_that_decode_to_black_are_told(tmp_path):

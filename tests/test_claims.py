@@ -28,6 +28,7 @@ from featlab import report
 from featlab.arguments import score_text
 from featlab.cli._options import tell
 from featlab.localise.methods import METHODS
+from featlab.neurons import _ranking
 from featlab.pipeline.detectors import box_pairs
 from featlab.report import _comparison, page  # noqa: F401 - they make the claims
 from featlab.report import _words as words
@@ -165,8 +166,11 @@ def _(text, r, _claim):
 def _(text, r, _claim):
     wrong = r.set_overview.overview.misclassified
     deeper = sum(a > b for a, b in zip(wrong["share_predicted"], wrong["share_true"], strict=True))
-    assert count(text, r"^(\d+) of") == deeper and count(text, r"of (\d+) test") == len(wrong)
     assert len(wrong) > 0
+    if len(wrong) == 1:
+        assert text.startswith("The test image") and (" no deeper" in text) == (deeper == 0)
+        return
+    assert count(text, r"^(\d+) of") == deeper and count(text, r"of (\d+) test") == len(wrong)
 
 
 @check("plane")
@@ -295,6 +299,14 @@ def _(text, r, _claim):
             same(shown, row["auroc_confirmed"], 1) and same(low, row["auroc_replicated_low"], 1)
             and same(high, row["auroc_replicated_high"], 1) for _, row in rows.iterrows()
         )  # fmt: skip
+    kind = active if len(active) else silent
+    if len(kind):
+        every_one = detectors_of(r, "active" if len(active) else "silent", held=False)
+        assert ("flatters" in text) == (len(every_one) > every_one["replicated"].sum())
+    if "flatters" in text:
+        assert count(text, r"all ([\d,]+) selected") == len(every_one)
+        middle = np.median(every_one["auroc_confirmed"])
+        assert same(re.search(r"images is (\d\.\d+)", text)[1], middle, 1)
     if len(active):
         assert count(text, r"^([\d,]+) of") == len(active[["layer", "neuron"]].drop_duplicates())
         assert count(text, r"of ([\d,]+) neuron") == len(every)
@@ -383,6 +395,35 @@ def _(text, r, _claim):
     assert count(text, r"([\d,]+) confirmed") == len(detectors_of(r, "active"))
 
 
+@check("without p")
+def _(text, r, _claim):
+    every = r.neurons if r.all_neurons is None else r.all_neurons
+    without = every[~np.isfinite(every["p"])]
+    assert count(text, r"^([\d,]+) of") == len(without) > 0
+    assert count(text, r"of ([\d,]+) pair") == len(every)
+    told = text.partition("no p: ")[2].partition(". ")[0].removesuffix(".").split("; ")
+    assert sum(int(part.split()[0].replace(",", "")) for part in told) == len(without)
+    key = {
+        "same in every image": "constant", "too few images": "too few images",
+        "fewer than five groups": "too few groups", "gives none": "the test has no p",
+    }  # fmt: skip
+    for part in told:
+        reason = next(reason for words_, reason in key.items() if words_ in part)
+        assert int(part.split()[0].replace(",", "")) == (without["reason"] == reason).sum()
+    none = text.partition(". Of ")[2]
+    bare = [name for name, rows in every.groupby("class") if not np.isfinite(rows["p"]).any()]
+    assert bool(none) == bool(bare)
+    assert all(name in none for name in bare[:5])
+    assert not any(name in none for name in set(every["class"]) - set(bare))
+
+
+@check("untested")
+def _(text, r, _claim):
+    rows = detectors_of(r, "active", held=False)
+    assert count(text, r"selected ([\d,]+) could") == np.isnan(rows["p_confirmed"]).sum() > 0
+    assert (rows.loc[rows["p_confirmed"].isna(), "unit"] == "too few groups").all()
+
+
 @check("explored")
 def _(text, r, _claim):
     assert set(re.findall(r"layer (\w+)", text)) == set(r.neurons["layer"])
@@ -401,6 +442,7 @@ def _(text, r, _claim):
     clusters = r.detector_details.clusters
     n = len(set(zip(clusters["class"], clusters["cluster"], strict=True)))
     assert text.startswith("No two") == (n == len(clusters))
+    assert "over the images of all" in text  # not within the detectors' own class alone
     assert text.startswith("No two") or count(text, r"form (\d+) cluster") == n
 
 
@@ -459,7 +501,7 @@ def _(text, r, _claim):
     gaps = [a - b for a, b in zip(rows["auroc"], rows["auroc_confirmed"], strict=True) if b == b]
     middle = float(np.median(gaps))
     assert same(re.search(r"([\d.]+) AUROC", text)[1], abs(middle), 1)
-    assert ("loss" in text) == (middle >= 0) and count(text, r"\((\d+) det") == len(gaps)
+    assert ("loss" in text) == (middle >= 0) and count(text, r"the (\d+) sel") == len(gaps)
 
 
 @check("what confirming flatters")
@@ -730,7 +772,7 @@ def _(text, r, _claim):
     assert ("Nothing was confirmed" in text) == few
     if few:
         return
-    assert count(text, r"over ([\d,]+) detector") == r.selection.n_confirm_tests
+    assert count(text, r"over ([\d,]+) test") == r.selection.n_confirm_tests
     assert ("not independent" in text) == (r.selection.unit != "images")
     # Only intervals that allow for it are said to.
     assert ("having been picked" in text) == r.neurons["auroc_replicated_low"].notna().any()
@@ -855,13 +897,13 @@ def _(text, r, _claim):
 @check("pictures of predictions")
 def _(text, r, _claim):
     every = outcomes(r.predictions.table)
-    boxed = r.predictions.table["iou"].notna().any()
+    known = list(zip(every, [value == value for value in r.predictions.table["iou"]], strict=True))
+    unknown = "with their own class" + (" and no true box" if any(b for _, b in known) else "")
     kinds = {
         "with a wrong class": [wrong for wrong, _ in every],
         "with a wrong box alone": [far and not wrong for wrong, far in every],
-        "with neither" if boxed else "with their own class": [
-            not far and not wrong for wrong, far in every
-        ],
+        "with neither": [not far and not wrong and boxed for (wrong, far), boxed in known],
+        unknown: [not row[0] and not boxed for row, boxed in known],
     }
     for words_, some in kinds.items():
         assert (words_ in text) == any(some)
@@ -1039,6 +1081,45 @@ def test_a_silent_detector_is_one(made):
     assert text == "No neuron is shown to: none was selected on the train images."
 
 
+def test_a_pair_without_p_has_its_reason_on_the_page(made):
+    table = made.neurons.assign(p=0.5, reason="", pooling="mean")
+    results = dataclasses.replace(made, neurons=table)
+    assert CLAIMS["without p"](results) is None
+    name = str(table["class"].iloc[0])
+    bare = table["class"].eq(name)
+    few = table.assign(p=table["p"].mask(bare), reason=np.where(bare, "too few groups", ""))
+    text = plain(CLAIMS["without p"](dataclasses.replace(made, neurons=few)))
+    assert f"{bare.sum()} with fewer than five groups on a side" in text
+    assert text.endswith(f"Of {name} no pair has one.")
+    # Of every layer and pooling, as the number of tests beside it.
+    both = dataclasses.replace(results, all_neurons=pd.concat([table, few]))
+    assert f"{bare.sum()} of {2 * len(table)} pairs" in plain(CLAIMS["without p"](both))
+    assert f"{bare.sum()} pairs without a p left out" in str(CLAIMS["selection"](both))
+    assert report.summary(both)["without_p"] == {"too few groups": int(bare.sum())}
+
+
+def test_every_reason_of_a_missing_p_has_its_words(made):
+    reasons = [getattr(_ranking, name) for name in
+               ("DEAD", "LITTLE", "FEW_IMAGES", "NO_P", "NOT_WITHIN", "FEW")]  # fmt: skip
+    table = made.neurons.head(len(reasons)).assign(p=np.nan, reason=reasons)
+    text = plain(CLAIMS["without p"](dataclasses.replace(made, neurons=table)))
+    assert text.count(";") == len(reasons) - 1
+
+
+def test_the_confirmed_stand_beside_all_selected(made):
+    table = made.neurons.assign(detector=True, direction="active", replicated=False)
+    table["auroc_confirmed"] = np.linspace(0.5, 0.9, len(table))
+    table.loc[table.index[-1], ["replicated", "p_confirmed"]] = [True, 0.01]
+    results = dataclasses.replace(made, neurons=table)
+    text = plain(CLAIMS["detectors"](results))
+    assert f"over all {len(table)} selected the median on those images is 0.70" in text
+    assert "flatters" in text
+    best = report.summary(results)["detectors"][str(table["class"].iloc[-1])]
+    assert best["n"] == 1 and best["auroc_unseen_of_selected"] < best["auroc_confirmed"]
+    every = dataclasses.replace(results, neurons=table.assign(replicated=True))
+    assert "flatters" not in str(CLAIMS["detectors"](every))
+
+
 def test_groups_that_are_torn_apart_are_said_to_be(made):
     made.store.images["group"] = ["a", "b"] * 30
     assert "; 2 of 2 groups lie on two sides" in str(CLAIMS["split"](made))
@@ -1105,6 +1186,20 @@ def test_the_command_line_tells_what_it_does_not_know(made, capsys, tmp_path):
     assert "accuracy 0.930 [–, –] on" in told and "mean IoU –" in told and "nan" not in told
 
 
+def test_the_command_line_says_why_there_is_no_p_and_what_confirming_flatters(
+    made, capsys, tmp_path
+):
+    summary = report.summary(made)
+    tell(summary | {"without_p": {"constant": 3, "too few groups": 1}}, tmp_path)
+    told = capsys.readouterr().out
+    assert "pairs of class and neuron without a p: 3 constant, 1 too few groups" in told
+    assert told.count("which being confirmed flatters (median of all selected there") == sum(
+        one["n"] > 0 for one in summary["detectors"].values()
+    )
+    tell(summary | {"without_p": {}}, tmp_path)
+    assert "without a p" not in capsys.readouterr().out
+
+
 def test_the_command_line_says_that_there_are_no_labels(made, capsys, tmp_path):
     summary = report.summary(made)
     tell(summary | {"n_images": 1200, "classes": []}, tmp_path)
@@ -1113,11 +1208,19 @@ def test_the_command_line_says_that_there_are_no_labels(made, capsys, tmp_path):
     assert capsys.readouterr().out.startswith("1 image of 1 class; ")
 
 
-@pytest.mark.parametrize("value", [0.9951, 0.998, 0.99951, 0.999996, 0.004, 0.0004, 0.5, 0.0, 1.0])
+@pytest.mark.parametrize(
+    "value", [0.9951, 0.998, 0.99951, 0.999996, 1e-7, 0.004, 0.0004, 0.5, 0.0, 1.0]
+)
 def test_a_score_claims_all_or_nothing_only_where_it_is(value):
-    for text in (score_text(value), words.score(value), score_text(value, 3)):
-        assert (float(text) in (0, 1)) == (value in (0, 1)), text
-        assert abs(float(text) - value) <= 0.5 * 10 ** -len(text.partition(".")[2]) + 1e-12
+    for one in (value, -value):
+        for text in (score_text(one), words.score(one).replace("−", "-"), score_text(one, 3)):
+            side, shown = text[0], float(text.lstrip("<> "))
+            assert (shown in (0, 1, -1)) == (one in (0, 1, -1)), text
+            assert len(text) <= 9
+            if side in "<>":
+                assert (shown < one) == (side == ">") and abs(shown - one) <= 1e-4
+            else:
+                assert abs(shown - one) <= 0.5 * 10 ** -len(text.partition(".")[2]) + 1e-12
 
 
 def test_what_a_map_learns_from_is_said():

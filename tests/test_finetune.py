@@ -543,6 +543,12 @@ def test_detector_changes_count_what_was_planted():
     alive = mine.dropna()
     expected = spearmanr(alive["auroc_before"], alive["auroc_after"]).statistic
     assert x["spearman"] == pytest.approx(expected)
+    # The median of all that were selected: of those that replicated it would be flattered.
+    none = tables[0].assign(replicated=False)
+    few, _ = detector_changes(none, none, unseen[0], unseen[0])
+    assert few.set_index("class").loc["x", "median_before"] == pytest.approx(
+        mine.loc[mine["selected_before"], "auroc_before"].median()
+    )
     same, _ = detector_changes(tables[0], tables[0], unseen[0], unseen[0])
     assert same["spearman"].tolist() == [1, 1]
     both = pd.concat([tables[0], tables[0].assign(layer="other")])

@@ -129,6 +129,11 @@ def test_a_card_shows_the_extremes_of_its_neuron(store, results):
     assert len(card.pictures) == len(card.heats) == 6
     assert card.title == "Neuron 0 of high, active for red"
     assert isinstance(plots.neuron_card(card), matplotlib.figure.Figure)
+    held = results.all_neurons["replicated"].eq(True) & results.all_neurons["neuron"].eq(0)
+    assert any("(which flatters it)" in fact for fact in card.facts) == held.any()
+    bare = results.all_neurons.assign(p_adjusted=np.nan, reason="too few groups")
+    card = neuron_card(store, 0, bare, label="red", most=1)
+    assert card.facts[0].endswith(", no p: too few groups")
     unseen = neuron_card(store, 0, results.all_neurons, rows=[3, 4, 5], most=2)
     assert set(unseen.best["row"]) <= {3, 4, 5}
     with pytest.raises(FeatlabError, match="no living neuron 9"):

@@ -244,6 +244,7 @@ def test_summary_is_json_with_null_for_what_is_missing(two, bare):
         "map_shape",
         "heads",
         "detectors",
+        "without_p",
         "localisation",
         "own_classes",
         "predicted_boxes",
@@ -260,7 +261,12 @@ def test_summary_is_json_with_null_for_what_is_missing(two, bare):
     assert best["auroc_confirmed"] == pytest.approx(row["auroc_confirmed"])
     nothing = {"n": 0, "best_neuron": None, "auroc_selected": None, "auroc_confirmed": None}
     nothing |= {"auroc_confirmed_low": None, "auroc_confirmed_high": None}
+    nothing |= {"n_selected": 0, "auroc_unseen_of_selected": None}
     assert report.summary(bare[0])["detectors"]["raccoon"] == nothing
+    selected = two[0].neurons.query("`class` == 'kangaroo' and detector")
+    assert best["n_selected"] == len(selected) > best["n"]
+    assert best["auroc_unseen_of_selected"] == pytest.approx(selected["auroc_confirmed"].median())
+    assert kept["without_p"] == {"constant": int(two[0].neurons["p"].isna().sum())}
 
 
 def test_csv_runs_no_formula_and_parquet_is_exact(many):

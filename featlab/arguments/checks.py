@@ -134,15 +134,22 @@ _MOST_DIGITS = 9
 
 
 def score_text(value: float, digits: int = 2) -> str:
-    """A score as it is printed; one that is neither 0 nor 1 gets digits until it does not say so.
+    """A score as it is printed; one that is neither 0 nor 1 does not read so.
+
+    It gets up to four digits, and then says on which side of them it lies.
 
     Examples
     --------
     >>> score_text(0.998), score_text(0.99996), score_text(1.0), score_text(0.97)
-    ('0.998', '0.99996', '1.00', '0.97')
+    ('0.998', '> 0.9999', '1.00', '0.97')
     """
-    exact = round(value, _MOST_DIGITS) in (0, 1)  # a mean of ones may lie 1e-16 below
-    while not exact and round(value, digits) in (0, 1):
+    size, sign = abs(value), "-" if value < 0 else ""
+    exact = round(size, _MOST_DIGITS) in (0, 1)  # a mean of ones may lie 1e-16 below
+    while not exact and round(size, digits) in (0, 1):
+        if digits >= 4:
+            larger = (round(size, digits) == 1) != bool(sign)
+            end = round(size, digits) - 10**-digits
+            return f"{'>' if larger else '<'} {sign}{abs(end):.{digits}f}"
         digits += 1
     return f"{value:.{digits}f}"
 

@@ -364,6 +364,13 @@ def images_word(n: int) -> str:
     return f"{n:,} image" + ("" if n == 1 else "s")
 
 
+def most_of(counts: pd.Series) -> str:
+    """The commonest class of some images, and how many of them it has."""
+    if len(counts) == 1:
+        return f"{'all of ' if counts.iloc[0] > 1 else 'of '}{counts.index[0]!r}"
+    return f"{counts.iloc[0]:,} of them {counts.index[0]!r}"
+
+
 def percent(share: float) -> str:
     """`6 %`; none and all only where it is none or all."""
     text = f"{100 * share:.0f}"
@@ -413,7 +420,7 @@ def labels_line(table: pd.DataFrame, n: int, agreement: Agreement) -> Finding:
     return Finding("label errors", worse_of(fails, warns), text, n)
 
 
-def outliers_line(table: pd.DataFrame, of: str = "their class") -> Finding:
+def outliers_line(table: pd.DataFrame, of: str = "the class") -> Finding:
     """Are images unlike their class, or the set?"""
     judged = int(table["score"].notna().sum())
     if not judged:

@@ -35,6 +35,7 @@ from featlab.audit._labels import (
     checked_labels,
     images_word,
     interval_words,
+    most_of,
     outliers,
     outliers_line,
     percent,
@@ -121,7 +122,7 @@ def _ratio(sizes: NDArray[np.intp], classes: NDArray[np.object_]) -> Finding:
     text = (
         f"The largest of {len(classes)} classes, {classes[large]!r}, has "
         f"{images_word(sizes[large])}, the smallest, {classes[small]!r}, {sizes[small]:,}: "
-        f"{ratio:.1f} times as many."
+        f"{ratio:.3g} times as many."
     )
     verdict = worse_of(ratio >= FAIL_RATIO, ratio >= WARN_RATIO)
     return Finding("class balance", verdict, text, int(sizes.sum()))
@@ -232,8 +233,7 @@ def captions_line(
     share = len(written) / len(known)
     text = (
         f"{images_word(len(written))} ({percent(share)}) with a line of writing in a plain strip "
-        "at the top or bottom"
-        + (f", {counts.iloc[0]:,} of them {counts.index[0]!r}." if labelled else ".")
+        "at the top or bottom" + (f", {most_of(counts)}." if labelled else ".")
     )
     fails = bool((rows["verdict"] == "fail").any())
     return Finding(name, worse_of(fails, len(rows) > 0 or share >= RARE_SHARE), text, len(known))
@@ -248,8 +248,8 @@ def adjusted_line(table: pd.DataFrame, n: int) -> Finding:
     text = (
         f"Of the {len(table):,} confirmed detectors judged (at most {_MOST} a class) "
         f"{int(table['explained'].sum()):,} cannot be told from the picture statistics; median "
-        f"AUROC {score_text(table['auroc'].median())}, "
-        f"{score_text(table['auroc_adjusted'].median())} with the "
+        f"AUROC on confirm and test images {score_text(table['auroc'].median())} (being confirmed "
+        f"on some of them flatters it), {score_text(table['auroc_adjusted'].median())} with the "
         "statistics held fixed."
     )
     return Finding(name, worse_of(share >= FAIL_EXPLAINED, share >= WARN_EXPLAINED), text, n)

@@ -305,9 +305,15 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
                 f"{_number(detectors['auroc_selected'])} when chosen, "
                 f"{_number(detectors['auroc_confirmed'])} "
                 f"[{_number(detectors['auroc_confirmed_low'])}, "
-                f"{_number(detectors['auroc_confirmed_high'])}] on unseen images"
+                f"{_number(detectors['auroc_confirmed_high'])}] on unseen images, which being "
+                f"confirmed flatters (median of all selected there "
+                f"{_number(detectors['auroc_unseen_of_selected'])})"
             )
-        print(f"  detectors of {label}: {detectors['n']}{best}")
+        print(
+            f"  detectors of {label}: {detectors['n']} confirmed of {detectors['n_selected']} "
+            f"selected{best}"
+        )
+    _tell_reasons(summary["without_p"])
     if summary["clusters"]:
         sizes = ", ".join(map(str, summary["clusters"].values()))
         print(f"  no labels; {len(summary['clusters'])} clusters of {sizes} images")
@@ -327,6 +333,17 @@ def tell_skipped(skipped: pd.DataFrame, output: Path) -> None:
     if len(skipped):
         what = "1 file or box" if len(skipped) == 1 else f"{len(skipped):,} files or boxes"
         print(f"left out: {what}, named with the reason in {output / 'skipped.csv'}")
+
+
+def tell_without_p(neurons: pd.DataFrame) -> None:
+    """How many rows of a neuron table have no p, and why; nothing where all have one."""
+    _tell_reasons(neurons.loc[neurons["p"].isna(), "reason"].value_counts())
+
+
+def _tell_reasons(counts: Mapping[str, int] | pd.Series) -> None:
+    if len(counts):
+        told = ", ".join(f"{n:,} {why}" for why, n in counts.items())
+        print(f"  pairs of class and neuron without a p: {told}")
 
 
 def _number(value: float | None) -> str:

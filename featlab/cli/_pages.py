@@ -90,6 +90,7 @@ def compare(
         )
     columns = ["name", "accuracy", "confirmed", "auroc_confirmed", "method", "box_accuracy"]
     show(comparison.entries, [*columns, "mean_iou", "megabytes"])
+    print("auroc_confirmed: of the confirmed detector that led at selection; this flatters it")
     print(f"best head, chosen on the confirm images: {comparison.best_head}")
     if comparison.best_boxes:
         print(f"best boxes, chosen on the confirm images: {comparison.best_boxes}")

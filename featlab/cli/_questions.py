@@ -20,6 +20,7 @@ from featlab.cli._options import (
     Store,
     quiet_bar,
     show,
+    tell_without_p,
     write_cards,
     write_figures,
     write_tables,
@@ -376,7 +377,9 @@ def neurons(
     columns = ["class", "direction", "layer", "pooling", "neuron", "auroc", "auroc_confirmed"]
     columns += ["auroc_confirmed_low", "auroc_confirmed_high", "p_confirmed", "shrinkage"]
     columns += ["reference"] if pairs or reference is not None else []
-    print(f"confirmed detectors, at most {top} per class (intervals allow for their replication):")
+    tell_without_p(table)
+    print(f"confirmed detectors, at most {top} per class (confirming flatters auroc_confirmed,")
+    print("which its interval allows for; median_confirmed above is of all selected):")
     show(best, columns)
     facts = options | {"n_tests": table["p"].count(), "unit": table["unit"].iloc[0]}
     print(", ".join(f"{key}: {value}" for key, value in facts.items() if value is not None))
@@ -390,17 +393,7 @@ def neurons(
         _tell_needed(X[0], labels, split, groups, room.select_neurons(table), seed)
     if len(set(labels)) > 2:
         confirm = split == "confirm"
-        omnibus = room.compare_classes(
-            [x[confirm] for x in X], labels[confirm], groups=groups[confirm]
-        )
-        tested = int(omnibus["p"].notna().sum())
-        print(
-            f"on the confirm images {omnibus['reject'].sum()} of {tested} neurons differ between "
-            "any of the classes (Kruskal-Wallis, corrected)"
-            if tested
-            else "whether neurons differ between any of the classes was not tested: images come in "
-            "groups, or classes have too few"
-        )
+        _tell_omnibus([x[confirm] for x in X], labels[confirm], groups[confirm])
     with featlab.store.MapStore(store) as opened:
         if cards is not None:
             write_cards(opened, table, best, split.to_numpy() != "train", cards)
@@ -408,6 +401,17 @@ def neurons(
             room.to_anndata(opened, table).write_h5ad(output)
         elif output is not None:
             featlab.system.files.write_table(table, output)
+
+
+def _tell_omnibus(X: list[pd.DataFrame], y: pd.Series, groups: pd.Series) -> None:
+    """How many neurons differ between any classes."""
+    omnibus = featlab.neurons.compare_classes(X, y, groups=groups)
+    if tested := int(omnibus["p"].notna().sum()):
+        print(f"on the confirm images {omnibus['reject'].sum()} of {tested} neurons differ between")
+        print("any of the classes (Kruskal-Wallis, corrected)")
+    else:
+        print("whether neurons differ between any of the classes was not tested: images come in")
+        print("groups, or classes have too few")
 
 
 def _tell_needed(

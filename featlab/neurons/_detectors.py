@@ -106,7 +106,7 @@ def select_neurons(
     DataFrame
         Rows of `neurons`, sorted by class and by the effect they were chosen by, numbered anew.
         The replicated ones were picked by their confirmed AUROC, which is therefore flattered:
-        ``auroc_replicated`` allows for that.
+        ``auroc_replicated_low`` and ``_high`` allow for that.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def _check_confirmed(table: pd.DataFrame) -> None:
 def cluster_detectors(
     neurons: pd.DataFrame, X: Features, y: ArrayLike, *, correlation: float = 0.7
 ) -> pd.DataFrame:
-    """Group the detectors of each class that say the same about its images.
+    """Group the detectors of each class that rise and fall alike within classes.
 
     The correlation is Spearman's over all rows of `X` (a random 20,000 where there are more) after
     each class's mean rank is taken out: two detectors of a class agree on its mean by definition,

@@ -381,9 +381,10 @@ def _row_of(neurons: pd.DataFrame, neuron: int, place: Place, label: str | None)
 
 def _facts(row: pd.Series, pooled: np.ndarray, labels: np.ndarray, neuron: int) -> list[str]:
     selection = f"chosen: {_auroc(row, 'auroc')}"
-    facts = [selection + (f", adjusted p {p:.1g}" if np.isfinite(p := row["p_adjusted"]) else "")]
+    tested = np.isfinite(p := row["p_adjusted"])
+    facts = [selection + (f", adjusted p {p:.1g}" if tested else f", no p: {row['reason']}")]
     if np.isfinite(row.get("auroc_confirmed", np.nan)):
-        held = "replicated" if row["replicated"] else "not replicated"
+        held = "replicated (which flatters it)" if row["replicated"] else "not replicated"
         facts.append(f"unseen: {_auroc(row, 'auroc_confirmed')}, {held}")
     else:
         facts.append("not selected, so not confirmed")

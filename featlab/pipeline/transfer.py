@@ -276,7 +276,7 @@ def detector_changes(
     classes : DataFrame, one row per class
         ``class``; ``selected_before, selected_after, replicated_before, replicated_after,
         replicated_both``: numbers of detectors active for the class; ``neurons``: those alive both
-        times; ``median_before, median_after``: of the AUROC of those that were replicated then;
+        times; ``median_before, median_after``: of the AUROC of all that were selected then;
         ``spread_before, spread_after``: mean of abs(AUROC - 0.5) over all neurons alive both times;
         ``spearman``: rank correlation of their AUROC before and after.
     neurons : DataFrame, one row per class and neuron
@@ -333,8 +333,8 @@ def _counts(name: str, part: pd.DataFrame) -> dict[str, object]:
         **{column: int(part[column].sum()) for column in _COUNTED},
         "replicated_both": int((part["replicated_before"] & part["replicated_after"]).sum()),
         "neurons": len(alive),
-        "median_before": part.loc[part["replicated_before"], "auroc_before"].median(),
-        "median_after": part.loc[part["replicated_after"], "auroc_after"].median(),
+        "median_before": part.loc[part["selected_before"], "auroc_before"].median(),
+        "median_after": part.loc[part["selected_after"], "auroc_after"].median(),
         "spread_before": float(np.abs(before - 0.5).mean()) if len(alive) else np.nan,
         "spread_after": float(np.abs(after - 0.5).mean()) if len(alive) else np.nan,
         "spearman": float(stats.spearmanr(before, after).statistic) if varies else np.nan,

@@ -143,7 +143,7 @@ def selected_vs_confirmed(
         ax.set_xlim(min(x.min(), 0.99) - edge, 1 + edge)
         ax.set_ylim(min(np.nanmin(drawn["auroc_confirmed_low"]), y.min(), 0.5) - edge, 1 + edge)
         legend(ax, outside=True, title="detector of")
-    title = f"n = {plural(len(detectors), 'detector')}"
+    title = f"n = {len(detectors):,} selected"
     if len(drawn) < len(detectors):
         title += f", the first {len(drawn):,} by rank drawn"
     return dress(
@@ -212,7 +212,9 @@ def detector_aurocs(
     *,
     random_state: int = 0,
 ) -> Axes:
-    """AUROC on unseen images of the detectors of every entry; a bar marks the median.
+    """AUROC on unseen images of the detectors of every entry; a bar marks the median of all.
+
+    Of those alone that were confirmed by it the median would be flattered.
 
     Parameters
     ----------
@@ -238,13 +240,14 @@ def detector_aurocs(
             alpha=0.45, linewidths=0, rasterized=True, label=label,
         )  # fmt: skip
     for place, name in enumerate(entries):
-        of_entry = neurons[neurons["layer"].eq(name) & replicated]
-        if len(of_entry):
-            median = float(of_entry["auroc_confirmed"].median())
+        mine = neurons["layer"].eq(name)
+        median = float(neurons.loc[mine, "auroc_confirmed"].median())
+        if np.isfinite(median):
             ax.plot([median, median], [place - 0.38, place + 0.38], color=INK, linewidth=2)
         ax.annotate(
-            f"{len(of_entry):,}", (1.0, place), (8, 0), xycoords=("axes fraction", "data"),
-            textcoords="offset points", va="center", fontsize=8.5, color=INK,
+            f"{int((mine & replicated).sum()):,}", (1.0, place), (8, 0),
+            xycoords=("axes fraction", "data"), textcoords="offset points",
+            va="center", fontsize=8.5, color=INK,
         )  # fmt: skip
     ax.set_yticks(range(len(entries)), short_names(entries, 40))
     ax.set_ylim(len(entries) - 0.5, -0.5)

@@ -49,7 +49,7 @@ def detectors_answer(results: Results) -> Markup:
         f"{neurons:,}",
         words.plural(total, "neuron is", "neurons are"),
         Markup(", ").join(leaders),
-    )
+    ) + _flattery(every, "active")
     if without:
         text += Markup(" No neuron is for {}.").format(words.listed(without))
     return text
@@ -70,7 +70,7 @@ def _none_is_active(every: pd.DataFrame) -> Markup:
                 "neurons are confirmed to",
             ),
             lead["neuron"], words.name(lead["class"]), words.scored(lead, "auroc_confirmed"),
-        )  # fmt: skip
+        ) + _flattery(every, "silent")  # fmt: skip
     selected = len(selected_detectors(every, silent=True))
     if not selected:
         return Markup("No neuron is shown to: none was selected on the train images.")
@@ -79,6 +79,19 @@ def _none_is_active(every: pd.DataFrame) -> Markup:
     return Markup("No neuron is shown to: of {} selected on the train images, none {}.").format(
         words.plural(selected, "pair of class and neuron", "pairs of class and neuron"),
         "held on other images" if tested else "could be tested on other images",
+    )
+
+
+def _flattery(every: pd.DataFrame, direction: str) -> str:
+    """That AUROCs of confirmed detectors are flattered, beside what is not; none if all held."""
+    selected = selected_detectors(every, silent=True)
+    selected = selected[selected["direction"].eq(direction)]
+    values = selected["auroc_confirmed"].dropna()
+    if selected["replicated"].eq(True).all():
+        return ""
+    return (
+        " Being confirmed flatters such an AUROC, which its interval allows for; over all "
+        f"{len(values):,} selected the median on those images is {words.score(values.median())}."
     )
 
 
@@ -167,8 +180,8 @@ def clustered(results: Results) -> str:
     clusters = details.clusters
     n = int(clusters.groupby("class")["cluster"].nunique().sum())
     alike = (
-        "rise and fall alike from image to image of a class (rank correlation of "
-        f"{details.cluster_correlation:g} on average)"
+        "rise and fall alike within classes (rank correlation over the images of all, each "
+        f"class's mean rank taken out, of {details.cluster_correlation:g} on average)"
     )
     if n == len(clusters):
         return f"No two of the {n:,} confirmed detectors {alike}."
@@ -186,8 +199,8 @@ def differing(results: Results) -> str:
         return ""
     return (
         f"Whichever the class, {int(omnibus['reject'].eq(True).sum()):,} of "
-        f"{words.plural(int(omnibus['p'].notna().sum()), 'neuron')} that fire differ between "
-        "the classes on the confirm images (Kruskal-Wallis, corrected)."
+        f"{words.plural(int(omnibus['p'].notna().sum()), 'neuron')} tested "
+        "differ between the classes on the confirm images (Kruskal-Wallis, corrected)."
     )
 
 
@@ -267,19 +280,7 @@ def loss(results: Results) -> str:
         return ""
     loss = float(gaps.median())
     kind = "loss" if loss >= 0 else "gain"
-    return (
-        f"Median {kind} {words.score(abs(loss), 3)} AUROC ({words.plural(len(gaps), 'detector')})."
-    )
-
-
-@claim("cards of unseen images")
-def unseen_cards(results: Results) -> str:
-    """That a card's images are none that its neuron was chosen on."""
-    rows = [card_rows for card in results.cards for card_rows in (card.best, card.worst)]
-    sides = results.split.to_numpy(str)
-    if not rows or any((sides[part["row"].to_numpy(int)] == "train").any() for part in rows):
-        return ""
-    return "Images, histogram and relatives: images it was not chosen on."
+    return f"Median {kind} of the {len(gaps):,} selected {words.score(abs(loss), 3)} AUROC."
 
 
 # ----------------------------------------------------------------------------- where the object is

@@ -152,7 +152,8 @@ def _detector_counts(entries: pd.DataFrame) -> Table | None:
     ]
     columns = ["Name", "Leading detector", "Its AUROC on unseen, 95 % interval"]
     return table(
-        "Detectors: pairs of neuron and class; in the lead the highest AUROC at selection",
+        "Detectors: pairs of neuron and class; in the lead the highest AUROC at selection of those "
+        "confirmed, which flatters its AUROC on unseen (the interval allows for it)",
         [*columns, "Selected", "Confirmed"],
         rows,
         (0, 1),
@@ -168,7 +169,8 @@ def _aurocs(comparison: Comparison) -> Figure | None:
         partial(plots.detector_aurocs, comparison.detectors, names),
         "AUROC on unseen images of every detector, by entry.",
         "Every detector that was selected on train images, at the AUROC it has on the confirm "
-        "images, which it was not selected on.",
+        "images, which it was not selected on; bar: the median of them all, since that of the "
+        "confirmed alone would be flattered.",
         "compare_detectors",
     )
 

@@ -369,10 +369,11 @@ def _misplaced(results: Results) -> str:
     if wrong is None or not len(wrong):
         return ""
     inside = int((wrong["share_predicted"] > wrong["share_true"]).sum())
-    return (
-        f"{inside:,} of {words.plural(len(wrong), 'test image')} that the logistic head gets wrong "
-        f"{'lies' if inside == 1 else 'lie'} deeper in the class taken for than in the own one."
-    )
+    who, how = "that the logistic head gets wrong", "deeper in the class taken for than in its own."
+    if len(wrong) == 1:
+        return f"The test image {who} lies {'' if inside else 'no '}{how}"
+    lie = "lies" if inside == 1 else "lie"
+    return f"{inside:,} of {len(wrong):,} test images {who} {lie} {how}"
 
 
 def _tsne(results: Results, overview: Overview) -> Figure:

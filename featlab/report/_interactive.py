@@ -213,7 +213,8 @@ def _held(kept: int, total: int, dead: int) -> str:
     else:
         held = f"all {pairs}"
     if dead:
-        held += f"; {words.plural(dead, 'pair')} of neurons that never fire are left out"
+        pairs = f"{words.plural(dead, 'pair')} of neurons"
+        held += f"; {pairs} that are the same in every image are left out"
     return f"{held}. The full table lies beside this page."
 
 

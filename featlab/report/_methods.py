@@ -206,7 +206,7 @@ def _paired(results: Results) -> str:
 
 @claim("selection")
 def _selected(results: Results) -> str:
-    known, dead = results.selection, int(results.neurons["p"].isna().sum())
+    known, dead = results.selection, int(results.every_neuron["p"].isna().sum())
     test = _TESTS.get(known.test, known.test) + cite(known.test)
     corrected = _CORRECTIONS.get(known.correction, known.correction) + cite(known.correction)
     return (
@@ -232,7 +232,8 @@ def _held(results: Results) -> str:
     text = (
         f"Confirmed means: on images not used to select it, {_CONFIRMED_BY[known.unit]} with "
         f"{again}{cite(known.confirm_correction)} over "
-        f"{words.plural(known.n_confirm_tests, 'detector')} gave p ≤ {known.confirm_alpha}."
+        f"{words.plural(known.n_confirm_tests, 'test')} of selected neurons (of all layers and "
+        f"poolings) gave p ≤ {known.confirm_alpha}."
     )
     if results.neurons["auroc_replicated_low"].notna().any():
         text += (

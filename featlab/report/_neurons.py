@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from featlab import plots
 from featlab.arguments import confirmed_detectors, selected_detectors, with_unseen_limits
@@ -14,18 +15,29 @@ from featlab.plots.style import short_names
 from featlab.report import _answers as answers
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, rows_per_class, table
-from featlab.report._words import said
+from featlab.report._words import claim, said
 from featlab.results.analysis import DetectorDetails, Results
 from featlab.results.pictures import Examples, NeuronCard
 
 _MOST_DOTS = 10_000
 _KEY = ["layer", "class", "neuron"]
+_WITHOUT_P = {
+    "constant": "with a neuron that is the same in every image",
+    "too few images": "with too few images on a side for the test",
+    "too few groups": "with fewer than five groups on a side",
+    "constant in the images compared": "with a neuron that is the same in the few images of each "
+    "group that are compared",
+    "the test cannot take groups of several classes": "whose groups hold several classes, which "
+    "the test cannot take",
+    "the test has no p": "by a test that gives none",
+}
+"""What a reason of ``rank_neurons`` says of pairs of class and neuron."""
 
 
 def detectors(results: Results, options: Options) -> Section:
     """Which neurons detect the classes, and whether that holds on other images."""
     details, most = results.detector_details, options.most_examples
-    every = results.neurons if results.all_neurons is None else results.all_neurons
+    every = results.every_neuron
     files = {"neurons": every, "detectors": detector_table(results)}
     if details is not None and details.omnibus is not None:
         files["omnibus"] = details.omnibus
@@ -34,7 +46,7 @@ def detectors(results: Results, options: Options) -> Section:
         "Detectors",
         "detectors.html",
         facts={
-            "counts": answers.counts(results),
+            "counts": said(answers.counts(results), without_p(results), untested(results)),
             "own_votes": answers.own_votes(results),
             "explored": answers.explored(results),
             "checks": said(
@@ -58,7 +70,7 @@ def detectors(results: Results, options: Options) -> Section:
             "distributions": _distributions(results, options.random_state),
             "detector_maps": _maps(results.detector_examples, most, results.heads.main),
             "cards": [
-                _card(card, place, str(answers.unseen_cards(results) or ""))
+                _card(card, place, str(unseen_cards(results) or ""))
                 for place, card in enumerate(results.cards, start=1)
             ],
             "ablation": None if details is None else _ablation(details, "ablate"),
@@ -83,6 +95,49 @@ def detector_table(results: Results) -> pd.DataFrame:
         merged = merged.merge(verdicts, on=_KEY, how="left")
     merged.attrs = dict(confirmed.attrs)
     return merged
+
+
+@claim("without p")
+def without_p(results: Results) -> Markup:
+    """How many pairs have no p, and why; and the classes of which none has one."""
+    every = results.every_neuron
+    without = every[every["p"].isna()]
+    if without.empty:
+        return Markup("")
+    counts = without["reason"].value_counts()
+    text = Markup("{} of {} {} no p: {}.").format(
+        f"{len(without):,}",
+        words.plural(len(every), "pair of class and neuron", "pairs of class and neuron"),
+        "has" if len(without) == 1 else "have",
+        "; ".join(f"{n:,} {_WITHOUT_P[str(why)]}" for why, n in counts.items()),
+    )
+    none = every["p"].isna().groupby(every["class"].astype(str)).all()
+    if none.any():
+        text += Markup(" Of {} no pair has one.").format(words.listed(none.index[none]))
+    return text
+
+
+@claim("untested")
+def untested(results: Results) -> str:
+    """How many of the selected had too few groups to be tested on the confirm images."""
+    selected = selected_detectors(results.neurons)
+    few = int((selected["p_confirmed"].isna() & selected["unit"].eq("too few groups")).sum())
+    if not few:
+        return ""
+    return (
+        f"Of the selected {few:,} could not be tested on the confirm images, where the class or "
+        "the rest has fewer than five groups."
+    )
+
+
+@claim("cards of unseen images")
+def unseen_cards(results: Results) -> str:
+    """That a card's images are none that its neuron was chosen on."""
+    rows = [card_rows for card in results.cards for card_rows in (card.best, card.worst)]
+    sides = results.split.to_numpy(str)
+    if not rows or any((sides[part["row"].to_numpy(int)] == "train").any() for part in rows):
+        return ""
+    return "Images, histogram and relatives: images it was not chosen on."
 
 
 # --------------------------------------------------------------------------------------- the tables
@@ -111,7 +166,8 @@ def _detectors(results: Results) -> Table | None:
     if judged:
         columns.append("Its map finds the object")
     return table(
-        f"Confirmed detectors, at most {most} per class, in the order of selection",
+        f"Confirmed detectors, at most {most} per class, in the order of selection; being "
+        "confirmed flatters their AUROC on unseen, which its interval allows for",
         columns,
         rows,
         (0, 1, len(columns) - 1) if judged else (0, 1),
@@ -138,8 +194,13 @@ def _replication(results: Results) -> Table | None:
         ]
         for _, row in counts.iterrows()
     ]
-    columns = ["Class", "Direction", "Selected", "Confirmed", "Share", "Median AUROC"]
-    return table("Do the detectors hold on other images?", columns, rows, (0, 1))
+    columns = ["Class", "Direction", "Selected", "Confirmed", "Share"]
+    return table(
+        "Do the detectors hold on other images?",
+        [*columns, "Median AUROC of all selected, when chosen → on unseen"],
+        rows,
+        (0, 1),
+    )
 
 
 def _poolings(poolings: pd.DataFrame) -> Table | None:
@@ -155,10 +216,14 @@ def _poolings(poolings: pd.DataFrame) -> Table | None:
         ]
         for _, row in poolings.iterrows()
     ]
-    columns = ["Layer, pooling", "Detectors selected", "confirmed", "Median AUROC on unseen"]
+    columns = ["Layer, pooling", "Detectors selected", "confirmed"]
     return table(
         "Which layer and pooling tell the classes best (one corrected family)",
-        [*columns, "Accuracy of the logistic head"],
+        [
+            *columns,
+            "Median AUROC of all selected, on unseen",
+            "Accuracy of the logistic head",
+        ],
         rows,
     )
 
@@ -219,8 +284,8 @@ def _confirmed(results: Results) -> Figure | None:
     return Figure(
         partial(plots.neurons.selected_vs_confirmed, selected),
         f"AUROC at selection against AUROC on unseen images for "
-        f"{words.plural(len(selected), 'detector')}.",
-        "What selecting flatters (bars: 95 % intervals): a detector below the dashed line is "
+        f"{words.plural(len(selected), 'selected pair')} of class and active neuron.",
+        "What selecting flatters (bars: 95 % intervals): a neuron below the dashed line is "
         f"weaker on unseen images than where it was chosen. {loss}",
         "detectors_selected_and_confirmed",
     )

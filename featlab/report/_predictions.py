@@ -240,13 +240,15 @@ def _drawn(results: Results) -> str:
     known = results.predictions
     table, rows = known.table, list(known.pictures)
     wrong, missed = table["class"] != table["label"], _missed(table)
-    right = "with neither" if known.boxes_scored else "with their own class"
+    boxed = table["iou"].notna()
+    unknown = "with their own class" + (" and no true box" if known.boxes_scored else "")
     parts = [
         f"{int(some.iloc[rows].sum()):,} of {int(some.sum()):,} {what}"
         for some, what in (
             (wrong, "with a wrong class"),
             (missed, "with a wrong box alone"),
-            (~wrong & ~missed, right),
+            (~wrong & ~missed & boxed, "with neither"),
+            (~wrong & ~boxed, unknown),
         )
         if some.any()
     ]

@@ -384,7 +384,13 @@ def _detectors(changes: pd.DataFrame) -> Table | None:
         ]
         for _, row in changes.iterrows()
     ]
-    columns = ["Class", "Selected", "Confirmed", "Confirmed in both", "Median AUROC"]
+    columns = [
+        "Class",
+        "Selected",
+        "Confirmed",
+        "Confirmed in both",
+        "Median AUROC of all selected",
+    ]
     return table(
         "Detectors before and after fine-tuning (a corrected family of its own: other counts than "
         "above)",

@@ -97,6 +97,8 @@ def score(value: Any, digits: int = 2) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     text = score_text(value, digits)
+    if text[0] in "<>":
+        return text.replace("-", "−")
     return number(value, len(text.partition(".")[2]))
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from featlab import plots
-from featlab.arguments import confirmed_detectors, with_unseen_limits
+from featlab.arguments import confirmed_detectors, selected_detectors, with_unseen_limits
 from featlab.report import _answers, _data, _heads
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
@@ -345,14 +345,17 @@ def summary(results: Results) -> dict[str, Any]:
     dict
         ``n_images, classes, backbone, map_shape`` (height, width, neurons of the last layer),
         ``heads`` (head → accuracy, low, high, n), ``detectors`` (class → n, best_neuron,
-        auroc_selected, auroc_confirmed with its interval), ``localisation`` (method →
+        auroc_selected, auroc_confirmed with its interval; being confirmed flatters it, so beside it
+        n_selected and auroc_unseen_of_selected, the median of all selected),
+        ``without_p`` (reason → pairs of class and neuron), ``localisation`` (method →
         box_accuracy, mean_iou, n), ``own_classes`` (class of the network's own → images that it
         calls so first, share; the three commonest), ``predicted_boxes`` (method, whether scored,
-        and, where no box chose its threshold, how that rule did elsewhere), ``seconds`` (stage →
-        s). None stands for what is not there or no number.
+        and, where no box chose its threshold, how that rule did elsewhere), ``seconds`` (of each
+        stage). None stands for what is not there or no number.
     """
     store = results.store
     confirmed = with_unseen_limits(confirmed_detectors(results.neurons))
+    selected = selected_detectors(results.neurons)
     scores = _answers.scored(results)
     if scores is not None:
         rows = scores.table
@@ -366,10 +369,11 @@ def summary(results: Results) -> dict[str, Any]:
             "map_shape": list(store.map_shape()),
             "heads": {str(row["head"]): _head(row) for _, row in results.heads.table.iterrows()},
             "detectors": {
-                str(name): _detectors(confirmed[confirmed["class"].astype(str).eq(str(name))])
+                str(name): _detectors(*(t[t["class"].eq(str(name))] for t in (confirmed, selected)))
                 for name in store.classes
                 if name
             },
+            "without_p": _without_p(results.every_neuron),
             "localisation": {str(row["method"]): _boxes(row) for _, row in rows.iterrows()},
             "own_classes": {} if results.own is None else _own(results.own.called),
             "predicted_boxes": _predicted_boxes(results),
@@ -415,8 +419,16 @@ def _head(row: pd.Series) -> dict[str, Any]:
     }
 
 
-def _detectors(of_class: pd.DataFrame) -> dict[str, Any]:
-    """How many there are, and the best of them."""
+def _without_p(neurons: pd.DataFrame) -> dict[str, int]:
+    """Why rows have no p → how many."""
+    if neurons.empty:  # of a set without labels: no neuron was tested
+        return {}
+    without = neurons.loc[neurons["p"].isna(), "reason"].value_counts()
+    return {str(why): int(n) for why, n in without.items()}
+
+
+def _detectors(of_class: pd.DataFrame, selected: pd.DataFrame) -> dict[str, Any]:
+    """How many there are, the best of them, and all that were selected."""
     best = of_class.iloc[0] if len(of_class) else None
     return {
         "n": len(of_class),
@@ -426,12 +438,10 @@ def _detectors(of_class: pd.DataFrame) -> dict[str, Any]:
             name: None if best is None else best[name]
             for name in ("auroc_confirmed", "auroc_confirmed_low", "auroc_confirmed_high")
         },
+        "n_selected": len(selected),
+        "auroc_unseen_of_selected": selected["auroc_confirmed"].median(),
     }
 
 
 def _boxes(row: pd.Series) -> dict[str, Any]:
-    return {
-        "box_accuracy": row["box_accuracy"],
-        "mean_iou": row["mean_iou"],
-        "n": int(row["n"]),
-    }
+    return {**row[["box_accuracy", "mean_iou"]], "n": int(row["n"])}

@@ -343,10 +343,11 @@ class Results:
         How the detectors of `all_neurons` were selected and confirmed.
     softmax_top_k : DataFrame, optional
         ``layer, class, neuron, share, share_rest, difference``.
-    localisation : Localisation, optional
-        None where there are no boxes.
-    units, pointing : DataFrame, optional
-        From ``localise.unit_localisation`` and ``localise.detectors.neuron_pointing``.
+    localisation, box_regression : Localisation and BoxHeadResults, optional
+        None where there are no boxes, or, for the latter, too few images with one.
+    units, pointing, per_class : DataFrame, optional
+        From ``localise.unit_localisation``, ``localise.detectors.neuron_pointing`` and
+        ``heads.per_class``.
     boxed_test_images : int
         Test images with a true box; of very many only a sample was scored.
     seconds : mapping of str to float
@@ -356,16 +357,10 @@ class Results:
     command, random_state, backbone_description : str, int, str
         How the analysis was run, its seed, and the network.
     samples : Samples, optional
-    detector_examples, localisation_examples : Examples, optional
-        The latter ordered from the best to the worst IoU.
-    failures : Examples, optional
-        The worst boxes of the same method, the worst first.
+    detector_examples, localisation_examples, failures : Examples, optional
+        The second from the best to the worst IoU, the last the other way round.
     all_neurons : DataFrame, optional
         The neuron table of every layer and pooling; `neurons` are its main rows.
-    per_class : DataFrame, optional
-        From ``heads.per_class``.
-    box_regression : BoxHeadResults, optional
-        None where too few images have a box.
     detector_details, head_details, box_details, audit, set_overview : optional
         Of the classes of these names, as are ``gradients``, ``transfer``, ``method_examples`` and
         ``gallery``.
@@ -427,6 +422,11 @@ class Results:
     def unlabelled(self) -> bool:
         """Whether no image has a label."""
         return is_unlabelled(self.store.images["label"])
+
+    @property
+    def every_neuron(self) -> pd.DataFrame:
+        """The neuron table of every layer and pooling: the family that was corrected."""
+        return self.neurons if self.all_neurons is None else self.all_neurons
 
     def __repr__(self) -> str:
         return (

@@ -286,7 +286,8 @@ class Comparison:
         mean-pooled maps: ``n`` (test images), ``accuracy`` with ``_low`` and ``_high`` (95 %), and
         what the choice of the best was made by, ``accuracy_confirm`` and ``log_loss_confirm``.
         Active detectors: ``selected``, ``confirmed``; of the one with the highest AUROC at
-        selection ``best_class``, ``best_neuron`` and ``auroc_confirmed`` with its interval. The
+        selection, of those confirmed, ``best_class``, ``best_neuron`` and ``auroc_confirmed``
+        (flattered by that) with an interval that allows for it. The
         map method that was best on the confirm images: ``n_boxes`` (test images with a box),
         ``method``, ``box_accuracy_confirm``, ``box_accuracy`` and ``mean_iou`` with their
         intervals, the best ``baseline`` with ``baseline_box_accuracy``, and ``seconds_per_1000``

@@ -232,6 +232,7 @@ function describe(panel, table, i, withCard) {
   if (value.auroc_confirmed(i) !== null) {
     text.append(
       `; on images it was not chosen on ${withInterval(value, "auroc_confirmed", i)}, adjusted p ${pText(value.p_confirmed(i))}`,
+      value.confirmed(i) ? " (being confirmed flatters it; its interval allows for that)" : "",
     );
   }
   text.append(". ");
