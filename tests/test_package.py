@@ -108,6 +108,27 @@ def test_the_design_and_this_file_allow_the_same():
     assert told == ALLOWED
 
 
+def places_of_new_things() -> list[str]:
+    """The rows of the design's table that says where something new goes."""
+    text = (PACKAGE.parent / "docs" / "design.md").read_text("utf-8")
+    table = text.partition("## Where something new goes")[2].partition("\n## ")[0]
+    return [line for line in table.splitlines() if re.match(r"\| (an?|what) ", line)]
+
+
+@pytest.mark.parametrize("row", places_of_new_things())
+def test_the_design_says_where_new_things_go(row):
+    """Every file it names is there, and holds the list that the row names."""
+    root = PACKAGE.parent
+    names = re.findall(r"`([\w/]+\.py)`", row)
+    files = [place / name for name in names for place in (PACKAGE, root) if (place / name).exists()]
+    assert len(files) == len(names)
+    texts = [file.read_text("utf-8") for file in files]
+    for listed in re.findall(r"`([A-Z_]{4,})`", row):
+        assert any(re.search(rf"^{listed}\b.*=", text, re.M) for text in texts), listed
+    for module in re.findall(r"`(_\w+)`", row):
+        assert any(name.endswith(f".{module}") for name in MODULES), module
+
+
 def test_no_room_imports_another_ones_private_module():
     private = [
         f"{module} → {name}"
