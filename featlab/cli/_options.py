@@ -342,8 +342,8 @@ def tell_without_p(neurons: pd.DataFrame) -> None:
 
 def _tell_reasons(counts: Mapping[str, int] | pd.Series) -> None:
     if len(counts):
-        told = ", ".join(f"{n:,} {why}" for why, n in counts.items())
-        print(f"  pairs of class and neuron without a p: {told}")
+        reasons = ", ".join(f"{n:,} {why}" for why, n in counts.items())
+        print(f"  pairs of class and neuron without a p: {reasons}")
 
 
 def _number(value: float | None) -> str:

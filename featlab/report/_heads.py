@@ -1,4 +1,4 @@
-"""The sections "Classification", "The network's own classes" and "Heat maps and boxes"."""
+"""The sections "Classification" and "The network's own classes"."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from featlab import plots
-from featlab.plots.pictures import method_strips
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import claim, points, said, standing, turned
 from featlab.results.analysis import BASELINE_HEADS, HeadDetails, Results
-from featlab.results.images import SetMaps
 
 _HEADS = {
     "logistic": "a logistic regression",
@@ -24,7 +22,6 @@ _HEADS = {
 }
 
 _MOST_LABELS, _MOST_CALLED, _MOST_OF_ALL = 6, 3, 10
-_CORNERS = ["xmin", "ymin", "xmax", "ymax"]
 
 
 def classification(results: Results, options: Options) -> Section:
@@ -112,94 +109,6 @@ def _own_labels(results: Results) -> Markup:
     rest = len(first) - len(shares)
     more = f"; and so on for {words.plural(rest, 'class', 'classes')} more" if rest else ""
     return Markup("{}{}.").format(Markup("; ").join(shares), more)
-
-
-def set_maps(results: Results, options: Options) -> Section | None:
-    """Heat maps and boxes of a set without labels."""
-    made = results.set_maps
-    if made is None:
-        return None
-    files = {"set_boxes": made.boxes}
-    if len(made.table):
-        files["localisation"] = made.table
-    return Section(
-        "set_maps",
-        "Heat maps and boxes",
-        "set_maps.html",
-        facts={"answer": set_maps_answer(results)},
-        tables={"scores": _blind_scores(made.table)},
-        figures={"examples": _blind_examples(made, options.most_examples)},
-        files=files,
-    )
-
-
-@claim("maps without labels")
-def set_maps_answer(results: Results) -> str:
-    """That the boxes need no label, and what they scored where there are boxes."""
-    made = results.set_maps
-    if made is None:
-        return ""
-    n = made.boxes["row"].nunique()
-    text = f"A heat map and a box of {words.plural(n, 'picture')} by each method that asks no label"
-    own = made.table[~made.table["baseline"].astype(bool)] if len(made.table) else made.table
-    if own.empty:
-        return f"{text}; there are no true boxes, so nothing is scored here."
-    best, base = (
-        some.iloc[int(some["box_accuracy_confirm"].fillna(-1).to_numpy(float).argmax())]
-        for some in (own, made.table[made.table["baseline"].astype(bool)])
-    )
-    return (
-        f"{text}. Of {words.plural(int(best['n']), 'test image')} with a true box the one that was "
-        f"best on others ({_blind_method(best['method'])}) finds "
-        f"{words.share(best, 'box_accuracy')} (IoU at least 0.5), the best baseline "
-        f"({words.method(base['method'])}) {words.share(base, 'box_accuracy')}."
-    )
-
-
-def _blind_method(name: str) -> str:
-    """A method's name; without labels the whole set is the one class."""
-    return words.method(name).replace("of the class", "of the set")
-
-
-def _blind_scores(scores: pd.DataFrame) -> Table | None:
-    rows = [
-        [
-            _blind_method(row["method"]),
-            "baseline" if row["baseline"] else "no label",
-            words.scored(row, "box_accuracy"),
-            words.scored(row, "mean_iou"),
-        ]
-        for _, row in scores.iterrows()
-    ]
-    columns = ["Method", "Learns from", "Boxes found (IoU ≥ 0.5)", "Mean IoU"]
-    return table("Boxes on test images with true boxes", columns, rows, (0, 1), file="localisation")
-
-
-def _blind_examples(made: SetMaps, most: int) -> Figure | None:
-    first = made.examples.first(most)
-    if most < 1 or not first.pictures:
-        return None
-    names = {name: _blind_method(name) for name, _ in first.neurons}
-    boxes = made.boxes.set_index(["method", "row"]).sort_index()[_CORNERS]
-    return Figure(
-        partial(
-            method_strips,
-            first.pictures,
-            {title: [heat[k] for heat in first.heats] for k, title in enumerate(names.values())},
-            labels=[path.rpartition("/")[2] for path in first.labels],
-            true_boxes=first.true_boxes,
-            predicted_boxes={
-                title: list(boxes.loc[name].loc[first.rows].to_numpy(float))
-                for name, title in names.items()
-            },
-        ),
-        f"{words.plural(len(first.pictures), 'picture')} under the heat maps of methods that need "
-        "no labels.",
-        "Pictures drawn at random, under heat maps that need no labels. Blue: the box of each "
-        "method; white: true boxes, where there are any.",
-        "set_maps",
-        pictures=True,
-    )
 
 
 def _called(called: pd.DataFrame) -> Table | None:

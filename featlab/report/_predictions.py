@@ -1,4 +1,4 @@
-"""The section "Predictions": pictures with the box and class that the predictor gives them."""
+"""The sections "Predictions" (what the predictor says of pictures) and "Heat maps and boxes"."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
+from featlab.plots.pictures import method_strips
 from featlab.report import _words as words
-from featlab.report._elements import Options, Section
+from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._interactive import small_jpeg
 from featlab.report._words import PREDICTION_CLAIMS, claim, said
 from featlab.results.analysis import Results
+from featlab.results.images import SetMaps
 from featlab.results.pictures import LEAST_IOU, UNUSUAL, Predictions, untuned_sentence
 from featlab.system.machine import usable_cores
 
@@ -318,4 +320,95 @@ def _left_out(known: Predictions) -> str:
         f"{words.plural(missing, 'picture')} of {len(known.table):,} {verb} "
         "not shown, to keep the page small or because the file cannot be read any more: those "
         "with several classes or unlike the train images come first. All stand in predictions.csv."
+    )
+
+
+# ----------------------------------------------------------------------------- without labels
+
+
+def set_maps(results: Results, options: Options) -> Section | None:
+    """Heat maps and boxes of a set without labels."""
+    made = results.set_maps
+    if made is None:
+        return None
+    files = {"set_boxes": made.boxes}
+    if len(made.table):
+        files["localisation"] = made.table
+    return Section(
+        "set_maps",
+        "Heat maps and boxes",
+        "set_maps.html",
+        facts={"answer": set_maps_answer(results)},
+        tables={"scores": _blind_scores(made.table)},
+        figures={"examples": _blind_examples(made, options.most_examples)},
+        files=files,
+    )
+
+
+@claim("maps without labels")
+def set_maps_answer(results: Results) -> str:
+    """That the boxes need no label, and what they scored where there are boxes."""
+    made = results.set_maps
+    if made is None:
+        return ""
+    n = made.boxes["row"].nunique()
+    text = f"A heat map and a box of {words.plural(n, 'picture')} by each method that asks no label"
+    own = made.table[~made.table["baseline"].astype(bool)] if len(made.table) else made.table
+    if own.empty:
+        return f"{text}; there are no true boxes, so nothing is scored here."
+    best, base = (
+        some.iloc[int(some["box_accuracy_confirm"].fillna(-1).to_numpy(float).argmax())]
+        for some in (own, made.table[made.table["baseline"].astype(bool)])
+    )
+    return (
+        f"{text}. Of {words.plural(int(best['n']), 'test image')} with a true box the one that was "
+        f"best on others ({_blind_method(best['method'])}) finds "
+        f"{words.share(best, 'box_accuracy')} (IoU at least 0.5), the best baseline "
+        f"({words.method(base['method'])}) {words.share(base, 'box_accuracy')}."
+    )
+
+
+def _blind_method(name: str) -> str:
+    """A method's name; without labels the whole set is the one class."""
+    return words.method(name).replace("of the class", "of the set")
+
+
+def _blind_scores(scores: pd.DataFrame) -> Table | None:
+    rows = [
+        [
+            _blind_method(row["method"]),
+            "baseline" if row["baseline"] else "no label",
+            words.scored(row, "box_accuracy"),
+            words.scored(row, "mean_iou"),
+        ]
+        for _, row in scores.iterrows()
+    ]
+    columns = ["Method", "Learns from", "Boxes found (IoU ≥ 0.5)", "Mean IoU"]
+    return table("Boxes on test images with true boxes", columns, rows, (0, 1), file="localisation")
+
+
+def _blind_examples(made: SetMaps, most: int) -> Figure | None:
+    first = made.examples.first(most)
+    if most < 1 or not first.pictures:
+        return None
+    names = {name: _blind_method(name) for name, _ in first.neurons}
+    boxes = made.boxes.set_index(["method", "row"]).sort_index()[_CORNERS]
+    return Figure(
+        partial(
+            method_strips,
+            first.pictures,
+            {title: [heat[k] for heat in first.heats] for k, title in enumerate(names.values())},
+            labels=[path.rpartition("/")[2] for path in first.labels],
+            true_boxes=first.true_boxes,
+            predicted_boxes={
+                title: list(boxes.loc[name].loc[first.rows].to_numpy(float))
+                for name, title in names.items()
+            },
+        ),
+        f"{words.plural(len(first.pictures), 'picture')} under the heat maps of methods that need "
+        "no labels.",
+        "Pictures drawn at random, under heat maps that need no labels. Blue: the box of each "
+        "method; white: true boxes, where there are any.",
+        "set_maps",
+        pictures=True,
     )

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from featlab import plots
 from featlab.arguments import confirmed_detectors, selected_detectors, with_unseen_limits
-from featlab.report import _answers, _data, _heads
+from featlab.report import _answers, _data, _heads, _predictions
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import Claim, claim
@@ -78,7 +78,7 @@ def answered(results: Results) -> dict[str, Claim]:
             "What is the data?": _data.answer(results),
             "What does the network itself call the pictures?": _heads.own_answer(results),
             "Which pictures does it see alike?": clusters_answer(results),
-            "Where in them is something?": _heads.set_maps_answer(results),
+            "Where in them is something?": _predictions.set_maps_answer(results),
         }
         return {question: one for question, one in kept.items() if one is not None}
     every = {

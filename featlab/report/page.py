@@ -22,12 +22,12 @@ from featlab.plots.style import FORMATS, save_figure
 from featlab.report import _words as words
 from featlab.report._data import data, network, set_overview
 from featlab.report._elements import Options, Section
-from featlab.report._heads import classification, own_classes, set_maps
+from featlab.report._heads import classification, own_classes
 from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._localisation import localisation
 from featlab.report._methods import methods
 from featlab.report._neurons import detectors
-from featlab.report._predictions import asked, asked_lead, fitted, predictions
+from featlab.report._predictions import asked, asked_lead, fitted, predictions, set_maps
 from featlab.report._reruns import gradients, transfer
 from featlab.report.overview import clusters, lead, overview, provenance, summary
 from featlab.results.analysis import Results
