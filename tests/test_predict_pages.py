@@ -106,6 +106,16 @@ def test_each_picture_is_drawn_as_it_is_shown_and_none_twice(asked, tmp_path, mo
     assert before.shape == under.shape and np.abs(before.astype(int) - under).mean() > 20
 
 
+def test_a_drawn_picture_says_that_it_is_unusual(asked, tmp_path, monkeypatch):
+    _, store, predictor, table = asked
+    lines = []
+    real = _pages.marked
+    monkeypatch.setattr(_pages, "marked", lambda *a: lines.append(a[2]) or real(*a))
+    table = table.assign(typicality=np.where(np.arange(10) < 4, 0.05, 0.051))
+    predict.write_pictures(predictor, store, table, tmp_path / "drawn")
+    assert [line.endswith(", unusual") for line in lines] == [True] * 4 + [False] * 6
+
+
 def test_names_of_drawn_pictures_never_meet():
     taken = {"x.png", "x.png.jpg", "x.jpg", "y.JPG"}
     assert len({_pages._file(path, taken) for path in taken}) == 4

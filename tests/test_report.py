@@ -248,6 +248,7 @@ def test_summary_is_json_with_null_for_what_is_missing(two, bare):
         "localisation",
         "own_classes",
         "predicted_boxes",
+        "refitted_on",
         "clusters",
         "left_out",
         "seconds",

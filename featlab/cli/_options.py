@@ -325,6 +325,11 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
             f"  boxes by {method}: {_number(score['box_accuracy'])} with IoU ≥ 0.5, "
             f"mean IoU {_number(score['mean_iou'])}, {score['n']} unseen images"
         )
+    if summary["refitted_on"]:
+        print(
+            f"  model.featlab was fitted again on all {summary['refitted_on']:,} labelled images; "
+            "every score is of the model before that"
+        )
     print(f"report: {output / 'report.html'}")
 
 

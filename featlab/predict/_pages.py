@@ -82,7 +82,10 @@ def write_pictures(
             said = table.iloc[row]
             scale = picture.width / said["width"], picture.height / said["height"]
             box = said[CORNERS].to_numpy(float) * np.tile(scale, 2)
-            drawn = marked(picture, box, f"{int(100 * said['probability'])} % {said['class']}")
+            line = f"{int(100 * said['probability'])} % {said['class']}"
+            drawn = marked(
+                picture, box, f"{line}, unusual" if said["typicality"] <= UNUSUAL else line
+            )
             file = new / _file(str(said["path"]), taken)
             file.parent.mkdir(parents=True, exist_ok=True)
             drawn.save(file, "JPEG", quality=90)

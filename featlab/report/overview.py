@@ -350,8 +350,10 @@ def summary(results: Results) -> dict[str, Any]:
         ``without_p`` (reason → pairs of class and neuron), ``localisation`` (method →
         box_accuracy, mean_iou, n), ``own_classes`` (class of the network's own → images that it
         calls so first, share; the three commonest), ``predicted_boxes`` (method, whether scored,
-        and, where no box chose its threshold, how that rule did elsewhere), ``seconds`` (of each
-        stage). None stands for what is not there or no number.
+        and, where no box chose its threshold, how that rule did elsewhere), ``refitted_on``
+        (labelled images that ``model.featlab`` was fitted on after it was scored; 0 where it is
+        the model that was scored), ``seconds`` (of each stage). None stands for what is not there
+        or no number.
     """
     store = results.store
     confirmed = with_unseen_limits(confirmed_detectors(results.neurons))
@@ -377,6 +379,7 @@ def summary(results: Results) -> dict[str, Any]:
             "localisation": {str(row["method"]): _boxes(row) for _, row in rows.iterrows()},
             "own_classes": {} if results.own is None else _own(results.own.called),
             "predicted_boxes": _predicted_boxes(results),
+            "refitted_on": 0 if results.predictions is None else results.predictions.refitted,
             "clusters": _cluster_sizes(results),
             "left_out": dict(results.left_out),
             "seconds": dict(results.seconds),
