@@ -197,13 +197,13 @@ def test_names_tell_the_fewest_things_that_differ(stores):
 
 def test_entries_are_layers_and_names_must_fit(stores):
     with pytest.raises(FeatlabError, match="at least two stores, or one with two layers"):
-        compare_stores(stores[:1], layers=["low"])
+        compare_stores(stores[:1], layers=["low"], copies="split")
     with pytest.raises(FeatlabError, match="from those stored, low, high; got 'deep'"):
-        compare_stores(stores[:1], layers=["deep"])
+        compare_stores(stores[:1], layers=["deep"], copies="split")
     with pytest.raises(FeatlabError, match="one for each of the 2 stores, got 1: a"):
-        compare_stores(stores[:2], names=["a"])
+        compare_stores(stores[:2], names=["a"], copies="split")
     with pytest.raises(FeatlabError, match="must be distinct, got 'a' twice"):
-        compare_stores(stores[1:], names=["a", "a"])
+        compare_stores(stores[1:], names=["a", "a"], copies="split")
 
 
 def without(pictures, *paths):
@@ -223,14 +223,14 @@ def test_stores_of_other_images_are_refused_and_the_difference_named(base, store
             FeatlabError, match="2 only in .*large.h5 \\(such as 'red/00.png'\\)"
         ) as told,
     ):
-        compare_stores([stores[1], other])
+        compare_stores([stores[1], other], copies="split")
     assert "fewer.h5" not in str(told.value)
     (pictures / "green/99.png").write_bytes((base / "pictures/red/00.png").read_bytes())
     with (
         make_store(pictures, tmp_path / "both.h5", FakeBackbone()) as other,
         pytest.raises(FeatlabError, match="2 only in .*large.h5.* and 1 only in .*both.h5"),
     ):
-        compare_stores([stores[1], other])
+        compare_stores([stores[1], other], copies="split")
 
 
 @pytest.mark.parametrize("what", ["images", "boxes"])
@@ -246,7 +246,7 @@ def test_the_same_names_with_other_content_are_refused(base, stores, tmp_path, w
         make_store(pictures, tmp_path / "other.h5", FakeBackbone()) as other,
         pytest.raises(FeatlabError, match=f"the {what} of .*other.h5 differ .* in row"),
     ):
-        compare_stores([stores[1], other])
+        compare_stores([stores[1], other], copies="split")
 
 
 @pytest.mark.slow

@@ -23,9 +23,11 @@ def page(tmp_path_factory):
     base = tmp_path_factory.mktemp("compare")
     pictures = write_pictures(base / "pictures")
     with (
+        pytest.MonkeyPatch.context() as patch,
         make_store(pictures, base / "a.h5", FakeBackbone()) as one,
         make_store(pictures, base / "b.h5", NoisyBackbone()) as other,
     ):
+        patch.setattr("featlab.localise.fitting._DRAWS", 2)
         found = compare_stores([one, other], names=["<i>& “fake”", "noise"])
     with no_drawing():
         return report.write_comparison(found, base / "compare.html")

@@ -264,7 +264,7 @@ def test_the_command_leaves_tables_and_figures(tmp_path, picture_folder, fake_ba
 # ---- figures -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_classes", [2, 40])
+@pytest.mark.parametrize("n_classes", [2, pytest.param(40, marks=pytest.mark.slow)])
 def test_every_class_has_a_look_of_its_own(n_classes):
     X, y = clusters([6] * n_classes)
     found = embed_images(X)

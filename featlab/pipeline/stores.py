@@ -217,7 +217,8 @@ def _first_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> str:
         a, b = ours[column].to_numpy(), theirs[column].to_numpy()
         if (a != b).any():
             row = int((a != b).argmax())
-            return f"{column} {b[row]!r} against {a[row]!r} in row {row}"
+            other, own = b[row : row + 1].tolist()[0], a[row : row + 1].tolist()[0]
+            return f"{column} {other!r} against {own!r} in row {row}"
     return ""
 
 
