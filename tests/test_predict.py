@@ -135,6 +135,28 @@ def test_a_refitted_one_says_whose_its_scores_are(made, tmp_path):
         predict.refit_predictor(loaded, results)
 
 
+def test_report_refits_the_file_and_nothing_that_was_scored(made, tmp_path, monkeypatch):
+    """`featlab report --refit`: on all images, from the analysis of a store, as `run --refit`."""
+    _, results, _ = made
+    pages = []
+    monkeypatch.setattr("featlab.pipeline.analyse", lambda store, **_: results)
+    monkeypatch.setattr("featlab.report.write_report", lambda *page: pages.append(page[0]))
+    store, weights = str(results.store.path.parent), []
+    for n, more in ((0, []), (80, ["--refit"])):
+        done = CliRunner().invoke(app, ["report", store, "-o", str(tmp_path), *more])
+        assert done.exception is None, done.output
+        predictor = predict.load_predictor(tmp_path)
+        assert predictor.refitted == pages[-1].predictions.refitted == n
+        weights.append(predictor.head.layers[0][0])
+    before, after = (page.predictions.table for page in pages)
+    assert after.equals(before) and pages[1].heads.table.equals(pages[0].heads.table)
+    X, labels = results.store.pooled(), results.store.images["label"].to_numpy(str)
+    every = clone(results.heads.models["logistic"]).fit(X.astype(float), labels)
+    heat = predictor.measured["temperature"]
+    np.testing.assert_allclose(weights[1].T * heat, every[-1].coef_, rtol=1e-6)
+    assert not np.allclose(weights[1], weights[0])
+
+
 def asked_page(predictor, results, folder):
     """The page of `featlab predict`."""
     table = predictor.predict(results.store)
