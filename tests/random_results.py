@@ -485,7 +485,7 @@ def _gradients(make: Maker) -> SimpleNamespace:
     counts = sorted((make.whole(1, 9) for _ in range(make.whole(1, 5))), reverse=True)
     facts = {
         "guided_refused": "" if make.chance() else "there is none.", "n_patched": 7,
-        "target": "own" if make.chance() else "label", "n_pictures": 7,
+        "target": str(make.rng.choice(["own", "label", "model"])), "n_pictures": 7,
         "asked": {f"class {k}": n for k, n in enumerate(counts)},
         "n_scored": 60 if make.chance() else 0,
     }  # fmt: skip

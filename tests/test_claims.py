@@ -630,6 +630,7 @@ def _(text, r, _claim):
 def _(text, r, _claim):
     facts = r.gradients.facts
     assert ("network’s own" in text) == (facts["target"] == "own")
+    assert ("of a model that learnt from another set" in text) == (facts["target"] == "model")
     assert count(text, r"of ([\d,]+) picture") == sum(facts["asked"].values())
     told = {name: int(n) for name, n in re.findall(r"(class \d) (\d+)", text)}
     assert told.items() <= facts["asked"].items()

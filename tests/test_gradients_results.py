@@ -14,7 +14,7 @@ from fake_results import make_results
 from PIL import Image
 from typer.testing import CliRunner
 
-from featlab import FeatlabError, report
+from featlab import FeatlabError, predict, report
 from featlab.backbones import load_backbone, rebuild_backbone
 from featlab.boxes import iou as pairwise
 from featlab.boxes.geometry import CORNERS
@@ -24,7 +24,7 @@ from featlab.extract import PassOptions, extract_maps
 from featlab.images import index_images
 from featlab.localise.regions import FIXED_THRESHOLD
 from featlab.own import own_boxes, own_pictures
-from featlab.pipeline import analyse_gradients
+from featlab.pipeline import analyse, analyse_gradients
 from featlab.pipeline.stores import draw_sample, named_rows
 from featlab.plots.style import encode
 from featlab.results import GradientResults, Transfer
@@ -232,9 +232,36 @@ def test_labels_without_boxes_give_boxes_of_the_user_s_classes_unscored(made):
     assert found.boxes.groupby("method").size().eq(3).all()
 
 
+@pytest.mark.slow
+def test_a_model_of_another_set_lends_its_classes(made, own, monkeypatch):
+    """Asked are the classes that the model predicts, with its probabilities."""
+    labelled, backbone, _ = made
+    monkeypatch.setattr("featlab.pipeline._analysis._REPEATS", 1)
+    predictor = predict.fit_predictor(analyse(labelled))
+    pictures = index_images(own[2] / "pictures")[0]
+    with extract_maps(
+        pictures, backbone, own[2] / "mine.h5", options=PassOptions(resize="pad")
+    ) as store:
+        result = analyse_gradients(store, backbone, model=predictor, n_images=3)
+        table = predictor.predict(store)
+        for wrong in ({"target": "own"}, {"target": "label"}):
+            with pytest.raises(FeatlabError, match="a model lends its classes to pictures without"):
+                analyse_gradients(store, backbone, model=predictor, **wrong)
+    with pytest.raises(FeatlabError, match="leave it out for a set with labels"):
+        analyse_gradients(labelled, backbone, model=predictor)
+    with pytest.raises(FeatlabError, match="another .* Give the model of a set that the same netw"):
+        analyse_gradients(own[0], own[1], model=predictor)
+    assert result.facts["target"] == "model" and result.facts["n_scored"] == 0
+    assert set(result.boxes["method"]) >= {"dam_original", "grad_cam"}
+    for _, rows in result.boxes.groupby("method"):
+        said = table.iloc[rows["row"]]
+        assert rows["class_asked"].tolist() == said["class"].tolist()
+        np.testing.assert_allclose(rows["probability"], said["probability"], rtol=1e-3)
+
+
 def test_a_target_that_the_set_or_the_network_has_not_is_refused(made, own):
     store, backbone, _ = own
-    with pytest.raises(FeatlabError, match="have no labels, .* take target 'own'"):
+    with pytest.raises(FeatlabError, match=r"have no labels, .* take target 'own' .*\(--model\)"):
         analyse_gradients(store, backbone, target="label")
     with pytest.raises(FeatlabError, match="target must be one of label, own, got 'mine'"):
         analyse_gradients(store, backbone, target="mine")

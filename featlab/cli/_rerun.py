@@ -36,7 +36,11 @@ logger = logging.getLogger(__name__)
 
 _A_SHEET = 12  # pictures of one figure
 _MOST_BOXES = 20  # rows printed
-_WHOSE = {"label": "the set's classes", "own": "the network's own classes"}
+_WHOSE = {
+    "label": "the set's classes",
+    "model": "the model's classes",
+    "own": "the network's own classes",
+}
 _FIRST = ("dam_original", "grad_cam")  # whose boxes are printed; without guided gradients
 _BOXES = [*("path", "class_asked", "probability"), *("xmin", "ymin", "xmax", "ymax")]
 
@@ -57,6 +61,13 @@ def gradients(
         typer.Option(
             help="Whose classes are asked for: yours, or those of the network's own classifier. "
             "(default: yours; own where there are no labels)"
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="For pictures without labels: a model of a set with labels (model.featlab, or the "
+            "folder of its run), whose classes are asked for."
         ),
     ] = None,
     images: Annotated[
@@ -91,6 +102,7 @@ def gradients(
     Grad-CAM and its relatives, guided back-propagation, DAM (boxes without labels), and checks of
     whether they mean it.
     """
+    predictor = None if model is None else featlab.predict.load_predictor(model)
     with featlab.store.MapStore(store) as opened:
         with _pass.libraries_silenced():
             network = featlab.backbones.rebuild_backbone(opened.provenance, backbone, weights)
@@ -99,6 +111,7 @@ def gradients(
             opened,
             network,
             target=target,
+            model=predictor,
             n_images=images,
             pictures=pictures or None,
             box_kind=box_kind,

@@ -75,6 +75,29 @@ class SavedHead:
     pooling: str = ""
     network: Mapping[str, Any] = field(default_factory=dict)
 
+    def linear(self) -> tuple[Floats, Floats]:
+        """Weights and intercepts for raw features, as :func:`featlab.heads.linear_weights`.
+
+        Returns
+        -------
+        coef : ndarray of shape (k, c)
+            One row per class; with two classes row 0 is minus row 1.
+        intercept : ndarray of shape (k,)
+
+        Raises
+        ------
+        FeatlabError
+            The head has a hidden layer.
+        """
+        if len(self.layers) > 1:
+            raise FeatlabError("the head has a hidden layer; give one that is linear.")
+        weights, level = self.layers[0]
+        coef = weights.T / self.scale
+        intercept = level - coef @ self.mean
+        if len(coef) == 1:
+            return np.vstack([-coef, coef]), np.concatenate([-intercept, intercept])
+        return coef, intercept
+
     def predict_store(self, store: MapStore, rows: Any = None) -> Floats:
         """Probability of every class, of images of a store of the same network.
 

@@ -24,12 +24,12 @@ from featlab.pipeline.detectors import Learnt, class_weights, learn_classes
 from featlab.pipeline.scheduler import timed
 from featlab.pipeline.sets import BLIND
 from featlab.pipeline.stores import (
-    TARGETS,
     Sample,
     checked_target,
     draw_sample,
     with_copies,
 )
+from featlab.predict import Predictor
 from featlab.results.localisation import Localisation
 from featlab.results.networks import (
     CamExamples,
@@ -59,6 +59,7 @@ class Study:
     split: pd.Series
     sample: Sample
     network: HeadedNetwork
+    target: str
     box_kind: str | None
     random_state: int
     progress: LabelledProgress | None
@@ -79,11 +80,6 @@ class Study:
         return () if self.refusal else tuple(DAM_PRESETS)
 
     @property
-    def asked_classes(self) -> str:
-        """Whose classes are asked for: "own" or "label"."""
-        return TARGETS[self.network.head.own]
-
-    @property
     def rules(self) -> tuple[str, ...]:
         """How gradients pass a rectifier."""
         return ("plain",) if self.refusal else ("plain", "guided")
@@ -98,6 +94,7 @@ def analyse_gradients(
     backbone: Backbone,
     *,
     target: str | None = None,
+    model: Predictor | None = None,
     n_images: int = 60,
     pictures: str | Sequence[str] | None = None,
     box_kind: str | None = None,
@@ -122,6 +119,9 @@ def analyse_gradients(
         unsupervised, for the one that the head predicts. "own": the classifier that the network
         brings gives its own; all are asked for what it calls the picture, and no label is read. By
         default "own" for a set without labels.
+    model : Predictor, optional
+        Of a set with labels and of the same network, whose classes are asked for instead of a set's
+        that has no labels: each picture's is the one that the model's head predicts.
     n_images : int
         Test images that are scored, drawn at random; without boxes, that are shown.
     pictures : str or sequence of str, optional
@@ -146,11 +146,12 @@ def analyse_gradients(
     FeatlabError
         The backbone is another than the store's; a picture is missing or has changed; the network
         does not give the stored maps; a name is that of no picture; labels are asked for where
-        there are none, or the network's own classes where it brings no classifier.
+        there are none, or the network's own classes where it brings no classifier; a model
+        of another network, or for a set with labels.
     """
     check_backbone(store, backbone)
     check_whole("n_images", n_images, 1)
-    target = checked_target(store, backbone, target)
+    target = checked_target(store, backbone, target, model)
     store = with_copies(store, copies)
     split = make_split(store.images, random_state=random_state)
     seconds: dict[str, float] = {}
@@ -165,8 +166,10 @@ def analyse_gradients(
             random_state=random_state,
         )
     with timed(seconds, "head and neurons"):
-        learnt = None if target == "own" else learn_classes(store, split, random_state)
-    if learnt is None:
+        learnt = learn_classes(store, split, random_state) if target == "label" else None
+    if model is not None:
+        network = gradients.attach_head(backbone, model.classes, *model.head.linear())
+    elif learnt is None:
         network = gradients.attach_own_head(backbone)
     else:
         weights = linear_weights(learnt.heads.models["logistic"])
@@ -176,7 +179,7 @@ def analyse_gradients(
     called = np.array(network.head.classes)[log_probabilities.argmax(axis=1)]
     if learnt is None:
         sample = replace(sample, asked=called)
-    study = Study(store, split, sample, network, box_kind, random_state, progress, seconds)
+    study = Study(store, split, sample, network, target, box_kind, random_state, progress, seconds)
     with timed(seconds, "grad_cam_family"):
         heats = gradients.cam_heats(network, sample.pixels, sample.asked)
     boxes = _dam_boxes(study, called)
@@ -332,8 +335,8 @@ def _localisation_table(
     rates = table.set_index("method")["centre_in_box"]
     table["picture_centre_in_box"] = float(rates["whole_image"])
     table.loc[table["method"].isin(boxes), "box_accuracy_confirm"] = np.nan
-    table.loc[table["method"].isin(own), "class_asked"] = study.asked_classes
-    blind = table["method"].isin(BLIND) & (study.asked_classes == "own")
+    table.loc[table["method"].isin(own), "class_asked"] = study.target
+    blind = table["method"].isin(BLIND) & (study.target != "label")
     table.loc[blind, ["supervision", "class_asked"]] = "none"
     table.attrs.update(localisation.parameters, runs_the_network=sorted(own))
     return table.drop(columns="seconds_per_1000")

@@ -25,7 +25,9 @@ from featlab.boxes.geometry import CORNERS, picture_to_frame
 from featlab.errors import FeatlabError
 from featlab.extract import PassOptions, append_maps
 from featlab.images.pixels import InputReader
+from featlab.predict import Predictor
 from featlab.store import MapStore
+from featlab.store.network import network_facts, refuse_other_network
 
 COPIES = ("together", "split")
 TARGETS = ("label", "own")
@@ -394,20 +396,32 @@ def named_rows(store: MapStore, pictures: str | Sequence[str]) -> np.ndarray:
     return np.unique(rows)
 
 
-def checked_target(store: MapStore, backbone: Backbone, target: str | None) -> str:
-    """Whose classes are asked for, by default what the set allows."""
+def checked_target(
+    store: MapStore, backbone: Backbone, target: str | None, model: Predictor | None
+) -> str:
+    """Whose classes are asked for, by default what the set allows; "model" where one is given."""
     unlabelled = is_unlabelled(store.images["label"])
+    if model is not None:
+        if not unlabelled or target is not None:
+            raise FeatlabError(
+                "a model lends its classes to pictures without labels: leave target out with it, "
+                "and leave it out for a set with labels."
+            )
+        way_out = "Give the model of a set that the same network was run on."
+        refuse_other_network(network_facts(model.provenance), store.provenance, store.path, way_out)
+        return "model"
     if target is not None:
         check_choice("target", target, TARGETS)
     if unlabelled and target == "label":
         raise FeatlabError(
             f"the pictures of {store.path} have no labels, so there are no classes of yours to be "
-            "asked for; take target 'own' (--target own), the network's, or ask the model of a set "
-            "with labels: `featlab predict MODEL PICTURES --pictures heat`."
+            "asked for; take target 'own' (--target own), the network's, or give the model of a "
+            "set with labels (--model)."
         )
     if unlabelled and target is None and backbone.own_head is None:
         raise FeatlabError(
             f"the pictures of {store.path} have no labels and {backbone.name} brings no classifier "
-            "of its own, so there is no class whose gradient could be taken."
+            "of its own, so there is no class whose gradient could be taken; give the model of a "
+            "set with labels (--model)."
         )
     return target or ("own" if unlabelled else "label")

@@ -20,7 +20,11 @@ from featlab.results.localisation import WITHOUT_BOXES
 from featlab.results.networks import DamExample, GradientResults, Transfer
 
 _MOST_TRACES, _MOST_STRIPS = 2, 12  # pictures under DAM's steps, and under the Grad-CAM family
-_WHOSE = {"label": "this set’s classes", "own": "the classes of the network’s own classifier"}
+_WHOSE = {
+    "label": "this set’s classes",
+    "model": "the classes of a model that learnt from another set",
+    "own": "the classes of the network’s own classifier",
+}
 _NAMED = 3  # classes that the sentence counts
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _BOXED = ("dam_original", "grad_cam")  # whose boxes the page lists: the first that there is

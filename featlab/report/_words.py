@@ -176,8 +176,8 @@ def learns_from(row: pd.Series) -> str:
     if row["supervision"] != "network":
         return str(row["supervision"])
     # What runs through the network asks a head for its gradient; the user's learnt from labels.
-    own = row["class_asked"] == "own"
-    return f"{'nothing of this set' if own else 'image labels'}, through the network"
+    elsewhere = row["class_asked"] in ("own", "model")
+    return f"{'nothing of this set' if elsewhere else 'image labels'}, through the network"
 
 
 def counts(first: Any, second: Any) -> str:
