@@ -36,7 +36,7 @@ from featlab.report._elements import Options
 from featlab.report._localisation import localisation
 from featlab.report._words import CLAIMS, COMPARISON_CLAIMS, PREDICTION_CLAIMS, Claim
 from featlab.report.overview import commands
-from featlab.results.analysis import DetectorDetails
+from featlab.results.analysis import DetectorDetails, SmallestSet
 from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.networks import Transfer
 from featlab.results.pictures import UNTUNED_ELSEWHERE
@@ -1133,6 +1133,36 @@ def test_groups_that_are_torn_apart_are_said_to_be(made):
 def test_what_was_fitted_on_confirm_is_said(made):
     assert "box heads were fitted on train and confirm" in str(CLAIMS["fitted on"](made))
     assert "box heads" not in str(CLAIMS["fitted on"](dataclasses.replace(made, box_details=None)))
+
+
+def test_few_detectors_are_not_said_to_do_as_well_as_all(made):
+    few = SmallestSet([1, 2, 3, 4, 5], pd.DataFrame({"k": range(1, 40)}), 0.73, 0.6, 0.83, 0.92, 60)
+    details = DetectorDetails(pd.DataFrame(), pd.DataFrame(), smallest=few)
+    results = dataclasses.replace(made, detector_details=details)
+    text = plain(CLAIMS["fewest detectors"](results))
+    assert (
+        "on 5 detectors" in text and "gets 73 %" in text and "on 39, the most tried, 92 %" in text
+    )
+    assert "as well" not in text
+
+
+@pytest.mark.parametrize(("held", "words_"), [([0, 0], "no pair"), ([0, 2], "at most 2 pairs")])
+def test_shuffled_labels_confirm_pairs_and_not_neurons(made, held, words_):
+    nulls = pd.DataFrame({"replicated": held})  # of two classes each neuron is two pairs
+    details = DetectorDetails(pd.DataFrame(), pd.DataFrame(), nulls=nulls)
+    text = plain(CLAIMS["shuffled labels"](dataclasses.replace(made, detector_details=details)))
+    assert f"confirmed {words_} of class and neuron" in text
+
+
+def test_the_question_of_the_detectors_maps_is_answered_by_detectors(made):
+    claim = CLAIMS["where the object is"](made)
+    text = plain(claim)
+    assert text.index("detectors combined") < text.index("Of the other methods")
+    scores = made.localisation
+    rest = scores.table[~scores.table["method"].isin(["detectors", "best_detector"])]
+    without = dataclasses.replace(scores, table=rest)
+    claim = CLAIMS["where the object is"](dataclasses.replace(made, localisation=without))
+    assert claim.verdict == "No confirmed detector has a map to ask" and not claim.clear
 
 
 def test_equal_counts_have_no_best_pooling(made):

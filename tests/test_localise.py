@@ -978,6 +978,18 @@ def test_pointing_finds_the_planted_neuron_and_not_the_noise(planted):
     pd.testing.assert_frame_equal(localise.detectors.neuron_pointing(planted, mask, table), found)
 
 
+def test_pointing_counts_groups_and_not_their_images(planted):
+    rows, table = np.flatnonzero(planted_split() == "test"), neuron_table(("a", NOISE, 0.9))
+    widths = {}
+    for n_groups in (60, 5, 1):
+        groups = np.char.add("g", (np.arange(60) % n_groups).astype(str))
+        images = planted.images.assign(group=groups)
+        store = FakeStore(images, planted.boxes, planted.array, planted.frames)
+        found = localise.detectors.neuron_pointing(store, rows, table).iloc[0]
+        widths[n_groups] = found["pointing_high"] - found["pointing_low"]
+    assert widths[5] > widths[60] and np.isnan(widths[1])
+
+
 def test_pointing_equals_the_peak_mapped_to_pixels(planted):
     rows = np.flatnonzero(planted_split() == "test")
     frames = np.tile([0.1, 0.0, 0.9, 1.0], (60, 1))

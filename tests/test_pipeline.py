@@ -133,7 +133,11 @@ def test_a_card_shows_the_extremes_of_its_neuron(store, results):
     assert any("(which flatters it)" in fact for fact in card.facts) == held.any()
     bare = results.all_neurons.assign(p_adjusted=np.nan, reason="too few groups")
     card = neuron_card(store, 0, bare, label="red", most=1)
-    assert card.facts[0].endswith(", no p: too few groups")
+    assert card.facts[1] == "no p: too few groups"
+    # A share that is not all of them does not read as all; of the images that the table is of.
+    some = results.all_neurons.assign(pts=0.998)
+    facts = neuron_card(store, 0, some, label="red", most=1).facts
+    assert any(fact.startswith("fired when chosen in 0.998 of the class") for fact in facts)
     unseen = neuron_card(store, 0, results.all_neurons, rows=[3, 4, 5], most=2)
     assert set(unseen.best["row"]) <= {3, 4, 5}
     with pytest.raises(FeatlabError, match="no living neuron 9"):

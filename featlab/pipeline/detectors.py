@@ -380,9 +380,8 @@ def _row_of(neurons: pd.DataFrame, neuron: int, place: Place, label: str | None)
 
 
 def _facts(row: pd.Series, pooled: np.ndarray, labels: np.ndarray, neuron: int) -> list[str]:
-    selection = f"chosen: {_auroc(row, 'auroc')}"
-    tested = np.isfinite(p := row["p_adjusted"])
-    facts = [selection + (f", adjusted p {p:.1g}" if tested else f", no p: {row['reason']}")]
+    p = f"no p: {row['reason']}" if row.get("reason") else f"adjusted p {row['p_adjusted']:.1g}"
+    facts = [f"chosen: {_auroc(row, 'auroc')}", p]
     if np.isfinite(row.get("auroc_confirmed", np.nan)):
         held = "replicated (which flatters it)" if row["replicated"] else "not replicated"
         facts.append(f"unseen: {_auroc(row, 'auroc_confirmed')}, {held}")
@@ -395,8 +394,9 @@ def _facts(row: pd.Series, pooled: np.ndarray, labels: np.ndarray, neuron: int) 
             f"weight {row['vote']:+.2f}, rank correlation {row['vote_agreement']:+.2f}",
         ]
     facts += [
-        f"fires in {row['pts']:.0%} of the class, {row['pts_ref']:.0%} of the rest",
-        f"mean {row['mean']:.2f} and {row['mean_ref']:.2f}, Hedges' g {row['hedges_g']:.2f}",
+        f"fired when chosen in {score_text(row['pts'])} of the class, "
+        f"{score_text(row['pts_ref'])} of the rest",
+        f"mean then {row['mean']:.2f} and {row['mean_ref']:.2f}, Hedges' g {row['hedges_g']:.2f}",
         "",
         "nearest relatives (rank correlation within classes):",
     ]
