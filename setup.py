@@ -6,7 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "featlab/version.py").read_text("utf-8"))[1]
+ABOUT = (HERE / "featlab/system/__init__.py").read_text("utf-8")
+VERSION = re.search(r'__version__ = "(.+?)"', ABOUT)[1]
 
 setup(
     name="featlab",
@@ -52,6 +53,8 @@ setup(
         ],
         # The network on OpenVINO, and deflate streams written three times as fast.
         "fast": ["openvino>=2025.3", "isal>=1.7"],
+        # ONNX files of a predictor (`featlab export`); SavedModel and LiteRT come with TensorFlow.
+        "export": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],
         # The pass on many machines.
         "cluster": ["distributed>=2025.1"],
         "anndata": ["anndata>=0.11"],

@@ -77,4 +77,4 @@ from . import (
     system as system,
 )
 from .errors import FeatlabError as FeatlabError
-from .version import __version__ as __version__
+from .system import __version__ as __version__

@@ -23,11 +23,28 @@ from featlab.boxes.geometry import frame_to_picture
 from featlab.boxheads._evaluation import evaluate_box_heads
 from featlab.boxheads._evaluation import refit_box_head as refit_box_head
 from featlab.boxheads._inputs import KEPT_SCORES as KEPT_SCORES
-from featlab.boxheads._inputs import TARGETS, Floats, Reduction, box_statistics, reduced_maps, tidy
+from featlab.boxheads._inputs import (
+    LEAST_SIDE,
+    SMALLEST_LOG,
+    TARGETS,
+    Floats,
+    Reduction,
+    box_statistics,
+    reduced_maps,
+    tidy,
+)
 from featlab.boxheads._inputs import score_of as score_of
 from featlab.boxheads._joint import fit_joint_head, save_joint_model
 from featlab.boxheads._linear import Hidden, Projection, ScoreHead, Shift
-from featlab.boxheads._regional import CORRECTION, HIDDEN, CascadeHead, MirrorLinear
+from featlab.boxheads._regional import (
+    CHANNELS,
+    CORRECTION,
+    FARTHEST,
+    GRID,
+    HIDDEN,
+    CascadeHead,
+    MirrorLinear,
+)
 from featlab.results.localisation import BoxHead
 from featlab.store import MapStore
 from featlab.store.arrays import (
@@ -180,3 +197,123 @@ def _try_out(head: BoxHead) -> None:
     boxes = _working(head).predict(maps, total)
     if boxes.shape != (1, 4) or not np.isfinite(boxes).all():
         raise ValueError("the box head gives no box")
+
+
+def head_tensor(head: BoxHead, maps: Any) -> Any:
+    """:func:`predict_boxes` in a Keras graph, in single precision, of pictures that fill the input.
+
+    Parameters
+    ----------
+    head : BoxHead
+    maps : keras.KerasTensor of shape (b, h, w, c)
+        Of the head's layer.
+
+    Returns
+    -------
+    keras.KerasTensor of shape (b, 4)
+        Shares of the picture's sides.
+    """
+    from keras import layers, ops
+
+    of, (_, h, w, _) = head.arrays, maps.shape
+    axes, first = of["channel_axes"], of["first_axes"]
+    reduced = _affine_tensor(maps, axes, -of["channel_mean"] @ axes)
+    flat, level = layers.Flatten()(reduced), -of["first_mean"] @ first
+    # Weights of mirrored cells, not mirrored maps.
+    turned = first.reshape(h, w, -1, first.shape[1])[:, ::-1].reshape(first.shape)
+    plain, other = (
+        _decoded_tensor(_last_tensor(head, _affine_tensor(flat, weights, level)), head.target)
+        for weights in (first, turned)
+    )
+    other = ops.stack([1 - other[:, 2], other[:, 1], 1 - other[:, 0], other[:, 3]], axis=1)
+    boxes = (plain + other) / 2
+    if head.steps:
+        boxes = _corrected_tensor(head, reduced[..., :CHANNELS], boxes)
+    return _tidy_tensor(boxes)
+
+
+def _last_tensor(head: BoxHead, scores: Any) -> Any:
+    """What is regressed on the scores: a shift, or a hidden layer."""
+    from keras import ops
+
+    of = head.arrays
+    if HIDDEN[0] not in of:
+        return scores + of["first_level"].astype(np.float32)
+    weights, level, out = (of[part] for part in HIDDEN)
+    units = ops.relu(_affine_tensor(scores[:, : len(weights)], weights, level))
+    return _affine_tensor(units, out, of["first_level"])
+
+
+def _corrected_tensor(head: BoxHead, maps: Any, boxes: Any) -> Any:
+    """The steps of a cascade."""
+    from keras import layers, ops
+
+    correct = layers.Dense(4)
+    for _ in range(head.steps):
+        change = correct(_sampled_tensor(maps, boxes, head.context))
+        change = ops.clip(change, -FARTHEST, FARTHEST)
+        low, high = boxes[:, :2], boxes[:, 2:]
+        sides = ops.maximum(high - low, 1e-6)
+        moved = (low + high) / 2 + change[:, :2] * sides
+        encoded = ops.concatenate([moved, ops.log(sides) + change[:, 2:]], axis=1)
+        boxes = _decoded_tensor(encoded, "centre_size")
+    linear = MirrorLinear(*(head.arrays[part] for part in CORRECTION))
+    size = GRID * GRID * maps.shape[-1]
+    level = linear(np.zeros((1, size)))
+    correct.set_weights([linear(np.eye(size)) - level, level[0]])
+    return boxes
+
+
+def _affine_tensor(values: Any, weights: np.ndarray, level: np.ndarray) -> Any:
+    """``values @ weights + level`` along the last axis."""
+    from keras import layers
+
+    dense = layers.Dense(weights.shape[1])
+    result = dense(values)
+    dense.set_weights([weights, level])
+    return result
+
+
+def _decoded_tensor(values: Any, target: str) -> Any:
+    """As ``decode_boxes``."""
+    from keras import ops
+
+    if target == "centre_size":
+        centre, half = values[:, :2], ops.exp(ops.clip(values[:, 2:], SMALLEST_LOG, 0.0)) / 2
+        values = ops.concatenate([centre - half, centre + half], axis=1)
+    return _tidy_tensor(values)
+
+
+def _tidy_tensor(boxes: Any) -> Any:
+    """As ``tidy``, of pictures that fill the input."""
+    from keras import ops
+
+    one, other = boxes[:, :2], boxes[:, 2:]
+    low = ops.clip(ops.minimum(one, other), 0.0, 1.0)
+    high = ops.clip(ops.maximum(one, other), 0.0, 1.0)
+    half = LEAST_SIDE / 2
+    centre = ops.clip((low + high) / 2, half, 1 - half)
+    thin = high - low < LEAST_SIDE
+    corners = [ops.where(thin, centre - half, low), ops.where(thin, centre + half, high)]
+    return ops.concatenate(corners, axis=1)
+
+
+def _sampled_tensor(maps: Any, boxes: Any, context: float) -> Any:
+    """As ``sample_regions``."""
+    from keras import ops
+
+    _, h, w, k = maps.shape
+    steps = (((np.arange(GRID) + 0.5) / GRID * 2 - 1) * context).astype(np.float32)
+    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+
+    def weights(axis: int, cells: int) -> Any:
+        """Of the cells along one axis in each sample, ``(b, GRID, cells)``."""
+        along = slice(axis, axis + 1)
+        place = (centre[:, along] + half[:, along] * steps) * cells - 0.5
+        place = ops.expand_dims(ops.clip(place, 0, cells - 1), -1)
+        return ops.relu(1 - ops.abs(place - np.arange(cells, dtype=np.float32)))
+
+    rows = ops.matmul(weights(1, h), ops.reshape(maps, (-1, h, w * k)))
+    rows = ops.reshape(rows, (-1, GRID, w, k))
+    samples = ops.matmul(ops.expand_dims(weights(0, w), 1), rows)
+    return ops.reshape(samples, (-1, GRID * GRID * k))

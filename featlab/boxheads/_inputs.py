@@ -27,10 +27,10 @@ POLICIES = ("largest", "best_match")
 _FEWEST_FIT_ROWS = 10
 _MOST_IMAGES = 10_000  # reduced maps of 7 x 7 cells take 25 kB an image
 _FOLDS, _FOLDS_OF_MANY, _MANY = 5, 3, 1500
-_LEAST_SIDE = 0.01  # of the picture's side: no predicted box is thinner
+LEAST_SIDE = 0.01  # of the picture's side: no predicted box is thinner
 _PULL = 10.0
 _BEND = 0.05  # where smooth L1 turns from a parabola into a line, shares of the input's side
-_SMALLEST_LOG = -6.0
+SMALLEST_LOG = -6.0
 _CHANNELS = 128
 _CELLS = 30_000  # of the images fitted on, evenly spaced, for the components
 _BATCH = 64
@@ -269,7 +269,7 @@ def decode_boxes(values: np.ndarray, target: str) -> np.ndarray:
     """The inverse of :func:`encode_boxes`; the corners are in order and inside [0, 1]."""
     values = np.asarray(values, dtype=float)
     if target == "centre_size":
-        half = np.exp(np.clip(values[:, 2:], _SMALLEST_LOG, 0)) / 2
+        half = np.exp(np.clip(values[:, 2:], SMALLEST_LOG, 0)) / 2
         values = np.hstack([values[:, :2] - half, values[:, :2] + half])
     return tidy(values, np.array([[0.0, 0.0, 1.0, 1.0]]))
 
@@ -279,7 +279,7 @@ def tidy(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
     low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
     first, last = frames[:, :2], frames[:, 2:]
     low, high = np.clip(low, first, last), np.clip(high, first, last)
-    least = _LEAST_SIDE * (last - first)
+    least = LEAST_SIDE * (last - first)
     centre = np.clip((low + high) / 2, first + least / 2, last - least / 2)
     thin = high - low < least
     return np.hstack(

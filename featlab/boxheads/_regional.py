@@ -44,14 +44,14 @@ CORRECTION = ("even", "odd", "middle", "level")
 """Arrays of a cascade's correction."""
 HIDDEN = ("hidden_weights", "hidden_level", "hidden_out")
 """Arrays of a hidden layer before the last one, whose constant is ``first_level``."""
-_CHANNELS, _GRID = 64, 5
+CHANNELS, GRID = 64, 5
 _CONTEXTS = (1.3, 1.6, 2.2)
 _PENALTIES = (0.3, 1.0, 3.0)  # of the mean variance of a feature
 _STEPS = 5
 _DEFAULT = (1.6, 3.0, 3)
 _EXAMPLES = 4000  # shifted boxes to make; each image gets at least 2, at most 20
 _STRETCH = 1.3  # shifts are errors of the first box, times up to this
-_FARTHEST = 0.5  # no shift or correction is larger: a few wild boxes would rule the squares
+FARTHEST = 0.5  # no shift or correction is larger: a few wild boxes would rule the squares
 _LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
 _INSIDE_PENALTY = 0.03
 _TREES = (40, 80, 160)
@@ -191,7 +191,7 @@ class _Examples:
 
     def __init__(self, data: FitData, start: Floats, context: float) -> None:
         rng = np.random.default_rng(data.random_state)
-        errors = np.clip(_difference(data.boxes, start), -_FARTHEST, _FARTHEST)
+        errors = np.clip(_difference(data.boxes, start), -FARTHEST, FARTHEST)
         n = len(start)
         copies = int(np.clip(_EXAMPLES // n, 2, 20))
         boxes = [start]
@@ -210,10 +210,10 @@ class _Examples:
 
 
 def _sums(data: FitData, rows: np.ndarray, boxes: list[Floats], context: float) -> _Sums:
-    maps, truth = data.maps[rows][..., :_CHANNELS], data.boxes[rows]
-    features = np.concatenate([sample_regions(maps, box[rows], _GRID, context) for box in boxes])
+    maps, truth = data.maps[rows][..., :CHANNELS], data.boxes[rows]
+    features = np.concatenate([sample_regions(maps, box[rows], GRID, context) for box in boxes])
     values = np.concatenate([_difference(box[rows], truth) for box in boxes])
-    values = np.clip(values, -_FARTHEST, _FARTHEST)
+    values = np.clip(values, -FARTHEST, FARTHEST)
     sums, differences = _mirror_halves(features)
     return _Sums(
         float(len(features)),
@@ -240,8 +240,8 @@ def _mirror_halves(regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     differences : ndarray of shape (n, grid * floor(grid / 2) * k)
         They change their sign. The two are a rotation of `regions`.
     """
-    n, half = len(regions), _GRID // 2
-    columns = regions.reshape(n, _GRID, _GRID, -1)
+    n, half = len(regions), GRID // 2
+    columns = regions.reshape(n, GRID, GRID, -1)
     left, right = columns[:, :, :half], columns[:, :, : -half - 1 : -1]
     root = np.sqrt(0.5).astype(regions.dtype)
     sums = np.concatenate([(left + right) * root, columns[:, :, half:-half]], axis=2)
@@ -269,9 +269,9 @@ def _choose(
 
 def _corrected(maps: Maps, boxes: Floats, model: MirrorLinear, context: float) -> Floats:
     # A mirrored picture would get the mirrored correction; there is nothing to average.
-    region = sample_regions(maps[..., :_CHANNELS], boxes, _GRID, context)
+    region = sample_regions(maps[..., :CHANNELS], boxes, GRID, context)
     change = model(region.astype(np.float64))
-    return _shifted(boxes, np.clip(change, -_FARTHEST, _FARTHEST))
+    return _shifted(boxes, np.clip(change, -FARTHEST, FARTHEST))
 
 
 def _difference(boxes: Floats, truth: Floats) -> Floats:

@@ -18,9 +18,9 @@ import typer
 from featlab.cli._pages import audit, compare, embed, extract, info, join, report, verify
 from featlab.cli._pass import demo, predict, run
 from featlab.cli._questions import boxheads, heads, localise, neurons
-from featlab.cli._rerun import finetune, gradients
+from featlab.cli._rerun import export, finetune, gradients
 from featlab.errors import FeatlabError
-from featlab.version import __version__
+from featlab.system import __version__
 
 _INTERRUPTED, _TERMINATED = 130, 143  # what typer makes of Ctrl-C; what a shell makes of SIGTERM
 _KEEP_PARTS = ("demo", "run", "predict", "extract", "finetune")
@@ -37,6 +37,7 @@ for command in (
     demo,
     run,
     predict,
+    export,
     extract,
     join,
     info,

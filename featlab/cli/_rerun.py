@@ -1,4 +1,4 @@
-"""The commands that run the network again on purpose: gradients, finetune."""
+"""The commands that take the network itself: gradients, finetune, export."""
 
 from __future__ import annotations
 
@@ -315,3 +315,39 @@ def _tell_transfer(transfer: featlab.results.Transfer) -> None:
     show(transfer.detectors, decimals="{:.3f}")
     if transfer.small_images is not None:
         show(transfer.small_images, decimals="{:.3f}")
+
+
+def export(
+    model: Annotated[
+        Path, typer.Argument(help="A predictor (model.featlab), or the folder of a run with one.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            help="File of the model: .keras, .onnx or .tflite; without a suffix the folder of a "
+            "SavedModel.",
+        ),
+    ],
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="A network or .keras file. (default: the one the model names)"),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="imagenet, none or a weights file. (default: those the model names)"),
+    ] = None,
+) -> None:
+    """One model for other programs: pixels to class probabilities, heat map and box."""
+    featlab.predict.export_format(output)
+    predictor = featlab.predict.load_predictor(model)
+    with _pass.libraries_silenced():
+        network = featlab.backbones.rebuild_backbone(predictor.provenance, backbone, weights)
+        whole = predictor.to_keras(network)
+        classes = featlab.predict.write_model(whole, output, predictor.classes)
+    height, width = network.input_size
+    print(f"{output}: RGB pixels 0 to 255 of {height} x {width} (pictures stretched to it) to")
+    print(f"  probability: of {len(predictor.classes)} classes, named in {classes}")
+    print(f"  heat: of the most probable class, by {predictor.heat.method}")
+    print(f"  box: xmin, ymin, xmax, ymax as shares of the sides, by {predictor.box_method}")

@@ -25,7 +25,7 @@ from featlab.extract._parts import TABLES, running_of
 from featlab.extract._passing import Pass, written_parts
 from featlab.store.format import load_tables
 from featlab.store.network import refuse_difference
-from featlab.version import __version__
+from featlab.system import __version__
 
 
 def write_parts_on(

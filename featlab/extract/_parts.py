@@ -24,8 +24,8 @@ from featlab.store.format import BOX_DTYPES, Tables
 from featlab.store.network import ANOTHER_PATH, DECIDING, MOST, OwnHead, refuse_other_output
 from featlab.store.rows import Piece
 from featlab.store.writing import PartWriter
+from featlab.system import __version__
 from featlab.system.files import held, write_durably
-from featlab.version import __version__
 
 _USUAL_BATCH = 32
 

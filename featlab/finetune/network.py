@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +106,12 @@ def transfer_network(
     return keras.Model(network.inputs[0], dense(x), name=f"{network.name}_transfer")
 
 
-def map_network(backbone: Backbone, picture_size: tuple[int, int] | None = None) -> keras.Model:
+def map_network(
+    backbone: Backbone,
+    picture_size: tuple[int, int] | None = None,
+    *,
+    layers: Sequence[str] | None = None,
+) -> keras.Model:
     """A copy of a backbone that takes RGB pixels 0 … 255, also of small pictures.
 
     Bilinear up-sampling where `picture_size` is not the network's input size, the backbone's own
@@ -118,11 +123,13 @@ def map_network(backbone: Backbone, picture_size: tuple[int, int] | None = None)
     backbone : Backbone
     picture_size : (int, int), optional
         Height and width of the pictures; the backbone's input size by default.
+    layers : sequence of str, optional
+        Of the backbone's; the last by default.
 
     Returns
     -------
     keras.Model
-        From ``(b, H, W, 3)`` to the last of the backbone's layers, ``(b, h, w, c)``.
+        From ``(b, H, W, 3)`` to the layers' maps ``(b, h, w, c)``.
 
     Raises
     ------
@@ -138,19 +145,23 @@ def map_network(backbone: Backbone, picture_size: tuple[int, int] | None = None)
         x = keras.layers.Resizing(*backbone.input_size, interpolation="bilinear", name=RESIZE)(x)
     for layer in scaling_layers(backbone.preprocess):
         x = layer(x)
-    copy = _copied_onto(backbone, pictures, x)
-    return keras.Model(pictures, copy.output, name=re.sub(r"\W", "_", backbone.name))
+    copy = _copied_onto(backbone, layers or backbone.layers[-1:], pictures, x)
+    outputs = copy.outputs if layers else copy.outputs[0]
+    return keras.Model(pictures, outputs, name=re.sub(r"\W", "_", backbone.name))
 
 
 def _copied_onto(
-    backbone: Backbone, pictures: keras.KerasTensor, scaled: keras.KerasTensor
+    backbone: Backbone,
+    layers: Sequence[str],
+    pictures: keras.KerasTensor,
+    scaled: keras.KerasTensor,
 ) -> keras.Model:
-    """The backbone up to its last map, its layers copied onto `scaled` in one flat graph."""
+    """The backbone up to some of its maps, its layers copied onto `scaled` in one flat graph."""
     import keras
 
     network = backbone.network
-    maps = backbone.model.outputs[-1]
-    source = keras.Model(network.inputs[0], maps)
+    maps = dict(zip(backbone.layers, backbone.model.outputs, strict=True))
+    source = keras.Model(network.inputs[0], [maps[layer] for layer in layers])
 
     def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         def moved(value: Any) -> Any:

@@ -34,6 +34,7 @@ _ACTIVATIONS = {
     "logistic": expit,
     "identity": lambda x: x,
 }
+_KERAS = {"relu": "relu", "tanh": "tanh", "logistic": "sigmoid", "identity": "linear"}
 _OUTPUTS = ("softmax", "sigmoid", "one_vs_rest")
 
 _UNREADABLE = (
@@ -231,6 +232,39 @@ def _probabilities(values: Floats, output: str) -> Floats:
     total = share.sum(axis=1, keepdims=True)
     # Where every class is refused, none is preferred: so does scikit-learn.
     return np.where(total > 0, share / np.where(total > 0, total, 1), 1 / share.shape[1])
+
+
+def probability_tensor(head: SavedHead, X: Any) -> Any:
+    """:meth:`SavedHead.predict_proba` in a Keras graph, in single precision.
+
+    Parameters
+    ----------
+    head : SavedHead
+    X : keras.KerasTensor of shape (b, c)
+        Raw features.
+
+    Returns
+    -------
+    keras.KerasTensor of shape (b, k)
+    """
+    from keras import layers, ops
+
+    values = X
+    for place, (weights, intercepts) in enumerate(head.layers):
+        if place == 0:  # standardised here, in double precision
+            weights = weights / head.scale[:, None]
+            intercepts = intercepts - head.mean @ weights
+        last = place + 1 == len(head.layers)
+        dense = layers.Dense(len(intercepts), "linear" if last else _KERAS[head.activation])
+        values = dense(values)
+        dense.set_weights([weights, intercepts])
+    if head.output == "softmax":
+        return layers.Softmax()(values)
+    share = ops.sigmoid(values)
+    if head.output == "sigmoid":
+        return ops.concatenate([1 - share, share], axis=1)
+    total = ops.sum(share, axis=1, keepdims=True)
+    return ops.where(total > 0, share / ops.where(total > 0, total, 1.0), 1 / len(head.classes_))
 
 
 def check_shapes(head: SavedHead) -> None:

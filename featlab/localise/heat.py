@@ -16,7 +16,7 @@ from featlab.results.localisation import FittedMethods
 from featlab.store import MapStore
 
 # float16 maps keep about 3 decimal digits; a smaller range than this is rounding, not signal.
-_FLAT = 1e-5
+FLAT = 1e-5
 
 
 def heat_maps(
@@ -196,7 +196,12 @@ def detector_scale(maxima: np.ndarray) -> np.ndarray:
 
 def scaled(maps: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Maps divided by each neuron's scale; neurons that never fire are 0."""
-    return maps * np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+    return maps * scaling(scale)
+
+
+def scaling(scale: np.ndarray) -> np.ndarray:
+    """What :func:`scaled` multiplies each neuron by, ``(c,)``."""
+    return np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
 
 
 def detector_weights(channels: Sequence[int] | np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -303,7 +308,7 @@ def normalise(heat: np.ndarray) -> np.ndarray:
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise FeatlabError("a heat map has NaN or infinite values; check the maps and weights.")
     extent = high - low
-    flat = extent <= _FLAT * np.maximum(np.abs(low), np.abs(high))
+    flat = extent <= FLAT * np.maximum(np.abs(low), np.abs(high))
     scaled = heat - low
     scaled /= np.where(flat, np.float32(1), extent)
     if flat.any():
@@ -382,6 +387,11 @@ def resample_frame(heat: np.ndarray, frames: np.ndarray, size: tuple[int, int]) 
     down = _interpolation(size[0], heat.shape[-2], top, bottom)
     across = _interpolation(size[1], heat.shape[-1], left, right)
     return down @ heat @ np.swapaxes(across, -1, -2)
+
+
+def stretching(n_in: int, n_out: int) -> np.ndarray:
+    """The matrix ``(n_out, n_in)`` by which :func:`upsample` stretches one axis."""
+    return _interpolation(n_out, n_in, np.zeros(()), np.ones(()))
 
 
 def heat_on_picture(heat: np.ndarray, frame: ArrayLike, size: ArrayLike) -> np.ndarray:

@@ -7,6 +7,7 @@ New pictures take the same pass as the set, and then the same functions as its e
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,10 @@ from featlab.boxheads import KEPT_SCORES, refit_box_head, score_of
 from featlab.errors import FeatlabError
 from featlab.heads.saved import SavedHead
 from featlab.localise.heat import picture_sizes
+from featlab.predict._file import KIND, made, read_plain, try_out
 from featlab.predict._file import MODEL as MODEL
+from featlab.predict._file import export_format as export_format
+from featlab.predict._file import write_model as write_model
 from featlab.predict._formats import FORMATS as FORMATS
 from featlab.predict._formats import write_boxes
 from featlab.predict._pages import page_predictions as page_predictions
@@ -39,10 +43,11 @@ from featlab.predict._parts import (
 )
 from featlab.predict._predictor import MAPS as MAPS
 from featlab.predict._predictor import PARTS as PARTS
-from featlab.predict._predictor import Predictor, load_predictor
+from featlab.predict._predictor import Predictor
 from featlab.results import Results
 from featlab.results.localisation import BoxHead, Localisation
 from featlab.store import MapStore
+from featlab.store.arrays import damage_errors
 
 __all__ = ["Predictor", "fit_predictor", "load_predictor", "write_boxes", "write_pictures"]
 
@@ -52,6 +57,26 @@ sets with boxes (``benchmarks/untuned.py``)."""
 _MOST_TEMPERED = 10_000  # train images that the temperature is fitted on
 _MOST_BOXED = 2_000  # confirm images that the expected overlap is fitted on
 _FEWEST_BOXED = 10
+
+
+def load_predictor(path: str | os.PathLike[str]) -> Predictor:
+    """Read what :meth:`Predictor.save` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, or the folder of a run with its ``model.featlab``.
+
+    Raises
+    ------
+    FeatlabError
+        There is none, it is of an unknown version, or damaged.
+    """
+    facts, arrays, path = read_plain(path)
+    with damage_errors(path, KIND):
+        predictor = Predictor(**made(facts, arrays, path))
+        try_out(predictor)
+    return predictor
 
 
 def fit_predictor(results: Results, *, refit: bool = False) -> Predictor:

@@ -1,30 +1,37 @@
-"""The file of a predictor: arrays and JSON, and what was fitted made of them again."""
+"""The files of a predictor: arrays and JSON, from which it is made again; a Keras model of it."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from featlab.boxheads import box_head_made, box_head_plain
+from featlab.backbones import Backbone
+from featlab.boxheads import box_head_made, box_head_plain, head_tensor
 from featlab.errors import FeatlabError
-from featlab.heads.saved import SavedHead, check_shapes
+from featlab.heads.saved import SavedHead, check_shapes, probability_tensor
 from featlab.localise.methods import METHODS
 from featlab.predict._parts import ClassSets, ExpectedOverlap, HeatBoxes, Typicality
 from featlab.results.localisation import BoxHead, Context, FittedMethods
 from featlab.store.arrays import Kind, mapping_made, mapping_plain, read_arrays, write_arrays
+from featlab.system.files import whole_folder, write_whole
+
+if TYPE_CHECKING:
+    import keras
 
 MODEL = "model.featlab"
 KIND = Kind("featlab-predictor", "1.0", "featlab run` or `featlab report")
 _BOX_HEAD, _PROVENANCE = "box_head_", "provenance_"  # before the names of arrays
 _CONTEXT = ("scale", "weights", "intercepts")
+_EXPORTS = {".keras": "", ".onnx": "onnx", ".tflite": "litert", "": "tf_saved_model"}
+_CLASSES = ".classes.txt"
+_SPLITTER = 2.0**13 + 1  # of the 24 binary digits of a float32, the 11 that a float16 has
 
 
 def read_plain(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray], Path]:
@@ -118,6 +125,37 @@ def made(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], path: Path)
     }
 
 
+def try_out(own: Any) -> None:
+    """Run what a predictor does without maps on a picture of zeros; ValueError where it cannot.
+
+    Shapes that do not fit together are found here.
+    """
+    repr(own)
+    check_shapes(own.head)
+    if unknown := own.used_layers - set(json.loads(own.provenance["layers"])):
+        raise ValueError(f"the network has no layer {min(unknown)[:80]!r}")
+    X = np.zeros((1, len(own.head.mean)), dtype=np.float32)
+    probability = own.head.predict_proba(X)
+    if probability.shape != (1, len(own.classes)):
+        raise ValueError("the head has another number of classes")
+    for values in (own.sets.scores, own.sets.tested, own.typicality.novelty):
+        if values.ndim != 1:
+            raise ValueError("scores must be one row of numbers")
+    own.sets.members(probability, 0.9)
+    own.typicality.p_values(X)
+    for label in own.classes:
+        own.firing(X, np.array([label], dtype=object))
+    if own.overlap is not None:
+        own.overlap.of(np.zeros((1, 2)))
+    if not 0 <= own.heat.threshold < 1:
+        raise ValueError("the threshold must lie in [0, 1)")
+    for context in own.heat.fitted.contexts.values():
+        maps = np.zeros((1, 2, 2, len(context.scale)), dtype=np.float32)
+        heat = next(iter(own.heat.fitted.methods.values())).heat
+        if np.shape(heat(maps, context.of(np.zeros(1, dtype=np.int64)))) != (1, 2, 2):
+            raise ValueError("the heat map has another shape")
+
+
 def _box_head_made(
     facts: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray]
 ) -> BoxHead | None:
@@ -188,32 +226,130 @@ def _heat_made(
     return HeatBoxes(name, float(facts["threshold"]), bool(facts["tuned"]), fitted)
 
 
-def try_out(own: Any) -> None:
-    """Run what a predictor does without maps on a picture of zeros; ValueError where it cannot.
+def keras_model(own: Any, backbone: Any) -> keras.Model:
+    """A predictor as one plain Keras model (:meth:`Predictor.to_keras`).
 
-    Shapes that do not fit together are found here.
+    Parameters
+    ----------
+    own : Predictor
+    backbone : Backbone
+        That of the predictor.
+
+    Returns
+    -------
+    keras.Model
+
+    Raises
+    ------
+    FeatlabError
+        The network is no Keras model, the pictures do not fill its input, or the heat map cannot be
+        written as layers.
     """
-    repr(own)
-    check_shapes(own.head)
-    if unknown := own.used_layers - set(json.loads(own.provenance["layers"])):
-        raise ValueError(f"the network has no layer {min(unknown)[:80]!r}")
-    X = np.zeros((1, len(own.head.mean)), dtype=np.float32)
-    probability = own.head.predict_proba(X)
-    if probability.shape != (1, len(own.classes)):
-        raise ValueError("the head has another number of classes")
-    for values in (own.sets.scores, own.sets.tested, own.typicality.novelty):
-        if values.ndim != 1:
-            raise ValueError("scores must be one row of numbers")
-    own.sets.members(probability, 0.9)
-    own.typicality.p_values(X)
-    for label in own.classes:
-        own.firing(X, np.array([label], dtype=object))
-    if own.overlap is not None:
-        own.overlap.of(np.zeros((1, 2)))
-    if not 0 <= own.heat.threshold < 1:
-        raise ValueError("the threshold must lie in [0, 1)")
-    for context in own.heat.fitted.contexts.values():
-        maps = np.zeros((1, 2, 2, len(context.scale)), dtype=np.float32)
-        heat = next(iter(own.heat.fitted.methods.values())).heat
-        if np.shape(heat(maps, replace(context, codes=np.zeros(1, dtype=np.int64)))) != (1, 2, 2):
-            raise ValueError("the heat map has another shape")
+    import keras
+    from keras import layers
+
+    from featlab.finetune.network import map_network  # with scikit-learn, which asking needs not
+    from featlab.localise.tensors import box_tensor, heat_tensor
+
+    if not isinstance(backbone, Backbone):
+        raise FeatlabError(
+            "a Keras model needs the network as load_backbone gives it, got "
+            f"{type(backbone).__name__}."
+        )
+    if own.provenance["resize"] != "stretch":
+        raise FeatlabError(
+            "a Keras model needs pictures that fill the network's input (resize='stretch'), got a "
+            f"predictor of pictures resized by {str(own.provenance['resize'])!r}."
+        )
+    names = [name for name in backbone.layers if name in own.used_layers]
+    network = map_network(backbone, layers=names)
+    exact = dict(zip(names, network.outputs, strict=True))
+    maps = exact
+    if own.provenance["dtype"] == "float16":
+        maps = {name: _as_stored(values) for name, values in exact.items()}
+    pooled = layers.GlobalAveragePooling2D()(exact[own.layer])
+    probability = probability_tensor(own.head, pooled)
+    heat = heat_tensor(own.heat.fitted, maps, _most_probable(probability))
+    if own.box_head is None:
+        box = box_tensor(heat, own.heat.threshold)
+    else:
+        box = head_tensor(own.box_head, maps[own.box_head.layer])
+    outputs = {
+        name: layers.Identity(name=name)(values)
+        for name, values in (("probability", probability), ("heat", heat), ("box", box))
+    }
+    return keras.Model(network.inputs[0], outputs, name=f"{network.name}_predictor")
+
+
+def _most_probable(probability: Any) -> Any:
+    """1 at the first of the most probable classes, else 0, ``(b, k)``."""
+    from keras import ops
+
+    # Exporters do not know Keras's argmax, which looks at the signs of zeros.
+    k = probability.shape[1]
+    place = np.arange(k, dtype=np.float32)
+    top = ops.max(probability, axis=1, keepdims=True)
+    first = ops.min(ops.where(probability >= top, place, float(k)), axis=1, keepdims=True)
+    return ops.cast(ops.equal(first, place), "float32")
+
+
+def _as_stored(maps: Any) -> Any:
+    """Maps with as many digits as a store keeps in float16.
+
+    By arithmetic: exporters leave two casts after each other out.
+
+    References
+    ----------
+    Dekker (1971). A floating-point technique for extending the available precision. Numerische
+    Mathematik 18, 224-242.
+    """
+    large = maps * _SPLITTER
+    return large - (large - maps)
+
+
+def export_format(path: Path) -> str:
+    """What ``keras.Model.export`` calls the format of a suffix; "" for Keras's own.
+
+    Raises
+    ------
+    FeatlabError
+        Another suffix.
+    """
+    if path.suffix not in _EXPORTS:
+        raise FeatlabError(
+            "the model's name must end in .keras, .onnx, .tflite or, for the folder of a "
+            f"SavedModel, in nothing, got {path}."
+        )
+    return _EXPORTS[path.suffix]
+
+
+def write_model(model: keras.Model, path: Path, classes: list[str]) -> Path:
+    """Write a Keras model in the format of the suffix (:func:`export_format`), complete or not.
+
+    Returns
+    -------
+    Path
+        Of its classes, one a line, beside it.
+
+    Raises
+    ------
+    FeatlabError
+        Another suffix, an exporter that is not installed, or a path that cannot be written.
+    """
+    name = export_format(path)
+    try:
+        if not path.suffix:
+            with whole_folder(path) as folder:
+                model.export(folder, format=name, verbose=False)
+        elif name:
+            write_whole(path, lambda part: model.export(part, format=name, verbose=False))
+        else:
+            write_whole(path, model.save)
+    except ImportError as error:
+        raise FeatlabError(
+            f"{path} needs an exporter that is not installed ({str(error).splitlines()[0]}): "
+            "pip install 'featlab[export]'."
+        ) from error
+    named = path.with_suffix(_CLASSES)
+    write_whole(named, "".join(f"{one}\n" for one in classes))
+    return named

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,11 @@ from featlab.extract import (
 from featlab.heads.saved import SavedHead
 from featlab.images import index_pictures
 from featlab.localise.heat import picture_sizes
-from featlab.predict._file import KIND, made, plain, read_plain, try_out, write_plain
+from featlab.predict._file import (
+    keras_model,
+    plain,
+    write_plain,
+)
 from featlab.predict._parts import (
     ClassSets,
     ExpectedOverlap,
@@ -48,11 +52,13 @@ from featlab.predict._parts import (
 )
 from featlab.results.localisation import BoxHead
 from featlab.store import MapStore
-from featlab.store.arrays import damage_errors
 from featlab.store.network import network_facts, refuse_difference, refuse_other_network
+from featlab.system import __version__
 from featlab.system.files import write_whole
 from featlab.system.machine import usable_cores
-from featlab.version import __version__
+
+if TYPE_CHECKING:
+    import keras
 
 MAPS = "predicted_maps.h5"
 PARTS = "predictions.parts"
@@ -418,22 +424,23 @@ class Predictor:
         write_plain(path, vars(self))
         return path
 
+    def to_keras(self, backbone: MapSource | None = None) -> keras.Model:
+        """One plain Keras model that gives the same answers, for ``keras.Model.export``.
 
-def load_predictor(path: str | os.PathLike[str]) -> Predictor:
-    """Read what :meth:`Predictor.save` wrote.
+        It takes RGB pixels 0 … 255 of the network's input size, ``(b, H, W, 3)``, resized as the
+        pass does (:func:`featlab.images.pixels.resize_image`), and gives ``probability`` ``(b, k)``
+        in the order of `classes`, ``heat`` ``(b, h, w)`` of the most probable class and ``box``
+        ``(b, 4)``: xmin, ymin, xmax, ymax as shares of the picture's sides.
 
-    Parameters
-    ----------
-    path : path-like
-        The file, or the folder of a run with its ``model.featlab``.
+        Parameters
+        ----------
+        backbone : Backbone, optional
+            By default the predictor's own is loaded.
 
-    Raises
-    ------
-    FeatlabError
-        There is none, it is of an unknown version, or damaged.
-    """
-    facts, arrays, path = read_plain(path)
-    with damage_errors(path, KIND):
-        predictor = Predictor(**made(facts, arrays, path))
-        try_out(predictor)
-    return predictor
+        Raises
+        ------
+        FeatlabError
+            Another network; pictures that do not fill its input; a heat map that is neither a
+            weighted sum of maps nor one of a few others, or of more than 784 cells.
+        """
+        return keras_model(self, self._network(backbone))

@@ -4,3 +4,5 @@
 many cores and how much memory there are, holds matrices that may be larger than it, and runs stages
 in other processes. Nothing here knows of images or neurons.
 """
+
+__version__ = "0.1.0"
