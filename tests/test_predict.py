@@ -184,6 +184,10 @@ def test_box_heads_are_files_that_know_their_network(made, tmp_path):
         del file["arrays/first_axes"]
     with pytest.raises(FeatlabError, match="no box head: it has no 'first_axes'"):
         boxheads.load_box_head(path)
+    with h5py.File(path, "r+") as file:
+        file["arrays/first_axes"] = h5py.ExternalLink("/elsewhere", "x")
+    with pytest.raises(FeatlabError, match="no box head: .*; make it again with `featlab boxheads"):
+        boxheads.load_box_head(path)
     with pytest.raises(FeatlabError, match="no box head: attribute encoding-type"):
         boxheads.load_box_head(made[2].save(tmp_path / "model.featlab"))
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from featlab.errors import FeatlabError
-from featlab.store.format import check_numbers, find_dataset, plain
+from featlab.store.format import check_numbers, item_inside, plain
 from featlab.system.files import write_whole
 
 _LARGE = 4096  # values from which an array is compressed
@@ -124,7 +124,7 @@ def _check_kind(file: h5py.File, path: Path, known: Kind) -> None:
 
 def _finite_values(file: h5py.File, key: str) -> np.ndarray:
     """An array of finite numbers that lies in this very file."""
-    dataset = find_dataset(file, key)
+    dataset = item_inside(file, key, h5py.Dataset, "dataset")
     if dataset.shape is None or dataset.dtype.kind not in "fiu":
         raise ValueError(f"/{key} holds no numbers")
     check_numbers(dataset, dataset.ndim, dataset.dtype.kind)

@@ -356,15 +356,27 @@ def find_dataset(file: h5py.File, key: str, *, virtual: bool = False) -> h5py.Da
 
 
 def _find(file: h5py.File, key: str, kind: Any, name: str, *, virtual: bool = False) -> Any:
-    path = Path(file.filename)
-    with read_errors(path, f"/{key}"):
-        item = file.get(key)
-        if not isinstance(item, kind):
-            raise FeatlabError(f"{path} is damaged: no {name} /{key}; extract it again.")
-        # A store from elsewhere could name any file of this machine.
-        outside = item.file.filename != file.filename
-        if isinstance(item, h5py.Dataset):
-            outside = outside or bool(item.external) or (item.is_virtual and not virtual)
-        if outside:
-            raise FeatlabError(f"{path} is refused: /{key} lies in another file.")
-        return item
+    with read_errors(Path(file.filename), f"/{key}"):
+        return item_inside(file, key, kind, name, virtual=virtual)
+
+
+def item_inside(file: h5py.File, key: str, kind: Any, name: str, *, virtual: bool = False) -> Any:
+    """A part of any kind of file that lies in this very file.
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    FeatlabError
+        It lies in another file.
+    """
+    item = file.get(key)
+    if not isinstance(item, kind):
+        raise ValueError(f"no {name} /{key}")
+    # A file from elsewhere could name any file of this machine.
+    outside = item.file.filename != file.filename
+    if isinstance(item, h5py.Dataset):
+        outside = outside or bool(item.external) or (item.is_virtual and not virtual)
+    if outside:
+        raise FeatlabError(f"{file.filename} is refused: /{key} lies in another file.")
+    return item
