@@ -148,7 +148,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
                                                 detectors="@detectors"),
     "audit._confounds.confounds": given("statistics", "y", "groups", rows="@mask"),
     "audit.label_errors": given("X", "y", "groups"),
-    "audit.sets.audit_pictures": given("store", box_kind="body"),
+    "audit.sets.audit_unlabelled": given("store", box_kind="body"),
     "audit.audit_set": given("store", "split", box_kind="body"),
     "boxheads.evaluate_box_heads": given(
         "store", "split", box_kind="body", heads=["ridge_pca"], target="corners",

@@ -339,7 +339,7 @@ def audit_set(
     )
 
 
-def audit_pictures(
+def audit_unlabelled(
     store: MapStore, pairs: pd.DataFrame | None = None, *, box_kind: str | None = None
 ) -> Audit:
     """What can be checked of a set without labels: pictures, copies, captions, outliers.

@@ -10,7 +10,7 @@ import pandas as pd
 
 from featlab import localise
 from featlab.arguments import Progress
-from featlab.audit.sets import audit_pictures
+from featlab.audit.sets import audit_unlabelled
 from featlab.boxes.geometry import CORNERS
 from featlab.embed.planes import FEWEST_CLUSTERED, cluster_images, embed_images
 from featlab.errors import FeatlabError
@@ -98,7 +98,7 @@ def audit_without_labels(
 ) -> Audit:
     """Copies, pictures, captions and outliers of a set without labels."""
     assert unlabelled
-    return audit_pictures(store, pairs, box_kind=box_kind)
+    return audit_unlabelled(store, pairs, box_kind=box_kind)
 
 
 def clusters(
