@@ -140,7 +140,7 @@ def gradient_figures(results: featlab.results.GradientResults) -> dict[str, Any]
     )
     for start in range(0, len(results.cams.pictures), _A_SHEET):
         name = f"grad_cam_family_{start // _A_SHEET + 1}" if start else "grad_cam_family"
-        part = results.cams.part(slice(start, start + _A_SHEET))
+        part = results.cams.subset(slice(start, start + _A_SHEET))
         drawn[name] = plots.pictures.cam_strips(part)
     drawn["randomisation"] = plots.curves.randomisation_curves(results.sanity).figure
     drawn["faithfulness"] = plots.scores.faithfulness_scores(results.faithfulness)

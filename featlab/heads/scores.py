@@ -210,9 +210,9 @@ def per_class(results: HeadResults, head: str) -> pd.DataFrame:
         support, predicted = int(inside.sum()), int(named.sum())
         confusions = counts.loc[name].drop(name)
         worst = confusions.idxmax() if confusions.sum() else ""
-        recalled, clusters = (called == name)[inside], _part(results, inside)
+        recalled, clusters = (called == name)[inside], _clusters_of(results, inside)
         recall_low, recall_high = share_interval(recalled, clusters)
-        low, high = share_interval(inside[named], _part(results, named))
+        low, high = share_interval(inside[named], _clusters_of(results, named))
         table.append(
             {
                 "class": name, "support": support, "predicted": predicted,
@@ -276,7 +276,7 @@ def calibration(
     table = []
     for place in np.unique(bins):
         inside = bins == place
-        low, high = share_interval(right[inside], _part(results, inside))
+        low, high = share_interval(right[inside], _clusters_of(results, inside))
         table.append(
             {
                 "bin_low": edges[place], "bin_high": edges[place + 1], "n": int(inside.sum()),
@@ -309,7 +309,7 @@ def calibration(
     return Calibration(table=curve, **numbers)
 
 
-def _part(results: HeadResults, rows: np.ndarray) -> np.ndarray | None:
+def _clusters_of(results: HeadResults, rows: np.ndarray) -> np.ndarray | None:
     return None if results.clusters is None else results.clusters[rows]
 
 

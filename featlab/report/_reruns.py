@@ -85,7 +85,7 @@ def _figures(seen: GradientResults) -> dict[str, Figure]:
             "gradient_randomisation",
         ),
         "cam_family": Figure(
-            partial(cam_strips, seen.cams.part(slice(_MOST_STRIPS))),
+            partial(cam_strips, seen.cams.subset(slice(_MOST_STRIPS))),
             "Heat maps and boxes of the Grad-CAM family and boxes of DAM on a few images.",
             "DAM’s boxes, and the Grad-CAM family, for the class at the left of each picture"
             f"{'' if seen.facts['target'] == 'own' else ' (DAM: for what the head calls it)'}. "

@@ -155,7 +155,7 @@ class CamExamples:
     heats: dict[str, np.ndarray]
     boxes: dict[str, np.ndarray]
 
-    def part(self, some: slice) -> CamExamples:
+    def subset(self, some: slice) -> CamExamples:
         """Those of some of the images."""
         return CamExamples(
             self.pictures[some],
