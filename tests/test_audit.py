@@ -591,6 +591,13 @@ def test_a_store_without_thumbnails_has_exact_copies_only():
     store = FakeStore(images, activations=np.eye(3, dtype=np.float32))
     table = audit.duplicates(store, split=["train", "test", "test"])
     assert table["kind"].tolist() == ["exact"] and table["across"].all()
+    text = copies_of.duplicates_line(table, pd.DataFrame(columns=["copies"]), 3, near=False).finding
+    # What was not looked for is not counted as none.
+    assert (
+        text.startswith("1 exact pair of copies")
+        and "near pair" not in text
+        and "not looked for" in text
+    )
     with pytest.raises(FeatlabError, match="split"):
         audit.duplicates(store, split=["train"])
 

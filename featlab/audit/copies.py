@@ -276,7 +276,9 @@ def duplicates_line(
     n_exact = int((table["kind"] == "exact").sum())
     n_across, n_differ = int(table["across"].sum()), int(table["labels_differ"].sum())
     names = joined_groups(np.full(n, ""), table)
-    text = f"{n_exact:,} exact and {len(table) - n_exact:,} near pairs of copies"
+    both = f" and {len(table) - n_exact:,} near" if near else ""
+    pairs = "pair" if n_exact == 1 and not near else "pairs"
+    text = f"{n_exact:,} exact{both} {pairs} of copies"
     if len(table):
         text += f" ({images_word(int((names != '').sum()))} of {len(set(names) - {''}):,} pictures)"
     leaking = () if isinstance(sides, int) else _leaking(table, sides)
