@@ -167,9 +167,14 @@ def test_audit_says_pass_warn_or_fail(stores, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_boxheads_of_scenes(stores, tmp_path, capsys):
-    assert featlab("boxheads", stores[0], "--heads", "ridge_pca", "-o", tmp_path) == 0
-    assert "mean_box" in capsys.readouterr().out
+    asked = ("--heads", "ridge_pca,gradient_boosting", "-o", tmp_path)
+    assert featlab("boxheads", stores[0], *asked) == 0
+    out = capsys.readouterr().out
+    assert "mean_box" in out and "gradient_boosting is not written: its trees are objects" in out
     assert written(tmp_path) >= {"box_heads.csv", "boxes.parquet", "boxes.png"}
+    assert [file for file in written(tmp_path) if file.endswith(".boxhead")] == [
+        "ridge_pca.boxhead"
+    ]
     assert featlab("boxheads", stores[0], "--heads", "odd") == 1
     assert "odd" in capsys.readouterr().err
 
