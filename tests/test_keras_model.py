@@ -314,7 +314,8 @@ def answers_of(file, pixels):
         runner = tf.lite.Interpreter(str(file)).get_signature_runner("serving_default")
         one_by_one = [runner(pictures=one[None]) for one in pixels]
         return {key: np.concatenate([o[key] for o in one_by_one]) for key in one_by_one[0]}
-    return {key: one.numpy() for key, one in tf.saved_model.load(file).serve(pixels).items()}
+    loaded = tf.saved_model.load(file)
+    return {key: one.numpy() for key, one in loaded.serve(pixels).items()}
 
 
 @pytest.mark.slow

@@ -278,7 +278,9 @@ def keras_model(own: Any, backbone: Any) -> keras.Model:
         name: layers.Identity(name=name)(values)
         for name, values in (("probability", probability), ("heat", heat), ("box", box))
     }
-    return keras.Model(network.inputs[0], outputs, name=f"{network.name}_predictor")
+    model = keras.Model(network.inputs[0], outputs, name=f"{network.name}_predictor")
+    model(np.zeros((1, *model.input_shape[1:]), np.float32))  # the ONNX export asks for one call
+    return model
 
 
 def _most_probable(probability: Any) -> Any:
