@@ -194,17 +194,21 @@ class Reduction:
 def each_row(X: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """``X @ weights``; where there are few columns each row by itself.
 
-    A product of matrices is added up in another order for another number of rows, so that an
-    image's box would depend, in its last digits, on the images beside it. Of many columns a row
-    by itself is slow, and no head with many is ever asked again.
+    A product of matrices is added up in another order for another number of rows or of threads,
+    so that an image's box would depend, in its last digits, on the images beside it and on the
+    machine. Of many columns a row by itself is slow, and no head with many is ever asked again.
 
     Parameters
     ----------
     X : ndarray of shape (n, p)
     weights : ndarray of shape (p, r)
     """
-    few = weights.shape[1] <= _FEW_COLUMNS
-    return np.matmul(X[:, None], weights)[:, 0] if few else X @ weights
+    if weights.shape[1] > _FEW_COLUMNS:
+        return X @ weights
+    columns, blocks = np.ascontiguousarray(weights.T), range(0, max(len(X), 1), _BATCH)
+    return np.concatenate(
+        [(X[start : start + _BATCH, None] * columns).sum(axis=-1) for start in blocks]
+    )
 
 
 def fit_reduction(store: MapStore, rows: np.ndarray, *, layer: str | None = None) -> Reduction:
