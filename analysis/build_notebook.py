@@ -69,8 +69,12 @@ def run(notebook: nbformat.NotebookNode) -> None:
     client.execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            kept = [output for output in cell.outputs if output.get("name") != "stderr"]
-            cell.outputs = kept
+            cell.outputs = [output for output in cell.outputs if not _is_notice(output)]
+
+
+def _is_notice(output: nbformat.NotebookNode) -> bool:
+    """Whether a library speaks, on standard error or, as TensorFlow's log, on standard output."""
+    return output.get("name") == "stderr" or output.get("text", "").startswith("WARNING:")
 
 
 def _heading(docstring: str) -> str:
