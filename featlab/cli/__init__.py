@@ -61,7 +61,8 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     logging.basicConfig(format="featlab: %(message)s", level=logging.INFO, stream=sys.stderr)
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    for talkative in ("tensorflow", "tf2onnx"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     if version:
         print(f"featlab {__version__}")
         raise typer.Exit
