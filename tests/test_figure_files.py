@@ -7,8 +7,10 @@ import re
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 from fake_results import HOSTILE, make_results
 from typer.testing import CliRunner
@@ -83,7 +85,8 @@ def test_another_format_is_refused(few, tmp_path):
 
 
 def test_the_command_writes_figures_where_asked(few, tmp_path, monkeypatch):
-    monkeypatch.setattr("featlab.store.MapStore", lambda path: nullcontext(path))
+    store = SimpleNamespace(skipped=pd.DataFrame({"path": [], "reason": []}))
+    monkeypatch.setattr("featlab.store.MapStore", lambda path: nullcontext(store))
     monkeypatch.setattr("featlab.pipeline.analyse", lambda *args, **options: few)
     monkeypatch.setattr("featlab.pipeline.write_results", lambda r, folder: [])
     command = ["report", "maps.h5", "-o", str(tmp_path / "out")]

@@ -254,8 +254,7 @@ def detector_aurocs(
     ax.set_xlim(right=1.005)
     dress(
         ax,
-        title=f"n = {plural(len(neurons), 'detector')}; bar: median of the confirmed, right: "
-        "how many",
+        title=f"n = {len(neurons):,} selected; bar: median of all; right: how many are confirmed",
         xlabel="AUROC on the confirm images (0.5 tells nothing)",
         ylabel="network and layer",
         grid="x",
