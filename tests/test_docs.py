@@ -410,3 +410,14 @@ def test_the_citation_file_is_valid() -> None:
     assert citation["version"] == __import__("featlab").__version__
     assert citation["license"] == "BSD-3-Clause"
     assert not {"doi", "url", "repository-code"} & set(citation)
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name
+)
+def test_lines_are_short(page):
+    """A difference of two versions is read line by line; tables and formulas cannot be broken."""
+    prose = re.sub(r"^ *```.*?^ *```", "", page.read_text("utf-8"), flags=re.M | re.S)
+    whole = ("|", "![", "$$", "<")
+    lines = [line for line in prose.splitlines() if not line.lstrip().startswith(whole)]
+    assert not [line for line in lines if len(line) > 100 and " " in line.strip("` -")[:99]]
