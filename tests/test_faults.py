@@ -372,6 +372,7 @@ def test_a_picture_that_may_not_be_read(server, folder, tmp_path):
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
         copy = Path(shutil.copytree(folder, Path(place) / "pictures"))
+        copy.chmod(0o755)
         secret = copy / "cat" / "003.png"
         os.chmod(secret, 0)
         out = Path(place) / "out"
