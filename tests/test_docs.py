@@ -278,7 +278,7 @@ def documented_tables() -> tuple[dict[str, set[str]], dict[str, str]]:
         if not re.fullmatch(r"[a-z_]+", name):
             continue
         own[name] = set()
-        if found := re.search(r"All columns of `(\w+)`", body):
+        if found := re.search(r"All\s+columns\s+of\s+`(\w+)`", body):
             shared[name] = found[1]
         for line in body.splitlines():
             if not line.startswith("| `"):
