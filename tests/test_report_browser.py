@@ -822,6 +822,7 @@ def huge(tmp_path_factory):
             "mean": rng.random(n), "mean_ref": rng.random(n), "statistic": 0.0,
             "p_adjusted": 10 ** -(400 * (auroc - 0.5) ** 2), "pts": rng.random(n),
             "pts_ref": rng.random(n), "direction": np.where(auroc < 0.5, "silent", "active"),
+            "unit": "images", "reason": "",
         }
     )  # fmt: skip
     table["p"] = table["p_adjusted"] / 10
