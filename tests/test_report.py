@@ -206,6 +206,7 @@ def test_writing_twice_gives_the_same_page_and_no_litter(two, tmp_path):
             for name in (
                 *("heads", "neurons", "detectors", "localisation", "head_pairs", "calibration"),
                 *("learning_curve", "boxes", "box_heads", "localisation_pairs", "units"),
+                "skipped",
             )
             for kind in ("csv", "parquet")
         ]
