@@ -7,7 +7,7 @@ import os
 import pytest
 
 from featlab import FeatlabError
-from featlab.system.files import write_whole
+from featlab.system.files import whole_folder, write_whole
 
 
 @pytest.mark.parametrize("content", [b"new", "new", lambda path: path.write_text("new", "utf-8")])
@@ -39,3 +39,33 @@ def test_what_the_system_refuses_names_the_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FeatlabError, match=r"table.csv could not be written: .*; make room"):
         write_whole(tmp_path / "file" / "table.csv", "new")
+
+
+def test_only_a_folder_of_our_own_is_replaced(tmp_path, monkeypatch):
+    """`featlab export results -o results` once removed the run."""
+    results = tmp_path / "results"
+    for content in ("old", "new"):
+        with whole_folder(results) as new:
+            (new / "file").write_text(content)
+    assert (results / "file").read_text() == "new"
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    with whole_folder(theirs):
+        pass  # an empty folder may be filled
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(results)
+    for path, why in (
+        (tmp_path, "holds the folder that this runs in"),
+        (results / "..", "holds the folder that this runs in"),
+        (results.relative_to(results), "holds the folder that this runs in"),
+        (tmp_path / "file", "was not written by featlab in one piece"),
+    ):
+        with pytest.raises(FeatlabError, match=why), whole_folder(path):
+            raise AssertionError("filled")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.jpg").write_text("a photo")
+    refused = pytest.raises(FeatlabError, match="photos is there, was not written")
+    with refused, whole_folder(photos):
+        raise AssertionError("filled")
+    assert (photos / "a.jpg").read_text() == "a photo"

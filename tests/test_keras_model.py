@@ -296,7 +296,8 @@ def exported(model, file, classes=("a", "b")):
         pytest.importorskip("tf2onnx")
         pytest.importorskip("onnxruntime")
     write_model(model, file, list(classes))
-    assert file.with_suffix(".classes.txt").read_text("utf-8").split("\n")[:-1] == list(classes)
+    named = file if file.suffix != ".keras" else file.with_suffix("")
+    assert Path(f"{named}.classes.txt").read_text("utf-8").split("\n")[:-1] == list(classes)
     return file
 
 
@@ -365,6 +366,8 @@ def test_the_command_writes_the_model_and_its_classes(small, tmp_path):
     assert_same(outputs, predictor, store, table)
     done = CliRunner().invoke(app, [*asked, "-o", str(tmp_path / "out.pb")])
     assert "must end in .keras, .onnx, .tflite or" in str(done.exception)
+    done = CliRunner().invoke(app, [*asked, "-o", str(tmp_path)])  # the model's own folder
+    assert "was not written by featlab in one piece" in str(done.exception)
     assert sorted(one.name for one in tmp_path.iterdir()) == [
         *("model.featlab", "out.classes.txt", "out.keras")
     ]

@@ -247,7 +247,7 @@ def test_hostile_names_stay_what_they_are(ask, tmp_path):
         plain = [path.removeprefix("./").removeprefix("'") for path in told]
         assert sorted(plain) == sorted(HOSTILE)
     assert "<script>alert(1)" not in (out / "predictions.html").read_text("utf-8")
-    assert len([one for one in (out / "pictures").rglob("*") if one.is_file()]) == len(HOSTILE)
+    assert len([one for one in (out / "pictures").rglob("[!.]*") if one.is_file()]) == len(HOSTILE)
 
 
 def test_every_picture_is_asked_once_and_equal_names_stay_two(ask, tmp_path):
@@ -312,3 +312,32 @@ def test_one_bar_over_all_pictures_begins_where_an_earlier_call_stopped():
     assert told == [[4, 5, 6, 7, 8, 9]]
     assert next(ticks._ticks, None) is None  # all are told of, and the bar is closed
     assert Ticks(0, 1, None).of(range(1)) is None
+
+
+def test_what_a_format_cannot_hold_is_said_before_the_pass(ask, tmp_path):
+    folder, out = some_pictures(tmp_path / "pictures", ["a.jpg", "a.png"]), tmp_path / "out"
+    with pytest.raises(FeatlabError, match=r"'a.jpg' and 'a.png' would share the file 'a.txt'"):
+        ask(folder, "--formats", "coco,yolo", out=out)
+    for made, options in (("pictures", ["--pictures", "boxes"]), ("voc/Annotations", [])):
+        theirs = some_pictures(out / made, ["mine.jpg"]) / "mine.jpg"
+        with pytest.raises(FeatlabError, match=r"was not written by featlab in one piece"):
+            ask(folder / "a.jpg", *options, "--formats", "voc" if not options else "", out=out)
+        assert theirs.is_file()
+        shutil.rmtree(out)
+    assert not sum(network.calls for network in ask.networks)
+
+
+def test_drawn_pictures_are_not_asked_though_a_link_leads_to_them(ask, tmp_path):
+    folder, out = some_pictures(tmp_path / "pictures", ["a.jpg"]), tmp_path / "out"
+    (folder / "up").symlink_to(tmp_path)
+    ask(folder, "--pictures", "boxes", out=out)
+    with pytest.raises(FeatlabError, match="which is asked for, lies in .*out"):
+        ask(folder, out=out)
+
+
+def test_what_an_earlier_call_left_is_said(ask, tmp_path):
+    folder, out = some_pictures(tmp_path / "pictures", ["a.jpg", "b.jpg"]), tmp_path / "out"
+    ask(folder / "a.jpg", "--page", "--formats", "coco,csv", out=out)
+    assert "left as an earlier" not in ask.output
+    ask(folder / "b.jpg", "--formats", "csv", out=out)
+    assert "left as an earlier call wrote it: predictions.html, coco\n" in ask.output

@@ -303,7 +303,7 @@ def test_a_later_call_replaces_an_earlier_one_whole_or_not_at_all(tmp_path, monk
             write_boxes(first.assign(**{"class": "b"}), tmp_path, "yolo")
     assert sorted(p.name for p in (tmp_path / "yolo").rglob("*.txt")) == ["a.txt", "b.txt"]
     write_boxes(first.iloc[:1], tmp_path, "yolo")
-    left = sorted(path.name for path in (tmp_path / "yolo").rglob("*"))
+    left = sorted(path.name for path in (tmp_path / "yolo").rglob("[!.]*"))
     assert left == ["a.txt", "data.yaml", "images", "labels"]
 
 

@@ -132,7 +132,7 @@ def test_pictures_of_a_killed_call_do_not_appear(asked, tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(FeatlabError, match="no space left"):
         predict.write_pictures(predictor, store, table, tmp_path / "pictures")
-    assert [path.name for path in tmp_path.rglob("*")] == ["pictures"]
+    assert [path.name for path in tmp_path.rglob("[!.]*")] == ["pictures"]
 
 
 def test_the_page_shows_every_picture_with_its_box_class_and_marks(asked, tmp_path):

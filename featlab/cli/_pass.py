@@ -270,6 +270,8 @@ def predict(
     if box_head is not None:
         predictor = predictor.with_box_head(featlab.boxheads.load_box_head(box_head))
     images, skipped = featlab.images.index_pictures(pictures, on_error=on_error)
+    made = {"pictures": pictures_drawn != "none"}
+    featlab.predict.check_before_the_pass(output, images, wanted, **made)
     with libraries_silenced():
         network = featlab.backbones.rebuild_backbone(predictor.provenance, backbone, weights)
         predictor.check(network)
@@ -285,19 +287,21 @@ def predict(
         with featlab.store.MapStore(folder / featlab.predict.MAPS) as store:
             if pictures_drawn != "none":
                 featlab.predict.write_pictures(
-                    predictor, store, table, output / "pictures", heat=heat
+                    predictor, store, table, output / featlab.predict.PICTURES, heat=heat
                 )
             if page:
                 page_data = featlab.predict.page_predictions(
                     predictor, store, table, coverage=coverage, heat=heat
                 )
-                featlab.report.write_predictions(page_data, output / "predictions.html")
+                featlab.report.write_predictions(page_data, output / featlab.predict.PAGE)
     shutil.rmtree(parts, ignore_errors=True)
     by = f"featlab {featlab.__version__}, {predictor.provenance['backbone']}"
     author = f"{by}, boxes by {predictor.box_method}"
     featlab.predict.write_boxes(table, output, wanted, classes=predictor.classes, model=author)
     print(*featlab.predict.prediction_lines(predictor, table, coverage), sep="\n")
     tell_skipped(skipped, output)
+    if left := featlab.predict.earlier_answers(output, wanted, page=page, **made):
+        print(f"left as an earlier call wrote it: {left}")
     print(f"predictions: {output / 'predictions.csv'}")
 
 

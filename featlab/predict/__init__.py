@@ -26,6 +26,10 @@ from featlab.predict._file import MODEL as MODEL
 from featlab.predict._file import export_format as export_format
 from featlab.predict._file import write_model as write_model
 from featlab.predict._formats import FORMATS as FORMATS
+from featlab.predict._formats import PAGE as PAGE
+from featlab.predict._formats import PICTURES as PICTURES
+from featlab.predict._formats import check_before_the_pass as check_before_the_pass
+from featlab.predict._formats import earlier_answers as earlier_answers
 from featlab.predict._formats import write_boxes
 from featlab.predict._pages import page_predictions as page_predictions
 from featlab.predict._pages import prediction_lines as prediction_lines

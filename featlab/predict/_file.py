@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from featlab.localise.methods import METHODS
 from featlab.predict._parts import ClassSets, ExpectedOverlap, HeatBoxes, Typicality
 from featlab.results.localisation import BoxHead, Context, FittedMethods
 from featlab.store.arrays import Kind, mapping_made, mapping_plain, read_arrays, write_arrays
-from featlab.system.files import whole_folder, write_whole
+from featlab.system.files import refuse_foreign, whole_folder, write_whole
 
 if TYPE_CHECKING:
     import keras
@@ -315,14 +316,16 @@ def export_format(path: Path) -> str:
     Raises
     ------
     FeatlabError
-        Another suffix.
+        Another suffix; without one, a folder of that name that holds something else.
     """
-    if path.suffix not in _EXPORTS:
+    if not path.suffix:
+        refuse_foreign(path)
+    if path.suffix.lower() not in _EXPORTS:
         raise FeatlabError(
             "the model's name must end in .keras, .onnx, .tflite or, for the folder of a "
             f"SavedModel, in nothing, got {path}."
         )
-    return _EXPORTS[path.suffix]
+    return _EXPORTS[path.suffix.lower()]
 
 
 def write_model(model: keras.Model, path: Path, classes: list[str]) -> Path:
@@ -340,18 +343,21 @@ def write_model(model: keras.Model, path: Path, classes: list[str]) -> Path:
     """
     name = export_format(path)
     try:
-        if not path.suffix:
-            with whole_folder(path) as folder:
-                model.export(folder, format=name, verbose=False)
-        elif name:
-            write_whole(path, lambda part: model.export(part, format=name, verbose=False))
-        else:
-            write_whole(path, model.save)
+        with warnings.catch_warnings():  # of the exporter's own libraries
+            warnings.simplefilter("ignore", FutureWarning)
+            if not path.suffix:
+                with whole_folder(path) as folder:
+                    model.export(folder, format=name, verbose=False)
+            elif name:
+                write_whole(path, lambda part: model.export(part, format=name, verbose=False))
+            else:
+                write_whole(path, model.save)
     except ImportError as error:
         raise FeatlabError(
             f"{path} needs an exporter that is not installed ({str(error).splitlines()[0]}): "
             "pip install 'featlab[export]'."
         ) from error
-    named = path.with_suffix(_CLASSES)
+    # Beside a .keras file classes are read under its name alone.
+    named = path.with_suffix(_CLASSES) if not name else path.with_name(path.name + _CLASSES)
     write_whole(named, "".join(f"{one}\n" for one in classes))
     return named

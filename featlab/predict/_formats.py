@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
@@ -24,8 +24,12 @@ import pandas as pd
 from featlab.arguments import check_choice
 from featlab.boxes.geometry import CORNERS
 from featlab.errors import FeatlabError
-from featlab.system.files import whole_folder, write_table, write_whole
+from featlab.system.files import refuse_foreign, whole_folder, write_table, write_whole
 
+PICTURES, PAGE = "pictures", "predictions.html"
+"""Where drawn pictures and the page lie, beside the predictions."""
+_FILE_EACH = {"voc": ("Annotations", ".xml"), "yolo": ("labels", ".txt")}
+"""The formats with a file for each picture: in which folder, with which suffix."""
 Files: TypeAlias = "dict[str, str | pd.DataFrame | dict[str, str]]"
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -141,6 +145,39 @@ def boxed_pictures(table: pd.DataFrame) -> list[BoxedPicture]:
     return list(pictures.values())
 
 
+def check_before_the_pass(
+    folder: Path, images: pd.DataFrame, formats: Sequence[str], *, pictures: bool
+) -> None:
+    """Refuse what could not be written after the predictions, before they are made.
+
+    Raises
+    ------
+    FeatlabError
+        An image of the table lies in the folder where the answers go, also by a link; two would
+        share a file; a folder that is replaced as a whole holds a person's own files.
+    """
+    answers = folder.resolve()
+    places = zip(images["folder"], images["path"], strict=True)
+    for place in {Path(*file).parent for file in places}:
+        if place.resolve().is_relative_to(answers):
+            raise FeatlabError(
+                f"{place}, which is asked for, lies in {folder}, where the answers go; give -o "
+                "another folder."
+            )
+    if pictures:
+        refuse_foreign(folder / PICTURES)
+    for name, (inside, suffix) in _FILE_EACH.items():
+        if name in formats:
+            _beside(images["path"], suffix)
+            refuse_foreign(folder / name / inside)
+
+
+def earlier_answers(folder: Path, formats: Sequence[str], *, pictures: bool, page: bool) -> str:
+    """What stands beside the predictions, made from others before them; "" for nothing."""
+    written = {PICTURES: pictures, PAGE: page} | {name: name in formats for name in FORMATS}
+    return ", ".join(n for n, now in written.items() if not now and (folder / n).exists())
+
+
 def _written(path: Path, content: str | pd.DataFrame | dict[str, str]) -> Path:
     if isinstance(content, pd.DataFrame):
         return write_table(content, path)
@@ -203,7 +240,7 @@ def _voc(given: BoxSet) -> Files:
 
     An XML file for each picture, in folders like those of the pictures.
     """
-    files = _beside(given, ".xml")
+    files = _beside(_paths(given), _FILE_EACH["voc"][1])
     return {"Annotations": {files[one.path]: _voc_file(one, given.model) for one in given.pictures}}
 
 
@@ -242,7 +279,7 @@ def _yolo(given: BoxSet) -> Files:
     names the classes. The pictures belong into a folder ``images`` beside ``labels``.
     """
     number = {label: k for k, label in enumerate(given.classes)}
-    files = _beside(given, ".txt")
+    files = _beside(_paths(given), _FILE_EACH["yolo"][1])
     labels: dict[str, str] = {}
     for picture in given.pictures:
         lines = []
@@ -330,19 +367,23 @@ FORMATS: dict[str, Callable[[BoxSet], Files]] = {
 # ------------------------------------------------------------------------------------ names as text
 
 
-def _beside(given: BoxSet, suffix: str) -> dict[str, str]:
+def _paths(given: BoxSet) -> list[str]:
+    return [picture.path for picture in given.pictures]
+
+
+def _beside(paths: Iterable[str], suffix: str) -> dict[str, str]:
     """The file of each picture: its own name with another suffix, which tools look for."""
     files: dict[str, str] = {}
     owners: dict[str, str] = {}
-    for picture in given.pictures:
-        file = PurePosixPath(picture.path).with_suffix(suffix).as_posix()
+    for path in paths:
+        file = PurePosixPath(path).with_suffix(suffix).as_posix()
         if file in owners:
             raise FeatlabError(
-                f"{owners[file]!r} and {picture.path!r} would share the file {file!r}; rename one "
-                "of the pictures, or leave voc and yolo out of the formats."
+                f"{owners[file]!r} and {path!r} would share the file {file!r}; rename one of the "
+                "pictures, or leave voc and yolo out of the formats."
             )
-        owners[file] = picture.path
-        files[picture.path] = file
+        owners[file] = path
+        files[path] = file
     return files
 
 

@@ -26,8 +26,9 @@ _FINE, _COARSE = 1e-3, 3e-2
 ANOTHER_PATH = "Give another path, or remove the file."
 """What to do where a file is of another network or another set."""
 _WAY_OUT = {
-    "image_set_digest": "The pictures are not the same. Give another path; `featlab extract "
-    "--append` (in Python: append_maps) runs only those that are new."
+    "image_set_digest": "The pictures are not the same. Give another path, or remove the file; of "
+    "a store of `featlab extract`, `--append` (in Python: append_maps) runs only those that are "
+    "new."
 }
 
 CODES, LOGITS, TOTALS = "own/codes", "own/logits", "own/totals"

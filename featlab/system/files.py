@@ -21,6 +21,8 @@ import pandas as pd
 
 from featlab.errors import FeatlabError
 
+_OURS = ".featlab"  # in each folder that is replaced as a whole
+
 
 def replace_durably(temporary: Path, path: Path) -> None:
     """Flush `temporary` to the disk, then give it its final name in one step."""
@@ -84,14 +86,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises
     ------
     FeatlabError
-        The system does not let it be written; an earlier one of that name is still whole.
+        Something else has that name (:func:`refuse_foreign`), or the system does not let it be
+        written; an earlier one of that name is still whole.
     """
+    refuse_foreign(path)
     with system_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         new, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part") for _ in range(2))
         try:
             new.mkdir()
             yield new
+            (new / _OURS).write_text("Made by featlab, which may replace this folder.\n", "utf-8")
             if hasattr(os, "sync"):  # to flush thousands of small files one by one takes minutes
                 os.sync()
             if path.exists():
@@ -105,6 +110,31 @@ def whole_folder(path: Path) -> Iterator[Path]:
         finally:
             for left in (new, old):
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether :func:`whole_folder` has made it."""
+    return (path / _OURS).is_file()
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse to put a folder in the place of one with a person's own files.
+
+    Raises
+    ------
+    FeatlabError
+        There is a file of that name, the folder that the process runs in, or a folder that holds
+        something and that :func:`whole_folder` has not made.
+    """
+    with system_errors(path):
+        if Path.cwd().is_relative_to(path.resolve()):
+            raise FeatlabError(f"{path} holds the folder that this runs in; give another name.")
+        own = not path.exists() or (path.is_dir() and (is_ours(path) or not any(path.iterdir())))
+        if not own:
+            raise FeatlabError(
+                f"{path} is there, was not written by featlab in one piece, and would be replaced; "
+                "give another name, or remove it."
+            )
 
 
 @contextlib.contextmanager
