@@ -219,12 +219,16 @@ def _check_enough_units(
         if n_units < len(sides):
             n = int(column.sum())
             held = "1 image" if n == 1 else f"{n} images in {n_units} independent units"
-            whose = f"class {str(name)!r}" if name else "the set without labels"
-            way_out = "add images or groups" + (", or leave the class out" if name else "")
+            once = "(a group, or copies of one file, count once)"
+            if not name:
+                raise FeatlabError(
+                    f"a set without labels needs at least {len(sides)} pictures {once}, got "
+                    f"{held}: add others."
+                )
             raise FeatlabError(
-                f"{whose} has {held}; splitting into {', '.join(sides)} "
-                f"needs at least {len(sides)} (a group, or copies of one file, count once): "
-                f"{way_out}."
+                f"class {str(name)!r} has {held}; splitting into {', '.join(sides)} "
+                f"needs at least {len(sides)} {once}: "
+                "add images or groups, or leave the class out."
             )
 
 

@@ -355,6 +355,9 @@ def test_the_network_is_rebuilt_from_what_the_store_says():
         rebuild_backbone(provenance | {"backbone": "mine", "weights": "mine.keras"})
     with pytest.raises(FeatlabError, match=r"weights of its own \(mine.h5\); give them with"):
         rebuild_backbone(provenance | {"weights": "mine.h5"})
+    words = f"another backbone: {provenance['backbone']} there, m asked for"
+    with pytest.raises(FeatlabError, match=words):
+        rebuild_backbone(provenance, "m.keras")
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from featlab import FeatlabError, boxheads, extract, images, pipeline, predict, 
 from featlab.backbones import load_backbone
 from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
+from featlab.cli._options import tell
 from featlab.predict import Predictor
 from featlab.predict._parts import ClassSets, Typicality, fit_overlap, one_of_each
 from featlab.store import MapStore
@@ -97,6 +98,21 @@ def test_boxes_are_those_of_the_evaluation(made):
     predicted = predictor.predict(results.store).loc[scored.index]
     # Sums of other numbers of rows differ in the last digits.
     np.testing.assert_allclose(predicted[CORNERS], scored[CORNERS], atol=1e-9)
+
+
+def test_the_summary_has_the_scores_of_the_boxes_that_predict_gives(made, capsys):
+    results = made[1]
+    kept = report.summary(results)
+    row = results.box_regression.table.set_index("head").loc["cascade"]
+    for name in ("mean_iou", "box_accuracy"):
+        shown = [row[name], row[f"{name}_low"], row[f"{name}_high"], row["n"]]
+        own = kept["predicted_boxes"][name]
+        assert [own[part] for part in ("value", "low", "high", "n")] == pytest.approx(shown)
+    tell(kept, Path("out"))
+    iou = kept["predicted_boxes"]["mean_iou"]
+    of = f"mean IoU {iou['value']:.3f} [{iou['low']:.3f}, {iou['high']:.3f}], {iou['n']} unseen"
+    line = next(one for one in capsys.readouterr().out.splitlines() if "by cascade" in one)
+    assert line.startswith("  boxes of `featlab predict`, by cascade: ") and of in line
 
 
 def test_a_refitted_one_says_whose_its_scores_are(made, tmp_path):
@@ -394,6 +410,7 @@ def test_pictures_from_anywhere(tmp_path, picture_folder):
     assert images.index_pictures(root / "list.csv")[0]["path"].tolist() == ["b/000.png"]
     for wrong, words in (
         ("nowhere", "nothing at"),
+        ([], "must hold at least one path, got none"),
         (tmp_path / "pictures" / "b" / "*.gif", "noth"),
     ):
         with pytest.raises(FeatlabError, match=words):
@@ -461,6 +478,20 @@ def test_pictures_in_memory_get_what_their_files_get(made, tmp_path):
     ):
         with pytest.raises(FeatlabError, match=words):
             ask(wrong)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "words"),
+    [
+        ([], "pictures must hold at least one path, got none"),
+        (np.zeros((2, 5)), r"\(n, h, w, 3\), got float64 of shape \(2, 5\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"must have pixels, got shape \(0, 4, 3\)"),
+        (Image.new("RGB", (0, 3)), "must have pixels, got an image of Pillow without any"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_its_shape(made, pictures, words):
+    with pytest.raises(FeatlabError, match=words):
+        made[2].predict(pictures, backbone=FakeBackbone())
 
 
 def test_blocks_of_pictures_give_one_table_and_go_on_where_they_stopped(

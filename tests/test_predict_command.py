@@ -118,7 +118,14 @@ def test_a_refitted_model_is_told_beside_its_scores(ask, model, tmp_path, capsys
         done = CliRunner().invoke(app, ["predict", str(path), str(root), "-o", str(tmp_path / "o")])
         assert done.exception is None
         told = "the model was fitted again on all 1,234 labelled images: scores, and how often"
-        assert (told in done.output) == bool(n) and "sets of classes: 90%" in done.output
+        assert (told in done.output) == bool(n) and "sets of classes: 0.9 asked" in done.output
+
+
+@pytest.mark.parametrize("coverage", ["0.999", "0.9999999", "1e-06"])
+def test_the_coverage_that_was_asked_for_is_told_as_it_is(ask, tmp_path, coverage):
+    root = some_pictures(tmp_path / "pictures", ["a.jpg"])
+    ask(root, "--coverage", coverage, out=tmp_path / "out")
+    assert f"sets of classes: {coverage} asked for, " in ask.output
 
 
 def test_a_folder_that_cannot_hold_the_answers_is_refused_first(ask, tmp_path, monkeypatch):
@@ -212,6 +219,11 @@ def test_a_box_head_given_by_hand(ask, model, tmp_path):
         ask(root, "--box-head", model, out=tmp_path / "new")
     with pytest.raises(FeatlabError, match="there is no box head .*; make it with `featlab boxhea"):
         ask(root, "--box-head", tmp_path / "nothing", out=tmp_path / "new")
+    with pytest.raises(FeatlabError, match="is a folder; give one of the box heads in it: pls.box"):
+        ask(root, "--box-head", tmp_path, out=tmp_path / "new")
+    (tmp_path / "x.npz").write_bytes(b"PK, and more")
+    with pytest.raises(FeatlabError, match="x.npz is damaged, or no box head: it is no HDF5 file"):
+        ask(root, "--box-head", tmp_path / "x.npz", out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

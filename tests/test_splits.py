@@ -132,7 +132,9 @@ class TestTooFew:
             make_split(image_table({"a": 10, "b": 2}))
 
     def test_without_labels(self):
-        with pytest.raises(FeatlabError, match=r"the set without labels has 2 .* add images or gr"):
+        with pytest.raises(
+            FeatlabError, match=r"without labels needs at least 3 pictures .* got 2"
+        ):
             make_split(image_table({"": 2}))
 
     def test_groups(self):

@@ -8,18 +8,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import FakeBackbone
+from conftest import FakeBackbone, no_drawing
 from PIL import Image
 from sklearn.metrics import adjusted_rand_score
+from typer.testing import CliRunner
 
 from featlab import FeatlabError
 from featlab.boxes.geometry import CORNERS
+from featlab.cli import app
 from featlab.cli._pass import write_page
 from featlab.embed.planes import cluster_images
 from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.pipeline import analyse
 from featlab.pipeline.scheduler import Stage, run_stages
+from featlab.predict import load_predictor
 from featlab.report._elements import Options
 from featlab.report._predictions import set_maps
 from featlab.report.overview import summary
@@ -45,8 +48,6 @@ def write_pictures(root: Path, n: int = 48) -> Path:
 @pytest.fixture(scope="module")
 def analysed(tmp_path_factory):
     """Results, and the folder that a run leaves."""
-    from conftest import no_drawing
-
     folder = tmp_path_factory.mktemp("unlabelled")
     images, boxes, _ = index_images(write_pictures(folder / "pictures"))
     with extract_maps(images, FakeBackbone(), folder / "maps.h5", boxes=boxes) as store:
@@ -65,6 +66,34 @@ def test_what_needs_labels_is_left_out_for_one_reason(analysed):
     assert summary["classes"] == [] and summary["heads"] == {} and summary["detectors"] == {}
     assert sum(summary["clusters"].values()) == summary["n_images"] == 48
     assert summary["left_out"]["heads"] == "the pictures have no labels"
+
+
+@pytest.mark.parametrize("command", [["heads"], ["neurons"], ["localise"], ["audit"],
+                                     ["embed", "-o", "x"], ["compare", "-o", "x"]])  # fmt: skip
+def test_a_command_that_needs_labels_says_that_there_are_none(analysed, command, monkeypatch):
+    _, folder = analysed
+    monkeypatch.chdir(folder.parent)
+    stores = [str(folder)] * (2 if "compare" in command else 1)
+    asked = [command[0], *stores, *command[1:]]
+    done = CliRunner().invoke(app, asked)
+    assert isinstance(done.exception, FeatlabError)
+    assert f"the pictures of {folder / 'maps.h5'} have no labels, so" in str(done.exception)
+
+
+def test_the_run_of_a_set_without_labels_has_no_predictor(analysed):
+    with pytest.raises(FeatlabError, match="a set without labels has none, as there are no cla"):
+        load_predictor(analysed[1])
+
+
+def test_few_pictures_are_told_to_have_no_clusters(tmp_path, capsys):
+    images, boxes, _ = index_images(write_pictures(tmp_path / "pictures", n=12))
+    store = extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", boxes=boxes)
+    with store, no_drawing():
+        write_page(store, tmp_path, None, "together", 0, {}, refit=False)
+    why = "fewer than 20 images are not clustered, got 12"
+    assert f"no labels, and no clusters: {why}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "summary.json").read_text())["left_out"]["clusters"] == why
+    assert f"No clusters: {why}." in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_clusters_are_told_with_their_pictures_and_neurons_and_never_as_classes(analysed):

@@ -28,6 +28,7 @@ from featlab.backbones.graphs import (
 )
 from featlab.backbones.networks import (
     BUILT_IN,
+    PREPROCESSING,
     Source,
     available_backbones,
     built_in_name,
@@ -36,7 +37,7 @@ from featlab.backbones.networks import (
 )
 from featlab.errors import FeatlabError
 from featlab.results.networks import Description
-from featlab.store.network import OwnHead
+from featlab.store.network import OwnHead, refuse_difference
 
 if TYPE_CHECKING:
     import keras
@@ -346,7 +347,8 @@ def rebuild_backbone(
     Raises
     ------
     FeatlabError
-        The network or its weights came from a file, which is not given.
+        The network or its weights came from a file, which is not given; a Keras file is given for
+        a network that is none.
     """
     name, own = os.fspath(backbone or str(provenance["backbone"])), str(provenance["weights"])
     stride = str(provenance["output_stride"])
@@ -357,6 +359,10 @@ def rebuild_backbone(
     }
     if is_model_file(name):
         scaling = str(provenance["preprocessing"]).partition(":")[0]
+        if scaling not in PREPROCESSING:  # that of a network which is no Keras file
+            given = {"backbone": Path(name).stem, "preprocessing": "that of a Keras file"}
+            way_out = "Leave the network out, or give the one named first."
+            refuse_difference(provenance, given, "the store or model", way_out)
         return load_backbone(name, preprocessing=scaling, **shared)
     own_name = backbone is None
     if own_name and built_in_name(name) is None and name not in available_backbones():

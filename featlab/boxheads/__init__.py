@@ -45,6 +45,7 @@ from featlab.boxheads._regional import (
     CascadeHead,
     MirrorLinear,
 )
+from featlab.errors import FeatlabError
 from featlab.results.localisation import BoxHead
 from featlab.store import MapStore
 from featlab.store.arrays import (
@@ -161,6 +162,9 @@ def load_box_head(path: str | os.PathLike[str]) -> BoxHead:
         There is no file, it is another one or of an unknown version, or it is damaged.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = ", ".join(sorted(one.name for one in path.glob("*.boxhead"))) or "none"
+        raise FeatlabError(f"{path} is a folder; give one of the box heads in it: {inside}.")
     facts, arrays = read_arrays(path, KIND)
     with damage_errors(path, KIND):
         own = {name: one for name, one in arrays.items() if not name.startswith(_NETWORK)}

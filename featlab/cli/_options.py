@@ -317,13 +317,23 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
     if summary["clusters"]:
         sizes = ", ".join(map(str, summary["clusters"].values()))
         print(f"  no labels; {len(summary['clusters'])} clusters of {sizes} images")
+    elif not summary["classes"] and "clusters" in summary["left_out"]:
+        print(f"  no labels, and no clusters: {summary['left_out']['clusters']}")
     if summary["own_classes"]:
         called = ", ".join(f"{k} ({v['images']})" for k, v in summary["own_classes"].items())
-        print(f"  the network itself calls most pictures: {called}")
+        print(f"  the network itself calls pictures most often: {called}")
     for method, score in summary["localisation"].items():
         print(
             f"  boxes by {method}: {_number(score['box_accuracy'])} with IoU ≥ 0.5, "
             f"mean IoU {_number(score['mean_iou'])}, {score['n']} unseen images"
+        )
+    predicted = summary["predicted_boxes"]
+    if "mean_iou" in predicted:
+        print(
+            f"  boxes of `featlab predict`, by {predicted['method']}: "
+            f"{_scored(predicted['box_accuracy'])} with IoU ≥ 0.5, "
+            f"mean IoU {_scored(predicted['mean_iou'])}, {predicted['mean_iou']['n']:.0f} unseen "
+            "images"
         )
     if summary["refitted_on"]:
         print(
@@ -349,6 +359,11 @@ def _tell_reasons(counts: Mapping[str, int] | pd.Series) -> None:
     if len(counts):
         reasons = ", ".join(f"{n:,} {why}" for why, n in counts.items())
         print(f"  pairs of class and neuron without a p: {reasons}")
+
+
+def _scored(score: Mapping[str, float | None]) -> str:
+    """A score with its interval."""
+    return f"{_number(score['value'])} [{_number(score['low'])}, {_number(score['high'])}]"
 
 
 def _number(value: float | None) -> str:

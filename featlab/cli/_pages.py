@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,12 +31,30 @@ from featlab.cli._options import (
     write_figures,
     write_tables,
 )
-from featlab.cli._pass import opened_store, workers_ready, write_page
+from featlab.cli._pass import opened_stores, workers_ready, write_page
 from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import pandas as pd
     from distributed import Client
+
+
+@contextmanager
+def labelled_store(path: Path, copies: str) -> Iterator[featlab.store.MapStore]:
+    """As ``opened_store``, of a set with labels."""
+    with ExitStack() as stack:
+        yield labelled_stores(stack, [path], copies)[0]
+
+
+def labelled_stores(
+    stack: ExitStack, paths: Iterable[Path], copies: str
+) -> list[featlab.store.MapStore]:
+    """As ``opened_stores``, of a set with labels; refused before copies are looked for."""
+    paths = list(paths)
+    for path in paths:
+        with featlab.store.MapStore(path) as store:
+            featlab.pipeline.stores.check_labelled(store)
+    return opened_stores(stack, paths, copies)
 
 
 def report(
@@ -78,8 +96,11 @@ def compare(
 ) -> None:
     """Compare networks, layers or input sizes on the same images, on one page."""
     with ExitStack() as opened:
+        several = [opened.enter_context(featlab.store.MapStore(store)) for store in stores]
+        for one in several:
+            featlab.pipeline.stores.check_labelled(one)
         comparison = featlab.pipeline.compare_stores(
-            [opened.enter_context(featlab.store.MapStore(store)) for store in stores],
+            several,
             names=[name.strip() for name in names.split(",")] if names else None,
             layers=layers.split(",") if layers else None,
             box_kind=box_kind,
@@ -101,7 +122,7 @@ def embed(
     store: Store, output: Output, layer: Layer = None, copies: Copies = "together", seed: Seed = 0
 ) -> None:
     """Lay the images on a plane, name their nearest neighbours and find the misclassified."""
-    with opened_store(store, copies) as opened:
+    with labelled_store(store, copies) as opened:
         labels, groups = opened.images["label"], opened.images["group"]
         split = featlab.splits.make_split(opened.images, random_state=seed)
         X = featlab.features.feature_table(opened, layer=layer)
@@ -150,6 +171,7 @@ def audit(
 ) -> None:
     """Is the set fit for the question: duplicates, labels, outliers, confounds, colour alone."""
     with featlab.store.MapStore(store) as whole:
+        featlab.pipeline.stores.check_labelled(whole)
         pairs = featlab.audit.duplicates(whole)
         opened = featlab.pipeline.stores.with_copies(whole, copies, pairs)
         labels, groups = opened.images["label"], opened.images["group"]

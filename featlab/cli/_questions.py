@@ -25,7 +25,8 @@ from featlab.cli._options import (
     write_figures,
     write_tables,
 )
-from featlab.cli._pass import opened_store, opened_stores
+from featlab.cli._pages import labelled_store, labelled_stores
+from featlab.cli._pass import opened_store
 from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
@@ -76,9 +77,8 @@ def heads(
     if len(stores) > 1:
         with ExitStack() as stack:
             named = _store_names(stores)
-            opened = dict(zip(named, opened_stores(stack, named.values(), copies), strict=True))
-            images = next(iter(opened.values())).images
-            split = featlab.splits.make_split(images, random_state=seed)
+            opened = dict(zip(named, labelled_stores(stack, named.values(), copies), strict=True))
+            split = featlab.splits.make_split(opened[next(iter(named))].images, random_state=seed)
             networks = featlab.heads.compare_backbones(
                 opened, split, pooling=pooling, layer=layer, **common
             )
@@ -88,7 +88,7 @@ def heads(
         write_tables(output, {"backbones": networks.table, "backbone_pairs": networks.pairs})
         write_figures(output, {"backbones": featlab.plots.scores.backbones(networks.table)})
         return
-    with opened_store(stores[0], copies) as store:
+    with labelled_store(stores[0], copies) as store:
         tables, figures = _one_store(store, pooling, layer, folds, curve, common, output)
     write_tables(output, tables)
     write_figures(output, figures)
@@ -199,7 +199,7 @@ def localise(
 ) -> None:
     """Score the boxes that the stored maps give, beside the baselines."""
     detectors = featlab.pipeline.detectors
-    with opened_store(store, copies) as opened:
+    with labelled_store(store, copies) as opened:
         # What would be refused after the heads and detectors is refused before them.
         boxed = featlab.arguments.true_boxes(opened.images, opened.boxes, box_kind)["image"]
         labels, groups = opened.images["label"], opened.images["group"]
@@ -351,7 +351,7 @@ def neurons(
 ) -> None:
     """Rank the neurons on train rows, confirm the detectors on others, show the best."""
     room = featlab.neurons
-    with opened_store(store, copies) as opened:
+    with labelled_store(store, copies) as opened:
         labels, groups = opened.images["label"], opened.images["group"]
         split = featlab.splits.make_split(opened.images, random_state=seed)
         named = opened.layers if layer == "all" else (layer or opened.layers[-1]).split(",")

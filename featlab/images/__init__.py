@@ -66,6 +66,8 @@ def index_pictures(
     """
     check_choice("on_error", on_error, ("raise", "skip"))
     given = [pictures] if isinstance(pictures, (str, os.PathLike)) else list(pictures)
+    if not given:
+        raise FeatlabError(f"pictures must hold at least one path, got none; {_WHAT}.")
     problems: list[Problem] = []
     sources = [_files_of(os.fspath(one), problems) for one in given]
     named = sorted({file for _, files in sources for file in files})

@@ -158,7 +158,8 @@ def index_images(
     problems = listing.problems + problems + box_problems
     report_problems(listing, problems, on_error, n_usable=len(rows))
     if is_unlabelled([row[0].label for row in rows]):
-        _log.info("%d pictures without labels: none in a class folder or column label", len(rows))
+        noun = "1 picture" if len(rows) == 1 else f"{len(rows)} pictures"
+        _log.info("%s without labels: none in a class folder or column label", noun)
     return image_table(rows, listing.root), boxes, skipped_table(problems)
 
 

@@ -149,7 +149,8 @@ def analyse(
         gradients=gradients,
         transfer=transfer,
         boxed_test_images=int((given["split"][given["truth"]["image"].unique()] == "test").sum()),
-        left_out={name: why for name, why in left_out.items() if name in stages},
+        left_out={name: why for name, why in left_out.items() if name in stages}
+        | sets.without_clusters(made, len(store)),
         **sets.heads_and_neurons(made),
         **{field.name: made[field.name] for field in fields(Results) if field.name in made},
     )

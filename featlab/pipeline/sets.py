@@ -101,6 +101,14 @@ def audit_without_labels(
     return audit_unlabelled(store, pairs, box_kind=box_kind)
 
 
+def without_clusters(made: Mapping[str, Any], n: int) -> dict[str, str]:
+    """Why :func:`clusters` of `n` images made none; empty where it made some, or was not run."""
+    if made.get("clusters", made) is not None:
+        return {}
+    few = f"fewer than {FEWEST_CLUSTERED} images are not clustered, got {n}"
+    return {"clusters": few if n < FEWEST_CLUSTERED else "the images are too alike"}
+
+
 def clusters(
     store: MapStore, X: pd.DataFrame, load: Load, unlabelled: bool, random_state: int
 ) -> Clusters | None:

@@ -396,6 +396,29 @@ def named_rows(store: MapStore, pictures: str | Sequence[str]) -> np.ndarray:
     return np.unique(rows)
 
 
+_NO_CLASSES = (
+    "so there are no classes to tell apart; `featlab report` shows what can be said without them"
+)
+
+
+def check_labelled(store: MapStore, therefore: str = _NO_CLASSES) -> None:
+    """Refuse a store none of whose images has a label, where labels are needed.
+
+    Parameters
+    ----------
+    store : MapStore
+    therefore : str
+        What cannot be done without them, and what can.
+
+    Raises
+    ------
+    FeatlabError
+        No image has a label.
+    """
+    if is_unlabelled(store.images["label"]):
+        raise FeatlabError(f"the pictures of {store.path} have no labels, {therefore}.")
+
+
 def checked_target(
     store: MapStore, backbone: Backbone, target: str | None, model: Predictor | None
 ) -> str:
@@ -412,11 +435,11 @@ def checked_target(
         return "model"
     if target is not None:
         check_choice("target", target, TARGETS)
-    if unlabelled and target == "label":
-        raise FeatlabError(
-            f"the pictures of {store.path} have no labels, so there are no classes of yours to be "
-            "asked for; take target 'own' (--target own), the network's, or give the model of a "
-            "set with labels (--model)."
+    if target == "label":
+        check_labelled(
+            store,
+            "so there are no classes of yours to be asked for; take target 'own' (--target own), "
+            "the network's, or give the model of a set with labels (--model)",
         )
     if unlabelled and target is None and backbone.own_head is None:
         raise FeatlabError(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featlab.arguments import confirmed_detectors, stratified_rows, true_boxes
+from featlab.arguments import confirmed_detectors, is_unlabelled, stratified_rows, true_boxes
 from featlab.boxes.geometry import CORNERS, best_iou
 from featlab.boxheads import KEPT_SCORES, refit_box_head, score_of
 from featlab.errors import FeatlabError
@@ -76,11 +77,24 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     FeatlabError
         There is none, it is of an unknown version, or damaged.
     """
+    _refuse_unlabelled_run(Path(path))
     facts, arrays, path = read_plain(path)
     with damage_errors(path, KIND):
         predictor = Predictor(**made(facts, arrays, path))
         try_out(predictor)
     return predictor
+
+
+def _refuse_unlabelled_run(folder: Path) -> None:
+    """A run of pictures without labels leaves no predictor, however often it is made."""
+    if (folder / MODEL).exists() or not (folder / "maps.h5").is_file():
+        return
+    with MapStore(folder / "maps.h5") as store:
+        if is_unlabelled(store.images["label"]):
+            raise FeatlabError(
+                f"there is no predictor in {folder}: a set without labels has none, as there are "
+                "no classes to answer with; give the folder of a run of a set with labels."
+            )
 
 
 def fit_predictor(results: Results, *, refit: bool = False) -> Predictor:

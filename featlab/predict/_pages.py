@@ -140,7 +140,7 @@ def prediction_lines(predictor: Predictor, table: pd.DataFrame, coverage: float)
     lines.append(f"unlike the train set (typicality at most {UNUSUAL}): {unusual}")
     kept, measured = predictor.sets.realised(coverage), predictor.measured
     lines.append(
-        f"sets of classes: {coverage:.0%} asked for, {kept['coverage']:.3f} "
+        f"sets of classes: {coverage} asked for, {kept['coverage']:.3f} "
         f"[{kept['low']:.3f}, {kept['high']:.3f}] of {kept['n']:.0f} test images"
     )
     if "accuracy" in measured:

@@ -289,6 +289,11 @@ def blocks_in_memory(pictures: Any, size: int) -> Iterator[list[Any]] | None:
         return None
     if isinstance(pictures, (bytes, bytearray, Image.Image)) or getattr(pictures, "ndim", 0) == 3:
         pictures = [pictures]
+    if isinstance(pictures, np.ndarray) and pictures.ndim != 4:
+        raise FeatlabError(
+            "pictures as pixels must be uint8 of shape (h, w, 3) or (n, h, w, 3), got "
+            f"{pictures.dtype} of shape {pictures.shape}."
+        )
     if isinstance(pictures, (list, tuple)) and (
         not pictures or isinstance(pictures[0], (str, os.PathLike))
     ):
@@ -328,12 +333,16 @@ def _write_picture(picture: Any, path: Path) -> Path:
                 "a picture must be uint8 of shape (h, w, 3), got "
                 f"{picture.dtype} of shape {picture.shape}."
             )
+        if not picture.size:
+            raise FeatlabError(f"a picture must have pixels, got shape {picture.shape}.")
         picture = Image.fromarray(picture)
     if not isinstance(picture, Image.Image):
         raise FeatlabError(
             "pictures must be all paths, or all pixels, images of Pillow or bytes, got "
             f"{type(picture).__name__} among them."
         )
+    if 0 in picture.size:
+        raise FeatlabError("a picture must have pixels, got an image of Pillow without any.")
     path = path.with_suffix(".bmp")  # the quickest to write
     ImageOps.exif_transpose(picture).convert("RGB").save(path)
     return path

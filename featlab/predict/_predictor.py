@@ -208,7 +208,7 @@ class Predictor:
             Files, folders, patterns, CSV files (:func:`featlab.images.index_pictures`); a store
             of the same network; RGB pixels ``(h, w, 3)`` or ``(n, h, w, 3)``, uint8; images of
             Pillow; the content of picture files. Pictures that are no files are numbered from 0
-            in the column ``path``.
+            in the column ``path`` (``000000000.bmp``).
         backbone : Backbone, optional
             By default the predictor's own is loaded.
         folder : path-like, optional

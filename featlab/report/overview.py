@@ -19,7 +19,6 @@ from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import Claim, claim
 from featlab.results.analysis import Results
 from featlab.results.images import Audit, Clusters
-from featlab.results.pictures import untuned_sentence
 from featlab.system.files import plain
 
 # Verdict → what stands in the strip: a sign that needs no colour, and a word.
@@ -159,8 +158,12 @@ def verdict(results: Results) -> str:
 def clusters(results: Results, options: Options) -> Section | None:
     """Clusters of a set without labels, on a plane, with their typical pictures."""
     made = results.clusters
-    if made is None:
+    if not results.unlabelled:
         return None
+    title, link = "The set at a glance: clusters", "Clusters"
+    facts: dict[str, Any] = {"answer": clusters_answer(results), "made": made is not None}
+    if made is None:
+        return Section("clusters", title, "clusters.html", facts=facts, link=link)
     plane = made.embedding
     names = made.images["cluster"]
     typical = [row for row, picture in made.pictures.items() if picture is not None]
@@ -186,9 +189,9 @@ def clusters(results: Results, options: Options) -> Section | None:
     }  # fmt: skip
     return Section(
         "clusters",
-        "The set at a glance: clusters",
+        title,
         "clusters.html",
-        facts={"answer": clusters_answer(results)},
+        facts=facts,
         tables={"clusters": _cluster_table(made)},
         figures=figures,
         files={
@@ -198,7 +201,7 @@ def clusters(results: Results, options: Options) -> Section | None:
             "cluster_numbers": made.choice,
             "embedding": made.images[["path", "cluster"]].join(plane.coordinates, how="right"),
         },
-        link="Clusters",
+        link=link,
     )
 
 
@@ -207,7 +210,9 @@ def clusters_answer(results: Results) -> Markup:
     """How many clusters there are, by which rule, and how far they are apart."""
     made = results.clusters
     if made is None:
-        return Markup("")
+        if not results.unlabelled:
+            return Markup("")
+        return Markup("No clusters: {}.").format(results.left_out["clusters"])
     best = made.choice["silhouette"].max()
     return Markup(
         "{}: {} from the largest to the smallest. Of the numbers tried ({} to {}) this has the "
@@ -350,15 +355,16 @@ def summary(results: Results) -> dict[str, Any]:
         ``without_p`` (reason → pairs of class and neuron), ``localisation`` (method →
         box_accuracy, mean_iou, n), ``own_classes`` (class of the network's own → images that it
         calls so first, share; the three commonest), ``predicted_boxes`` (method, whether scored,
-        and, where no box chose its threshold, how that rule did elsewhere), ``refitted_on``
-        (labelled images that ``model.featlab`` was fitted on after it was scored; 0 where it is
-        the model that was scored), ``seconds`` (of each stage). None stands for what is not there
-        or no number.
+        where no box chose its threshold how that rule did elsewhere, and where they are known
+        mean_iou and box_accuracy on test images: value, low, high, n), ``refitted_on`` (labelled
+        images that ``model.featlab`` was fitted on after it was scored; 0 where it is the model
+        that was scored), ``seconds`` (of each stage). None stands for what is not there or no
+        number.
     """
     store = results.store
     confirmed = with_unseen_limits(confirmed_detectors(results.neurons))
     selected = selected_detectors(results.neurons)
-    scores = _answers.scored(results)
+    scores, predictions = _answers.scored(results), results.predictions
     if scores is not None:
         rows = scores.table
     else:  # without labels
@@ -378,22 +384,13 @@ def summary(results: Results) -> dict[str, Any]:
             "without_p": _without_p(results.every_neuron),
             "localisation": {str(row["method"]): _boxes(row) for _, row in rows.iterrows()},
             "own_classes": {} if results.own is None else _own(results.own.called),
-            "predicted_boxes": _predicted_boxes(results),
-            "refitted_on": 0 if results.predictions is None else results.predictions.refitted,
+            "predicted_boxes": {} if predictions is None else predictions.about_boxes,
+            "refitted_on": 0 if predictions is None else predictions.refitted,
             "clusters": _cluster_sizes(results),
             "left_out": dict(results.left_out),
             "seconds": dict(results.seconds),
         }
     )
-
-
-def _predicted_boxes(results: Results) -> dict[str, Any]:
-    """Where the predictor's boxes come from, and whether they could be scored."""
-    known = results.predictions
-    if known is None:
-        return {}
-    elsewhere = untuned_sentence() if known.untuned else None
-    return {"method": known.box_method, "scored": known.boxes_scored, "elsewhere": elsewhere}
 
 
 def _cluster_sizes(results: Results) -> dict[str, int]:

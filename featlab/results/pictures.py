@@ -212,6 +212,21 @@ class Predictions:
         return "iou" in self.table and bool(self.table["iou"].notna().any())
 
     @property
+    def about_boxes(self) -> dict[str, Any]:
+        """Their method, whether they were scored, and how well they did on test images.
+
+        ``method``; ``scored``; ``elsewhere``, where no box chose the threshold how that rule did on
+        other sets; ``mean_iou, box_accuracy`` where known: ``value, low, high`` (95 %), ``n``.
+        """
+        measured = {} if self.predictor is None else self.predictor.measured
+        return {
+            "method": self.box_method,
+            "scored": self.boxes_scored,
+            "elsewhere": untuned_sentence() if self.untuned else None,
+            **{name: measured[name] for name in ("mean_iou", "box_accuracy") if name in measured},
+        }
+
+    @property
     def least_typicality(self) -> float:
         """What ``typicality`` cannot fall below."""
         return 1 / (self.calibrated_on + 1)

@@ -95,6 +95,10 @@ def read_arrays(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, np.nd
             file = h5py.File(path, "r")
         except PermissionError as error:
             raise FeatlabError(f"{path} may not be read: {error.strerror}.") from error
+        except OSError as error:
+            if not h5py.is_hdf5(path):
+                raise ValueError("it is no HDF5 file") from error
+            raise
         with file:
             _check_kind(file, path, kind)
             text = _finite_values(file, "facts").tobytes().decode()
