@@ -428,9 +428,9 @@ class Predictor:
         """One plain Keras model that gives the same answers, for ``keras.Model.export``.
 
         It takes RGB pixels 0 … 255 of the network's input size, ``(b, H, W, 3)``, resized as the
-        pass does (:func:`featlab.images.pixels.resize_picture`), and gives ``probability`` ``(b, k)``
-        in the order of `classes`, ``heat`` ``(b, h, w)`` of the most probable class and ``box``
-        ``(b, 4)``: xmin, ymin, xmax, ymax as shares of the picture's sides.
+        pass does (:func:`featlab.images.pixels.resize_picture`), and gives ``probability``
+        ``(b, k)`` in the order of `classes`, ``heat`` ``(b, h, w)`` of the most probable class and
+        ``box`` ``(b, 4)``: xmin, ymin, xmax, ymax as shares of the picture's sides.
 
         Parameters
         ----------
