@@ -237,7 +237,8 @@ def report_problems(
         raise FeatlabError(f"no picture is left: {text}")
     if on_error == "raise":
         raise FeatlabError(
-            f'{text}\nMend them, or leave them out with on_error="skip" (--on-error skip).'
+            f"{text}\nMend them, or leave them out with --on-error skip (in Python: "
+            "on_error='skip')."
         )
     _log.warning("left out: %s", text)
 
