@@ -159,11 +159,10 @@ def load_box_head(path: str | os.PathLike[str]) -> BoxHead:
     Raises
     ------
     FeatlabError
-        There is no file, it is another one or of an unknown version, or it is damaged.
+        There is no file, it is a folder, another file or one of an unknown version, or damaged.
     """
     path = Path(path)
-    if path.is_dir():
-        inside = ", ".join(sorted(one.name for one in path.glob("*.boxhead"))) or "none"
+    if inside := ", ".join(sorted(one.name for one in path.glob("*.boxhead"))):
         raise FeatlabError(f"{path} is a folder; give one of the box heads in it: {inside}.")
     facts, arrays = read_arrays(path, KIND)
     with damage_errors(path, KIND):
