@@ -1240,6 +1240,8 @@ def test_the_command_line_says_that_there_are_no_labels(made, capsys, tmp_path):
     assert capsys.readouterr().out.startswith("1,200 images without labels; ")
     tell(summary | {"n_images": 1, "classes": ["cat"]}, tmp_path)
     assert capsys.readouterr().out.startswith("1 image of 1 class; ")
+    tell(summary | {"own_classes": {"banana": {"images": 78}, "fig": {"images": 3}}}, tmp_path)
+    assert "itself calls pictures most often: banana (78), fig (3)\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
