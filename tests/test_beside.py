@@ -68,6 +68,7 @@ def test_the_result_is_the_same_to_the_last_bit_however_it_was_made(monkeypatch)
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.slow
 def test_it_is_begun_before_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(machine, "usable_cores", lambda: 2)
     with beside(slow, 0.0) as result:
@@ -96,6 +97,7 @@ def test_a_store_travels_as_its_path(picture_folder, fake_backbone, tmp_path):
             np.testing.assert_array_equal(again.maps(), store.maps())
 
 
+@pytest.mark.slow
 def test_workers_have_imported_what_they_were_told_to(monkeypatch):
     monkeypatch.setattr(machine, "usable_cores", lambda: 2)
 

@@ -452,9 +452,8 @@ def others(store: str, out: Path) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize(
-    "command", ["neurons", *(pytest.param(c, marks=pytest.mark.slow) for c in ("tables", "run"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["neurons", "tables", "run"])
 def test_two_processes_give_the_same_bytes(tmp_path, command, monkeypatch):
     """Whatever order sets have: every table is the same, but for the columns that tell seconds.
 
