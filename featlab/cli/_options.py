@@ -79,6 +79,13 @@ CopiesOrDrop = Annotated[
         "others, or left out but for the first."
     ),
 ]
+ModelBackbone = Annotated[
+    str | None, typer.Option(help="A network or .keras file. (default: the one the model names)")
+]
+ModelWeights = Annotated[
+    str | None,
+    typer.Option(help="imagenet, none or a weights file. (default: those the model names)"),
+]
 Refit = Annotated[
     bool,
     typer.Option(

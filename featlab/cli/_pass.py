@@ -23,6 +23,8 @@ import featlab
 from featlab.cli._options import (
     BoxKind,
     CopiesOrDrop,
+    ModelBackbone,
+    ModelWeights,
     Output,
     Pass,
     Refit,
@@ -239,14 +241,8 @@ def predict(
             "cvat. (default: none)"
         ),
     ] = "",
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="A network or .keras file. (default: the one the model names)"),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="imagenet, none or a weights file. (default: those the model names)"),
-    ] = None,
+    backbone: ModelBackbone = None,
+    weights: ModelWeights = None,
 ) -> None:
     """Ask any picture: what is it, where is it, and how sure is that.
 

@@ -16,6 +16,8 @@ from featlab.cli import _pass
 from featlab.cli._options import (
     BoxKind,
     Copies,
+    ModelBackbone,
+    ModelWeights,
     Output,
     Pass,
     Seed,
@@ -330,14 +332,8 @@ def export(
             "SavedModel.",
         ),
     ],
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="A network or .keras file. (default: the one the model names)"),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="imagenet, none or a weights file. (default: those the model names)"),
-    ] = None,
+    backbone: ModelBackbone = None,
+    weights: ModelWeights = None,
 ) -> None:
     """One model for other programs: pixels to class probabilities, heat map and box."""
     featlab.predict.export_format(output)
