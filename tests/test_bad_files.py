@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from featlab import FeatlabError
 from featlab.images import decode_picture, index_images
@@ -241,3 +241,55 @@ def test_names_that_are_not_utf8(tmp_path):
         index_images(tmp_path)
     _, _, skipped = index_images(tmp_path, on_error="skip")
     skipped["path"][0].encode("utf-8")
+
+
+def damaged_in_the_middle(format: str) -> bytes:
+    """A whole header, and pixels that Pillow cannot read."""
+    pixels = np.random.default_rng(5).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format)
+    data = bytearray(buffer.getvalue())
+    data[len(data) // 2 : len(data) // 2 + 500] = bytes(500)
+    return bytes(data)
+
+
+def test_a_damaged_png_is_found_by_the_index(tmp_path):
+    """Pillow reads a PNG's pixels to tell its orientation, and keeps the error to itself."""
+    put(tmp_path / "cat" / "a.png", GOOD)
+    put(tmp_path / "cat" / "zz.png", damaged_in_the_middle("PNG"))
+    with pytest.raises(FeatlabError, match=r"zz.png: truncated or damaged"):
+        index_images(tmp_path)
+    images, _, skipped = index_images(tmp_path, on_error="skip")
+    assert images["path"].tolist() == ["cat/a.png"] and skipped["path"].tolist() == ["cat/zz.png"]
+
+
+@pytest.mark.parametrize("kind", ["text", "international", "profile"])
+def test_a_png_with_much_beside_its_pixels_is_not_damaged(kind):
+    options = {"pnginfo": PngImagePlugin.PngInfo()}
+    if kind == "text":
+        options["pnginfo"].add_text("a", "b" * 3_000_000, zip=True)
+    elif kind == "international":
+        options["pnginfo"].add_itxt("a", "b" * 3_000_000, zip=True)
+    else:
+        options["icc_profile"] = bytes(3_000_000)
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 4), "red").save(buffer, "PNG", **options)
+    data = buffer.getvalue()
+    assert decode_picture(data)[0, 0].tolist() == [255, 0, 0]
+    assert (inspect_picture(data).width, inspect_picture(data).height) == (5, 4)
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_the_orientation_of_a_png_may_stand_behind_its_pixels(place):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 4), "red").save(buffer, "PNG", exif=exif)
+    data = buffer.getvalue()
+    if place == "behind":
+        start = data.index(b"eXIf") - 4
+        stop = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        data = data[:start] + data[stop:-12] + data[start:stop] + data[-12:]
+    seen = inspect_picture(data)
+    assert (seen.width, seen.height, seen.orientation) == (4, 5, 6)
+    assert decode_picture(data).shape == (5, 4, 3)

@@ -12,7 +12,7 @@ from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from featlab.errors import FeatlabError
 
@@ -136,7 +136,7 @@ def decode_scaled(data: bytes, factor: int) -> ScaledPicture:
             image.draft(None, (max(1, stored[0] // factor), max(1, stored[1] // factor)))
         scaled = image.size != stored
         image.load()
-        orientation = _orientation(image)
+        orientation = _orientation(image) or 1
         # What Pillow decoded need not be copied and handed back to it.
         pixels = None if orientation == 1 and _is_plain(image) else _rgb_pixels(image)
     if pixels is not None:
@@ -165,7 +165,8 @@ def inspect_picture(data: bytes) -> Inspection:
         orientation = _orientation(image)
         if image.format not in _JPEG_FORMATS:
             height, width = _rgb_pixels(image).shape[:2]
-            return Inspection(width, height, orientation)
+            return Inspection(width, height, orientation or _orientation(image) or 1)
+        orientation = orientation or 1
         width, height = image.size
         # At 1/8 of the size libjpeg still reads every byte but computes far fewer pixels.
         image.draft(None, (1, 1))
@@ -214,6 +215,9 @@ def prepare() -> None:
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    # A picture with much text or a large colour profile is not damaged; all text of a file together
+    # stays below Pillow's own limit.
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
     return tuple(name for name in Image.ID if name not in _NOT_DECODED)
 
 
@@ -267,7 +271,14 @@ def _turn_of(image: Image.Image) -> AbstractContextManager[object]:
     return _one_large if width * height > _LARGE else nullcontext()
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation; None of a PNG whose pixels have not been read.
+
+    Of a PNG the tag may stand behind the pixels, so Pillow reads them to answer. An error in them
+    would be lost here, and reading them again after an error gives none.
+    """
+    if image.format == "PNG" and not _is_read(image):
+        return None
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # A viewer shows a picture whose EXIF block is broken as it is; so do we.
@@ -275,10 +286,15 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _ORIENTATIONS else 1
 
 
+def _is_read(image: Image.Image) -> bool:
+    """Whether Pillow has decoded the pixels: it forgets then where they lie in the file."""
+    return not getattr(image, "tile", None)
+
+
 def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     image.load()
     # Asked after loading: Pillow turns some formats (TIFF) while loading and drops the tag.
-    orientation = _orientation(image)
+    orientation = _orientation(image) or 1
     width, height = image.size
     pixels = np.empty((*((width, height) if orientation >= 5 else (height, width)), 3), np.uint8)
     as_stored = _as_stored(pixels, orientation)

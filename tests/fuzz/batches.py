@@ -45,6 +45,7 @@ def cases() -> dict[str, Case]:
 
     return {
         "images": image_cases.run,
+        "common_images": image_cases.run_common,
         "annotations": annotation_cases.run,
         "stores": store_cases.run,
         "store_bytes": store_cases.run_bytes,
@@ -118,7 +119,7 @@ def main(kind: str, first: int, last: int, log: str | None = None) -> None:
     warnings.simplefilter("ignore")
     case = cases()[kind]
     # What decodes bytes gives the reason; its caller puts it behind the name.
-    named = kind != "images"
+    named = "images" not in kind
     for number in range(8):  # loads everything, and takes what libraries reserve at first
         one_case(case, number, named=named)
     if Path("/proc/self/statm").exists():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mutations
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from featlab import FeatlabError
 from featlab.images import decode_picture, index_images
-from featlab.images.decode import inspect_picture
+from featlab.images.decode import decode_scaled, inspect_picture
 
 FORMATS = (
     ("JPEG", "RGB", {}),
@@ -82,8 +84,9 @@ def whole(which: int) -> bytes:
     return buffer.getvalue()
 
 
-def mutated(number: int) -> bytes:
-    which, rng = number % len(FORMATS), np.random.default_rng([7, number])
+def mutated(which: int, number: int) -> bytes:
+    """A damaged file of one of the formats."""
+    rng = np.random.default_rng([7, number])
     data, structure = whole(which), STRUCTURES.get(FORMATS[which][0])
     if structure is not None and rng.random() < 0.6:
         for _ in range(rng.integers(1, 4)):
@@ -92,20 +95,41 @@ def mutated(number: int) -> bytes:
     return mutations.damage(data, rng)
 
 
+COMMON = [k for k, one in enumerate(FORMATS)
+          if one[0] in ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")]  # fmt: skip
+
+
 def run(number: int, folder: Path) -> str:
     """Inspect and decode a file; every tenth is indexed from the disk beside a good one."""
-    data = mutated(number)
-    if number % 10 == 0:
-        return indexed(data, folder)
-    try:
-        seen = inspect_picture(data)
-    except FeatlabError:
-        seen = None
-    pixels = decode_picture(data)
-    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
-    if seen is not None:
-        assert pixels.shape[:2] == (seen.height, seen.width)
+    data = mutated(number % len(FORMATS), number)
+    return indexed(data, folder) if number % 10 == 0 else agreed(data)
+
+
+def run_common(number: int, _: Path) -> str:
+    """Inspect and decode a file of one of the six formats that people have most."""
+    return agreed(mutated(COMMON[number % len(COMMON)], number))
+
+
+def agreed(data: bytes) -> str:
+    """What the index accepts, the pass decodes, whole or at a part of its size; nothing else."""
+    whole, eighth, seen = (
+        outcome(read, data)
+        for read in (decode_picture, lambda data: decode_scaled(data, 8), inspect_picture)
+    )
+    assert isinstance(seen, FeatlabError) == isinstance(whole, FeatlabError), (seen, whole)
+    assert isinstance(eighth, FeatlabError) == isinstance(whole, FeatlabError), (eighth, whole)
+    if isinstance(whole, FeatlabError):
+        raise whole
+    assert whole.dtype == np.uint8 and whole.shape == (seen.height, seen.width, 3)
+    assert (eighth.height, eighth.width) == whole.shape[:2]
     return "right"
+
+
+def outcome(read: Callable[[bytes], Any], data: bytes) -> Any:
+    try:
+        return read(data)
+    except FeatlabError as error:
+        return error
 
 
 def indexed(data: bytes, folder: Path) -> str:
