@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import random
+import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 from PIL import Image
 
 from featlab import FeatlabError
-from featlab.backbones import available_backbones, load_backbone
+from featlab.backbones import available_backbones, load_backbone, rebuild_backbone
 
 # Breeds among the ImageNet classes.
 BREEDS = {
@@ -215,7 +219,7 @@ def test_a_keras_file_of_the_users_own(tmp_path):
     assert backbone.input_size == (64, 64)
     with pytest.raises(FeatlabError, match="takes 64 × 64 px; input_size=.* not possible"):
         _ = load_backbone(path, input_size=96).model
-    with pytest.raises(FeatlabError, match="preprocessing must be one of none, tf"):
+    with pytest.raises(FeatlabError, match="preprocessing must be one of none, unit, tf"):
         load_backbone(path, preprocessing="odd")
 
 
@@ -264,31 +268,13 @@ def test_random_weights_do_not_depend_on_who_else_draws_random_numbers():
 
 
 def test_every_classification_network_of_keras_is_known():
-    names = available_backbones()
-    assert names[:3] == ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
-    assert {"ResNet50", "MobileNetV2", "EfficientNetV2S", "ConvNeXtTiny", "VGG19"} <= set(names)
-
-
-def test_a_network_inside_a_network_gives_its_maps(tmp_path):
     import keras
 
-    base = keras.Sequential(
-        [
-            keras.Input((32, 32, 3)),
-            keras.layers.Conv2D(5, 3, strides=4, activation="relu"),
-        ],
-        name="base",
-    )
-    layers = [base, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
-    whole = keras.Sequential([keras.Input((32, 32, 3)), *layers])
-    whole.save(tmp_path / "nested.keras")
-    backbone = load_backbone(tmp_path / "nested.keras")
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    found = backbone.forward(pixels)
-    assert list(found) == ["base"]
-    np.testing.assert_allclose(found["base"], np.asarray(base(pixels.astype("float32"))), atol=1e-3)
-    with pytest.raises(FeatlabError, match="layers must name layers of .* got 'nothing'"):
-        _ = load_backbone(tmp_path / "nested.keras", layers="nothing").model
+    names = available_backbones()
+    assert names[:3] == ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
+    # What the installed Keras has: functions that make a network, in capitals.
+    own = {name for name, make in vars(keras.applications).items() if inspect.isfunction(make)}
+    assert own == set(names[3:]) and {"MobileNetV3Small", "MobileNetV3Large", "NASNetLarge"} <= own
 
 
 @pytest.mark.slow
@@ -297,3 +283,275 @@ def test_the_smallest_input_leaves_one_cell():
         np.zeros((1, 32, 32, 3), np.uint8)
     )
     assert maps["head_relu"].shape == (1, 1, 1, 1280)
+
+
+def pixels_of(backbone, n=2):
+    size = (n, *backbone.input_size, 3)
+    return np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Small networks as people save them, and the layers inside."""
+    import keras
+    from keras import layers
+
+    root = tmp_path_factory.mktemp("files")
+
+    def base(shape=(32, 32, 3), name="base"):
+        pictures = keras.Input(shape)
+        x = layers.Conv2D(5, 3, strides=4, name="conv")(pictures)
+        return keras.Model(pictures, layers.ReLU(name="out_relu")(x), name=name)
+
+    def closed(x, k=3):
+        return layers.Dense(k, activation="softmax")(layers.GlobalAveragePooling2D()(x))
+
+    # The pattern of transfer learning: augmentation, scaling, a base, a head.
+    pictures, inner = keras.Input((32, 32, 3)), base()
+    augment = keras.Sequential([layers.RandomFlip(), layers.RandomContrast(0.9)], name="augment")
+    x = inner(layers.Rescaling(1 / 127.5, -1, name="scale")(augment(pictures)), training=False)
+    head = layers.Dense(3, activation="softmax", name="classes")
+    pooled = layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x))
+    whole = keras.Model(pictures, head(pooled))
+    for suffix in ("keras", "h5"):
+        whole.save(root / f"nested.{suffix}")
+    outer = keras.Sequential([keras.Input((32, 32, 3)), base(), layers.Conv2D(4, 3, name="conv")])
+    keras.Sequential([keras.Input((32, 32, 3)), outer]).save(root / "deep.keras")
+    pictures = keras.Input((None, None, 3))
+    keras.Model(pictures, closed(base((None, None, 3))(pictures))).save(root / "open.keras")
+    base((32, 32, 1)).save(root / "grey.keras")
+    keras.Sequential([layers.Conv2D(4, 3), layers.ReLU()]).save(root / "unbuilt.keras")
+    called = keras.Sequential([layers.Conv2D(4, 3), layers.ReLU(name="relu")])
+    called(np.zeros((1, 32, 32, 3), np.float32))
+    called.save(root / "called.keras")
+    one, two = keras.Input((32, 32, 3), name="one"), keras.Input((4,), name="two")
+    both = layers.Concatenate()([layers.GlobalAveragePooling2D()(base()(one)), two])
+    keras.Model([one, two], both).save(root / "two.keras")
+    pictures = keras.Input((3, 32, 32))
+    first = layers.Conv2D(4, 3, data_format="channels_first")(pictures)
+    keras.Model(pictures, first).save(root / "first.keras")
+    base((32, 32, 4)).save(root / "four.keras")
+    base().export(root / "saved", verbose=False)
+    return root, whole, inner
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_base_inside_a_network_is_known_by_its_path(files, suffix):
+    import keras
+
+    root, whole, inner = files
+    backbone = load_backbone(root / f"nested.{suffix}")
+    pixels = pixels_of(backbone)
+    own = backbone.forward(pixels)
+    # Scaled by the network itself, and nothing is drawn by lot.
+    expected = np.asarray(inner(pixels.astype("float32") / 127.5 - 1, training=False))
+    assert list(own) == ["base/out_relu"] and np.ptp(expected) > 0
+    np.testing.assert_allclose(own["base/out_relu"], expected, atol=1e-5)
+    head = backbone.own_head
+    assert head.layer == "base/out_relu" and head.linear
+    probability = keras.ops.softmax(head.logits(expected.mean(axis=(1, 2))))
+    np.testing.assert_allclose(
+        probability, whole(pixels.astype("float32"), training=False), atol=1e-5
+    )
+    for name in ("base", "base/out_relu"):
+        asked = load_backbone(root / f"nested.{suffix}", layers=name).forward(pixels)
+        np.testing.assert_array_equal(asked[name], own["base/out_relu"])
+    early = load_backbone(root / f"nested.{suffix}", layers=["scale", "base/conv"])
+    assert [maps.shape for maps in early.forward(pixels).values()] == [(2, 32, 32, 3), (2, 8, 8, 5)]
+
+
+def test_layers_are_known_through_networks_in_networks(files):
+    backbone = load_backbone(files[0] / "deep.keras")
+    (name,) = backbone.layers
+    assert name.count("/") == 1 and name.endswith("/conv")  # not that of the base in it
+    inner = name.replace("/conv", "/base/conv")
+    both = load_backbone(files[0] / "deep.keras", layers=[inner, name])
+    assert [maps.shape[3] for maps in both.forward(pixels_of(both)).values()] == [5, 4]
+    with pytest.raises(FeatlabError, match="none inside another, got"):
+        load_backbone(files[0] / "deep.keras", layers=[inner, inner.rpartition("/")[0]])
+    with pytest.raises(FeatlabError, match="called once, got 'nothing'. The last .*base/out_relu"):
+        _ = load_backbone(files[0] / "deep.keras", layers="nothing").model
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shapes"),
+    [
+        ("open.keras", {"input_size": (48, 64)}, {"base/out_relu": (12, 16, 5)}),
+        ("grey.keras", {}, {"out_relu": (8, 8, 5)}),
+        ("called.keras", {}, {"relu": (30, 30, 4)}),
+    ],
+)
+def test_networks_as_people_save_them_give_maps(files, name, options, shapes):
+    backbone = load_backbone(files[0] / name, **options)
+    maps = backbone.forward(pixels_of(backbone))
+    assert {layer: one.shape[1:] for layer, one in maps.items()} == shapes
+
+
+def test_a_network_of_grey_pictures_sees_what_pillow_calls_grey(files):
+    import keras
+
+    backbone = load_backbone(files[0] / "grey.keras", preprocessing="unit")
+    pixels = pixels_of(backbone)
+    grey = [np.asarray(Image.fromarray(one).convert("L"), np.float32) for one in pixels]
+    own = keras.models.load_model(files[0] / "grey.keras")
+    expected = np.asarray(own(np.stack(grey)[..., None] / 255))
+    np.testing.assert_allclose(backbone.forward(pixels)["out_relu"], expected, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("unbuilt.keras", "saved before it had seen a picture, so there are no weights in it"),
+        ("open.keras", "leaves its input size open: give one with input_size"),
+        ("two.keras", r"takes 2 inputs \(one .*, two .*\): save the part of it"),
+        ("first.keras", "channels first, .*None, 3, 32, 32.*data_format='channels_last'"),
+        ("four.keras", "must take RGB or grey pictures .* but takes .*32, 32, 4"),
+        ("saved", "is a SavedModel, which Keras .* save it as .h5 or .keras"),
+    ],
+)
+def test_what_cannot_be_run_is_told_with_the_way_out(files, name, words):
+    with pytest.raises(FeatlabError, match=words):
+        _ = load_backbone(files[0] / name).model
+
+
+def test_layers_of_the_users_own_come_from_a_module_that_is_named(tmp_path, monkeypatch):
+    import keras
+
+    (tmp_path / "own_layers.py").write_text(
+        "import keras\n\n\nclass Twice(keras.layers.Layer):\n"
+        "    def call(self, x):\n        return 2 * x\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("own_layers")
+    pictures = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv")(pictures)
+    keras.Model(pictures, own.Twice(name="twice")(x)).save(tmp_path / "own.keras")
+    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, "own_layers")
+    with pytest.raises(FeatlabError, match="holds Twice, which Keras does not know. Name where"):
+        _ = load_backbone(tmp_path / "own.keras").model
+    monkeypatch.chdir(tmp_path)
+    backbone = load_backbone(
+        tmp_path / "own.keras", custom="own_layers:Twice", layers=["conv", "twice"]
+    )
+    maps = backbone.forward(pixels_of(backbone))
+    np.testing.assert_allclose(maps["twice"], 2 * maps["conv"], rtol=1e-6)
+    assert str(tmp_path) not in sys.path
+    for wrong in ("own_layers:Nothing", "no_such_module:Twice", "Twice"):
+        with pytest.raises(FeatlabError, match="custom must name layers as module:Name"):
+            _ = load_backbone(tmp_path / "own.keras", custom=wrong).model
+    with pytest.raises(FeatlabError, match="custom is for .keras files"):
+        load_backbone("efficientnet_lite0", custom="own_layers:Twice")
+
+
+def test_the_cause_is_told_where_keras_names_it_last(tmp_path):
+    import keras
+
+    pictures = keras.Input((32, 32, 3))
+    keras.Model(pictures, keras.layers.Conv2D(4, 3)(pictures)).save(tmp_path / "whole.keras")
+    with zipfile.ZipFile(tmp_path / "whole.keras") as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    parts["config.json"] = parts["config.json"].replace(b'"valid"', b'"odd"')
+    with zipfile.ZipFile(tmp_path / "odd.keras", "w") as file:
+        for name, part in parts.items():
+            file.writestr(name, part)
+    with pytest.raises(FeatlabError, match="odd.keras could not be loaded .*'odd'|padding.*odd"):
+        _ = load_backbone(tmp_path / "odd.keras").model
+
+
+def branches(ends):
+    """A network of two branches after a first convolution, with what stands at its end."""
+    import keras
+    from keras import layers
+
+    pictures = keras.Input((32, 32, 3))
+    x = layers.Conv2D(4, 3, strides=2, padding="same", name="stem")(layers.Rescaling(2)(pictures))
+    one = layers.Conv2D(3, 1, name="one")(x)
+    two = layers.Conv2D(2, 3, padding="same", name="two")(layers.ReLU(name="before_two")(x))
+    if ends == "joined":
+        x = layers.Concatenate(name="joined")([one, two])
+        return keras.Model(pictures, layers.GlobalAveragePooling2D()(x))
+    if ends == "apart":
+        pooled = [layers.GlobalAveragePooling2D()(maps) for maps in (one, two)]
+        return keras.Model(pictures, layers.Concatenate()(pooled))
+    first = layers.GlobalAveragePooling2D()(layers.Conv2D(3, 1, name="left")(pictures))
+    second = layers.GlobalAveragePooling2D()(layers.Conv2D(3, 1, name="right")(pictures))
+    return keras.Model(pictures, layers.Concatenate()([first, second]))
+
+
+@pytest.mark.parametrize(
+    ("ends", "layer"), [("joined", "joined"), ("apart", "stem"), ("never together", "right")]
+)
+def test_the_layer_kept_is_the_last_that_everything_goes_through(tmp_path, ends, layer):
+    branches(ends).save(tmp_path / "branches.keras")
+    assert load_backbone(tmp_path / "branches.keras").layers == (layer,)
+
+
+def test_maps_of_one_cell_are_told(tmp_path, caplog):
+    import keras
+
+    pictures = keras.Input((32, 32, 3))
+    keras.Model(pictures, keras.layers.Conv2D(4, 32, name="one")(pictures)).save(
+        tmp_path / "one.keras"
+    )
+    _ = load_backbone(tmp_path / "one.keras").model
+    assert "layer one of one gives maps of one cell, which tell nothing of places" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "mean", "std"),
+    [
+        ("unit", (0, 0, 0), (255, 255, 255)),
+        ("mean:0.5;std:0.25", (127.5,) * 3, (63.75,) * 3),
+        (
+            "mean:0.485,0.456,0.406; std:0.229,0.224,0.225",
+            (123.675, 116.28, 103.53),
+            (58.395, 57.12, 57.375),
+        ),
+        ("mean:123.7,116.3,103.5;std:58.4,57.1,57.4", (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)),
+    ],
+)  # fmt: skip
+def test_pixels_are_scaled_as_a_person_says(files, given, mean, std):
+    backbone = load_backbone(files[0] / "called.keras", preprocessing=given)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype(np.float32)
+    np.testing.assert_allclose(backbone.preprocess(pixels), (pixels - mean) / std, atol=1e-4)
+    again = rebuild_backbone(
+        {**backbone.identity(), "weights": "called.keras"}, files[0] / "called.keras"
+    )
+    assert again.identity() == backbone.identity()
+
+
+@pytest.mark.parametrize("given", ["mean:1,2;std:1", "mean:0;std:0", "mean:a;std:1", "mean:0.5"])
+def test_means_that_are_none_are_refused(files, given):
+    with pytest.raises(FeatlabError, match="preprocessing must be like 'mean:0.485.* got 'mean:"):
+        load_backbone(files[0] / "called.keras", preprocessing=given)
+
+
+@pytest.mark.slow
+def test_names_of_layers_do_not_depend_on_what_was_built_before():
+    first = load_backbone("ConvNeXtTiny", weights=None, input_size=64)
+    assert first.layers == ("layer_normalization",)
+    second = load_backbone("ConvNeXtTiny", weights=None, input_size=64)
+    assert second.identity() == first.identity()
+    assert [x.name for x in first.network.layers] == [x.name for x in second.network.layers]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in available_backbones() if name[0].isupper()])
+def test_every_network_of_keras_gives_maps(name):
+    import keras
+
+    backbone = load_backbone(name, weights=None, input_size=96)
+    h, w, c = backbone.model.outputs[0].shape[1:]
+    assert h == w > 1 and c >= 16
+    # The layer kept is what the network itself ends in.
+    assert backbone.model.outputs[0] is backbone.network.outputs[0]
+    module = backbone.preprocessing.removesuffix(".preprocess_input").rpartition(".")[2]
+    # Where it is defined, or exported from.
+    assert module in getattr(keras.applications, name).__module__ or hasattr(
+        getattr(keras.applications, module), name
+    )
+    if backbone.network.count_params() < 3e7:
+        maps = backbone.forward(pixels_of(backbone, 1))[backbone.layers[0]]
+        assert np.isfinite(maps).all() and np.ptp(maps) > 0

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featlab import FeatlabError
-from featlab.backbones.torch_weights import read_state_dict
+from featlab.backbones.efficientnet_lite import read_state_dict
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 

@@ -22,18 +22,18 @@ from featlab.backbones._engines import (
 )
 from featlab.backbones.graphs import (
     find_head,
+    last_map,
     output_of,
     remove_last_stride,
-    spatial_layers,
 )
 from featlab.backbones.networks import (
     BUILT_IN,
-    PREPROCESSING,
     Source,
     available_backbones,
     built_in_name,
     find_source,
     is_model_file,
+    scaling_of_words,
 )
 from featlab.errors import FeatlabError
 from featlab.results.networks import Description
@@ -106,7 +106,7 @@ class Backbone:
             return self._requested_layers
         if self._source.last_layer is not None:
             return (self._source.last_layer,)
-        return (list(spatial_layers(self.network))[-1],)
+        return (last_map(self.network),)
 
     @cached_property
     def model(self) -> keras.Model:
@@ -114,6 +114,14 @@ class Backbone:
         import keras
 
         outputs = [output_of(self.network, layer) for layer in self.layers]
+        for layer, maps in zip(self.layers, outputs, strict=True):
+            if maps.shape[1] * maps.shape[2] == 1:
+                logger.warning(
+                    "layer %s of %s gives maps of one cell, which tell nothing of places: take a "
+                    "larger input_size, or an earlier layer.",
+                    layer,
+                    self.name,
+                )
         return keras.Model(self.network.inputs, outputs, name=f"{self.name}_maps")
 
     @cached_property
@@ -246,6 +254,7 @@ def load_backbone(
     engine: str = "auto",
     precision: str = "float32",
     classifier: bool = False,
+    custom: str | Sequence[str] = (),
 ) -> Backbone:
     """A frozen network by name, or from a file.
 
@@ -253,20 +262,25 @@ def load_backbone(
     ----------
     name_or_path : str or path-like
         A built-in network (``efficientnet_lite0``, ``_lite1``, ``_lite2``; they need no download),
-        any classification network of ``keras.applications``, or a ``.keras`` file (loaded in
-        Keras's safe mode, so that it cannot run code).
+        any classification network of ``keras.applications``, or a ``.keras`` (``.h5``) file (loaded
+        in Keras's safe mode, so that it cannot run code).
     weights : {"imagenet", None} or path-like
         None is a seeded random initialisation. A path is a weights file without the classifier.
         Of no meaning for a ``.keras`` file, which has its own.
     input_size : int or (int, int), optional
         Side, or height and width, in pixels; what the network was trained at by default.
     layers : str or sequence of str, optional
-        Layers whose maps are wanted; the last feature map by default.
+        Layers whose maps are wanted; by default the last one with maps that everything goes through
+        from the input to the output. Of a network inside the network by path
+        (``mobilenetv2/out_relu``).
     output_stride : {16}, optional
         Pixels of the input per cell of the last map: its last stage keeps its resolution and its
         kernels are dilated. The network's own by default.
-    preprocessing : {"none", "tf", "torch", "caffe"}, optional
-        For a ``.keras`` file only: what its pixels need ("none": it takes 0 … 255 itself).
+    preprocessing : {"none", "unit", "tf", "torch", "caffe"} or str, optional
+        For a ``.keras`` file only: what its pixels need ("none": it takes 0 … 255 itself; "unit":
+        0 … 1, as after ``rescale=1 / 255``), or what is subtracted and divided by,
+        ``mean:0.485,0.456,0.406;std:0.229,0.224,0.225`` of pixels 0 … 1 (of 0 … 255 where a number
+        is above 1).
     engine : {"auto", "tensorflow", "openvino", "jax", "torch"}
         What runs the network. "auto": OpenVINO where it is installed, TensorFlow sees no graphics
         card and the converted network agrees with TensorFlow to 1e-4 of the largest activation;
@@ -279,6 +293,9 @@ def load_backbone(
         The built-in networks have theirs in any case, and a ``.keras`` file where it ends in a
         softmax (or in a dense layer whose classes ``<name>.classes.txt`` beside it names, one a
         line).
+    custom : str or sequence of str
+        Layers of your own in a ``.keras`` file, as ``module:Name``: the code is taken from that
+        module, never from the file. Those that ``register_keras_serializable`` knows need no name.
 
     Returns
     -------
@@ -299,7 +316,8 @@ def load_backbone(
         raise FeatlabError(f"output_stride must be 16 or left out, got {output_stride!r}.")
     check_request(engine, precision)
     size = _input_size(input_size)
-    source = find_source(name, weights, size, preprocessing, classifier)
+    own = (custom,) if isinstance(custom, str) else tuple(custom)
+    source = find_source(name, weights, size, preprocessing, classifier, own)
     if weights is None:
         logger.warning(
             "%s has RANDOM weights (weights=None): it has learned nothing, and its neurons mean "
@@ -307,8 +325,11 @@ def load_backbone(
             source.name,
         )
     wanted = (layers,) if isinstance(layers, str) else layers
-    if wanted is not None and (not wanted or len(set(wanted)) != len(wanted)):
-        raise FeatlabError(f"layers must name different layers, got {list(wanted)}.")
+    within = [one for one in wanted or () for other in wanted or () if one.startswith(f"{other}/")]
+    if wanted is not None and (not wanted or len(set(wanted)) != len(wanted) or within):
+        raise FeatlabError(
+            f"layers must name different layers, none inside another, got {list(wanted)}."
+        )
     recipe = partial(
         load_backbone,
         name,
@@ -320,6 +341,7 @@ def load_backbone(
         engine=engine,
         precision=precision,
         classifier=classifier,
+        custom=own,
     )
     wanted = tuple(wanted) if wanted else None
     return Backbone(source, wanted, output_stride, engine, precision, classifier, recipe)
@@ -329,6 +351,7 @@ def rebuild_backbone(
     provenance: Mapping[str, Any],
     backbone: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    custom: str | Sequence[str] = (),
 ) -> Backbone:
     """The network that a store (or a predictor) was made with, from what it says of it.
 
@@ -338,6 +361,8 @@ def rebuild_backbone(
         ``MapStore.provenance``.
     backbone, weights : str or path-like, optional
         Where they came from files, which have to be given.
+    custom : str or sequence of str
+        As for :func:`load_backbone`.
 
     Returns
     -------
@@ -357,13 +382,15 @@ def rebuild_backbone(
         "output_stride": None if stride == _OWN_STRIDE else int(stride),
         "precision": str(provenance.get("precision", "float32")),
     }
+    height, width = (int(side) for side in str(provenance["input_size"]).split(" x "))
     if is_model_file(name):
-        scaling = str(provenance["preprocessing"]).partition(":")[0]
-        if scaling not in PREPROCESSING:  # that of a network which is no Keras file
+        scaling = scaling_of_words(str(provenance["preprocessing"]))
+        if scaling is None:  # that of a network which is no Keras file
             given = {"backbone": Path(name).stem, "preprocessing": "that of a Keras file"}
             way_out = "Leave the network out, or give the one named first."
             refuse_difference(provenance, given, "the store or model", way_out)
-        return load_backbone(name, preprocessing=scaling, **shared)
+        size = (height, width)
+        return load_backbone(name, preprocessing=scaling, input_size=size, custom=custom, **shared)
     own_name = backbone is None
     if own_name and built_in_name(name) is None and name not in available_backbones():
         raise FeatlabError(
@@ -374,7 +401,6 @@ def rebuild_backbone(
             f"the store's network {name} has weights of its own ({own}); give them with --weights."
         )
     asked = weights or {"ImageNet": "imagenet", "random": "none"}[own]
-    height, width = (int(side) for side in str(provenance["input_size"]).split(" x "))
     return load_backbone(
         name,
         weights=None if str(asked).lower() == "none" else asked,

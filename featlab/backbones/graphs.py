@@ -1,9 +1,13 @@
-"""What is read off the graph of a Keras network and changed in a copy: maps, classifier, stride."""
+"""What is read off the graph of a Keras network and changed in a copy: maps, classifier, stride.
+
+A network that holds others as layers is made flat first (:func:`flat`), so that all that follows
+meets one graph of layers. A layer of ``base`` inside it is ``base/relu`` to a person.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,33 +25,121 @@ _POOLINGS = ("MaxPooling2D", "AveragePooling2D")
 _PASSED = ("Dropout", "Flatten", "Reshape")  # change neither the values nor their order
 
 
+# Keras allows no slash in the name of a layer; of what it allows, nobody writes this.
+_INSIDE = ">"
+# Weights of red, green and blue in what is seen as grey (ITU-R BT.601, as Pillow has them).
+_GREY = (0.299, 0.587, 0.114)
+
+
+def graph_of(model: Any) -> Any:
+    """The graph of a Functional or built Sequential network; None of anything else."""
+    graph = getattr(model, "_functional", None) or model  # a Sequential keeps its graph inside
+    return graph if hasattr(graph, "_nodes_by_depth") and hasattr(graph, "inputs") else None
+
+
+def flat(model: keras.Model, size: tuple[int, int] | None = None) -> keras.Model:
+    """One graph of all layers of a network of RGB pictures; the layers are those of `model`.
+
+    Networks inside it are taken apart, and their layers get the name of what held them in front. A
+    network of grey pictures gets a layer before it that makes them.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Functional or Sequential, of one input ``(b, H, W, 1 or 3)``.
+    size : (int, int), optional
+        Height and width; needed where the network leaves them open.
+    """
+    import keras
+
+    graph = graph_of(model)
+    entrance = graph.inputs[0]
+    _, *own_size, colours = entrance.shape
+    nested = any(graph_of(one) is not None for one in graph.operations)
+    if not nested and colours == len(_GREY) and size in (None, tuple(own_size)):
+        return graph
+    pixels = keras.Input(
+        (*(size or own_size), len(_GREY)), name=entrance._keras_history.operation.name
+    )
+    x = pixels
+    if colours == 1:
+        grey = keras.layers.Conv2D(1, 1, use_bias=False, trainable=False, name="to_grey")
+        x = grey(x)
+        grey.set_weights([np.reshape(_GREY, (1, 1, 3, 1))])
+    named: set[int] = set()
+
+    def called(path: tuple[str, ...]) -> Callable[[Any], Callable[..., Any]]:
+        def of(operation: Any) -> Callable[..., Any]:
+            inner, place = graph_of(operation), (*path, operation.name)
+            if inner is not None:
+                return lambda inputs, **_: inner._run_through_graph(inputs, called(place))
+            if id(operation) not in named:
+                named.add(id(operation))
+                operation.name = _INSIDE.join(place)
+            return operation
+
+        return of
+
+    outputs = graph._run_through_graph([x], called(()))
+    return keras.Model(pixels, outputs, name=model.name)
+
+
 def spatial_layers(model: keras.Model) -> dict[str, tuple[int, int, int]]:
     """Layers whose output is a map, in order: name → (height, width, neurons).
 
     Maps of a single cell are left out, unless the network has no other.
     """
-    shapes = {}
-    for layer in model.layers:
-        shape = _shape(layer)
-        if type(layer).__name__ != "InputLayer" and len(shape) == 4 and None not in shape[1:]:
-            shapes[layer.name] = (shape[1], shape[2], shape[3])
-    wide = {name: shape for name, shape in shapes.items() if shape[0] * shape[1] > 1}
-    return wide or shapes
+    shapes = {_path_of(node): _map_shape(node) for node in _nodes(model)}
+    return _wide({name: shape for name, shape in shapes.items() if shape is not None})
+
+
+def last_map(model: keras.Model) -> str:
+    """The last layer of maps that everything goes through from the input to the output.
+
+    A layer on one of several branches holds a part of what the network knows. Where the network
+    has no such layer behind its first weights, it is the last one with maps.
+    """
+    nodes = _nodes(model)
+    place = {id(node): k for k, node in enumerate(nodes)}
+    farthest = dict.fromkeys(range(len(nodes)), 0)  # the last node that takes a node's output
+    for k, node in enumerate(nodes):
+        for source in map(_node_of, node.input_tensors):
+            farthest[place[id(source)]] = k
+    for source in map(_node_of, model.outputs):
+        farthest[place[id(source)]] = len(nodes)
+    shapes, reached, learned = {}, 0, False
+    for k, node in enumerate(nodes):
+        shape = _map_shape(node)
+        kernels = getattr(node.operation, "weights", [])
+        learned = learned or any(len(weight.shape) > 1 for weight in kernels)
+        if reached <= k and learned and shape is not None:  # no edge passes it by
+            shapes[_path_of(node)] = shape
+        reached = max(reached, farthest[k])
+    return list(_wide(shapes) or spatial_layers(model))[-1]
+
+
+def _wide(shapes: dict[str, tuple[int, int, int]]) -> dict[str, tuple[int, int, int]]:
+    return {name: shape for name, shape in shapes.items() if shape[0] * shape[1] > 1} or shapes
 
 
 def output_of(model: keras.Model, layer: str) -> Any:
     """The output tensor of a layer of maps within the network's graph.
+
+    Parameters
+    ----------
+    model : keras.Model
+    layer : str
+        Of a network that was taken apart its path, or the name of what it was inside.
 
     Raises
     ------
     FeatlabError
         No such layer, one that is called several times, or one that gives no maps.
     """
-    # Not layer.output: of a nested model that is a tensor of its own graph. A Sequential keeps its
-    # graph in a model of its own.
-    graph = getattr(model, "_functional", None) or model
-    nodes = [node for some in graph._nodes_by_depth.values() for node in some]
-    calls = [node for node in nodes if node.operation.name == layer and not node.is_input]
+    # Not layer.output: of a layer that was called before, that is a tensor of another graph.
+    name, nodes = layer.replace("/", _INSIDE), _nodes(model)
+    calls = [node for node in nodes if node.operation.name == name and not node.is_input]
+    calls = calls or [n for n in nodes if n.operation.name.startswith(name + _INSIDE)][-1:]
     if len(calls) != 1:
         last = ", ".join(list(spatial_layers(model))[-8:])
         raise FeatlabError(
@@ -58,6 +150,33 @@ def output_of(model: keras.Model, layer: str) -> Any:
     if len(output.shape) != 4:
         raise FeatlabError(f"layer {layer!r} of {model.name} gives no maps (b, h, w, c).")
     return output
+
+
+def _nodes(model: keras.Model) -> list[Any]:
+    """The calls of layers that make up a network, each after those whose outputs it takes."""
+    graph = graph_of(model)
+    place = {id(operation): k for k, operation in enumerate(graph.operations)}
+    return [
+        node
+        for depth in sorted(graph._nodes_by_depth, reverse=True)
+        for node in sorted(graph._nodes_by_depth[depth], key=lambda one: place[id(one.operation)])
+    ]
+
+
+def _node_of(tensor: keras.KerasTensor) -> Any:
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def _path_of(node: Any) -> str:
+    return node.operation.name.replace(_INSIDE, "/")
+
+
+def _map_shape(node: Any) -> tuple[int, int, int] | None:
+    """Height, width and neurons of the maps that a call gives, if it gives any."""
+    shape = tuple(getattr(node.output_tensors[0], "shape", ()))
+    maps = not node.is_input and len(shape) == 4 and None not in shape[1:]
+    return (shape[1], shape[2], shape[3]) if maps else None
 
 
 def remove_last_stride(model: keras.Model, output_stride: int) -> keras.Model:
@@ -77,7 +196,7 @@ def remove_last_stride(model: keras.Model, output_stride: int) -> keras.Model:
     """
     height = model.input_shape[1]
     maps = spatial_layers(model)
-    coarse, fine = list(maps.values())[-1][0], -(-height // output_stride)
+    coarse, fine = maps[last_map(model)][0], -(-height // output_stride)
     if coarse == fine:
         return model
     if coarse != -(-height // (2 * output_stride)):
@@ -94,7 +213,7 @@ def remove_last_stride(model: keras.Model, output_stride: int) -> keras.Model:
     except (ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise _not_possible(model, output_stride, f"rebuilding it failed: {reason}") from error
-    if list(spatial_layers(changed).values())[-1][0] != fine:
+    if spatial_layers(changed)[last_map(changed)][0] != fine:
         raise _not_possible(model, output_stride, "the shapes of its last stage do not fit")
     changed.set_weights(model.get_weights())
     return changed
@@ -103,9 +222,10 @@ def remove_last_stride(model: keras.Model, output_stride: int) -> keras.Model:
 def _changes(model: keras.Model, coarse: int, output_stride: int) -> dict[str, dict[str, Any]]:
     """Layer → what changes in its configuration."""
     changes: dict[str, dict[str, Any]] = {}
-    for layer in model.layers:
-        kind, shape = type(layer).__name__, _shape(layer)
-        if kind not in _CONVOLUTIONS + _POOLINGS or len(shape) != 4 or shape[1] != coarse:
+    for node in _nodes(model):
+        layer, shape = node.operation, _map_shape(node)
+        kind = _kind(node)
+        if kind not in _CONVOLUTIONS + _POOLINGS or shape is None or shape[0] != coarse:
             continue
         if max(layer.strides) > 1:
             changes[layer.name] = {"strides": (1, 1), "padding": "same"}
@@ -116,18 +236,10 @@ def _changes(model: keras.Model, coarse: int, output_stride: int) -> dict[str, d
         else:
             continue
         # Explicit padding was made for the old stride; "same" takes its place.
-        source = layer.input._keras_history.operation
-        if type(source).__name__ == "ZeroPadding2D":
-            changes[source.name] = {"padding": (0, 0)}
+        source = _below(node)
+        if _kind(source) == "ZeroPadding2D":
+            changes[source.operation.name] = {"padding": (0, 0)}
     return changes
-
-
-def _shape(layer: keras.Layer) -> tuple[Any, ...]:
-    try:
-        output = layer.output
-    except (AttributeError, ValueError):  # never called, or called more than once
-        return ()
-    return tuple(output.shape) if hasattr(output, "shape") else ()
 
 
 def _not_possible(model: keras.Model, output_stride: int, reason: str) -> FeatlabError:
@@ -232,63 +344,65 @@ def find_head(
     """
     if len(network.outputs) != 1 or len(network.outputs[0].shape) != 2:
         return None
-    layer, softmax = _made_by(network.outputs[0]), False
+    node, softmax = _node_of(network.outputs[0]), False
     # What gives the logits is a dense layer, or a convolution of single cells.
-    while _kind(layer) in ("Activation", "Softmax", *_PASSED) and not _kernel(layer):
-        if _kind(layer) == "Softmax" or _activation(layer) == "softmax":
+    while _kind(node) in ("Activation", "Softmax", *_PASSED) and not _kernel(node):
+        if _kind(node) == "Softmax" or _activation(node) == "softmax":
             softmax = True
-        elif _kind(layer) == "Activation" and _activation(layer) != "linear":
+        elif _kind(node) == "Activation" and _activation(node) != "linear":
             return None
-        layer = _made_by(_input(layer))
-    softmax = softmax or _activation(layer) == "softmax"
+        node = _below(node)
+    softmax = softmax or _activation(node) == "softmax"
     known = names is None or names.is_file()
-    if not _kernel(layer) or not (softmax or (known and _activation(layer) == "linear")):
+    if not _kernel(node) or not (softmax or (known and _activation(node) == "linear")):
         return None
-    kernel, *bias = layer.get_weights()
+    kernel, *bias = node.operation.get_weights()
     kernel = kernel.reshape(-1, kernel.shape[-1])
     k = kernel.shape[1]
     if k < 2:
         return None
     intercept = bias[0] if bias else np.zeros(k)
-    below = _made_by(_input(layer))
-    while _kind(below) in _PASSED and _kind(_made_by(_input(below))) != "InputLayer":
-        below = _made_by(_input(below))
-    linear = _kind(below) == "GlobalAveragePooling2D" and (_made_by(_input(below)).name == last_map)
+    below = _below(node)
+    while _kind(below) in _PASSED and not _below(below).is_input:
+        below = _below(below)
+    means = _kind(below) == "GlobalAveragePooling2D"
+    linear = means and below.input_tensors[0] is output_of(network, last_map)
     weights = (kernel.T.astype(np.float32), intercept.astype(np.float32)) if linear else ()
-    return OwnHead(class_names(k, names), last_map, *weights), _logits(layer)
+    return OwnHead(class_names(k, names), last_map, *weights), _logits(node)
 
 
-def _logits(layer: keras.Layer) -> keras.KerasTensor:
-    """The layer's output before its activation, one row a picture."""
+def _logits(node: Any) -> keras.KerasTensor:
+    """The output of a layer before its activation, one row a picture."""
     import keras
 
+    layer = node.operation
     config = layer.get_config() | {"activation": "linear", "name": f"{layer.name}_logits"}
     bare = type(layer).from_config(config)
-    logits = bare(_input(layer))
+    logits = bare(node.input_tensors[0])
     bare.set_weights(layer.get_weights())
-    return logits if len(logits.shape) == 2 else keras.layers.Flatten()(logits)
+    if len(logits.shape) == 2:
+        return logits
+    return keras.layers.Flatten(name=f"{layer.name}_row")(logits)
 
 
-def _made_by(tensor: keras.KerasTensor) -> keras.Layer:
-    return tensor._keras_history.operation
+def _below(node: Any) -> Any:
+    """The call whose output a call takes."""
+    return _node_of(node.input_tensors[0])
 
 
-def _input(layer: keras.Layer) -> keras.KerasTensor:
-    return layer._inbound_nodes[-1].input_tensors[0]
+def _kind(node: Any) -> str:
+    return type(node.operation).__name__
 
 
-def _kind(layer: Any) -> str:
-    return type(layer).__name__
-
-
-def _kernel(layer: Any) -> bool:
+def _kernel(node: Any) -> bool:
     """Whether a layer is a dense one, or a convolution that sees a single cell."""
-    shape: Sequence[Any] = getattr(getattr(layer, "output", None), "shape", ())
-    cell = _kind(layer) == "Conv2D" and tuple(shape[1:3]) == (1, 1)
-    return _kind(layer) == "Dense" or (cell and tuple(layer.kernel_size) == (1, 1))
+    if _kind(node) != "Conv2D":
+        return _kind(node) == "Dense"
+    shape = _map_shape(node)
+    return shape is not None and shape[:2] == tuple(node.operation.kernel_size) == (1, 1)
 
 
-def _activation(layer: Any) -> str:
+def _activation(node: Any) -> str:
     """Name of its activation; a layer that has none passes values on."""
-    name = getattr(getattr(layer, "activation", None), "__name__", "linear")
+    name = getattr(getattr(node.operation, "activation", None), "__name__", "linear")
     return re.sub(r"^log_softmax$", "softmax", name)

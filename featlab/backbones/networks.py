@@ -6,15 +6,19 @@ import difflib
 import inspect
 import os
 import pkgutil
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from featlab.arguments import check_choice
 from featlab.backbones import efficientnet_lite
-from featlab.backbones.graphs import spatial_layers
+from featlab.backbones._files import cause_of, keras_version, load_keras_file
 from featlab.errors import FeatlabError
 from featlab.store.network import OwnHead
 
@@ -25,33 +29,28 @@ BUILT_IN = tuple(efficientnet_lite.VARIANTS)
 
 # What the networks of keras.applications were trained at, where it is not 224.
 _INPUT_SIZES = {
-    "inceptionv3": 299,
-    "inceptionresnetv2": 299,
-    "xception": 299,
+    **dict.fromkeys(("inceptionv3", "inceptionresnetv2", "xception"), 299),
     "nasnetlarge": 331,
-    "efficientnetb1": 240,
-    "efficientnetb2": 260,
-    "efficientnetb3": 300,
-    "efficientnetb4": 380,
-    "efficientnetb5": 456,
-    "efficientnetb6": 528,
-    "efficientnetb7": 600,
-    "efficientnetv2b1": 240,
-    "efficientnetv2b2": 260,
-    "efficientnetv2b3": 300,
+    **{
+        f"efficientnetb{k}": side for k, side in enumerate((224, 240, 260, 300, 380, 456, 528, 600))
+    },
+    **{f"efficientnetv2b{k}": side for k, side in enumerate((224, 240, 260, 300))},
+    **dict.fromkeys(("efficientnetv2m", "efficientnetv2l"), 480),
     "efficientnetv2s": 384,
-    "efficientnetv2m": 480,
-    "efficientnetv2l": 480,
 }
 _USUAL_SIZE = 224
 
 _SCALINGS = {
     "none": "pixels 0 … 255 as they are; the network scales them itself",
+    "unit": "pixels scaled to 0 … 1",
     "tf": "pixels scaled to −1 … 1",
     "torch": "pixels scaled to 0 … 1, then the ImageNet mean and deviation of each channel",
     "caffe": "channels reversed to BGR, the ImageNet mean of each subtracted",
 }
-PREPROCESSING = ("none", "tf", "torch", "caffe")
+PREPROCESSING = tuple(_SCALINGS)
+_NUMBERS = r"(-?[\d.]+(?:e-?\d+)?(?:,-?[\d.]+(?:e-?\d+)?){0,2})"
+_MEAN_STD = re.compile(f"mean:{_NUMBERS};std:{_NUMBERS}")
+_MODEL_FILES = (".keras", ".h5", ".hdf5")
 
 
 @dataclass(frozen=True)
@@ -103,15 +102,20 @@ def applications() -> dict[str, Application]:
     """Every classification network of the installed Keras, by canonical name."""
     import keras
 
+    modules = {
+        info.name: getattr(keras.applications, info.name)
+        for info in pkgutil.iter_modules(keras.applications.__path__)
+    }
     known = {}
-    for info in pkgutil.iter_modules(keras.applications.__path__):
-        module = getattr(keras.applications, info.name)
-        preprocess = getattr(module, "preprocess_input", None)
-        if preprocess is None:
-            continue
-        for name, build in vars(module).items():
+    # Some stand in no module of their own but beside the modules; last, theirs is where they are
+    # defined.
+    for place in (keras.applications, *modules.values()):
+        for name, build in vars(place).items():
             if inspect.isfunction(build) and "include_top" in inspect.signature(build).parameters:
-                known[canonical_name(name)] = Application(name, build, preprocess, info.name)
+                own = build.__module__.rpartition(".")[2]
+                where = own if place is keras.applications else place.__name__.rpartition(".")[2]
+                preprocess = modules[where].preprocess_input
+                known[canonical_name(name)] = Application(name, build, preprocess, where)
     return known
 
 
@@ -140,18 +144,69 @@ def find_application(name: str) -> Application:
         ) from None
 
 
+def checked_preprocessing(preprocessing: str) -> str:
+    """One of :data:`PREPROCESSING`, or means and deviations, without blanks.
+
+    Raises
+    ------
+    FeatlabError
+        It is neither.
+    """
+    given = preprocessing.replace(" ", "")
+    if given.startswith("mean:"):
+        _mean_and_std(given)
+    else:
+        check_choice("preprocessing", given, (*PREPROCESSING, "mean:0.5,0.5,0.5;std:0.2,0.2,0.2"))
+    return given
+
+
+def _mean_and_std(preprocessing: str) -> np.ndarray:
+    """Mean and deviation of each channel in pixels 0 … 255, ``(2, 3)``; the numbers are of 0 … 1.
+
+    Where one is above 1, all are of 0 … 255.
+    """
+    match = _MEAN_STD.fullmatch(preprocessing)
+    rows = [[float(one) for one in some.split(",")] for some in match.groups()] if match else []
+    if {len(row) for row in rows} - {1, 3} or not rows or min(rows[1]) <= 0:
+        raise FeatlabError(
+            "preprocessing must be like 'mean:0.485,0.456,0.406;std:0.229,0.224,0.225', one number "
+            f"or three each and no deviation of 0, got {preprocessing!r}."
+        )
+    values = np.array([np.broadcast_to(row, 3) for row in rows])
+    return values if values.max() > 1 else 255 * values
+
+
 def scale_pixels(pixels: Any, preprocessing: str) -> Any:
-    """Apply one of Keras's three classic scalings, or none, to float pixels 0 … 255."""
+    """Float pixels 0 … 255 as :func:`checked_preprocessing` says."""
     from keras.applications import imagenet_utils
 
     if preprocessing == "none":
         return pixels
+    if preprocessing == "unit":
+        return pixels / 255.0
+    if preprocessing.startswith("mean:"):
+        mean, std = _mean_and_std(preprocessing).astype(np.float32)
+        return (pixels - mean) / std
     return imagenet_utils.preprocess_input(pixels, mode=preprocessing)
+
+
+def preprocessing_in_words(preprocessing: str) -> str:
+    """What a scaling does, after its name; :func:`scaling_of_words` finds the name in it."""
+    if preprocessing in _SCALINGS:
+        return f"{preprocessing}: {_SCALINGS[preprocessing]}"
+    mean, std = (", ".join(f"{x:.4g}" for x in row) for row in _mean_and_std(preprocessing))
+    return f"{preprocessing}: mean {mean} subtracted from pixels 0 … 255, divided by {std}"
+
+
+def scaling_of_words(words: str) -> str | None:
+    """The scaling that :func:`preprocessing_in_words` tells of; None in words of another kind."""
+    name = words.partition(": ")[0]
+    return name if name in PREPROCESSING or name.startswith("mean:") else None
 
 
 def is_model_file(name: str) -> bool:
     """Whether a backbone is named by a file of the user's own."""
-    return Path(name).suffix in (".keras", ".h5", ".hdf5")
+    return Path(name).suffix in _MODEL_FILES or Path(name, "saved_model.pb").is_file()
 
 
 def find_source(
@@ -160,6 +215,7 @@ def find_source(
     size: tuple[int, int] | None,
     preprocessing: str | None,
     classifier: bool = False,
+    custom: Sequence[str] = (),
 ) -> Source:
     """The source that a name means.
 
@@ -172,9 +228,11 @@ def find_source(
     if classifier and (built_in or is_model_file(name)):
         raise FeatlabError(f"classifier is for keras.applications; {name} has its own anyway.")
     if is_model_file(name):
-        return _model_file(Path(name), weights, size, preprocessing)
+        return _model_file(Path(name), weights, size, preprocessing, custom)
     if preprocessing is not None:
         raise FeatlabError(f"preprocessing is for .keras files; {name} has its own. Leave it out.")
+    if custom:
+        raise FeatlabError(f"custom is for .keras files; {name} has no layers of your own.")
     size = size or (default_input_size(name),) * 2
     if built_in:
         return _built_in(built_in, weights, size)
@@ -216,12 +274,12 @@ def _application(
         options: dict[str, Any] = {"include_top": classifier, "input_shape": (*size, 3)}
         options |= {"classifier_activation": None} if classifier else {}
         try:
-            return _seeded(partial(entry.build, weights=file or weights, **options), weights)
+            with _fresh_names():
+                return _seeded(partial(entry.build, weights=file or weights, **options), weights)
         except (ValueError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise FeatlabError(
                 f"{entry.name} with weights {weights!s} at {size[0]} × {size[1]} px could not be "
-                f"made: {reason}"
+                f"made: {cause_of(error)}"
             ) from error
         except Exception as error:
             # Keras reports a failed download as a bare Exception.
@@ -249,21 +307,27 @@ def _model_file(
     weights: str | os.PathLike[str] | None,
     size: tuple[int, int] | None,
     preprocessing: str | None,
+    custom: Sequence[str],
 ) -> Source:
     if weights != "imagenet":
         raise FeatlabError(f"{path} has its own weights; leave weights out.")
-    scaling = preprocessing or "none"
-    check_choice("preprocessing", scaling, PREPROCESSING)
+    scaling = checked_preprocessing(preprocessing or "none")
+    if path.is_dir():
+        raise FeatlabError(
+            f"{path} is a SavedModel, which Keras {keras_version()} runs only as a whole, without "
+            "the layers in it: open it with what wrote it (TensorFlow before 2.16, or the package "
+            "tf_keras) and save it as .h5 or .keras."
+        )
     _existing(path)
 
     def build(size: tuple[int, int] | None) -> keras.Model:
-        return _load_keras_file(path, size)
+        return load_keras_file(path, size, custom)
 
     return Source(
         name=path.stem,
         weights=path.name,
         weights_file=path,
-        preprocessing=f"{scaling}: {_SCALINGS[scaling]}",
+        preprocessing=preprocessing_in_words(scaling),
         build=build,
         preprocess=partial(scale_pixels, preprocessing=scaling),
         input_size=size,
@@ -272,30 +336,22 @@ def _model_file(
     )
 
 
-def _load_keras_file(path: Path, size: tuple[int, int] | None) -> keras.Model:
-    import keras
+@contextmanager
+def _fresh_names() -> Iterator[None]:
+    """Layers without a name of their own are named as in a process that has made none before.
 
+    Keras counts them through the whole process: without this, what a network's layers are called
+    would depend on what was built before it.
+    """
+    from keras.src.backend.common import global_state
+    from keras.src.utils import naming
+
+    counted = global_state.get_global_attribute("object_name_uids")
+    naming.reset_uids()
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:
-        # Whatever a hostile or damaged file raises, the user needs the file's name.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FeatlabError(f"{path} could not be loaded as a Keras model: {reason}") from error
-    shape = model.input_shape
-    if isinstance(shape, list) or len(shape) != 4 or shape[-1] != 3:
-        raise FeatlabError(f"{path} must take RGB pictures (b, H, W, 3), but takes {shape}.")
-    if None in shape[1:3]:
-        raise FeatlabError(
-            f"{path} leaves its input size open; save it with a fixed one, such as "
-            "keras.Input((224, 224, 3))."
-        )
-    if size is not None and size != tuple(shape[1:3]):
-        raise FeatlabError(
-            f"{path} takes {shape[1]} × {shape[2]} px; input_size={size} is not possible for it."
-        )
-    if not spatial_layers(model):
-        raise FeatlabError(f"{path} has no layer that gives maps (b, h, w, c).")
-    return model
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", counted)
 
 
 def _seeded(

@@ -86,6 +86,12 @@ ModelWeights = Annotated[
     str | None,
     typer.Option(help="imagenet, none or a weights file. (default: those the model names)"),
 ]
+ModelCustom = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="module:Name of a layer of your own in a .keras file; may be given several times."
+    ),
+]
 Refit = Annotated[
     bool,
     typer.Option(
@@ -130,12 +136,19 @@ class Pass:
     ] = None
     layers: Annotated[
         str | None,
-        typer.Option(help="Comma-separated layer names. (default: the last feature map)"),
+        typer.Option(
+            help="Comma-separated layer names, of a network inside by path (base/out_relu). "
+            "(default: the last feature map)"
+        ),
     ] = None
     preprocessing: Annotated[
         str | None,
-        typer.Option(help="For a .keras file: none, tf, torch or caffe. (default: none)"),
+        typer.Option(
+            help="For a .keras file: none, unit (0 … 1), tf, torch, caffe or mean:…;std:…. "
+            "(default: none)"
+        ),
     ] = None
+    custom: ModelCustom = None
     resize: Annotated[str, typer.Option(help="stretch, or pad to keep the aspect ratio.")] = (
         "stretch"
     )

@@ -24,6 +24,7 @@ from featlab.cli._options import (
     BoxKind,
     CopiesOrDrop,
     ModelBackbone,
+    ModelCustom,
     ModelWeights,
     Output,
     Pass,
@@ -243,6 +244,7 @@ def predict(
     ] = "",
     backbone: ModelBackbone = None,
     weights: ModelWeights = None,
+    custom: ModelCustom = None,
 ) -> None:
     """Ask any picture: what is it, where is it, and how sure is that.
 
@@ -269,7 +271,9 @@ def predict(
     made = {"pictures": pictures_drawn != "none"}
     featlab.predict.check_before_the_pass(output, images, wanted, **made)
     with libraries_silenced():
-        network = featlab.backbones.rebuild_backbone(predictor.provenance, backbone, weights)
+        network = featlab.backbones.rebuild_backbone(
+            predictor.provenance, backbone, weights, custom or ()
+        )
         predictor.check(network)
         if not (folder / featlab.predict.MAPS).exists():
             network.probe()  # loads them
@@ -371,6 +375,7 @@ def load_network(made: Pass) -> featlab.backbones.Backbone:
         engine=made.engine,
         precision=made.precision,
         classifier=made.classifier,
+        custom=made.custom or (),
     )
 
 

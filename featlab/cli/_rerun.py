@@ -17,6 +17,7 @@ from featlab.cli._options import (
     BoxKind,
     Copies,
     ModelBackbone,
+    ModelCustom,
     ModelWeights,
     Output,
     Pass,
@@ -95,6 +96,7 @@ def gradients(
         str | None,
         typer.Option(help="imagenet, none or a weights file. (default: those the store names)"),
     ] = None,
+    custom: ModelCustom = None,
     box_kind: BoxKind = None,
     copies: Copies = "together",
     seed: Seed = 0,
@@ -107,7 +109,9 @@ def gradients(
     predictor = None if model is None else featlab.predict.load_predictor(model)
     with featlab.store.MapStore(store) as opened:
         with _pass.libraries_silenced():
-            network = featlab.backbones.rebuild_backbone(opened.provenance, backbone, weights)
+            network = featlab.backbones.rebuild_backbone(
+                opened.provenance, backbone, weights, custom or ()
+            )
             network.input_size, network.layers  # noqa: B018 - builds what the name does not tell
         results = featlab.pipeline.analyse_gradients(
             opened,
@@ -334,12 +338,15 @@ def export(
     ],
     backbone: ModelBackbone = None,
     weights: ModelWeights = None,
+    custom: ModelCustom = None,
 ) -> None:
     """One model for other programs: pixels to class probabilities, heat map and box."""
     featlab.predict.export_format(output)
     predictor = featlab.predict.load_predictor(model)
     with _pass.libraries_silenced():
-        network = featlab.backbones.rebuild_backbone(predictor.provenance, backbone, weights)
+        network = featlab.backbones.rebuild_backbone(
+            predictor.provenance, backbone, weights, custom or ()
+        )
         whole = predictor.to_keras(network)
         classes = featlab.predict.write_model(whole, output, predictor.classes)
     height, width = network.input_size

@@ -29,7 +29,7 @@ INPUT, RESIZE, SCALE, POOL, DROPOUT, CLASSES = (
 
 # How the networks of keras.applications and EfficientNet-Lite name the layers of a block.
 _BLOCK = re.compile(
-    r"(?:^|_)(?P<block>"
+    r"(?:^|[_>])(?P<block>"
     r"conv\d+_block\d+"  # ResNet, DenseNet: conv5_block3_out
     r"|stage_?\d+_[a-z]*block_?\d+"  # ConvNeXt, RegNet: stage_3_block_2_layer_scale
     r"|block_?\d+[a-z]?"  # EfficientNet: block7a_; EfficientNet-Lite; MobileNetV2: block_16_; VGG
