@@ -34,16 +34,18 @@ from featlab.report import _comparison, page  # noqa: F401 - they make the claim
 from featlab.report import _words as words
 from featlab.report._elements import Options
 from featlab.report._localisation import localisation
+from featlab.report._neurons import detectors
 from featlab.report._words import CLAIMS, COMPARISON_CLAIMS, PREDICTION_CLAIMS, Claim
 from featlab.report.overview import commands
 from featlab.results.analysis import DetectorDetails, SmallestSet
 from featlab.results.localisation import FittedMethods, Localisation
 from featlab.results.networks import Transfer
-from featlab.results.pictures import UNTUNED_ELSEWHERE
+from featlab.results.pictures import UNTUNED_ELSEWHERE, Samples
 
 DRAWS, LONG = 25, 200
 NUMBERS = 300
 BASELINES = ("dummy", "colour_histogram")
+BY_DETECTORS = ("detectors", "best_detector", "signed_detectors", "contrast")
 CHECKS: dict[str, Callable[[str, Any, Claim], None]] = {}
 
 
@@ -139,11 +141,15 @@ def _(text, r, _claim):
     area = sorted(r.box_details.statistics["area"])
     assert count(text, r"of (\d+) box") == len(area)
     assert same(percentages(text)[0], (area[len(area) // 2] + area[(len(area) - 1) // 2]) / 2)
+    several = len(set(r.store.boxes["kind"])) > 1
+    assert (f" of kind “{r.box_kind}”" in text) == (several and bool(r.box_kind))
 
 
 @check("samples")
 def _(text, r, _claim):
     assert ("white" in text) == (sum(map(len, r.samples.boxes)) > 0)
+    several = len(set(r.store.boxes["kind"])) > 1
+    assert (f"boxes of kind “{r.box_kind}”" in text) == ("white" in text and several)
 
 
 @check("passes")
@@ -404,6 +410,9 @@ def _(text, r, _claim):
     without = every[~np.isfinite(every["p"])]
     assert count(text, r"^([\d,]+) of") == len(without) > 0
     assert count(text, r"of ([\d,]+) pair") == len(every)
+    # Beside counts of one layer and pooling alone, which the volcano's are.
+    families = set(zip(every["layer"], every["pooling"], strict=True))
+    assert ("(of all layers and poolings)" in text) == (len(families) > 1)
     told = text.partition("no p: ")[2].partition(". ")[0].removesuffix(".").split("; ")
     assert sum(int(part.split()[0].replace(",", "")) for part in told) == len(without)
     key = {
@@ -542,11 +551,21 @@ def _(text, r, claim):
     own = [name for name in ("detectors", "best_detector") if name in hits]
     if not own:
         assert "No confirmed detector" in claim.verdict
-    if claim.clear:
-        assert "better" in claim.verdict and own and rival
+    pairs = r.box_details.pairs if r.box_details is not None else pd.DataFrame()
+    pairs = pairs[pairs["against"].eq(rival)].set_index("method") if len(pairs) else pairs
+    compared = [name for name in hits if name in BY_DETECTORS and name in pairs.index]
+    told = {name: re.search(rf"“{words.method(name)}” lies at ([+−]?\d+) per", text)
+            for name in BY_DETECTORS}  # fmt: skip
+    assert {name for name, one in told.items() if one} == set(compared)
+    for name in compared:
+        assert same(told[name][1], (hits[name] - hits[rival]).mean())
+    # "Yes" where the table below has one of them surely ahead, whichever was picked elsewhere.
+    better = pairs[(pairs["p_adjusted"] < 0.05) & (pairs["difference"] > 0)] if compared else pairs
+    ahead = [name for name in compared if name in better.index]
+    assert claim.clear == bool(ahead) == claim.verdict.startswith("Yes")
+    for name in ahead:
         groups = r.store.images["group"].to_numpy(str)[hits.index]
-        judged = next(name for name in own if f"“{words.method(name)}”" in text)
-        gaps = hits[judged] - hits[rival]
+        gaps = hits[name] - hits[rival]
         assert gaps.mean() > 0
         if len(set(groups)) == len(groups) or set(groups) == {""}:
             only = (int((gaps > 0).sum()), int((gaps < 0).sum()))
@@ -555,11 +574,8 @@ def _(text, r, claim):
             units = [f"{i}" if group == "" else group for i, group in enumerate(groups)]
             sums = gaps.groupby(units).sum()
             assert (sums != 0).sum() >= 6
-    elif "Not shown" in claim.verdict:
-        pairs = r.box_details.pairs.set_index(["method", "against"])
-        judged = next(name for name in own if f"“{words.method(name)}” " in text or
-                      f"“{words.method(name)}”," in text)  # fmt: skip
-        assert pairs.loc[(judged, rival), "p_adjusted"] >= 0.05
+    if "worse" in claim.verdict:
+        assert all(pairs.loc[name, "difference"] < 0 for name in compared)
     if r.box_kind and "judged alone" in text:
         assert f"what the “{r.box_kind}” boxes mark" in text and "on the object" not in text
     kinds = {"without boxes": ("cam", "sum"), "taught with boxes": ("cell_boxes",)}
@@ -1168,6 +1184,28 @@ def test_the_question_of_the_detectors_maps_is_answered_by_detectors(made):
     assert claim.verdict == "No confirmed detector has a map to ask" and not claim.clear
 
 
+def test_a_detector_that_is_surely_ahead_is_not_called_not_shown(made):
+    rows, pairs = made.localisation.table, made.box_details.pairs
+    rival = made.localisation.best(baseline=True)["method"]
+    # The other one was better where thresholds were chosen, and is not ahead on test.
+    other = rows[rows["method"].eq("detectors")].assign(method="best_detector")
+    rows = pd.concat([rows, other], ignore_index=True)
+    rows["box_accuracy_confirm"] = np.where(rows["method"].eq("best_detector"), 0.9, 0.1)
+    pairs = pairs[pairs["against"].eq(rival) & pairs["method"].eq("detectors")]
+    pairs = pd.concat([pairs, pairs.assign(method="best_detector")], ignore_index=True)
+    pairs = pairs.assign(difference=0.2, p_adjusted=0.5)
+    for p, clear in ((2e-4, True), (0.5, False)):
+        pairs.loc[pairs["method"].eq("detectors"), "p_adjusted"] = p
+        results = dataclasses.replace(
+            made, localisation=dataclasses.replace(made.localisation, table=rows),
+            box_details=dataclasses.replace(made.box_details, pairs=pairs),
+        )  # fmt: skip
+        claim = CLAIMS["where the object is"](results)
+        assert claim.clear == claim.verdict.startswith("Yes") == clear
+        assert "“detectors combined” lies at +20" in claim.text
+        assert "“best detector alone” lies at +20" in claim.text
+
+
 def test_equal_counts_have_no_best_pooling(made):
     rows = pd.DataFrame({"layer": "top", "pooling": ["mean", "max"], "replicated": 5})
     details = DetectorDetails(poolings=rows, replication=pd.DataFrame())
@@ -1224,6 +1262,8 @@ def test_the_command_line_says_why_there_is_no_p_and_what_confirming_flatters(
     made, capsys, tmp_path
 ):
     summary = report.summary(made)
+    for one in summary["detectors"].values():
+        one["n_selected"] = one["n"] + 1
     tell(summary | {"without_p": {"constant": 3, "too few groups": 1}}, tmp_path)
     told = capsys.readouterr().out
     assert "pairs of class and neuron without a p: 3 constant, 1 too few groups" in told
@@ -1266,6 +1306,39 @@ def test_what_a_map_learns_from_is_said():
     assert words.learns_from(row) == "nothing of this set, through the network"
     row["supervision"] = METHODS["sum"].supervision  # it asks for no class
     assert words.learns_from(row) == "nothing"
+
+
+def test_boxes_of_one_kind_of_several_are_named(made):
+    store, boxes = made.store, made.store.boxes
+    assert "of kind" not in str(CLAIMS["box sizes"](made))
+    both = pd.concat([boxes, boxes.assign(kind="head")], ignore_index=True)
+    several = SimpleNamespace(boxes=both, images=store.images)
+    results = dataclasses.replace(made, store=several, box_kind="head")
+    assert "of kind “head”" in str(CLAIMS["box sizes"](results))
+    results = dataclasses.replace(results, samples=Samples([None], ["a"], [np.ones((1, 4))]))
+    assert "white: ground-truth boxes of kind “head”" in str(CLAIMS["samples"](results))
+
+
+def test_a_model_is_never_said_to_be_entirely_sure(made):
+    for value in (1.0, 1 - 1e-16, 1 - 1e-12):
+        assert plain(words.probability(value)) == "> 99.9 %"
+        assert plain(words.probability(1 - value)) == "< 0.1 %"
+    assert plain(words.probability(0.655)) == "66 %"
+
+
+def test_a_table_of_detectors_that_were_all_confirmed_is_not_called_flattered(
+    made, capsys, tmp_path
+):
+    held = made.neurons["detector"].eq(True)
+    for replicated in (True, False):
+        first = held.to_numpy().argmax()
+        table = made.neurons.assign(replicated=made.neurons["replicated"].mask(held, True))
+        table.loc[table.index[first], ["replicated", "direction"]] = [replicated, "active"]
+        results = dataclasses.replace(made, neurons=table)
+        shown = detectors(results, Options()).tables["detectors"]
+        assert ("flatters" in shown.caption) == (not replicated)
+        tell(report.summary(results), tmp_path)
+        assert ("flatters" in capsys.readouterr().out) == (not replicated)
 
 
 # ------------------------------------------------------------------------------------- the numbers

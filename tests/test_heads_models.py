@@ -39,6 +39,7 @@ from featlab.heads import (
     save_head,
 )
 from featlab.heads.models import _NEIGHBOURS, HEADS, HEADS_DEFAULT, CentroidClassifier
+from featlab.heads.saving import calibrated_head
 from featlab.store import MapStore
 
 ARCHIVES = Path(__file__).parent / "archives"
@@ -247,6 +248,19 @@ class TestNeuronSelector:
 
 
 class TestSaving:
+    @pytest.mark.parametrize("classes", [2, 3])
+    def test_a_head_that_is_always_right_is_not_entirely_sure(self, classes):
+        """Held out all right, n images let one expect n / (n + 1) of others right, and no more."""
+        rng = np.random.default_rng(0)
+        y = np.arange(120) % classes
+        X = 6 * np.eye(classes)[y] + rng.normal(size=(120, classes))
+        for strength in (0.01, 1, 100):
+            model = make_pipeline(StandardScaler(), LogisticRegression(C=strength)).fit(X, y)
+            head, temperature = calibrated_head(model, X, y)
+            sure = head.predict_proba(X).max(axis=1)
+            assert (head.predict_proba(X).argmax(axis=1) == y).mean() > 0.99
+            assert 0.98 < sure.mean() < 0.997, (strength, temperature)
+
     @pytest.mark.parametrize("head", [h for h in HEADS if h != "knn"])
     def test_a_saved_head_predicts_the_same(self, solved, tmp_path, head):
         X, _, split, results = solved

@@ -315,7 +315,7 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
     for name, head in summary["heads"].items():
         print(
             f"  head {name}: accuracy {_number(head['accuracy'])} "
-            f"[{_number(head['low'])}, {_number(head['high'])}] on {head['n']} unseen images"
+            f"[{_number(head['low'])}, {_number(head['high'])}] on {_unseen(head['n'])}"
         )
     for label, detectors in list(summary["detectors"].items())[:10]:
         best = ""
@@ -325,10 +325,13 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
                 f"{_number(detectors['auroc_selected'])} when chosen, "
                 f"{_number(detectors['auroc_confirmed'])} "
                 f"[{_number(detectors['auroc_confirmed_low'])}, "
-                f"{_number(detectors['auroc_confirmed_high'])}] on unseen images, which being "
-                f"confirmed flatters (median of all selected there "
-                f"{_number(detectors['auroc_unseen_of_selected'])})"
+                f"{_number(detectors['auroc_confirmed_high'])}] on unseen images"
             )
+            if detectors["n"] < detectors["n_selected"]:
+                best += (
+                    ", which being confirmed flatters (median of all selected there "
+                    f"{_number(detectors['auroc_unseen_of_selected'])})"
+                )
         print(
             f"  detectors of {label}: {detectors['n']} confirmed of {detectors['n_selected']} "
             f"selected{best}"
@@ -345,15 +348,14 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
     for method, score in summary["localisation"].items():
         print(
             f"  boxes by {method}: {_number(score['box_accuracy'])} with IoU ≥ 0.5, "
-            f"mean IoU {_number(score['mean_iou'])}, {score['n']} unseen images"
+            f"mean IoU {_number(score['mean_iou'])}, {_unseen(score['n'])}"
         )
     predicted = summary["predicted_boxes"]
     if "mean_iou" in predicted:
         print(
             f"  boxes of `featlab predict`, by {predicted['method']}: "
             f"{_scored(predicted['box_accuracy'])} with IoU ≥ 0.5, "
-            f"mean IoU {_scored(predicted['mean_iou'])}, {predicted['mean_iou']['n']:.0f} unseen "
-            "images"
+            f"mean IoU {_scored(predicted['mean_iou'])}, {_unseen(predicted['mean_iou']['n'])}"
         )
     if summary["refitted_on"]:
         print(
@@ -387,8 +389,12 @@ def _scored(score: Mapping[str, float | None]) -> str:
 
 
 def _number(value: float | None) -> str:
-    """With three decimals; a dash for what is not known."""
-    return "–" if value is None else f"{value:.3f}"
+    """With three decimals, or more where they would read as all or nothing; a dash for unknown."""
+    return "–" if value is None else featlab.arguments.score_text(value, 3)
+
+
+def _unseen(n: float) -> str:
+    return f"{n:.0f} unseen image{'' if n == 1 else 's'}"
 
 
 def command_line() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax
+from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
@@ -24,7 +24,6 @@ from featlab.arguments import finite_matrix
 from featlab.errors import FeatlabError
 from featlab.heads.models import CentroidClassifier
 from featlab.heads.saved import FORMAT, NETWORK, VERSION, Floats, SavedHead
-from featlab.heads.scores import losses_of
 from featlab.heads.training import fit_quietly, folds_of, images_of, one_thread
 from featlab.store import MapStore
 from featlab.store.network import network_facts
@@ -139,7 +138,9 @@ def calibrated_head(
 
     One temperature divides the scores before the softmax: that of the least log-loss on held-out
     folds of the train images, in each of which the head is fitted anew with the same settings. It
-    changes no prediction.
+    changes no prediction. As if one held-out image more were wrong, each counts as one of the other
+    classes by 1 / (n + 1): where all are right, the least log-loss would otherwise be that of a
+    head that is entirely sure of whatever it says.
 
     Parameters
     ----------
@@ -166,6 +167,8 @@ def calibrated_head(
     References
     ----------
     Guo et al. (2017). On calibration of modern neural networks. ICML.
+    Platt (1999). Probabilistic outputs for support vector machines. Advances in Large Margin
+    Classifiers, 61-74 (targets that are neither 0 nor 1).
     """
     images = images_of(X, y, groups)
     values = double_rows(finite_matrix(X), np.arange(len(images.y)))
@@ -183,9 +186,11 @@ def calibrated_head(
         return head, 1.0
     score, code = np.concatenate(scores), np.concatenate(codes)
 
+    targets = np.full(score.shape, 1 / ((len(code) + 1) * (score.shape[1] - 1)))
+    targets[np.arange(len(code)), code] = len(code) / (len(code) + 1)
+
     def loss(log_temperature: float) -> float:
-        shares = softmax(score / np.exp(log_temperature), axis=1)
-        return float(losses_of(code, shares).mean())
+        return -float((targets * log_softmax(score / np.exp(log_temperature), axis=1)).sum())
 
     temperature = float(np.exp(minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded").x))
     return _tempered(head, temperature), temperature

@@ -82,7 +82,7 @@ def write_pictures(
             said = table.iloc[row]
             scale = picture.width / said["width"], picture.height / said["height"]
             box = said[CORNERS].to_numpy(float) * np.tile(scale, 2)
-            line = f"{int(100 * said['probability'])} % {said['class']}"
+            line = f"{min(int(100 * said['probability']), 99)} % {said['class']}"
             drawn = marked(
                 picture, box, f"{line}, unusual" if said["typicality"] <= UNUSUAL else line
             )

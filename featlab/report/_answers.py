@@ -299,20 +299,24 @@ def maps_answer(results: Results) -> Claim:
     if scores is None:
         nothing = "Without boxes on test images nothing can be said."
         return Claim(nothing, "No boxes on test images, so not measured")
-    own = replace(scores, table=scores.table[scores.table["method"].isin(_BY_DETECTORS)])
-    best, rival = own.best(), scores.best(baseline=True)
-    sentences = [_box_shares(scores, rival)]
-    outcome = "unknown"
-    if best is not None and rival is not None:
-        pair = _pair(results, best["method"], rival["method"])
-        outcome = "unknown" if pair is None else standing(pair)
-        if pair is not None:
-            sentences.append(
-                f"Image by image “{words.method(best['method'])}”{_picked_on(own.table)} lies at "
-                f"{points(pair)} against that baseline."
-            )
-    sentences += [_firing(results), _others(scores)]
-    verdict = "No confirmed detector has a map to ask" if best is None else _VERDICTS[outcome]
+    rows = scores.table[scores.table["method"].isin(_BY_DETECTORS)]
+    own, rival = rows[rows["box_accuracy"].notna()], scores.best(baseline=True)
+    pairs = _against(results, own, rival)
+    standings = [standing(pair) for pair in pairs.values()]
+    # All methods are one corrected family: any of them that is ahead answers the question.
+    outcome = next(
+        (word for word in ("ahead", "not shown", "behind") if word in standings), "unknown"
+    )
+    gaps = "; ".join(
+        f"“{words.method(method)}” lies at {points(pair)}" for method, pair in pairs.items()
+    )
+    sentences = [
+        _box_shares(scores, rival),
+        f"Image by image {gaps} against that baseline." if gaps else "",
+        _firing(results),
+        _others(scores),
+    ]
+    verdict = "No confirmed detector has a map to ask" if own.empty else _VERDICTS[outcome]
     return Claim(" ".join(filter(None, sentences)), verdict, outcome == "ahead")
 
 
@@ -363,23 +367,13 @@ def _others(scores: Localisation) -> str:
     return f"Of the other methods: {'; '.join(parts)}." if parts else ""
 
 
-def _picked_on(rows: pd.DataFrame) -> str:
-    """On which images the better of several was picked."""
-    if len(rows) < 2:
-        return ""
-    known = rows.get("box_accuracy_confirm")
-    if known is not None and known.notna().any():
-        return ", the best of these on the images that set the thresholds,"
-    return ", the best of these on the test images themselves, which flatters it,"
-
-
-def _pair(results: Results, method: str, against: str) -> pd.Series | None:
-    """One method less another on the same images; None where they were not compared."""
-    if results.box_details is None:
-        return None
+def _against(results: Results, own: pd.DataFrame, rival: pd.Series | None) -> dict[str, pd.Series]:
+    """Each method less the baseline, on the same images; only those that were compared."""
+    if results.box_details is None or rival is None:
+        return {}
     pairs = results.box_details.pairs
-    rows = pairs[pairs["method"].eq(method) & pairs["against"].eq(against)]
-    return rows.iloc[0] if len(rows) else None
+    pairs = pairs[pairs["against"].eq(rival["method"])].set_index("method")
+    return {name: pairs.loc[name] for name in own["method"] if name in pairs.index}
 
 
 @claim("detectors' own maps")

@@ -212,7 +212,7 @@ def _box_eda(results: Results) -> Figure | None:
     return Figure(
         partial(plots.data.box_statistics, boxes.statistics, n_images=len(results.store.images)),
         str(_box_sizes(results)),
-        "The ground-truth boxes: size, shape, number and place, in units of the picture.",
+        f"The boxes{words.of_kind(results)}: size, shape, number, place, in units of the picture.",
         "true_boxes",
     )
 
@@ -222,10 +222,9 @@ def _box_sizes(results: Results) -> str:
     boxes = results.box_details
     if boxes is None or boxes.statistics.empty:
         return ""
-    return (
-        f"Size, shape and place of {words.plural(len(boxes.statistics), 'box', 'boxes')}; in the "
-        f"median {words.percent(boxes.statistics['area'].median())} of the picture is covered."
-    )
+    which = words.plural(len(boxes.statistics), "box", "boxes") + words.of_kind(results)
+    area = words.percent(boxes.statistics["area"].median())
+    return f"Size, shape and place of {which}; in the median {area} of the picture is covered."
 
 
 @claim("samples")
@@ -236,7 +235,7 @@ def _drawn(results: Results) -> str:
     boxed = any(len(boxes) for boxes in samples.boxes)
     return (
         f"Pictures of the data set, drawn at random{'' if results.unlabelled else _IN_TURN}"
-        f"{'; white: ground-truth boxes' if boxed else ''}."
+        f"{f'; white: ground-truth boxes{words.of_kind(results)}' if boxed else ''}."
     )
 
 

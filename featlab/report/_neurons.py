@@ -105,9 +105,11 @@ def without_p(results: Results) -> Markup:
     if without.empty:
         return Markup("")
     counts = without["reason"].value_counts()
-    text = Markup("{} of {} {} no p: {}.").format(
+    where = len(every[["layer", "pooling"]].drop_duplicates())
+    text = Markup("{} of {}{} {} no p: {}.").format(
         f"{len(without):,}",
         words.plural(len(every), "pair of class and neuron", "pairs of class and neuron"),
+        " (of all layers and poolings)" if where > 1 else "",
         "has" if len(without) == 1 else "have",
         "; ".join(f"{n:,} {_WITHOUT_P[str(why)]}" for why, n in counts.items()),
     )
@@ -163,11 +165,13 @@ def _detectors(results: Results) -> Table | None:
             cells.append(words.fires(row, "fires"))
         rows.append(cells)
     columns = ["Neuron", "Class", "AUROC when chosen", "AUROC on unseen", "Adjusted p on unseen"]
+    flattered = "; being confirmed flatters their AUROC on unseen, which its interval allows for"
+    if selected_detectors(results.neurons)["replicated"].eq(True).all():
+        flattered = ""
     if judged:
         columns.append("Its map finds the object")
     return table(
-        f"Confirmed detectors, at most {most} per class, in the order of selection; being "
-        "confirmed flatters their AUROC on unseen, which its interval allows for",
+        f"Confirmed detectors, at most {most} per class, in the order of selection{flattered}",
         columns,
         rows,
         (0, 1, len(columns) - 1) if judged else (0, 1),

@@ -113,7 +113,7 @@ def _card(known: Predictions, row: int) -> Card:
     wrong = true != label or ("iou" in one and bool(one["iou"] < LEAST_IOU))
     box = one[_CORNERS].to_numpy(float)
     unusual = bool(one["typicality"] <= UNUSUAL)
-    probability = words.percent(one["probability"])
+    probability = words.probability(one["probability"])
     notes: list[Markup | str] = []
     if true != label:
         notes.append(Markup("✗ true class: {}").format(_name(true)))

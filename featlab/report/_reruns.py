@@ -146,7 +146,7 @@ def _boxes(boxes: pd.DataFrame) -> Table | None:
         [
             words.name(row["path"]),
             words.name(row["class_asked"]),
-            words.number(row["probability"]),
+            words.probability(row["probability"]),
             ", ".join(f"{row[corner]:.0f}" for corner in _CORNERS),
         ]
         for _, row in boxes[boxes["method"].eq(method)].iterrows()

@@ -22,6 +22,7 @@ from markupsafe import Markup, escape
 
 from featlab.arguments import confirmed_detectors, score_text
 from featlab.plots.style import GRADIENT_METHOD_NAMES
+from featlab.results.analysis import Results
 
 _LONGEST = 60
 _LISTED = 6
@@ -83,6 +84,12 @@ def percent(value: Any) -> str:
         text = f"{100 * value:.1f}"
         text = {"0.0": "< 0.1", "100.0": "> 99.9"}.get(text, text)
     return f"{text}\N{NO-BREAK SPACE}%"
+
+
+def probability(value: float) -> str:
+    """A model's probability: it is never sure, though a number of 64 bits may round to 1."""
+    least = 1e-9
+    return percent(min(max(value, least), 1 - least))
 
 
 def interval(low: Any, high: Any, digits: int = 2) -> str:
@@ -241,6 +248,12 @@ def indexed(known: Mapping[str, Any]) -> dict[str, Any]:
 def target(kind: str | None) -> str:
     """What the boxes of that kind mark: a part's boxes do not mark the object."""
     return f"what the “{kind}” boxes mark" if kind else "the object"
+
+
+def of_kind(results: Results) -> str:
+    """Which boxes are meant, where the set has several kinds."""
+    several = len(results.store.boxes["kind"].unique()) > 1
+    return f" of kind “{results.box_kind}”" if several and results.box_kind else ""
 
 
 def folder(images: pd.DataFrame) -> str:
