@@ -56,6 +56,7 @@ SCRIPTS = (
         "thingsvision", "thingsvision.py", ("--rounds", "1", "--limit", "64"), "--python PYTHON"
     ),
     Script("decode", "decode.py", ("--pictures", "2"), "FOLDER"),
+    Script("networks", "networks.py", ("MobileNetV3Small", "InceptionV3", "--size", "96")),
     Script("precision", "precision.py", ("--images", "80"), "FOLDER"),
     Script("resolution", "resolution.py", ("--images", "80"), "STORE ..."),
     Script("localise", "localise.py", ("40",)),

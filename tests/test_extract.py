@@ -347,6 +347,45 @@ def test_a_picture_that_vanished_or_changed_is_named(images, tmp_path):
         extract_maps(images, FakeBackbone(), tmp_path / "maps.h5")
 
 
+class Scaled(FakeBackbone):
+    """The fake network's maps, times a number, plus another."""
+
+    def __init__(self, scale: float, level: float) -> None:
+        super().__init__()
+        self.scale, self.level = scale, level
+
+    def _maps(self, pixels):
+        maps = super()._maps(pixels)
+        return {layer: np.float32(self.scale * v + self.level) for layer, v in maps.items()}
+
+
+@pytest.mark.parametrize(
+    ("scale", "level", "words", "float32_helps"),
+    [
+        (0, 0, "'last' is 0 in every cell of all .* pictures; check its weights", False),
+        (0, 2.5, "'last' is 2.5 in every cell", False),
+        (1e-10, 0, "between 0 and .*e-11, which float16 does not tell apart", True),
+        (1e-3, 4096, "between 4096.* and 4096.*, which float16 does not tell apart", True),
+    ],
+)
+def test_maps_that_tell_nothing_are_refused(images, tmp_path, scale, level, words, float32_helps):
+    with pytest.raises(FeatlabError, match=words):
+        extract_maps(images, Scaled(scale, level), tmp_path / "maps.h5")
+    assert not (tmp_path / "maps.h5").exists()
+    wide = PassOptions(dtype="float32")
+    if not float32_helps:
+        with pytest.raises(FeatlabError, match=words):
+            extract_maps(images, Scaled(scale, level), tmp_path / "wide.h5", options=wide)
+        return
+    with extract_maps(images, Scaled(scale, level), tmp_path / "wide.h5", options=wide) as store:
+        assert np.ptp(store.maps()) > 0
+
+
+def test_one_black_picture_is_no_fault_of_the_network(images, tmp_path):
+    with extract_maps(images.iloc[:1], Scaled(0, 0), tmp_path / "maps.h5") as store:
+        assert not store.maps().any()
+
+
 def test_padding_keeps_the_aspect_and_notes_the_frame(images, tmp_path):
     with extract_maps(
         images, FakeBackbone(), tmp_path / "m.h5", options=PassOptions(resize="pad")

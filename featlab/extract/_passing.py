@@ -46,7 +46,7 @@ from featlab.store.format import (
     load_tables,
     save_tables,
 )
-from featlab.store.network import OwnHead, largest
+from featlab.store.network import OwnHead, Ranges, largest
 from featlab.store.rows import Piece, finished_part
 from featlab.store.writing import EncodedMaps, PartWriter, encode_maps
 from featlab.system.machine import total_memory, usable_cores
@@ -370,7 +370,7 @@ def written_parts(
     streams = Streams(running.streams)
     work = BatchMaker(read, run.backbone, run.options.dtype, streams, head, most)
     tasks = [batch for part in wanted for batch in run.plan.batches(part)]
-    ticks = iter(tracked(tasks, progress))
+    ticks, ranges = iter(tracked(tasks, progress)), Ranges()
     with ThreadPoolExecutor(threads, "extract") as pool:
         batches = in_order(pool, work, enumerate(tasks), threads + _BATCHES_AHEAD)
         try:
@@ -382,6 +382,11 @@ def written_parts(
                         next(ticks)
                         batch = next(batches)
                         writer.append(batch.maps, batch.colours, batch.frames, batch.more)
+                        ends = {
+                            name: (m.lowest, m.highest, m.dtype) for name, m in batch.maps.items()
+                        }
+                        ranges.add(ends, len(batch.colours))
+                    ranges.check()
                     writer.finish()
                 yield run.piece(part)
             next(ticks, None)  # lets a progress bar close

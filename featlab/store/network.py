@@ -31,6 +31,8 @@ _WAY_OUT = {
     "new."
 }
 
+_FLOAT16_SMALLEST = float(np.finfo(np.float16).smallest_normal)  # below it digits are lost
+
 CODES, LOGITS, TOTALS = "own/codes", "own/logits", "own/totals"
 PER_IMAGE = (CODES, LOGITS, TOTALS)
 """Datasets with a row an image: places of the largest logits, those logits, log-sum-exp of all."""
@@ -101,6 +103,46 @@ def refuse_other_output(
                 f"{who} was made with other library versions, under which layer {layer!r} gives "
                 f"another output on the probe picture. {way_out}"
             )
+
+
+class Ranges:
+    """Smallest and largest value of each layer over a pass; refuses maps that hold but one."""
+
+    def __init__(self) -> None:
+        self._pictures = 0
+        self._ends: dict[str, tuple[float, float, np.dtype]] = {}
+
+    def add(self, ends: Mapping[str, tuple[float, float, np.dtype]], pictures: int) -> None:
+        """Take in a batch: layer → smallest, largest value and the type it is stored in."""
+        for layer, (lowest, highest, dtype) in ends.items():
+            low, high, before = self._ends.get(layer, (lowest, highest, dtype))
+            wider = np.result_type(before, dtype)
+            self._ends[layer] = (min(low, lowest), max(high, highest), wider)
+        self._pictures += pictures
+
+    def check(self) -> None:
+        """Refuse what tells no picture from another.
+
+        Raises
+        ------
+        FeatlabError
+            A layer gave the same value in every cell of two pictures or more, or values that
+            float16 does not tell apart, or holds with few digits.
+        """
+        for layer, (low, high, dtype) in self._ends.items():
+            where = f"the network's output at layer {layer!r}"
+            if low == high and self._pictures > 1:
+                raise FeatlabError(
+                    f"{where} is {low:g} in every cell of all {self._pictures} pictures; check its "
+                    "weights and preprocessing, or take another layer."
+                )
+            same = np.float16(low) == np.float16(high)
+            small = max(abs(low), abs(high)) < _FLOAT16_SMALLEST
+            if dtype == np.float16 and low < high and (same or small):
+                raise FeatlabError(
+                    f"{where} lies between {low:.7g} and {high:.7g}, which float16 does not tell "
+                    "apart; store it with dtype='float32' (--dtype float32)."
+                )
 
 
 def network_facts(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,8 @@ class EncodedMaps:
         Number format of the chunks.
     chunks : tuple of bytes
         One for each image: shuffled and deflated.
+    lowest, highest : float
+        Of all values.
     """
 
     maps: np.ndarray
@@ -69,6 +71,8 @@ class EncodedMaps:
     max: np.ndarray
     dtype: np.dtype
     chunks: tuple[bytes, ...]
+    lowest: float
+    highest: float
 
 
 def encode_maps(layer: str, values: np.ndarray, dtype: str = "float16") -> EncodedMaps:
@@ -98,7 +102,8 @@ def encode_maps(layer: str, values: np.ndarray, dtype: str = "float16") -> Encod
     stored = np.dtype(np.float32 if largest > _FLOAT16_MAX else dtype)
     # One image after the other stays in the core's cache.
     chunks = tuple(encode_chunk(image, stored) for image in values)
-    return EncodedMaps(values, flat.mean(axis=1), highest, stored, chunks)
+    ends = float(lowest.min(initial=np.inf)), float(highest.max(initial=-np.inf))
+    return EncodedMaps(values, flat.mean(axis=1), highest, stored, chunks, *ends)
 
 
 class PartWriter:
