@@ -4,8 +4,9 @@
 
 Random weights, TensorFlow, at the size that a network was trained at (or PX); for each a row of a
 Markdown table: the layer kept by default, its maps, the preprocessing (a module of
-`keras.applications`), parameters up to that layer, seconds until the first map (build, draw the
-weights, trace, run) and for a picture after that (of four at once, the faster of two calls).
+`keras.applications`), parameters up to that layer, seconds of processor time until the first map
+(build, draw the weights, trace, run) and for a picture after that (of two at once, the faster of
+two calls); by the clock it is less, by as many cores as there are.
 docs/backbones.md holds the table of the long form.
 """
 
@@ -27,22 +28,22 @@ from featlab import FeatlabError
 from featlab.backbones import available_backbones, load_backbone
 
 COLUMNS = ("network", "input", "layer", "maps", "preprocessing", "M weights", "s to load", "s each")
-PICTURES = 4
+PICTURES = 2
 
 
 def row_of(name: str, size: int | None) -> list[str] | None:
     """What the table says of a network; None where it gives no maps of several cells."""
-    start = time.perf_counter()
+    start = time.process_time()
     backbone = load_backbone(name, weights=None, input_size=size, engine="tensorflow")
     height, width = backbone.input_size
     pixels = np.random.default_rng(0).integers(0, 256, (PICTURES, height, width, 3), np.uint8)
     (maps,) = backbone.forward(pixels[:1]).values()
-    loaded = time.perf_counter() - start
+    loaded = time.process_time() - start
     seconds = []
-    for _ in range(3):  # the first call of this batch size sets up more
-        start = time.perf_counter()
+    for _ in range(2):
+        start = time.process_time()
         backbone.forward(pixels)
-        seconds.append((time.perf_counter() - start) / PICTURES)
+        seconds.append((time.process_time() - start) / PICTURES)
     _, h, w, c = maps.shape
     if h * w < 2 or not np.isfinite(maps).all() or np.ptp(maps) == 0:
         return None

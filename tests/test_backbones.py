@@ -361,6 +361,23 @@ def test_a_base_inside_a_network_is_known_by_its_path(files, suffix):
     assert [maps.shape for maps in early.forward(pixels).values()] == [(2, 32, 32, 3), (2, 8, 8, 5)]
 
 
+def test_what_runs_the_network_again_knows_a_base_inside_it(files):
+    from featlab import gradients
+    from featlab.finetune.network import blocks_of, map_network
+    from featlab.gradients._backward import before_ceiling
+
+    backbone = load_backbone(files[0] / "nested.keras")
+    pixels, own = pixels_of(backbone), backbone.layers[0]
+    maps = backbone.forward(pixels)[own]
+    network = gradients.attach_own_head(backbone)
+    np.testing.assert_allclose(network.maps(pixels), maps, atol=1e-5)
+    assert before_ceiling(network) == own  # a rectifier without a ceiling
+    assert gradients.guided(backbone).n_patched == 1
+    copy = map_network(backbone)
+    np.testing.assert_allclose(copy(pixels.astype("float32"), training=False), maps, atol=1e-5)
+    assert blocks_of(copy) == [["base>conv"]]
+
+
 def test_layers_are_known_through_networks_in_networks(files):
     backbone = load_backbone(files[0] / "deep.keras")
     (name,) = backbone.layers

@@ -103,9 +103,9 @@ def last_map(model: keras.Model) -> str:
     place = {id(node): k for k, node in enumerate(nodes)}
     farthest = dict.fromkeys(range(len(nodes)), 0)  # the last node that takes a node's output
     for k, node in enumerate(nodes):
-        for source in map(_node_of, node.input_tensors):
+        for source in map(node_of, node.input_tensors):
             farthest[place[id(source)]] = k
-    for source in map(_node_of, model.outputs):
+    for source in map(node_of, model.outputs):
         farthest[place[id(source)]] = len(nodes)
     shapes, reached, learned = {}, 0, False
     for k, node in enumerate(nodes):
@@ -163,7 +163,8 @@ def _nodes(model: keras.Model) -> list[Any]:
     ]
 
 
-def _node_of(tensor: keras.KerasTensor) -> Any:
+def node_of(tensor: keras.KerasTensor) -> Any:
+    """The call of a layer that made a tensor, with its `operation` and its `input_tensors`."""
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
 
@@ -344,7 +345,7 @@ def find_head(
     """
     if len(network.outputs) != 1 or len(network.outputs[0].shape) != 2:
         return None
-    node, softmax = _node_of(network.outputs[0]), False
+    node, softmax = node_of(network.outputs[0]), False
     # What gives the logits is a dense layer, or a convolution of single cells.
     while _kind(node) in ("Activation", "Softmax", *_PASSED) and not _kernel(node):
         if _kind(node) == "Softmax" or _activation(node) == "softmax":
@@ -387,7 +388,7 @@ def _logits(node: Any) -> keras.KerasTensor:
 
 def _below(node: Any) -> Any:
     """The call whose output a call takes."""
-    return _node_of(node.input_tensors[0])
+    return node_of(node.input_tensors[0])
 
 
 def _kind(node: Any) -> str:

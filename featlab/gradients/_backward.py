@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from featlab.arguments import check_choice, check_choices, row_numbers, text_labels
-from featlab.backbones.graphs import output_of
+from featlab.backbones.graphs import node_of, output_of
 from featlab.errors import FeatlabError
 from featlab.gradients.network import (
     BATCH_SIZE,
@@ -235,11 +235,12 @@ def before_ceiling(network: HeadedNetwork, layer: str | None = None) -> str:
     import keras
 
     name = layer or network.layer
-    rectifier = network.model.get_layer(name)
+    call = node_of(output_of(network.model, name))
+    rectifier = call.operation
     capped = isinstance(rectifier, keras.layers.ReLU) and rectifier.max_value is not None
     if isinstance(rectifier, keras.layers.Activation):
         capped = rectifier.activation is keras.activations.relu6
-    return rectifier.input._keras_history.operation.name if capped else name
+    return node_of(call.input_tensors[0]).operation.name if capped else name
 
 
 def _checked_units(units: np.ndarray, network: HeadedNetwork, layer: str | None) -> np.ndarray:
