@@ -36,6 +36,7 @@ setup(
         "seaborn>=0.13.2",
         "h5py>=3.12",
         "Pillow>=11",
+        "PyYAML>=6.0.2",
         "Jinja2>=3.1.4",
         "tqdm>=4.66",
         "pyarrow>=17",
@@ -58,6 +59,9 @@ setup(
         # The pass on many machines.
         "cluster": ["distributed>=2025.1"],
         "anndata": ["anndata>=0.11"],
+        # Pictures in HEIC, as phones take them; masks of COCO.
+        "heif": ["pillow-heif>=0.22"],
+        "masks": ["pycocotools>=2.0.10"],
         # The notebook of the scripts in analysis/, built and run.
         "notebook": ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"],
         # Checks against scanpy, which takes no pandas 3: in an environment of its own.
@@ -83,7 +87,6 @@ setup(
             "nbformat>=5.10",
             # What is written for other tools, read back.
             "pycocotools>=2.0.10",
-            "PyYAML>=6.0.2",
             # The report in a real browser, which the system brings: chromium and chromium-driver.
             "selenium>=4.27",
             "axe-core-python==0.1.0",

@@ -260,7 +260,7 @@ def test_csv(tmp_path):
         (["path,label", ",x"], "path must be relative"),
         (["path,label", "cat/a.png,"], "line 2: label is empty"),
         (["path,label", "cat/a.png,x", "./cat/a.png,y"], "line 3: cat/a.png is listed twice"),
-        (["path,label,split", "cat/a.png,x,dev"], "split must be one of .* got 'dev'"),
+        (["path,label,split", "cat/a.png,x,blind"], "split must be one of .* got 'blind'"),
         (["path,label", "cat/a.png,x,y"], "line 2 has 3 values for 2 columns"),
         (["path,label", 'cat/a.png,"x'], "cannot be read as CSV"),
     ],
@@ -712,7 +712,6 @@ def test_boxes_slightly_outside_are_clipped(tmp_path):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("cat/gone.png,cat,object,,,0,0,1,1", "names a picture that is not there"),
         ("cat/a.png,cat,object,,,5,0,5,1", "is empty"),
         ("cat/a.png,cat,object,,,5,3,6,2", "is empty"),
         ("cat/a.png,cat,object,,,nan,0,1,1", "is not finite"),
@@ -738,7 +737,7 @@ def test_bad_boxes_are_problems(tmp_path, row, reason, caplog):
 
 def test_boxes_csv_without_its_columns(tmp_path):
     put_csv(two_classes(tmp_path) / "boxes.csv", "image,x,y")
-    with pytest.raises(FeatlabError, match="boxes.csv needs the columns image, label, xmin"):
+    with pytest.raises(FeatlabError, match="boxes.csv needs the columns image, xmin"):
         index_images(tmp_path)
 
 
@@ -778,7 +777,7 @@ def test_damaged_annotations(tmp_path, name, text, reason):
         ({"bbox": []}, r"bbox must be \[x, y, width, height\], got \[\]"),
         ({"bbox": [1, 1, 0, 3]}, "is empty"),
         ({"bbox": [1, 1, None, 3]}, "None is not a number"),
-        ({"image_id": []}, "not a COCO box"),
+        ({"image_id": []}, "not a box of its format"),
     ],
 )
 def test_bad_coco_annotations(tmp_path, change, reason):

@@ -15,16 +15,15 @@ import pandas as pd
 
 from featlab.arguments import Progress, check_choice
 from featlab.errors import FeatlabError
-from featlab.images._annotations import Problem, read_listed, walk_files
+from featlab.images._annotations import Problem, walk_files
 from featlab.images._index import (
-    Candidate,
-    Listing,
     image_table,
     index_images,
     inspect_all,
     report_problems,
     skipped_table,
 )
+from featlab.images._layout import Candidate, Listing, read_listed
 from featlab.images.decode import cut, decode_picture, is_picture_name, printable
 
 __all__ = ["decode_picture", "index_images"]

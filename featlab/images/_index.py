@@ -5,13 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import posixpath
-import re
-import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,70 +16,26 @@ import pandas as pd
 
 from featlab.arguments import Progress, check_choice, is_unlabelled, tracked
 from featlab.errors import FeatlabError
-from featlab.images._annotations import (
-    Problem,
-    WrittenBox,
-    picture_folders,
-    read_annotations,
-    read_listed,
-    walk_files,
-)
-from featlab.images.decode import (
-    Inspection,
-    cut,
-    inspect_picture,
-    is_picture_name,
-    os_reason,
-    prepare,
-    printable,
-)
-from featlab.images.pixels import fit_box
+from featlab.images._annotations import Problem
+from featlab.images._boxes import labels_of_boxes, make_box_table
+from featlab.images._layout import Candidate, Listing, Patterns, list_source, of_classes
+from featlab.images.decode import Inspection, cut, inspect_picture, os_reason, prepare, printable
 
 _log = logging.getLogger(__name__)
 
-LAYOUT = (
-    "expected <folder>/<class>/*.jpg, or <folder>/train|val|test/<class>/*.jpg, or a CSV file with "
-    "the columns path, label; without labels <folder>/*.jpg, or a CSV file with the column path"
-)
-SPLIT_NAMES = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "confirm": "confirm",
-    "test": "test",
-}
-_FOLDER_SPLITS = set(SPLIT_NAMES) - {"confirm"}
 _MOST_LISTED, _MOST_THREADS = 20, 8
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A picture to index; its path is relative to the root, with forward slashes."""
-
-    path: str
-    label: str
-    split: str = ""
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The pictures of a source, sorted by path, before any of them is opened."""
-
-    root: Path
-    candidates: list[Candidate]
-    problems: list[Problem]
-    is_selection: bool
-
-
 _Row = tuple[Candidate, Inspection, str]
 
 
 def index_images(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | pd.DataFrame,
     *,
+    classes: Sequence[str] | None = None,
     group_from: str | None = None,
+    split_from: str | None = None,
+    label_from: str | None = None,
+    label_from_boxes: str | None = None,
+    box_units: str | None = None,
     on_error: str = "raise",
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -91,36 +43,42 @@ def index_images(
 
     Every picture is decoded, so that a file which cannot be used is found here.
 
-    **Pictures.** A folder of class folders (pictures may lie deeper), with or without a level
-    ``train | val | test`` (also ``valid``, ``validation``) above the classes; or a CSV file with
-    the columns ``path, label`` and perhaps ``split`` (train, val, confirm, test or empty) and
-    ``group``, with paths relative to its folder. In a folder, files count by the suffixes of the
-    formats that Pillow decodes; hidden files and folders called ``annotations`` never count.
-    Pictures in no class folder, or a CSV file without ``label``: a set without labels ("" all).
+    **Pictures.** A folder of class folders (pictures may lie deeper), with or without a level of
+    splits above or below the classes (``train``, ``val``, ``test`` and their relatives, such as
+    ``Training`` or ``test_set``); a CSV file with the columns ``path, label`` and perhaps ``split``
+    (train, val, confirm, test or empty) and ``group``, with paths relative to its folder; a
+    DataFrame of the same columns; or a text file with a path in each line. In a folder, files count
+    by the suffixes of the formats that Pillow decodes; hidden files, folders called
+    ``annotations`` and folders that featlab has written never count. Pictures in no class folder,
+    or a list without labels: each has the class of its boxes, where all boxes of a picture agree,
+    or the set has no labels ("" all).
 
-    **Boxes.** From the first of these that has any:
-
-    - ``boxes.csv`` in the root: ``image, label, xmin, ymin, xmax, ymax`` and perhaps ``kind``,
-      ``width``, ``height``.
-    - Pascal VOC XML, beside the pictures or in a folder ``annotations`` (beside or above them, any
-      depth below). It means the picture with its own name in the matching folder, else the one
-      called ``<filename>``.
-    - COCO JSON in the same places; a crowd region gets the kind "crowd",
-      a box repeated in a second file is taken once.
+    **Boxes.** From the first of the formats that has any (`docs/formats.md`): ``boxes.csv`` in the
+    root, Pascal VOC, COCO, CVAT, YOLO, LabelMe, VIA, Label Studio, CreateML, Open Images, TFOD; in
+    files beside the pictures, above them, or in folders there that hold no pictures. What is not
+    read is named in `skipped`.
 
     Coordinates are taken as written: continuous, x to the right, without a shift by one. A width
     and height beside the box say which picture it was drawn in: the picture as shown, the picture
     before its EXIF rotation (the box is turned with it), or the picture at another size (the box
-    is scaled). Without them the box belongs to the picture as shown. A box up to 1 pixel outside
-    is clipped. With a CSV file, boxes of pictures that it does not list are left out.
+    is scaled). Without them the box belongs to the picture as shown. A box up to 1 pixel or 5 per
+    cent of the picture outside is clipped. Boxes of pictures that are not here are left out.
 
     Parameters
     ----------
-    source : path-like
-        The folder or the CSV file.
-    group_from : str, optional
+    source : path-like or DataFrame
+        The folder, the list or the table.
+    classes : sequence of str, optional
+        Only pictures of these classes.
+    group_from, split_from, label_from : str, optional
         Regular expression; its first group (or whole match) in the relative path is the picture's
-        group. It replaces a column ``group``.
+        group, side or class. It replaces what the layout or a column says.
+    label_from_boxes : {"largest", "only"}, optional
+        Where boxes label the pictures, and some hold several classes: the class of the largest box,
+        or such pictures are left out.
+    box_units : {"pixels", "shares"}, optional
+        What coordinates are whose format does not say. By default pixels; coordinates that all lie
+        between 0 and 1 are refused.
     on_error : {"raise", "skip"}
         What to do about files and boxes that cannot be used: one error that lists them all, or
         leave them out and list them in `skipped`.
@@ -136,7 +94,7 @@ def index_images(
         The box table: image (row number of the image table), kind, label, xmin, ymin, xmax, ymax
         (pixels of the picture as shown, continuous).
     skipped : DataFrame
-        What was left out: path (of a box its place in the annotation file) and reason.
+        What was left out or not read: path (of a box its place in the annotation file) and reason.
 
     Raises
     ------
@@ -145,17 +103,23 @@ def index_images(
         no picture can, or an argument is out of its range.
     """
     check_choice("on_error", on_error, ("raise", "skip"))
-    pattern = _compile(group_from)
-    listing = list_source(source)
-    candidates = [_grouped(candidate, pattern) for candidate in listing.candidates]
-    rows, problems = inspect_all(listing.root, candidates, progress)
+    check_choice("label_from_boxes", label_from_boxes, ("largest", "only", None))
+    check_choice("box_units", box_units, ("pixels", "shares", None))
+    wanted = None if classes is None else [str(name) for name in classes]
+    listing = list_source(source, Patterns(label_from, split_from, group_from), wanted)
+    rows, problems = inspect_all(listing.root, listing.candidates, progress)
     boxes, box_problems = make_box_table(
         listing.root,
         {candidate.path: inspection for candidate, inspection, _ in rows},
         [problem.path for problem in listing.problems + problems],
+        {candidate.path: candidate.label for candidate, _, _ in rows},
         is_selection=listing.is_selection,
+        units=box_units,
     )
     problems = listing.problems + problems + box_problems
+    if is_unlabelled([row[0].label for row in rows]):
+        rows, boxes, more = _labelled_by_boxes(rows, boxes, label_from_boxes, wanted)
+        problems += more
     report_problems(listing, problems, on_error, n_usable=len(rows))
     if is_unlabelled([row[0].label for row in rows]):
         noun = "1 picture" if len(rows) == 1 else f"{len(rows)} pictures"
@@ -163,28 +127,33 @@ def index_images(
     return image_table(rows, listing.root), boxes, skipped_table(problems)
 
 
-def _compile(group_from: str | None) -> re.Pattern[str] | None:
-    if group_from is None:
-        return None
-    try:
-        return re.compile(group_from)
-    except (re.error, TypeError) as error:
-        raise FeatlabError(
-            f"group_from must be a regular expression, got {group_from!r}: {error}."
-        ) from error
-
-
-def _grouped(candidate: Candidate, pattern: re.Pattern[str] | None) -> Candidate:
-    if pattern is None:
-        return candidate
-    match = pattern.search(candidate.path)
-    group = (match.group(1) if pattern.groups else match.group()) if match else None
-    if not group:
-        raise FeatlabError(
-            f"group_from {pattern.pattern!r} finds no group in {candidate.path!r}; "
-            "it must match every picture's path."
-        )
-    return replace(candidate, group=group)
+def _labelled_by_boxes(
+    rows: list[_Row], boxes: pd.DataFrame, how: str | None, classes: Sequence[str] | None
+) -> tuple[list[_Row], pd.DataFrame, list[Problem]]:
+    """The pictures that their boxes label, where they do; all as they are where they do not."""
+    labels, why_not = labels_of_boxes(boxes, len(rows), how)
+    if not any(labels):
+        if classes is not None:
+            raise FeatlabError("classes are asked of pictures that have no labels; leave it out.")
+        if why_not:
+            _log.warning("%s", why_not)
+        return rows, boxes, []
+    labelled = [replace(row[0], label=label) for row, label in zip(rows, labels, strict=True)]
+    if classes is not None:
+        of_classes([one for one in labelled if one.label], classes)
+    kept = [k for k, label in enumerate(labels) if label and (classes is None or label in classes)]
+    left_out = sum(not label for label in labels)
+    problems = []
+    if left_out:
+        noun = "1 picture has" if left_out == 1 else f"{left_out} pictures have"
+        first = next(row[0].path for row, label in zip(rows, labels, strict=True) if not label)
+        why = f"{noun} no box that says the class, such as {first}; left out"
+        problems.append(Problem("pictures", why, stops=False))
+    _log.info("the pictures are labelled by the class of their boxes, no folder names one")
+    number = {old: new for new, old in enumerate(kept)}
+    of_kept = boxes[boxes["image"].isin(kept)].reset_index(drop=True)
+    of_kept["image"] = of_kept["image"].map(number).astype(np.int64)
+    return [(labelled[k], *rows[k][1:]) for k in kept], of_kept, problems
 
 
 def inspect_all(
@@ -226,6 +195,9 @@ def report_problems(
     listing: Listing, problems: list[Problem], on_error: str, *, n_usable: int
 ) -> None:
     """Refuse the source that has them, or name them in the log and go on without."""
+    for note in (one for one in problems if not one.stops):
+        _log.warning("%s: %s", cut(note.path), note.reason)
+    problems = [one for one in problems if one.stops]
     if not problems:
         return
     lines = [f"  {cut(bad.path)}: {bad.reason}" for bad in problems[:_MOST_LISTED]]
@@ -256,190 +228,3 @@ def image_table(rows: list[_Row], root: Path) -> pd.DataFrame:
 def skipped_table(problems: Sequence[Problem]) -> pd.DataFrame:
     """What was left out, and why."""
     return pd.DataFrame([(bad.path, bad.reason) for bad in problems], columns=["path", "reason"])
-
-
-def list_source(source: str | os.PathLike[str]) -> Listing:
-    """List the pictures of a folder or of a CSV file; none of them is opened."""
-    path = Path(os.path.abspath(source))
-    if path.is_dir():
-        return _list_folder(path)
-    if not path.exists():
-        raise FeatlabError(f"there is no folder or CSV file {path}; {LAYOUT}.")
-    if path.suffix.lower() != ".csv":
-        raise FeatlabError(f"{path} is neither a folder nor a CSV file; {LAYOUT}.")
-    return Listing(path.parent, _read_csv(path), [], is_selection=True)
-
-
-def _list_folder(root: Path) -> Listing:
-    problems: list[Problem] = []
-    paths = sorted(path for path in walk_files(root, "", problems) if is_picture_name(path))
-    tops = {path.partition("/")[0] for path in paths if "/" in path}
-    depth = 2 if _has_split_level(root, tops) else 1
-    candidates = []
-    placed = [path for path in paths if path.count("/") >= depth]
-    for path in paths:
-        if placed and path.count("/") < depth:
-            reason = f"it lies in no class folder, others do, such as {cut(printable(placed[0]))}"
-            problems.append(Problem(printable(path), reason))
-        elif printable(path) != path:
-            problems.append(Problem(printable(path), "its name is not valid UTF-8"))
-        else:
-            parts = path.split("/")
-            split = SPLIT_NAMES[parts[0].lower()] if depth == 2 else ""
-            candidates.append(Candidate(path, parts[depth - 1] if placed else "", split))
-    if not candidates:
-        raise FeatlabError(_no_picture(root, problems))
-    return Listing(root, candidates, problems, is_selection=False)
-
-
-def _no_picture(root: Path, problems: list[Problem]) -> str:
-    if not problems:
-        return f"there is no picture in {root}; {LAYOUT}."
-    return f"no picture in {root} can be used ({problems[0].path}: {problems[0].reason}); {LAYOUT}."
-
-
-def _has_split_level(root: Path, tops: set[str]) -> bool:
-    splits = {name for name in tops if name.lower() in _FOLDER_SPLITS}
-    others = tops - splits
-    if len(splits) > 1 and others:
-        raise FeatlabError(
-            f"{root} has split folders ({', '.join(sorted(splits))}) beside others with pictures "
-            f"({', '.join(sorted(others))}); put every class into the split folders, or rename "
-            "those that are classes."
-        )
-    return bool(splits) and not others
-
-
-def _read_csv(path: Path) -> list[Candidate]:
-    candidates: dict[str, Candidate] = {}
-    for line, picture, row in read_listed(path):
-        if picture in candidates:
-            raise FeatlabError(
-                f"{path} line {line}: {cut(picture)} is listed twice; keep one line."
-            )
-        if not row.get("label", "-"):
-            raise FeatlabError(f"{path} line {line}: label is empty; give every picture one.")
-        split = row.get("split", "").lower()
-        if split and split not in SPLIT_NAMES:
-            raise FeatlabError(
-                f"{path} line {line}: split must be one of {', '.join(SPLIT_NAMES)} or empty, "
-                f"got {cut(repr(row['split']))}."
-            )
-        candidates[picture] = Candidate(
-            picture, row.get("label", ""), SPLIT_NAMES.get(split, ""), row.get("group", "")
-        )
-    if not candidates:
-        raise FeatlabError(f"{path} lists no pictures; {LAYOUT}.")
-    return [candidates[picture] for picture in sorted(candidates)]
-
-
-_COLUMNS = ["image", "kind", "label", "xmin", "ymin", "xmax", "ymax"]
-
-
-def make_box_table(
-    root: Path,
-    inspections: Mapping[str, Inspection],
-    unusable: Iterable[str],
-    *,
-    is_selection: bool,
-) -> tuple[pd.DataFrame, list[Problem]]:
-    """Read the boxes of the indexed pictures.
-
-    Parameters
-    ----------
-    root : Path
-    inspections : mapping of str to Inspection
-        The usable pictures by path, in the order of the image table.
-    unusable : iterable of str
-        Pictures that are there but were left out; their boxes are dropped without a word.
-    is_selection : bool
-        The pictures were chosen by a CSV file: boxes of others are no problem.
-
-    Returns
-    -------
-    boxes : DataFrame
-        The box table.
-    problems : list of Problem
-    """
-    pictures = [*inspections, *unusable]
-    written, problems = read_annotations(root, pictures)
-    finder = _PictureFinder(pictures)
-    numbers = {path: number for number, path in enumerate(inspections)}
-    rows = []
-    for box in written:
-        try:
-            path = finder.find(box)
-            if path is None and not (is_selection and _may_be_unlisted(root, box)):
-                raise FeatlabError(f"it names a picture that is not there ({_box_name(box)})")
-            if path is not None and path in inspections:
-                corners = fit_box(box.corners, box.size, inspections[path])
-                rows.append((numbers[path], box.kind, box.label, *corners))
-        except FeatlabError as error:
-            problems.append(Problem(box.where, str(error)))
-    return _as_table(rows), problems
-
-
-class _PictureFinder:
-    """Finds the picture that an annotation means."""
-
-    def __init__(self, pictures: Iterable[str]) -> None:
-        # One accented letter can be one character or two; macOS and Linux disagree.
-        self._paths = {_normal(path): path for path in pictures}
-        self._folders = picture_folders(list(self._paths))
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for path in self._paths:
-            name = posixpath.basename(path)
-            self._by_name[name].append(path)
-            self._by_stem[posixpath.splitext(name)[0]].append(path)
-
-    def find(self, box: WrittenBox) -> str | None:
-        """The picture's path; None if there is none; FeatlabError if several fit.
-
-        Nearest first: in the box's own folder, then below it, then, unless that folder holds
-        pictures itself, anywhere. In each, a file with the annotation's own stem comes before the
-        name it was written with, which tools leave unchanged when files are renamed.
-        """
-        folder, name = _normal(box.folder), _normal(box.name)
-        named = [
-            path
-            for path in self._by_name.get(posixpath.basename(name), [])
-            if path == name or path.endswith("/" + name)
-        ]
-        same_stem = self._by_stem.get(_normal(box.stem), []) if box.stem else []
-        exact = [path for path in named if path == posixpath.join(folder, name)]
-        beside = [path for path in same_stem if posixpath.dirname(path) == folder]
-        tiers = [(exact, beside), (_below(folder, named), _below(folder, same_stem))]
-        if folder not in self._folders:
-            tiers.append((named, same_stem))
-        for by_name, by_stem in tiers:
-            hits = by_stem if len(by_stem) == 1 else by_name or by_stem
-            if len(hits) > 1:
-                raise FeatlabError(f"it could mean {' or '.join(sorted(hits)[:3])}")
-            if hits:
-                return self._paths[hits[0]]
-        return None
-
-
-def _below(folder: str, paths: list[str]) -> list[str]:
-    return [path for path in paths if not folder or path.startswith(folder + "/")]
-
-
-def _normal(path: str) -> str:
-    return unicodedata.normalize("NFC", path)
-
-
-def _box_name(box: WrittenBox) -> str:
-    return cut(repr(box.name or box.stem))
-
-
-def _may_be_unlisted(root: Path, box: WrittenBox) -> bool:
-    return not box.is_path or (root / box.name).is_file()
-
-
-def _as_table(rows: list[tuple[int, str, str, float, float, float, float]]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=_COLUMNS).astype(
-        {"image": np.int64, "kind": str, "label": str}
-        | dict.fromkeys(("xmin", "ymin", "xmax", "ymax"), np.float64)
-    )
-    return table.sort_values("image", kind="stable", ignore_index=True)

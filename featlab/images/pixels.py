@@ -33,6 +33,8 @@ THUMBNAIL = 48
 """Sides of a stored thumbnail, in pixels: enough to tell copies (benchmarks/copies.py)."""
 BOX_TOLERANCE = 1.0
 """How far, in pixels, a box may lie outside its picture and still be clipped."""
+BOX_TOLERANCE_SHARE = 0.05
+"""The same as a share of the picture's side, where that is more."""
 _Corners = tuple[float, float, float, float]
 _JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
 
@@ -266,7 +268,13 @@ def thumbnail(
     return np.asarray(small.convert("L"))
 
 
-def fit_box(corners: _Corners, size: tuple[float, float] | None, picture: Inspection) -> _Corners:
+def fit_box(
+    corners: _Corners,
+    size: tuple[float, float] | None,
+    picture: Inspection,
+    *,
+    before_rotation: bool = False,
+) -> _Corners:
     """Bring a box from the picture it was drawn in to the picture as shown.
 
     Parameters
@@ -278,6 +286,9 @@ def fit_box(corners: _Corners, size: tuple[float, float] | None, picture: Inspec
         None: the box is taken as it is. Equal to the size before the EXIF rotation: the box is
         turned with the picture. Another size of the same shape: the box is scaled.
     picture : Inspection
+    before_rotation : bool
+        A box in a picture that EXIF turns upside down or mirrors is turned with it, too: there the
+        size does not tell.
 
     Returns
     -------
@@ -288,11 +299,14 @@ def fit_box(corners: _Corners, size: tuple[float, float] | None, picture: Inspec
     ------
     FeatlabError
         With a short reason: the box is not finite, empty, or outside its picture by more than
-        :data:`BOX_TOLERANCE`, or the size does not belong to the picture.
+        :data:`BOX_TOLERANCE` or :data:`BOX_TOLERANCE_SHARE`, or the size does not belong to the
+        picture.
     """
     sides = (float(picture.width), float(picture.height))
     drawn = sides if size is None else size
     inside = _clip(corners, drawn)
+    if drawn == sides and before_rotation and size is not None and 2 <= picture.orientation <= 4:
+        return _turn(inside, drawn, picture.orientation)
     if drawn == sides:
         return inside
     if picture.orientation >= 5 and drawn == sides[::-1]:
@@ -351,7 +365,8 @@ def _clip(corners: _Corners, size: tuple[float, float]) -> _Corners:
         raise FeatlabError(f"the box ({text}) is not finite")
     if right <= left or bottom <= top:
         raise FeatlabError(f"the box ({text}) is empty: xmax <= xmin or ymax <= ymin")
-    if max(-left, -top, right - width, bottom - height) > BOX_TOLERANCE:
+    across, down = (max(BOX_TOLERANCE, BOX_TOLERANCE_SHARE * side) for side in size)
+    if max(-left, right - width) > across or max(-top, bottom - height) > down:
         raise FeatlabError(
             f"the box ({text}) lies outside its picture of {width:g} x {height:g} pixels"
         )
@@ -361,10 +376,22 @@ def _clip(corners: _Corners, size: tuple[float, float]) -> _Corners:
     return left, top, right, bottom
 
 
+def reach(corners: _Corners, size: tuple[float, float] | None, picture: Inspection) -> float:
+    """How far a box reaches out of the picture it was drawn in, in its pixels; 0 or less: not."""
+    width, height = (picture.width, picture.height) if size is None else size
+    return max(-corners[0], -corners[1], corners[2] - width, corners[3] - height)
+
+
 def _turn(corners: _Corners, size: tuple[float, float], orientation: int) -> _Corners:
-    """Turn a box as EXIF orientation 5 to 8 turns a picture of this size."""
+    """Turn a box as EXIF orientation 2 to 8 turns a picture of this size."""
     left, top, right, bottom = corners
     width, height = size
+    if orientation <= 4:
+        if orientation in (2, 3):
+            left, right = width - right, width - left
+        if orientation in (3, 4):
+            top, bottom = height - bottom, height - top
+        return left, top, right, bottom
     # The four swap x and y; those that also run an axis backwards count from its other end.
     if orientation in (6, 7):
         top, bottom = height - bottom, height - top

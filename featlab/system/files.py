@@ -21,7 +21,11 @@ import pandas as pd
 
 from featlab.errors import FeatlabError
 
-_OURS = ".featlab"  # in each folder that is replaced as a whole
+OURS = ".featlab"
+"""A file in each folder that is replaced as a whole."""
+RESULTS = ".featlab-results"
+"""A file in each folder that tables, figures or pages were written into; it keeps its other files,
+and is no folder of pictures."""
 
 
 def replace_durably(temporary: Path, path: Path) -> None:
@@ -96,7 +100,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         try:
             new.mkdir()
             yield new
-            (new / _OURS).write_text("Made by featlab, which may replace this folder.\n", "utf-8")
+            (new / OURS).write_text("Made by featlab, which may replace this folder.\n", "utf-8")
             if hasattr(os, "sync"):  # to flush thousands of small files one by one takes minutes
                 os.sync()
             if path.exists():
@@ -114,7 +118,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def is_ours(path: Path) -> bool:
     """Whether :func:`whole_folder` has made it."""
-    return (path / _OURS).is_file()
+    return (path / OURS).is_file()
+
+
+def mark_results(folder: Path) -> None:
+    """Make a folder for results, known as one: no class of pictures, should it lie among them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULTS).write_text("featlab has written into this folder.\n", "utf-8")
 
 
 def refuse_foreign(path: Path) -> None:

@@ -1,0 +1,147 @@
+"""Boxes as people's tools write them: one function a format, one contract for all.
+
+A format is a function ``parse(path, content, source)``: the boxes that one file holds, problems
+where an item cannot be read, or None where the file is of another format. It is named in `FORMATS`
+behind the suffix of its files; :func:`read_annotations` opens each file once.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from featlab.errors import FeatlabError
+from featlab.images._annotations import Entries, Problem, Source, WrittenBox, read_rows
+from featlab.images._formats import coco, tables, tools, xml_files, yolo
+from featlab.images.decode import first_line, os_reason
+from featlab.system.files import parse_xml
+
+_Parse = Callable[[str, Any, Source], "Entries | None"]
+
+FORMATS: dict[str, tuple[str, _Parse]] = {
+    "boxes.csv": (".csv", tables.own),
+    "Pascal VOC": (".xml", xml_files.voc),
+    "COCO": (".json", coco.instances),
+    "CVAT": (".xml", xml_files.cvat),
+    "YOLO": (".txt", yolo.labels),
+    "LabelMe": (".json", tools.labelme),
+    "VIA": (".json", tools.via),
+    "Label Studio": (".json", tools.label_studio),
+    "CreateML": (".json", tools.createml),
+    "VIA CSV": (".csv", tables.via),
+    "Open Images": (".csv", tables.open_images),
+    "table of boxes": (".csv", tables.corners_of),
+}
+"""Name → suffix and function, in the order in which they are preferred."""
+
+
+def read_annotations(source: Source) -> tuple[list[WrittenBox], list[Problem]]:
+    """Read the boxes of the first format that has any; name the files that were not read.
+
+    Returns
+    -------
+    boxes : list of WrittenBox
+    problems : list of Problem
+        Files and entries that cannot be read as boxes; what stays unread, in one line a folder.
+    """
+    entries: dict[str, Entries] = {name: [] for name in FORMATS}
+    files: dict[str, list[str]] = {name: [] for name in FORMATS}
+    problems, unread = [], []
+    for path in source.files:
+        suffix = posixpath.splitext(path)[1].lower()
+        if suffix not in _LOADERS:
+            continue
+        try:
+            content = _LOADERS[suffix](path, source)
+        except OSError as error:
+            problems.append(Problem(path, os_reason(error)))
+            continue
+        except FeatlabError as error:
+            problems.append(
+                Problem(path, str(error), stops=tables.is_own(path) or suffix != ".csv")
+            )
+            continue
+        for name, (own, parse) in FORMATS.items():
+            part = parse(path, content, source) if own == suffix else None
+            if part is not None:
+                entries[name] += part
+                files[name].append(path)
+                break
+        else:
+            unread.append(path)
+    boxes, preferred = [], ""
+    for name in FORMATS:
+        boxes = [one for one in entries[name] if isinstance(one, WrittenBox)]
+        problems += [one for one in entries[name] if isinstance(one, Problem)]
+        if boxes:
+            preferred = name
+            break
+    if preferred == "YOLO" and all(box.label.isdecimal() for box in boxes):
+        problems.append(yolo.unnamed(boxes[0].file))
+    # Who writes boxes.csv says with it which boxes are meant.
+    if preferred == "boxes.csv":
+        return boxes, problems
+    for name, of_format in files.items():
+        if name != preferred and any(isinstance(one, WrittenBox) for one in entries[name]):
+            unread += of_format
+    return _once(boxes), problems + _unread(unread, preferred, source)
+
+
+def _once(boxes: list[WrittenBox]) -> list[WrittenBox]:
+    """Each box of a file that a second file of the set repeats, as COCO's do, only once."""
+    first: dict[object, WrittenBox] = {}
+    origin: dict[object, str] = {}
+    for box in boxes:
+        same = (box.folder, box.name, box.stem, box.label, box.corners, box.kind, box.size)
+        if origin.setdefault(same, box.file) != box.file:
+            continue
+        first[(*same, box.place)] = box
+    return list(first.values())
+
+
+def _unread(paths: list[str], preferred: str, source: Source) -> list[Problem]:
+    """One line for each folder and suffix of files that look like annotations."""
+    stems = {posixpath.splitext(posixpath.basename(path))[0] for path in source.pictures}
+    counts: Counter[tuple[str, str]] = Counter()
+    for path in paths:
+        suffix = posixpath.splitext(path)[1].lower()
+        stem = posixpath.splitext(posixpath.basename(path))[0]
+        # Notes and settings lie beside pictures, too.
+        if suffix == ".xml" or stem in stems or (suffix == ".json" and "annot" in path.lower()):
+            counts[(posixpath.dirname(path), suffix)] += 1
+    why = (
+        f"the boxes were taken from files of {preferred}"
+        if preferred
+        else f"they are of none of the formats {', '.join(FORMATS)}"
+    )
+    return [
+        Problem(
+            posixpath.join(folder, f"*{suffix}"),
+            f"{n} {suffix} file{'' if n == 1 else 's'} in {folder or 'the folder itself'} "
+            f"{'was' if n == 1 else 'were'} not read: {why}",
+            stops=False,
+        )
+        for (folder, suffix), n in sorted(counts.items())
+    ]
+
+
+def _json(path: str, source: Source) -> Any:
+    try:
+        return json.loads((source.root / path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise FeatlabError(f"it is not valid JSON ({first_line(error)})") from error
+
+
+def _csv(path: str, source: Source) -> list[tuple[int, dict[str, str]]]:
+    return list(read_rows(source.root / path, tables.needed(path)))
+
+
+_LOADERS: dict[str, Callable[[str, Source], Any]] = {
+    ".csv": _csv,
+    ".xml": lambda path, source: parse_xml((source.root / path).read_bytes()),
+    ".json": _json,
+    ".txt": lambda path, source: (source.root / path).read_text("utf-8", "replace"),
+}

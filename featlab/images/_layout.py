@@ -1,0 +1,432 @@
+"""What a folder or a list says of its pictures: label, split, group; none of them is opened."""
+
+from __future__ import annotations
+
+import logging
+import os
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from featlab.errors import FeatlabError
+from featlab.images._annotations import Problem, read_rows, relative_path, walk_files
+from featlab.images._formats.tables import LABEL_COLUMNS, PICTURE_COLUMNS, first_of
+from featlab.images.decode import cut, first_line, is_picture_name, is_storable, printable
+
+_log = logging.getLogger(__name__)
+
+LAYOUT = (
+    "expected <folder>/<class>/*.jpg, or <folder>/train|val|test/<class>/*.jpg, or a CSV file with "
+    "the columns path, label; without labels <folder>/*.jpg, a CSV file with the column path, or a "
+    "text file with a path in each line"
+)
+_SIDES = {
+    "train": ("train", "training", "trn", "tr", "learn", "learning"),
+    "val": ("val", "valid", "validate", "validation", "dev", "devel", "development", "tune"),
+    "confirm": ("confirm",),
+    "test": (
+        *("test", "testing", "tst", "te", "eval", "evaluation", "holdout", "hold", "held"),
+        "unseen",
+    ),
+}
+SPLIT_NAMES = {name: side for side, names in _SIDES.items() for name in names}
+_PADDING = re.compile(
+    r"(my|the|out|set|sets|data|dataset|img|imgs|image|images|picture|pictures|photos|split|"
+    r"subset|folder|part|samples)"
+)
+_GLUED = re.compile(r"(set|data|images?|imgs?|split|samples?)$")
+_HOLDERS = re.compile(
+    r"(imgs?|images?|jpe?gimages|pngs?|jpe?gs?|pictures?|photos?|data|dataset|frames|all)", re.I
+)
+_LISTS = (".txt", ".lst", ".list")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture to index; its path is relative to the root, with forward slashes."""
+
+    path: str
+    label: str
+    split: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a source, sorted by path, before any of them is opened.
+
+    Attributes
+    ----------
+    root : Path
+    candidates : list of Candidate
+    problems : list of Problem
+    is_selection : bool
+        They were listed by a person; others may lie beside them.
+    """
+
+    root: Path
+    candidates: list[Candidate]
+    problems: list[Problem]
+    is_selection: bool
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Regular expressions on a picture's path, of which the first group or all is taken.
+
+    Attributes
+    ----------
+    label, split, group : str, optional
+    """
+
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+
+    def apply(self, candidate: Candidate) -> Candidate:
+        """The candidate with what the patterns find.
+
+        Raises
+        ------
+        FeatlabError
+            A pattern is none, finds nothing in the path, or a side that is unknown.
+        """
+        for name in ("label", "split", "group"):
+            pattern = getattr(self, name)
+            if pattern is not None:
+                value = _matched(f"{name}_from", pattern, candidate.path)
+                if name == "split":
+                    side = split_of(value)
+                    if not side:
+                        raise FeatlabError(
+                            f"split_from {pattern!r} finds {value!r} in {candidate.path!r}; it "
+                            f"must find the name of a side: {', '.join(SPLIT_NAMES)}."
+                        )
+                    value = side
+                candidate = replace(candidate, **{name: value})
+        return candidate
+
+
+def _matched(name: str, pattern: str, path: str) -> str:
+    try:
+        match = re.search(pattern, path)
+    except (re.error, TypeError) as error:
+        raise FeatlabError(
+            f"{name} must be a regular expression, got {pattern!r}: {error}."
+        ) from error
+    value = (match.group(1) if match.re.groups else match.group()) if match else None
+    if not value:
+        what = name.partition("_")[0]
+        raise FeatlabError(
+            f"{name} {pattern!r} finds no {what} in {path!r}; it must match every picture's path."
+        )
+    return value
+
+
+def split_of(name: str) -> str:
+    """The side that a folder's name means, such as ``train`` of "Training_set"; "" for none.
+
+    Examples
+    --------
+    >>> split_of("test-images"), split_of("train2017"), split_of("trainset"), split_of("trains")
+    ('test', 'train', 'train', '')
+    """
+    words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word]
+    words = [word for word in words if not _PADDING.fullmatch(word)] or words
+    if len(words) != 1:
+        return ""
+    return SPLIT_NAMES.get(words[0], "") or SPLIT_NAMES.get(_GLUED.sub("", words[0]), "")
+
+
+def sides_of(names: set[str]) -> dict[str, str]:
+    """The side that each folder means; of train and dev alone, dev is what is tested on."""
+    sides = {name: split_of(name) for name in names}
+    if "test" not in sides.values():
+        sides |= {name: "test" for name in names if re.search("dev", name, re.I) and sides[name]}
+    return sides
+
+
+def list_source(
+    source: str | os.PathLike[str] | pd.DataFrame,
+    patterns: Patterns,
+    classes: Sequence[str] | None = None,
+) -> Listing:
+    """List the pictures of a folder, of a list or of a table; none of them is opened.
+
+    Parameters
+    ----------
+    source : path-like or DataFrame
+    patterns : Patterns
+    classes : sequence of str, optional
+        Only pictures with these labels, where they have labels by now.
+    """
+    listing = _listed(source, patterns)
+    candidates = [patterns.apply(candidate) for candidate in listing.candidates]
+    if classes is not None and any(one.label for one in candidates):
+        candidates = of_classes(candidates, classes)
+    return replace(listing, candidates=candidates)
+
+
+def of_classes(candidates: list[Candidate], classes: Sequence[str]) -> list[Candidate]:
+    """Those of some classes.
+
+    Raises
+    ------
+    FeatlabError
+        A class has no picture.
+    """
+    known = {one.label for one in candidates}
+    absent = [name for name in classes if name not in known]
+    if absent or not classes:
+        there = ", ".join(sorted(known - {""})[:20])
+        raise FeatlabError(f"classes must be some of {there}, got {', '.join(classes) or 'none'}.")
+    return [one for one in candidates if one.label in set(classes)]
+
+
+def _listed(source: str | os.PathLike[str] | pd.DataFrame, patterns: Patterns) -> Listing:
+    if isinstance(source, pd.DataFrame):
+        return _of_table(source)
+    path = Path(os.path.abspath(source))
+    if path.is_dir():
+        return _list_folder(path, patterns)
+    if not path.exists():
+        raise FeatlabError(f"there is no folder or CSV file {path}; {LAYOUT}.")
+    if path.suffix.lower() in _LISTS:
+        return _of_paths(path)
+    if path.suffix.lower() != ".csv":
+        raise FeatlabError(f"{path} is neither a folder nor a CSV file; {LAYOUT}.")
+    return Listing(path.parent, _read_csv(path), [], is_selection=True)
+
+
+# -------------------------------------------------------------------------------------- folders
+
+
+def _list_folder(root: Path, patterns: Patterns) -> Listing:
+    problems: list[Problem] = []
+    paths = sorted(path for path in walk_files(root, "", problems) if is_picture_name(path))
+    named = [path for path in paths if printable(path) == path]
+    why = "its name is not valid UTF-8"
+    problems += [Problem(printable(path), why) for path in paths if printable(path) != path]
+    candidates = []
+    levels, split_level = _levels(root, named, patterns)
+    label_level = None if patterns.label is not None else next(iter(levels), None)
+    sides = {} if split_level is None else sides_of(_names_at(named, split_level))
+    placed = [path for path in named if label_level is not None and _has(path, label_level)]
+    for path in named:
+        parts = path.split("/")
+        if placed and label_level is not None and not _has(path, label_level):
+            reason = f"it lies in no class folder, others do, such as {cut(placed[0])}"
+            problems.append(Problem(path, reason))
+            continue
+        split = "" if split_level is None or not _has(path, split_level) else parts[split_level]
+        label = parts[label_level] if placed and label_level is not None else ""
+        candidates.append(Candidate(path, label, sides.get(split, "")))
+    if not candidates:
+        raise FeatlabError(_no_picture(root, problems))
+    return Listing(root, candidates, problems, is_selection=False)
+
+
+def _names_at(paths: list[str], level: int) -> set[str]:
+    return {path.split("/")[level] for path in paths if _has(path, level)}
+
+
+def _has(path: str, level: int) -> bool:
+    return path.count("/") > level
+
+
+def _levels(root: Path, paths: list[str], patterns: Patterns) -> tuple[list[int], int | None]:
+    """Levels of the folders that may be classes, the first first; and that of the splits."""
+    deepest = max((path.count("/") for path in paths), default=0)
+    names = [_names_at(paths, k) for k in range(deepest)]
+    levels = [k for k in range(deepest) if not _only_holds(names[k], paths, k)]
+    if not levels:
+        return levels, None
+    first = levels[0]
+    splits = {name for name in names[first] if split_of(name) not in ("", "confirm")}
+    others = names[first] - splits
+    if len(splits) > 1 and others:
+        raise FeatlabError(
+            f"{root} has split folders ({', '.join(sorted(splits))}) beside others with pictures "
+            f"({', '.join(sorted(others))}); put every class into the split folders, or rename "
+            "those that are classes."
+        )
+    if splits and not others:
+        _tell_splits(splits)
+        return levels[1:], first
+    if len(levels) > 1 and _are_splits(names[levels[1]], paths, levels[1]):
+        _tell_splits(names[levels[1]])
+        return [first, *levels[2:]], levels[1]
+    if patterns.label is None:
+        _refuse_alike(root, paths, first)
+    return levels, None
+
+
+def _only_holds(names: set[str], paths: list[str], level: int) -> bool:
+    """Whether a level of folders is one folder that only holds the others, such as ``images``."""
+    if len(names) != 1 or not all(_has(path, level) for path in paths):
+        return False
+    name = next(iter(names))
+    if split_of(name):
+        return False
+    if _HOLDERS.fullmatch(name):
+        return True
+    holds_all = all(_has(path, level + 1) for path in paths)
+    if level or not holds_all or len(_names_at(paths, 1)) < 2:
+        return False
+    _log.info("%s is the only folder, so the folders in it are read as those of the set", name)
+    return True
+
+
+def _are_splits(names: set[str], paths: list[str], level: int) -> bool:
+    """Whether every picture lies in a folder with the name of a side, below its class."""
+    sides = {split_of(name) for name in names}
+    return len(sides) > 1 and "" not in sides and all(_has(path, level) for path in paths)
+
+
+def _tell_splits(names: set[str]) -> None:
+    """Say what was taken for a side, where the name alone does not."""
+    odd = sorted(name for name in names if name.lower() not in ("train", "val", "test"))
+    if odd:
+        sides = sides_of(names)
+        odd_sides = ", ".join(f"{name} is the {sides[name]} side" for name in odd)
+        _log.info("folders read as the split: %s", odd_sides)
+
+
+def _refuse_alike(root: Path, paths: list[str], level: int) -> None:
+    """Refuse top folders that all hold the same folders: sides of a split, or classes?"""
+    below: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        parts = path.split("/")
+        if _has(path, level):
+            below[parts[level]].add(parts[level + 1] if _has(path, level + 1) else "")
+    alike = {frozenset(names) for names in below.values()}
+    inside = sorted(next(iter(alike))) if len(alike) == 1 else []
+    if len(below) > 1 and len(inside) > 1 and "" not in inside:
+        tops = ", ".join(sorted(below)[:5])
+        inner = ", ".join(inside[:5])
+        start = "[^/]+/" * level
+        raise FeatlabError(
+            f"the folders {tops} in {root} all hold the same folders ({inner}), like sides of a "
+            f"split: say which are the classes, --label-from '^{start}([^/]+)' for {tops}, or "
+            f"--label-from '^{start}[^/]+/([^/]+)' for {inner} (in Python: label_from=); the sides "
+            "of a split have names such as train, val, test, or are found with --split-from."
+        )
+
+
+def _no_picture(root: Path, problems: list[Problem]) -> str:
+    if not problems:
+        return f"there is no picture in {root}; {LAYOUT}."
+    return f"no picture in {root} can be used ({problems[0].path}: {problems[0].reason}); {LAYOUT}."
+
+
+# ---------------------------------------------------------------------------------------- lists
+
+
+def _of_paths(path: Path) -> Listing:
+    """A text file with the path of a picture in each line, relative to its folder or absolute."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        reason = first_line(error)
+        raise FeatlabError(f"{path} cannot be read as text in UTF-8: {reason}.") from error
+    named = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not named or not all(map(is_storable, named)):
+        raise FeatlabError(f"{path} lists no pictures; {LAYOUT}.")
+    files = [os.path.abspath(os.path.join(path.parent, one)) for one in named]
+    folders = {os.path.dirname(file) for file in files}
+    root = Path(os.path.commonpath(folders))
+    places = sorted({Path(file).relative_to(root).as_posix() for file in files})
+    levels = {place.count("/") for place in places}
+    tops = {place.partition("/")[0] for place in places}
+    labelled = 0 not in levels and len(tops) > 1
+    candidates = [Candidate(one, one.partition("/")[0] if labelled else "") for one in places]
+    return Listing(root, candidates, [], is_selection=True)
+
+
+def read_listed(path: Path) -> list[tuple[int, str, dict[str, str]]]:
+    """Pictures that a CSV file lists: line, path below its folder, and the row of the file.
+
+    The columns of picture and label are found by the names that people give them.
+
+    Raises
+    ------
+    FeatlabError
+        It cannot be read; no column holds pictures; a path is absolute or leads out of the folder.
+    """
+    listed: list[tuple[int, str, dict[str, str]]] = []
+    for line, row in read_rows(path, (PICTURE_COLUMNS,)):
+        column = first_of(list(row), PICTURE_COLUMNS)
+        picture = relative_path(row[column])
+        if picture is None:
+            raise FeatlabError(
+                f"{path} line {line}: path must be relative to the CSV file's folder and lie in "
+                f"it, got {cut(repr(row[column]))}."
+            )
+        label = "label" if "label" in row else first_of(list(row), LABEL_COLUMNS)
+        if label:
+            row["label"] = row[label]
+        if not listed and (column, label or "label") != ("path", "label"):
+            _log.info("%s: %s is the picture, %s its label", path.name, column, label or "nothing")
+        listed.append((line, picture, row))
+    return listed
+
+
+def _read_csv(path: Path) -> list[Candidate]:
+    candidates: dict[str, Candidate] = {}
+    for line, picture, row in read_listed(path):
+        if picture in candidates:
+            if _is_box(row):
+                continue
+            raise FeatlabError(
+                f"{path} line {line}: {cut(picture)} is listed twice; keep one line."
+            )
+        if not row.get("label", "-"):
+            raise FeatlabError(f"{path} line {line}: label is empty; give every picture one.")
+        split = row.get("split", "").lower()
+        if split and not split_of(split):
+            raise FeatlabError(
+                f"{path} line {line}: split must be one of train, val, confirm, test or empty, "
+                f"got {cut(repr(row['split']))}."
+            )
+        label = "" if _is_box(row) else row.get("label", "")
+        candidates[picture] = Candidate(picture, label, split_of(split), row.get("group", ""))
+    if not candidates:
+        raise FeatlabError(f"{path} lists no pictures; {LAYOUT}.")
+    return [candidates[picture] for picture in sorted(candidates)]
+
+
+def _is_box(row: dict[str, str]) -> bool:
+    """Whether a line is a box, of which a picture may have several."""
+    return {"xmin", "ymin", "xmax", "ymax"} <= set(row)
+
+
+def _of_table(table: pd.DataFrame) -> Listing:
+    """A DataFrame with the columns of a CSV file; paths may be relative to its ``folder``."""
+    if "path" not in table or table.empty:
+        raise FeatlabError(
+            "a table of pictures needs the column path, perhaps label, split, group and folder, "
+            f"got {', '.join(map(str, table.columns)) or 'no columns'} and {len(table)} rows."
+        )
+    folders = table["folder"] if "folder" in table else [""] * len(table)
+    places = zip(folders, table["path"], strict=True)
+    files = [os.path.abspath(os.path.join(*place)) for place in places]
+    root = Path(os.path.commonpath({os.path.dirname(file) for file in files}))
+    names = ("label", "split", "group")
+    blank = [""] * len(table)
+    columns = [table[name].fillna("").astype(str) if name in table else blank for name in names]
+    candidates = {}
+    for file, label, split, group in zip(files, *columns, strict=True):
+        path = posixpath.join(*Path(file).relative_to(root).parts)
+        if path in candidates:
+            raise FeatlabError(f"{cut(path)} is listed twice; keep one row.")
+        if split and not split_of(split):
+            raise FeatlabError(f"split must be train, val, confirm or test, got {split!r}.")
+        candidates[path] = Candidate(path, label, split_of(split), group)
+    if len({bool(one.label) for one in candidates.values()}) > 1:
+        raise FeatlabError("label is empty for some pictures; give every picture one, or none.")
+    return Listing(root, [candidates[path] for path in sorted(candidates)], [], is_selection=True)

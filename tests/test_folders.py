@@ -1,0 +1,512 @@
+"""Folders as people have them: what is read, what is refused, and what is said of the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from featlab import FeatlabError
+from featlab.images import index_images
+from featlab.images._layout import split_of
+
+SIDE = 40
+CLASSES = ("apple", "banana")
+CORNERS = ["xmin", "ymin", "xmax", "ymax"]
+
+
+def draw(path: Path, seed: int, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def draw_set(root: Path, place: str = "{label}/{name}.png", n: int = 6) -> dict[str, str]:
+    """Pictures of two classes; name → path. `place` may name the side: every third is tested."""
+    paths = {}
+    for k in range(n):
+        label, name = CLASSES[k % 2], f"{CLASSES[k % 2]}_{k}"
+        side = ("test", "train", "train")[k // 2 % 3]
+        paths[name] = place.format(label=label, name=name, side=side)
+        draw(root / paths[name], k)
+    return paths
+
+
+def box_of(name: str) -> list[int]:
+    """The box of a picture: known from its number."""
+    k = int(name.rpartition("_")[2])
+    return [k, 2 * k, k + 10, 2 * k + 12]
+
+
+def check_boxes(images: pd.DataFrame, boxes: pd.DataFrame, n: int = 6) -> None:
+    """Each picture has its one box, with its class."""
+    assert boxes["image"].tolist() == [*range(n)]
+    names = [Path(path).stem for path in images["path"]]
+    np.testing.assert_allclose(boxes[CORNERS], [box_of(name) for name in names], atol=1e-3)
+    assert boxes["label"].tolist() == [name.rpartition("_")[0] for name in names]
+
+
+# ---------------------------------------------------------------------------------------- splits
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("Training", "train"), ("training_set", "train"), ("trainset", "train"),
+        ("train2017", "train"), ("01-train", "train"), ("TRAIN_IMAGES", "train"),
+        ("Testing", "test"), ("test_set", "test"), ("testdata", "test"), ("hold_out", "test"),
+        ("evaluation", "test"), ("valid", "val"), ("Validation-Set", "val"), ("dev", "val"),
+        ("trains", ""), ("latest", ""), ("test_tubes", ""), ("train_test", ""), ("cat", ""),
+    ],
+)  # fmt: skip
+def test_a_side_by_its_name(name, side):
+    assert split_of(name) == side
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "other"),
+    [
+        ("Training", "Test", "test"),
+        ("training_set", "test_set", "test"),
+        ("train", "dev", "test"),
+        ("train", "validation", "val"),
+        ("data/Train", "data/Val", "val"),
+    ],
+)
+def test_split_folders_of_many_names(tmp_path, train, test, other):
+    for k in range(6):
+        draw(tmp_path / (test if k < 2 else train) / CLASSES[k % 2] / f"{k}.png", k)
+    images, _, _ = index_images(tmp_path)
+    assert set(images["label"]) == set(CLASSES)
+    is_train = images["path"].str.startswith(train + "/")
+    assert images["split"].tolist() == np.where(is_train, "train", other).tolist()
+
+
+def test_splits_below_the_classes(tmp_path):
+    draw_set(tmp_path, "{label}/{side}/{name}.png")
+    images, _, _ = index_images(tmp_path)
+    assert (images["label"] == images["path"].str.split("/").str[0]).all()
+    assert (images["split"] == images["path"].str.split("/").str[1]).all()
+
+
+def test_top_folders_that_hold_the_same_folders_are_a_question(tmp_path):
+    for k, place in enumerate(("a/cat", "a/dog", "b/cat", "b/dog")):
+        draw(tmp_path / place / f"{k}.png", k)
+    with pytest.raises(
+        FeatlabError, match=r"a, b .* hold the same folders \(cat, dog\).*label-from"
+    ):
+        index_images(tmp_path)
+    images, _, _ = index_images(tmp_path, label_from="^[^/]+/([^/]+)")
+    assert images["label"].tolist() == ["cat", "dog", "cat", "dog"]
+    images, _, _ = index_images(tmp_path, label_from="^([^/]+)")
+    assert images["label"].tolist() == ["a", "a", "b", "b"]
+
+
+def test_the_only_folder_is_no_class(tmp_path, caplog):
+    draw_set(tmp_path, "fruit/{label}/{name}.png")
+    with caplog.at_level("INFO"):
+        assert set(index_images(tmp_path)[0]["label"]) == set(CLASSES)
+    assert "fruit is the only folder" in caplog.text
+
+
+def test_split_and_label_from_the_path(tmp_path):
+    draw_set(tmp_path, "{name}_{side}.png")
+    pattern = {"split_from": "(train|test).png", "label_from": "^[a-z]+"}
+    images, _, _ = index_images(tmp_path, **pattern)
+    assert images["split"].tolist() == images["path"].str.extract("(train|test)")[0].tolist()
+    assert set(images["label"]) == set(CLASSES)
+    with pytest.raises(
+        FeatlabError, match="finds '0' in 'apple_0_test.png'; it must find the name"
+    ):
+        index_images(tmp_path, split_from="[0-9]")
+    with pytest.raises(FeatlabError, match="label_from 'x' finds no label in"):
+        index_images(tmp_path, label_from="x")
+
+
+# --------------------------------------------------------------------------------------- formats
+
+
+def put_yolo(root: Path, paths: dict[str, str], names: str = "names: [apple, banana]") -> None:
+    (root / "data.yaml").write_text(f"train: images/train\nval: images/test\n{names}\n")
+    for name, path in paths.items():
+        a, b, c, d = box_of(name)
+        shares = [(a + c) / 2 / SIDE, (b + d) / 2 / SIDE, (c - a) / SIDE, (d - b) / SIDE]
+        file = (root / path.replace("images", "labels")).with_suffix(".txt")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        number = CLASSES.index(name.rpartition("_")[0])
+        file.write_text(" ".join(map(str, [number, *shares])) + "\n")
+
+
+@pytest.mark.parametrize(
+    "place", ["images/{side}/{name}.png", "{side}/images/{name}.png", "images/{name}.png"]
+)
+@pytest.mark.parametrize("names", ["names: [apple, banana]", "names:\n  0: apple\n  1: banana"])
+def test_yolo(tmp_path, place, names):
+    paths = draw_set(tmp_path, place)
+    put_yolo(tmp_path, paths, names)
+    images, boxes, skipped = index_images(tmp_path)
+    check_boxes(images, boxes)
+    assert (images["label"] == boxes["label"]).all() and skipped.empty
+    assert set(images["split"]) == ({"train", "test"} if "side" in place else {""})
+
+
+def test_yolo_beside_the_pictures_polygons_and_no_names(tmp_path):
+    paths = draw_set(tmp_path)
+    for name, path in paths.items():
+        a, b, c, d = (value / SIDE for value in box_of(name))
+        (tmp_path / path).with_suffix(".txt").write_text(f"0 {a} {b} {c} {b} {c} {d} {a} {d}")
+    _, boxes, skipped = index_images(tmp_path)
+    np.testing.assert_allclose(boxes[CORNERS], [box_of(n) for n in sorted(paths)], atol=1e-3)
+    assert set(boxes["label"]) == {"0"} and "numbers and no names" in skipped["reason"][0]
+
+
+def voc(name: str) -> str:
+    bounds = "".join(f"<{k}>{v}</{k}>" for k, v in zip(CORNERS, box_of(name), strict=True))
+    label = name.rpartition("_")[0]
+    item = f"<object><name>{label}</name><bndbox>{bounds}</bndbox></object>"
+    return f"<annotation><filename>{name}.png</filename>{item}</annotation>"
+
+
+@pytest.mark.parametrize("folder", ["annots", "labels", "xml", "whatever", "apple_is_no_class"])
+def test_voc_in_a_folder_of_any_name(tmp_path, folder):
+    paths = draw_set(tmp_path)
+    (tmp_path / folder).mkdir()
+    for name in paths:
+        (tmp_path / folder / f"{name}.xml").write_text(voc(name))
+    check_boxes(*index_images(tmp_path)[:2])
+
+
+def json_of(tool: str, paths: dict[str, str]) -> object:
+    """What a tool writes into one file for all pictures."""
+    made = []
+    for name, path in paths.items():
+        a, b, c, d = box_of(name)
+        label, file = name.rpartition("_")[0], Path(path).name
+        if tool == "createml":
+            centre = {"x": (a + c) / 2, "y": (b + d) / 2, "width": c - a, "height": d - b}
+            made.append({"image": file, "annotations": [{"label": label, "coordinates": centre}]})
+        elif tool == "label studio":
+            share = 100 / SIDE
+            value = {"x": a * share, "y": b * share, "width": (c - a) * share, "rotation": 0}
+            value |= {"height": (d - b) * share, "rectanglelabels": [label]}
+            size = {"original_width": SIDE, "original_height": SIDE}
+            result = [{"type": "rectanglelabels", "value": value, **size}]
+            link = f"/data/upload/3/0a1b2c3d-{file}"
+            cancelled = {"was_cancelled": True, "result": [{**result[0], "value": {}}]}
+            task = {"data": {"image": link}, "annotations": [cancelled, {"result": result}]}
+            made.append(task)
+        else:
+            shape = {"name": "rect", "x": a, "y": b, "width": c - a, "height": d - b}
+            if tool == "via polygons":
+                outline = {"all_points_x": [a, c, c], "all_points_y": [b, b, d]}
+                shape = {"name": "polygon", **outline}
+            region = {"shape_attributes": shape, "region_attributes": {"class": label}}
+            made.append({"filename": file, "size": 1, "regions": [region]})
+    if tool.startswith("via"):
+        files = {f"{one['filename']}1": one for one in made}
+        return files if tool == "via export" else {"_via_img_metadata": files}
+    return made
+
+
+@pytest.mark.parametrize(
+    "tool", ["createml", "label studio", "via project", "via export", "via polygons"]
+)
+@pytest.mark.parametrize("place", ["{label}/{name}.png", "{name}.png"])
+def test_json_of_tools(tmp_path, tool, place):
+    """With class folders, and without: then the boxes label the pictures."""
+    paths = draw_set(tmp_path, place)
+    (tmp_path / "export.json").write_text(json.dumps(json_of(tool, paths)))
+    images, boxes, _ = index_images(tmp_path)
+    check_boxes(images, boxes)
+    assert (images["label"] == boxes["label"]).all()
+
+
+def test_labelme(tmp_path):
+    paths = draw_set(tmp_path)
+    for name, path in paths.items():
+        a, b, c, d = box_of(name)
+        shape = {"label": name.rpartition("_")[0], "points": [[a, b], [c, d]]}
+        shapes = [shape | {"shape_type": "rectangle"}, shape | {"shape_type": "line"}]
+        content = {"imagePath": f"..\\{Path(path).name}", "shapes": shapes, "imageData": None}
+        (tmp_path / path).with_suffix(".json").write_text(json.dumps(content))
+    check_boxes(*index_images(tmp_path)[:2])
+
+
+def test_cvat(tmp_path):
+    paths = draw_set(tmp_path)
+    items = []
+    for name, path in paths.items():
+        a, b, c, d = box_of(name)
+        label = name.rpartition("_")[0]
+        shape = f'<box label="{label}" xtl="{a}" ytl="{b}" xbr="{c}" ybr="{d}"/>'
+        if name.endswith(("0", "3")):
+            shape = f'<polygon label="{label}" points="{a},{b};{c},{d};{a},{d}"/>'
+        tag = f'<image name="{path}" width="{SIDE}" height="{SIDE}">'
+        items.append(f"{tag}{shape}<tag label='x'/></image>")
+    (tmp_path / "x.xml").write_text(f"<annotations>{''.join(items)}</annotations>")
+    check_boxes(*index_images(tmp_path)[:2])
+
+
+def test_a_turned_box_of_cvat_and_label_studio_is_the_box_around_it(tmp_path):
+    draw_set(tmp_path, "{name}.png")
+    turned = '<box label="a" xtl="10" ytl="18" xbr="30" ybr="22" rotation="90"/>'
+    (tmp_path / "x.xml").write_text(
+        f'<annotations><image name="apple_0.png">{turned}</image></annotations>'
+    )
+    boxes = index_images(tmp_path)[1]
+    np.testing.assert_allclose(boxes[CORNERS], [[18, 10, 22, 30]])
+    (tmp_path / "x.xml").unlink()
+    value = {"x": 50, "y": 25, "width": 50, "height": 10, "rotation": 90}
+    result = {"type": "rectanglelabels", "value": value | {"rectanglelabels": ["a"]}}
+    task = {"data": {"image": "apple_0.png"}, "annotations": [{"result": [result]}]}
+    (tmp_path / "x.json").write_text(json.dumps([task]))
+    # About its upper left corner, clockwise.
+    np.testing.assert_allclose(index_images(tmp_path)[1][CORNERS], [[16, 10, 20, 30]])
+
+
+TABLES = {
+    "tfod": "filename,width,height,class,xmin,ymin,xmax,ymax",
+    "x1": "image_path,x1,y1,x2,y2,label",
+    "open images": "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf",
+    "via csv": "#filename,region_shape_attributes,region_attributes",
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_of_boxes(tmp_path, kind):
+    paths = draw_set(tmp_path)
+    rows = []
+    for name in paths:
+        a, b, c, d = box_of(name)
+        label = name.rpartition("_")[0]
+        shape = {"name": "rect", "x": a, "y": b, "width": c - a, "height": d - b}
+        rows.append({
+            "tfod": [f"{name}.png", SIDE, SIDE, label, a, b, c, d],
+            "x1": [f"/home/me/set/{name}.png", a, b, c, d, label],
+            "open images": [name, "x", f"/m/{label}", 1, a / SIDE, c / SIDE, b / SIDE, d / SIDE, 0],
+            "via csv": [f"{name}.png", json.dumps(shape), json.dumps({"name": label})],
+        }[kind])  # fmt: skip
+    table = pd.DataFrame(rows, columns=TABLES[kind].split(","))
+    table.to_csv(tmp_path / "export.csv", index=False)
+    (tmp_path / "class-descriptions-boxable.csv").write_text("/m/apple,apple\n/m/banana,banana\n")
+    check_boxes(*index_images(tmp_path)[:2])
+
+
+def coco(paths: dict[str, str], prefix: str = "") -> dict:
+    images, annotations = [], []
+    for k, (name, path) in enumerate(paths.items()):
+        a, b, c, d = box_of(name)
+        images.append({"id": k, "file_name": prefix + path, "width": SIDE, "height": SIDE})
+        box = {"bbox": [a, b, c - a, d - b], "category_id": 1 + k % 2}
+        annotations.append({"id": k, "image_id": k, **box})
+    categories = [{"id": 1, "name": "apple"}, {"id": 2, "name": "banana"}]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@pytest.mark.parametrize("outline", ["polygon", "counts", "packed"])
+def test_coco_without_bbox(tmp_path, outline):
+    paths = draw_set(tmp_path)
+    content = coco(paths)
+    for one in content["annotations"]:
+        x, y, w, h = one.pop("bbox")
+        one["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        if outline != "polygon":
+            masks = pytest.importorskip("pycocotools.mask", reason="no pycocotools")
+            packed = masks.frPyObjects(one["segmentation"], SIDE, SIDE)[0]
+            one["segmentation"] = {"size": [SIDE, SIDE], "counts": packed["counts"].decode()}
+            if outline == "counts":
+                flat = masks.decode(packed).T.ravel()
+                ends = np.flatnonzero(np.diff(np.r_[0, flat.astype(int)]))
+                counts = np.diff(np.r_[0, ends, flat.size])
+                one["segmentation"]["counts"] = counts.tolist()
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    check_boxes(*index_images(tmp_path)[:2])
+
+
+def test_coco_without_categories_is_read_with_a_word(tmp_path):
+    paths = draw_set(tmp_path)
+    content = coco(paths)
+    del content["categories"]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    _, boxes, skipped = index_images(tmp_path)
+    assert set(boxes["label"]) == {"1", "2"}
+    assert "no categories" in skipped["reason"][0]
+
+
+@pytest.mark.parametrize("prefix", ["/home/me/fruit/", "C:\\fruit\\", "images/"])
+@pytest.mark.parametrize("place", ["{label}/{name}.png", "{name}.png"])
+def test_paths_of_another_computer(tmp_path, prefix, place):
+    paths = draw_set(tmp_path, place)
+    (tmp_path / "annotations.json").write_text(json.dumps(coco(paths, prefix)))
+    check_boxes(*index_images(tmp_path)[:2])
+
+
+def test_what_is_not_read_is_said_in_a_line(tmp_path, caplog):
+    paths = draw_set(tmp_path)
+    (tmp_path / "annots").mkdir()
+    for name in paths:
+        (tmp_path / "annots" / f"{name}.xml").write_text("<alto><x/></alto>")
+    _, boxes, skipped = index_images(tmp_path)
+    assert boxes.empty and skipped["path"].tolist() == ["annots/*.xml"]
+    assert skipped["reason"][0].startswith("6 .xml files in annots were not read: they are of none")
+    assert caplog.text.count("were not read") == 1
+    for name, path in paths.items():
+        (tmp_path / path).with_suffix(".xml").write_text(voc(name))
+    (tmp_path / "more.json").write_text(json.dumps(coco(paths)))
+    _, boxes, skipped = index_images(tmp_path)
+    assert len(boxes) == 6
+    assert skipped["path"].tolist() == ["annots/*.xml"]
+    (tmp_path / "annotations.json").write_text(json.dumps(coco(paths)))
+    reasons = dict(index_images(tmp_path)[2].to_numpy())
+    assert "taken from files of Pascal VOC" in reasons["*.json"]
+
+
+# ------------------------------------------------------------------------------- boxes and labels
+
+
+def put_boxes(
+    root: Path, rows: list[list], header: str = "image,label,xmin,ymin,xmax,ymax"
+) -> None:
+    lines = [header, *(",".join(map(str, row)) for row in rows)]
+    (root / "boxes.csv").write_text("\n".join(lines))
+
+
+def test_shares_are_refused_or_read_as_told(tmp_path):
+    paths = draw_set(tmp_path)
+    rows = [
+        [path, name.rpartition("_")[0], *(value / SIDE for value in box_of(name))]
+        for name, path in paths.items()
+    ]
+    put_boxes(tmp_path, rows)
+    with pytest.raises(FeatlabError, match="all 6 boxes in boxes.csv lie between 0 and 1.*shares"):
+        index_images(tmp_path)
+    check_boxes(*index_images(tmp_path, box_units="shares")[:2])
+    assert index_images(tmp_path, box_units="pixels")[1]["xmax"].max() <= 1
+    with pytest.raises(FeatlabError, match="box_units must be one of pixels, shares"):
+        index_images(tmp_path, box_units="percent")
+
+
+def test_boxes_of_pictures_that_are_not_here_are_one_line(tmp_path, caplog):
+    paths = draw_set(tmp_path)
+    rows = [[path, name.rpartition("_")[0], *box_of(name)] for name, path in paths.items()]
+    put_boxes(tmp_path, rows + [[f"orange/{k}.jpg", "orange", 1, 1, 5, 5] for k in range(30)])
+    images, boxes, skipped = index_images(tmp_path)
+    check_boxes(images, boxes)
+    assert skipped.to_numpy().tolist() == [
+        ["boxes.csv", "30 boxes of 30 pictures that are not here, such as 'orange/0.jpg', left out"]
+    ]
+    assert len(caplog.records) == 1
+
+
+def test_boxes_csv_without_labels_have_those_of_their_pictures(tmp_path):
+    paths = draw_set(tmp_path)
+    rows = [[path, *box_of(name)] for name, path in paths.items()]
+    put_boxes(tmp_path, rows, "image,xmin,ymin,xmax,ymax")
+    check_boxes(*index_images(tmp_path)[:2])
+
+
+def test_boxes_that_reach_out_by_a_little_are_cut_and_counted(tmp_path):
+    paths = draw_set(tmp_path)
+    far = 0.05 * SIDE
+    put_boxes(tmp_path, [[path, "apple", -far, 0, SIDE + far, 9] for path in paths.values()])
+    _, boxes, skipped = index_images(tmp_path)
+    assert boxes[CORNERS].drop_duplicates().to_numpy().tolist() == [[0, 0, SIDE, 9]]
+    assert skipped["reason"].tolist() == [
+        "6 boxes reach out of the picture, by at most 2 pixels; cut at its border"
+    ]
+
+
+@pytest.mark.parametrize("sideways", ["raw", "shown", "absent"])
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_boxes_of_pictures_upside_down(tmp_path, orientation, sideways):
+    """As those of pictures on their side; where there are none, as shown, with a word."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    draw(tmp_path / "a" / "0.jpg", 0, exif=exif)
+    exif[0x0112] = 6
+    if sideways != "absent":
+        path = tmp_path / "b" / "1.jpg"
+        path.parent.mkdir()
+        Image.new("RGB", (SIDE, SIDE // 2)).save(path, exif=exif)
+    size = {"raw": (SIDE, SIDE // 2), "shown": (SIDE // 2, SIDE)}.get(sideways)
+    rows = [["a/0.jpg", "a", SIDE, SIDE, 1, 2, 11, 22]]
+    rows += [["b/1.jpg", "b", *size, 1, 2, 3, 4]] if size else []
+    put_boxes(tmp_path, rows, "image,label,width,height,xmin,ymin,xmax,ymax")
+    _, boxes, skipped = index_images(tmp_path)
+    turned = {2: [29, 2, 39, 22], 3: [29, 18, 39, 38], 4: [1, 18, 11, 38]}[orientation]
+    assert boxes[CORNERS].iloc[0].tolist() == (turned if sideways == "raw" else [1, 2, 11, 22])
+    word = "before that, as those" if sideways == "raw" else "as shown, for nothing tells"
+    assert word in skipped["reason"][0]
+
+
+def test_pictures_are_labelled_by_their_boxes(tmp_path, caplog):
+    paths = draw_set(tmp_path, "{name}.png")
+    rows = [[path, name.rpartition("_")[0], *box_of(name)] for name, path in paths.items()]
+    put_boxes(tmp_path, rows[:-1])
+    images, boxes, skipped = index_images(tmp_path)
+    assert images["path"].tolist() == sorted([*paths.values()][:-1])
+    assert boxes["image"].tolist() == [*range(5)]
+    assert "1 picture has no box that says the class" in skipped["reason"].iloc[-1]
+    put_boxes(tmp_path, [*rows, [rows[0][0], "banana", 0, 0, 30, 30]])
+    images, _, _ = index_images(tmp_path)
+    assert images["label"].eq("").all() and "--label-from-boxes largest" in caplog.text
+    images, _, _ = index_images(tmp_path, label_from_boxes="largest")
+    assert images.set_index("path")["label"]["apple_0.png"] == "banana" and len(images) == 6
+    images, _, _ = index_images(tmp_path, label_from_boxes="only")
+    assert "apple_0.png" not in set(images["path"]) and len(images) == 5
+
+
+# ---------------------------------------------------------------------------------- which pictures
+
+
+def test_some_classes(tmp_path):
+    for k in range(9):
+        draw(tmp_path / "abc"[k % 3] / f"{k}.png", k)
+    put_boxes(tmp_path, [[f"{'abc'[k % 3]}/{k}.png", "abc"[k % 3], 1, 1, 9, 9] for k in range(9)])
+    images, boxes, skipped = index_images(tmp_path, classes=["a", "c"])
+    assert set(images["label"]) == {"a", "c"} == set(boxes["label"]) and len(boxes) == 6
+    assert len(skipped) == 1 and "3 boxes of 3 pictures that are not here" in skipped["reason"][0]
+    with pytest.raises(FeatlabError, match="classes must be some of a, b, c, got x"):
+        index_images(tmp_path, classes=["x"])
+
+
+def test_lists_of_pictures(tmp_path):
+    paths = draw_set(tmp_path)
+    some = sorted(paths.values())[:4]
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "rel.txt").write_text("\n".join(f"../{path}" for path in some))
+    (lists / "abs.txt").write_text("\n".join(str(tmp_path / path) for path in some))
+    (tmp_path / "names.csv").write_text(
+        "filename,class\n" + "\n".join(f"{path},{path.split('/')[0]}" for path in some)
+    )
+    table = pd.DataFrame({"path": some, "label": "x", "folder": str(tmp_path)})
+    for source in (lists / "rel.txt", lists / "abs.txt", tmp_path / "names.csv", table):
+        images, _, _ = index_images(source)
+        assert images["path"].tolist() == some and set(images["folder"]) == {str(tmp_path)}
+        assert set(images["label"]) == ({"x"} if source is table else set(CLASSES))
+
+
+def test_a_table_of_boxes_as_the_list(tmp_path):
+    paths = draw_set(tmp_path, "{name}.png")
+    rows = [[path, name.rpartition("_")[0], *box_of(name)] for name, path in paths.items()]
+    table = pd.DataFrame([*rows, rows[0]], columns=["filename", "class", *CORNERS])
+    table.iloc[-1, 2] += 1
+    table.to_csv(tmp_path / "boxes_of_mine.csv", index=False)
+    images, boxes, _ = index_images(tmp_path / "boxes_of_mine.csv")
+    assert len(images) == 6 and len(boxes) == 7
+    assert (images["label"][boxes["image"]].to_numpy() == boxes["label"]).all()
+
+
+@pytest.mark.parametrize("mark", ["maps.h5", ".featlab", ".featlab-results"])
+def test_what_featlab_has_written_among_the_pictures_is_no_class(tmp_path, mark):
+    draw_set(tmp_path)
+    draw(tmp_path / "results" / "figures" / "plane.png", 1)
+    (tmp_path / "results" / mark).write_text("")
+    images, _, skipped = index_images(tmp_path)
+    assert len(images) == 6 and set(images["label"]) == set(CLASSES)
+    assert skipped["path"].tolist() == ["results"] and "featlab" in skipped["reason"][0]
