@@ -545,6 +545,49 @@ def test_means_that_are_none_are_refused(files, given):
         load_backbone(files[0] / "called.keras", preprocessing=given)
 
 
+@pytest.fixture
+def trained_on_unit(tmp_path):
+    """A network of two classes, red and blue pictures, made for pixels 0 … 1; and its pictures."""
+    import keras
+    from keras import layers
+
+    pictures = keras.Input((32, 32, 3))
+    maps = layers.Conv2D(2, 4, strides=4, name="maps", activation="softsign")
+    x = layers.GlobalAveragePooling2D()(maps(pictures))
+    dense = layers.Dense(2, activation="softmax")
+    model = keras.Model(pictures, dense(x))
+    # How red, how blue; pixels that are 255 times as large come near both ceilings.
+    kernel = np.zeros((4, 4, 3, 2), np.float32)
+    kernel[..., 0, 0], kernel[..., 2, 1] = 1 / 16, 1 / 16
+    maps.set_weights([kernel, np.float32([-0.5, -0.5])])
+    dense.set_weights([np.float32([[-50, 50], [50, -50]]), np.float32([5, 0])])
+    model.save(tmp_path / "unit.keras")
+    rng = np.random.default_rng(0)
+    for label, channel in (("blue", 2), ("red", 0)):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for k in range(12):
+            pixels = rng.integers(80, 140, (40, 40, 3), dtype=np.uint8)
+            pixels[..., channel] += 60
+            Image.fromarray(pixels).save(tmp_path / "set" / label / f"{k}.png")
+    return tmp_path
+
+
+def test_a_scaling_that_the_models_own_head_does_not_know_is_told(trained_on_unit, caplog):
+    from featlab import extract, images
+
+    folder = trained_on_unit
+    table, _, _ = images.index_images(folder / "set")
+    for scaling in ("none", "unit"):
+        backbone = load_backbone(folder / "unit.keras", preprocessing=scaling, engine="tensorflow")
+        extract.extract_maps(table, backbone, folder / f"{scaling}.h5").close()
+        told = [one for one in caplog.messages if "own classifier is right on" in one]
+        caplog.clear()
+        assert bool(told) == (scaling == "none")
+        if told:
+            assert "right on 12 of 24 labelled pictures, with 'unit' on 24" in told[0]
+            assert "(--preprocessing unit)" in told[0]
+
+
 @pytest.mark.slow
 def test_names_of_layers_do_not_depend_on_what_was_built_before():
     first = load_backbone("ConvNeXtTiny", weights=None, input_size=64)

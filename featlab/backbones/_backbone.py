@@ -30,6 +30,7 @@ from featlab.backbones.networks import (
     BUILT_IN,
     Source,
     available_backbones,
+    better_scaling,
     built_in_name,
     find_source,
     is_model_file,
@@ -146,6 +147,24 @@ class Backbone:
         if self.own_head is None or self.own_head.linear or self._classified is None:
             return self.model
         return keras.Model(self.network.inputs, [*self.model.outputs, self._classified[1]])
+
+    def warn_of_scaling(self, pixels: np.ndarray, labels: Sequence[str]) -> None:
+        """Warn where a file's own classifier knows labelled pictures better in another scaling.
+
+        Where no names are known of as many classes as there are labels, they are the labels in
+        alphabetical order, as Keras makes them of folders.
+        """
+        scaling, head = scaling_of_words(self.preprocessing), self.own_head
+        if scaling is None or head is None:
+            return
+        classes, known = list(head.classes), sorted(set(labels))
+        if not set(classes) & set(known) and len(classes) == len(known):
+            classes = known
+        rows = [row for row, label in enumerate(labels) if label in classes]
+        codes = np.array([classes.index(labels[row]) for row in rows])
+        doubt = rows and better_scaling(self.run_model, head, scaling, pixels[rows], codes)
+        if doubt:
+            logger.warning("%s: %s", self.name, doubt)
 
     @cached_property
     def engine(self) -> Engine:

@@ -204,6 +204,55 @@ def scaling_of_words(words: str) -> str | None:
     return name if name in PREPROCESSING or name.startswith("mean:") else None
 
 
+_FAR_BETTER, _BY_CHANCE = 0.2, 0.01
+
+
+def better_scaling(
+    model: keras.Model, head: OwnHead, scaling: str, pixels: np.ndarray, codes: np.ndarray
+) -> str:
+    """What says that a network knows its own classes far better under another scaling, if so.
+
+    Far better is a fifth of the pictures, by a sign test (of those that one of the two alone knows)
+    at 0.01: a network that was trained on other scaled pixels runs without an error.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From scaled pixels to maps, and the logits where `head` is not linear.
+    head : OwnHead
+    scaling : str
+        The one that is asked for.
+    pixels : ndarray of shape (n, H, W, 3), uint8
+    codes : ndarray of shape (n,), int
+        Places of the pictures' labels in the classes of `head`.
+
+    Returns
+    -------
+    str
+        A sentence; empty where nothing speaks against `scaling`.
+    """
+    from scipy.stats import binomtest
+
+    def right(scaling: str) -> np.ndarray:
+        outputs = model.predict_on_batch(scale_pixels(pixels.astype(np.float32), scaling))
+        last = outputs[-1] if isinstance(outputs, (list, tuple)) else outputs
+        logits = head.logits(np.asarray(last).mean(axis=(1, 2))) if head.linear else last
+        return np.asarray(logits).argmax(axis=1) == codes
+
+    own = right(scaling)
+    others = {name: right(name) for name in PREPROCESSING if name != scaling}
+    best = max(others, key=lambda name: others[name].sum())
+    gained, lost = (others[best] & ~own).sum(), (own & ~others[best]).sum()
+    n, by = len(own), others[best].mean() - own.mean()
+    if by < _FAR_BETTER or binomtest(int(gained), int(gained + lost)).pvalue > _BY_CHANCE:
+        return ""
+    return (
+        f"with preprocessing={scaling!r} the model's own classifier is right on {own.sum()} of {n} "
+        f"labelled pictures, with {best!r} on {others[best].sum()}: it was probably trained so. "
+        f"Give preprocessing={best!r} (--preprocessing {best})."
+    )
+
+
 def is_model_file(name: str) -> bool:
     """Whether a backbone is named by a file of the user's own."""
     return Path(name).suffix in _MODEL_FILES or Path(name, "saved_model.pb").is_file()

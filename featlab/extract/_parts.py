@@ -19,7 +19,7 @@ import pandas as pd
 
 from featlab.arguments import check_choice, check_whole
 from featlab.errors import FeatlabError
-from featlab.images.pixels import JPEG_MARGIN, jpeg_factor
+from featlab.images.pixels import JPEG_MARGIN, InputReader, jpeg_factor
 from featlab.store.format import BOX_DTYPES, Tables
 from featlab.store.network import ANOTHER_PATH, DECIDING, MOST, OwnHead, refuse_other_output
 from featlab.store.rows import Piece
@@ -201,6 +201,20 @@ def own_head_of(source: MapSource, options: PassOptions) -> OwnHead | None:
             "keras.applications ask for it with classifier=True (--classifier)."
         )
     return head
+
+
+_MOST_ASKED = 48
+
+
+def warn_of_scaling(images: pd.DataFrame, source: MapSource, options: PassOptions) -> None:
+    """Let a network with a head of its own look at a few labelled pictures before the pass."""
+    ask = getattr(source, "warn_of_scaling", None)
+    labelled = images[images["label"] != ""]
+    if ask is None or getattr(source, "own_head", None) is None or labelled.empty:
+        return
+    some = labelled.iloc[np.unique(np.linspace(0, len(labelled) - 1, _MOST_ASKED).astype(int))]
+    read = InputReader(some.reset_index(drop=True), source.input_size, options.resize)
+    ask(np.stack([read(row)[0] for row in range(len(some))]), some["label"].tolist())
 
 
 def logits_kept(head: OwnHead, options: PassOptions) -> int:

@@ -34,6 +34,7 @@ from featlab.extract._parts import (
     refuse_other_maps,
     running_of,
     store_key,
+    warn_of_scaling,
 )
 from featlab.images.pixels import InputReader, colour_histogram, picture_frame, thumbnail
 from featlab.store import MemoryStore
@@ -150,6 +151,7 @@ def begin_pass(
     automatic = automatic_batch_size(running, backbone.input_size)
     wanted = Plan(key, len(images), options.batch_size or automatic, _PART_ROWS)
     plan = agree_on_plan(parts, wanted)
+    warn_of_scaling(images, backbone, options)
     provenance = describe_pass(key, backbone, plan.batch_size)
     file = parts / TABLES
     if file.exists() and any(parts.glob("part-*.h5")):
