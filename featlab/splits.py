@@ -266,6 +266,7 @@ def _honour(
             f"Every image of the given {emptied[0]!r} split is byte-identical with one on another "
             "side; empty the split column to have featlab make the split."
         )
+    _check_classes_of_sides(labels, sides)
     wanted = [side for side in SIDES if side == "train" or side not in sides]
     if len(wanted) == 1:
         return sides
@@ -301,6 +302,26 @@ def _check_whole_groups(sides: NDArray[np.str_], groups: NDArray[np.str_]) -> No
             f"The split column puts images of one group on several sides: {named}{more}; give the "
             "whole group one side, or leave the groups or the split column out."
         )
+
+
+def _check_classes_of_sides(labels: NDArray[np.str_], sides: NDArray[np.str_]) -> None:
+    """Refuse given sides on which nothing could be learnt of a class, or none be told apart."""
+    if is_unlabelled(labels):
+        return
+    learnt = set(labels[sides == "train"].tolist())
+    for label in sorted(set(labels.tolist()) - learnt):
+        where = ", ".join(sorted(set(sides[labels == label].tolist())))
+        raise FeatlabError(
+            f"Class {label!r} has images only on the given side {where}, none on train; move some "
+            "to train, or leave the class out."
+        )
+    for side in sorted(set(sides.tolist()) - {"train"}):
+        there = sorted(set(labels[sides == side].tolist()))
+        if len(there) < 2:
+            raise FeatlabError(
+                f"The given side {side!r} has images of one class alone, {there[0]!r}; add images "
+                "of another class to it, or leave the split out."
+            )
 
 
 def _without_copies_across(sides: NDArray[np.str_], sha256: NDArray[np.str_]) -> NDArray[np.str_]:

@@ -144,7 +144,7 @@ def test_one_error_lists_every_bad_file(tmp_path):
     assert "\n  cat/text.jpg: not an image" in text
     assert "\n  dog/broken.jpg: it cannot be read: No such file" in text
     assert "\n  dog/cut.png: truncated" in text
-    assert "\n  dog/phone.heic: not an image" in text
+    assert "\n  dog/phone.heic: a HEIC picture, which needs pillow-heif" in text
     assert text.endswith("leave them out with --on-error skip (in Python: on_error='skip').")
     assert "good.png" not in text and "more" not in text
 

@@ -136,6 +136,13 @@ def _(text, r, _claim):
     assert r.store.boxes.empty
 
 
+@check("classes without boxes")
+def _(text, r, _claim):
+    boxed = set(r.store.images["label"].to_numpy()[r.store.boxes["image"]])
+    without = sorted(set(r.store.images["label"]) - boxed)
+    assert without and boxed and without[0] in text and not any(f"“{b}”" in text for b in boxed)
+
+
 @check("box sizes")
 def _(text, r, _claim):
     area = sorted(r.box_details.statistics["area"])

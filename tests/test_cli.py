@@ -20,6 +20,7 @@ from fake_results import make_results
 from PIL import Image
 
 from featlab import cli, datasets, predict
+from featlab.cli import _pass
 from featlab.cli._options import Pass
 from featlab.store import MapStore
 
@@ -133,7 +134,7 @@ def stores(scenes, tmp_path_factory):
 
 
 def written(folder):
-    return {file.name for file in folder.iterdir()}
+    return {file.name for file in folder.iterdir() if not file.name.startswith(".")}
 
 
 @pytest.mark.slow
@@ -311,3 +312,57 @@ def test_what_a_command_takes_reaches_the_network(scenes, tmp_path, monkeypatch)
     assert asked == [Pass(scenes, **wanted)]
     with MapStore(tmp_path / "maps.h5") as store:
         assert store.maps([0]).dtype == np.float32
+
+
+def colourful(folder, n=12):
+    """Pictures of three classes below folders that are no classes."""
+    for k in range(n * 3):
+        path = folder / "visit1" / "abc"[k % 3] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(k).integers(0, 90, (56, 56, 3)).astype(np.uint8)
+        pixels[..., k % 3] += 120
+        Image.fromarray(pixels).save(path)
+    (folder / "boxes.csv").write_text(
+        "image,xmin,ymin,xmax,ymax\n" + "visit1/a/0.png,0.1,0.1,0.9,0.9\n"
+    )
+    return folder
+
+
+def test_how_pictures_are_read_is_asked_alike_and_kept(tmp_path, monkeypatch, caplog):
+    """Options of reading reach the store, the page's own lines, and every command that reads."""
+    folder = colourful(tmp_path / "set")
+    monkeypatch.setattr(_pass, "load_network", lambda made: FakeBackbone())
+    options = ["--classes", "a, b", "--label-from", "/([a-c])/", "--box-units", "shares"]
+    assert featlab("extract", folder, "-o", tmp_path / "maps.h5", *options) == 0
+    assert "images with a box, of each class: a 1 of 12, b 0 of 12" in caplog.text
+    with MapStore(tmp_path / "maps.h5") as store:
+        assert store.images["label"].value_counts().to_dict() == {"a": 12, "b": 12}
+        assert store.boxes["xmax"].tolist() == [0.9 * 56]
+        indexed = json.loads(store.provenance["indexed"])
+    assert indexed["classes"] == ["a", "b"] and indexed["box_units"] == "shares"
+    taken = [set(inspect.signature(command).parameters) for command in (cli.run, cli.extract,
+                                                                       cli.finetune)]  # fmt: skip
+    for names in taken:
+        assert {"classes", "split_from", "label_from", "label_from_boxes", "box_units"} <= names
+
+
+def test_an_error_never_shares_a_line_with_a_bar(tmp_path):
+    """Nor does what is told meanwhile."""
+    code = """
+import logging, sys
+from featlab import FeatlabError, cli
+from featlab.cli._options import bar
+@cli.app.command()
+def broken():
+    for k in bar(range(5), label="index"):
+        logging.getLogger("x").warning("told of %d", k)
+        if k == 2:
+            raise FeatlabError("it broke.")
+sys.argv = ["featlab", "broken"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    lines = [line.rsplit("\r", 1)[-1] for line in done.stderr.split("\n")]
+    assert done.returncode == 1
+    for line in ("featlab: told of 0", "featlab: told of 2", "featlab: it broke."):
+        assert line in lines

@@ -238,3 +238,16 @@ def test_labels_may_be_numbers_but_not_missing():
     assert make_split(images.assign(label=images["label"].astype(int))).tolist() == split.tolist()
     with pytest.raises(FeatlabError, match="label holds 1 missing"):
         make_split(images.assign(label=[None, *images["label"][1:]]))
+
+
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        ("train train train test test test", "'b' has images only on the given side test, none on"),
+        ("train train test train train val", "given side 'confirm' has images of one class alone"),
+    ],
+)
+def test_given_sides_must_hold_the_classes(sides, message):
+    images = image_table({"a": 3, "b": 3})
+    with pytest.raises(FeatlabError, match=message):
+        make_split(images.assign(split=sides.split()))

@@ -377,3 +377,20 @@ def test_other_threads_in_hdf5_leave_chunks_alone(tmp_path):
     command = [sys.executable, "-c", BESIDE_OTHERS, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout.strip() == "whole", done.stderr
+
+
+def test_a_store_that_is_being_written_is_in_use(tmp_path, picture_folder):
+    path = tmp_path / "maps.h5"
+    images, _, _ = index_images(picture_folder({"a": 2, "b": 2}))
+    extract_maps(images, FakeBackbone(), path).close()
+    code = f"""
+import sys
+from featlab.store import MapStore
+try:
+    MapStore({str(path)!r})
+except ValueError as error:
+    sys.stdout.write(str(error))
+"""
+    with h5py.File(path, "r+"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "is in use: another process has it open for writing" in done.stdout

@@ -56,11 +56,33 @@ for command in (
     app.command()(command)
 
 
+class _AboveBars(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to standard error, above the progress bar that may be drawn there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        bars = sys.modules.get("tqdm")
+        if bars is None:
+            super().emit(record)
+        else:
+            with bars.tqdm.external_write_mode(file=self.stream):
+                super().emit(record)
+
+
+def _end_bars() -> None:
+    """End the line of every bar that an error has cut short."""
+    bars = sys.modules.get("tqdm")
+    if bars is not None:
+        for bar in list(getattr(bars.tqdm, "_instances", ())):
+            bar.close()
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
-    logging.basicConfig(format="featlab: %(message)s", level=logging.INFO, stream=sys.stderr)
+    logging.basicConfig(
+        format="featlab: %(message)s", level=logging.INFO, handlers=[_AboveBars(sys.stderr)]
+    )
     for talkative in ("tensorflow", "tf2onnx"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
     if version:
@@ -86,9 +108,11 @@ def main() -> None:
     try:
         app()
     except (FeatlabError, OSError) as error:
+        _end_bars()
         print(f"featlab: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except MemoryError:
+        _end_bars()
         print(
             f"featlab: there is not enough memory for this. {_how_to_go_on()} A smaller "
             "--batch-size or --input-size needs less.",
@@ -98,6 +122,7 @@ def main() -> None:
     except SystemExit as end:
         if end.code != _INTERRUPTED:
             raise
+        _end_bars()
         print(f"\nfeatlab: interrupted. {_how_to_go_on()}", file=sys.stderr)
         raise SystemExit(_TERMINATED if terminated else _INTERRUPTED) from None
     finally:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
+import logging
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,6 @@ import featlab
 from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 
@@ -116,7 +114,7 @@ class Pass:
         Path,
         typer.Argument(
             help="Folder of class folders, or a CSV with columns path and label; without labels a "
-            "folder of pictures, or a CSV with a column path."
+            "folder of pictures, a CSV with a column path, or a text file of paths."
         ),
     ]
     backbone: Annotated[
@@ -176,12 +174,33 @@ class Pass:
             help="Answers kept of the network's own classifier: top (10 a picture), or all."
         ),
     ] = "top"
+    classes: Annotated[
+        str | None, typer.Option(help="Comma-separated: only these. (default: every class)")
+    ] = None
     group_from: Annotated[
         str | None,
         typer.Option(
             help="Regular expression: what it matches in a path is the picture's group, such as "
             "one animal; groups are never split."
         ),
+    ] = None
+    split_from: Annotated[
+        str | None,
+        typer.Option(help="Regular expression that finds train, val or test in a path."),
+    ] = None
+    label_from: Annotated[
+        str | None, typer.Option(help="Regular expression that finds the class in a path.")
+    ] = None
+    label_from_boxes: Annotated[
+        str | None,
+        typer.Option(
+            help="Without class folders, where a picture has boxes of several classes: largest, "
+            "the class of the largest box; only, such pictures are left out."
+        ),
+    ] = None
+    box_units: Annotated[
+        str | None,
+        typer.Option(help="pixels, or shares of the picture's sides. (default: pixels)"),
     ] = None
     on_error: Annotated[
         str,
@@ -273,8 +292,9 @@ def write_tables(folder: Path | None, tables: Mapping[str, pd.DataFrame]) -> Non
     """Each table as CSV and Parquet; nothing without a folder."""
     if folder is None:
         return
-    from featlab.system.files import write_table
+    from featlab.system.files import mark_results, write_table
 
+    mark_results(folder)
     for name, table in tables.items():
         for suffix in (".csv", ".parquet"):
             write_table(table, folder / f"{name}{suffix}")
@@ -286,6 +306,9 @@ def write_figures(
     """Each figure as SVG and PNG, or of the kinds named; nothing without a folder."""
     if folder is None:
         return
+    from featlab.system.files import mark_results
+
+    mark_results(folder)
     for name, figure in figures.items():
         for kind in kinds:
             featlab.plots.style.save_figure(figure, folder / f"{name}.{kind}")
@@ -365,6 +388,19 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
     print(f"report: {output / 'report.html'}")
 
 
+def tell_boxes(images: pd.DataFrame, boxes: pd.DataFrame) -> None:
+    """How many images of each class have boxes, where not all have: only those are scored on."""
+    labels = images["label"]
+    has = labels.index.isin(boxes["image"])
+    if not len(boxes) or has.all():
+        return
+    counts = [
+        f"{label or 'without label'} {has[labels == label].sum():,} of {n:,}"
+        for label, n in labels.value_counts().sort_index().head(20).items()
+    ]
+    logging.getLogger(__name__).warning("images with a box, of each class: %s", ", ".join(counts))
+
+
 def tell_skipped(skipped: pd.DataFrame, output: Path) -> None:
     """How many files were left out, and where all of them are named."""
     if len(skipped):
@@ -400,38 +436,3 @@ def _unseen(n: float) -> str:
 def command_line() -> str:
     """What the user typed."""
     return shlex.join(["featlab", *sys.argv[1:]])
-
-
-def write_cards(
-    store: featlab.store.MapStore,
-    table: pd.DataFrame,
-    detectors: pd.DataFrame,
-    rows: np.ndarray,
-    folder: Path,
-) -> None:
-    """One picture for each detector, on images it was not chosen on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for _, row in detectors.iterrows():
-        if row["pooling"] not in ("mean", "max"):
-            continue
-        card = featlab.pipeline.neuron_card(
-            store,
-            int(row["neuron"]),
-            table,
-            label=row["class"],
-            pooling=row["pooling"],
-            layer=row["layer"],
-            rows=rows,
-        )
-        name = f"{row['layer']}_{row['pooling']}_{row['neuron']}_{row['class']}"
-        figure = featlab.plots.neuron_card(card)
-        featlab.plots.style.save_figure(figure, folder / f"{file_name(name)}.png")
-    print(f"cards: {folder}")
-
-
-def file_name(name: str) -> str:
-    """A name that any file system takes, from one that may hold anything; others give others."""
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:100]
-    if plain == name:
-        return plain
-    return f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -35,6 +37,7 @@ from featlab.cli._pass import opened_stores, workers_ready, write_page
 from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from distributed import Client
 
@@ -339,3 +342,38 @@ def _maker(
         return featlab.extract.append_maps(table, network, append, path, client=client, **options)
 
     return grown
+
+
+def write_cards(
+    store: featlab.store.MapStore,
+    table: pd.DataFrame,
+    detectors: pd.DataFrame,
+    rows: np.ndarray,
+    folder: Path,
+) -> None:
+    """One picture for each detector, on images it was not chosen on."""
+    featlab.system.files.mark_results(folder)
+    for _, row in detectors.iterrows():
+        if row["pooling"] not in ("mean", "max"):
+            continue
+        card = featlab.pipeline.neuron_card(
+            store,
+            int(row["neuron"]),
+            table,
+            label=row["class"],
+            pooling=row["pooling"],
+            layer=row["layer"],
+            rows=rows,
+        )
+        name = f"{row['layer']}_{row['pooling']}_{row['neuron']}_{row['class']}"
+        figure = featlab.plots.neuron_card(card)
+        featlab.plots.style.save_figure(figure, folder / f"{file_name(name)}.png")
+    print(f"cards: {folder}")
+
+
+def file_name(name: str) -> str:
+    """A name that any file system takes, from one that may hold anything; others give others."""
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:100]
+    if plain == name:
+        return plain
+    return f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

@@ -38,6 +38,7 @@ from featlab.cli._options import (
     quiet_bar,
     takes_pass,
     tell,
+    tell_boxes,
     tell_skipped,
     write_tables,
 )
@@ -48,6 +49,10 @@ if TYPE_CHECKING:
     pass
 
 _N_SCENES = 240
+_READING = (
+    *("classes", "group_from", "split_from", "label_from", "label_from_boxes", "box_units"),
+    "on_error",
+)
 _LIBRARY_CHATTER = re.compile(
     r"[IW]\d{4} .*\.cc:\d+\]|E\d{4} .*(cuda|oneDNN)|WARNING: All log messages before absl"
 )
@@ -351,14 +356,14 @@ def workers_ready(wanted: bool = True) -> AbstractContextManager[None]:
 
 def index(made: Pass) -> featlab.store.format.Tables:
     """The tables of the pictures, with the command and how they were read; with a bar."""
+    given = {name: getattr(made, name) for name in _READING}
+    given["classes"] = made.classes and [name.strip() for name in made.classes.split(",")]
+    given = {name: value for name, value in given.items() if value is not None}
     images, boxes, skipped = featlab.images.index_images(
-        made.images,
-        group_from=made.group_from,
-        on_error=made.on_error,
-        progress=partial(bar, label="index"),
+        made.images, **given, progress=partial(bar, label="index")
     )
-    read = {"source": made.images.absolute().name, "on_error": made.on_error}
-    read |= {"group_from": made.group_from} if made.group_from else {}
+    tell_boxes(images, boxes)
+    read = {"source": made.images.absolute().name, **given}
     provenance = {"command": command_line(), "indexed": json.dumps(read)}
     return featlab.store.format.Tables(images, boxes, skipped, provenance)
 

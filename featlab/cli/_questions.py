@@ -21,11 +21,10 @@ from featlab.cli._options import (
     quiet_bar,
     show,
     tell_without_p,
-    write_cards,
     write_figures,
     write_tables,
 )
-from featlab.cli._pages import labelled_store, labelled_stores
+from featlab.cli._pages import labelled_store, labelled_stores, write_cards
 from featlab.cli._pass import opened_store
 from featlab.errors import FeatlabError
 

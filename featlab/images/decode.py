@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
@@ -215,6 +215,10 @@ def prepare() -> None:
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    with suppress(ImportError):  # the extra heif
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     # A picture with much text or a large colour profile is not damaged; all text of a file together
     # stays below Pillow's own limit.
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
@@ -243,7 +247,10 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise FeatlabError(f"refused as a decompression bomb ({first_line(error)})") from error
     except Exception as error:
-        raise FeatlabError("not an image that Pillow can read, or its header is damaged") from error
+        raise FeatlabError(
+            _unread_kind(bytes(data[:32]))
+            or "not an image that Pillow can read, or its header is damaged"
+        ) from error
     with image, _turn_of(image):
         try:
             yield image
@@ -258,6 +265,17 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             raise FeatlabError(f"refused as a decompression bomb ({first_line(error)})") from error
         except Exception as error:
             raise FeatlabError(f"truncated or damaged ({first_line(error)})") from error
+
+
+def _unread_kind(head: bytes) -> str:
+    """What a picture needs that this Pillow does not read; "" of what is none."""
+    if head[4:8] != b"ftyp":
+        return ""
+    if b"avif" in head:
+        return "an AVIF picture, which this Pillow does not read: pip install -U Pillow"
+    if any(brand in head for brand in (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")):
+        return "a HEIC picture, which needs pillow-heif: pip install 'featlab[heif]'"
+    return ""
 
 
 def _turn_of(image: Image.Image) -> AbstractContextManager[object]:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from featlab import plots
 from featlab.arguments import SIDES
 from featlab.plots.network import output_shape
+from featlab.report import _methods as methods
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import claim, said
@@ -21,19 +22,6 @@ from featlab.results.images import Audit, Embedding, Overview
 _FLAGGED, _IN_TURN = 5, ", the classes in turn"
 _MOST_WRONG = 10
 _USES = {"train": "to learn from", "confirm": "to confirm detectors", "test": "to score on"}
-_PROVENANCE_FIRST = (
-    "backbone",
-    "weights",
-    "input_size",
-    "preprocessing",
-    "resize",
-    "layers",
-    "output_stride",
-    "dtype",
-    "engine",
-    "precision",
-    "fingerprint",
-)
 
 
 def data(results: Results, options: Options) -> Section:
@@ -51,10 +39,13 @@ def data(results: Results, options: Options) -> Section:
         "data",
         "Data",
         "data.html",
-        facts={"sizes": _sizes(results), "no_boxes": _no_boxes(results)},
+        facts={
+            "sizes": _sizes(results),
+            "no_boxes": _no_boxes(results) or _classes_without_boxes(results),
+        },
         tables={
             "classes": None if results.unlabelled else _classes(results),
-            "boxes": _boxes(results.store.boxes),
+            "boxes": _boxes(results),
             "skipped": _skipped(results.store.skipped),
             "audit": None if audit is None else _checks(audit),
             "flagged": None if audit is None else _flagged(audit),
@@ -80,7 +71,7 @@ def network(results: Results, options: Options) -> Section:
             "description": results.backbone_description or description,
             "passes": _passes(results),
         },
-        tables={"essentials": provenance_table(results, essentials=True)},
+        tables={"essentials": methods.provenance_table(results, essentials=True)},
         figures={"shape": None if results.unlabelled else _shape(results)},
         link="Network",
     )
@@ -131,21 +122,6 @@ def answer(results: Results) -> Markup:
     return text
 
 
-def provenance_table(results: Results, *, essentials: bool) -> Table | None:
-    """What the store says of how it was made: what matters most, or all of it."""
-    known = {
-        key: words.provenance(value)
-        for key, value in results.store.provenance.items()
-        if isinstance(value, (str, int, float))
-    }
-    first = [key for key in _PROVENANCE_FIRST if key in known]
-    # The command stands above the table.
-    rest = [] if essentials else sorted(set(known) - set(first) - {"command"})
-    rows = [[words.readable(key), known[key]] for key in first + rest]
-    caption = "The network and its input" if essentials else "Provenance of the stored maps"
-    return table(caption, ["What", "Value"], rows, (0, 1))
-
-
 # ------------------------------------------------------------------------------------ the pictures
 
 
@@ -177,22 +153,44 @@ def _classes(results: Results) -> Table | None:
     return table("Images per class and split", ["Class", *sides, "All"], rows)
 
 
-def _boxes(boxes: pd.DataFrame) -> Table | None:
-    rows = [
-        [
-            words.name(kind) if kind else "(no kind)",
-            f"{len(of_kind):,}",
-            f"{of_kind['image'].nunique():,}",
-        ]
-        for kind, of_kind in boxes.groupby("kind", sort=True)
-    ]
-    return table("Ground-truth boxes", ["Kind", "Boxes", "Images with at least one"], rows)
+def _boxes(results: Results) -> Table | None:
+    boxes, labels = results.store.boxes, results.store.images["label"]
+    rows = []
+    for (kind, label), part in boxes.groupby(["kind", "label"], sort=True):
+        own = part["image"][(labels.iloc[part["image"]] == label).to_numpy()]
+        of_class = int((labels == label).sum())
+        rows.append(
+            [
+                words.name(kind) if kind else "(no kind)",
+                words.name(label) if label else "(no class)",
+                f"{len(part):,}",
+                f"{part['image'].nunique():,}",
+                f"{own.nunique():,} of {of_class:,}" if of_class and label else "–",
+            ]
+        )
+    columns = ["Kind", "Class", "Boxes", "Images with at least one", "Of the images of the class"]
+    return table("Ground-truth boxes", columns, rows, (0, 1))
+
+
+@claim("classes without boxes")
+def _classes_without_boxes(results: Results) -> Markup | str:
+    """Which classes the scores of places leave out."""
+    images, boxes = results.store.images, results.store.boxes
+    if results.unlabelled or boxes.empty:
+        return ""
+    with_boxes = set(images["label"].iloc[boxes["image"]])
+    without = [label for label in results.store.classes if label not in with_boxes]
+    if not without:
+        return ""
+    return Markup("No image of {} has a box: places are scored on the other classes alone.").format(
+        words.listed(without)
+    )
 
 
 def _skipped(skipped: pd.DataFrame) -> Table | None:
     left_out = zip(skipped["path"], skipped["reason"], strict=True)
     rows = [[words.name(path), words.name(reason)] for path, reason in left_out]
-    return table("Files that were skipped", ["File", "Reason"], rows, (0, 1))
+    return table("Left out, or not read", ["File", "Reason"], rows, (0, 1))
 
 
 def _balance(results: Results) -> Figure:

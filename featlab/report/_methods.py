@@ -7,10 +7,23 @@ import pandas as pd
 from featlab.arguments import SIDES
 from featlab.report import _words as words
 from featlab.report._answers import scored, thresholds
-from featlab.report._elements import Citations, Options, Reference, Section, cite
+from featlab.report._elements import Citations, Options, Reference, Section, Table, cite, table
 from featlab.report._words import claim
 from featlab.results.analysis import Results
 
+_PROVENANCE_FIRST = (
+    "backbone",
+    "weights",
+    "input_size",
+    "preprocessing",
+    "resize",
+    "layers",
+    "output_stride",
+    "dtype",
+    "engine",
+    "precision",
+    "fingerprint",
+)
 _TESTS = {
     "mannwhitneyu": "the Mann-Whitney test",
     "welch": "Welch's t-test",
@@ -366,3 +379,18 @@ _PARAGRAPHS = (
     (_software,),
 )
 """The claims of each paragraph."""
+
+
+def provenance_table(results: Results, *, essentials: bool) -> Table | None:
+    """What the store says of how it was made: what matters most, or all of it."""
+    known = {
+        key: words.provenance(value)
+        for key, value in results.store.provenance.items()
+        if isinstance(value, (str, int, float))
+    }
+    first = [key for key in _PROVENANCE_FIRST if key in known]
+    # The command stands above the table.
+    rest = [] if essentials else sorted(set(known) - set(first) - {"command"})
+    rows = [[words.readable(key), known[key]] for key in first + rest]
+    caption = "The network and its input" if essentials else "Provenance of the stored maps"
+    return table(caption, ["What", "Value"], rows, (0, 1))

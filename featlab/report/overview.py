@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from featlab import plots
 from featlab.arguments import confirmed_detectors, selected_detectors, with_unseen_limits
-from featlab.report import _answers, _data, _heads, _predictions
+from featlab.report import _answers, _data, _heads, _methods, _predictions
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import Claim, claim
@@ -117,7 +117,7 @@ def provenance(results: Results, options: Options) -> Section:
         facts={"commands": commands(results), "python_lines": python_lines(results)},
         tables={
             "seconds": table(_TIME, ["Stage", "Seconds"], seconds),
-            "provenance": _data.provenance_table(results, essentials=False),
+            "provenance": _methods.provenance_table(results, essentials=False),
         },
         link="Provenance",
     )
@@ -279,7 +279,7 @@ def _index(results: Results, known: dict[str, str]) -> str:
     given = words.indexed(known)
     given.pop("copies", None)
     folder, source = words.folder(results.store.images) or "my_pictures", given.pop("source", "")
-    if len(results.store.skipped):
+    if "on_error" not in given and len(results.store.skipped):
         given["on_error"] = "skip"
     elif given.get("on_error") == "raise":  # as it is by itself
         del given["on_error"]

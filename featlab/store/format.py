@@ -87,6 +87,10 @@ def open_store(path: Path) -> h5py.File:
     except OSError as error:
         if isinstance(error, PermissionError):
             raise
+        if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
+            raise FeatlabError(
+                f"{path} is in use: another process has it open for writing; wait for it."
+            ) from error
         raise FeatlabError(
             f"{path} is not a featlab store, or it is truncated: {_first_line(error)}."
         ) from error
