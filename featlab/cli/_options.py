@@ -375,8 +375,10 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
         )
     predicted = summary["predicted_boxes"]
     if "mean_iou" in predicted:
+        # The others above are of the class that is right.
+        of = " for the class predicted" if predicted["method"] in summary["localisation"] else ""
         print(
-            f"  boxes of `featlab predict`, by {predicted['method']}: "
+            f"  boxes of `featlab predict`, by {predicted['method']}{of}: "
             f"{_scored(predicted['box_accuracy'])} with IoU ≥ 0.5, "
             f"mean IoU {_scored(predicted['mean_iou'])}, {_unseen(predicted['mean_iou']['n'])}"
         )

@@ -21,6 +21,7 @@ from featlab.boxes.geometry import CORNERS, best_iou
 from featlab.boxheads import KEPT_SCORES, refit_box_head, score_of
 from featlab.errors import FeatlabError
 from featlab.heads.saved import SavedHead
+from featlab.intervals import mean_interval
 from featlab.localise.heat import picture_sizes
 from featlab.predict._file import KIND, made, read_plain, try_out
 from featlab.predict._file import MODEL as MODEL
@@ -310,12 +311,25 @@ def _box_score(own: Predictor, results: Results) -> dict[str, float]:
 
 
 def _measured(results: Results, own: Predictor) -> dict[str, Any]:
-    """Scores on test images of the head and of the boxes, as the report tells them."""
+    """Scores on test images of the head and of the boxes, as `predict` gives them.
+
+    A heat map is that of the class predicted, so its boxes are not those that the table of heat
+    maps scores, where the class is known.
+    """
     heads = results.heads.table.set_index("head")
     scores = {"accuracy": score_of(heads.loc[results.heads.main], "accuracy")}
     if own.box_head is not None:
         return scores | dict(own.box_head.measured)
-    table = results.localisation.table.set_index("method") if results.localisation else None
-    if table is not None and own.box_method in table.index:
-        scores |= {name: score_of(table.loc[own.box_method], name) for name in KEPT_SCORES}
+    store = results.store
+    truth = true_boxes(store.images, store.boxes, results.box_kind)
+    test = np.flatnonzero(results.split.to_numpy(str) == "test")
+    rows = np.intersect1d(test, truth["image"].to_numpy(np.int64))
+    if not len(rows):
+        return scores
+    probability = own.head.predict_proba(store.pooled(rows, layer=own.layer))
+    boxes, _ = own.boxes(store, rows, probability.argmax(axis=1))
+    overlap, groups = best_iou(boxes, rows, truth), store.images["group"].to_numpy(str)[rows]
+    for name, values in zip(KEPT_SCORES, (overlap, (overlap >= 0.5).astype(float)), strict=True):
+        low, high = mean_interval(values, groups=groups, random_state=results.random_state)
+        scores[name] = {"value": float(values.mean()), "low": low, "high": high, "n": len(rows)}
     return scores

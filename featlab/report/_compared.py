@@ -214,7 +214,7 @@ def boxes_answer(comparison: Comparison) -> Claim:
     text = Markup(
         "Each with its own best map method that learns from no boxes, chosen on the confirm "
         "images, where “{}” with “{}” does {}. On {} it finds the box (IoU ≥ 0.5) in {}; the best "
-        "baseline, “{}”, in {}. {}"
+        "baseline without a network, “{}”, in {}. {}"
     ).format(
         words.name(best["name"]),
         words.method(best["method"]),
@@ -245,7 +245,7 @@ def _box_scores(entries: pd.DataFrame) -> Table | None:
     return table(
         f"Boxes of maps that learn from no boxes{words.with_intervals(entries, 'box_accuracy')} "
         f"(n = {entries['n_boxes'].max():,})",
-        [*columns, "Best baseline", "Seconds for 1,000"],
+        [*columns, "Best baseline without a network", "Seconds for 1,000"],
         rows,
         (0, 1),
         file="compare_localisation",
@@ -263,7 +263,7 @@ def _box_accuracies(comparison: Comparison) -> Figure:
         str(_boxes_listed(comparison)),
         "Share of test images whose box is found, each entry with the map method that was best on "
         f"the confirm images{words.with_intervals(entries, 'box_accuracy')}. Hollow: the best "
-        "baseline.",
+        "baseline without a network.",
         "compare_boxes",
     )
 

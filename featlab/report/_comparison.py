@@ -187,8 +187,8 @@ def _described(comparison: Comparison) -> list[Any]:
         _same_images(comparison),
         Markup(
             "The head is a logistic regression on mean-pooled maps, tuned inside the train images. "
-            "Detectors of all entries stand in one corrected family, so their numbers may differ "
-            "from those on a store’s own page."
+            "Detectors of all entries stand in one corrected family, so their numbers, and the "
+            "boxes of their maps, may differ from those on a store’s own page."
         ),
         Markup(
             "The best entry, each entry’s map method and all thresholds were chosen on the confirm "

@@ -153,7 +153,12 @@ def _boxes(boxes: pd.DataFrame) -> Table | None:
     ]
     return table(
         f"Boxes by “{words.method(method)}” (the file has those of every method)",
-        ["Picture", "Class asked", "Its probability", "Box: xmin, ymin, xmax, ymax"],
+        [
+            "Picture",
+            "Class asked",
+            "Its probability, not calibrated",
+            "Box: xmin, ymin, xmax, ymax",
+        ],
         rows,
         (0, 1),
         file="gradients_boxes",
