@@ -358,6 +358,7 @@ CHARTS: dict[str, Callable[..., Any]] = {
     "embedding_thumbnails": lambda world, ax=None: data.embedding_thumbnails(
         _embedding(world), world.pictures(30), world.labels, ax=ax
     ),
+    "box_curve": lambda world, ax=None: curves.box_curve(world.boxes.curve, ax=ax, best=0.5),
     "learning_curve": _learning,
     "output_shape": lambda world, ax=None: network.output_shape(
         (7, 7, 1280), (224, 224), n_classes=len(world.classes), ax=ax

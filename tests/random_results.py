@@ -112,7 +112,9 @@ def results(draw: Any) -> Results:
         detector_details=_details(make, neurons) if make.chance(0.8) else None,
         audit=_audit(make) if make.chance() else None,  # type: ignore[arg-type]
         head_details=_head_details(make, heads, len(store.classes)) if make.chance(0.8) else None,
-        box_details=None if pairs is None else BoxDetails(_statistics(make), box_heads, pairs),
+        box_details=None
+        if pairs is None
+        else BoxDetails(_statistics(make), box_heads, pairs, _box_curve(make)),
         set_overview=_glance(make, store, split) if make.chance() else None,
         gradients=_gradients(make) if make.chance(0.3) else None,  # type: ignore[arg-type]
         transfer=_transfer(make) if make.chance(0.3) else None,
@@ -373,7 +375,7 @@ def _localisation(make: Maker, store: FakeStore, split: pd.Series) -> Localisati
         row |= {"box_accuracy_low": low[0], "box_accuracy_high": high[0], "mean_iou": 0.5}
         row |= {"mean_iou_low": low[0], "mean_iou_high": high[0], "centre_in_box": 0.7}
         row |= {"centre_in_box_low": low[0], "centre_in_box_high": high[0]}
-        row["box_accuracy_confirm"] = make.shares(1)[0]
+        row |= {"box_accuracy_confirm": make.shares(1)[0], "max_box_acc_v2": make.shares(1)[0]}
         table.append(row)
         per_image.append(pd.DataFrame({"method": name, "row": rows, "hit": hits}))
     scores = pd.DataFrame(table)
@@ -401,6 +403,17 @@ def _box_heads(make: Maker) -> pd.DataFrame:
     heads = pd.DataFrame({"head": ["cascade", "mean_box"], "baseline": [False, True]})
     scores = make.scored("mean_iou", make.shares(2)) | make.scored("box_accuracy", make.shares(2))
     return heads.assign(**scores, centre_in_box=0.5, n_fit=make.whole(30, 99), n=make.whole(1, 9))
+
+
+def _box_curve(make: Maker) -> pd.DataFrame | None:
+    if make.chance(0.3):
+        return None
+    k = make.whole(0, 4)
+    curve = pd.DataFrame({"method": "cell_boxes", "boxed": 5 * 4 ** np.arange(k)})
+    curve = curve.assign(n=make.whole(1, 100), n_repeats=[3] * (k - 1) + [1] * (k > 0))
+    return curve.assign(
+        **make.scored("max_box_acc_v2", make.rng.random(k)), max_box_acc_v2_sd=np.nan
+    )
 
 
 def _statistics(make: Maker) -> pd.DataFrame:

@@ -644,6 +644,25 @@ def _(text, r, _claim):
     assert ("95 %" in text) == bool(np.isfinite(heads["mean_iou_low"]).any())
 
 
+@check("boxes drawn")
+def _(text, r, _claim):
+    curve = r.box_details.curve
+    assert count(text, r"of ([\d,]+) to") == curve["boxed"].min()
+    assert count(text, r"to ([\d,]+) train") == curve["boxed"].max()
+    assert count(text, r"at most (\d+) time") == curve["n_repeats"].max()
+    values = re.search(r"V2 from (\S+)(?: \[.*?\])? to (\S+?)(?: \[.*?\])?\.(?: The|$)", text)
+    ends = curve.sort_values("boxed")["max_box_acc_v2"].iloc[[0, -1]]
+    assert all(same(shown, value, 1) for shown, value in zip(values.groups(), ends, strict=True))
+    table = r.localisation.table
+    boxless = ~(table["supervision"].eq("boxes") | table["method"].eq("mean_box"))
+    others = table.loc[boxless, "max_box_acc_v2"].astype(float)
+    assert ("learns from no box" in text) == bool(others.notna().any())
+    passed = curve[curve["max_box_acc_v2"] > others.max()]["boxed"]
+    assert ("is not passed" in text) == bool(others.notna().any() and passed.empty)
+    if len(passed):
+        assert count(text, r"passed at ([\d,]+) boxed") == passed.min()
+
+
 # ------------------------------------------------------------------------------ the network again
 
 

@@ -309,3 +309,56 @@ def test_drawn_thumbnails_do_not_overlap():
     only_shown = {int(row): pictures[row] for row in chosen}
     again = plots.embedding_thumbnails(found, only_shown, y)
     assert encode(ax, "png") == encode(again, "png")
+
+
+# ---- representatives ---------------------------------------------------------------------------
+
+
+def likeness_of(X):
+    unit = X - X.mean(axis=0)
+    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+    return np.maximum(unit @ unit.T, 0)
+
+
+def test_representatives_are_those_of_a_slow_greedy_search():
+    X = np.random.default_rng(3).normal(size=(60, 5))
+    like, given = likeness_of(X), [7, 30]
+    chosen = list(given)
+    for _, step in embed.representatives(X, 6, given=given).iterrows():
+        before = like[:, chosen].max(axis=1)
+        gains = [np.maximum(before, like[:, j]).mean() - before.mean() for j in range(60)]
+        assert step["row"] == np.argmax([-1 if j in chosen else g for j, g in enumerate(gains)])
+        assert_allclose(step["gain"], max(gains), atol=1e-6)
+        assert_allclose(step["likeness"], before[int(step["row"])], atol=1e-6)
+        chosen.append(int(step["row"]))
+    # Those without a box fall to the one that they are most like.
+    owner = np.array(chosen)[like[:, chosen].argmax(axis=1)]
+    free = np.setdiff1d(np.arange(60), given)
+    table = embed.representatives(X, 6, given=given)
+    assert table["stands_for"].tolist() == [(owner[free] == row).sum() for row in table["row"]]
+
+
+def test_each_of_three_clusters_is_stood_for_before_any_twice():
+    rng = np.random.default_rng(0)
+    X = np.repeat(10 * np.eye(3), [30, 20, 10], axis=0) + rng.normal(scale=0.5, size=(60, 3))
+    cluster = np.repeat([0, 1, 2], [30, 20, 10])
+    table = embed.representatives(X, 3)
+    assert sorted(cluster[table["row"]]) == [0, 1, 2]
+    assert sorted(table["stands_for"]) == [10, 20, 30]
+    assert (np.diff(table["gain"]) <= 0).all()
+    # A cluster that has one already comes last; rows that are not asked for are not chosen.
+    again = embed.representatives(X, 2, given=[0])
+    assert sorted(cluster[again["row"]]) == [1, 2]
+    assert (cluster[embed.representatives(X, 4, rows=cluster > 0)["row"]] > 0).all()
+
+
+def test_of_very_many_images_some_stand_for_all(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(90, 4))
+    monkeypatch.setattr("featlab.embed._neighbours._MOST_CANDIDATES", 20)
+    table = embed.representatives(X, 50, given=np.arange(30))
+    assert len(table) == 20 and (table["row"] >= 30).all() and table["row"].is_unique
+
+
+def test_without_an_image_left_nothing_can_be_chosen():
+    with pytest.raises(FeatlabError, match="no image left to choose"):
+        embed.representatives(np.eye(4), 1, given=range(4))

@@ -39,7 +39,7 @@ ALLOWED = {
     "finetune": {"backbones", "images", "heads"},
     "predict": {
         *("images", "backbones", "extract", "intervals", "heads", "boxes", "localise"),
-        *("boxheads", "finetune", "own"),
+        *("boxheads", "finetune", "own", "embed"),
     },
     "plots": set(),
     "report": {"plots"},

@@ -15,13 +15,19 @@ from conftest import DRAWN, FakeBackbone, no_drawing
 from PIL import Image
 
 from featlab import FeatlabError, localise, neurons, plots, report
-from featlab.arguments import confirmed_detectors
+from featlab.arguments import confirmed_detectors, true_boxes
+from featlab.boxes.geometry import CORNERS
+from featlab.boxes.scores import max_box_acc_v2
 from featlab.extract import extract_maps
 from featlab.images import index_images
+from featlab.localise.fitting import fit_methods
+from featlab.localise.heat import picture_sizes
+from featlab.localise.regions import score_heats
 from featlab.pipeline import analyse, neuron_card, write_results
 from featlab.pipeline._analysis import STAGES
 from featlab.pipeline.detectors import ablation_order
 from featlab.pipeline.scheduler import Stage, run_stages
+from featlab.pipeline.sets import box_curve
 from featlab.report import _methods
 from featlab.results import Results
 
@@ -315,3 +321,55 @@ def test_a_table_too_large_to_be_sent_is_worked_on_here(monkeypatch):
         [Stage("n", rows, "rows", beside=True)], {"X": pd.DataFrame({"a": [1] * 4})}
     )
     assert made == {"n": 4} and calls == [4]
+
+
+def test_the_curve_of_boxes_is_that_of_fits_on_the_first_of_each_order(store, results):
+    """Each point by the method itself, told the boxes of the first k images alone."""
+    truth = true_boxes(store.images, store.boxes, None)
+    train, test = (np.flatnonzero(results.split == side) for side in ("train", "test"))
+    orders = [np.random.default_rng(k).permutation(train) for k in range(2)]
+    curve = box_curve(store, results.split, sizes=[6, len(train)], orders=orders)
+    assert curve["boxed"].tolist() == [6, len(train)] and curve["n_repeats"].tolist() == [2, 1]
+    assert (curve["n"] == len(test)).all() and curve["max_box_acc_v2_sd"].isna().tolist()[1]
+
+    def v2(some):
+        own = truth[truth["image"].isin(some)]
+        fitted = fit_methods(store, train, "cell_boxes", boxes=own, layer=store.layers)
+        scored = truth[truth["image"].isin(test)]
+        match = score_heats(
+            localise.heat_maps(store, test, fitted)["cell_boxes"],
+            scored[CORNERS].to_numpy(float),
+            np.searchsorted(test, scored["image"]),
+            frames=np.asarray(store.frames)[test],
+            sizes=picture_sizes(store)[test],
+            grid=112,
+        )
+        return float(max_box_acc_v2(match.iou_any))
+
+    few, every = curve["max_box_acc_v2"]
+    np.testing.assert_allclose(few, np.mean([v2(order[:6]) for order in orders]), atol=1e-6)
+    np.testing.assert_allclose(every, v2(train), atol=1e-6)
+    assert (curve["max_box_acc_v2_low"] <= curve["max_box_acc_v2"]).all()
+    assert (curve["max_box_acc_v2"] <= curve["max_box_acc_v2_high"]).all()
+
+
+def test_the_page_has_the_curve_of_boxes_and_without_boxes_there_is_none(store, results):
+    curve = results.box_details.curve
+    assert curve["boxed"].iloc[-1] == (results.split == "train").sum()
+    assert "How many boxes does it take?" in str(report._heads._boxes_drawn(results))
+    lean = dataclasses.replace(results.box_details, curve=curve[:0])
+    assert not report._heads._boxes_drawn(dataclasses.replace(results, box_details=lean))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sizes": [0]}, "sizes must be at least 1"),
+        ({"sizes": [1000]}, "at most the 40 train images with a box, got 1000"),
+        ({"orders": [[1, 2]]}, "the 40 train rows with a box once, got 2"),
+        ({"n_repeats": 0}, "n_repeats"),
+    ],
+)
+def test_a_curve_of_boxes_that_cannot_be_is_refused(store, results, options, words):
+    with pytest.raises(FeatlabError, match=words):
+        box_curve(store, results.split, **options)

@@ -17,7 +17,7 @@ from scipy.stats import binom
 from sklearn.base import clone
 from typer.testing import CliRunner
 
-from featlab import FeatlabError, boxheads, extract, images, pipeline, predict, report
+from featlab import FeatlabError, boxheads, embed, extract, images, pipeline, predict, report
 from featlab.backbones import load_backbone
 from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
@@ -558,3 +558,81 @@ def test_the_promise_holds_for_new_groups_where_one_image_of_each_calibrates():
     low, high = binom.interval(0.999, len(kept), 0.9)
     assert low <= sum(kept) <= high
     assert sum(naive) < low
+
+
+# ------------------------------------------------------------------------- which pictures to box
+
+
+@pytest.fixture(scope="module")
+def half_boxed(made, tmp_path_factory):
+    """The folder of a run whose first images of each class alone have a box; its split."""
+    folder, results, predictor = made
+    run = tmp_path_factory.mktemp("run")
+    boxes = results.store.boxes
+    few = boxes[boxes["image"] % 40 < 10]
+    table, _, _ = images.index_images(folder)
+    extract.extract_maps(table, FakeBackbone(), run / "maps.h5", boxes=few).close()
+    predictor.save(run / "model.featlab")
+    return run, results.split.to_numpy(str), set(few["image"])
+
+
+def test_train_images_without_a_box_are_suggested_with_the_predictors_own(half_boxed, made):
+    run, sides, boxed = half_boxed
+    predictor = made[2]
+    with MapStore(run / "maps.h5") as store:
+        table = predict.suggest_boxes(predictor, store, sides, 6)
+        assert len(table) == 6 and table["row"].is_unique
+        assert not set(table["row"]) & boxed and set(sides[table["row"]]) == {"train"}
+        rows = table["row"].to_numpy()
+        codes = np.searchsorted(predictor.classes, table["class"])
+        np.testing.assert_array_equal(table[CORNERS], predictor.boxes(store, rows, codes)[0])
+        assert table["class"].tolist() == store.images["label"].iloc[rows].tolist()
+        X, train = store.pooled(layer=predictor.layer), np.flatnonzero(sides == "train")
+        given = np.intersect1d(train, list(boxed))
+        order = embed.representatives(X, 6, rows=train, given=given)
+        assert rows.tolist() == order["row"].tolist()
+        # Those that are suggested first do not depend on how many are asked for.
+        fewer = predict.suggest_boxes(predictor, store, sides, 2)
+        assert fewer["row"].tolist() == rows[:2].tolist()
+
+
+@pytest.mark.parametrize("side", ["confirm", "test"])
+def test_images_that_measure_are_drawn_at_random_and_only_when_asked_for(half_boxed, made, side):
+    run, sides, boxed = half_boxed
+    with MapStore(run / "maps.h5") as store:
+        draws = [
+            set(predict.suggest_boxes(made[2], store, sides, 4, side=side, random_state=k)["row"])
+            for k in range(12)
+        ]
+    free = set(np.flatnonzero(sides == side)) - boxed
+    assert all(len(draw) == 4 and draw <= free for draw in draws)
+    # Every image is drawn now and then, typical or not.
+    assert len(set.union(*draws)) >= 0.8 * len(free)
+
+
+def test_nothing_is_suggested_where_all_have_a_box(made):
+    _, results, predictor = made
+    with pytest.raises(FeatlabError, match="every train image has a box already"):
+        predict.suggest_boxes(predictor, results.store, results.split)
+    with pytest.raises(FeatlabError, match="side must be one of"):
+        predict.suggest_boxes(predictor, results.store, results.split, side="all")
+
+
+def test_the_command_lists_them_and_leaves_boxes_to_correct(half_boxed, made):
+    run, sides, boxed = half_boxed
+    asked = ["suggest", str(run), "-n", "5", "--formats", "csv,voc", "--pictures"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    folder = run / "suggested"
+    table = pd.read_csv(folder / "suggested.csv")
+    assert all(path in done.output for path in table["path"])
+    assert set(sides[table["row"]]) == {"train"} and not set(table["row"]) & boxed
+    assert all(Path(file).is_file() for file in table["file"])
+    found = pd.read_csv(folder / "csv" / "boxes.csv")
+    solid = table.dropna(subset=CORNERS)
+    solid = solid[(solid["xmax"] > solid["xmin"]) & (solid["ymax"] > solid["ymin"])]
+    assert found["image"].tolist() == solid["path"].tolist()
+    assert len(list((folder / "voc" / "Annotations").rglob("*.xml"))) == 5
+    assert len(list((folder / "pictures").rglob("*.jpg"))) == 5
+    refused = CliRunner().invoke(app, ["suggest", str(run), "--formats", "odd"])
+    assert "formats" in str(refused.exception)

@@ -85,7 +85,7 @@ def test_sections_figures_and_methods_are_there(two):
     page = text_of(two[2])
     for anchor in re.findall(r'href="#([a-z]+)"', page):
         assert f'id="{anchor}"' in page
-    assert page.count("<figure") == 18
+    assert page.count("<figure") == 19
     for words in (
         "frequency is not selectivity",
         "Mann-Whitney",
@@ -205,7 +205,14 @@ def test_writing_twice_gives_the_same_page_and_no_litter(two, tmp_path):
             f"{name}.{kind}"
             for name in (
                 *("heads", "neurons", "detectors", "localisation", "head_pairs", "calibration"),
-                *("learning_curve", "boxes", "box_heads", "localisation_pairs", "units"),
+                *(
+                    "learning_curve",
+                    "boxes",
+                    "box_curve",
+                    "box_heads",
+                    "localisation_pairs",
+                    "units",
+                ),
                 "skipped",
             )
             for kind in ("csv", "parquet")

@@ -136,6 +136,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "store", neuron=1, rows="@mask", most=2, layer="top", pooling="mean"
     ),
     "embed.nearest_neighbours": given("X", "y", rows="@mask", k=2),
+    "embed.representatives": given("X", most=2, rows="@mask"),
     "embed._neighbours.misclassified": given("X", "y", predictions="@predictions", k=2),
     "embed._neighbours.class_separation": given("X", "y", k=2),
     "embed.planes.embed_images": given("X", perplexity=5.0),

@@ -18,7 +18,7 @@ import typer
 from featlab.cli._pages import audit, compare, embed, extract, info, join, report, verify
 from featlab.cli._pass import demo, predict, run
 from featlab.cli._questions import boxheads, heads, localise, neurons
-from featlab.cli._rerun import export, finetune, gradients
+from featlab.cli._rerun import export, finetune, gradients, suggest
 from featlab.errors import FeatlabError
 from featlab.system import __version__
 
@@ -37,6 +37,7 @@ for command in (
     demo,
     run,
     predict,
+    suggest,
     export,
     extract,
     join,

@@ -1,4 +1,4 @@
-"""The commands that take the network itself: gradients, finetune, export."""
+"""The commands that take the network itself, or a predictor of it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,19 @@ from featlab.cli._options import (
     quiet_bar,
     show,
     takes_pass,
+    writable_folder,
     write_figures,
     write_tables,
 )
+from featlab.cli._pages import labelled_store
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 logger = logging.getLogger(__name__)
 
+_FEWEST_CHOOSING = 10  # confirm images with a box by which thresholds are chosen
 _A_SHEET = 12  # pictures of one figure
 _MOST_BOXES = 20  # rows printed
 _WHOSE = {
@@ -354,3 +358,91 @@ def export(
     print(f"  probability: of {len(predictor.classes)} classes, named in {classes}")
     print(f"  heat: of the most probable class, by {predictor.heat.method}")
     print(f"  box: xmin, ymin, xmax, ymax as shares of the sides, by {predictor.box_method}")
+
+
+def suggest(
+    results: Annotated[
+        Path, typer.Argument(help="The folder of a run, with maps.h5 and model.featlab.")
+    ],
+    most: Annotated[int, typer.Option("-n", "--most", min=1, help="Pictures to suggest.")] = 20,
+    side: Annotated[
+        Literal["train", "confirm", "test"],
+        typer.Option(
+            help="From which side of the split: train, whose boxes teach; confirm or test, whose "
+            "boxes choose thresholds and measure, at random."
+        ),
+    ] = "train",
+    formats: Annotated[
+        str,
+        typer.Option(
+            help="The boxes to correct, separated by commas: csv, coco, voc, yolo, label-studio, "
+            "cvat."
+        ),
+    ] = "voc,label-studio",
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Draw each box onto a copy of its picture.")
+    ] = False,
+    box_kind: BoxKind = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder for list and boxes. (default: suggested, in the folder of the run)",
+            callback=writable_folder,
+        ),
+    ] = None,
+    copies: Copies = "together",
+) -> None:
+    """Which pictures to box next, and boxes of them to correct.
+
+    Writes suggested.csv: a row for each picture, the first to box first, with the reason; and the
+    boxes of the run's best method in the formats of labelling tools. Boxed pictures count after the
+    next `featlab run` of the set, which makes no pass.
+    """
+    room = featlab.predict
+    wanted = [name.strip() for name in formats.split(",") if name.strip()]
+    for name in wanted:
+        featlab.arguments.check_choice("--formats", name, room.FORMATS)
+    folder = results / "suggested" if output is None else output
+    predictor = room.load_predictor(results)
+    seed = int(predictor.measured.get("random_state", 0))
+    with labelled_store(results, copies) as store:
+        split = featlab.splits.make_split(store.images, random_state=seed)
+        table = room.suggest_boxes(
+            predictor, store, split, most, side=side, box_kind=box_kind, random_state=seed
+        )
+        places = store.images["folder"].to_numpy(str)[table["row"]]
+        truth = featlab.arguments.true_boxes(store.images, store.boxes, box_kind)
+        if pictures:
+            room.write_pictures(predictor, store, table, folder / room.PICTURES)
+    table.insert(1, "file", [str(Path(*one)) for one in zip(places, table["path"], strict=True)])
+    write_tables(folder, {"suggested": table})
+    by = f"featlab {featlab.__version__}, boxes by {predictor.box_method}, to be corrected"
+    room.write_boxes(
+        table.assign(probability=1.0), folder, wanted, classes=predictor.classes, model=by
+    )
+    show(table, ["path", "class", "score", "why"] if side == "train" else ["path", "class"])
+    if side != "train":
+        print(f"{side} images {table['why'].iloc[0]}")
+    _tell_boxed(split.to_numpy(str), truth["image"].unique())
+    print(f"boxes to correct, by {predictor.box_method}: {', '.join(wanted) or 'none'}")
+    print(f"suggested: {folder / 'suggested.csv'}")
+
+
+def _tell_boxed(sides: np.ndarray, boxed: np.ndarray) -> None:
+    """How many images of each side have a box, and what is lacking."""
+    known = sides[boxed]
+    of_side = {one: int((known == one).sum()) for one in featlab.arguments.SIDES}
+    counts = (f"{one} {n} of {(sides == one).sum()}" for one, n in of_side.items())
+    print(f"images with a box so far: {', '.join(counts)}")
+    if not of_side["test"]:
+        print(
+            "  none of test: nothing is scored, and no box chooses the boxes' method or threshold "
+            "(--side test)"
+        )
+    elif of_side["confirm"] < _FEWEST_CHOOSING:
+        print(
+            f"  fewer than {_FEWEST_CHOOSING} of confirm: thresholds are chosen on those of train, "
+            "too (--side confirm)"
+        )

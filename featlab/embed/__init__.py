@@ -1,10 +1,11 @@
 """The set on a plane: PCA and t-SNE of the features, nearest neighbours, how the classes lie.
 
-`nearest_neighbours` names the images most like an image; `overview` lays the images on a plane and
+`nearest_neighbours` names the images most like an image, `representatives` a few that stand for
+all; `overview` lays the images on a plane and
 tells where the misclassified ones lie, with numbers on what the plane shows, in the original space.
 All of it describes; nothing here is a test.
 """
 
-from featlab.embed._neighbours import nearest_neighbours, overview
+from featlab.embed._neighbours import nearest_neighbours, overview, representatives
 
-__all__ = ["nearest_neighbours", "overview"]
+__all__ = ["nearest_neighbours", "overview", "representatives"]

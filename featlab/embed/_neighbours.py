@@ -19,12 +19,14 @@ from featlab.arguments import (
     text_labels,
 )
 from featlab.embed.planes import MOST_IMAGES, Floats, lay_out
+from featlab.errors import FeatlabError
 from featlab.results.images import Overview, Separation
 from featlab.system.machine import double_rows, pieces
 
 _BLOCK = 512  # rows whose distances to all others are held at once
 _NEIGHBOURS = 10
 _MEGABYTES = 128  # of distances that scikit-learn holds at once
+_MOST_CANDIDATES = 4000  # images whose likenesses to each other are held at once
 _DECIMALS = 12  # distances that agree so far are equal; then the earlier row comes first
 
 
@@ -83,6 +85,81 @@ def nearest_neighbours(
     names = text_labels(y, len(values))
     own, other = names[table["row"]], names[table["neighbour"]]
     return table.assign(label=own, neighbour_label=other, same_label=own == other)
+
+
+def representatives(
+    X: pd.DataFrame | ArrayLike,
+    most: int,
+    *,
+    rows: ArrayLike | None = None,
+    given: ArrayLike = (),
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Images that stand for all others: typical first, then whatever is least like those before.
+
+    Each next image is the one that adds most to how like an image is, on average, to the most like
+    it among those chosen (greedy facility location [1]_): an image is worth much that many others
+    are like, and little where they have one like it already.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like of shape (n, c)
+        Features.
+    most : int
+        Images to choose, at least 1.
+    rows : array_like of int, or mask of shape (n,), optional
+        The images to stand for; all by default. Of more than 4,000 a random 4,000.
+    given : array_like of int, or mask of shape (n,)
+        Of these images those that are chosen already; they are not chosen again.
+    random_state : int
+        Seed of that sample.
+
+    Returns
+    -------
+    DataFrame, one row per image chosen, the best first
+        ``row``; ``gain`` (of the mean likeness, 0 to 1); ``likeness`` (to the most like of those
+        before and of `given`; 0 for the first); ``stands_for`` (the images, itself among them, that
+        are more like it than like any other of those chosen or given). Likeness is the cosine of
+        the features less their mean, 0 where it is negative.
+
+    Raises
+    ------
+    FeatlabError
+        `most` is no whole number from 1 up; rows that do not exist, or are all given; NaN features.
+
+    References
+    ----------
+    .. [1] Nemhauser, Wolsey & Fisher (1978). An analysis of approximations for maximizing
+       submodular set functions. Mathematical Programming 14, 265-294.
+    """
+    check_whole("most", most, 1)
+    values, numbers = finite_matrix(X), np.unique(row_numbers(rows, X))
+    taken = np.intersect1d(row_numbers(given, X), numbers)
+    free = np.setdiff1d(numbers, taken)
+    rng = np.random.default_rng(random_state)
+    taken, free = (np.sort(rng.permutation(some)[:_MOST_CANDIDATES]) for some in (taken, free))
+    own = np.concatenate([free, taken])
+    unit = double_rows(values, own)
+    unit = _unit_vectors(unit - unit.mean(axis=0)).astype(np.float32)
+    like = np.maximum(unit @ unit[: len(free)].T, 0)
+    cover = np.maximum(unit @ unit[len(free) :].T, 0).max(axis=1, initial=0)
+    if not len(free):
+        raise FeatlabError("given holds all of rows; there is no image left to choose.")
+    picks: list[int] = []
+    steps = []
+    for _ in range(min(most, len(free))):
+        gains = np.maximum(like - cover[:, None], 0).mean(axis=0)
+        gains[picks] = -1
+        best = int(gains.argmax())
+        steps.append({"row": free[best], "gain": gains[best], "likeness": cover[best]})
+        picks.append(best)
+        cover = np.maximum(cover, like[:, best])
+    table = pd.DataFrame(steps, columns=["row", "gain", "likeness"])
+    # An image belongs to the first of those chosen that it is most like; to none that was given.
+    nearest = like[: len(free), picks]
+    own_one = nearest.max(axis=1, initial=0) >= cover[: len(free)]
+    counts = np.bincount(nearest.argmax(axis=1)[own_one], minlength=len(picks))
+    return table.assign(stands_for=counts)
 
 
 def misclassified(

@@ -247,7 +247,7 @@ def _fit_cells(cells: Cells, context: Context) -> tuple[np.ndarray, float] | Non
     use = cells.boxed
     if not (cells.inside[use].any() and (~cells.inside[use]).any()):
         return None
-    values = _compressed(cells.values[use], context.scale)
+    values = compressed(cells.values[use], context.scale)
     k = min(_COMPONENTS, *values.shape)
     pca = PCA(k, svd_solver="randomized", random_state=context.random_state).fit(values)
     norm = StandardScaler().fit(pca.transform(values))
@@ -265,14 +265,15 @@ def _cell_boxes(maps: np.ndarray, context: Context) -> np.ndarray:
     if fitted is None:
         return np.zeros(maps.shape[:3], dtype=np.float32)
     weights, offset = fitted
-    scores = _compressed(maps, context.scale) @ weights + offset
+    scores = compressed(maps, context.scale) @ weights + offset
     return expit(scores)
 
 
-def _compressed(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    compressed = scaled(values, scale)
-    np.maximum(compressed, 0, out=compressed)
-    return np.log1p(compressed, out=compressed)
+def compressed(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """What ``cell_boxes`` sees of activations ``(..., c)``: log(1 + value / scale)."""
+    seen = scaled(values, scale)
+    np.maximum(seen, 0, out=seen)
+    return np.log1p(seen, out=seen)
 
 
 def _unit(heat: np.ndarray) -> np.ndarray:

@@ -16,7 +16,6 @@ from featlab.arguments import (
     Progress,
     confirmed_detectors,
     is_unlabelled,
-    stratified_rows,
     true_boxes,
 )
 from featlab.audit import audit_set, duplicates
@@ -69,7 +68,6 @@ _POINTING_DETECTORS = 10
 _CARDS = 3
 _REPEATS = 5  # draws of train images for each size of the learning curve
 _FEWEST_BOXED = 30
-_MOST_LOCALISED = 10_000  # images with boxes that thresholds are chosen on, and that are scored
 
 
 def analyse(
@@ -256,22 +254,6 @@ def _overview(
     return embed.overview(X, labels, heads.of("logistic"), random_state=random_state)
 
 
-def _localised_rows(
-    labels: pd.Series, split: pd.Series, truth: pd.DataFrame, random_state: int
-) -> np.ndarray:
-    """All images but what a random sample of confirm and of test images with boxes leaves out.
-
-    The boxes of an image at every threshold and by every method take 125 kB.
-    """
-    kept = np.ones(len(split), dtype=bool)
-    boxed = np.isin(np.arange(len(split)), truth["image"])
-    for side in ("confirm", "test"):
-        rows = np.flatnonzero(boxed & (split == side))
-        sample = stratified_rows(labels.iloc[rows], _MOST_LOCALISED, random_state)
-        kept[np.delete(rows, sample)] = False
-    return kept
-
-
 def _localisation(
     store: MapStore,
     split: pd.Series,
@@ -304,6 +286,12 @@ def _learning_curve(
     return learning_curve(
         X, labels, split, groups=groups, n_repeats=_REPEATS, random_state=random_state
     )
+
+
+def _box_curve(
+    store: MapStore, split: pd.Series, box_kind: str | None, random_state: int
+) -> pd.DataFrame:
+    return sets.box_curve(store, split, box_kind=box_kind, random_state=random_state)
 
 
 def _audit(
@@ -387,6 +375,7 @@ def _box_details(
     store: MapStore,
     localisation: Localisation,
     box_regression: BoxHeadResults | None,
+    box_curve: pd.DataFrame,
     box_kind: str | None,
     groups: pd.Series,
     random_state: int,
@@ -398,6 +387,7 @@ def _box_details(
         statistics=box_statistics(store, box_kind),
         heads=None if box_regression is None else box_regression.table,
         pairs=box_pairs(localisation, groups.to_numpy(str), random_state),
+        curve=box_curve,
     )
 
 
@@ -426,10 +416,11 @@ STAGES = (
     Stage("own", sets.own_classes, "own classes"),
     Stage("own_examples", sets.own_examples, "own classes"),
     Stage("overview", _overview, "overview", beside=True),
-    Stage("localised", _localised_rows, "localise"),
+    Stage("localised", sets.localised_rows, "localise"),
     Stage("localisation", _localisation, "localise"),
     # Only the page asks for these: they run beside what is left to do here.
     Stage("learning", _learning_curve, "learning curve", beside=True),
+    Stage("box_curve", _box_curve, "boxes drawn", beside=True),
     Stage("audit", _audit, "audit", beside=True),
     Stage("audit", sets.audit_without_labels, "audit"),
     Stage("clusters", sets.clusters, "clusters"),

@@ -100,6 +100,39 @@ def learning_curve(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def box_curve(table: pd.DataFrame, ax: Axes | None = None, *, best: float | None = None) -> Axes:
+    """V2 against train images with a box, with its interval as a band.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``pipeline.sets.box_curve``: ``boxed, n, max_box_acc_v2, max_box_acc_v2_low,
+        max_box_acc_v2_high``.
+    best : float, optional
+        V2 of the best method that learns from no box, drawn as a line.
+    """
+    ax = new_axes(ax, 7, 3.8)
+    rows = table.sort_values("boxed")
+    _band(ax, rows, "boxed", ("max_box_acc_v2_low", "max_box_acc_v2_high"), BLUE)
+    ax.plot(
+        rows["boxed"], rows["max_box_acc_v2"], marker="o", markersize=4.5, color=BLUE,
+        label="cells learnt\nfrom boxes",
+    )  # fmt: skip
+    if best is not None:
+        ax.axhline(best, color=ORANGE, linestyle="--", label="the best without\na box")
+    _whole_number_log(ax, rows["boxed"])
+    ax.set_ylim(0, 1.02)
+    dress(
+        ax,
+        title=f"n = {plural(int(rows['n'].max()), 'test image')}; the band is a 95 % interval",
+        xlabel="train images with a box (count, logarithmic)",
+        ylabel="V2 on unseen test images (share, 0-1)",
+        grid="both",
+    )
+    legend(ax, outside=True)
+    return ax
+
+
 def ablation(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Accuracy without the first k neurons, or with them alone, beside random neurons.
 

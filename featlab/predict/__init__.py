@@ -3,6 +3,7 @@
 `fit_predictor` gathers what an analysis fitted, on train, with thresholds from confirm, so that the
 scores it was measured with stay true. `Predictor.save` and `load_predictor`: arrays and JSON.
 New pictures take the same pass as the set, and then the same functions as its evaluation.
+`suggest_boxes` says which pictures of the set to box next.
 """
 
 from __future__ import annotations
@@ -14,11 +15,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from featlab.arguments import confirmed_detectors, is_unlabelled, stratified_rows, true_boxes
+from featlab.arguments import (
+    SIDES,
+    check_choice,
+    check_whole,
+    confirmed_detectors,
+    is_unlabelled,
+    split_sides,
+    stratified_rows,
+    true_boxes,
+)
 from featlab.boxes.geometry import CORNERS, best_iou
 from featlab.boxheads import KEPT_SCORES, refit_box_head, score_of
+from featlab.embed import representatives
 from featlab.errors import FeatlabError
 from featlab.heads.saved import SavedHead
 from featlab.intervals import mean_interval
@@ -55,7 +66,14 @@ from featlab.results.localisation import BoxHead, Localisation
 from featlab.store import MapStore
 from featlab.store.arrays import damage_errors
 
-__all__ = ["Predictor", "fit_predictor", "load_predictor", "write_boxes", "write_pictures"]
+__all__ = [
+    "Predictor",
+    "fit_predictor",
+    "load_predictor",
+    "suggest_boxes",
+    "write_boxes",
+    "write_pictures",
+]
 
 UNTUNED = tuple((name, 0.25) for name in ("detectors", "fusion", "cam_positive", "sum"))
 """Method and threshold without boxes to choose by, the first that there is for every class; from
@@ -333,3 +351,100 @@ def _measured(results: Results, own: Predictor) -> dict[str, Any]:
         low, high = mean_interval(values, groups=groups, random_state=results.random_state)
         scores[name] = {"value": float(values.mean()), "low": low, "high": high, "n": len(rows)}
     return scores
+
+
+def suggest_boxes(
+    predictor: Predictor,
+    store: MapStore,
+    split: ArrayLike,
+    most: int = 20,
+    *,
+    side: str = "train",
+    box_kind: str | None = None,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Which images to box next, and the predictor's own boxes of them, to be corrected.
+
+    Of train, from which boxes are learnt, those that stand for most others that have none like them
+    (:func:`featlab.embed.representatives` of the pooled maps): typical ones first, then what is
+    unlike all that is boxed. Of confirm and test, where boxes choose thresholds and measure, a
+    random draw: chosen images would not measure what others would.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    store : MapStore
+        Of the set; its boxes are those drawn so far.
+    split : array-like of str of shape (n,)
+        "train", "confirm" or "test" for each image, as in the predictor's analysis.
+    most : int
+        Images to suggest, at least 1.
+    side : {"train", "confirm", "test"}
+        From which side of the split.
+    box_kind : str, optional
+        Which kind of boxes counts; needed where the box table has several.
+    random_state : int
+        Seed of the draw.
+
+    Returns
+    -------
+    DataFrame, one row per image, the first to box first
+        ``row`` (of the image table), ``path, width, height, class`` (its label), ``why`` (in
+        words), ``score`` (what it adds to the mean likeness of the images to the boxed ones, 0 to
+        1; NaN for a random draw), ``xmin, ymin, xmax, ymax`` (the box to correct, pixels; empty
+        where nothing is hot), ``box_method`` and ``box_score`` (expected IoU; NaN where unknown).
+
+    Raises
+    ------
+    FeatlabError
+        An unknown side or kind of box; every image of the side has a box; a class that the
+        predictor does not know.
+    """
+    check_choice("side", side, SIDES)
+    check_whole("most", most, 1)
+    truth = true_boxes(store.images, store.boxes, box_kind)
+    sides = split_sides(split, len(store.images))
+    rows = np.flatnonzero(sides == side)
+    boxed = np.intersect1d(rows, truth["image"].to_numpy(np.int64))
+    free = np.setdiff1d(rows, boxed)
+    if not len(free):
+        raise FeatlabError(f"every {side} image has a box already; there is none left to suggest.")
+    if side == "train":
+        X = store.pooled(layer=predictor.layer)
+        table = representatives(X, most, rows=rows, given=boxed, random_state=random_state)
+    else:
+        drawn = np.random.default_rng(random_state).permutation(free)[:most]
+        table = pd.DataFrame({"row": drawn, "gain": np.nan, "likeness": 0.0, "stands_for": 0})
+    columns = zip(table["gain"], table["likeness"], table["stands_for"], strict=True)
+    why = [_why(len(boxed) + k, *one) for k, one in enumerate(columns)]
+    numbers = table["row"].to_numpy(np.int64)
+    images = store.images.iloc[numbers].reset_index(drop=True)
+    labels = images["label"].to_numpy(str)
+    for label in sorted(set(labels)):
+        check_choice("the class of an image", label, predictor.classes)
+    boxes, signs = predictor.boxes(store, numbers, np.searchsorted(predictor.classes, labels))
+    unknown = np.full(len(numbers), np.nan)
+    return pd.DataFrame(
+        {
+            "row": numbers,
+            **{
+                name: store.images[name].to_numpy()[numbers] for name in ("path", "width", "height")
+            },
+            "class": labels,
+            "why": why,
+            "score": table["gain"].to_numpy(float),
+            **dict(zip(CORNERS, boxes.T, strict=True)),
+            "box_method": predictor.box_method,
+            "box_score": unknown if predictor.overlap is None else predictor.overlap.of(signs),
+        }
+    )
+
+
+def _why(before: int, gain: float, likeness: float, stands_for: int) -> str:
+    """Why an image is suggested, `before` having a box or being suggested already."""
+    if np.isnan(gain):
+        return "are drawn at random, so that their boxes measure fairly"
+    like = f"{stands_for} train image{'' if stands_for == 1 else 's'} without a box most like it"
+    if not before:
+        return f"the most typical; {like}"
+    return f"{like}; cosine to the nearest before it {likeness:.2f}"

@@ -58,7 +58,8 @@ def write_pictures(
     store : MapStore
         Of the pictures.
     table : DataFrame
-        What :meth:`Predictor.predict` says of the store.
+        What :meth:`Predictor.predict` says of the store; or :func:`suggest_boxes`, of some of its
+        images (column ``row``), whose class is known and not said to be probable.
     folder : path-like
         Appears when all pictures are in it, in the place of an earlier one.
     heat : bool
@@ -74,22 +75,29 @@ def write_pictures(
         The folder cannot be written.
     """
     taken = set(table["path"])
+    known = {"probability", "typicality"} <= set(table)
+    rows = table["row"].to_numpy() if "row" in table else np.arange(len(table))
     with whole_folder(Path(folder)) as new:
         asked = table["class"].to_numpy(str) if heat else None
-        for row, picture in _pictures(predictor, store, np.arange(len(table)), _LARGE, asked):
+        pictures = _pictures(predictor, store, rows, _LARGE, asked)
+        for place, (_, picture) in enumerate(pictures):
             if picture is None:
                 continue
-            said = table.iloc[row]
+            said = table.iloc[place]
             scale = picture.width / said["width"], picture.height / said["height"]
             box = said[CORNERS].to_numpy(float) * np.tile(scale, 2)
-            line = f"{min(int(100 * said['probability']), 99)} % {said['class']}"
-            drawn = marked(
-                picture, box, f"{line}, unusual" if said["typicality"] <= UNUSUAL else line
-            )
+            line = _line(said) if known else str(said["class"])
+            drawn = marked(picture, box, line)
             file = new / _file(str(said["path"]), taken)
             file.parent.mkdir(parents=True, exist_ok=True)
             drawn.save(file, "JPEG", quality=90)
     return Path(folder)
+
+
+def _line(said: pd.Series) -> str:
+    """What stands on a drawn picture."""
+    line = f"{min(int(100 * said['probability']), 99)} % {said['class']}"
+    return f"{line}, unusual" if said["typicality"] <= UNUSUAL else line
 
 
 def page_predictions(

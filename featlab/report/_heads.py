@@ -1,15 +1,17 @@
-"""The sections "Classification" and "The network's own classes"."""
+"""The sections "Classification" and "The network's own classes"; how many boxes it takes."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from featlab import plots
 from featlab.report import _words as words
+from featlab.report._answers import scored
 from featlab.report._elements import Figure, Options, Section, Table, table
 from featlab.report._words import claim, points, said, standing, turned
 from featlab.results.analysis import BASELINE_HEADS, HeadDetails, Results
@@ -310,12 +312,12 @@ def _caption(results: Results) -> str:
 @claim("confusions")
 def _right(results: Results) -> str:
     heads = results.heads
-    scored = heads.predictions[heads.predictions["head"] == heads.main]
-    if scored.empty:
+    asked = heads.predictions[heads.predictions["head"] == heads.main]
+    if asked.empty:
         return ""
     return (
-        f"Confusion matrix: {int(scored['correct'].sum())} of "
-        f"{words.plural(len(scored), 'test image')} on the diagonal."
+        f"Confusion matrix: {int(asked['correct'].sum())} of "
+        f"{words.plural(len(asked), 'test image')} on the diagonal."
     )
 
 
@@ -370,4 +372,54 @@ def _fewer(results: Results) -> str:
         f"How many images does it take? The same head on {sizes.min():,} to {sizes.max():,} train "
         f"images per class{fewer}, drawn {most}{words.plural(repeats.max(), 'time')}; the test "
         "images stay the same."
+    )
+
+
+@claim("boxes drawn")
+def _boxes_drawn(results: Results) -> str:
+    curve = None if results.box_details is None else results.box_details.curve
+    if curve is None or len(curve) < 2:
+        return ""
+    first, last = curve.iloc[0], curve.iloc[-1]
+    text = (
+        f"How many boxes does it take? Cells learnt from the boxes of {int(first['boxed']):,} to "
+        f"{int(last['boxed']):,} train images, drawn at most "
+        f"{words.plural(int(curve['n_repeats'].max()), 'time')}: V2 from "
+        f"{words.scored(first, 'max_box_acc_v2')} to {words.scored(last, 'max_box_acc_v2')}."
+    )
+    rival = _best_without_box(results)
+    if rival is None:
+        return text
+    name, best = words.method(rival["method"]), words.number(rival["max_box_acc_v2"])
+    ahead = curve[curve["max_box_acc_v2"] > rival["max_box_acc_v2"]]
+    if ahead.empty:
+        return f"{text} The best that learns from no box, “{name}” ({best}), is not passed."
+    passed = f"{int(ahead['boxed'].min()):,} boxed train images"
+    return f"{text} The best that learns from no box, “{name}” ({best}), is passed at {passed}."
+
+
+def _best_without_box(results: Results) -> pd.Series | None:
+    """Of the methods that learn from labels, or nothing, the one of the highest V2 on test."""
+    scores = scored(results)
+    if scores is None:
+        return None
+    taught = scores.table["supervision"].eq("boxes") | scores.table["method"].eq("mean_box")
+    table = scores.table[~taught]
+    values = table["max_box_acc_v2"].to_numpy(float)
+    return table.iloc[int(np.nanargmax(values))] if np.isfinite(values).any() else None
+
+
+def box_curve(results: Results) -> Figure | None:
+    """V2 over train images with a box: the learning curve of what learns from boxes."""
+    caption = _boxes_drawn(results)
+    if not caption:
+        return None
+    assert results.box_details is not None and results.box_details.curve is not None
+    rival = _best_without_box(results)
+    best = None if rival is None else float(rival["max_box_acc_v2"])
+    return Figure(
+        partial(plots.curves.box_curve, results.box_details.curve, best=best),
+        "V2 of cells learnt from boxes over train images with a box.",
+        str(caption),
+        "localisation_box_curve",
     )

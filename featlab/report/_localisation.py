@@ -15,6 +15,7 @@ from featlab.report import _answers as answers
 from featlab.report import _words as words
 from featlab.report._answers import scored
 from featlab.report._elements import Figure, Options, Section, Table, rows_per_class, table
+from featlab.report._heads import box_curve
 from featlab.report._words import claim
 from featlab.results.analysis import Results
 from featlab.results.localisation import Localisation
@@ -32,6 +33,7 @@ def localisation(results: Results, options: Options) -> Section:
         "examples": _examples(results.localisation_examples, most),
         "failures": _failures(results.failures, most),
         "box_heads": None if regressed is None else _box_heads(results),
+        "box_curve": box_curve(results),
     }
     if scores is not None:
         figures |= {
@@ -69,6 +71,8 @@ def _files(results: Results) -> dict[str, pd.DataFrame]:
         files["units"] = results.units
     if boxes is not None:
         files["localisation_pairs"] = boxes.pairs
+        if boxes.curve is not None and len(boxes.curve):
+            files["box_curve"] = boxes.curve
         if boxes.heads is not None:
             files["box_heads"] = boxes.heads
     return files

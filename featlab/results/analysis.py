@@ -83,11 +83,8 @@ class HeadResults:
 
     def of(self, head: str) -> pd.DataFrame:
         """One head's predictions, one row per test image."""
-        self._check(head)
-        return self.predictions[self.predictions["head"] == head]
-
-    def _check(self, head: str) -> None:
         check_choice("head", head, self.models)
+        return self.predictions[self.predictions["head"] == head]
 
 
 @dataclass(frozen=True)
@@ -295,7 +292,7 @@ class HeadDetails:
 
 @dataclass(frozen=True)
 class BoxDetails:
-    """The boxes themselves, and what regression from the stored maps makes of them.
+    """The boxes themselves, what regression makes of them, and how many it takes.
 
     Attributes
     ----------
@@ -305,11 +302,14 @@ class BoxDetails:
         ``BoxHeadResults.table``; None where too few images have a box.
     pairs : DataFrame
         From ``localise.compare_methods``, of the box accuracy.
+    curve : DataFrame, optional
+        From ``pipeline.sets.box_curve``; without rows where too few train images have a box.
     """
 
     statistics: pd.DataFrame
     heads: pd.DataFrame | None
     pairs: pd.DataFrame
+    curve: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
