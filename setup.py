@@ -56,6 +56,8 @@ setup(
         "fast": ["openvino>=2025.3", "isal>=1.7"],
         # ONNX files of a predictor (`featlab export`); SavedModel and LiteRT come with TensorFlow.
         "export": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],
+        # Transformers of keras_hub by the name or the folder of a preset (`--backbone hub:…`).
+        "hub": ["keras-hub>=0.25"],
         # The pass on many machines.
         "cluster": ["distributed>=2025.1"],
         "anndata": ["anndata>=0.11"],

@@ -615,3 +615,119 @@ def test_every_network_of_keras_gives_maps(name):
     if backbone.network.count_params() < 3e7:
         maps = backbone.forward(pixels_of(backbone, 1))[backbone.layers[0]]
         assert np.isfinite(maps).all() and np.ptp(maps) > 0
+
+
+def transformer(path, before, size=(32, 48), patch=8, d=6):
+    """A small transformer, saved; and what gives its tokens."""
+    import keras
+    from keras import layers
+
+    pictures = keras.Input((*size, 3))
+    x = layers.Conv2D(d, patch, strides=patch, name="patches")(layers.Rescaling(1 / 255)(pictures))
+    x = layers.ZeroPadding1D((before, 0))(layers.Reshape((-1, d))(x))
+    x = layers.Add()([x, layers.MultiHeadAttention(2, 3, name="attend")(x, x)])
+    tokens = layers.LayerNormalization(name="norm")(layers.Dense(d, name="mix")(x))
+    first = layers.Dense(3, activation="softmax")(
+        layers.Flatten()(layers.Cropping1D((0, tokens.shape[1] - 1))(tokens))
+    )
+    keras.Model(pictures, first).save(path)
+    return keras.Model(pictures, tokens)
+
+
+@pytest.mark.parametrize("before", [0, 1, 5])
+def test_tokens_are_maps_of_their_grid(tmp_path, before):
+    tokens = transformer(tmp_path / "vit.keras", before)
+    wanted = ["patches", "attend", "norm", "norm@cls"]
+    backbone = load_backbone(tmp_path / "vit.keras", layers=wanted)
+    pixels = pixels_of(backbone)
+    maps, expected = backbone.forward(pixels), np.asarray(tokens(pixels.astype("float32")))
+    assert maps["attend"].shape == maps["norm"].shape == maps["patches"].shape == (2, 4, 6, 6)
+    for row in range(4):
+        for column in range(6):
+            token = expected[:, before + 6 * row + column]
+            np.testing.assert_allclose(maps["norm"][:, row, column], token, atol=1e-5)
+    np.testing.assert_allclose(maps["norm@cls"][:, 0, 0], expected[:, 0], atol=1e-5)
+    usual = load_backbone(tmp_path / "vit.keras")
+    assert usual.layers == ("norm",) and usual.own_head.classes[0] == "class 0"
+    assert "4 × 6 cells of 8 px, 6 neurons" in str(usual.describe())
+
+
+def test_a_grid_that_the_number_of_tokens_does_not_tell_is_told(tmp_path):
+    tokens = transformer(tmp_path / "odd.keras", 3, size=(32, 32), patch=8)  # 3 + 4 x 4
+    expected = np.asarray(tokens(np.full((1, 32, 32, 3), 99, np.float32)))
+    told = load_backbone(tmp_path / "odd.keras", layers="norm@7+3x4")
+    maps = told.forward(np.full((1, 32, 32, 3), 99, np.uint8))["norm@7+3x4"]
+    np.testing.assert_allclose(maps[0, 1, 2], expected[0, 7 + 4 + 2], atol=1e-5)
+    for wrong in ("norm@8+3x4", "norm@what", "patches@cls"):
+        with pytest.raises(
+            FeatlabError, match="and no grid of tokens that is known: .*Name tokens"
+        ):
+            _ = load_backbone(tmp_path / "odd.keras", layers=wrong).model
+
+
+def test_gradients_ask_tokens_as_maps(tmp_path):
+    from featlab import gradients
+
+    transformer(tmp_path / "vit.keras", 1)
+    backbone = load_backbone(tmp_path / "vit.keras")
+    network = gradients.attach_own_head(backbone)
+    pixels = pixels_of(backbone)
+    np.testing.assert_allclose(network.maps(pixels), backbone.forward(pixels)["norm"], atol=1e-5)
+    assert network.compiled("layer_gradient", "plain", None)  # asks the same tokens twice
+
+
+def test_a_copy_of_a_transformer_is_saved_and_read(tmp_path):
+    from featlab.finetune.network import map_network
+
+    transformer(tmp_path / "vit.keras", 1)
+    backbone = load_backbone(tmp_path / "vit.keras")
+    pixels = pixels_of(backbone)
+    map_network(backbone).save(tmp_path / "copy.keras")
+    (again,) = load_backbone(tmp_path / "copy.keras").forward(pixels).values()
+    np.testing.assert_allclose(again, backbone.forward(pixels)["norm"], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ViT", "DINOV2", "DeiT", "SigLIP"])
+def test_presets_of_keras_hub_give_the_grid_of_their_tokens(tmp_path, kind):
+    hub = pytest.importorskip("keras_hub")
+    shared = {"patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 8}
+    shape = {"image_shape": (32, 32, 3)}
+    make = {
+        "ViT": lambda: hub.models.ViTBackbone(**shared, **shape, mlp_dim=16),
+        "DINOV2": lambda: hub.models.DINOV2Backbone(
+            **shared, **shape, intermediate_dim=16, num_register_tokens=4
+        ),
+        "DeiT": lambda: hub.models.DeiTBackbone(**shared, **shape, intermediate_dim=16),
+        "SigLIP": lambda: hub.models.SigLIPBackbone(
+            hub.models.SigLIPVisionEncoder(**shared, **shape, intermediate_dim=16),
+            hub.models.SigLIPTextEncoder(
+                vocabulary_size=20, embedding_dim=8, hidden_dim=8, num_layers=1, num_heads=2,
+                intermediate_dim=16, max_sequence_length=4,
+            ),
+        ),
+    }  # fmt: skip
+    make[kind]().save_to_preset(tmp_path / "preset")
+    name = f"hub:{tmp_path / 'preset'}"
+    with pytest.raises(FeatlabError, match="tells nothing of its pixels: give preprocessing"):
+        load_backbone(name)
+    backbone = load_backbone(name, preprocessing="tf", engine="tensorflow")
+    if kind == "SigLIP":  # says of its tokens that there are 17
+        layers = f"{backbone.layers[0]}@4x4"
+        backbone = load_backbone(name, preprocessing="tf", engine="tensorflow", layers=layers)
+    maps = backbone.forward(pixels_of(backbone))[backbone.layers[0]]
+    assert maps.shape == (2, 4, 4, 8) and np.ptp(maps) > 0
+    again = rebuild_backbone({**backbone.identity(), "weights": "preset"})
+    assert again.identity() == backbone.identity()
+    converter = getattr(hub.layers, f"{kind}ImageConverter")
+    converter(image_size=(32, 32), scale=1 / 51, offset=[1, 2, 3]).save_to_preset(
+        tmp_path / "preset"
+    )
+    told = load_backbone(name)
+    np.testing.assert_allclose(told.preprocess(np.full((1, 1, 1, 3), 51.0)), [[[[2, 3, 4]]]])
+
+
+def test_a_missing_keras_hub_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(FeatlabError, match=r"need keras_hub: pip install 'featlab\[hub\]'"):
+        load_backbone("hub:dinov2_small")

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from featlab import FeatlabError, own
 from featlab.backbones import load_backbone
-from featlab.backbones.graphs import imagenet_classes
+from featlab.backbones._files import imagenet_classes
 from featlab.extract import PassOptions, append_maps, extract_maps, extract_shard, join_shards
 from featlab.images import index_images
 from featlab.store import MapStore

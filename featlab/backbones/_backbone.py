@@ -20,6 +20,7 @@ from featlab.backbones._engines import (
     kept_path,
     make_engine,
 )
+from featlab.backbones._files import HUB, better_scaling, class_names, scaling_of_words
 from featlab.backbones.graphs import (
     find_head,
     last_map,
@@ -30,11 +31,9 @@ from featlab.backbones.networks import (
     BUILT_IN,
     Source,
     available_backbones,
-    better_scaling,
     built_in_name,
     find_source,
     is_model_file,
-    scaling_of_words,
 )
 from featlab.errors import FeatlabError
 from featlab.results.networks import Description
@@ -116,14 +115,14 @@ class Backbone:
 
         outputs = [output_of(self.network, layer) for layer in self.layers]
         for layer, maps in zip(self.layers, outputs, strict=True):
-            if maps.shape[1] * maps.shape[2] == 1:
+            if maps.shape[1] * maps.shape[2] == 1 and not layer.endswith("@cls"):
                 logger.warning(
                     "layer %s of %s gives maps of one cell, which tell nothing of places: take a "
                     "larger input_size, or an earlier layer.",
                     layer,
                     self.name,
                 )
-        return keras.Model(self.network.inputs, outputs, name=f"{self.name}_maps")
+        return keras.Model(self.network.inputs, outputs, name=f"{self.network.name}_maps")
 
     @cached_property
     def own_head(self) -> OwnHead | None:
@@ -137,7 +136,10 @@ class Backbone:
     def _classified(self) -> tuple[OwnHead, keras.KerasTensor] | None:
         names = self._source.class_names
         asked = self._classifier or names is not None
-        return find_head(self.network, self.layers[-1], names) if asked else None
+        if not asked:
+            return None
+        named = names is None or names.is_file()
+        return find_head(self.network, self.layers[-1], partial(class_names, file=names), named)
 
     @cached_property
     def run_model(self) -> keras.Model:
@@ -149,22 +151,12 @@ class Backbone:
         return keras.Model(self.network.inputs, [*self.model.outputs, self._classified[1]])
 
     def warn_of_scaling(self, pixels: np.ndarray, labels: Sequence[str]) -> None:
-        """Warn where a file's own classifier knows labelled pictures better in another scaling.
-
-        Where no names are known of as many classes as there are labels, they are the labels in
-        alphabetical order, as Keras makes them of folders.
-        """
+        """Warn where a file's own classifier knows labelled pictures better in another scaling."""
         scaling, head = scaling_of_words(self.preprocessing), self.own_head
-        if scaling is None or head is None:
-            return
-        classes, known = list(head.classes), sorted(set(labels))
-        if not set(classes) & set(known) and len(classes) == len(known):
-            classes = known
-        rows = [row for row, label in enumerate(labels) if label in classes]
-        codes = np.array([classes.index(labels[row]) for row in rows])
-        doubt = rows and better_scaling(self.run_model, head, scaling, pixels[rows], codes)
-        if doubt:
-            logger.warning("%s: %s", self.name, doubt)
+        if scaling is not None and head is not None:
+            doubt = better_scaling(self.run_model, head, scaling, pixels, labels)
+            if doubt:
+                logger.warning("%s: %s", self.name, doubt)
 
     @cached_property
     def engine(self) -> Engine:
@@ -281,8 +273,9 @@ def load_backbone(
     ----------
     name_or_path : str or path-like
         A built-in network (``efficientnet_lite0``, ``_lite1``, ``_lite2``; they need no download),
-        any classification network of ``keras.applications``, or a ``.keras`` (``.h5``) file (loaded
-        in Keras's safe mode, so that it cannot run code).
+        any classification network of ``keras.applications``, a ``.keras`` (``.h5``) file (loaded in
+        Keras's safe mode, so that it cannot run code), or ``hub:`` before the name or the folder of
+        a preset of ``keras_hub`` (extra ``hub``).
     weights : {"imagenet", None} or path-like
         None is a seeded random initialisation. A path is a weights file without the classifier.
         Of no meaning for a ``.keras`` file, which has its own.
@@ -291,12 +284,13 @@ def load_backbone(
     layers : str or sequence of str, optional
         Layers whose maps are wanted; by default the last one with maps that everything goes through
         from the input to the output. Of a network inside the network by path
-        (``mobilenetv2/out_relu``).
+        (``mobilenetv2/out_relu``); of a transformer the tokens of a grid, with ``@1+14x14`` behind
+        the name where their number does not tell it, and ``@cls`` for the first token alone.
     output_stride : {16}, optional
         Pixels of the input per cell of the last map: its last stage keeps its resolution and its
         kernels are dilated. The network's own by default.
     preprocessing : {"none", "unit", "tf", "torch", "caffe"} or str, optional
-        For a ``.keras`` file only: what its pixels need ("none": it takes 0 … 255 itself; "unit":
+        For a file or a preset: what its pixels need ("none": it takes 0 … 255 itself; "unit":
         0 … 1, as after ``rescale=1 / 255``), or what is subtracted and divided by,
         ``mean:0.485,0.456,0.406;std:0.229,0.224,0.225`` of pixels 0 … 1 (of 0 … 255 where a number
         is above 1).
@@ -410,6 +404,9 @@ def rebuild_backbone(
             refuse_difference(provenance, given, "the store or model", way_out)
         size = (height, width)
         return load_backbone(name, preprocessing=scaling, input_size=size, custom=custom, **shared)
+    if name.startswith(HUB):
+        scaling, size = scaling_of_words(str(provenance["preprocessing"])), (height, width)
+        return load_backbone(name, preprocessing=scaling, input_size=size, **shared)
     own_name = backbone is None
     if own_name and built_in_name(name) is None and name not in available_backbones():
         raise FeatlabError(

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
-from featlab.backbones.graphs import class_names
+from featlab.backbones._files import class_names
 from featlab.errors import FeatlabError
 from featlab.store.network import OwnHead
 

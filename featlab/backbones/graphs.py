@@ -2,14 +2,15 @@
 
 A network that holds others as layers is made flat first (:func:`flat`), so that all that follows
 meets one graph of layers. A layer of ``base`` inside it is ``base/relu`` to a person.
+
+A transformer's tokens ``(b, 1 + h w, d)`` are maps of h × w cells; what stands before the grid
+(class and register tokens) is left out, and the first of it is ``layer@cls``, of one cell.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 _POOLINGS = ("MaxPooling2D", "AveragePooling2D")
+_GRID = re.compile(r"(?:(\d+)\+)?(\d+)x(\d+)")
 _PASSED = ("Dropout", "Flatten", "Reshape")  # change neither the values nor their order
 
 
@@ -56,7 +58,8 @@ def flat(model: keras.Model, size: tuple[int, int] | None = None) -> keras.Model
     entrance = graph.inputs[0]
     _, *own_size, colours = entrance.shape
     nested = any(graph_of(one) is not None for one in graph.operations)
-    if not nested and colours == len(_GREY) and size in (None, tuple(own_size)):
+    plain = colours == len(_GREY) and size in (None, tuple(own_size))
+    if plain and not nested and not isinstance(graph.input_shape, dict):
         return graph
     pixels = keras.Input(
         (*(size or own_size), len(_GREY)), name=entrance._keras_history.operation.name
@@ -89,7 +92,8 @@ def spatial_layers(model: keras.Model) -> dict[str, tuple[int, int, int]]:
 
     Maps of a single cell are left out, unless the network has no other.
     """
-    shapes = {_path_of(node): _map_shape(node) for node in _nodes(model)}
+    size = model.inputs[0].shape[1:3]
+    shapes = {_path_of(node): _map_shape(node, size) for node in _nodes(model)}
     return _wide({name: shape for name, shape in shapes.items() if shape is not None})
 
 
@@ -99,7 +103,7 @@ def last_map(model: keras.Model) -> str:
     A layer on one of several branches holds a part of what the network knows. Where the network
     has no such layer behind its first weights, it is the last one with maps.
     """
-    nodes = _nodes(model)
+    nodes, size = _nodes(model), model.inputs[0].shape[1:3]
     place = {id(node): k for k, node in enumerate(nodes)}
     farthest = dict.fromkeys(range(len(nodes)), 0)  # the last node that takes a node's output
     for k, node in enumerate(nodes):
@@ -109,7 +113,7 @@ def last_map(model: keras.Model) -> str:
         farthest[place[id(source)]] = len(nodes)
     shapes, reached, learned = {}, 0, False
     for k, node in enumerate(nodes):
-        shape = _map_shape(node)
+        shape = _map_shape(node, size)
         kernels = getattr(node.operation, "weights", [])
         learned = learned or any(len(weight.shape) > 1 for weight in kernels)
         if reached <= k and learned and shape is not None:  # no edge passes it by
@@ -129,7 +133,9 @@ def output_of(model: keras.Model, layer: str) -> Any:
     ----------
     model : keras.Model
     layer : str
-        Of a network that was taken apart its path, or the name of what it was inside.
+        Of a network that was taken apart its path, or the name of what it was inside. Of tokens
+        ``layer@1+14x14`` tells how many stand before a grid of how many rows and columns, where the
+        number of tokens does not, and ``layer@cls`` is the first of them.
 
     Raises
     ------
@@ -137,7 +143,8 @@ def output_of(model: keras.Model, layer: str) -> Any:
         No such layer, one that is called several times, or one that gives no maps.
     """
     # Not layer.output: of a layer that was called before, that is a tensor of another graph.
-    name, nodes = layer.replace("/", _INSIDE), _nodes(model)
+    path, _, grid = layer.partition("@")
+    name, nodes = path.replace("/", _INSIDE), _nodes(model)
     calls = [node for node in nodes if node.operation.name == name and not node.is_input]
     calls = calls or [n for n in nodes if n.operation.name.startswith(name + _INSIDE)][-1:]
     if len(calls) != 1:
@@ -147,9 +154,59 @@ def output_of(model: keras.Model, layer: str) -> Any:
             f"last ones with maps: {last}."
         )
     output = calls[0].output_tensors[0]
-    if len(output.shape) != 4:
-        raise FeatlabError(f"layer {layer!r} of {model.name} gives no maps (b, h, w, c).")
-    return output
+    if len(output.shape) == 4 and not grid:
+        return output
+    size = model.inputs[0].shape[1:3]
+    cells = _cells(output.shape, size, grid) if len(output.shape) == 3 else None
+    if cells is None:
+        raise FeatlabError(
+            f"layer {layer!r} of {model.name} gives no maps (b, h, w, c), and no grid of tokens "
+            f"that is known: {tuple(output.shape)}. Name tokens like {path}@1+14x14 (1 before a "
+            "grid of 14 rows and 14 columns)."
+        )
+    return _as_maps(output, cells, "cls" if grid == "cls" else "grid")
+
+
+def _cells(
+    shape: Sequence[int | None], size: Sequence[int], grid: str = ""
+) -> tuple[int, int, int] | None:
+    """Tokens before the grid, its rows and columns, of ``(b, n, d)``; None where they are no grid.
+
+    Where `grid` is empty it is that of square patches of the picture that leaves the fewest tokens
+    before it.
+    """
+    n, spec = shape[1], _GRID.fullmatch(grid)
+    if n is None or shape[2] is None:
+        return None
+    if spec is not None:
+        before, h, w = (int(one or 0) for one in spec.groups())
+        return (before, h, w) if before + h * w <= n else None
+    if grid == "cls":
+        return (0, 1, 1)
+    if grid or None in size:
+        return None
+    for before in range(n // 3 + 1):
+        for patch in range(2, min(size) // 2 + 1):
+            h, w = size[0] // patch, size[1] // patch
+            if h * w == n - before:
+                return before, h, w
+    return None
+
+
+def _as_maps(tokens: keras.KerasTensor, cells: tuple[int, int, int], name: str) -> Any:
+    """Maps ``(b, h, w, d)`` of tokens; the same each time they are asked of one graph."""
+    import keras
+
+    before, h, w = cells
+    operation = tokens._keras_history.operation
+    for node in operation._outbound_nodes:
+        (after, *_) = node.operation._outbound_nodes or [None]
+        if node.operation.name == f"{operation.name}_{name}_tokens" and after is not None:
+            return after.output_tensors[0]
+    some = tokens[:, before : before + h * w]
+    some._keras_history.operation.name = f"{operation.name}_{name}_tokens"
+    shape = (h, w, tokens.shape[2])
+    return keras.layers.Reshape(shape, name=f"{operation.name}_{name}")(some)
 
 
 def _nodes(model: keras.Model) -> list[Any]:
@@ -173,9 +230,12 @@ def _path_of(node: Any) -> str:
     return node.operation.name.replace(_INSIDE, "/")
 
 
-def _map_shape(node: Any) -> tuple[int, int, int] | None:
-    """Height, width and neurons of the maps that a call gives, if it gives any."""
+def _map_shape(node: Any, size: Sequence[int] | None = None) -> tuple[int, int, int] | None:
+    """Height, width and neurons of the maps that a call gives, or of tokens if `size` is given."""
     shape = tuple(getattr(node.output_tensors[0], "shape", ()))
+    if len(shape) == 3 and size is not None and not node.is_input:
+        cells = _cells(shape, size)
+        return cells and (cells[1], cells[2], shape[2])
     maps = not node.is_input and len(shape) == 4 and None not in shape[1:]
     return (shape[1], shape[2], shape[3]) if maps else None
 
@@ -279,69 +339,23 @@ def cloned(model: keras.Model, name: str, **how: Any) -> keras.Model:
         ) from error
 
 
-@cache
-def imagenet_classes() -> tuple[str, ...]:
-    """The 1,000 classes of ILSVRC 2012: a synset's first lemma, with its number where two share it.
-
-    References
-    ----------
-    Russakovsky et al. (2015). ImageNet Large Scale Visual Recognition Challenge. IJCV 115, 211-252.
-    """
-    lines = Path(__file__).with_name("imagenet_classes.txt").read_text("utf-8").splitlines()
-    synsets = [line.split("\t") for line in lines if not line.startswith("#")]
-    names = [lemmas.split(", ")[0] for _, lemmas in synsets]
-    return tuple(
-        name if names.count(name) == 1 else f"{name} ({number})"
-        for name, (number, _) in zip(names, synsets, strict=True)
-    )
-
-
-def class_names(k: int, file: Path | None = None) -> tuple[str, ...]:
-    """Names of the k outputs of a classifier.
-
-    Parameters
-    ----------
-    k : int
-    file : Path, optional
-        A name a line. Without it 1,000 outputs of a network of ImageNet are its classes.
-
-    Raises
-    ------
-    FeatlabError
-        The file has another number of names, or one twice.
-    """
-    if file is None:
-        return imagenet_classes() if k == len(imagenet_classes()) else _numbered(k)
-    if not file.is_file():
-        return _numbered(k)
-    names = tuple(line.strip() for line in file.read_text("utf-8").splitlines() if line.strip())
-    if len(names) != k or len(set(names)) != k:
-        raise FeatlabError(
-            f"{file} must name the {k} classes of the network, each once, a line each; got "
-            f"{len(names)} lines, {len(set(names))} different."
-        )
-    return names
-
-
-def _numbered(k: int) -> tuple[str, ...]:
-    return tuple(f"class {number}" for number in range(k))
-
-
 def find_head(
-    network: keras.Model, last_map: str, names: Path | None
+    network: keras.Model, last_map: str, names: Callable[[int], tuple[str, ...]], known: bool
 ) -> tuple[OwnHead, keras.KerasTensor] | None:
     """The classifier at the end of a Keras network, and its logits in the network's graph.
 
     It is one where a layer of two units or more ends in a softmax, or, if its classes are named
-    (`names`, or a network of ImageNet), in nothing.
+    (`known`), in nothing.
 
     Parameters
     ----------
     network : keras.Model
     last_map : str
         The last layer of maps that is stored.
-    names : Path, optional
-        As in :func:`class_names`.
+    names : callable
+        From the number of classes to their names.
+    known : bool
+        Whether those are names of the network's own.
     """
     if len(network.outputs) != 1 or len(network.outputs[0].shape) != 2:
         return None
@@ -354,7 +368,6 @@ def find_head(
             return None
         node = _below(node)
     softmax = softmax or _activation(node) == "softmax"
-    known = names is None or names.is_file()
     if not _kernel(node) or not (softmax or (known and _activation(node) == "linear")):
         return None
     kernel, *bias = node.operation.get_weights()
@@ -369,7 +382,7 @@ def find_head(
     means = _kind(below) == "GlobalAveragePooling2D"
     linear = means and below.input_tensors[0] is output_of(network, last_map)
     weights = (kernel.T.astype(np.float32), intercept.astype(np.float32)) if linear else ()
-    return OwnHead(class_names(k, names), last_map, *weights), _logits(node)
+    return OwnHead(names(k), last_map, *weights), _logits(node)
 
 
 def _logits(node: Any) -> keras.KerasTensor:

@@ -6,7 +6,6 @@ import difflib
 import inspect
 import os
 import pkgutil
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +13,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from featlab.arguments import check_choice
 from featlab.backbones import efficientnet_lite
-from featlab.backbones._files import cause_of, keras_version, load_keras_file
+from featlab.backbones._files import (
+    HUB,
+    cause_of,
+    checked_preprocessing,
+    keras_version,
+    load_keras_file,
+    load_preset,
+    preprocessing_in_words,
+    preset_scaling,
+    scale_pixels,
+)
 from featlab.errors import FeatlabError
 from featlab.store.network import OwnHead
 
@@ -40,16 +46,6 @@ _INPUT_SIZES = {
 }
 _USUAL_SIZE = 224
 
-_SCALINGS = {
-    "none": "pixels 0 … 255 as they are; the network scales them itself",
-    "unit": "pixels scaled to 0 … 1",
-    "tf": "pixels scaled to −1 … 1",
-    "torch": "pixels scaled to 0 … 1, then the ImageNet mean and deviation of each channel",
-    "caffe": "channels reversed to BGR, the ImageNet mean of each subtracted",
-}
-PREPROCESSING = tuple(_SCALINGS)
-_NUMBERS = r"(-?[\d.]+(?:e-?\d+)?(?:,-?[\d.]+(?:e-?\d+)?){0,2})"
-_MEAN_STD = re.compile(f"mean:{_NUMBERS};std:{_NUMBERS}")
 _MODEL_FILES = (".keras", ".h5", ".hdf5")
 
 
@@ -144,115 +140,6 @@ def find_application(name: str) -> Application:
         ) from None
 
 
-def checked_preprocessing(preprocessing: str) -> str:
-    """One of :data:`PREPROCESSING`, or means and deviations, without blanks.
-
-    Raises
-    ------
-    FeatlabError
-        It is neither.
-    """
-    given = preprocessing.replace(" ", "")
-    if given.startswith("mean:"):
-        _mean_and_std(given)
-    else:
-        check_choice("preprocessing", given, (*PREPROCESSING, "mean:0.5,0.5,0.5;std:0.2,0.2,0.2"))
-    return given
-
-
-def _mean_and_std(preprocessing: str) -> np.ndarray:
-    """Mean and deviation of each channel in pixels 0 … 255, ``(2, 3)``; the numbers are of 0 … 1.
-
-    Where one is above 1, all are of 0 … 255.
-    """
-    match = _MEAN_STD.fullmatch(preprocessing)
-    rows = [[float(one) for one in some.split(",")] for some in match.groups()] if match else []
-    if {len(row) for row in rows} - {1, 3} or not rows or min(rows[1]) <= 0:
-        raise FeatlabError(
-            "preprocessing must be like 'mean:0.485,0.456,0.406;std:0.229,0.224,0.225', one number "
-            f"or three each and no deviation of 0, got {preprocessing!r}."
-        )
-    values = np.array([np.broadcast_to(row, 3) for row in rows])
-    return values if values.max() > 1 else 255 * values
-
-
-def scale_pixels(pixels: Any, preprocessing: str) -> Any:
-    """Float pixels 0 … 255 as :func:`checked_preprocessing` says."""
-    from keras.applications import imagenet_utils
-
-    if preprocessing == "none":
-        return pixels
-    if preprocessing == "unit":
-        return pixels / 255.0
-    if preprocessing.startswith("mean:"):
-        mean, std = _mean_and_std(preprocessing).astype(np.float32)
-        return (pixels - mean) / std
-    return imagenet_utils.preprocess_input(pixels, mode=preprocessing)
-
-
-def preprocessing_in_words(preprocessing: str) -> str:
-    """What a scaling does, after its name; :func:`scaling_of_words` finds the name in it."""
-    if preprocessing in _SCALINGS:
-        return f"{preprocessing}: {_SCALINGS[preprocessing]}"
-    mean, std = (", ".join(f"{x:.4g}" for x in row) for row in _mean_and_std(preprocessing))
-    return f"{preprocessing}: mean {mean} subtracted from pixels 0 … 255, divided by {std}"
-
-
-def scaling_of_words(words: str) -> str | None:
-    """The scaling that :func:`preprocessing_in_words` tells of; None in words of another kind."""
-    name = words.partition(": ")[0]
-    return name if name in PREPROCESSING or name.startswith("mean:") else None
-
-
-_FAR_BETTER, _BY_CHANCE = 0.2, 0.01
-
-
-def better_scaling(
-    model: keras.Model, head: OwnHead, scaling: str, pixels: np.ndarray, codes: np.ndarray
-) -> str:
-    """What says that a network knows its own classes far better under another scaling, if so.
-
-    Far better is a fifth of the pictures, by a sign test (of those that one of the two alone knows)
-    at 0.01: a network that was trained on other scaled pixels runs without an error.
-
-    Parameters
-    ----------
-    model : keras.Model
-        From scaled pixels to maps, and the logits where `head` is not linear.
-    head : OwnHead
-    scaling : str
-        The one that is asked for.
-    pixels : ndarray of shape (n, H, W, 3), uint8
-    codes : ndarray of shape (n,), int
-        Places of the pictures' labels in the classes of `head`.
-
-    Returns
-    -------
-    str
-        A sentence; empty where nothing speaks against `scaling`.
-    """
-    from scipy.stats import binomtest
-
-    def right(scaling: str) -> np.ndarray:
-        outputs = model.predict_on_batch(scale_pixels(pixels.astype(np.float32), scaling))
-        last = outputs[-1] if isinstance(outputs, (list, tuple)) else outputs
-        logits = head.logits(np.asarray(last).mean(axis=(1, 2))) if head.linear else last
-        return np.asarray(logits).argmax(axis=1) == codes
-
-    own = right(scaling)
-    others = {name: right(name) for name in PREPROCESSING if name != scaling}
-    best = max(others, key=lambda name: others[name].sum())
-    gained, lost = (others[best] & ~own).sum(), (own & ~others[best]).sum()
-    n, by = len(own), others[best].mean() - own.mean()
-    if by < _FAR_BETTER or binomtest(int(gained), int(gained + lost)).pvalue > _BY_CHANCE:
-        return ""
-    return (
-        f"with preprocessing={scaling!r} the model's own classifier is right on {own.sum()} of {n} "
-        f"labelled pictures, with {best!r} on {others[best].sum()}: it was probably trained so. "
-        f"Give preprocessing={best!r} (--preprocessing {best})."
-    )
-
-
 def is_model_file(name: str) -> bool:
     """Whether a backbone is named by a file of the user's own."""
     return Path(name).suffix in _MODEL_FILES or Path(name, "saved_model.pb").is_file()
@@ -278,6 +165,8 @@ def find_source(
         raise FeatlabError(f"classifier is for keras.applications; {name} has its own anyway.")
     if is_model_file(name):
         return _model_file(Path(name), weights, size, preprocessing, custom)
+    if name.startswith(HUB):
+        return _preset(name, size, preprocessing)
     if preprocessing is not None:
         raise FeatlabError(f"preprocessing is for .keras files; {name} has its own. Leave it out.")
     if custom:
@@ -382,6 +271,38 @@ def _model_file(
         input_size=size,
         last_layer=None,
         class_names=path.with_suffix(".classes.txt"),
+    )
+
+
+def _scaled(pixels: Any, scale: Any, offset: Any) -> Any:
+    return pixels * scale + offset
+
+
+def _preset(name: str, size: tuple[int, int] | None, preprocessing: str | None) -> Source:
+    if preprocessing is None:
+        known = preset_scaling(name)
+        if known is None:
+            raise FeatlabError(
+                f"{name} tells nothing of its pixels: give preprocessing (--preprocessing)."
+            )
+        scale, offset = known
+        words = f"pixels 0 … 255 times {scale.tolist()}, plus {offset.tolist()}"
+        preprocess: Callable[[Any], Any] = partial(_scaled, scale=scale, offset=offset)
+    else:
+        scaling = checked_preprocessing(preprocessing)
+        words, preprocess = (
+            preprocessing_in_words(scaling),
+            partial(scale_pixels, preprocessing=scaling),
+        )
+    return Source(
+        name=name,
+        weights="preset",
+        weights_file=None,
+        preprocessing=words,
+        build=partial(load_preset, name),
+        preprocess=preprocess,
+        input_size=size,
+        last_layer=None,
     )
 
 

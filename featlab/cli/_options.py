@@ -120,7 +120,8 @@ class Pass:
     backbone: Annotated[
         str,
         typer.Option(
-            help="efficientnet_lite0 … 2, a network of keras.applications, a .keras file."
+            help="efficientnet_lite0 … 2, a network of keras.applications, a .keras file, "
+            "hub:PRESET of keras_hub."
         ),
     ] = "efficientnet_lite0"
     weights: Annotated[
@@ -135,7 +136,8 @@ class Pass:
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated layer names, of a network inside by path (base/out_relu). "
+            help="Comma-separated layer names, of a network inside by path (base/out_relu), of "
+            "tokens with @1+14x14 or @cls behind where needed. "
             "(default: the last feature map)"
         ),
     ] = None
