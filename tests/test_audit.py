@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ from featlab.images import index_images
 from featlab.images.pixels import thumbnail
 from featlab.plots.style import encode
 from featlab.splits import make_split
+from featlab.system.machine import scratch_columns
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from labels import flipped, gaussian, judged
@@ -470,6 +472,60 @@ def test_nearest_features_are_those_of_a_plain_loop(monkeypatch):
         expected |= {(min(row, k), max(row, k)) for k in nearest}
     pairs = set(map(tuple, copies_of.neighbour_pairs(X, 4).tolist()))
     assert pairs == expected and {(k, k + 150) for k in range(50)} <= pairs
+
+
+def memory(work):
+    """The most that is held at a time while something is done, bytes; and what it gives."""
+    tracemalloc.start()
+    try:
+        given = work()
+        return tracemalloc.get_traced_memory()[1], given
+    finally:
+        tracemalloc.stop()
+
+
+def pairs_among(n, c=24, seed=0):
+    """Features on the disk, as those of a large set are, a tenth of them copies of others."""
+    rng = np.random.default_rng(seed)
+    X = scratch_columns(n, c)
+    X[:] = rng.normal(size=(n, c))
+    X[-n // 10 :] = X[: n // 10] + 0.01 * rng.normal(size=(n // 10, c))
+    return X
+
+
+@pytest.mark.parametrize(
+    ("sizes", "at_once"),
+    [((1000, 4000), 100_000), pytest.param((16_000, 40_000), None, marks=pytest.mark.slow)],
+)
+def test_copies_are_sought_in_memory_that_does_not_grow_with_the_square(
+    sizes, at_once, monkeypatch
+):
+    """Of each image more the pairs and its components are held, and no cosine with all others.
+
+    The slow case is that of the constants as they are; of 100,000 images it holds as many cosines.
+    """
+    if at_once:
+        monkeypatch.setattr(copies_of, "_AT_ONCE", at_once)
+    few, many = sizes
+    X, more = (pairs_among(n) for n in sizes)
+    least, _ = memory(lambda: copies_of.neighbour_pairs(X))
+    most, found = memory(lambda: copies_of.neighbour_pairs(more))
+    # Held are 16 pairs, listed, sorted and as two columns, and 24 components: about 1 kB. One
+    # column more of a block of 512 would be 6 kB, of all images 4 bytes for each other.
+    assert (most - least) / (many - few) < 2000
+    found = set(map(tuple, found.tolist()))
+    assert {(row, row + many - many // 10) for row in range(many // 10)} <= found
+
+
+@pytest.mark.slow
+def test_thumbnails_are_laid_on_one_another_in_memory_that_does_not_grow():
+    rng = np.random.default_rng(0)
+    thumbnails = rng.integers(0, 256, (300, 48, 48)).astype(np.uint8)
+    peaks = []
+    for n in (1024, 4096):
+        pairs = rng.integers(0, 300, (n, 2))
+        peaks.append(memory(lambda pairs=pairs: fitted(thumbnails, pairs))[0])
+    assert peaks[1] - peaks[0] < 2**20 < peaks[0]
 
 
 @pytest.mark.slow

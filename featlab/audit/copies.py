@@ -65,6 +65,7 @@ MIN_SIMILARITY = 0.75
 
 _COMPONENTS, _IMAGES_PER_COMPONENT = 128, 8  # what neighbours are sought on
 _BLOCK = 512
+_AT_ONCE = 8_000_000  # cosines in memory, however many images there are
 
 
 def with_split(pairs: pd.DataFrame, split: ArrayLike) -> pd.DataFrame:
@@ -123,12 +124,11 @@ def duplicates(store: MapStore, *, split: ArrayLike | None = None) -> pd.DataFra
     check_same_rows(images=images, split=split)
     sides = np.full(n, "") if split is None else split_sides(split, n)
     exact = _equal_pairs(_column(images, "sha256"))
-    known = set(map(tuple, exact.tolist()))
     X, thumbnails = feature_table(store).to_numpy(), store.thumbnails
     fits = pd.DataFrame(columns=FIT_COLUMNS)
     if thumbnails is not None:
         near = neighbour_pairs(X)
-        near = near[[tuple(pair) not in known for pair in near.tolist()]]
+        near = near[~np.isin(near @ [n, 1], exact @ [n, 1])]
         fits = fitted(thumbnails, near)
         fits = fits[fits["similarity"] >= MIN_SIMILARITY]
     pairs = np.concatenate([exact, fits[["row_a", "row_b"]].to_numpy(np.intp)])
@@ -326,16 +326,17 @@ def neighbour_pairs(X: NDArray[np.floating], k: int = NEIGHBOURS) -> Rows:
     n = len(X)
     k = min(k, n - 1)
     unit = _whitened(X)
-    pairs = [np.zeros((0, 2), dtype=np.intp)]
-    for start in range(0, n if k > 0 else 0, _BLOCK):
-        block = np.arange(start, min(start + _BLOCK, n))
+    pairs = [np.zeros(0, dtype=np.intp)]
+    step = max(1, min(_BLOCK, _AT_ONCE // max(n, 1)))
+    for start in range(0, n if k > 0 else 0, step):
+        block = np.arange(start, min(start + step, n))
         cosine = unit[block] @ unit.T
         cosine[block - start, block] = -np.inf
         nearest = np.argpartition(cosine, n - k, axis=1)[:, n - k :]
         is_near = np.take_along_axis(cosine, nearest, axis=1) >= LEAST_COSINE
-        own, _ = np.nonzero(is_near)
-        pairs.append(np.column_stack([block[own], nearest[is_near]]))
-    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
+        own, other = block[np.nonzero(is_near)[0]], nearest[is_near]
+        pairs.append(np.minimum(own, other) * n + np.maximum(own, other))  # a pair as one number
+    return np.column_stack(np.divmod(np.unique(np.concatenate(pairs)), max(n, 1)))
 
 
 def _whitened(X: NDArray[np.floating]) -> Floats:
