@@ -192,7 +192,9 @@ def test_blur_lowers_the_sharpness_and_nothing_else_much(tmp_path):
 
 
 def test_objects_are_measured_in_shares_of_the_picture(tmp_path):
-    images = save_all(tmp_path, {f"a/{i}.png": Image.new("RGB", (100, 50)) for i in range(3)})
+    images = save_all(
+        tmp_path, {f"a/{i}.png": Image.new("RGB", (100, 50), "red") for i in range(3)}
+    )
     corners = [(0, 0, 50, 50), (25, 0, 75, 50), (0, 0, 10, 10)]
     boxes = pd.DataFrame(corners, columns=["xmin", "ymin", "xmax", "ymax"])
     boxes = boxes.assign(image=[0, 0, 2], kind="object", label="a")
@@ -921,5 +923,5 @@ def test_pictures_are_read_once_each(monkeypatch, picture_folder):
     images, _, _ = index_images(picture_folder({"a": 4, "b": 4}))
     calls = []
     decode = room.decode_picture
-    monkeypatch.setattr(room, "decode_picture", lambda data: calls.append(1) or decode(data))
+    monkeypatch.setattr(room, "decode_picture", lambda *given: calls.append(1) or decode(*given))
     assert read_pictures(images).readable.all() and len(calls) == 8

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import FakeBackbone
 from PIL import Image
 
 from featlab import FeatlabError
-from featlab.images import index_images
+from featlab.extract import extract_maps
+from featlab.images import decode_picture, index_images, index_pictures
 from featlab.images._layout import split_of
+from featlab.images.pixels import InputReader, intensity_of
+from featlab.store import MapStore
 
 SIDE = 40
 CLASSES = ("apple", "banana")
@@ -510,3 +515,119 @@ def test_what_featlab_has_written_among_the_pictures_is_no_class(tmp_path, mark)
     images, _, skipped = index_images(tmp_path)
     assert len(images) == 6 and set(images["label"]) == set(CLASSES)
     assert skipped["path"].tolist() == ["results"] and "featlab" in skipped["reason"][0]
+
+
+# -------------------------------------------------------------------------------------- grey levels
+
+
+def draw_grey(root: Path, change, suffix: str = ".tiff", n: int = 6) -> dict[str, np.ndarray]:
+    """Grey pictures of 8 bits, written as `change` makes them; path → the 8 bits."""
+    grey = {}
+    for k in range(n):
+        path = f"{CLASSES[k % 2]}/{k}{suffix}"
+        pixels = np.random.default_rng(k).integers(0, 240, (SIDE, SIDE)).astype(np.uint8)
+        pixels[0, 0] = 255 if k == 0 else 0
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(change(pixels)).save(root / path)
+        grey[path] = pixels
+    return grey
+
+
+def read(images: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What the network is given, in grey."""
+    reader = InputReader(images, (SIDE, SIDE))
+    return {path: reader(row)[0][..., 0] for row, path in enumerate(images["path"])}
+
+
+@pytest.mark.parametrize("suffix", [".tiff", ".png"])
+def test_twelve_bits_in_sixteen(tmp_path, suffix, caplog):
+    grey = draw_grey(tmp_path, lambda p: p.astype(np.uint16) * 16, suffix)
+    images, _, _ = index_images(tmp_path)
+    assert "levels" not in images and len(caplog.records) == 1
+    told = (
+        "the 16-bit pictures use 1/16 of their range .*4080 of 65535.*16 of 256 .*--intensity set"
+    )
+    assert re.search(told, caplog.text)
+    assert max(np.ptp(one) for one in read(images).values()) <= 16
+    images, _, _ = index_images(tmp_path, intensity="set")
+    assert set(images["levels"]) == {"integer 0 4080"}
+    for path, pixels in read(images).items():
+        np.testing.assert_array_equal(pixels, grey[path])
+    for path, pixels in read(index_images(tmp_path, intensity="file")[0]).items():
+        assert (pixels.min(), pixels.max()) == (0, 255) and path in grey
+
+
+def test_values_up_to_127_in_sixteen_bits(tmp_path):
+    grey = draw_grey(tmp_path, lambda p: (p // 2).astype(np.uint16))
+    with pytest.raises(
+        FeatlabError, match="every picture is constant.*up to 127 of 65535: --intens"
+    ):
+        index_images(tmp_path)
+    images, _, _ = index_images(tmp_path, intensity="set")
+    for path, pixels in read(images).items():
+        np.testing.assert_array_equal(pixels, grey[path] // 2 * 2)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_black_pictures_are_told(tmp_path, suffix):
+    draw_grey(tmp_path, np.zeros_like, suffix)
+    with pytest.raises(FeatlabError, match="every picture is constant: all pixels of all 6 pictur"):
+        index_images(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_dark_pictures_of_eight_bits(tmp_path, suffix, caplog):
+    grey = draw_grey(tmp_path, lambda p: p // 16, suffix)
+    index_images(tmp_path)
+    assert "the 8-bit pictures use 1/16 of their range" in caplog.text
+    images, _, _ = index_images(tmp_path, intensity="set")
+    # A JPEG swings above what was drawn.
+    assert set(images["levels"]) == {f"byte 0 {15.9375 if suffix == '.png' else 31.875}"}
+    if suffix == ".png":
+        for path, pixels in read(images).items():
+            np.testing.assert_array_equal(pixels, grey[path] // 16 * 16)
+
+
+def test_floats_of_any_range_have_one_scale(tmp_path, caplog):
+    draw_grey(tmp_path, lambda p: p.astype(np.float32) * 8 - 1024)
+    index_images(tmp_path)
+    assert "6 pictures of floating-point numbers are stretched" in caplog.text
+    assert set(index_images(tmp_path, intensity="set")[0]["levels"]) == {"float -1024 1016"}
+
+
+def test_usual_pictures_are_told_nothing(tmp_path, caplog):
+    draw_grey(tmp_path, lambda p: p.astype(np.uint16) * 257)
+    draw_set(tmp_path)
+    index_images(tmp_path)
+    assert not caplog.records
+
+
+def test_the_scale_is_part_of_what_a_store_is(tmp_path):
+    draw_grey(tmp_path / "set", lambda p: p.astype(np.uint16) * 16)
+    plain, _, _ = index_images(tmp_path / "set")
+    scaled, _, _ = index_images(tmp_path / "set", intensity="set")
+    path = tmp_path / "maps.h5"
+    extract_maps(scaled, FakeBackbone(), path).close()
+    with MapStore(path) as store:
+        assert store.provenance["intensity"] == "integer 0 4080" == intensity_of(store.images)
+        first = store.maps([0])
+        new, _ = index_pictures(tmp_path / "set", intensity=store.provenance["intensity"])
+    assert new["levels"].tolist() == scaled["levels"].tolist()
+    backbone = FakeBackbone()
+    extract_maps(scaled, backbone, path).close()
+    assert backbone.calls == 0
+    with pytest.raises(FeatlabError, match="made with another image set digest"):
+        extract_maps(plain, FakeBackbone(), path)
+    other = tmp_path / "other.h5"
+    extract_maps(plain, FakeBackbone(), other).close()
+    with pytest.raises(FeatlabError, match="another intensity: None there, integer 0 4080 asked"):
+        extract_maps(scaled, FakeBackbone(), other)
+    with MapStore(other) as store:
+        assert "levels" not in store.images and np.abs(store.maps([0]) - first).max() > 0.1
+
+
+def test_a_file_of_other_numbers_is_decoded_with_its_own_levels(tmp_path):
+    draw_grey(tmp_path, lambda p: p.astype(np.uint16) * 16)
+    data = (tmp_path / "apple" / "0.tiff").read_bytes()
+    assert decode_picture(data, "integer 0 2040").max() == 255
+    assert decode_picture(data, "integer 0 8160").max() == 128

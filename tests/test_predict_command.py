@@ -343,6 +343,11 @@ def test_drawn_pictures_are_not_asked_though_a_link_leads_to_them(ask, tmp_path)
     folder, out = some_pictures(tmp_path / "pictures", ["a.jpg"]), tmp_path / "out"
     (folder / "up").symlink_to(tmp_path)
     ask(folder, "--pictures", "boxes", out=out)
+    asked = pd.read_csv(out / "predictions.csv")["path"].tolist()
+    ask(folder, out=out)
+    assert pd.read_csv(out / "predictions.csv")["path"].tolist() == asked
+    (out / "pictures" / ".featlab").unlink()
+    (out / ".featlab-results").unlink()
     with pytest.raises(FeatlabError, match="which is asked for, lies in .*out"):
         ask(folder, out=out)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from featlab.arguments import Progress, check_columns, tracked
 from featlab.errors import FeatlabError
 from featlab.images import decode_picture
+from featlab.images.pixels import levels_of
 
 Floats = NDArray[np.float64]
 _Rows = NDArray[np.int16]
@@ -162,7 +163,9 @@ def read_pictures(
     readable = np.zeros(len(paths), dtype=np.bool_)
     Image.init()  # loads Pillow's plug-ins before threads do
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
-        measured = threads.map(lambda path: _measure(folder / path), paths)
+        measured = threads.map(
+            lambda path, levels: _measure(folder / path, levels), paths, levels_of(images)
+        )
         for row, measures in zip(tracked(range(len(paths)), progress), measured, strict=True):
             if measures is not None:
                 statistics[row] = measures
@@ -177,12 +180,12 @@ def _folder(images: pd.DataFrame, root: str | os.PathLike[str] | None) -> Path:
     return Path(images["folder"].iloc[0] if root is None else root)
 
 
-def _measure(path: Path) -> Floats | None:
+def _measure(path: Path, levels: str) -> Floats | None:
     try:
         if not path.is_file():  # a pipe would be waited for
             return None
         data = path.read_bytes()
-        pixels = decode_picture(data)
+        pixels = decode_picture(data, levels)
     except (OSError, FeatlabError):
         return None
     height, width = pixels.shape[:2]

@@ -204,6 +204,13 @@ class Pass:
         str | None,
         typer.Option(help="pixels, or shares of the picture's sides. (default: pixels)"),
     ] = None
+    intensity: Annotated[
+        str | None,
+        typer.Option(
+            help="What becomes black and white of 8 bits: dtype, the number format's range; set, "
+            "that of the whole set; file, of each file. (default: dtype)"
+        ),
+    ] = None
     on_error: Annotated[
         str,
         typer.Option(

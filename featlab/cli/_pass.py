@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 _N_SCENES = 240
 _READING = (
     *("classes", "group_from", "split_from", "label_from", "label_from_boxes", "box_units"),
-    "on_error",
+    *("intensity", "on_error"),
 )
 _LIBRARY_CHATTER = re.compile(
     r"[IW]\d{4} .*\.cc:\d+\]|E\d{4} .*(cuda|oneDNN)|WARNING: All log messages before absl"
@@ -272,7 +272,9 @@ def predict(
     predictor = featlab.predict.load_predictor(model)
     if box_head is not None:
         predictor = predictor.with_box_head(featlab.boxheads.load_box_head(box_head))
-    images, skipped = featlab.images.index_pictures(pictures, on_error=on_error)
+    images, skipped = featlab.images.index_pictures(
+        pictures, intensity=predictor.intensity, on_error=on_error
+    )
     made = {"pictures": pictures_drawn != "none"}
     featlab.predict.check_before_the_pass(output, images, wanted, **made)
     with libraries_silenced():

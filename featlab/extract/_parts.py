@@ -19,7 +19,7 @@ import pandas as pd
 
 from featlab.arguments import check_choice, check_whole
 from featlab.errors import FeatlabError
-from featlab.images.pixels import JPEG_MARGIN, InputReader, jpeg_factor
+from featlab.images.pixels import JPEG_MARGIN, InputReader, intensity_of, jpeg_factor
 from featlab.store.format import BOX_DTYPES, Tables
 from featlab.store.network import ANOTHER_PATH, DECIDING, MOST, OwnHead, refuse_other_output
 from featlab.store.rows import Piece
@@ -137,10 +137,11 @@ def store_key(images: pd.DataFrame, backbone: MapSource, options: PassOptions) -
 
     The engine is not part of it: in float32 all engines agree to 1e-4 of the largest activation.
     `jpeg_scaling` is there only where a picture is large enough to be scaled while it is decoded,
-    `own_logits` only where all are asked for.
+    `own_logits` only where all are asked for, `intensity` only where the set has levels of its own.
     """
     scaling = {"jpeg_scaling": f"to {JPEG_MARGIN} times the input"}
     every = {"own_logits": "all"} if options.own_logits == "all" else {}
+    every |= {"intensity": intensity_of(images)} if "levels" in images else {}
     return {
         **backbone.identity(),
         **every,
@@ -148,7 +149,7 @@ def store_key(images: pd.DataFrame, backbone: MapSource, options: PassOptions) -
         "precision": precision_of(backbone),
         "resize": options.resize,
         "dtype": options.dtype,
-        "image_set_digest": _digest(images[["path", "sha256"]]),
+        "image_set_digest": _digest(images[["path", "sha256", *({"levels"} & set(images))]]),
     }
 
 

@@ -23,6 +23,7 @@ from featlab.images._index import (
     report_problems,
     skipped_table,
 )
+from featlab.images._intensity import like
 from featlab.images._layout import Candidate, Listing, read_listed
 from featlab.images.decode import cut, decode_picture, is_picture_name, printable
 
@@ -34,6 +35,7 @@ _WHAT = "give picture files, folders, patterns such as 'trip/*.jpg', or a CSV fi
 def index_pictures(
     pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
+    intensity: str = "",
     on_error: str = "raise",
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -44,6 +46,9 @@ def index_pictures(
     pictures : path-like, or sequence of path-like
         Files; folders, whose pictures may lie at any depth; patterns (``**`` is any folders); CSV
         files with a column ``path``, relative to their own folder.
+    intensity : str
+        How the grey levels of another set were brought to 8 bits, as its store tells; these are
+        like them. "": as the number formats have it.
     on_error : {"raise", "skip"}
         What to do about files that cannot be used: one error that lists them, or leave them out and
         list them in `skipped`.
@@ -82,11 +87,14 @@ def index_pictures(
             candidates.append(Candidate(path, ""))
         else:
             problems.append(Problem(printable(path), "its name is not valid UTF-8"))
-    rows, unusable = inspect_all(root, candidates, progress)
+    rows, unusable = inspect_all(root, candidates, progress, exact=bool(intensity))
     problems += unusable
     listing = Listing(root, candidates, problems, is_selection=True)
     report_problems(listing, problems, on_error, n_usable=len(rows))
-    return image_table(rows, root), skipped_table(problems)
+    images = image_table(rows, root)
+    if intensity:
+        images["levels"] = like(intensity, [row[1].range for row in rows])
+    return images, skipped_table(problems)
 
 
 def _files_of(source: str, problems: list[Problem]) -> tuple[str, list[str]]:

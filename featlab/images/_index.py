@@ -18,6 +18,7 @@ from featlab.arguments import Progress, check_choice, is_unlabelled, tracked
 from featlab.errors import FeatlabError
 from featlab.images._annotations import Problem
 from featlab.images._boxes import labels_of_boxes, make_box_table
+from featlab.images._intensity import check_range, set_levels
 from featlab.images._layout import Candidate, Listing, Patterns, list_source, of_classes
 from featlab.images.decode import Inspection, cut, inspect_picture, os_reason, prepare, printable
 
@@ -36,6 +37,7 @@ def index_images(
     label_from: str | None = None,
     label_from_boxes: str | None = None,
     box_units: str | None = None,
+    intensity: str = "dtype",
     on_error: str = "raise",
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -79,6 +81,10 @@ def index_images(
     box_units : {"pixels", "shares"}, optional
         What coordinates are whose format does not say. By default pixels; coordinates that all lie
         between 0 and 1 are refused.
+    intensity : {"dtype", "set", "file"}
+        What becomes black and white of 8 bits: the range of the number format
+        (:func:`decode_picture`); one scale for all files of a format, 0 to the power of two above
+        the largest value of the set; or the smallest and largest value of each file.
     on_error : {"raise", "skip"}
         What to do about files and boxes that cannot be used: one error that lists them all, or
         leave them out and list them in `skipped`.
@@ -89,7 +95,8 @@ def index_images(
     -------
     images : DataFrame
         The image table, sorted by path: path, label, split, group (str, "" where absent), width,
-        height (int, pixels as shown), sha256, folder (absolute; the paths are relative to it).
+        height (int, pixels as shown), sha256, folder (absolute; the paths are relative to it);
+        with `intensity` not "dtype" also levels ("depth black white", values in the file).
     boxes : DataFrame
         The box table: image (row number of the image table), kind, label, xmin, ymin, xmax, ymax
         (pixels of the picture as shown, continuous).
@@ -105,9 +112,11 @@ def index_images(
     check_choice("on_error", on_error, ("raise", "skip"))
     check_choice("label_from_boxes", label_from_boxes, ("largest", "only", None))
     check_choice("box_units", box_units, ("pixels", "shares", None))
+    check_choice("intensity", intensity, ("dtype", "set", "file"))
     wanted = None if classes is None else [str(name) for name in classes]
     listing = list_source(source, Patterns(label_from, split_from, group_from), wanted)
-    rows, problems = inspect_all(listing.root, listing.candidates, progress)
+    exact = intensity != "dtype"
+    rows, problems = inspect_all(listing.root, listing.candidates, progress, exact=exact)
     boxes, box_problems = make_box_table(
         listing.root,
         {candidate.path: inspection for candidate, inspection, _ in rows},
@@ -124,7 +133,12 @@ def index_images(
     if is_unlabelled([row[0].label for row in rows]):
         noun = "1 picture" if len(rows) == 1 else f"{len(rows)} pictures"
         _log.info("%s without labels: none in a class folder or column label", noun)
-    return image_table(rows, listing.root), boxes, skipped_table(problems)
+    images, ranges = image_table(rows, listing.root), [row[1].range for row in rows]
+    if exact:
+        images["levels"] = set_levels(ranges, intensity)
+    else:
+        check_range(ranges)
+    return images, boxes, skipped_table(problems)
 
 
 def _labelled_by_boxes(
@@ -157,14 +171,14 @@ def _labelled_by_boxes(
 
 
 def inspect_all(
-    root: Path, candidates: list[Candidate], progress: Progress | None
+    root: Path, candidates: list[Candidate], progress: Progress | None, *, exact: bool = False
 ) -> tuple[list[_Row], list[Problem]]:
     """Size and digest of each picture; one that cannot be used is a problem, and loses no other."""
     prepare()
     rows: list[_Row] = []
     problems: list[Problem] = []
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
-        results = threads.map(lambda candidate: _inspect(root, candidate), candidates)
+        results = threads.map(lambda candidate: _inspect(root, candidate, exact), candidates)
         for candidate, result in zip(tracked(candidates, progress), results, strict=True):
             if isinstance(result, Problem):
                 problems.append(result)
@@ -173,10 +187,10 @@ def inspect_all(
     return rows, problems
 
 
-def _inspect(root: Path, candidate: Candidate) -> tuple[Inspection, str] | Problem:
+def _inspect(root: Path, candidate: Candidate, exact: bool) -> tuple[Inspection, str] | Problem:
     try:
         data = _read(root / candidate.path)
-        return inspect_picture(data), hashlib.sha256(data).hexdigest()
+        return inspect_picture(data, whole=exact), hashlib.sha256(data).hexdigest()
     except FeatlabError as error:
         return Problem(printable(candidate.path), str(error))
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
 from featlab.errors import FeatlabError
+from featlab.images._intensity import between, by_format
 
 MAX_PIXELS = 178_956_970
 """Largest picture that is decoded, in pixels: where Pillow's own default refuses too (about half a
@@ -47,11 +48,23 @@ class Inspection:
         In pixels, as shown (after EXIF rotation).
     orientation : int
         EXIF orientation, 1 to 8.
+    depth : {"byte", "integer", "float"}
+        Number format of the file: 8 bits, more, or floating point.
+    low, high : float
+        Smallest and largest value in the file; of a JPEG about, unless it is asked for.
     """
 
     width: int
     height: int
     orientation: int
+    depth: str = "byte"
+    low: float = 0
+    high: float = 255
+
+    @property
+    def range(self) -> tuple[str, float, float]:
+        """Number format, smallest and largest value."""
+        return self.depth, self.low, self.high
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ class ScaledPicture:
         return np.array(self.image)
 
 
-def decode_picture(data: bytes) -> npt.NDArray[np.uint8]:
+def decode_picture(data: bytes, levels: str = "") -> npt.NDArray[np.uint8]:
     """Decode a picture file to RGB as a viewer shows it.
 
     The kind of file is told from its bytes, not from its name. The EXIF orientation is applied.
@@ -94,6 +107,10 @@ def decode_picture(data: bytes) -> npt.NDArray[np.uint8]:
     ----------
     data : bytes
         The whole file.
+    levels : str
+        "depth black white": the values of the file that become 0 and 255; "" for what is said
+        above. It is column `levels` of an image table (argument `intensity` of
+        :func:`featlab.images.index_images`).
 
     Returns
     -------
@@ -106,10 +123,10 @@ def decode_picture(data: bytes) -> npt.NDArray[np.uint8]:
         than :data:`MAX_PIXELS` pixels.
     """
     with _opened(data) as image:
-        return _rgb_pixels(image)
+        return _rgb_pixels(image, levels)
 
 
-def decode_scaled(data: bytes, factor: int) -> ScaledPicture:
+def decode_scaled(data: bytes, factor: int, levels: str = "") -> ScaledPicture:
     """Decode a picture as :func:`decode_picture` does, but a JPEG at a part of its size.
 
     libjpeg computes a half, a quarter or an eighth of the rows and columns straight from the
@@ -122,6 +139,8 @@ def decode_scaled(data: bytes, factor: int) -> ScaledPicture:
     factor : {1, 2, 4, 8}
         What the sides of a JPEG are divided by (:func:`jpeg_factor`); other formats are decoded
         whole.
+    levels : str
+        As in :func:`decode_picture`.
 
     Raises
     ------
@@ -138,7 +157,8 @@ def decode_scaled(data: bytes, factor: int) -> ScaledPicture:
         image.load()
         orientation = _orientation(image) or 1
         # What Pillow decoded need not be copied and handed back to it.
-        pixels = None if orientation == 1 and _is_plain(image) else _rgb_pixels(image)
+        as_it_is = orientation == 1 and _is_plain(image) and not levels
+        pixels = None if as_it_is else _rgb_pixels(image, levels)
     if pixels is not None:
         image.close()  # frees its memory first
         image = Image.fromarray(pixels)
@@ -153,8 +173,15 @@ def decode_scaled(data: bytes, factor: int) -> ScaledPicture:
     return ScaledPicture(image, (x, y, x + right, y + bottom), width, height)
 
 
-def inspect_picture(data: bytes) -> Inspection:
-    """Decode a picture only to learn that it can be decoded, and its size as shown.
+def inspect_picture(data: bytes, *, whole: bool = False) -> Inspection:
+    """Decode a picture only to learn that it can be decoded, its size as shown and its range.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    whole : bool
+        Decode a JPEG at its full size, too, for its exact range.
 
     Raises
     ------
@@ -163,9 +190,11 @@ def inspect_picture(data: bytes) -> Inspection:
     """
     with _opened(data) as image:
         orientation = _orientation(image)
-        if image.format not in _JPEG_FORMATS:
-            height, width = _rgb_pixels(image).shape[:2]
-            return Inspection(width, height, orientation or _orientation(image) or 1)
+        if whole or image.format not in _JPEG_FORMATS:
+            pixels = _rgb_pixels(image)
+            height, width = pixels.shape[:2]
+            turned = orientation or _orientation(image) or 1
+            return Inspection(width, height, turned, *_range_of(image, pixels))
         orientation = orientation or 1
         width, height = image.size
         # At 1/8 of the size libjpeg still reads every byte but computes far fewer pixels.
@@ -173,7 +202,17 @@ def inspect_picture(data: bytes) -> Inspection:
         image.load()
         if orientation >= 5:
             width, height = height, width
-        return Inspection(width, height, orientation)
+        extremes = np.ravel(image.getextrema())
+        return Inspection(
+            width, height, orientation, "byte", float(extremes.min()), float(extremes.max())
+        )
+
+
+def _range_of(image: Image.Image, pixels: npt.NDArray[np.uint8]) -> tuple[str, float, float]:
+    """Number format, and smallest and largest value of the file."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _grey_range(image)
+    return "byte", float(pixels.min()), float(pixels.max())
 
 
 def is_picture_name(name: str) -> bool:
@@ -309,14 +348,14 @@ def _is_read(image: Image.Image) -> bool:
     return not getattr(image, "tile", None)
 
 
-def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+def _rgb_pixels(image: Image.Image, levels: str = "") -> npt.NDArray[np.uint8]:
     image.load()
     # Asked after loading: Pillow turns some formats (TIFF) while loading and drops the tag.
     orientation = _orientation(image) or 1
     width, height = image.size
     pixels = np.empty((*((width, height) if orientation >= 5 else (height, width)), 3), np.uint8)
     as_stored = _as_stored(pixels, orientation)
-    convert = _converter(image)
+    convert = _converter(image, levels)
     for top, band in _bands(image):
         as_stored[top : top + band.height] = convert(band)
     return pixels
@@ -355,11 +394,15 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, width, min(top + step, height)))
 
 
-def _converter(image: Image.Image) -> Callable[[Image.Image], npt.NDArray[np.uint8]]:
+def _converter(image: Image.Image, levels: str) -> Callable[[Image.Image], npt.NDArray[np.uint8]]:
     """What makes RGB of a band, shape (h, w, 3), or grey, shape (h, w, 1)."""
     if image.mode == "F" or image.mode.startswith("I"):
-        scale = _grey_scale(image)
+        scale = between(levels) if levels else by_format(*_grey_range(image))
         return lambda band: scale(np.asarray(band))[:, :, np.newaxis]
+    if levels:
+        plain = _converter(image, "")
+        new = between(levels)(np.arange(256))
+        return lambda band: new[plain(band)]
     if _is_plain(image):
         return np.asarray
     if image.has_transparency_data:
@@ -380,18 +423,10 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         raise FeatlabError(f"its colour mode {image.mode} cannot be turned into RGB") from error
 
 
-def _grey_scale(
-    image: Image.Image,
-) -> Callable[[npt.NDArray[np.generic]], npt.NDArray[np.uint8]]:
-    """What brings 16-bit, 32-bit or floating-point grey to bytes, from the whole's range."""
+def _grey_range(image: Image.Image) -> tuple[str, float, float]:
+    """Number format of grey of many bits, and its smallest and largest value."""
     ranges = [(band.min(), band.max()) for band in (np.asarray(b) for _, b in _bands(image))]
     low, high = float(np.min(ranges)), float(np.max(ranges))
     if not np.isfinite([low, high]).all():
         raise FeatlabError("it has pixels that are not finite numbers")
-    is_integer = np.issubdtype(np.asarray(ranges).dtype, np.integer)
-    for top in [65535.0] if is_integer else [1.0, 255.0]:
-        if low >= 0 and high <= top:
-            return lambda grey: np.rint(grey.astype(np.float64) * (255 / top)).astype(np.uint8)
-    # Here high > low: a constant that fits nowhere has no contrast to keep.
-    factor = 255 / max(high - low, 1e-300)
-    return lambda grey: np.rint((grey.astype(np.float64) - low) * factor).astype(np.uint8)
+    return "float" if image.mode == "F" else "integer", low, high

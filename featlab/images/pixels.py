@@ -16,6 +16,7 @@ from PIL import Image
 
 from featlab.arguments import check_choice, check_columns
 from featlab.errors import FeatlabError
+from featlab.images._intensity import scales_of
 from featlab.images.decode import Inspection, ScaledPicture, decode_scaled
 
 JPEG_MARGIN = 3
@@ -120,7 +121,7 @@ class InputReader:
         FeatlabError
             The picture is missing, has changed since it was indexed, or cannot be decoded.
         """
-        folder, path, digest, width, height = (column[row] for column in self._columns)
+        folder, path, digest, width, height, levels = (column[row] for column in self._columns)
         file = Path(folder, path)
         try:
             data = file.read_bytes()
@@ -130,7 +131,7 @@ class InputReader:
             raise FeatlabError(f"{file} has changed since the folder was indexed; index it again.")
         factor = jpeg_factor(path, width, height, self.size, self.mode) if self.scaled else 1
         try:
-            picture = decode_scaled(data, factor)
+            picture = decode_scaled(data, factor, levels)
         except FeatlabError as error:
             raise FeatlabError(f"{file}: {error}") from error
         return resize_picture(picture.image, self.size, self.mode, box=picture.box), picture
@@ -138,7 +139,18 @@ class InputReader:
     @cached_property
     def _columns(self) -> list[ExtensionArray]:
         """What is needed of a picture; to cut rows out of the table takes much longer."""
-        return [self.images[name].array for name in ("folder", "path", "sha256", "width", "height")]
+        names = ("folder", "path", "sha256", "width", "height")
+        return [*(self.images[name].array for name in names), levels_of(self.images).array]
+
+
+def levels_of(images: pd.DataFrame) -> pd.Series:
+    """Column ``levels`` of an image table, "" where it has none: values as the format has them."""
+    return images["levels"] if "levels" in images else pd.Series("", images.index)
+
+
+def intensity_of(images: pd.DataFrame) -> str:
+    """How grey levels were brought to 8 bits, of an image table with ``levels``."""
+    return scales_of(images["levels"].tolist())
 
 
 def picture_frame(

@@ -12,7 +12,7 @@ import pandas as pd
 from featlab import images, localise, predict
 from featlab.arguments import in_turn
 from featlab.errors import FeatlabError
-from featlab.images.pixels import resize_picture
+from featlab.images.pixels import levels_of, resize_picture
 from featlab.results.analysis import HeadResults, Results
 from featlab.results.localisation import WITHOUT_BOXES, Localisation
 from featlab.results.pictures import Examples, Gallery, MethodExamples, Samples
@@ -32,11 +32,12 @@ Load = Callable[[int], "np.ndarray | None"]
 
 def picture_loader(store: MapStore) -> Load:
     """A function from row number to the picture, None where it is not to be had any more."""
-    root = store.root
+    root, levels = store.root, levels_of(store.images)
 
     def load(row: int) -> np.ndarray | None:
         try:
-            return images.decode_picture((root / store.images["path"].iloc[row]).read_bytes())
+            data = (root / store.images["path"].iloc[row]).read_bytes()
+            return images.decode_picture(data, levels.iloc[row])
         except (OSError, FeatlabError):
             return None
 

@@ -27,7 +27,7 @@ from featlab.finetune.fitting import FineTuned
 from featlab.finetune.network import map_network
 from featlab.heads.models import prediction_rows
 from featlab.heads.scores import scores_of
-from featlab.images.pixels import resize_picture
+from featlab.images.pixels import levels_of, resize_picture
 from featlab.intervals import interval_name
 from featlab.pipeline.detectors import find_detectors
 from featlab.results.analysis import HeadResults
@@ -428,9 +428,9 @@ def small_images_table(
 def _differences(scores: Mapping[str, HeadResults]) -> pd.DataFrame:
     """Each way's logistic head against the last one's, on the same test images."""
     *_, last = scores
-    named = [one.of("logistic").assign(head=name) for name, one in scores.items()]
+    named = pd.concat([one.of("logistic").assign(head=name) for name, one in scores.items()])
     models = {name: one.models["logistic"] for name, one in scores.items()}
-    joined = replace(scores[last], predictions=pd.concat(named), models=models)
+    joined = replace(scores[last], predictions=named, models=models)
     columns = ["difference", "difference_low", "difference_high", "p"]
     return heads.compare_heads(joined, b=last)[columns].reindex(range(len(scores)))
 
@@ -438,13 +438,13 @@ def _differences(scores: Mapping[str, HeadResults]) -> pd.DataFrame:
 def _small_copies(table: pd.DataFrame, folder: Path, side: int) -> pd.DataFrame:
     """Copies of the pictures at `side` × `side` px, as PNG, and their image table."""
     root, digests, paths = Path(table["folder"].iloc[0]), [], []
-    for path in table["path"]:
-        pixels = images.decode_picture((root / path).read_bytes())
-        buffer = io.BytesIO()
-        Image.fromarray(resize_picture(pixels, (side, side))).save(buffer, "png")
+    for path, levels in zip(table["path"], levels_of(table), strict=True):
+        pixels = images.decode_picture((root / path).read_bytes(), levels)
+        Image.fromarray(resize_picture(pixels, (side, side))).save(buffer := io.BytesIO(), "png")
         target = folder / f"{path}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(buffer.getvalue())
         digests.append(hashlib.sha256(buffer.getvalue()).hexdigest())
         paths.append(f"{path}.png")
+    table = table.drop(columns="levels", errors="ignore")  # in 8 bits by now
     return table.assign(path=paths, sha256=digests, width=side, height=side, folder=str(folder))

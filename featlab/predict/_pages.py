@@ -19,7 +19,7 @@ from featlab.arguments import true_boxes
 from featlab.boxes.geometry import CORNERS, best_iou
 from featlab.errors import FeatlabError
 from featlab.images.decode import decode_scaled
-from featlab.images.pixels import jpeg_factor, resize_picture
+from featlab.images.pixels import jpeg_factor, levels_of, resize_picture
 from featlab.localise import heat_on_picture
 from featlab.localise.heat import timed_heats
 from featlab.predict._parts import Floats
@@ -257,7 +257,8 @@ def _pictures(
 
     Under the heat map of the class that is `asked` for, where one is for each of the rows.
     """
-    images = store.images[["path", "width", "height"]].to_numpy(object)
+    table = store.images.assign(levels=levels_of(store.images))
+    images = table[["path", "width", "height", "levels"]].to_numpy(object)
     frames = np.asarray(store.frames)
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(rows), _BLOCK):
@@ -276,12 +277,12 @@ def _pictures(
 
 
 def _read(root: Path, image: NDArray[Any], side: int) -> Image.Image | None:
-    path, width, height = image
+    path, width, height, levels = image
     scale = min(1.0, side / max(width, height))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     try:
         data = (root / path).read_bytes()
-        picture = decode_scaled(data, jpeg_factor(path, width, height, size))
+        picture = decode_scaled(data, jpeg_factor(path, width, height, size), levels)
     except (OSError, FeatlabError):
         return None
     return Image.fromarray(resize_picture(picture.image, size, box=picture.box))

@@ -113,9 +113,9 @@ class Predictor:
     measured: dict[str, Any]
 
     def __repr__(self) -> str:
-        network = self.provenance.get("backbone")
-        text = f"<Predictor of {', '.join(self.classes)} on {network}, boxes by {self.box_method}"
-        return f"{text}; {self.refit_sentence}>" if self.refitted else f"{text}>"
+        on = f"{self.provenance.get('backbone')}, boxes by {self.box_method}"
+        more = f"; {self.refit_sentence}" if self.refitted else ""
+        return f"<Predictor of {', '.join(self.classes)} on {on}{more}>"
 
     @property
     def refitted(self) -> int:
@@ -135,6 +135,11 @@ class Predictor:
     def untuned(self) -> bool:
         """Whether no box chose method and threshold of its boxes."""
         return self.box_head is None and not self.heat.tuned
+
+    @property
+    def intensity(self) -> str:
+        """How grey levels of its pictures were brought to 8 bits; "": as the formats have it."""
+        return str(self.provenance.get("intensity", ""))
 
     @property
     def layer(self) -> str:
@@ -250,17 +255,17 @@ class Predictor:
         run = partial(self.of_files, coverage=coverage, progress=progress)
         blocks = blocks_in_memory(pictures, PICTURES_AT_ONCE)
         if blocks is None:
-            images, skipped = index_pictures(pictures, on_error=on_error)
+            images, skipped = index_pictures(pictures, intensity=self.intensity, on_error=on_error)
             own = self._network(backbone)
             with ExitStack() as stack:
-                where = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
-                return run(images, skipped, own, where, keep_maps)
+                where = folder or stack.enter_context(tempfile.TemporaryDirectory())
+                return run(images, skipped, own, Path(where), keep_maps)
         own = self._network(backbone)
         tables = []
         for block in blocks:
             with tempfile.TemporaryDirectory() as written:
                 files = write_block(block, Path(written))
-                images, skipped = index_pictures(files, on_error=on_error)
+                images, skipped = index_pictures(files, intensity=self.intensity, on_error=on_error)
                 tables.append(run(images, skipped, own, Path(written, "answers"), False))
         if not tables:
             raise FeatlabError("pictures must hold at least one picture, got none.")
@@ -420,9 +425,8 @@ class Predictor:
         FeatlabError
             The file cannot be written, or a heat-map method's own state is no tuple of arrays.
         """
-        path = Path(path)
-        write_plain(path, vars(self))
-        return path
+        write_plain(Path(path), vars(self))
+        return Path(path)
 
     def to_keras(self, backbone: MapSource | None = None) -> keras.Model:
         """One plain Keras model that gives the same answers, for ``keras.Model.export``.

@@ -40,6 +40,8 @@ IMAGE_DTYPES = {
     "sha256": str,
 }
 """Columns of the image table and their types on disk."""
+LEVELS = {"levels": str}
+"""A column that is there only where grey levels are not as the number formats have them."""
 BOX_DTYPES = {
     "image": np.int64,
     "kind": str,
@@ -257,7 +259,8 @@ class Tables:
 def write_tables(file: h5py.File, tables: Tables) -> None:
     """Add the tables and the provenance to a file."""
     images = tables.images
-    write_table(file, "images", images, IMAGE_DTYPES)
+    levels = LEVELS if set(LEVELS) <= set(images) else {}
+    write_table(file, "images", images, IMAGE_DTYPES | levels)
     write_table(file, "boxes", tables.boxes, BOX_DTYPES)
     write_table(file, "skipped", tables.skipped, SKIPPED_DTYPES)
     file["images"].attrs["root"] = str(images["folder"].iloc[0])
@@ -269,7 +272,8 @@ def write_tables(file: h5py.File, tables: Tables) -> None:
 def read_tables(file: h5py.File) -> Tables:
     """The tables and the provenance of an open file."""
     path = Path(file.filename)
-    images = read_table(file, "images", IMAGE_DTYPES)
+    levels = LEVELS if "images/levels" in file else {}
+    images = read_table(file, "images", IMAGE_DTYPES | levels)
     boxes = read_table(file, "boxes", BOX_DTYPES)
     skipped = read_table(file, "skipped", SKIPPED_DTYPES)
     with read_errors(path, "/images"):

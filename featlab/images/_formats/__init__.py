@@ -15,7 +15,7 @@ from typing import Any
 
 from featlab.errors import FeatlabError
 from featlab.images._annotations import Entries, Problem, Source, WrittenBox, read_rows
-from featlab.images._formats import coco, tables, tools, xml_files, yolo
+from featlab.images._formats import json_files, tables, xml_files, yolo
 from featlab.images.decode import first_line, os_reason
 from featlab.system.files import parse_xml
 
@@ -24,13 +24,13 @@ _Parse = Callable[[str, Any, Source], "Entries | None"]
 FORMATS: dict[str, tuple[str, _Parse]] = {
     "boxes.csv": (".csv", tables.own),
     "Pascal VOC": (".xml", xml_files.voc),
-    "COCO": (".json", coco.instances),
+    "COCO": (".json", json_files.coco),
     "CVAT": (".xml", xml_files.cvat),
     "YOLO": (".txt", yolo.labels),
-    "LabelMe": (".json", tools.labelme),
-    "VIA": (".json", tools.via),
-    "Label Studio": (".json", tools.label_studio),
-    "CreateML": (".json", tools.createml),
+    "LabelMe": (".json", json_files.labelme),
+    "VIA": (".json", json_files.via),
+    "Label Studio": (".json", json_files.label_studio),
+    "CreateML": (".json", json_files.createml),
     "VIA CSV": (".csv", tables.via),
     "Open Images": (".csv", tables.open_images),
     "table of boxes": (".csv", tables.corners_of),

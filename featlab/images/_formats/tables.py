@@ -20,7 +20,7 @@ from featlab.images._annotations import (
     size_of,
     stem_of,
 )
-from featlab.images._formats.tools import via_box
+from featlab.images._formats.json_files import via_box
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 PICTURE_COLUMNS = (
