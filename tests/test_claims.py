@@ -470,6 +470,8 @@ def _(text, r, _claim):
     table = r.detector_details.omnibus
     assert count(text, r"([\d,]+) of") == table["reject"].sum()
     assert count(text, r"of ([\d,]+) neuron") == np.isfinite(table["p"]).sum() > 0
+    untested = len(table) - np.isfinite(table["p"]).sum()
+    assert (count(text, r"; ([\d,]+) more could not") if untested else 0) == untested
 
 
 @check("detectors needed")
@@ -657,10 +659,14 @@ def _(text, r, _claim):
     boxless = ~(table["supervision"].eq("boxes") | table["method"].eq("mean_box"))
     others = table.loc[boxless, "max_box_acc_v2"].astype(float)
     assert ("learns from no box" in text) == bool(others.notna().any())
-    passed = curve[curve["max_box_acc_v2"] > others.max()]["boxed"]
+    sizes = sorted(curve["boxed"])
+    value = curve.set_index("boxed")["max_box_acc_v2"]
+    passed = pd.Series([n for n in sizes if (value[value.index >= n] > others.max()).all()])
     assert ("is not passed" in text) == bool(others.notna().any() and passed.empty)
     if len(passed):
         assert count(text, r"passed at ([\d,]+) boxed") == passed.min()
+        shown = re.search(r"boxed train images \((\S+?)[ )]", text)[1]
+        assert same(shown, value[passed.min()], 1) and "no test was made" in text
 
 
 # ------------------------------------------------------------------------------ the network again

@@ -197,10 +197,12 @@ def differing(results: Results) -> str:
     omnibus = None if results.detector_details is None else results.detector_details.omnibus
     if omnibus is None or not omnibus["p"].notna().any():
         return ""
+    untested = int(omnibus["p"].isna().sum())
+    more = f"; {untested:,} more could not be, too few images differing in them" if untested else ""
     return (
         f"Whichever the class, {int(omnibus['reject'].eq(True).sum()):,} of "
         f"{words.plural(int(omnibus['p'].notna().sum()), 'neuron')} tested "
-        "differ between the classes on the confirm images (Kruskal-Wallis, corrected)."
+        f"differ between the classes on the confirm images (Kruskal-Wallis, corrected{more})."
     )
 
 

@@ -391,11 +391,16 @@ def _boxes_drawn(results: Results) -> str:
     if rival is None:
         return text
     name, best = words.method(rival["method"]), words.number(rival["max_box_acc_v2"])
-    ahead = curve[curve["max_box_acc_v2"] > rival["max_box_acc_v2"]]
+    # From there on: a curve that falls below again has not passed.
+    ahead = curve[curve["max_box_acc_v2"].gt(rival["max_box_acc_v2"])[::-1].cummin()[::-1]]
     if ahead.empty:
         return f"{text} The best that learns from no box, “{name}” ({best}), is not passed."
-    passed = f"{int(ahead['boxed'].min()):,} boxed train images"
-    return f"{text} The best that learns from no box, “{name}” ({best}), is passed at {passed}."
+    score = words.scored(ahead.iloc[0], "max_box_acc_v2")
+    return (
+        f"{text} The best that learns from no box, “{name}” ({best}), is passed at "
+        f"{int(ahead['boxed'].iloc[0]):,} boxed train images ({score}), by the scores alone: no "
+        "test was made of it."
+    )
 
 
 def _best_without_box(results: Results) -> pd.Series | None:
