@@ -118,6 +118,32 @@ def test_the_only_folder_is_no_class(tmp_path, caplog):
     assert "fruit is the only folder" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("images_in", "beside"),
+    [
+        ("JPEGImages", ("SegmentationClass", "SegmentationObject")),
+        ("images", ("masks",)),
+        ("train/images", ("train/labels",)),
+    ],
+)
+def test_masks_beside_the_pictures_are_no_class(tmp_path, images_in, beside):
+    for k in range(4):
+        draw(tmp_path / images_in / f"{k}.jpg", k)
+        for folder in beside:
+            draw(tmp_path / folder / f"{k}.png", k)
+    images, _, skipped = index_images(tmp_path)
+    assert images["path"].str.startswith(images_in).all() and len(images) == 4
+    assert images["label"].eq("").all() and len(skipped) == 1
+    assert f"{4 * len(beside)} pictures in" in skipped["reason"][0]
+
+
+def test_a_stray_picture_does_not_make_a_class_of_images(tmp_path):
+    draw_set(tmp_path, "images/{name}.png")
+    draw(tmp_path / "cover.png", 9)
+    images, _, _ = index_images(tmp_path)
+    assert len(images) == 7 and images["label"].eq("").all()
+
+
 def test_split_and_label_from_the_path(tmp_path):
     draw_set(tmp_path, "{name}_{side}.png")
     pattern = {"split_from": "(train|test).png", "label_from": "^[a-z]+"}
@@ -276,6 +302,7 @@ def test_a_turned_box_of_cvat_and_label_studio_is_the_box_around_it(tmp_path):
 TABLES = {
     "tfod": "filename,width,height,class,xmin,ymin,xmax,ymax",
     "x1": "image_path,x1,y1,x2,y2,label",
+    "no header": "image_path,x1,y1,x2,y2,label",
     "open images": "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf",
     "via csv": "#filename,region_shape_attributes,region_attributes",
 }
@@ -289,14 +316,16 @@ def test_tables_of_boxes(tmp_path, kind):
         a, b, c, d = box_of(name)
         label = name.rpartition("_")[0]
         shape = {"name": "rect", "x": a, "y": b, "width": c - a, "height": d - b}
+        row = [f"/home/me/set/{name}.png", a, b, c, d, label]
         rows.append({
+            "no header": row,
             "tfod": [f"{name}.png", SIDE, SIDE, label, a, b, c, d],
-            "x1": [f"/home/me/set/{name}.png", a, b, c, d, label],
+            "x1": row,
             "open images": [name, "x", f"/m/{label}", 1, a / SIDE, c / SIDE, b / SIDE, d / SIDE, 0],
             "via csv": [f"{name}.png", json.dumps(shape), json.dumps({"name": label})],
         }[kind])  # fmt: skip
     table = pd.DataFrame(rows, columns=TABLES[kind].split(","))
-    table.to_csv(tmp_path / "export.csv", index=False)
+    table.to_csv(tmp_path / "export.csv", index=False, header=kind != "no header")
     (tmp_path / "class-descriptions-boxable.csv").write_text("/m/apple,apple\n/m/banana,banana\n")
     check_boxes(*index_images(tmp_path)[:2])
 

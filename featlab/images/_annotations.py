@@ -8,6 +8,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ _FOLDERS = re.compile(r"annot\w*|annos?|ann|labels?|labels?_?\d+|xmls?|jsons?|b?
 # What a command leaves in the folder of its results.
 _RESULTS = {OURS, RESULTS, "maps.h5", "model.featlab", "predicted_maps.h5", "maps_thawed.h5"}
 _QUOTED_FORMULA = re.compile(r"'+[=+@\-＝＋－＠\t\r\n]")  # as `system.files.write_table` has it
+
+
+# What the lines hold of a file of boxes whose first line names no columns (RetinaNet's).
+_HEADLESS = ["image", "x1", "y1", "x2", "y2", "label"]
+_NUMBER = re.compile(r"-?\d+(\.\d*)?")
 
 
 @dataclass(frozen=True)
@@ -292,7 +298,10 @@ def read_rows(
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            header = [name.strip().lower() for name in next(reader, [])]
+            first = next(reader, [])
+            header = [name.strip().lower() for name in first]
+            if len(header) == len(_HEADLESS) and all(map(_NUMBER.fullmatch, header[1:5])):
+                header, reader = _HEADLESS, csv.reader(chain([",".join(first)], file), strict=True)
             if not all(set(names) & set(header) for names in required):
                 wanted = ", ".join(names[0] for names in required)
                 raise FeatlabError(

@@ -43,6 +43,9 @@ _GLUED = re.compile(r"(set|data|images?|imgs?|split|samples?)$")
 _HOLDERS = re.compile(
     r"(imgs?|images?|jpe?gimages|pngs?|jpe?gs?|pictures?|photos?|data|dataset|frames|all)", re.I
 )
+_COMPANIONS = re.compile(
+    r"mask|segment|visuali[sz]|overlay|label|annot|ground.?truth|^gt$|depth|trimap", re.I
+)
 _LISTS = (".txt", ".lst", ".list")
 
 
@@ -212,6 +215,7 @@ def _list_folder(root: Path, patterns: Patterns) -> Listing:
     named = [path for path in paths if printable(path) == path]
     why = "its name is not valid UTF-8"
     problems += [Problem(printable(path), why) for path in paths if printable(path) != path]
+    named = _without_companions(named, problems)
     candidates = []
     levels, split_level = _levels(root, named, patterns)
     label_level = None if patterns.label is not None else next(iter(levels), None)
@@ -233,6 +237,22 @@ def _list_folder(root: Path, patterns: Patterns) -> Listing:
 
 def _names_at(paths: list[str], level: int) -> set[str]:
     return {path.split("/")[level] for path in paths if _has(path, level)}
+
+
+def _without_companions(paths: list[str], problems: list[Problem]) -> list[str]:
+    """The pictures without the masks and drawings in folders beside that of the pictures."""
+    for level in (0, 1):
+        names = _names_at(paths, level)
+        holders = {name for name in names if _HOLDERS.fullmatch(name)}
+        others = {name for name in names - holders if _COMPANIONS.search(name)}
+        if len(holders) != 1 or not others or holders | others != names:
+            continue
+        aside = [p for p in paths if _has(p, level) and p.split("/")[level] in others]
+        holder = next(iter(holders))
+        why = f"{len(aside)} pictures in {', '.join(sorted(others))}, beside {holder}: left out"
+        problems.append(Problem(", ".join(sorted(others)), why, stops=False))
+        paths = [path for path in paths if path not in set(aside)]
+    return paths
 
 
 def _has(path: str, level: int) -> bool:
@@ -268,10 +288,8 @@ def _levels(root: Path, paths: list[str], patterns: Patterns) -> tuple[list[int]
 
 def _only_holds(names: set[str], paths: list[str], level: int) -> bool:
     """Whether a level of folders is one folder that only holds the others, such as ``images``."""
-    if len(names) != 1 or not all(_has(path, level) for path in paths):
-        return False
     name = next(iter(names))
-    if split_of(name):
+    if len(names) != 1 or split_of(name):
         return False
     if _HOLDERS.fullmatch(name):
         return True

@@ -53,6 +53,37 @@ COCO = {
     ],
     "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
 }
+_REGION = {
+    "shape_attributes": {"name": "polygon", "all_points_x": [1, 9, 4], "all_points_y": [1, 2, 8]},
+    "region_attributes": {"class": {"cat": True}},
+}
+_VALUE = {"x": 10, "y": 10, "width": 50, "height": 50, "rotation": 3, "rectanglelabels": ["cat"]}
+_SIDES = {"original_width": 20, "original_height": 10}
+# CVAT, YOLO and its names, LabelMe, VIA, Label Studio, CreateML, TFOD, Open Images, VIA's CSV.
+MORE = (
+    '<annotations><image name="cat/a.png" width="20" height="10"><box label="cat" xtl="1" ytl="1" '
+    'xbr="9" ybr="8" rotation="5"/><polygon label="cat" points="1,1;5,6;2,8"/></image>'
+    "</annotations>",
+    "0 0.5 0.5 0.4 0.4\n1 0.1 0.1 0.9 0.1 0.9 0.9\n",
+    "names:\n  0: cat\n  1: dog\nkpt_shape: [2, 3]\n",
+    json.dumps({"imagePath": "a.png", "imageWidth": 20, "imageHeight": 10, "shapes": [
+        {"label": "cat", "points": [[1, 1], [9, 8]], "shape_type": "rectangle"},
+        {"label": "cat", "points": [[5, 5], [6, 6]], "shape_type": "circle"}]}),
+    json.dumps({"_via_img_metadata": {"a.png1": {"filename": "a.png", "regions": [_REGION]}}}),
+    json.dumps([{"data": {"image": "/data/upload/1/0a1b2c3d-a.png"}, "annotations": [
+        {"result": [{"type": "rectanglelabels", "value": _VALUE, **_SIDES}]}]}]),
+    json.dumps([{"image": "a.png", "annotations": [
+        {"label": "cat", "coordinates": {"x": 5, "y": 5, "width": 4, "height": 4}}]}]),
+    "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,20,10,cat,1,1,9,8\n",
+    "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na,/m/1,0.1,0.9,0.1,0.9,0\n",
+    'filename,region_shape_attributes,region_attributes\na.png,"{""name"":""rect"",""x"":1,'
+    '""y"":1,""width"":5,""height"":5}","{""class"":""cat""}"\n',
+)  # fmt: skip
+NAMES = (
+    "boxes.csv", "index.csv", "cat/a.xml", "annotations.json", "cvat.xml", "cat/a.txt",
+    "data.yaml", "cat/a.json", "via.json", "studio.json", "create.json", "tfod.csv", "open.csv",
+    "via.csv",
+)  # fmt: skip
 
 
 @functools.cache
@@ -127,15 +158,17 @@ def bomb(rng: np.random.Generator) -> bytes:
     return text.encode(pick(("utf-8", "utf-16"), rng))
 
 
-def mutated_json(rng: np.random.Generator) -> bytes:
+def mutated_json(plain: Any, rng: np.random.Generator) -> bytes:
     choice = rng.integers(8)
     if choice == 0:
         depth = int(rng.choice([500, 5_000, 300_000]))
         opening, closing = pick((("[", "]"), ('{"images":', "}")), rng)
         return (opening * depth + "1" + closing * depth).encode()
-    tree = copy.deepcopy(COCO)
+    tree = copy.deepcopy(plain)
     for _ in range(rng.integers(1, 5)):
         places = list(nodes(tree))
+        if not places:
+            break
         holder, key = places[rng.integers(len(places))]
         what = rng.integers(4)
         if what < 2:
@@ -162,21 +195,26 @@ def run(number: int, folder: Path) -> str:
     for path in ("cat/a.png", "cat/b.png", "dog/c.png"):
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(picture())
-    kind = number % 4
-    name = ("boxes.csv", "index.csv", "cat/a.xml", "annotations.json")[kind]
+    kind = number % len(NAMES)
+    name = NAMES[kind]
+    plain = (CSV, INDEX, VOC, json.dumps(COCO), *MORE)[kind]
     if rng.random() < 0.35:
-        plain = (CSV, INDEX, VOC, json.dumps(COCO))[kind].encode()
-        data = mutations.damage(plain, rng)
+        data = mutations.damage(plain.encode(), rng)
+    elif name == "cat/a.xml":
+        data = mutated_xml(rng)
+    elif name.endswith(".json"):
+        data = mutated_json(json.loads(plain), rng)
+    elif name.endswith(".csv"):
+        data = mutated_csv(plain, rng)
     else:
-        data = (
-            lambda: mutated_csv(CSV, rng),
-            lambda: mutated_csv(INDEX, rng),
-            lambda: mutated_xml(rng),
-            lambda: mutated_json(rng),
-        )[kind]()
+        data = mutations.damage(plain.encode(), rng)
     (folder / name).write_bytes(data)
+    if name == "data.yaml":
+        (folder / "cat" / "a.txt").write_text(MORE[1])
     source = folder / name if kind == 1 else folder
-    images, boxes, skipped = index_images(source, on_error=("raise", "skip")[number // 4 % 2])
+    images, boxes, skipped = index_images(
+        source, on_error=("raise", "skip")[number // len(NAMES) % 2]
+    )
     assert set(images["path"]) <= {"cat/a.png", "cat/b.png", "dog/c.png"}
     for table in (images, boxes, skipped):
         for column in {"reason", "path", "label", "split", "group", "kind"} & set(table):

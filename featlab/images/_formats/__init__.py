@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 from featlab.errors import FeatlabError
 from featlab.images._annotations import Entries, Problem, Source, WrittenBox, read_rows
 from featlab.images._formats import json_files, tables, xml_files, yolo
-from featlab.images.decode import first_line, os_reason
+from featlab.images.decode import cut, first_line, os_reason
 from featlab.system.files import parse_xml
 
+_NAMED = re.compile("annot|bbox|box(es)?$|instances", re.I)
+"""Names of files that hold annotations, whatever they are of."""
 _Parse = Callable[[str, Any, Source], "Entries | None"]
 
 FORMATS: dict[str, tuple[str, _Parse]] = {
@@ -65,7 +68,7 @@ def read_annotations(source: Source) -> tuple[list[WrittenBox], list[Problem]]:
             )
             continue
         for name, (own, parse) in FORMATS.items():
-            part = parse(path, content, source) if own == suffix else None
+            part = _parsed(name, parse, path, content, source) if own == suffix else None
             if part is not None:
                 entries[name] += part
                 files[name].append(path)
@@ -90,6 +93,17 @@ def read_annotations(source: Source) -> tuple[list[WrittenBox], list[Problem]]:
     return _once(boxes), problems + _unread(unread, preferred, source)
 
 
+def _parsed(name: str, parse: _Parse, path: str, content: Any, source: Source) -> Entries | None:
+    """What a format makes of a file; a problem where the file as a whole defies it."""
+    try:
+        return parse(path, content, source)
+    except FeatlabError as error:
+        return [Problem(path, str(error))]
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
+        what = f"{type(error).__name__} {cut(str(error))}"
+        return [Problem(path, f"it is not a file of {name} ({what})")]
+
+
 def _once(boxes: list[WrittenBox]) -> list[WrittenBox]:
     """Each box of a file that a second file of the set repeats, as COCO's do, only once."""
     first: dict[object, WrittenBox] = {}
@@ -110,7 +124,7 @@ def _unread(paths: list[str], preferred: str, source: Source) -> list[Problem]:
         suffix = posixpath.splitext(path)[1].lower()
         stem = posixpath.splitext(posixpath.basename(path))[0]
         # Notes and settings lie beside pictures, too.
-        if suffix == ".xml" or stem in stems or (suffix == ".json" and "annot" in path.lower()):
+        if suffix == ".xml" or stem in stems or _NAMED.search(stem):
             counts[(posixpath.dirname(path), suffix)] += 1
     why = (
         f"the boxes were taken from files of {preferred}"

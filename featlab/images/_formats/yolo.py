@@ -31,7 +31,7 @@ def labels(path: str, text: str, source: Source) -> Entries | None:
     if not lines or not all(_LINE.fullmatch(line) for _, line in lines):
         return None
     folder = posixpath.dirname(path)
-    names, has_keypoints = source.once(("yolo", folder), lambda: _names(path, source))
+    names, has_keypoints, wrong = source.once(("yolo", folder), lambda: _names(path, source))
 
     def read(place: str, line: str) -> WrittenBox:
         numbers = [number(value) for value in line.split()]
@@ -46,7 +46,8 @@ def labels(path: str, text: str, source: Source) -> Entries | None:
             units="shares",
         )
 
-    return each(path, ((f"line {k}", line) for k, line in lines), read)
+    entries = each(path, ((f"line {k}", line) for k, line in lines), read)
+    return entries + source.once(("yolo problem", wrong), lambda: [wrong]) if wrong else entries
 
 
 def _box(values: list[float], has_keypoints: bool) -> tuple[float, float, float, float]:
@@ -58,27 +59,29 @@ def _box(values: list[float], has_keypoints: bool) -> tuple[float, float, float,
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
-def _names(path: str, source: Source) -> tuple[dict[int, str], bool]:
-    """The classes' names, and whether lines end with key points."""
-    for name in _YAMLS:
+def _names(path: str, source: Source) -> tuple[dict[int, str], bool, Problem | None]:
+    """The classes' names, whether lines end with key points, and what is wrong with their file."""
+    for name in (*_YAMLS, *_NAME_LISTS):
         data = source.beside(path, name)
-        if data is not None:
-            content = _yaml(name, data)
-            return _numbered(content.get("names")), "kpt_shape" in content
-    for name in _NAME_LISTS:
-        data = source.beside(path, name)
-        if data is not None:
-            return _numbered(data.decode("utf-8", "replace").split("\n")), False
-    return {}, False
+        if data is None:
+            continue
+        try:
+            if name in _NAME_LISTS:
+                return _numbered(data.decode("utf-8", "replace").split("\n")), False, None
+            content = _yaml(data)
+            return _numbered(content.get("names")), "kpt_shape" in content, None
+        except FeatlabError as error:
+            return {}, False, Problem(name, str(error))
+    return {}, False, None
 
 
-def _yaml(name: str, data: bytes) -> dict[str, Any]:
+def _yaml(data: bytes) -> dict[str, Any]:
     import yaml
 
     try:
         content = yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise FeatlabError(f"{name} is not valid YAML") from error
+        raise FeatlabError("it is not valid YAML") from error
     return content if isinstance(content, dict) else {}
 
 
