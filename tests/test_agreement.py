@@ -319,3 +319,16 @@ def test_a_box_score_is_one_number(run, page, summary, told, compared):
     assert same(entry["Best baseline without a network"], bar, 1)
     named = compared.find(r"the best baseline without a network, “(.*?)”, in")
     assert summary["localisation"][name_of[named]]["box_accuracy"] == bar
+
+
+def test_detectors_that_are_alike_are_so_on_the_images_that_the_page_names(run, page):
+    results = run[1]
+    clusters = results.detector_details.clusters
+    sides, labels = results.split.to_numpy(str), results.store.images["label"].to_numpy(str)
+    confirm = sides == "confirm"
+    assert "over the confirm images of all classes" in page.text
+    ranks = pd.DataFrame(results.store.pooled(layer="high")[confirm]).rank()
+    within = ranks - ranks.groupby(labels[confirm]).transform("mean")
+    for _, rows in clusters[clusters["relative"] >= 0].iterrows():
+        value = np.corrcoef(within[rows["neuron"]], within[rows["relative"]])[0, 1]
+        assert value == pytest.approx(rows["relative_correlation"], abs=1e-6)

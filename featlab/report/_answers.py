@@ -180,8 +180,8 @@ def clustered(results: Results) -> str:
     clusters = details.clusters
     n = int(clusters.groupby("class")["cluster"].nunique().sum())
     alike = (
-        "rise and fall alike within classes (rank correlation over the images of all, each "
-        f"class's mean rank taken out, of {details.cluster_correlation:g} on average)"
+        "rise and fall alike within classes (rank correlation over the confirm images of all "
+        f"classes, each class's mean rank taken out, of {details.cluster_correlation:g} on average)"
     )
     if n == len(clusters):
         return f"No two of the {n:,} confirmed detectors {alike}."
