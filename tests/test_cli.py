@@ -366,3 +366,33 @@ cli.main()
     assert done.returncode == 1
     for line in ("featlab: told of 0", "featlab: told of 2", "featlab: it broke."):
         assert line in lines
+
+
+@pytest.mark.slow
+def test_boxes_are_drawn_where_they_are_suggested_and_the_next_run_makes_no_pass(
+    scenes, tmp_path, fake_network, capsys, blank_figures
+):
+    """A set of which test images alone have boxes; ten are suggested, drawn, and learnt from."""
+    out, pictures = tmp_path / "out", shutil.copytree(scenes, tmp_path / "scenes")
+    every = pd.read_csv(pictures / "boxes.csv")
+    (pictures / "boxes.csv").unlink()
+    assert featlab("run", pictures, "-o", out) == 0
+    assert featlab("suggest", out, "-n", 40, "--side", "test", "--formats", "csv") == 0
+    assert "test images are drawn at random" in capsys.readouterr().out
+    test = pd.read_csv(out / "suggested" / "suggested.csv")
+    assert featlab("suggest", out, "-n", 10, "-o", tmp_path / "first") == 0
+    assert "none of test: nothing is scored" in capsys.readouterr().out
+    first = pd.read_csv(tmp_path / "first" / "suggested.csv")
+    assert not set(first["path"]) & set(test["path"])
+    drawn = every[every["image"].isin({*first["path"], *test["path"]})]
+    drawn.to_csv(pictures / "boxes.csv", index=False)
+    passes = fake_network[0].calls
+    assert featlab("run", pictures, "-o", out) == 0
+    assert sum(network.calls for network in fake_network) == passes
+    table = pd.read_csv(out / "localisation.csv").set_index("method")
+    assert {"cell_boxes", "mean_box"} <= set(table.index)
+    assert pd.read_csv(out / "box_curve.csv")["boxed"].tolist() == [5, 10]
+    assert featlab("suggest", out, "-n", 3, "-o", tmp_path / "second") == 0
+    assert f"test {len(test)} of {len(test)}" in capsys.readouterr().out
+    second = pd.read_csv(tmp_path / "second" / "suggested.csv")
+    assert not set(second["path"]) & {*first["path"], *test["path"]}
