@@ -653,7 +653,8 @@ def _(text, r, _claim):
     assert count(text, r"of ([\d,]+) to") == curve["boxed"].min()
     assert count(text, r"to ([\d,]+) train") == curve["boxed"].max()
     assert count(text, r"at most (\d+) time") == curve["n_repeats"].max()
-    values = re.search(r"V2 from (\S+)(?: \[.*?\])? to (\S+?)(?: \[.*?\])?\.(?: The|$)", text)
+    assert count(text, r"V2 on ([\d,]+) test image") == curve["n"].max()
+    values = re.search(r"images? from (\S+)(?: \[.*?\])? to (\S+?)(?: \[.*?\])?\.(?: The|$)", text)
     ends = curve.sort_values("boxed")["max_box_acc_v2"].iloc[[0, -1]]
     assert all(same(shown, value, 1) for shown, value in zip(values.groups(), ends, strict=True))
     table = r.localisation.table

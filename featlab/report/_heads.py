@@ -384,7 +384,8 @@ def _boxes_drawn(results: Results) -> str:
     text = (
         f"How many boxes does it take? Cells learnt from the boxes of {int(first['boxed']):,} to "
         f"{int(last['boxed']):,} train images, drawn at most "
-        f"{words.plural(int(curve['n_repeats'].max()), 'time')}: V2 from "
+        f"{words.plural(int(curve['n_repeats'].max()), 'time')}: V2 on "
+        f"{words.plural(int(last['n']), 'test image')} from "
         f"{words.scored(first, 'max_box_acc_v2')} to {words.scored(last, 'max_box_acc_v2')}."
     )
     rival = _best_without_box(results)
