@@ -688,25 +688,37 @@ def test_a_copy_of_a_transformer_is_saved_and_read(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ViT", "DINOV2", "DeiT", "SigLIP"])
+@pytest.mark.parametrize("kind", ["ViT", "DINOV2", "DINOV3", "DeiT", "CLIP", "SigLIP", "MiT"])
 def test_presets_of_keras_hub_give_the_grid_of_their_tokens(tmp_path, kind):
-    hub = pytest.importorskip("keras_hub")
-    shared = {"patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 8}
-    shape = {"image_shape": (32, 32, 3)}
+    models = pytest.importorskip("keras_hub").models
+    shared = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8}
+    pictures = shared | {"patch_size": 8, "image_shape": (32, 32, 3)}
+    text = shared | {"vocabulary_size": 20, "embedding_dim": 8, "max_sequence_length": 4}
+    wide, registers = {"intermediate_dim": 16}, {"num_register_tokens": 4}
     make = {
-        "ViT": lambda: hub.models.ViTBackbone(**shared, **shape, mlp_dim=16),
-        "DINOV2": lambda: hub.models.DINOV2Backbone(
-            **shared, **shape, intermediate_dim=16, num_register_tokens=4
+        "ViT": lambda: models.ViTBackbone(**pictures, mlp_dim=16),
+        "DINOV2": lambda: models.DINOV2Backbone(**pictures, **wide, **registers),
+        "DINOV3": lambda: models.DINOV3Backbone(**pictures, **wide, **registers),
+        "DeiT": lambda: models.DeiTBackbone(**pictures, **wide),
+        "CLIP": lambda: models.CLIPBackbone(
+            models.CLIPVisionEncoder(**pictures, **wide), models.CLIPTextEncoder(**text, **wide), 8
         ),
-        "DeiT": lambda: hub.models.DeiTBackbone(**shared, **shape, intermediate_dim=16),
-        "SigLIP": lambda: hub.models.SigLIPBackbone(
-            hub.models.SigLIPVisionEncoder(**shared, **shape, intermediate_dim=16),
-            hub.models.SigLIPTextEncoder(
-                vocabulary_size=20, embedding_dim=8, hidden_dim=8, num_layers=1, num_heads=2,
-                intermediate_dim=16, max_sequence_length=4,
-            ),
+        "SigLIP": lambda: models.SigLIPBackbone(
+            models.SigLIPVisionEncoder(**pictures, **wide),
+            models.SigLIPTextEncoder(**text, **wide),
         ),
-    }  # fmt: skip
+        "MiT": lambda: models.MiTBackbone(
+            layerwise_depths=[1, 1],
+            num_layers=2,
+            layerwise_num_heads=[1, 2],
+            layerwise_sr_ratios=[2, 1],
+            max_drop_path_rate=0.1,
+            layerwise_patch_sizes=[7, 3],
+            layerwise_strides=[4, 2],
+            image_shape=(32, 32, 3),
+            hidden_dims=[4, 8],
+        ),
+    }
     make[kind]().save_to_preset(tmp_path / "preset")
     name = f"hub:{tmp_path / 'preset'}"
     with pytest.raises(FeatlabError, match="tells nothing of its pixels: give preprocessing"):
@@ -719,6 +731,7 @@ def test_presets_of_keras_hub_give_the_grid_of_their_tokens(tmp_path, kind):
     assert maps.shape == (2, 4, 4, 8) and np.ptp(maps) > 0
     again = rebuild_backbone({**backbone.identity(), "weights": "preset"})
     assert again.identity() == backbone.identity()
+    hub = sys.modules["keras_hub"]
     converter = getattr(hub.layers, f"{kind}ImageConverter")
     converter(image_size=(32, 32), scale=1 / 51, offset=[1, 2, 3]).save_to_preset(
         tmp_path / "preset"

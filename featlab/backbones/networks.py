@@ -294,12 +294,17 @@ def _preset(name: str, size: tuple[int, int] | None, preprocessing: str | None) 
             preprocessing_in_words(scaling),
             partial(scale_pixels, preprocessing=scaling),
         )
+
+    def build(size: tuple[int, int] | None) -> keras.Model:
+        with _fresh_names():
+            return load_preset(name, size)
+
     return Source(
         name=name,
         weights="preset",
         weights_file=None,
         preprocessing=words,
-        build=partial(load_preset, name),
+        build=build,
         preprocess=preprocess,
         input_size=size,
         last_layer=None,
