@@ -744,3 +744,138 @@ def test_a_missing_keras_hub_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(FeatlabError, match=r"need keras_hub: pip install 'featlab\[hub\]'"):
         load_backbone("hub:dinov2_small")
+
+
+def onnx_network(path, size=("h", "w"), batch="n", external=False):
+    """A small network of PyTorch's kind: a convolution, two branches, tokens; its numbers."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("openvino")
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    stem = rng.normal(size=(5, 3, 8, 8)).astype(np.float32)
+    one, two = (rng.normal(size=(k, 5, 1, 1)).astype(np.float32) for k in (2, 4))
+    start = rng.normal(size=(1, 1, 6)).astype(np.float32)
+    arrays = {"stem": stem, "one": one, "two": two, "start": start}
+    arrays["shape"] = np.array([0, 6, -1])
+    nodes = [
+        helper.make_node("Conv", ["x", "stem"], ["a"], "/stem/Conv", strides=[8, 8]),
+        helper.make_node("Relu", ["a"], ["b"], "/stem/Relu"),
+        helper.make_node("Conv", ["b", "one"], ["c"], "/one/Conv"),
+        helper.make_node("Conv", ["b", "two"], ["d"], "/two/Conv"),
+        helper.make_node("Concat", ["c", "d"], ["e"], "/join/Concat", axis=1),
+        helper.make_node("Reshape", ["e", "shape"], ["f"], "/flat/Reshape"),
+        helper.make_node("Transpose", ["f"], ["g"], "/flat/Transpose", perm=[0, 2, 1]),
+        helper.make_node("ReduceMean", ["g"], ["m"], "/mean/Mean", axes=[1], keepdims=1),
+        helper.make_node("Concat", ["m", "g"], ["y"], "/tokens/Concat", axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, *size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(a, name) for name, a in arrays.items() if name != "start"],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=external, size_threshold=0)
+    return stem, one, two
+
+
+def onnx_maps(arrays, pixels):
+    """What the network gives of scaled pixels, by numpy: the first maps, and the joined ones."""
+    stem, one, two = arrays
+    n, height, width, _ = pixels.shape
+    blocks = pixels.reshape(n, height // 8, 8, width // 8, 8, 3)
+    first = np.maximum(np.einsum("nhiwjc,kcij->nhwk", blocks, stem), 0)
+    both = np.concatenate([one, two])[:, :, 0, 0]
+    return first, first @ both.T
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        "caffe",
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ("none", "unit", "tf", "torch", "mean:0.5;std:0.25,0.3,0.4")
+        ),
+    ],
+)
+def test_an_onnx_file_gives_its_maps_in_every_scaling(tmp_path, scaling):
+    arrays = onnx_network(tmp_path / "small.onnx")
+    names = ["stem/Relu", "join/Concat", "y", "y@cls"]
+    options = {"preprocessing": scaling, "input_size": (32, 48)}
+    backbone = load_backbone(tmp_path / "small.onnx", layers=names, **options)
+    pixels = pixels_of(backbone, 5)
+    maps = backbone.forward(pixels)
+    first, joined = onnx_maps(arrays, np.asarray(backbone.preprocess(pixels.astype(np.float32))))
+    expected = [first, joined, joined, joined.mean(axis=(1, 2), keepdims=True)]
+    for name, values in zip(names, expected, strict=True):
+        np.testing.assert_allclose(maps[name], values, atol=1e-4 * np.abs(values).max())
+    one = backbone.forward(pixels[:1])["y"]
+    np.testing.assert_allclose(one, joined[:1], atol=1e-4 * np.abs(joined).max())
+    assert "layer y: 4 × 6 cells of 8 px, 6 neurons" in str(backbone.describe())
+
+
+def test_an_onnx_network_makes_a_store_and_is_known_again(tmp_path):
+    from conftest import draw_pictures
+
+    from featlab import extract, images
+
+    onnx_network(tmp_path / "small.onnx", external=True)
+    table, _, _ = images.index_images(draw_pictures(tmp_path / "set", {"a": 5, "b": 4}))
+    given = {"preprocessing": "torch", "input_size": 32}
+    backbone = load_backbone(tmp_path / "small.onnx", **given)
+    assert backbone.layers == ("y",)
+    with extract.extract_maps(table, backbone, tmp_path / "maps.h5") as store:
+        assert store.maps().shape == (9, 4, 4, 6) and store.own_head is None
+        again = rebuild_backbone(store.provenance, tmp_path / "small.onnx")
+        assert again.identity() == backbone.identity()
+    with pytest.raises(FeatlabError, match="run by OpenVINO, forward only: gradients"):
+        _ = backbone.network
+    # Weights in a file beside it are part of what tells networks apart.
+    (beside,) = (
+        one for one in tmp_path.iterdir() if one.is_file() and one.suffix not in (".onnx", ".h5")
+    )
+    weights = bytearray(beside.read_bytes())
+    weights[2] ^= 1
+    beside.write_bytes(weights)
+    other = load_backbone(tmp_path / "small.onnx", **given)
+    assert other.weights_sha256 != backbone.weights_sha256
+
+
+def test_what_no_onnx_network_can_do_is_told(tmp_path):
+    onnx_network(tmp_path / "small.onnx")
+    for options, words in (
+        ({}, "tells nothing of its pixels: give preprocessing"),
+        ({"preprocessing": "unit"}, "leaves its input size open: give one with input_size"),
+    ):
+        with pytest.raises(FeatlabError, match=words):
+            load_backbone(tmp_path / "small.onnx", **options)
+    given = {"preprocessing": "unit", "input_size": 32}
+    for options, words in (
+        ({"layers": "nothing"}, "got 'nothing'. The last ones with maps: .*, y"),
+        ({"engine": "tensorflow"}, "engine must be openvino for .*small.onnx, got 'tensorflow'"),
+    ):
+        with pytest.raises(FeatlabError, match=words):
+            _ = load_backbone(tmp_path / "small.onnx", **given, **options).engine
+    onnx_network(tmp_path / "four.onnx", size=(32, 32), batch=1)
+    whole = (tmp_path / "small.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.onnx").write_text("no network")
+    for name in ("cut.onnx", "text.onnx"):
+        with pytest.raises(FeatlabError, match=f"{name} could not be read as an ONNX model"):
+            load_backbone(tmp_path / name, **given)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_of_keras_gives_the_same_from_onnx(tmp_path):
+    pytest.importorskip("tf2onnx")
+    backbone = load_backbone("MobileNetV2", weights=None, input_size=96, engine="tensorflow")
+    backbone.model(np.zeros((1, 96, 96, 3), np.float32))
+    backbone.model.export(tmp_path / "same.onnx", format="onnx", verbose=False)
+    onnx = load_backbone(tmp_path / "same.onnx", preprocessing="tf", input_size=96)
+    pixels = pixels_of(onnx, 3)
+    (own,), (expected,) = onnx.forward(pixels).values(), backbone.forward(pixels).values()
+    np.testing.assert_allclose(own, expected, rtol=0, atol=1e-3 * np.abs(expected).max())

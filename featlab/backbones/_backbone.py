@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,11 @@ import numpy as np
 
 from featlab.backbones._engines import (
     Engine,
-    check_request,
     kept_engine,
     kept_path,
     make_engine,
 )
-from featlab.backbones._files import HUB, better_scaling, class_names, scaling_of_words
+from featlab.backbones._files import PREPROCESSING, class_names, scale_pixels, scaling_of_words
 from featlab.backbones.graphs import (
     find_head,
     last_map,
@@ -30,22 +28,16 @@ from featlab.backbones.graphs import (
 from featlab.backbones.networks import (
     BUILT_IN,
     Source,
-    available_backbones,
-    built_in_name,
-    find_source,
-    is_model_file,
 )
-from featlab.errors import FeatlabError
 from featlab.results.networks import Description
-from featlab.store.network import OwnHead, refuse_difference
+from featlab.store.network import OwnHead
 
 if TYPE_CHECKING:
     import keras
 
 logger = logging.getLogger(__name__)
 
-_SMALLEST_INPUT = 32
-_OWN_STRIDE = "network's own"
+OWN_STRIDE = "network's own"
 
 
 class Backbone:
@@ -154,7 +146,7 @@ class Backbone:
         """Warn where a file's own classifier knows labelled pictures better in another scaling."""
         scaling, head = scaling_of_words(self.preprocessing), self.own_head
         if scaling is not None and head is not None:
-            doubt = better_scaling(self.run_model, head, scaling, pixels, labels)
+            doubt = _better_scaling(self.run_model, head, scaling, pixels, labels)
             if doubt:
                 logger.warning("%s: %s", self.name, doubt)
 
@@ -166,6 +158,8 @@ class Backbone:
         """
         probe = _probe_picture(self.input_size)[np.newaxis]
         wanted, path = self._requested_engine, self._kept_path
+        if self._source.onnx is not None:
+            return self._source.onnx.engine(self.layers, wanted, self.precision, probe)
         kept = None if path is None else kept_engine(wanted, self.precision, path, probe)
         if kept is not None:
             return kept
@@ -184,6 +178,8 @@ class Backbone:
         """Digest of the weights' file, or of the arrays where there is no one file."""
         if self._source.weights_file is not None:
             return hashlib.sha256(self._source.weights_file.read_bytes()).hexdigest()
+        if self._source.onnx is not None:
+            return self._source.onnx.digest()
         digest = hashlib.sha256()
         for array in self.network.get_weights():
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -197,7 +193,7 @@ class Backbone:
             "weights_sha256": self.weights_sha256,
             "input_size": f"{height} x {width}",
             "layers": json.dumps(self.layers),
-            "output_stride": str(self.output_stride or _OWN_STRIDE),
+            "output_stride": str(self.output_stride or OWN_STRIDE),
             "preprocessing": self.preprocessing,
             **({"classifier": "its own"} if self._classifier else {}),
         }
@@ -234,7 +230,7 @@ class Backbone:
     def describe(self) -> Description:
         """Input, output shape in words, number of parameters and preprocessing."""
         height, width = self.input_size
-        engine: Engine | None = self.__dict__.get("engine")
+        engine: Engine | None = self.engine if self._source.onnx else self.__dict__.get("engine")
         if engine is not None and engine.shapes:  # one that was kept knows, without the network
             shapes, parameters = engine.shapes, engine.parameters
         else:
@@ -254,192 +250,66 @@ class Backbone:
         )
 
 
-def load_backbone(
-    name_or_path: str | os.PathLike[str] = "efficientnet_lite0",
-    *,
-    weights: str | os.PathLike[str] | None = "imagenet",
-    input_size: int | tuple[int, int] | None = None,
-    layers: str | Sequence[str] | None = None,
-    output_stride: int | None = None,
-    preprocessing: str | None = None,
-    engine: str = "auto",
-    precision: str = "float32",
-    classifier: bool = False,
-    custom: str | Sequence[str] = (),
-) -> Backbone:
-    """A frozen network by name, or from a file.
-
-    Parameters
-    ----------
-    name_or_path : str or path-like
-        A built-in network (``efficientnet_lite0``, ``_lite1``, ``_lite2``; they need no download),
-        any classification network of ``keras.applications``, a ``.keras`` (``.h5``) file (loaded in
-        Keras's safe mode, so that it cannot run code), or ``hub:`` before the name or the folder of
-        a preset of ``keras_hub`` (extra ``hub``).
-    weights : {"imagenet", None} or path-like
-        None is a seeded random initialisation. A path is a weights file without the classifier.
-        Of no meaning for a ``.keras`` file, which has its own.
-    input_size : int or (int, int), optional
-        Side, or height and width, in pixels; what the network was trained at by default.
-    layers : str or sequence of str, optional
-        Layers whose maps are wanted; by default the last one with maps that everything goes through
-        from the input to the output. Of a network inside the network by path
-        (``mobilenetv2/out_relu``); of a transformer the tokens of a grid, with ``@1+14x14`` behind
-        the name where their number does not tell it, and ``@cls`` for the first token alone.
-    output_stride : {16}, optional
-        Pixels of the input per cell of the last map: its last stage keeps its resolution and its
-        kernels are dilated. The network's own by default.
-    preprocessing : {"none", "unit", "tf", "torch", "caffe"} or str, optional
-        For a file or a preset: what its pixels need ("none": it takes 0 … 255 itself; "unit":
-        0 … 1, as after ``rescale=1 / 255``), or what is subtracted and divided by,
-        ``mean:0.485,0.456,0.406;std:0.229,0.224,0.225`` of pixels 0 … 1 (of 0 … 255 where a number
-        is above 1).
-    engine : {"auto", "tensorflow", "openvino", "jax", "torch"}
-        What runs the network. "auto": OpenVINO where it is installed, TensorFlow sees no graphics
-        card and the converted network agrees with TensorFlow to 1e-4 of the largest activation;
-        else TensorFlow. "jax" and "torch" where Keras runs on them (``KERAS_BACKEND``).
-    precision : {"float32", "bfloat16"}
-        "bfloat16" is faster on processors that have it and changes the maps by about 1 %; it needs
-        OpenVINO.
-    classifier : bool
-        Of a network of ``keras.applications``: with its own classifier, which `weights` then hold.
-        The built-in networks have theirs in any case, and a ``.keras`` file where it ends in a
-        softmax (or in a dense layer whose classes ``<name>.classes.txt`` beside it names, one a
-        line).
-    custom : str or sequence of str
-        Layers of your own in a ``.keras`` file, as ``module:Name``: the code is taken from that
-        module, never from the file. Those that ``register_keras_serializable`` knows need no name.
-
-    Returns
-    -------
-    Backbone
-
-    Raises
-    ------
-    FeatlabError
-        Unknown name, unreadable file, or an option that the network does not allow.
-
-    Examples
-    --------
-    >>> backbone = load_backbone("efficientnet_lite0")     # doctest: +SKIP
-    >>> print(backbone.describe())                         # doctest: +SKIP
-    """
-    name = os.fspath(name_or_path)
-    if output_stride not in (None, 16):
-        raise FeatlabError(f"output_stride must be 16 or left out, got {output_stride!r}.")
-    check_request(engine, precision)
-    size = _input_size(input_size)
-    own = (custom,) if isinstance(custom, str) else tuple(custom)
-    source = find_source(name, weights, size, preprocessing, classifier, own)
-    if weights is None:
-        logger.warning(
-            "%s has RANDOM weights (weights=None): it has learned nothing, and its neurons mean "
-            "nothing.",
-            source.name,
-        )
-    wanted = (layers,) if isinstance(layers, str) else layers
-    within = [one for one in wanted or () for other in wanted or () if one.startswith(f"{other}/")]
-    if wanted is not None and (not wanted or len(set(wanted)) != len(wanted) or within):
-        raise FeatlabError(
-            f"layers must name different layers, none inside another, got {list(wanted)}."
-        )
-    recipe = partial(
-        load_backbone,
-        name,
-        weights=weights,
-        input_size=input_size,
-        layers=layers,
-        output_stride=output_stride,
-        preprocessing=preprocessing,
-        engine=engine,
-        precision=precision,
-        classifier=classifier,
-        custom=own,
-    )
-    wanted = tuple(wanted) if wanted else None
-    return Backbone(source, wanted, output_stride, engine, precision, classifier, recipe)
-
-
-def rebuild_backbone(
-    provenance: Mapping[str, Any],
-    backbone: str | os.PathLike[str] | None = None,
-    weights: str | os.PathLike[str] | None = None,
-    custom: str | Sequence[str] = (),
-) -> Backbone:
-    """The network that a store (or a predictor) was made with, from what it says of it.
-
-    Parameters
-    ----------
-    provenance : mapping of str to object
-        ``MapStore.provenance``.
-    backbone, weights : str or path-like, optional
-        Where they came from files, which have to be given.
-    custom : str or sequence of str
-        As for :func:`load_backbone`.
-
-    Returns
-    -------
-    Backbone
-        Of the same recipe; whether the weights are the same is for its ``identity`` to say.
-
-    Raises
-    ------
-    FeatlabError
-        The network or its weights came from a file, which is not given; a Keras file is given for
-        a network that is none.
-    """
-    name, own = os.fspath(backbone or str(provenance["backbone"])), str(provenance["weights"])
-    stride = str(provenance["output_stride"])
-    shared: dict[str, Any] = {
-        "layers": json.loads(provenance["layers"]),
-        "output_stride": None if stride == _OWN_STRIDE else int(stride),
-        "precision": str(provenance.get("precision", "float32")),
-    }
-    height, width = (int(side) for side in str(provenance["input_size"]).split(" x "))
-    if is_model_file(name):
-        scaling = scaling_of_words(str(provenance["preprocessing"]))
-        if scaling is None:  # that of a network which is no Keras file
-            given = {"backbone": Path(name).stem, "preprocessing": "that of a Keras file"}
-            way_out = "Leave the network out, or give the one named first."
-            refuse_difference(provenance, given, "the store or model", way_out)
-        size = (height, width)
-        return load_backbone(name, preprocessing=scaling, input_size=size, custom=custom, **shared)
-    if name.startswith(HUB):
-        scaling, size = scaling_of_words(str(provenance["preprocessing"])), (height, width)
-        return load_backbone(name, preprocessing=scaling, input_size=size, **shared)
-    own_name = backbone is None
-    if own_name and built_in_name(name) is None and name not in available_backbones():
-        raise FeatlabError(
-            f"the store's network {name!r} came from a file ({own}); give it with --backbone."
-        )
-    if weights is None and own not in ("ImageNet", "random"):
-        raise FeatlabError(
-            f"the store's network {name} has weights of its own ({own}); give them with --weights."
-        )
-    asked = weights or {"ImageNet": "imagenet", "random": "none"}[own]
-    return load_backbone(
-        name,
-        weights=None if str(asked).lower() == "none" else asked,
-        input_size=(height, width),
-        classifier="classifier" in provenance,
-        **shared,
-    )
-
-
-def _input_size(input_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if input_size is None:
-        return None
-    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    if len(size) != 2 or min(size) < _SMALLEST_INPUT:
-        raise FeatlabError(
-            f"input_size must be one or two sides of at least {_SMALLEST_INPUT} px, "
-            f"got {input_size}."
-        )
-    return int(size[0]), int(size[1])
-
-
 def _probe_picture(size: tuple[int, int]) -> np.ndarray:
     """A fixed picture with waves of several frequencies in each channel, uint8 ``(H, W, 3)``."""
     y, x = np.mgrid[0 : size[0], 0 : size[1]].astype(np.float64)
     waves = [np.sin(x / (3 + 4 * k)) * np.cos(y / (5 + 3 * k)) for k in range(3)]
     return np.stack([np.round(127.5 + 127.5 * wave) for wave in waves], axis=-1).astype(np.uint8)
+
+
+_FAR_BETTER, _BY_CHANCE = 0.2, 0.01
+
+
+def _better_scaling(
+    model: keras.Model, head: OwnHead, scaling: str, pixels: np.ndarray, labels: Sequence[str]
+) -> str:
+    """What says that a network knows its own classes far better under another scaling, if so.
+
+    Far better is a fifth of the pictures, by a sign test (of those that one of the two alone knows)
+    at 0.01: a network that was trained on other scaled pixels runs without an error.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From scaled pixels to maps, and the logits where `head` is not linear.
+    head : OwnHead
+    scaling : str
+        The one that is asked for.
+    pixels : ndarray of shape (n, H, W, 3), uint8
+    labels : sequence of n str
+        Those that are no class of `head` are left out. Where none is one, of as many classes, the
+        classes are the labels in alphabetical order, as Keras takes them from folders.
+
+    Returns
+    -------
+    str
+        A sentence; empty where nothing speaks against `scaling`.
+    """
+    from scipy.stats import binomtest
+
+    classes, folders = list(head.classes), sorted(set(labels))
+    if not set(classes) & set(folders) and len(classes) == len(folders):
+        classes = folders
+    rows = [row for row, label in enumerate(labels) if label in classes]
+    if not rows:
+        return ""
+    pixels, codes = pixels[rows], np.array([classes.index(labels[row]) for row in rows])
+
+    def right(scaling: str) -> np.ndarray:
+        outputs = model.predict_on_batch(scale_pixels(pixels.astype(np.float32), scaling))
+        last = outputs[-1] if isinstance(outputs, (list, tuple)) else outputs
+        logits = head.logits(np.asarray(last).mean(axis=(1, 2))) if head.linear else last
+        return np.asarray(logits).argmax(axis=1) == codes
+
+    own = right(scaling)
+    others = {name: right(name) for name in PREPROCESSING if name != scaling}
+    best = max(others, key=lambda name: others[name].sum())
+    gained, lost = (others[best] & ~own).sum(), (own & ~others[best]).sum()
+    n, by = len(own), others[best].mean() - own.mean()
+    if by < _FAR_BETTER or binomtest(int(gained), int(gained + lost)).pvalue > _BY_CHANCE:
+        return ""
+    return (
+        f"with preprocessing={scaling!r} the model's own classifier is right on {own.sum()} of {n} "
+        f"labelled pictures, with {best!r} on {others[best].sum()}: it was probably trained so. "
+        f"Give preprocessing={best!r} (--preprocessing {best})."
+    )

@@ -50,7 +50,7 @@ largest activation."""
 _CPU_BATCH, _GPU_BATCH = 8, 32
 # Knowing the size of its batches, OpenVINO chooses its kernels. A call takes several of them, so
 # that threads meet less often.
-_OPENVINO_BATCH, _OPENVINO_CALL = 4, 16
+OPENVINO_BATCH, _OPENVINO_CALL = 4, 16
 # A graph can hold no more than 2 GB of constants.
 _LARGEST_CONSTANTS = 1 << 30
 # The second call fills the gaps that one forward pass leaves between its operations.
@@ -211,17 +211,17 @@ def openvino_engine(
         OpenVINO is not installed, cannot convert the network or gives another output than
         TensorFlow, or the processor has no such precision.
     """
-    core = _core(precision)
+    core = openvino_core(precision)
     try:
         network = _converted(core, function)
-        network.reshape([_OPENVINO_BATCH, *probe.shape[1:]])
-        return _compiled(core, network, precision, probe, expected), network
+        network.reshape([OPENVINO_BATCH, *probe.shape[1:]])
+        return compiled_engine(core, network, precision, probe, expected), network
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise FeatlabError(f"OpenVINO cannot convert this network: {reason}") from error
 
 
-def _core(precision: str) -> Any:
+def openvino_core(precision: str) -> Any:
     """OpenVINO, where it is installed and has this precision."""
     try:
         import openvino
@@ -240,7 +240,7 @@ def _core(precision: str) -> Any:
     return core
 
 
-def _compiled(
+def compiled_engine(
     core: Any, network: Any, precision: str, probe: np.ndarray, expected: Sequence[np.ndarray]
 ) -> Engine:
     """The network ready to run, once its output on the probe picture is the expected one."""
@@ -289,7 +289,7 @@ def kept_path(identity: Mapping[str, str]) -> Path:
     for name in _KEPT_BY:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    key = json.dumps([dict(identity), versions, _OPENVINO_BATCH], sort_keys=True)
+    key = json.dumps([dict(identity), versions, OPENVINO_BATCH], sort_keys=True)
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
     return Path(caches, "featlab", "networks", f"{digest}.npz")
@@ -307,14 +307,14 @@ def kept_engine(wanted: str, precision: str, path: Path, probe: np.ndarray) -> E
         return None
     if not (path.is_file() and find_spec("openvino")):
         return None
-    core = _core(precision)
+    core = openvino_core(precision)
     try:
         packed = path.read_bytes()
         with np.load(io.BytesIO(packed), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         network = core.read_model(arrays["graph"].tobytes(), arrays["weights"].tobytes())
         expected = [arrays[f"maps_{k}"] for k in range(len(arrays) - 3)]
-        engine = _compiled(core, network, precision, probe, expected)
+        engine = compiled_engine(core, network, precision, probe, expected)
         shapes = tuple(maps.shape[1:] for maps in expected)
         return replace(engine, shapes=shapes, parameters=int(arrays["parameters"]))
     except Exception as error:  # whatever a damaged file makes of numpy and OpenVINO
@@ -417,18 +417,18 @@ def _converted(core: Any, function: tf.types.experimental.ConcreteFunction) -> A
 
 def _infer(request: Any, pixels: np.ndarray) -> list[np.ndarray]:
     n = len(pixels)
-    missing = -n % _OPENVINO_BATCH
+    missing = -n % OPENVINO_BATCH
     if missing:
         empty = np.zeros((missing, *pixels.shape[1:]), pixels.dtype)
         pixels = np.concatenate([pixels, empty])
-    batches = pixels.reshape(-1, _OPENVINO_BATCH, *pixels.shape[1:])
+    batches = pixels.reshape(-1, OPENVINO_BATCH, *pixels.shape[1:])
     outputs: list[np.ndarray] = []
-    for start, batch in zip(range(0, len(pixels), _OPENVINO_BATCH), batches, strict=True):
+    for start, batch in zip(range(0, len(pixels), OPENVINO_BATCH), batches, strict=True):
         # Its own memory, which the next call fills anew.
         maps = list(request.infer(batch, share_inputs=True, share_outputs=True).values())
         outputs = outputs or [np.empty((len(pixels), *m.shape[1:]), np.float32) for m in maps]
         for whole, some in zip(outputs, maps, strict=True):
-            whole[start : start + _OPENVINO_BATCH] = some
+            whole[start : start + OPENVINO_BATCH] = some
     return [whole[:n] for whole in outputs]
 
 

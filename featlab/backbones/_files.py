@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import re
+import subprocess  # nosec B404
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featlab.arguments import check_choice
-from featlab.backbones.graphs import flat, graph_of, spatial_layers
+from featlab.backbones._engines import OPENVINO_BATCH, Engine, compiled_engine, openvino_core
+from featlab.backbones.graphs import flat, graph_of, spatial_layers, token_cells
 from featlab.errors import FeatlabError
-from featlab.store.network import OwnHead
 
 if TYPE_CHECKING:
     import keras
@@ -67,7 +70,7 @@ def load_keras_file(path: Path, size: tuple[int, int] | None, custom: Sequence[s
         raise FeatlabError(
             f"{path} could not be loaded as a Keras model: {reason.rstrip('.')}. {way_out}"
         ) from error
-    _check_pictures(path, model, size)
+    check_pictures(path, model, size)
     try:
         model = flat(model, size)
     except (ValueError, TypeError) as error:
@@ -80,7 +83,7 @@ def load_keras_file(path: Path, size: tuple[int, int] | None, custom: Sequence[s
     return model
 
 
-def _check_pictures(path: Path, model: keras.Model, size: tuple[int, int] | None) -> None:
+def check_pictures(path: Path, model: keras.Model, size: tuple[int, int] | None) -> None:
     """Refuse what is no network of one RGB or grey picture of a known size."""
     graph = graph_of(model)
     if graph is None and type(model).__name__ == "Sequential":
@@ -153,55 +156,6 @@ def _imported(name: str) -> Any:
         sys.path.remove(here)
 
 
-HUB = "hub:"
-"""Before the name, or the folder, of a preset of ``keras_hub``."""
-
-
-def load_preset(name: str, size: tuple[int, int] | None) -> keras.Model:
-    """The image network of a preset of ``keras_hub``, as one graph of RGB pictures.
-
-    Raises
-    ------
-    FeatlabError
-        ``keras_hub`` is not installed, there is no such preset, or it takes no pictures.
-    """
-    models = _keras_hub().models
-    preset = name.removeprefix(HUB)
-    try:
-        model = models.Backbone.from_preset(preset)
-    except Exception as error:  # downloads and damaged folders fail in any way they like
-        raise FeatlabError(
-            f"the preset {preset} could not be loaded by keras_hub: {cause_of(error)}"
-        ) from error
-    # Of a network of pictures and text, the part for pictures.
-    model = getattr(model, "vision_encoder", model)
-    _check_pictures(Path(name), model, size)
-    return flat(model, size)
-
-
-def preset_scaling(name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """What the pixels 0 … 255 of a preset are multiplied by, and what is added; None if untold."""
-    layers = _keras_hub().layers
-    try:
-        converter = layers.ImageConverter.from_preset(name.removeprefix(HUB))
-    except Exception:  # the preset tells nothing of its pixels
-        return None
-    scale = 1.0 if converter.scale is None else converter.scale
-    offset = 0.0 if converter.offset is None else converter.offset
-    both = (np.asarray(one, np.float32).reshape(-1) for one in (scale, offset))
-    first, second = (np.broadcast_to(one, 3) for one in both)
-    return first, second
-
-
-def _keras_hub() -> Any:
-    try:
-        return importlib.import_module("keras_hub")
-    except ImportError as error:
-        raise FeatlabError(
-            f"backbones {HUB}… need keras_hub: pip install 'featlab[hub]'."
-        ) from error
-
-
 def checked_preprocessing(preprocessing: str) -> str:
     """One of :data:`PREPROCESSING`, or means and deviations, without blanks.
 
@@ -262,64 +216,6 @@ def scaling_of_words(words: str) -> str | None:
     return name if name in PREPROCESSING or name.startswith("mean:") else None
 
 
-_FAR_BETTER, _BY_CHANCE = 0.2, 0.01
-
-
-def better_scaling(
-    model: keras.Model, head: OwnHead, scaling: str, pixels: np.ndarray, labels: Sequence[str]
-) -> str:
-    """What says that a network knows its own classes far better under another scaling, if so.
-
-    Far better is a fifth of the pictures, by a sign test (of those that one of the two alone knows)
-    at 0.01: a network that was trained on other scaled pixels runs without an error.
-
-    Parameters
-    ----------
-    model : keras.Model
-        From scaled pixels to maps, and the logits where `head` is not linear.
-    head : OwnHead
-    scaling : str
-        The one that is asked for.
-    pixels : ndarray of shape (n, H, W, 3), uint8
-    labels : sequence of n str
-        Those that are no class of `head` are left out. Where none is one, of as many classes, the
-        classes are the labels in alphabetical order, as Keras takes them from folders.
-
-    Returns
-    -------
-    str
-        A sentence; empty where nothing speaks against `scaling`.
-    """
-    from scipy.stats import binomtest
-
-    classes, folders = list(head.classes), sorted(set(labels))
-    if not set(classes) & set(folders) and len(classes) == len(folders):
-        classes = folders
-    rows = [row for row, label in enumerate(labels) if label in classes]
-    if not rows:
-        return ""
-    pixels, codes = pixels[rows], np.array([classes.index(labels[row]) for row in rows])
-
-    def right(scaling: str) -> np.ndarray:
-        outputs = model.predict_on_batch(scale_pixels(pixels.astype(np.float32), scaling))
-        last = outputs[-1] if isinstance(outputs, (list, tuple)) else outputs
-        logits = head.logits(np.asarray(last).mean(axis=(1, 2))) if head.linear else last
-        return np.asarray(logits).argmax(axis=1) == codes
-
-    own = right(scaling)
-    others = {name: right(name) for name in PREPROCESSING if name != scaling}
-    best = max(others, key=lambda name: others[name].sum())
-    gained, lost = (others[best] & ~own).sum(), (own & ~others[best]).sum()
-    n, by = len(own), others[best].mean() - own.mean()
-    if by < _FAR_BETTER or binomtest(int(gained), int(gained + lost)).pvalue > _BY_CHANCE:
-        return ""
-    return (
-        f"with preprocessing={scaling!r} the model's own classifier is right on {own.sum()} of {n} "
-        f"labelled pictures, with {best!r} on {others[best].sum()}: it was probably trained so. "
-        f"Give preprocessing={best!r} (--preprocessing {best})."
-    )
-
-
 @cache
 def imagenet_classes() -> tuple[str, ...]:
     """The 1,000 classes of ILSVRC 2012: a synset's first lemma, with its number where two share it.
@@ -366,3 +262,162 @@ def class_names(k: int, file: Path | None = None) -> tuple[str, ...]:
 
 def _numbered(k: int) -> tuple[str, ...]:
     return tuple(f"class {number}" for number in range(k))
+
+
+# Mean and deviation of pixels 0 … 255.
+_LINEAR = {
+    "none": ((0, 0, 0), (1, 1, 1)),
+    "unit": ((0, 0, 0), (255, 255, 255)),
+    "tf": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "torch": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "caffe": ((103.939, 116.779, 123.68), (1, 1, 1)),  # of blue, green and red
+}
+_PARSED = "import sys, openvino; openvino.Core().read_model(sys.argv[1])"
+
+
+class OnnxNetwork:
+    """An ONNX file that takes RGB pictures, as OpenVINO reads it.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Height and width of the input.
+    layers : dict of str to (int, int, int)
+        What can be maps, in order, by the name of the node: height, width, neurons.
+    last : str
+        The last of them that everything goes through.
+
+    Raises
+    ------
+    FeatlabError
+        It cannot be read or run, or takes no pictures of a known size.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int] | None, scaling: str) -> None:
+        self.path, self.scaling, self._core = path, scaling, openvino_core("float32")
+        # What a hostile file does to a parser happens in a process of its own.
+        command = [sys.executable, "-c", _PARSED, path]
+        parsed = subprocess.run(command, capture_output=True)  # nosec B603 - no shell, our own code
+        if parsed.returncode:
+            reason = cause_of(Exception(parsed.stderr.decode(errors="replace")))
+            raise FeatlabError(f"{path} could not be read as an ONNX model: {reason}")
+        self._model = self._core.read_model(path)
+        shapes = [
+            [side.get_length() if side.is_static else 0 for side in one.partial_shape]
+            for one in self._model.inputs
+        ]
+        axes = [k for k in (1, 3) if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][k] == 3]
+        if not axes:
+            raise FeatlabError(f"{path} must take RGB pictures alone, but takes {shapes}.")
+        self._first = axes[0] == 1
+        own = shapes[0][2:] if self._first else shapes[0][1:3]
+        if size is None and not all(own):
+            raise FeatlabError(f"{path} leaves its input size open: give one with input_size.")
+        self.size = size or (own[0], own[1])
+        full = [3, *self.size] if self._first else [*self.size, 3]
+        try:
+            self._model.reshape([OPENVINO_BATCH, *full])
+        except RuntimeError as error:
+            raise FeatlabError(
+                f"{path} cannot take {OPENVINO_BATCH} pictures of {self.size[0]} × {self.size[1]} "
+                "px at once: export it with open axes for batch, height and width."
+            ) from error
+        self.layers, self.last = self._maps()
+
+    def _maps(self) -> tuple[dict[str, tuple[int, int, int]], str]:
+        nodes = self._model.get_ordered_ops()
+        place = {node.get_friendly_name(): k for k, node in enumerate(nodes)}
+        layers, waypoints, reached, learned = {}, [], 0, False
+        for k, node in enumerate(nodes):
+            if node.get_type_name() in ("Constant", "Result"):
+                continue
+            learned = learned or node.get_type_name() in ("Convolution", "MatMul")
+            maps = self._shape(node.output(0)) if node.get_type_name() != "Parameter" else None
+            if maps is not None and maps[0] * maps[1] > 1:
+                name = node.get_friendly_name().strip("/")
+                layers[name] = maps
+                waypoints += [name] if learned and reached <= k else []
+            takers = [one.get_node() for out in node.outputs() for one in out.get_target_inputs()]
+            ends = [place[t.get_friendly_name()] for t in takers if t.get_type_name() != "ShapeOf"]
+            reached = max([reached, *ends])
+        if not layers:
+            raise FeatlabError(f"{self.path} has no node that gives maps, or a grid of tokens.")
+        return layers, (waypoints or list(layers))[-1]
+
+    def _shape(self, output: Any, grid: str = "") -> tuple[int, int, int] | None:
+        """Height, width and neurons of what a node gives, where it can be maps."""
+        if output.partial_shape.is_dynamic or not output.element_type.is_real():
+            return None
+        shape = list(output.shape)
+        if len(shape) == 3 and shape[0] == OPENVINO_BATCH:
+            cells = token_cells(shape, self.size, grid)
+            return cells and (cells[1], cells[2], shape[2])
+        if len(shape) != 4 or shape[0] != OPENVINO_BATCH or grid:
+            return None
+        _, *own = shape
+        return (own[1], own[2], own[0]) if self._channels_first(own) else (own[0], own[1], own[2])
+
+    def _channels_first(self, own: Sequence[int]) -> bool:
+        """Whether maps are (c, h, w): as the input is, unless only the other has its aspect."""
+        as_first, as_last = (
+            round(self.size[0] / h) == round(self.size[1] / w) for h, w in (own[1:], own[:2])
+        )
+        return self._first if as_first == as_last else as_first
+
+    def engine(self, names: Sequence[str], wanted: str, precision: str, probe: Any) -> Engine:
+        """What runs the pass: pixels ``(b, H, W, 3)`` uint8 to the maps of some layers."""
+        import openvino
+        from openvino.preprocess import PrePostProcessor
+
+        if wanted not in ("auto", "openvino"):
+            raise FeatlabError(f"engine must be openvino for {self.path}, got {wanted!r}.")
+        model, ports, shapes = self._model.clone(), [], []
+        nodes = {node.get_friendly_name().strip("/"): node for node in model.get_ops()}
+        for name in names:
+            path, _, grid = name.partition("@")
+            shape = self._shape(nodes[path].output(0), grid) if path in nodes else None
+            if shape is None:
+                last = ", ".join(list(self.layers)[-8:])
+                raise FeatlabError(
+                    f"layers must name nodes of {self.path} that give maps, or tokens of a known "
+                    f"grid (norm@1+14x14), got {name!r}. The last ones with maps: {last}."
+                )
+            ports.append(nodes[path].output(0))
+            shapes.append(shape)
+        whole = PrePostProcessor(openvino.Model(ports, model.get_parameters(), "maps"))
+        taken = whole.input()
+        taken.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+        taken.model().set_layout(openvino.Layout("NCHW" if self._first else "NHWC"))
+        mean, std = _LINEAR.get(self.scaling) or _mean_and_std(self.scaling).tolist()
+        steps = taken.preprocess().convert_element_type(openvino.Type.f32)
+        steps = steps.reverse_channels() if self.scaling == "caffe" else steps
+        steps.mean(list(map(float, mean))).scale(list(map(float, std)))
+        network = whole.build()
+        pixels = np.repeat(probe, OPENVINO_BATCH, axis=0)
+        reference = self._core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        expected = [values[:1] for values in reference(pixels).values()]
+        engine = compiled_engine(openvino_core(precision), network, precision, probe, expected)
+
+        def run(pixels: np.ndarray) -> list[np.ndarray]:
+            outputs = engine.run(pixels)
+            return [self._arranged(*one) for one in zip(outputs, names, shapes, strict=True)]
+
+        constants = [one for one in model.get_ops() if one.get_type_name() == "Constant"]
+        weights = sum(int(np.prod(one.shape)) for one in constants if len(one.shape) > 0)
+        return replace(engine, run=run, shapes=tuple(shapes), parameters=weights)
+
+    def _arranged(self, values: np.ndarray, name: str, shape: tuple[int, int, int]) -> np.ndarray:
+        if values.ndim == 4:
+            first = self._channels_first(values.shape[1:])
+            return np.ascontiguousarray(np.moveaxis(values, 1, 3)) if first else values
+        cells = token_cells(values.shape, self.size, name.partition("@")[2])
+        assert cells is not None
+        return values[:, cells[0] : cells[0] + shape[0] * shape[1]].reshape(-1, *shape)
+
+    def digest(self) -> str:
+        """Of the file and all its weights, those in files beside it too."""
+        digest = hashlib.sha256(self.path.read_bytes())
+        for node in self._model.get_ordered_ops():
+            if node.get_type_name() == "Constant":
+                digest.update(np.ascontiguousarray(node.get_data()).tobytes())
+        return digest.hexdigest()

@@ -157,7 +157,7 @@ def output_of(model: keras.Model, layer: str) -> Any:
     if len(output.shape) == 4 and not grid:
         return output
     size = model.inputs[0].shape[1:3]
-    cells = _cells(output.shape, size, grid) if len(output.shape) == 3 else None
+    cells = token_cells(output.shape, size, grid) if len(output.shape) == 3 else None
     if cells is None:
         raise FeatlabError(
             f"layer {layer!r} of {model.name} gives no maps (b, h, w, c), and no grid of tokens "
@@ -167,7 +167,7 @@ def output_of(model: keras.Model, layer: str) -> Any:
     return _as_maps(output, cells, "cls" if grid == "cls" else "grid")
 
 
-def _cells(
+def token_cells(
     shape: Sequence[int | None], size: Sequence[int], grid: str = ""
 ) -> tuple[int, int, int] | None:
     """Tokens before the grid, its rows and columns, of ``(b, n, d)``; None where they are no grid.
@@ -234,7 +234,7 @@ def _map_shape(node: Any, size: Sequence[int] | None = None) -> tuple[int, int, 
     """Height, width and neurons of the maps that a call gives, or of tokens if `size` is given."""
     shape = tuple(getattr(node.output_tensors[0], "shape", ()))
     if len(shape) == 3 and size is not None and not node.is_input:
-        cells = _cells(shape, size)
+        cells = token_cells(shape, size)
         return cells and (cells[1], cells[2], shape[2])
     maps = not node.is_input and len(shape) == 4 and None not in shape[1:]
     return (shape[1], shape[2], shape[3]) if maps else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import os
 import pkgutil
@@ -13,18 +14,20 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from featlab.backbones import efficientnet_lite
 from featlab.backbones._files import (
-    HUB,
+    OnnxNetwork,
     cause_of,
+    check_pictures,
     checked_preprocessing,
     keras_version,
     load_keras_file,
-    load_preset,
     preprocessing_in_words,
-    preset_scaling,
     scale_pixels,
 )
+from featlab.backbones.graphs import flat
 from featlab.errors import FeatlabError
 from featlab.store.network import OwnHead
 
@@ -46,7 +49,9 @@ _INPUT_SIZES = {
 }
 _USUAL_SIZE = 224
 
-_MODEL_FILES = (".keras", ".h5", ".hdf5")
+HUB = "hub:"
+"""Before the name, or the folder, of a preset of ``keras_hub``."""
+_MODEL_FILES = (".keras", ".h5", ".hdf5", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Source:
     last_layer: str | None
     head: Callable[[], OwnHead | None] | None = None
     class_names: Path | None = None
+    onnx: OnnxNetwork | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,8 @@ def find_source(
     built_in = built_in_name(name)
     if classifier and (built_in or is_model_file(name)):
         raise FeatlabError(f"classifier is for keras.applications; {name} has its own anyway.")
+    if Path(name).suffix == ".onnx":
+        return _onnx(Path(name), size, preprocessing)
     if is_model_file(name):
         return _model_file(Path(name), weights, size, preprocessing, custom)
     if name.startswith(HUB):
@@ -274,13 +282,88 @@ def _model_file(
     )
 
 
+def _onnx(path: Path, size: tuple[int, int] | None, preprocessing: str | None) -> Source:
+    _existing(path)
+    if preprocessing is None:
+        raise FeatlabError(
+            f"{path} tells nothing of its pixels: give preprocessing (--preprocessing), which is "
+            "torch for most networks of PyTorch."
+        )
+    scaling = checked_preprocessing(preprocessing)
+    network = OnnxNetwork(path, size, scaling)
+
+    def build(size: tuple[int, int] | None) -> keras.Model:
+        raise FeatlabError(
+            f"{path} is run by OpenVINO, forward only: gradients, fine-tuning and exports need a "
+            "network of Keras."
+        )
+
+    return Source(
+        name=path.stem,
+        weights=path.name,
+        weights_file=None,
+        preprocessing=preprocessing_in_words(scaling),
+        build=build,
+        preprocess=partial(scale_pixels, preprocessing=scaling),
+        input_size=network.size,
+        last_layer=network.last,
+        head=lambda: None,
+        onnx=network,
+    )
+
+
 def _scaled(pixels: Any, scale: Any, offset: Any) -> Any:
     return pixels * scale + offset
 
 
+def _load_preset(name: str, size: tuple[int, int] | None) -> keras.Model:
+    """The image network of a preset of ``keras_hub``, as one graph of RGB pictures.
+
+    Raises
+    ------
+    FeatlabError
+        ``keras_hub`` is not installed, there is no such preset, or it takes no pictures.
+    """
+    models = _keras_hub().models
+    preset = name.removeprefix(HUB)
+    try:
+        model = models.Backbone.from_preset(preset)
+    except Exception as error:  # downloads and damaged folders fail in any way they like
+        raise FeatlabError(
+            f"the preset {preset} could not be loaded by keras_hub: {cause_of(error)}"
+        ) from error
+    # Of a network of pictures and text, the part for pictures.
+    model = getattr(model, "vision_encoder", model)
+    check_pictures(Path(name), model, size)
+    return flat(model, size)
+
+
+def _preset_scaling(name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """What the pixels 0 … 255 of a preset are multiplied by, and what is added; None if untold."""
+    layers = _keras_hub().layers
+    try:
+        converter = layers.ImageConverter.from_preset(name.removeprefix(HUB))
+    except Exception:  # the preset tells nothing of its pixels
+        return None
+    scale = 1.0 if converter.scale is None else converter.scale
+    offset = 0.0 if converter.offset is None else converter.offset
+    both = (np.asarray(one, np.float32).reshape(-1) for one in (scale, offset))
+    first, second = (np.broadcast_to(one, 3) for one in both)
+    return first, second
+
+
+def _keras_hub() -> Any:
+    try:
+        return importlib.import_module("keras_hub")
+    except ImportError as error:
+        raise FeatlabError(
+            f"backbones {HUB}… need keras_hub: pip install 'featlab[hub]'."
+        ) from error
+
+
 def _preset(name: str, size: tuple[int, int] | None, preprocessing: str | None) -> Source:
     if preprocessing is None:
-        known = preset_scaling(name)
+        known = _preset_scaling(name)
         if known is None:
             raise FeatlabError(
                 f"{name} tells nothing of its pixels: give preprocessing (--preprocessing)."
@@ -297,7 +380,7 @@ def _preset(name: str, size: tuple[int, int] | None, preprocessing: str | None) 
 
     def build(size: tuple[int, int] | None) -> keras.Model:
         with _fresh_names():
-            return load_preset(name, size)
+            return _load_preset(name, size)
 
     return Source(
         name=name,

@@ -120,8 +120,8 @@ class Pass:
     backbone: Annotated[
         str,
         typer.Option(
-            help="efficientnet_lite0 … 2, a network of keras.applications, a .keras file, "
-            "hub:PRESET of keras_hub."
+            help="efficientnet_lite0 … 2, a network of keras.applications, a .keras or .onnx "
+            "file, hub:PRESET of keras_hub."
         ),
     ] = "efficientnet_lite0"
     weights: Annotated[
@@ -144,8 +144,8 @@ class Pass:
     preprocessing: Annotated[
         str | None,
         typer.Option(
-            help="For a .keras file: none, unit (0 … 1), tf, torch, caffe or mean:…;std:…. "
-            "(default: none)"
+            help="For a .keras or .onnx file: none, unit (0 … 1), tf, torch, caffe or mean:…;std:…"
+            ". (default: none)"
         ),
     ] = None
     custom: ModelCustom = None
