@@ -28,7 +28,7 @@ from test_torch_weights import MAGIC, PROTOCOL, _Global, _Name, _Pickler, _tenso
 import featlab
 from featlab import FeatlabError, cli, datasets, heads, report
 from featlab.backbones.efficientnet_lite import read_state_dict
-from featlab.cli._options import file_name
+from featlab.cli._pages import file_name
 from featlab.extract import extract_maps
 from featlab.finetune._training import read_state
 from featlab.images import index_images

@@ -296,7 +296,7 @@ class OnnxNetwork:
     def __init__(self, path: Path, size: tuple[int, int] | None, scaling: str) -> None:
         self.path, self.scaling, self._core = path, scaling, openvino_core("float32")
         # What a hostile file does to a parser happens in a process of its own.
-        command = [sys.executable, "-c", _PARSED, path]
+        command = [sys.executable, "-c", _PARSED, str(path)]
         parsed = subprocess.run(command, capture_output=True)  # nosec B603 - no shell, our own code
         if parsed.returncode:
             reason = cause_of(Exception(parsed.stderr.decode(errors="replace")))
