@@ -289,9 +289,15 @@ def _learning_curve(
 
 
 def _box_curve(
-    store: MapStore, split: pd.Series, box_kind: str | None, random_state: int
+    store: MapStore,
+    split: pd.Series,
+    localised: np.ndarray,
+    box_kind: str | None,
+    random_state: int,
 ) -> pd.DataFrame:
-    return sets.box_curve(store, split, box_kind=box_kind, random_state=random_state)
+    return sets.box_curve(
+        store, split, box_kind=box_kind, rows=localised, random_state=random_state
+    )
 
 
 def _audit(

@@ -20,6 +20,7 @@ from featlab.arguments import (
     check_whole,
     effective_units,
     group_codes,
+    row_numbers,
     split_sides,
     stratified_rows,
     true_boxes,
@@ -271,6 +272,7 @@ def box_curve(
     orders: Sequence[ArrayLike] | None = None,
     layer: str | Sequence[str] | None = None,
     box_kind: str | None = None,
+    rows: Any = None,
     n_boot: int = 1000,
     random_state: int = 0,
 ) -> pd.DataFrame:
@@ -292,6 +294,8 @@ def box_curve(
         All by default; of several the heat maps are fused.
     box_kind : str, optional
         Which kind of boxes is the truth; needed where the box table has several.
+    rows : sequence of int, or mask of shape (n,), optional
+        Of the test rows only these are scored; all by default.
     n_boot, random_state : int
         Resamples and seed.
 
@@ -321,6 +325,7 @@ def box_curve(
     boxed = np.isin(np.arange(len(sides)), truth["image"])
     learnt, test = (np.flatnonzero(boxed & (sides == side)) for side in ("train", "test"))
     rng = np.random.default_rng(random_state)
+    test = np.intersect1d(test, row_numbers(rows, store.images))
     test = np.sort(rng.permutation(test)[:_MOST_ON_CURVE])
     check_whole("n_repeats", n_repeats, 1)
     asked = _curve_sizes(sizes, len(learnt))
