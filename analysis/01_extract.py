@@ -1,8 +1,8 @@
 """1. Run the network once: an image folder becomes a store of feature maps.
 
-    python analysis/01_extract.py [IMAGES] [STORE]
+    python analysis/01_extract.py [IMAGES] [STORE] [CLASS,CLASS,...]
 
-Without arguments: the built-in scenes, and reports/analysis/maps.h5.
+Without arguments: the built-in scenes, all classes, and reports/analysis/maps.h5.
 """
 
 import sys
@@ -17,7 +17,8 @@ folder = Path(sys.argv[1]) if len(sys.argv) > 1 else datasets.write_scenes("data
 path = Path(sys.argv[2] if len(sys.argv) > 2 else "reports/analysis/maps.h5")
 path.parent.mkdir(parents=True, exist_ok=True)
 
-table, boxes, _ = images.index_images(folder)
+classes = sys.argv[3].split(",") if len(sys.argv) > 3 else None
+table, boxes, _ = images.index_images(folder, classes=classes)
 print(table.groupby("label").size().to_string())
 print(f"{len(boxes)} boxes")
 

@@ -9,3 +9,7 @@ class FeatlabError(ValueError):
     The command line prints the message and exits with 1; any other exception is a defect of
     featlab and keeps its traceback.
     """
+
+
+class PictureGoneError(FeatlabError):
+    """A picture that was read when it was indexed is missing, another, or damaged by now."""

@@ -396,3 +396,29 @@ def test_boxes_are_drawn_where_they_are_suggested_and_the_next_run_makes_no_pass
     assert f"test {len(test)} of {len(test)}" in capsys.readouterr().out
     second = pd.read_csv(tmp_path / "second" / "suggested.csv")
     assert not set(second["path"]) & {*first["path"], *test["path"]}
+
+
+def test_a_picture_that_is_gone_when_the_pass_comes_is_skipped_there(tmp_path, monkeypatch):
+    """The index has read it; under `skip` it is left out, counted, and all others are there."""
+    folder = colourful(tmp_path / "set")
+
+    def load(made):
+        (folder / "visit1" / "a" / "0.png").unlink(missing_ok=True)
+        return FakeBackbone()
+
+    monkeypatch.setattr(_pass, "load_network", load)
+    options = ["--box-units", "shares"]
+    assert featlab("extract", folder, "-o", tmp_path / "raise.h5", *options) == 1
+    colourful(tmp_path / "set")
+    skip = [*options, "--on-error", "skip"]
+    assert featlab("extract", folder, "-o", tmp_path / "maps.h5", *skip) == 0
+    with MapStore(tmp_path / "maps.h5") as store:
+        assert len(store) == 35 and "visit1/a/0.png" not in set(store.images["path"])
+    assert not (tmp_path / "maps.h5.parts").exists()
+    assert featlab("extract", folder, "-o", tmp_path / "maps.h5", *skip) == 0
+
+
+def test_results_do_not_go_into_the_folder_of_the_pictures_itself(tmp_path, capsys):
+    folder = colourful(tmp_path / "set")
+    assert featlab("run", folder, "-o", folder) == 1
+    assert "is the folder of the pictures; give -o another" in capsys.readouterr().err

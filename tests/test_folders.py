@@ -519,6 +519,8 @@ def test_lists_of_pictures(tmp_path):
         "filename,class\n" + "\n".join(f"{path},{path.split('/')[0]}" for path in some)
     )
     table = pd.DataFrame({"path": some, "label": "x", "folder": str(tmp_path)})
+    for name in ("rel.txt", "abs.txt"):
+        assert index_pictures(lists / name)[0]["path"].tolist() == some
     for source in (lists / "rel.txt", lists / "abs.txt", tmp_path / "names.csv", table):
         images, _, _ = index_images(source)
         assert images["path"].tolist() == some and set(images["folder"]) == {str(tmp_path)}
@@ -544,6 +546,9 @@ def test_what_featlab_has_written_among_the_pictures_is_no_class(tmp_path, mark)
     images, _, skipped = index_images(tmp_path)
     assert len(images) == 6 and set(images["label"]) == set(CLASSES)
     assert skipped["path"].tolist() == ["results"] and "featlab" in skipped["reason"][0]
+    rows = "image,xmin,ymin,xmax,ymax\n" + "apple_0.png,1,1,9,9\n"
+    (tmp_path / "results" / "statistics.csv").write_text(rows)
+    assert index_images(tmp_path)[1].empty
 
 
 # -------------------------------------------------------------------------------------- grey levels

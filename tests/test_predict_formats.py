@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import tempfile
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -333,6 +334,7 @@ def turned(tmp_path_factory):
         ("coco", "instances.json", "annotations/instances.json", 0),
         # Read as it is written; counted from 1, the first pixel is one farther.
         ("voc", "Annotations", "Annotations", 1),
+        ("cvat", "annotations.xml", "boxes.xml", 0),
     ],
 )
 def test_featlabs_own_readers_find_the_boxes_of_turned_pictures(
@@ -350,6 +352,42 @@ def test_featlabs_own_readers_find_the_boxes_of_turned_pictures(
     assert boxes["image"].tolist() == [*range(8)] and boxes["label"].tolist() == [*"aaaabbbb"]
     moved = table[CORNERS] + np.array([shift, shift, 0, 0])
     np.testing.assert_allclose(boxes[CORNERS], moved, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["csv", "coco", "voc", "yolo", "label-studio", "cvat"])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_what_is_written_is_read_back(tmp_path, name, data):
+    """Every format, with pictures of any size and boxes of any place; to what its numbers keep."""
+    root = Path(tempfile.mkdtemp(dir=tmp_path))
+    sides = data.draw(st.lists(st.tuples(st.integers(8, 90), st.integers(8, 90)), min_size=1,
+                               max_size=4))  # fmt: skip
+    rows = []
+    for k, (width, height) in enumerate(sides):
+        path = f"{'ab'[k % 2]}/{k}.png"
+        (root / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (width, height), "red").save(root / path)
+        for _ in range(data.draw(st.integers(1, 3))):
+            x, y = (data.draw(st.floats(0, side - 4)) for side in (width, height))
+            w, h = data.draw(st.floats(2, width - x)), data.draw(st.floats(2, height - y))
+            rows.append((path, width, height, "ab"[k % 2], (x, y, x + w, y + h)))
+    table = table_of(sorted(rows, key=lambda row: row[0]))
+    write_boxes(table, root / "made", name)
+    for file in (root / "made" / name).iterdir():
+        file.rename(root / file.name)
+    if name == "coco":
+        (root / "results.json").unlink()
+    if name == "label-studio":  # what is proposed there is read once a person has taken it over
+        tasks = json.loads((root / "tasks.json").read_text())
+        taken = [task | {"annotations": task["predictions"]} for task in tasks]
+        (root / "tasks.json").write_text(json.dumps(taken))
+    indexed, boxes, _ = images.index_images(root)
+    assert indexed["path"].iloc[boxes["image"]].tolist() == table["path"].tolist()
+    assert boxes["label"].tolist() == table["class"].tolist()
+    finest = {"voc": 1.6, "cvat": 0.006}.get(name, 1e-3)
+    np.testing.assert_allclose(boxes[CORNERS], table[CORNERS], atol=finest)
 
 
 def test_names_like_formulas_are_read_back_by_featlab(tmp_path, picture_folder):

@@ -15,8 +15,8 @@ from typing import Annotated
 
 import typer
 
-from featlab.cli._pages import audit, compare, embed, extract, info, join, report, verify
-from featlab.cli._pass import demo, predict, run
+from featlab.cli._pages import audit, compare, demo, embed, extract, info, join, report, verify
+from featlab.cli._pass import predict, run
 from featlab.cli._questions import boxheads, heads, localise, neurons
 from featlab.cli._rerun import export, finetune, gradients, suggest
 from featlab.errors import FeatlabError

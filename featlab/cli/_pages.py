@@ -25,7 +25,9 @@ from featlab.cli._options import (
     Seed,
     Store,
     Virtual,
+    bar,
     command_line,
+    download_bar,
     extract_bar,
     quiet_bar,
     show,
@@ -40,6 +42,54 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from distributed import Client
+
+
+_N_SCENES = 240
+
+
+def demo(
+    output: Output = Path("featlab-demo"),
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="scenes (built in); or, downloaded once: oxford-pets, oxford-pets-species, "
+            "cub-200-2011."
+        ),
+    ] = "scenes",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for downloads; ~/.cache/featlab by default.")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=40, help=f"Number of scenes; {_N_SCENES} by default.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Run everything on built-in scenes, or a public set, with the built-in network."""
+    if dataset != "scenes":
+        if n is not None:
+            raise FeatlabError("-n is the number of built-in scenes; leave it out with --dataset.")
+        images, box_kind = _fetched(dataset, data or Path.home() / ".cache" / "featlab")
+        # A public set is as it is: a file or box in it that cannot be used is nobody's to mend.
+        _pass.run_all(Pass(images, on_error="skip"), output, box_kind, "together", seed)
+        return
+    scenes = featlab.datasets.write_scenes(
+        output / "scenes", n or _N_SCENES, random_state=seed, progress=partial(bar, label="scenes")
+    )
+    _pass.run_all(Pass(scenes), output, None, "together", seed)
+
+
+def _fetched(dataset: str, data: Path) -> tuple[Path, str]:
+    """The index of a public set, and the kind of its boxes that every test picture has."""
+    sets = featlab.datasets
+    if dataset in ("oxford-pets", "oxford-pets-species"):
+        label = "species" if dataset.endswith("-species") else "breed"
+        return sets.fetch_oxford_pets(data, label=label, progress=download_bar), "body"
+    if dataset == "cub-200-2011":
+        return sets.fetch_cub_200_2011(data, progress=download_bar), "object"
+    raise FeatlabError(
+        "--dataset must be scenes, oxford-pets, oxford-pets-species or cub-200-2011, got "
+        f"{dataset!r}."
+    )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""From pictures to a report in one command: demo, run; and the pass that others begin with."""
+"""From pictures to a report in one command; and the pass that others begin with."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ from featlab.cli._options import (
     Seed,
     bar,
     command_line,
-    download_bar,
     extract_bar,
     picture_bar,
     quiet_bar,
@@ -42,13 +41,12 @@ from featlab.cli._options import (
     tell_skipped,
     write_tables,
 )
-from featlab.errors import FeatlabError
+from featlab.errors import FeatlabError, PictureGoneError
 from featlab.system.machine import give_back_large_blocks
 
 if TYPE_CHECKING:
     pass
 
-_N_SCENES = 240
 _READING = (
     *("classes", "group_from", "split_from", "label_from", "label_from_boxes", "box_units"),
     *("intensity", "on_error"),
@@ -56,51 +54,6 @@ _READING = (
 _LIBRARY_CHATTER = re.compile(
     r"[IW]\d{4} .*\.cc:\d+\]|E\d{4} .*(cuda|oneDNN)|WARNING: All log messages before absl"
 )
-
-
-def demo(
-    output: Output = Path("featlab-demo"),
-    dataset: Annotated[
-        str,
-        typer.Option(
-            help="scenes (built in); or, downloaded once: oxford-pets, oxford-pets-species, "
-            "cub-200-2011."
-        ),
-    ] = "scenes",
-    data: Annotated[
-        Path | None, typer.Option(help="Folder for downloads; ~/.cache/featlab by default.")
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option("-n", min=40, help=f"Number of scenes; {_N_SCENES} by default.")
-    ] = None,
-    seed: Seed = 0,
-) -> None:
-    """Run everything on built-in scenes, or a public set, with the built-in network."""
-    if dataset != "scenes":
-        if n is not None:
-            raise FeatlabError("-n is the number of built-in scenes; leave it out with --dataset.")
-        images, box_kind = _fetched(dataset, data or Path.home() / ".cache" / "featlab")
-        # A public set is as it is: a file or box in it that cannot be used is nobody's to mend.
-        _run(Pass(images, on_error="skip"), output, box_kind, "together", seed)
-        return
-    scenes = featlab.datasets.write_scenes(
-        output / "scenes", n or _N_SCENES, random_state=seed, progress=partial(bar, label="scenes")
-    )
-    _run(Pass(scenes), output, None, "together", seed)
-
-
-def _fetched(dataset: str, data: Path) -> tuple[Path, str]:
-    """The index of a public set, and the kind of its boxes that every test picture has."""
-    sets = featlab.datasets
-    if dataset in ("oxford-pets", "oxford-pets-species"):
-        label = "species" if dataset.endswith("-species") else "breed"
-        return sets.fetch_oxford_pets(data, label=label, progress=download_bar), "body"
-    if dataset == "cub-200-2011":
-        return sets.fetch_cub_200_2011(data, progress=download_bar), "object"
-    raise FeatlabError(
-        "--dataset must be scenes, oxford-pets, oxford-pets-species or cub-200-2011, got "
-        f"{dataset!r}."
-    )
 
 
 @takes_pass
@@ -117,15 +70,17 @@ def run(
     Leaves report.html with its tables, maps.h5 (the network's feature maps, which other commands
     ask) and, of a set with labels, model.featlab (for `featlab predict`).
     """
-    _run(made, output, box_kind, copies, seed, refit=refit)
+    run_all(made, output, box_kind, copies, seed, refit=refit)
 
 
-def _run(
+def run_all(
     made: Pass, output: Path, box_kind: str | None, copies: str, seed: int, *, refit: bool = False
 ) -> None:
+    """What `run` and `demo` do."""
     path = output / "maps.h5"
     with workers_ready(path.exists()):
         start = time.perf_counter()
+        refuse_same(made, output)
         tables = index(made)
         seconds = {"index": round(time.perf_counter() - start, 3)}
         # What the later stages would refuse is refused before the pass, not after it.
@@ -370,6 +325,14 @@ def index(made: Pass) -> featlab.store.format.Tables:
     return featlab.store.format.Tables(images, boxes, skipped, provenance)
 
 
+def refuse_same(made: Pass, output: Path) -> None:
+    """Refuse to write results into the very folder of the pictures, where they would be read."""
+    if output.resolve() == made.images.resolve():
+        raise FeatlabError(
+            f"{output} is the folder of the pictures; give -o another, or one in it."
+        )
+
+
 def load_network(made: Pass) -> featlab.backbones.Backbone:
     """The network that the options name; "none" is no weights, layers are separated by commas."""
     return featlab.backbones.load_backbone(
@@ -402,8 +365,18 @@ def finished_store(
     if store is not None:
         logging.getLogger(__name__).info("%s is finished already: no forward pass", path)
         return store, False
-    extract = extract or featlab.extract.extract_maps
-    return extract(tables.images, network, path, progress=extract_bar, **shared), True
+    make = extract or featlab.extract.extract_maps
+    try:
+        return make(tables.images, network, path, progress=extract_bar, **shared), True
+    except PictureGoneError as error:
+        if made.on_error != "skip":
+            raise
+        logging.getLogger(__name__).warning("%s The set is indexed again without it.", error)
+        fresh = index(made)
+        if len(fresh.images) == len(tables.images):
+            raise
+    featlab.extract.discard_parts(path)
+    return finished_store(made, fresh, path, extract)
 
 
 def pass_arguments(made: Pass, tables: featlab.store.format.Tables) -> dict[str, Any]:

@@ -220,6 +220,7 @@ def finetune(
     seed: Seed = 0,
 ) -> None:
     """Train a head, then the last blocks too; compare with the heads on stored maps."""
+    _pass.refuse_same(made, output)
     tables = _pass.index(made)
     featlab.splits.make_split(
         tables.images, random_state=seed

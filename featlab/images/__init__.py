@@ -24,12 +24,12 @@ from featlab.images._index import (
     skipped_table,
 )
 from featlab.images._intensity import like
-from featlab.images._layout import Candidate, Listing, read_listed
+from featlab.images._layout import LISTS, Candidate, Listing, of_paths, read_listed
 from featlab.images.decode import cut, decode_picture, is_picture_name, printable
 
 __all__ = ["decode_picture", "index_images"]
 
-_WHAT = "give picture files, folders, patterns such as 'trip/*.jpg', or a CSV file with a path"
+_WHAT = "give picture files, folders, patterns such as 'trip/*.jpg', or a list of paths"
 
 
 def index_pictures(
@@ -45,7 +45,8 @@ def index_pictures(
     ----------
     pictures : path-like, or sequence of path-like
         Files; folders, whose pictures may lie at any depth; patterns (``**`` is any folders); CSV
-        files with a column ``path``, relative to their own folder.
+        files with a column ``path``, or text files with a path in each line, relative to their own
+        folder.
     intensity : str
         How the grey levels of another set were brought to 8 bits, as its store tells; these are
         like them. "": as the number formats have it.
@@ -105,6 +106,10 @@ def _files_of(source: str, problems: list[Problem]) -> tuple[str, list[str]]:
         return path, [os.path.join(path, name) for name in inside]
     # A link that leads nowhere is a file that cannot be read; as a pattern it would be itself.
     if os.path.lexists(path):
+        if path.lower().endswith(LISTS):
+            listed_here = of_paths(Path(path))
+            files = [str(listed_here.root / one.path) for one in listed_here.candidates]
+            return str(listed_here.root), files
         if path.lower().endswith(".csv"):
             folder = os.path.dirname(path)
             listed = read_listed(Path(path))

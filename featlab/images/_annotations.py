@@ -269,7 +269,9 @@ def other_files(root: Path, pictures: list[str], *, is_selection: bool) -> list[
                 continue
             if not os.path.isdir(root / path):
                 files.add(path)
-            elif _FOLDERS.fullmatch(name) or not is_selection:
+            elif _FOLDERS.fullmatch(name) or not (
+                is_selection or _RESULTS.intersection(_names_in(root / path))
+            ):
                 files.update(walk_files(root, path, []))
     return sorted(path for path in files if os.path.isfile(root / path))
 

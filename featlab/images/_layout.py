@@ -46,7 +46,8 @@ _HOLDERS = re.compile(
 _COMPANIONS = re.compile(
     r"mask|segment|visuali[sz]|overlay|label|annot|ground.?truth|^gt$|depth|trimap", re.I
 )
-_LISTS = (".txt", ".lst", ".list")
+LISTS = (".txt", ".lst", ".list")
+"""Suffixes of text files with a path in each line."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +200,8 @@ def _listed(source: str | os.PathLike[str] | pd.DataFrame, patterns: Patterns) -
         return _list_folder(path, patterns)
     if not path.exists():
         raise FeatlabError(f"there is no folder or CSV file {path}; {LAYOUT}.")
-    if path.suffix.lower() in _LISTS:
-        return _of_paths(path)
+    if path.suffix.lower() in LISTS:
+        return of_paths(path)
     if path.suffix.lower() != ".csv":
         raise FeatlabError(f"{path} is neither a folder nor a CSV file; {LAYOUT}.")
     return Listing(path.parent, _read_csv(path), [], is_selection=True)
@@ -345,7 +346,7 @@ def _no_picture(root: Path, problems: list[Problem]) -> str:
 # ---------------------------------------------------------------------------------------- lists
 
 
-def _of_paths(path: Path) -> Listing:
+def of_paths(path: Path) -> Listing:
     """A text file with the path of a picture in each line, relative to its folder or absolute."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
@@ -378,8 +379,7 @@ def read_listed(path: Path) -> list[tuple[int, str, dict[str, str]]]:
     """
     listed: list[tuple[int, str, dict[str, str]]] = []
     for line, row in read_rows(path, (PICTURE_COLUMNS,)):
-        column = first_of(list(row), PICTURE_COLUMNS)
-        picture = relative_path(row[column])
+        picture = relative_path(row[column := first_of(list(row), PICTURE_COLUMNS)])
         if picture is None:
             raise FeatlabError(
                 f"{path} line {line}: path must be relative to the CSV file's folder and lie in "

@@ -15,7 +15,7 @@ from pandas.api.extensions import ExtensionArray
 from PIL import Image
 
 from featlab.arguments import check_choice, check_columns
-from featlab.errors import FeatlabError
+from featlab.errors import FeatlabError, PictureGoneError
 from featlab.images._intensity import scales_of
 from featlab.images.decode import Inspection, ScaledPicture, decode_scaled
 
@@ -118,7 +118,7 @@ class InputReader:
 
         Raises
         ------
-        FeatlabError
+        PictureGoneError
             The picture is missing, has changed since it was indexed, or cannot be decoded.
         """
         folder, path, digest, width, height, levels = (column[row] for column in self._columns)
@@ -126,14 +126,16 @@ class InputReader:
         try:
             data = file.read_bytes()
         except OSError as error:
-            raise FeatlabError(f"{file} could not be read: {error.strerror}.") from error
+            raise PictureGoneError(f"{file} could not be read: {error.strerror}.") from error
         if hashlib.sha256(data).hexdigest() != digest:
-            raise FeatlabError(f"{file} has changed since the folder was indexed; index it again.")
+            raise PictureGoneError(
+                f"{file} has changed since the folder was indexed; index it again."
+            )
         factor = jpeg_factor(path, width, height, self.size, self.mode) if self.scaled else 1
         try:
             picture = decode_scaled(data, factor, levels)
         except FeatlabError as error:
-            raise FeatlabError(f"{file}: {error}") from error
+            raise PictureGoneError(f"{file}: {error}") from error
         return resize_picture(picture.image, self.size, self.mode, box=picture.box), picture
 
     @cached_property
