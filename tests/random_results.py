@@ -114,7 +114,7 @@ def results(draw: Any) -> Results:
         head_details=_head_details(make, heads, len(store.classes)) if make.chance(0.8) else None,
         box_details=None
         if pairs is None
-        else BoxDetails(_statistics(make), box_heads, pairs, _box_curve(make)),
+        else BoxDetails(_statistics(make), box_heads, pairs, _box_curve(make, localisation)),
         set_overview=_glance(make, store, split) if make.chance() else None,
         gradients=_gradients(make) if make.chance(0.3) else None,  # type: ignore[arg-type]
         transfer=_transfer(make) if make.chance(0.3) else None,
@@ -405,12 +405,14 @@ def _box_heads(make: Maker) -> pd.DataFrame:
     return heads.assign(**scores, centre_in_box=0.5, n_fit=make.whole(30, 99), n=make.whole(1, 9))
 
 
-def _box_curve(make: Maker) -> pd.DataFrame | None:
+def _box_curve(make: Maker, localisation: Localisation) -> pd.DataFrame | None:
     if make.chance(0.3):
         return None
     k = make.whole(0, 4)
     curve = pd.DataFrame({"method": "cell_boxes", "boxed": 5 * 4 ** np.arange(k)})
-    curve = curve.assign(n=make.whole(1, 100), n_repeats=[3] * (k - 1) + [1] * (k > 0))
+    # Of the images that the maps were scored on, or of a sample of them.
+    n = localisation.table["n"].max() if make.chance(0.7) else make.whole(1, 100)
+    curve = curve.assign(n=n, n_repeats=[3] * (k - 1) + [1] * (k > 0))
     return curve.assign(
         **make.scored("max_box_acc_v2", make.rng.random(k)), max_box_acc_v2_sd=np.nan
     )

@@ -283,6 +283,10 @@ def test_a_box_score_is_one_number(run, page, summary, told, compared):
         r"“([^”]*)”, [^,]*boxes[^,]*, finds it in ([\d.<> ]+%)", page.text
     ):
         assert same(share, summary["localisation"][name_of[method]]["box_accuracy"])
+    # With all boxes of train the curve of boxes ends at the score of the table.
+    ends = page.find(r"V2 on (\d+) test images from \d\.\d+(?: \[[^]]*\])? to (\d\.\d+)")
+    if int(ends[0]) == summary["localisation"]["cell_boxes"]["n"]:
+        assert ends[1] == rows["cells learnt from boxes"]["V2*"]
     # Baselines of the boxes by regression are those of the heat maps; their best is `predict`'s.
     regressed = page.table("Boxes by regression on test images")
     for name in ("the mean training box", "the whole picture"):

@@ -405,9 +405,14 @@ def _boxes_drawn(results: Results) -> str:
 
 
 def _best_without_box(results: Results) -> pd.Series | None:
-    """Of the methods that learn from labels, or nothing, the one of the highest V2 on test."""
-    scores = scored(results)
-    if scores is None:
+    """Of the methods that learn from labels, or nothing, the one of the highest V2 on test.
+
+    None where the curve is of a sample: scores of other images are no bar to pass.
+    """
+    scores, boxes = scored(results), results.box_details
+    if scores is None or boxes is None or boxes.curve is None:
+        return None
+    if scores.table["n"].max() != boxes.curve["n"].max():
         return None
     taught = scores.table["supervision"].eq("boxes") | scores.table["method"].eq("mean_box")
     table = scores.table[~taught]
