@@ -660,7 +660,6 @@ def _(text, r, _claim):
     table = r.localisation.table
     boxless = ~(table["supervision"].eq("boxes") | table["method"].eq("mean_box"))
     others = table.loc[boxless, "max_box_acc_v2"].astype(float)
-    assert count(text, r"on ([\d,]+) test image") == curve["n"].max()
     same_images = curve["n"].max() == table["n"].max()  # else it is of a sample of them
     others = others if same_images else others * np.nan
     assert ("learns from no box" in text) == bool(others.notna().any())
