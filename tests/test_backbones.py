@@ -605,8 +605,11 @@ def test_every_network_of_keras_gives_maps(name):
     backbone = load_backbone(name, weights=None, input_size=96)
     h, w, c = backbone.model.outputs[0].shape[1:]
     assert h == w > 1 and c >= 16
-    # The layer kept is what the network itself ends in.
-    assert backbone.model.outputs[0] is backbone.network.outputs[0]
+    # The layer kept is what the network itself ends in; but where that is one cell at 96 px, the
+    # last whole block before it.
+    coarse = {"InceptionV3": "mixed7", "InceptionResNetV2": "block17_20_ac"}
+    assert (backbone.model.outputs[0] is backbone.network.outputs[0]) == (name not in coarse)
+    assert backbone.layers[0] == coarse.get(name, backbone.layers[0])
     module = backbone.preprocessing.removesuffix(".preprocess_input").rpartition(".")[2]
     # Where it is defined, or exported from.
     assert module in getattr(keras.applications, name).__module__ or hasattr(
@@ -866,6 +869,23 @@ def test_what_no_onnx_network_can_do_is_told(tmp_path):
     for name in ("cut.onnx", "text.onnx"):
         with pytest.raises(FeatlabError, match=f"{name} could not be read as an ONNX model"):
             load_backbone(tmp_path / name, **given)
+
+
+@pytest.mark.parametrize("name", ["small.onnx", "nested.keras"])
+def test_info_lists_the_layers_of_a_network(tmp_path, files, name):
+    from typer.testing import CliRunner
+
+    from featlab.cli import app
+
+    onnx_network(tmp_path / "small.onnx")
+    path = tmp_path / name if name == "small.onnx" else files[0] / name
+    done = CliRunner().invoke(app, ["info", str(path), "--input-size", "32"])
+    listed, kept = {
+        "small.onnx": ("join/Concat: 4 × 4 cells, 6 neurons", "y"),
+        "nested.keras": ("base/conv: 8 × 8 cells, 5 neurons", "base/out_relu"),
+    }[name]
+    assert done.exception is None and listed in done.output.splitlines()
+    assert done.output.splitlines()[-1] == f"the one kept by default: {kept}"
 
 
 @pytest.mark.slow

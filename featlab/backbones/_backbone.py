@@ -24,6 +24,7 @@ from featlab.backbones.graphs import (
     last_map,
     output_of,
     remove_last_stride,
+    spatial_layers,
 )
 from featlab.backbones.networks import (
     BUILT_IN,
@@ -99,6 +100,12 @@ class Backbone:
         if self._source.last_layer is not None:
             return (self._source.last_layer,)
         return (last_map(self.network),)
+
+    @property
+    def map_layers(self) -> dict[str, tuple[int, int, int]]:
+        """Every layer that can be asked for: height, width and neurons of its maps."""
+        onnx = self._source.onnx
+        return spatial_layers(self.network) if onnx is None else dict(onnx.layers)
 
     @cached_property
     def model(self) -> keras.Model:

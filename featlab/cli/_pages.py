@@ -301,8 +301,23 @@ def join(
     print(featlab.extract.join_shards(store, virtual=virtual))
 
 
-def info(store: Store) -> None:
-    """Say what a store holds."""
+def info(
+    store: Annotated[
+        Path, typer.Argument(help="A store, the folder of a run, or a .keras or .onnx file.")
+    ],
+    input_size: Annotated[
+        int | None, typer.Option(help="Of a network that leaves it open: side in pixels.")
+    ] = None,
+) -> None:
+    """Say what a store holds, or which layers of a network in a file give maps."""
+    if store.suffix in (".keras", ".onnx"):
+        network = featlab.backbones.load_backbone(
+            store, preprocessing="none", input_size=input_size
+        )
+        for layer, (height, width, neurons) in network.map_layers.items():
+            print(f"{layer}: {height} × {width} cells, {neurons} neurons")
+        print(f"the one kept by default: {network.layers[0]}")
+        return
     with featlab.store.MapStore(store) as opened:
         print(opened)
         for label, count in opened.images["label"].value_counts().sort_index().items():
