@@ -416,7 +416,7 @@ def test_shares_are_refused_or_read_as_told(tmp_path):
         for name, path in paths.items()
     ]
     put_boxes(tmp_path, rows)
-    with pytest.raises(FeatlabError, match="all 6 boxes in boxes.csv lie between 0 and 1.*shares"):
+    with pytest.raises(FeatlabError, match=r"every box \(6\) in .*boxes.csv lie between 0 and 1"):
         index_images(tmp_path)
     check_boxes(*index_images(tmp_path, box_units="shares")[:2])
     assert index_images(tmp_path, box_units="pixels")[1]["xmax"].max() <= 1

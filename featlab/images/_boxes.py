@@ -57,7 +57,7 @@ def make_box_table(
     pictures = [*inspections, *unusable]
     source = Source(root, pictures, other_files(root, pictures, is_selection=is_selection))
     written, problems = read_annotations(source)
-    _refuse_shares(written, units)
+    _refuse_shares(root, written, units)
     placed, absent = _placed(written, pictures, problems)
     if is_selection:
         absent = [box for box in absent if not _may_be_unlisted(root, box)]
@@ -82,15 +82,15 @@ def make_box_table(
     return _as_table(rows), problems
 
 
-def _refuse_shares(written: list[WrittenBox], units: str | None) -> None:
+def _refuse_shares(root: Path, written: list[WrittenBox], units: str | None) -> None:
     """Refuse corners that look like shares of the picture where nobody says what they are."""
     values = [value for box in written if not box.units for value in box.corners]
     if units is not None or not values or min(values) < 0 or max(values) > 1:
         return
     if any(0 < value < 1 for value in values):
-        n = sum(not box.units for box in written)
+        n, file = sum(not box.units for box in written), root / written[0].file
         raise FeatlabError(
-            f"the coordinates of all {n} boxes in {written[0].file} lie between 0 and 1, like "
+            f"the coordinates of every box ({n}) in {file} lie between 0 and 1, like "
             "shares of the picture's width and height; have them read as such with --box-units "
             "shares, or as pixels with --box-units pixels (in Python: box_units='shares')."
         )
