@@ -107,6 +107,7 @@ def test_every_method_gives_one_finite_map_an_image(heats):
         "fusion",
         "parts",
         "cell_boxes",
+        "student",
     ],
 )
 def test_methods_that_know_the_class_are_hot_on_the_object(name, heats, store):
@@ -124,6 +125,63 @@ def test_methods_without_it_still_prefer_the_object(name, heats, store):
     heat = found[name].reshape(len(rows), -1)
     on = np.mean([heat[i][inside[i]].mean() > heat[i][~inside[i]].mean() for i in range(len(rows))])
     assert on > 0.8, on
+
+
+def wholes_and_parts() -> tuple[FakeStore, np.ndarray]:
+    """Objects of 4 x 6 cells of which a corner of 2 x 2 alone tells the class."""
+    rng = np.random.default_rng(1)
+    codes = np.arange(N) % 2
+    maps = rng.gamma(1.0, 0.05, size=(N, 14, 14, NEURONS)).astype(np.float32)
+    rows, wholes = [], np.zeros((N, 14, 14), dtype=bool)
+    for i, code in enumerate(codes):
+        y, x = rng.integers(0, (11, 9))
+        wholes[i, y : y + 4, x : x + 6] = True
+        maps[i][wholes[i]] += rng.gamma(4.0, 0.25, (24, 1)) * [0, 0, 1, 0, 0, 1, 0, 0]
+        maps[i, y : y + 2, x : x + 2, code] += 3
+        rows.append([i, "object", CLASSES[code], *(np.array([x, y, x + 6, y + 4]) * 10.0)])
+    boxes = pd.DataFrame(rows, columns=["image", "kind", "label", *bx.CORNERS])
+    labels = [CLASSES[c] for c in codes]
+    images = pd.DataFrame({"label": labels, "width": 140, "height": 140, "group": ""})
+    return FakeStore(images, boxes, maps), wholes
+
+
+def test_a_student_draws_the_whole_of_which_its_teacher_knows_a_part():
+    store, wholes = wholes_and_parts()
+    fit, rows = localise.fitting.fit_methods, np.flatnonzero(SPLIT == "test")
+    known = {"neurons": TABLE[TABLE["neuron"] < 2], "weights": WEIGHTS}
+    fitted = fit(store, SPLIT == "train", ["fusion", "student"], boxes=store.boxes, **known)
+    heats = localise.heat_maps(store, rows, fitted)
+
+    def best(heat: np.ndarray) -> np.ndarray:
+        """Share of the whole that is drawn, at the cut that is best for each picture."""
+        cuts = np.linspace(0, 0.98, 50)[:, None, None, None]
+        hot = heat > cuts * heat.max(axis=(1, 2), keepdims=True)
+        both, either = (hot & wholes[rows]).sum((2, 3)), (hot | wholes[rows]).sum((2, 3))
+        return (both / either).mean(axis=1).max()
+
+    assert best(heats["student"]) > 0.9
+    assert best(heats["student"]) > best(heats["fusion"]) + 0.1
+    # Above half of its range lies only what the whole holds, hottest where the class is told.
+    assert (heats["student"] > 0.6)[wholes[rows]].any()
+    assert not (heats["student"] > 0.6)[~wholes[rows]].any()
+
+
+def test_a_student_needs_no_box_and_reads_none():
+    store, _ = wholes_and_parts()
+    fit = localise.fitting.fit_methods
+    known = {"neurons": TABLE, "weights": WEIGHTS}
+    fitted = [
+        fit(store, SPLIT == "train", "student", boxes=boxes, **known).contexts["top"]
+        for boxes in (store.boxes, store.boxes.iloc[:0], store.boxes.assign(xmin=0.0, ymax=9.0))
+    ]
+    for other in fitted[1:]:
+        for one, same in zip(fitted[0].fitted["student"], other.fitted["student"], strict=True):
+            assert np.array_equal(one, same)
+    # Without detectors and head it learns from what is left.
+    alone = fit(store, SPLIT == "train", "student", boxes=store.boxes)
+    heat = localise.heat_maps(store, [0, 1], alone)["student"]
+    assert heat.shape == (2, 14, 14)
+    assert 0 <= heat.min() < heat.max() <= 1
 
 
 def test_the_class_asked_for_decides(store, fitted):

@@ -81,6 +81,8 @@ def context():
         intercepts=rng.normal(size=K),
         fitted={
             "ddt": (means, directions),
+            "fusion": (means, directions),
+            "student": (rng.normal(size=C).astype(np.float32), -0.2, means, directions),
             "cell_boxes": (rng.normal(size=C).astype(np.float32), 0.3),
             "parts": (rng.uniform(size=(4, C)).astype(np.float32), np.arange(K)),
         },
@@ -89,7 +91,7 @@ def context():
 
 KNOWN = [
     *("detectors", "best_detector", "signed_detectors", "contrast", "cam", "cam_positive"),
-    *("cell_head", "sum", "fusion", "ddt", "cell_boxes"),
+    *("cell_head", "sum", "fusion", "ddt", "cell_boxes", "student"),
 ]
 
 
@@ -98,6 +100,8 @@ def test_a_heat_map_is_that_of_its_method(name):
     maps = np.random.default_rng(2).gamma(1, 2, (N, 5, 4, C)).astype(np.float32)
     codes, known = np.arange(N) % K, context()
     expected = METHODS[name].heat(maps, known.of(codes))
+    if (join := METHODS[name].join) is not None:
+        expected = join(expected)
     fitted = FittedMethods({name: METHODS[name]}, {"last": known})
 
     def heat(one, asked):

@@ -18,7 +18,13 @@ from featlab.arguments import (
 )
 from featlab.boxes.geometry import CORNERS, picture_to_frame
 from featlab.errors import FeatlabError
-from featlab.localise.heat import detector_scale, label_codes, picture_sizes
+from featlab.localise.heat import (
+    detector_scale,
+    heat_maps,
+    label_codes,
+    picture_sizes,
+    upsample,
+)
 from featlab.localise.methods import METHODS
 from featlab.results.localisation import Cells, ClassWeights, Context, FittedMethods, HeatMethod
 from featlab.store import MapStore
@@ -104,6 +110,9 @@ def fit_methods(
             fitted={RANDOM: _drawn_neurons(maxima, len(store.classes), random_state)},
         )
         contexts[one] = _fitted(wanted, context, store, train, boxes, one)
+    for name, method in wanted.items():
+        if method.teacher is not None:
+            contexts = _taught(name, method, contexts, store, train, boxes)
     return _with_something_to_say(wanted, contexts)
 
 
@@ -163,6 +172,7 @@ def train_cells(
     *,
     layer: str | None,
     random_state: int,
+    heat: np.ndarray | None = None,
 ) -> Cells:
     """Draw cells of the given (train) rows in one pass over their maps.
 
@@ -177,21 +187,29 @@ def train_cells(
         True boxes; those of other images are ignored.
     layer : str, optional
     random_state : int
+    heat : ndarray of shape (k, h, w), optional
+        Heat maps of the rows, of any size, that teach a method.
     """
     rng = np.random.default_rng(random_state)
     share = min(_MOST_PER_IMAGE, max(1, _MOST_CELLS // max(len(rows), 1)))
     parts: list[tuple[np.ndarray, ...]] = []
+    done = 0
     for chunk, maps in store.iter_maps(rows=rows, layer=layer):
         n, h, w, c = maps.shape
+        hot = np.full((n, h, w), np.nan, dtype=np.float32)
+        if heat is not None:
+            hot = upsample(heat[done : done + n], (h, w))
+        done += n
         inside = cells_in_boxes(store, chunk, (h, w), boxes)
         take = min(share, h * w)
         drawn = np.argsort(rng.random((n, h * w)), axis=1)[:, :take]
         image = np.repeat(np.arange(n), take)
         values = maps.reshape(n, h * w, c)[image, drawn.ravel()]
-        parts.append((values, inside[image, drawn.ravel()], np.asarray(chunk)[image]))
-    values, inside_all, images = (np.concatenate([part[k] for part in parts]) for k in range(3))
+        of_cell = (one.reshape(n, -1)[image, drawn.ravel()] for one in (inside, hot))
+        parts.append((values, np.asarray(chunk)[image], *of_cell))
+    values, images, *of_cells = (np.concatenate(part) for part in zip(*parts, strict=True))
     boxed = np.isin(images, boxes["image"].to_numpy(np.int64))
-    return Cells(values, codes[images], images, inside_all, boxed)
+    return Cells(values, codes[images], images, of_cells[0], boxed, of_cells[1])
 
 
 def cells_in_boxes(
@@ -234,8 +252,13 @@ def _fitted(
     boxes: pd.DataFrame,
     layer: str,
 ) -> Context:
-    """The context with the results of the methods' own fits on cells of the train rows."""
-    fits = {name: method.fit for name, method in methods.items() if method.fit is not None}
+    """The context with the results of the methods' own fits on cells of the train rows.
+
+    Of methods that learn from another only that other one is fitted here.
+    """
+    alone = {one.teacher or name: METHODS[one.teacher] if one.teacher else one
+             for name, one in methods.items()}  # fmt: skip
+    fits = {name: method.fit for name, method in alone.items() if method.fit is not None}
     if not fits:
         return context
     cells = train_cells(
@@ -243,6 +266,42 @@ def _fitted(
     )
     own = {name: fit(cells, context) for name, fit in fits.items()}
     return replace(context, fitted={**context.fitted, **own})
+
+
+def _taught(
+    name: str,
+    method: HeatMethod,
+    contexts: Mapping[str, Context],
+    store: MapStore,
+    train: np.ndarray,
+    boxes: pd.DataFrame,
+) -> dict[str, Context]:
+    """The contexts with what a method learns from another's heat maps of the train rows.
+
+    The layer of most cells alone is taught: it has the finest outlines, and others blur them.
+    """
+    assert method.fit is not None and method.teacher is not None
+    teacher = FittedMethods({method.teacher: METHODS[method.teacher]}, dict(contexts))
+    heat = heat_maps(store, train, teacher)[method.teacher]
+    cells = {layer: store.map_shape(layer)[0] * store.map_shape(layer)[1] for layer in contexts}
+    finest = max(cells, key=lambda layer: cells[layer])
+    own = contexts[finest]
+    drawn = train_cells(
+        store,
+        train,
+        label_codes(store),
+        boxes,
+        layer=finest,
+        random_state=own.random_state,
+        heat=heat,
+    )
+    learnt = method.fit(drawn, own)
+    none = replace(drawn, **{part: values[:0] for part, values in vars(drawn).items()})
+    return {
+        layer: replace(one, fitted={**one.fitted, name: learnt if layer == finest or learnt is None
+                                    else method.fit(none, one)})
+        for layer, one in contexts.items()
+    }  # fmt: skip
 
 
 def _random_heats(maps: np.ndarray, context: Context) -> np.ndarray:

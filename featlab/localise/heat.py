@@ -116,9 +116,11 @@ def timed_heats(
         for layer in fitted.contexts
     ]
     heats = {}
-    for name in fitted.methods:
+    for name, method in fitted.methods.items():
         start = time.perf_counter()
         heats[name] = fuse_heats([of_layer[name] for of_layer in per_layer])
+        if method.join is not None:
+            heats[name] = method.join(heats[name])
         seconds[name] += time.perf_counter() - start
     return heats, seconds
 

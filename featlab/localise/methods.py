@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import expit, logsumexp
 
 from featlab.arguments import check_choice
-from featlab.localise.heat import cam_heat, detector_weights, scaled
+from featlab.localise.heat import cam_heat, detector_weights, normalise, scaled
 from featlab.results.localisation import Cells, Context, Fit, Heat, HeatMethod
 
 MOST_DETECTORS = 150
@@ -26,6 +26,9 @@ _COMPONENTS = 256
 _CELLS_PER_CLASS = 5_000
 _POWER_STEPS = 12
 _UPDATES = 30
+FAINT = 0.02  # what is cold for one method only is not out of the geometric mean
+_HOT, _COLD = 0.2, 0.5  # shares of the cells of a picture that teach a student
+SURE = 0.5  # share of the surest cell from which a cell is the object's
 
 
 METHODS: dict[str, HeatMethod] = {}
@@ -39,6 +42,8 @@ def register(
     fit: Fit | None = None,
     needs: Sequence[str] = (),
     supervision: str = "image labels",
+    teacher: str | None = None,
+    join: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Callable[[Heat], Heat]:
     """Add a method to the registry.
 
@@ -54,6 +59,12 @@ def register(
         What the method cannot do without: "neurons", "weights", "mlp".
     supervision : {"image labels", "boxes", "none"}
         What it learns from.
+    teacher : str, optional
+        The method whose heat maps of the train rows, all layers fused, `fit` learns from
+        (``Cells.heat``).
+    join : callable, optional
+        Makes one heat map ``(n, h, w)`` of the several ``(n, parts, h, w)`` that `heat` gave, after
+        those of all layers were fused.
 
     Returns
     -------
@@ -68,7 +79,7 @@ def register(
     check_choice("supervision", supervision, ("image labels", "boxes", "none"))
 
     def keep(heat: Heat) -> Heat:
-        METHODS[name] = HeatMethod(name, title, heat, fit, tuple(needs), supervision)
+        METHODS[name] = HeatMethod(name, title, heat, fit, tuple(needs), supervision, teacher, join)
         return heat
 
     return keep
@@ -198,7 +209,13 @@ def _fit_ddt(cells: Cells, context: Context) -> tuple[np.ndarray, np.ndarray]:
 @register("ddt", "first component of the class", fit=_fit_ddt)
 def _ddt(maps: np.ndarray, context: Context) -> np.ndarray:
     """Deep descriptor transforming: Wei et al. (2019), Pattern Recognition 88."""
-    means, directions = (context.asked(part) for part in context.fitted["ddt"])
+    return _along(maps, context, *context.fitted["ddt"])
+
+
+def _along(
+    maps: np.ndarray, context: Context, means: np.ndarray, directions: np.ndarray
+) -> np.ndarray:
+    means, directions = context.asked(means), context.asked(directions)
     offset = np.einsum("nc,nc->n", means, directions)
     return np.maximum(cam_heat(maps, directions) - offset[:, None, None], 0)
 
@@ -232,30 +249,60 @@ def _parts(maps: np.ndarray, context: Context) -> np.ndarray:
     return np.take_along_axis(shares, part[context.codes][:, None, None, None], axis=3)[..., 0]
 
 
-@register("fusion", "detectors, CAM and sum together", needs=["neurons", "weights"])
+@register("fusion", "detectors, head and first component, fused", fit=_fit_ddt)
 def _fusion(maps: np.ndarray, context: Context) -> np.ndarray:
-    """Mean of three heat maps, each scaled by its own range in the picture."""
-    several = (_mean_of_detectors, _cam_positive, _sum)
-    return np.mean([_unit(one(maps, context)) for one in several], axis=0)
+    """Geometric mean of `detectors` and `cell_head`, as far as known, and `ddt`.
+
+    Each by its own range in the picture: hot is what all call hot.
+    """
+    return _fused_with(maps, context, *context.fitted["fusion"])
+
+
+def _fused_with(
+    maps: np.ndarray, context: Context, means: np.ndarray, directions: np.ndarray
+) -> np.ndarray:
+    several = [METHODS[name].heat(maps, context) for name in fused_methods(context)]
+    several.append(_along(maps, context, means, directions))
+    return np.exp(np.mean([np.log(_unit(one) + FAINT) for one in several], axis=0))
+
+
+def fused_methods(context: Context) -> list[str]:
+    """What `fusion` takes the mean of, beside the class's first component."""
+    known = {"detectors": context.neurons, "cell_head": context.weights}
+    return [name for name, one in known.items() if one is not None]
 
 
 def _fit_cells(cells: Cells, context: Context) -> tuple[np.ndarray, float] | None:
+    use = cells.boxed
+    return _told_apart(cells.values[use], cells.inside[use], context)
+
+
+def _told_apart(
+    values: np.ndarray, inside: np.ndarray, context: Context
+) -> tuple[np.ndarray, float] | None:
+    """Weights ``(c,)`` and offset of a logistic regression on cells; None where one kind lacks."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    use = cells.boxed
-    if not (cells.inside[use].any() and (~cells.inside[use]).any()):
+    if not (inside.any() and (~inside).any()):
         return None
-    values = compressed(cells.values[use], context.scale)
+    values = compressed(values, context.scale)
     k = min(_COMPONENTS, *values.shape)
     pca = PCA(k, svd_solver="randomized", random_state=context.random_state).fit(values)
     norm = StandardScaler().fit(pca.transform(values))
     model = LogisticRegression(C=1e-3, max_iter=300)
-    model.fit(norm.transform(pca.transform(values)), cells.inside[use])
+    model.fit(norm.transform(pca.transform(values)), inside)
     weights = (model.coef_[0] / norm.scale_) @ pca.components_
     offset = model.intercept_[0] - (model.coef_[0] / norm.scale_) @ norm.mean_
     return weights.astype(np.float32), float(offset - weights @ pca.mean_)
+
+
+def _in_object(
+    maps: np.ndarray, context: Context, weights: np.ndarray, offset: float
+) -> np.ndarray:
+    """Probability of each cell by what :func:`_told_apart` learnt."""
+    return expit(compressed(maps, context.scale) @ weights + offset)
 
 
 @register("cell_boxes", "cells learnt from train boxes", fit=_fit_cells, supervision="boxes")
@@ -264,9 +311,46 @@ def _cell_boxes(maps: np.ndarray, context: Context) -> np.ndarray:
     fitted = context.fitted["cell_boxes"]
     if fitted is None:
         return np.zeros(maps.shape[:3], dtype=np.float32)
-    weights, offset = fitted
-    scores = compressed(maps, context.scale) @ weights + offset
-    return expit(scores)
+    return _in_object(maps, context, *fitted)
+
+
+def _fit_student(cells: Cells, context: Context) -> tuple[np.ndarray | float, ...] | None:
+    """Cells that its teacher calls hot, against cold ones; what lies between teaches nothing.
+
+    Of a layer without cells every cell is as likely to be the object's.
+    """
+    if not len(cells.heat):
+        return np.zeros(len(context.scale), dtype=np.float32), 0.0, *context.fitted["fusion"]
+    order = np.lexsort((cells.heat, cells.images))
+    _, start, count = np.unique(cells.images[order], return_index=True, return_counts=True)
+    rank = np.empty(len(order))
+    rank[order] = (np.arange(len(order)) - np.repeat(start, count) + 0.5) / np.repeat(count, count)
+    hot, cold = rank > 1 - _HOT, rank < _COLD
+    seeds = hot | cold
+    model = _told_apart(cells.values[seeds], hot[seeds], context)
+    return None if model is None else (*model, *context.fitted["fusion"])
+
+
+def _whole_and_part(heats: np.ndarray) -> np.ndarray:
+    """Below half of its largest value the object as a whole; above it what tells its class."""
+    inside, hot = (normalise(heats[:, part]) for part in (0, 1))
+    return np.minimum(inside / SURE, 1) * (1 + hot) / 2
+
+
+@register(
+    "student",
+    "cells that the fused map taught",
+    fit=_fit_student,
+    teacher="fusion",
+    join=_whole_and_part,
+)
+def _student(maps: np.ndarray, context: Context) -> np.ndarray:
+    """The probability of a cell by what `fusion` taught, and `fusion` itself, ``(n, 2, h, w)``."""
+    if (fitted := context.fitted["student"]) is None:
+        return np.zeros((len(maps), 2, *maps.shape[1:3]), dtype=np.float32)
+    weights, offset, means, directions = fitted
+    hot = _fused_with(maps, context, means, directions)
+    return np.stack([_in_object(maps, context, weights, offset), hot], axis=1)
 
 
 def compressed(values: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -52,11 +52,13 @@ def heat_tensor(fitted: FittedMethods, maps: Mapping[str, Any], asked: Any) -> A
         _method_tensor(method, context, maps[layer], asked)
         for layer, context in fitted.contexts.items()
     ]
-    return heats[0] if len(heats) == 1 else _fused_tensor(heats)
+    if method.join is None:
+        return _fused_tensor(heats)
+    return _JOINED[method.join]([_fused_tensor(part) for part in zip(*heats, strict=True)])
 
 
 def _method_tensor(method: HeatMethod, context: Context, maps: Any, asked: Any) -> Any:
-    if method.heat in _TENSORS:
+    if method.heat in _TENSORS and (method.join is None or method.join in _JOINED):
         return _TENSORS[method.heat](context, maps, asked)
     weights = _linear_weights(method, context)
     if weights is None:
@@ -111,17 +113,30 @@ def _of_asked(sums: Any, asked: Any) -> Any:
 
 
 def _fusion_tensor(context: Context, maps: Any, asked: Any) -> Any:
+    return _fused_with_tensor(context, maps, asked, *context.fitted["fusion"])
+
+
+def _fused_with_tensor(
+    context: Context, maps: Any, asked: Any, means: np.ndarray, directions: np.ndarray
+) -> Any:
     from keras import ops
 
-    several = ("detectors", "cam_positive", "sum")
-    heats = [_method_tensor(METHODS[name], context, maps, asked) for name in several]
-    return sum(_unit_tensor(ops, heat)[0] for heat in heats) / len(heats)
+    heats = [
+        _method_tensor(METHODS[name], context, maps, asked)
+        for name in methods.fused_methods(context)
+    ]
+    heats.append(_along_tensor(maps, asked, means, directions))
+    logs = [ops.log(_unit_tensor(ops, heat)[0] + methods.FAINT) for heat in heats]
+    return ops.exp(sum(logs) / len(logs))
 
 
 def _ddt_tensor(context: Context, maps: Any, asked: Any) -> Any:
+    return _along_tensor(maps, asked, *context.fitted["ddt"])
+
+
+def _along_tensor(maps: Any, asked: Any, means: np.ndarray, directions: np.ndarray) -> Any:
     from keras import ops
 
-    means, directions = context.fitted["ddt"]
     offsets = -np.einsum("kc,kc->k", means, directions)
     return ops.relu(_weighted(maps, asked, directions.T, offsets))
 
@@ -136,9 +151,30 @@ def _cell_head_tensor(context: Context, maps: Any, asked: Any) -> Any:
 
 
 def _cell_boxes_tensor(context: Context, maps: Any, asked: Any) -> Any:
+    nothing = np.zeros(len(context.scale)), -_FAR
+    return _in_object_tensor(context, maps, *(context.fitted["cell_boxes"] or nothing))
+
+
+def _student_tensor(context: Context, maps: Any, asked: Any) -> tuple[Any, Any]:
     from keras import ops
 
-    weights, offset = context.fitted["cell_boxes"] or (np.zeros(len(context.scale)), -_FAR)
+    if context.fitted["student"] is None:
+        return (ops.zeros_like(maps[..., 0]),) * 2
+    weights, offset, means, directions = context.fitted["student"]
+    inside = _in_object_tensor(context, maps, weights, offset)
+    return inside, _fused_with_tensor(context, maps, asked, means, directions)
+
+
+def _whole_and_part_tensor(parts: Sequence[Any]) -> Any:
+    from keras import ops
+
+    inside, hot = (_unit_tensor(ops, part, FLAT)[0] for part in parts)
+    return ops.minimum(inside / methods.SURE, 1.0) * (1 + hot) / 2
+
+
+def _in_object_tensor(context: Context, maps: Any, weights: np.ndarray, offset: float) -> Any:
+    from keras import ops
+
     compressed = ops.log1p(ops.relu(maps * scaling(context.scale)))
     return ops.sigmoid(_sums(compressed, weights[:, None], np.array([offset])))[..., 0]
 
@@ -148,6 +184,10 @@ _TENSORS: dict[Heat, Callable[[Context, Any, Any], Any]] = {
     methods._ddt: _ddt_tensor,
     methods._cell_head: _cell_head_tensor,
     methods._cell_boxes: _cell_boxes_tensor,
+    methods._student: _student_tensor,
+}
+_JOINED: dict[Any, Callable[[Sequence[Any]], Any]] = {
+    methods._whole_and_part: _whole_and_part_tensor
 }
 
 
@@ -163,6 +203,8 @@ def _fused_tensor(heats: Sequence[Any]) -> Any:
     """As :func:`featlab.localise.heat.fuse_heats`."""
     from keras import ops
 
+    if len(heats) == 1:
+        return heats[0]
     size = tuple(max(heat.shape[axis] for heat in heats) for axis in (1, 2))
     product, flats = 1.0, []
     for heat in heats:

@@ -56,6 +56,7 @@ LOCALISERS = (
     "sum",
     "ddt",
     "fusion",
+    "student",
     "cell_boxes",
     "random_neuron",
 )

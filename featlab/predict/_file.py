@@ -150,10 +150,11 @@ def try_out(own: Any) -> None:
         own.overlap.of(np.zeros((1, 2)))
     if not 0 <= own.heat.threshold < 1:
         raise ValueError("the threshold must lie in [0, 1)")
+    (method,) = own.heat.fitted.methods.values()
     for context in own.heat.fitted.contexts.values():
         maps = np.zeros((1, 2, 2, len(context.scale)), dtype=np.float32)
-        heat = next(iter(own.heat.fitted.methods.values())).heat
-        if np.shape(heat(maps, context.of(np.zeros(1, dtype=np.int64)))) != (1, 2, 2):
+        heat = method.heat(maps, context.of(np.zeros(1, dtype=np.int64)))
+        if np.shape(heat if method.join is None else method.join(heat)) != (1, 2, 2):
             raise ValueError("the heat map has another shape")
 
 

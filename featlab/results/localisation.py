@@ -53,6 +53,8 @@ class Cells:
         Whether the cell's centre lies in a box of its image; False where there are no boxes.
     boxed : ndarray of shape (m,), bool
         Whether the cell's image has a box at all.
+    heat : ndarray of shape (m,), float32
+        Of the method that teaches the one fitted, at the cell; NaN where none does.
     """
 
     values: np.ndarray
@@ -60,6 +62,7 @@ class Cells:
     images: np.ndarray
     inside: np.ndarray
     boxed: np.ndarray
+    heat: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,11 @@ class HeatMethod:
         Of "neurons", "weights", "mlp"; without them it is left out.
     supervision : str
         "image labels", "boxes" where boxes of train images are learnt from, or "none".
+    teacher : str, optional
+        The method whose heat maps `fit` learns from.
+    join : callable, optional
+        ``(n, parts, h, w) -> (n, h, w)``: one map of the parts that `heat` gave, after those of all
+        layers were fused.
     """
 
     name: str
@@ -135,6 +143,8 @@ class HeatMethod:
     fit: Fit | None = None
     needs: tuple[str, ...] = ()
     supervision: str = "image labels"
+    teacher: str | None = None
+    join: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
