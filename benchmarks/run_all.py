@@ -67,6 +67,7 @@ SCRIPTS = (
     Script("typicality", "typicality.py", ("--draws", "2"), "NAME=STORE ..."),
     Script("predictions", "predictions.py", ("--draws", "5"), "NAME=STORE[:KIND] ..."),
     Script("untuned", "untuned.py", long="NAME=STORE[:KIND] ..."),
+    Script("student", "student.py", long="NAME=STORE[:KIND] ... --seeds 0,1,2,3,4"),
     Script("suggest", "suggest.py", ("--draws", "1"), "NAME=STORE[:KIND] ..."),
     Script("copies", "copies.py", ("--scale", "20000")),
     Script("scale", "scale.py", ("20000", "64")),

@@ -26,9 +26,11 @@ from featlab.localise.heat import (
     detector_scale,
     fuse_heats,
     normalise,
+    picture_sizes,
     timed_heats,
     upsample,
 )
+from featlab.localise.methods import STUDENT_THRESHOLD
 from featlab.results.localisation import BASELINES, ClassWeights, HeatScores, Localisation
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
@@ -480,6 +482,19 @@ def test_images_without_boxes_are_skipped_and_few_confirm_boxes_said(planted, fe
     found = localise.evaluate_localisation(store, planted_split(), methods=["sum"])
     assert found.parameters["threshold_from"] == "fixed at 0.2"
     assert "mean_box" not in set(found.table["method"])
+    # A student draws them where no person did; how well others agree with it is no accuracy.
+    found = localise.evaluate_localisation(store, planted_split(), methods=["sum", "student"])
+    assert found.parameters["threshold_from"] == "student's boxes on confirm"
+    assert found.parameters["n_threshold_images"] == (planted_split() == "confirm").sum()
+    assert found.table["box_accuracy_confirm"].isna().all()
+    assert (found.table["n"] == len(set(only_test["image"]))).all()
+    heat = localise.heat_maps(store, planted_split() == "confirm", found.fitted)
+    rows = planted_split() == "confirm"
+    at = {"sizes": picture_sizes(store)[rows], "frames": np.asarray(store.frames)[rows]}
+    made = regions.heat_boxes(heat["student"], [STUDENT_THRESHOLD], **at)[:, 0]
+    scores = regions.score_heats(heat["sum"], made, np.arange(len(made)), **at)
+    expected = regions.stable_threshold(scores.iou, regions.THRESHOLDS)
+    assert found.table.set_index("method")["threshold"]["sum"] == expected
 
 
 def test_box_kinds(planted):

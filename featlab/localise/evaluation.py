@@ -25,7 +25,14 @@ from featlab.boxes.geometry import CORNERS, centre_in_box
 from featlab.errors import FeatlabError
 from featlab.localise.fitting import classes_without_detectors, fit_methods
 from featlab.localise.heat import label_codes, picture_sizes
-from featlab.localise.matching import SUFFIX, Matches, Truth, find_truth, match_methods
+from featlab.localise.matching import (
+    SUFFIX,
+    Matches,
+    Truth,
+    boxed_where_nobody_did,
+    find_truth,
+    match_methods,
+)
 from featlab.localise.methods import METHODS
 from featlab.localise.regions import STEPS, thresholds_of
 from featlab.localise.scores import (
@@ -37,7 +44,13 @@ from featlab.localise.scores import (
     score_draws,
     score_method,
 )
-from featlab.results.localisation import BASELINES, ClassWeights, FittedMethods, Localisation
+from featlab.results.localisation import (
+    BASELINES,
+    BY_STUDENT,
+    ClassWeights,
+    FittedMethods,
+    Localisation,
+)
 from featlab.store import MapStore
 
 TABLE_COLUMNS = [
@@ -176,7 +189,8 @@ def evaluate_localisation(
         says why. Where only some classes have confirmed detectors, the others have an empty box
         (IoU 0) from those methods; ``parameters["classes_without_detectors"]`` lists them. With
         fewer than 10 confirm rows with boxes the thresholds are chosen on train and confirm rows
-        together (``parameters["threshold_from"]``); with none, they are 0.2.
+        together (``parameters["threshold_from"]``); with none, on boxes that
+        ``student`` draws on the confirm rows, or, where it is not asked for, they are 0.2.
 
     Raises
     ------
@@ -220,6 +234,7 @@ def evaluate_localisation(
         random_state=random_state,
     )
     scored = [name for name in fitted.methods if name not in BASELINES]
+    truth = boxed_where_nobody_did(store, truth, fitted, codes)
     refined = check_choices("refine", options.refine, [*scored, *fitted.left_out])
     parameters = _parameters(truth, fitted, box_kind, options, groups)
     if not len(truth.scored):
@@ -265,6 +280,8 @@ def _localisation(
 ) -> Localisation:
     """The result from the rows of its tables, whose ``attrs`` repeat the parameters."""
     methods = pd.DataFrame(table, columns=TABLE_COLUMNS)
+    if parameters["threshold_from"] == BY_STUDENT:  # how well it agrees is no accuracy
+        methods["box_accuracy_confirm"] = np.nan
     of_images = pd.concat(images, ignore_index=True) if images else pd.DataFrame()
     of_images = of_images.reindex(columns=IMAGE_COLUMNS)
     methods.attrs.update(parameters)

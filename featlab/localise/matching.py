@@ -31,16 +31,18 @@ from featlab.boxes.geometry import (
     whole_picture_boxes,
 )
 from featlab.errors import FeatlabError
-from featlab.localise.heat import picture_sizes, timed_heats
+from featlab.localise.heat import heat_maps, picture_sizes, timed_heats
+from featlab.localise.methods import STUDENT, STUDENT_THRESHOLD
 from featlab.localise.regions import (
     FIXED_THRESHOLD,
     GRID,
     THRESHOLDS,
     choose_threshold,
+    heat_boxes,
     score_boxes,
     score_heats,
 )
-from featlab.results.localisation import BoxCorrection, FittedMethods, HeatScores
+from featlab.results.localisation import BY_STUDENT, BoxCorrection, FittedMethods, HeatScores
 from featlab.store import MapStore
 from featlab.system.machine import usable_cores, workers
 
@@ -71,6 +73,8 @@ class Truth:
         What `tuning` is, in words.
     n_without_given : int
         Confirm and test images that a given method does not know.
+    spare : ndarray of int
+        Confirm rows without a box that thresholds could be chosen on, had they one.
     """
 
     boxes: pd.DataFrame
@@ -79,6 +83,7 @@ class Truth:
     train: np.ndarray
     tuned_on: str
     n_without_given: int
+    spare: np.ndarray
 
     @property
     def rows(self) -> np.ndarray:
@@ -102,7 +107,9 @@ def find_truth(
     n = len(sides)
     table = true_boxes(store.images, store.boxes, box_kind)
     use = np.isin(np.arange(n), table["image"].to_numpy(np.int64))
-    use &= np.isin(np.arange(n), row_numbers(rows, store.images))
+    asked = np.isin(np.arange(n), row_numbers(rows, store.images))
+    spare = np.flatnonzero(asked & known & ~use & (sides == "confirm"))
+    use &= asked
     unknown = int((use & ~known & (sides != "train")).sum())
     use &= known
     tuning, tuned_on = np.flatnonzero(use & (sides == "confirm")), "confirm"
@@ -117,7 +124,33 @@ def find_truth(
         train=np.flatnonzero(sides == "train"),
         tuned_on=tuned_on,
         n_without_given=unknown,
+        spare=spare,
     )
+
+
+def boxed_where_nobody_did(
+    store: MapStore, truth: Truth, fitted: FittedMethods, codes: np.ndarray
+) -> Truth:
+    """The truth, and where it has no box to choose thresholds by, those of the student.
+
+    Methods are not scored there, and learn nothing from these boxes. Without a student all stays as
+    it is.
+
+    References
+    ----------
+    Murtaza et al. (2024), arXiv 2404.10034: thresholds by boxes that a method made.
+    """
+    rows = truth.spare
+    if len(truth.tuning) or not len(truth.scored) or not len(rows) or STUDENT not in fitted.methods:
+        return truth
+    heat = heat_maps(store, rows, fitted, methods=STUDENT, codes=codes[rows])[STUDENT]
+    frames, sizes = np.asarray(store.frames)[rows], picture_sizes(store)[rows]
+    corners = heat_boxes(heat, [STUDENT_THRESHOLD], frames=frames, sizes=sizes)[:, 0]
+    made = pd.DataFrame(corners, columns=CORNERS).assign(image=rows)
+    table = pd.concat([truth.boxes, made], ignore_index=True)
+    words = table.columns.difference([*CORNERS, "image"])
+    table[words] = table[words].fillna("")
+    return replace(truth, boxes=table, tuning=rows, tuned_on=BY_STUDENT)
 
 
 def match_methods(

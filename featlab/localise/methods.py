@@ -28,6 +28,8 @@ _POWER_STEPS = 12
 _UPDATES = 30
 FAINT = 0.02  # what is cold for one method only is not out of the geometric mean
 _HOT, _COLD = 0.2, 0.5  # shares of the cells of a picture that teach a student
+STUDENT = "student"
+STUDENT_THRESHOLD = 0.45  # where nobody drew boxes; from sets with boxes (docs/localisation.md)
 SURE = 0.5  # share of the surest cell from which a cell is the object's
 
 
@@ -274,10 +276,10 @@ def fused_methods(context: Context) -> list[str]:
 
 def _fit_cells(cells: Cells, context: Context) -> tuple[np.ndarray, float] | None:
     use = cells.boxed
-    return _told_apart(cells.values[use], cells.inside[use], context)
+    return _cell_model(cells.values[use], cells.inside[use], context)
 
 
-def _told_apart(
+def _cell_model(
     values: np.ndarray, inside: np.ndarray, context: Context
 ) -> tuple[np.ndarray, float] | None:
     """Weights ``(c,)`` and offset of a logistic regression on cells; None where one kind lacks."""
@@ -301,7 +303,7 @@ def _told_apart(
 def _in_object(
     maps: np.ndarray, context: Context, weights: np.ndarray, offset: float
 ) -> np.ndarray:
-    """Probability of each cell by what :func:`_told_apart` learnt."""
+    """Probability of each cell by what :func:`_cell_model` learnt."""
     return expit(compressed(maps, context.scale) @ weights + offset)
 
 
@@ -327,7 +329,7 @@ def _fit_student(cells: Cells, context: Context) -> tuple[np.ndarray | float, ..
     rank[order] = (np.arange(len(order)) - np.repeat(start, count) + 0.5) / np.repeat(count, count)
     hot, cold = rank > 1 - _HOT, rank < _COLD
     seeds = hot | cold
-    model = _told_apart(cells.values[seeds], hot[seeds], context)
+    model = _cell_model(cells.values[seeds], hot[seeds], context)
     return None if model is None else (*model, *context.fitted["fusion"])
 
 
@@ -338,7 +340,7 @@ def _whole_and_part(heats: np.ndarray) -> np.ndarray:
 
 
 @register(
-    "student",
+    STUDENT,
     "cells that the fused map taught",
     fit=_fit_student,
     teacher="fusion",
@@ -346,7 +348,7 @@ def _whole_and_part(heats: np.ndarray) -> np.ndarray:
 )
 def _student(maps: np.ndarray, context: Context) -> np.ndarray:
     """The probability of a cell by what `fusion` taught, and `fusion` itself, ``(n, 2, h, w)``."""
-    if (fitted := context.fitted["student"]) is None:
+    if (fitted := context.fitted[STUDENT]) is None:
         return np.zeros((len(maps), 2, *maps.shape[1:3]), dtype=np.float32)
     weights, offset, means, directions = fitted
     hot = _fused_with(maps, context, means, directions)

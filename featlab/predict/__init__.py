@@ -34,6 +34,7 @@ from featlab.errors import FeatlabError
 from featlab.heads.saved import SavedHead
 from featlab.intervals import mean_interval
 from featlab.localise.heat import picture_sizes
+from featlab.localise.methods import STUDENT, STUDENT_THRESHOLD
 from featlab.predict._file import KIND, made, read_plain, try_out
 from featlab.predict._file import MODEL as MODEL
 from featlab.predict._file import export_format as export_format
@@ -75,9 +76,9 @@ __all__ = [
     "write_pictures",
 ]
 
-UNTUNED = tuple((name, 0.25) for name in ("detectors", "fusion", "cam_positive", "sum"))
-"""Method and threshold without boxes to choose by, the first that there is for every class; from
-sets with boxes (``benchmarks/untuned.py``)."""
+UNTUNED = ((STUDENT, STUDENT_THRESHOLD), ("fusion", 0.25))
+"""Method and threshold without boxes to choose by, the first that there is; from sets with boxes
+(``benchmarks/untuned.py``)."""
 _MOST_TEMPERED = 10_000  # train images that the temperature is fitted on
 _MOST_BOXED = 2_000  # confirm images that the expected overlap is fitted on
 _FEWEST_BOXED = 10
@@ -263,9 +264,7 @@ def _heat(localisation: Localisation) -> HeatBoxes:
         best = tuned.iloc[tuned["box_accuracy_confirm"].to_numpy(float).argmax()]
         method, threshold = str(best["method"]), float(best["threshold"])
     else:
-        bare = {"detectors"} if localisation.parameters["classes_without_detectors"] else set()
-        usable = set(fitted.methods) - bare
-        method, threshold = next(pair for pair in UNTUNED if pair[0] in usable)
+        method, threshold = next(pair for pair in UNTUNED if pair[0] in fitted.methods)
     contexts = {
         layer: replace(context, fitted={method: context.fitted.get(method)})
         for layer, context in fitted.contexts.items()

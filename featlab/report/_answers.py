@@ -13,7 +13,7 @@ from featlab.arguments import confirmed_detectors, selected_detectors, with_unse
 from featlab.report import _words as words
 from featlab.report._words import Claim, claim, points, standing
 from featlab.results.analysis import Results
-from featlab.results.localisation import WITHOUT_BOXES, Localisation
+from featlab.results.localisation import BY_STUDENT, WITHOUT_BOXES, Localisation
 
 _BY_DETECTORS = ("detectors", "best_detector", "signed_detectors", "contrast")
 _VERDICTS = {
@@ -441,5 +441,8 @@ def thresholds(results: Results) -> str:
     count = scores.parameters.get("n_threshold_images", 0)
     if not count:
         return "thresholds fixed beforehand"
-    sides = str(scores.parameters.get("threshold_from", "other")).replace("+", "and")
+    images = f"{count:,} confirm {'image' if count == 1 else 'images'}"
+    if (sides := str(scores.parameters.get("threshold_from", "other"))) == BY_STUDENT:
+        return f"thresholds chosen on boxes that no person drew, but a map, on {images}"
+    sides = sides.replace("+", "and")
     return f"thresholds chosen on {count:,} {sides} {'image' if count == 1 else 'images'}"

@@ -14,6 +14,8 @@ from featlab.system.files import html_block, html_facts, html_folded, html_table
 CURVES = ("method", "delta", "threshold", "accuracy", "accuracy_any")
 SUCCESS = ("method", "delta", "accuracy", "accuracy_oracle")
 BASELINES = ("random_neuron", "centre_gaussian", "whole_image", "mean_box")
+BY_STUDENT = "student's boxes on confirm"
+"""Where thresholds come from if no person drew boxes but on test images."""
 WITHOUT_BOXES = ("none", "image labels")
 """Supervision of the methods that no box of a train image taught; of the baselines, too."""
 
@@ -256,7 +258,8 @@ class Localisation:
         random weights of the images; for ``compare_methods``.
     parameters : dict of str to Any
         How it was made: box_kind, layer, delta, n_thresholds, threshold_step, threshold_from
-        ("confirm", "train + confirm" or "fixed at 0.2"), n_threshold_images, n_boot, n_groups
+        ("confirm", "train + confirm", "student's boxes on confirm" or "fixed at 0.2"),
+        n_threshold_images, n_boot, n_groups
         (images or groups), n_effective (as many groups of one size say as much),
         n_without_given (confirm and test images left out for a given method),
         classes_without_detectors, left_out (method → why it has no row), target,
