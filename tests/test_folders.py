@@ -137,6 +137,94 @@ def test_masks_beside_the_pictures_are_no_class(tmp_path, images_in, beside):
     assert f"{4 * len(beside)} pictures in" in skipped["reason"][0]
 
 
+def test_masks_named_after_a_picture_beside_them_are_none_of_the_set(tmp_path):
+    paths = draw_set(tmp_path)
+    for k, path in enumerate(paths.values()):
+        draw(tmp_path / path.replace(".png", "_mask.png"), k + 9)
+    draw(tmp_path / "apple" / "death_mask.png", 30)
+    images, _, skipped = index_images(tmp_path)
+    assert images["path"].tolist() == sorted([*paths.values(), "apple/death_mask.png"])
+    assert skipped["reason"].str.startswith("6 pictures named as the mask").tolist() == [True]
+
+
+def test_masks_of_a_devkit(tmp_path):
+    """However deep it lies; and its folder is no class where the boxes name some."""
+    paths = draw_set(tmp_path, "VOCdevkit/VOC2007/JPEGImages/{name}.png")
+    (tmp_path / "VOCdevkit/VOC2007/Annotations").mkdir()
+    for name, path in paths.items():
+        draw(tmp_path / path.replace("JPEGImages", "SegmentationClass"), 9)
+        (tmp_path / f"VOCdevkit/VOC2007/Annotations/{name}.xml").write_text(voc(name))
+    images, boxes, skipped = index_images(tmp_path)
+    check_boxes(images, boxes)
+    assert (images["label"] == boxes["label"]).all()
+    assert skipped["path"].tolist() == ["SegmentationClass", "VOCdevkit"]
+    assert skipped["reason"][1].startswith("read as no class: the classes are those of the boxes")
+
+
+@pytest.mark.parametrize("top", ["{side}/{side}", "seg_{side}/seg_{side}"])
+def test_folders_that_repeat_the_one_around_them(tmp_path, top):
+    draw_set(tmp_path, top + "/{label}/{name}.png")
+    images, _, _ = index_images(tmp_path)
+    assert set(images["label"]) == set(CLASSES) and set(images["split"]) == {"train", "test"}
+
+
+@pytest.mark.parametrize("extra", ["a/cat/x.png", "b/dog/x.png"])
+def test_folders_that_several_classes_share_are_told(tmp_path, extra):
+    """Not all the same, so no question; and said all the same."""
+    for k, place in enumerate(("a/cat/0.png", "b/cat/1.png", extra)):
+        draw(tmp_path / place, k)
+    images, _, skipped = index_images(tmp_path)
+    assert set(images["label"]) == {"a", "b"}
+    assert skipped["path"].tolist() == ["a, b"]
+    assert "and cat in several of them as no class" in skipped["reason"][0]
+    assert index_images(tmp_path, label_from="^[^/]+/([^/]+)")[2].empty
+
+
+def test_boxes_answer_what_folders_are(tmp_path):
+    paths = draw_set(tmp_path, "{label}/{side}way/{name}.png", n=12)
+    with pytest.raises(FeatlabError, match="hold the same folders"):
+        index_images(tmp_path)
+    rows = [[path, name.rpartition("_")[0], *box_of(name)] for name, path in paths.items()]
+    put_boxes(tmp_path, [row[:1] + row[2:] for row in rows], "image,xmin,ymin,xmax,ymax")
+    with pytest.raises(FeatlabError, match="hold the same folders"):
+        index_images(tmp_path)  # Boxes without labels have those of the folders: no answer.
+    put_boxes(tmp_path, rows)
+    assert set(index_images(tmp_path)[0]["label"]) == set(CLASSES)
+
+
+def test_no_box_is_called_as_a_folder(tmp_path):
+    paths = draw_set(tmp_path, "set_{side}_a/{name}.png")
+    rows = [[path, name.rpartition("_")[0], *box_of(name)] for name, path in paths.items()]
+    put_boxes(tmp_path, rows)
+    images, _, skipped = index_images(tmp_path)
+    assert set(images["label"]) == {"set_test_a", "set_train_a"}
+    assert skipped["reason"].str.contains("no box is called so .but apple, banana").tolist() == [
+        True
+    ]
+    images, boxes, _ = index_images(tmp_path, label_from_boxes="only")
+    assert (images["label"][boxes["image"]].to_numpy() == boxes["label"]).all()
+
+
+def test_an_accented_letter_of_one_character_or_two_is_one_class(tmp_path):
+    for k, name in enumerate(("caf\u00e9", "cafe\u0301", "tea")):
+        draw(tmp_path / name / f"{k}.png", k)
+    put_boxes(tmp_path, [["cafe\u0301/1.png", "cafe\u0301", 1, 1, 9, 9]])
+    images, boxes, _ = index_images(tmp_path)
+    assert set(images["label"]) == {"caf\u00e9", "tea"} and boxes["label"].tolist() == ["caf\u00e9"]
+
+
+def test_avif_is_read(tmp_path):
+    features = pytest.importorskip("PIL.features")
+    if not features.check("avif"):
+        pytest.skip("this Pillow does not write AVIF")
+    # Noise has colours of its own in each pixel, which usual subsampling would average.
+    draw(tmp_path / "a" / "0.avif", 0, quality=100, subsampling="4:4:4")
+    pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    assert index_images(tmp_path)[0][["width", "height"]].to_numpy().tolist() == [[SIDE, SIDE]]
+    decoded = decode_picture((tmp_path / "a" / "0.avif").read_bytes())
+    assert np.corrcoef(decoded.ravel(), pixels.ravel())[0, 1] > 0.99
+
+
 def test_a_stray_picture_does_not_make_a_class_of_images(tmp_path):
     draw_set(tmp_path, "images/{name}.png")
     draw(tmp_path / "cover.png", 9)

@@ -179,7 +179,7 @@ def test_every_file_that_was_left_out_is_in_a_table(ask, tmp_path, caplog, capsy
     table = pd.read_csv(out / "skipped.csv")
     assert table["path"].tolist() == broken and table["reason"].str.len().min() > 5
     assert pd.read_parquet(out / "skipped.parquet").equals(table)
-    assert f"left out: 25 files or boxes, named with the reason in {out}/skipped.csv" in ask.output
+    assert f"left out, or not read: 25 lines with the reason in {out}/skipped.csv" in ask.output
     ask(root / "a.jpg", out=out)
     assert pd.read_csv(out / "skipped.csv").empty and "left out" not in ask.output
 

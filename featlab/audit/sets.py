@@ -174,7 +174,8 @@ def _groups(
 def pictures_line(pictures: Pictures | None, n: int, n_skipped: int) -> Finding:
     """Can the pictures still be read?"""
     read = 0 if pictures is None else int(pictures.readable.sum())
-    left_out = f" {n_skipped:,} files or boxes were left out when it was indexed."
+    lines = "1 line" if n_skipped == 1 else f"{n_skipped:,} lines"
+    left_out = f" {lines} in skipped.csv say what was left out, or not read, when it was indexed."
     text = f"{read:,} of {images_word(n)} can still be read."
     if not read:
         text += " Picture statistics were not looked at."

@@ -196,7 +196,7 @@ class Pass:
     label_from_boxes: Annotated[
         str | None,
         typer.Option(
-            help="Without class folders, where a picture has boxes of several classes: largest, "
+            help="The boxes name the classes; where a picture has boxes of several: largest, "
             "the class of the largest box; only, such pictures are left out."
         ),
     ] = None
@@ -413,10 +413,10 @@ def tell_boxes(images: pd.DataFrame, boxes: pd.DataFrame) -> None:
 
 
 def tell_skipped(skipped: pd.DataFrame, output: Path) -> None:
-    """How many files were left out, and where all of them are named."""
+    """Where it is named what was left out or not read; a line of it may stand for many boxes."""
     if len(skipped):
-        what = "1 file or box" if len(skipped) == 1 else f"{len(skipped):,} files or boxes"
-        print(f"left out: {what}, named with the reason in {output / 'skipped.csv'}")
+        what = "1 line" if len(skipped) == 1 else f"{len(skipped):,} lines"
+        print(f"left out, or not read: {what} with the reason in {output / 'skipped.csv'}")
 
 
 def tell_without_p(neurons: pd.DataFrame) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 from featlab.arguments import Progress, check_choice
 from featlab.errors import FeatlabError
 from featlab.images._annotations import Problem, walk_files
+from featlab.images._formats.tables import read_listed
 from featlab.images._index import (
     image_table,
     index_images,
@@ -24,7 +25,7 @@ from featlab.images._index import (
     skipped_table,
 )
 from featlab.images._intensity import like
-from featlab.images._layout import LISTS, Candidate, Listing, of_paths, read_listed
+from featlab.images._layout import LISTS, Candidate, Listing, of_paths
 from featlab.images.decode import cut, decode_picture, is_picture_name, printable
 
 __all__ = ["decode_picture", "index_images"]

@@ -21,6 +21,15 @@ DEFAULT_KIND = "object"
 _FOLDERS = re.compile(r"annot\w*|annos?|ann|labels?|labels?_?\d+|xmls?|jsons?|b?boxes|bndbox", re.I)
 # What a command leaves in the folder of its results.
 _RESULTS = {OURS, RESULTS, "maps.h5", "model.featlab", "predicted_maps.h5", "maps_thawed.h5"}
+HOLDERS = re.compile(
+    r"(imgs?|images?|jpe?gimages|pngs?|jpe?gs?|pictures?|photos?|data|dataset|frames|all)", re.I
+)
+_COMPANIONS = re.compile(
+    r"mask|segment|visuali[sz]|overlay|label|annot|ground.?truth|^gt$|depth|trimap", re.I
+)
+_MASK_OF = re.compile(
+    r"(.+?)[ _.-]?(mask|segmentation|segmented|seg|groundtruth|gt|overlay)s?[ _-]?\d*", re.I
+)
 _QUOTED_FORMULA = re.compile(r"'+[=+@\-＝＋－＠\t\r\n]")  # as `system.files.write_table` has it
 
 
@@ -350,3 +359,42 @@ def relative_path(text: str) -> str | None:
         return None
     path = posixpath.normpath(text)
     return None if path == "." or path.split("/")[0] == ".." else path
+
+
+def without_masks(paths: list[str], problems: list[Problem]) -> list[str]:
+    """The pictures without those that are named as masks of one beside them."""
+    stems = {posixpath.splitext(path)[0] for path in paths}
+    masks = [
+        path
+        for path in paths
+        if (match := _MASK_OF.fullmatch(posixpath.splitext(path)[0])) and match[1] in stems
+    ]
+    if masks:
+        noun = "1 picture" if len(masks) == 1 else f"{len(masks):,} pictures"
+        why = f"{noun} named as the mask of one beside it, such as {cut(masks[0])}: left out"
+        problems.append(Problem("masks", why, stops=False))
+    return [path for path in paths if path not in set(masks)]
+
+
+def without_companions(paths: list[str], problems: list[Problem]) -> list[str]:
+    """The pictures without the masks and drawings in folders beside that of the pictures."""
+    for level in range(max((path.count("/") for path in paths), default=0)):
+        names = names_at(paths, level)
+        holders = {name for name in names if HOLDERS.fullmatch(name)}
+        others = {name for name in names - holders if _COMPANIONS.search(name)}
+        if len(holders) != 1 or not others or holders | others != names:
+            continue
+        aside = [p for p in paths if has_level(p, level) and p.split("/")[level] in others]
+        holder = next(iter(holders))
+        why = f"{len(aside)} pictures in {', '.join(sorted(others))}, beside {holder}: left out"
+        problems.append(Problem(", ".join(sorted(others)), why, stops=False))
+        paths = [path for path in paths if path not in set(aside)]
+    return paths
+
+
+def names_at(paths: list[str], level: int) -> set[str]:
+    return {path.split("/")[level] for path in paths if has_level(path, level)}
+
+
+def has_level(path: str, level: int) -> bool:
+    return path.count("/") > level

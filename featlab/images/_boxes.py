@@ -27,7 +27,6 @@ def make_box_table(
     root: Path,
     inspections: Mapping[str, Inspection],
     unusable: Iterable[str],
-    labels: Mapping[str, str],
     *,
     is_selection: bool,
     units: str | None = None,
@@ -41,8 +40,6 @@ def make_box_table(
         The usable pictures by path, in the order of the image table.
     unusable : iterable of str
         Pictures that are there but were left out; their boxes are dropped without a word.
-    labels : mapping of str to str
-        Of the usable pictures; a box whose file has no labels has that of its picture.
     is_selection : bool
         The pictures were chosen by a list: boxes of others are no problem.
     units : {"pixels", "shares"}, optional
@@ -51,7 +48,7 @@ def make_box_table(
     Returns
     -------
     boxes : DataFrame
-        The box table.
+        The box table; label "" where the file has none.
     problems : list of Problem
     """
     pictures = [*inspections, *unusable]
@@ -74,7 +71,7 @@ def make_box_table(
             size = None if shares else box.size
             corners = fit_box(whole, size, picture, before_rotation=drawn_raw)
             reaching.append(reach(whole, size, picture))
-            label = box.label or labels[path]
+            label = _normal(box.label)
             rows.append((numbers[path], box.kind, label, *corners))
         except FeatlabError as error:
             problems.append(Problem(box.where, str(error)))

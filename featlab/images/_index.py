@@ -121,14 +121,19 @@ def index_images(
         listing.root,
         {candidate.path: inspection for candidate, inspection, _ in rows},
         [problem.path for problem in listing.problems + problems],
-        {candidate.path: candidate.label for candidate, _, _ in rows},
         is_selection=listing.is_selection,
         units=box_units,
     )
     problems = listing.problems + problems + box_problems
+    if listing.by_folder:
+        rows, more = _folders_or_boxes(listing, rows, boxes, label_from_boxes, wanted)
+        problems += more
     if is_unlabelled([row[0].label for row in rows]):
         rows, boxes, more = _labelled_by_boxes(rows, boxes, label_from_boxes, wanted)
         problems += more
+    # A box whose file has no labels has that of its picture.
+    of_picture = [rows[row][0].label for row in boxes["image"]]
+    boxes["label"] = boxes["label"].where(boxes["label"] != "", of_picture)
     report_problems(listing, problems, on_error, n_usable=len(rows))
     if is_unlabelled([row[0].label for row in rows]):
         noun = "1 picture" if len(rows) == 1 else f"{len(rows)} pictures"
@@ -139,6 +144,37 @@ def index_images(
     else:
         check_range(ranges)
     return images, boxes, skipped_table(problems)
+
+
+def _folders_or_boxes(
+    listing: Listing,
+    rows: list[_Row],
+    boxes: pd.DataFrame,
+    how: str | None,
+    classes: Sequence[str] | None,
+) -> tuple[list[_Row], list[Problem]]:
+    """The pictures, without the names of their folders where their boxes say these are no classes.
+
+    Raises
+    ------
+    FeatlabError
+        What the folders are is asked, and no boxes are called as they are.
+    """
+    folders, named = {row[0].label for row in rows}, set(boxes["label"]) - {""}
+    if listing.question and not folders <= named:
+        raise FeatlabError(listing.question)
+    if len(named) < 2 or folders & named or classes is not None:
+        return rows, []
+    some = [", ".join(sorted(names)[:5]) for names in (folders, named)]
+    if how is not None or len(folders) == 1:
+        why = f"read as no class: the classes are those of the boxes ({some[1]})"
+        rows = [(replace(row[0], label=""), *row[1:]) for row in rows]
+    else:
+        why = (
+            f"read as the classes, though no box is called so (but {some[1]}); for those of the "
+            "boxes --label-from-boxes only (in Python: label_from_boxes='only')"
+        )
+    return rows, [Problem(some[0], why, stops=False)]
 
 
 def _labelled_by_boxes(

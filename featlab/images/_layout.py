@@ -6,6 +6,7 @@ import logging
 import os
 import posixpath
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +15,16 @@ from pathlib import Path
 import pandas as pd
 
 from featlab.errors import FeatlabError
-from featlab.images._annotations import Problem, read_rows, relative_path, walk_files
-from featlab.images._formats.tables import LABEL_COLUMNS, PICTURE_COLUMNS, first_of
+from featlab.images._annotations import (
+    HOLDERS,
+    Problem,
+    has_level,
+    names_at,
+    walk_files,
+    without_companions,
+    without_masks,
+)
+from featlab.images._formats.tables import read_listed
 from featlab.images.decode import cut, first_line, is_picture_name, is_storable, printable
 
 _log = logging.getLogger(__name__)
@@ -37,15 +46,9 @@ _SIDES = {
 SPLIT_NAMES = {name: side for side, names in _SIDES.items() for name in names}
 _PADDING = re.compile(
     r"(my|the|out|set|sets|data|dataset|img|imgs|image|images|picture|pictures|photos|split|"
-    r"subset|folder|part|samples)"
+    r"subset|folder|part|samples|seg|cls)"
 )
 _GLUED = re.compile(r"(set|data|images?|imgs?|split|samples?)$")
-_HOLDERS = re.compile(
-    r"(imgs?|images?|jpe?gimages|pngs?|jpe?gs?|pictures?|photos?|data|dataset|frames|all)", re.I
-)
-_COMPANIONS = re.compile(
-    r"mask|segment|visuali[sz]|overlay|label|annot|ground.?truth|^gt$|depth|trimap", re.I
-)
 LISTS = (".txt", ".lst", ".list")
 """Suffixes of text files with a path in each line."""
 
@@ -71,12 +74,18 @@ class Listing:
     problems : list of Problem
     is_selection : bool
         They were listed by a person; others may lie beside them.
+    question : str
+        Why the top folders may be no classes; what boxes are called may answer it.
+    by_folder : bool
+        The labels are the names of folders, which nobody has said are classes.
     """
 
     root: Path
     candidates: list[Candidate]
     problems: list[Problem]
     is_selection: bool
+    question: str = ""
+    by_folder: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,55 +225,41 @@ def _list_folder(root: Path, patterns: Patterns) -> Listing:
     named = [path for path in paths if printable(path) == path]
     why = "its name is not valid UTF-8"
     problems += [Problem(printable(path), why) for path in paths if printable(path) != path]
-    named = _without_companions(named, problems)
+    named = without_companions(without_masks(named, problems), problems)
     candidates = []
-    levels, split_level = _levels(root, named, patterns)
+    levels, split_level = _levels(root, named)
     label_level = None if patterns.label is not None else next(iter(levels), None)
-    sides = {} if split_level is None else sides_of(_names_at(named, split_level))
-    placed = [path for path in named if label_level is not None and _has(path, label_level)]
+    sides = {} if split_level is None else sides_of(names_at(named, split_level))
+    placed = [path for path in named if label_level is not None and has_level(path, label_level)]
     for path in named:
         parts = path.split("/")
-        if placed and label_level is not None and not _has(path, label_level):
+        if placed and label_level is not None and not has_level(path, label_level):
             reason = f"it lies in no class folder, others do, such as {cut(placed[0])}"
             problems.append(Problem(path, reason))
             continue
-        split = "" if split_level is None or not _has(path, split_level) else parts[split_level]
+        split = (
+            "" if split_level is None or not has_level(path, split_level) else parts[split_level]
+        )
         label = parts[label_level] if placed and label_level is not None else ""
+        label = unicodedata.normalize("NFC", label)
         candidates.append(Candidate(path, label, sides.get(split, "")))
     if not candidates:
         raise FeatlabError(_no_picture(root, problems))
-    return Listing(root, candidates, problems, is_selection=False)
+    question = ""
+    if label_level is not None and split_level is None and placed:
+        question = _asked_of_alike(root, named, label_level)
+        if not question:
+            problems += _shared_below(named, label_level)
+    by_folder = bool(placed) and label_level is not None
+    return Listing(root, candidates, problems, False, question, by_folder)
 
 
-def _names_at(paths: list[str], level: int) -> set[str]:
-    return {path.split("/")[level] for path in paths if _has(path, level)}
-
-
-def _without_companions(paths: list[str], problems: list[Problem]) -> list[str]:
-    """The pictures without the masks and drawings in folders beside that of the pictures."""
-    for level in (0, 1):
-        names = _names_at(paths, level)
-        holders = {name for name in names if _HOLDERS.fullmatch(name)}
-        others = {name for name in names - holders if _COMPANIONS.search(name)}
-        if len(holders) != 1 or not others or holders | others != names:
-            continue
-        aside = [p for p in paths if _has(p, level) and p.split("/")[level] in others]
-        holder = next(iter(holders))
-        why = f"{len(aside)} pictures in {', '.join(sorted(others))}, beside {holder}: left out"
-        problems.append(Problem(", ".join(sorted(others)), why, stops=False))
-        paths = [path for path in paths if path not in set(aside)]
-    return paths
-
-
-def _has(path: str, level: int) -> bool:
-    return path.count("/") > level
-
-
-def _levels(root: Path, paths: list[str], patterns: Patterns) -> tuple[list[int], int | None]:
+def _levels(root: Path, paths: list[str]) -> tuple[list[int], int | None]:
     """Levels of the folders that may be classes, the first first; and that of the splits."""
     deepest = max((path.count("/") for path in paths), default=0)
-    names = [_names_at(paths, k) for k in range(deepest)]
+    names = [names_at(paths, k) for k in range(deepest)]
     levels = [k for k in range(deepest) if not _only_holds(names[k], paths, k)]
+    levels = [k for k in levels if not _repeats(paths, k)]
     if not levels:
         return levels, None
     first = levels[0]
@@ -282,8 +277,6 @@ def _levels(root: Path, paths: list[str], patterns: Patterns) -> tuple[list[int]
     if len(levels) > 1 and _are_splits(names[levels[1]], paths, levels[1]):
         _tell_splits(names[levels[1]])
         return [first, *levels[2:]], levels[1]
-    if patterns.label is None:
-        _refuse_alike(root, paths, first)
     return levels, None
 
 
@@ -292,19 +285,25 @@ def _only_holds(names: set[str], paths: list[str], level: int) -> bool:
     name = next(iter(names))
     if len(names) != 1 or split_of(name):
         return False
-    if _HOLDERS.fullmatch(name):
+    if HOLDERS.fullmatch(name):
         return True
-    holds_all = all(_has(path, level + 1) for path in paths)
-    if level or not holds_all or len(_names_at(paths, 1)) < 2:
+    holds_all = all(has_level(path, level + 1) for path in paths)
+    if level or not holds_all or len(names_at(paths, 1)) < 2:
         return False
     _log.info("%s is the only folder, so the folders in it are read as those of the set", name)
     return True
 
 
+def _repeats(paths: list[str], level: int) -> bool:
+    """Whether folders only repeat the name of the one that they lie in, as unpacked archives do."""
+    parts = [path.split("/") for path in paths if has_level(path, level)]
+    return level > 0 and all(one[level] == one[level - 1] for one in parts)
+
+
 def _are_splits(names: set[str], paths: list[str], level: int) -> bool:
     """Whether every picture lies in a folder with the name of a side, below its class."""
     sides = {split_of(name) for name in names}
-    return len(sides) > 1 and "" not in sides and all(_has(path, level) for path in paths)
+    return len(sides) > 1 and "" not in sides and all(has_level(path, level) for path in paths)
 
 
 def _tell_splits(names: set[str]) -> None:
@@ -316,25 +315,43 @@ def _tell_splits(names: set[str]) -> None:
         _log.info("folders read as the split: %s", odd_sides)
 
 
-def _refuse_alike(root: Path, paths: list[str], level: int) -> None:
-    """Refuse top folders that all hold the same folders: sides of a split, or classes?"""
+def _asked_of_alike(root: Path, paths: list[str], level: int) -> str:
+    """What is asked of top folders that all hold the same folders: sides of a split, or classes?"""
     below: dict[str, set[str]] = defaultdict(set)
     for path in paths:
         parts = path.split("/")
-        if _has(path, level):
-            below[parts[level]].add(parts[level + 1] if _has(path, level + 1) else "")
+        if has_level(path, level):
+            below[parts[level]].add(parts[level + 1] if has_level(path, level + 1) else "")
     alike = {frozenset(names) for names in below.values()}
     inside = sorted(next(iter(alike))) if len(alike) == 1 else []
-    if len(below) > 1 and len(inside) > 1 and "" not in inside:
-        tops = ", ".join(sorted(below)[:5])
-        inner = ", ".join(inside[:5])
-        start = "[^/]+/" * level
-        raise FeatlabError(
-            f"the folders {tops} in {root} all hold the same folders ({inner}), like sides of a "
-            f"split: say which are the classes, --label-from '^{start}([^/]+)' for {tops}, or "
-            f"--label-from '^{start}[^/]+/([^/]+)' for {inner} (in Python: label_from=); the sides "
-            "of a split have names such as train, val, test, or are found with --split-from."
-        )
+    if len(below) < 2 or len(inside) < 2 or "" in inside:
+        return ""
+    tops = ", ".join(sorted(below)[:5])
+    inner = ", ".join(inside[:5])
+    start = "[^/]+/" * level
+    return (
+        f"the folders {tops} in {root} all hold the same folders ({inner}), like sides of a "
+        f"split: say which are the classes, --label-from '^{start}([^/]+)' for {tops}, or "
+        f"--label-from '^{start}[^/]+/([^/]+)' for {inner} (in Python: label_from=); the sides "
+        "of a split have names such as train, val, test, or are found with --split-from."
+    )
+
+
+def _shared_below(paths: list[str], level: int) -> list[Problem]:
+    """A line where folders of the same name lie in several classes: are the classes deeper?"""
+    holders: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        for name in path.split("/")[level:-1]:
+            holders[name].add(path.split("/")[level])
+    shared = sorted(name for name, tops in holders.items() if len(tops) > 1)
+    if not shared:
+        return []
+    tops = ", ".join(sorted(set().union(*(holders[name] for name in shared)))[:5])
+    why = (
+        f"read as classes, and {', '.join(shared[:5])} in several of them as no class; if it is "
+        "the other way round, say so with --label-from"
+    )
+    return [Problem(tops, why, stops=False)]
 
 
 def _no_picture(root: Path, problems: list[Problem]) -> str:
@@ -365,33 +382,6 @@ def of_paths(path: Path) -> Listing:
     labelled = 0 not in levels and len(tops) > 1
     candidates = [Candidate(one, one.partition("/")[0] if labelled else "") for one in places]
     return Listing(root, candidates, [], is_selection=True)
-
-
-def read_listed(path: Path) -> list[tuple[int, str, dict[str, str]]]:
-    """Pictures that a CSV file lists: line, path below its folder, and the row of the file.
-
-    The columns of picture and label are found by the names that people give them.
-
-    Raises
-    ------
-    FeatlabError
-        It cannot be read; no column holds pictures; a path is absolute or leads out of the folder.
-    """
-    listed: list[tuple[int, str, dict[str, str]]] = []
-    for line, row in read_rows(path, (PICTURE_COLUMNS,)):
-        picture = relative_path(row[column := first_of(list(row), PICTURE_COLUMNS)])
-        if picture is None:
-            raise FeatlabError(
-                f"{path} line {line}: path must be relative to the CSV file's folder and lie in "
-                f"it, got {cut(repr(row[column]))}."
-            )
-        label = "label" if "label" in row else first_of(list(row), LABEL_COLUMNS)
-        if label:
-            row["label"] = row[label]
-        if not listed and (column, label or "label") != ("path", "label"):
-            _log.info("%s: %s is the picture, %s its label", path.name, column, label or "nothing")
-        listed.append((line, picture, row))
-    return listed
 
 
 def _read_csv(path: Path) -> list[Candidate]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import posixpath
+from pathlib import Path
 from typing import Any
 
 from featlab.errors import FeatlabError
@@ -17,10 +19,15 @@ from featlab.images._annotations import (
     forward,
     number,
     picture_folder,
+    read_rows,
+    relative_path,
     size_of,
     stem_of,
 )
 from featlab.images._formats.json_files import via_box
+from featlab.images.decode import cut
+
+_log = logging.getLogger(__name__)
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 PICTURE_COLUMNS = (
@@ -141,3 +148,30 @@ def _entries(path: str, rows: Rows, image: str, label: str, four: tuple[str, ...
         )
 
     return each(path, ((f"line {line}", row) for line, row in rows), read)
+
+
+def read_listed(path: Path) -> list[tuple[int, str, dict[str, str]]]:
+    """Pictures that a CSV file lists: line, path below its folder, and the row of the file.
+
+    The columns of picture and label are found by the names that people give them.
+
+    Raises
+    ------
+    FeatlabError
+        It cannot be read; no column holds pictures; a path is absolute or leads out of the folder.
+    """
+    listed: list[tuple[int, str, dict[str, str]]] = []
+    for line, row in read_rows(path, (PICTURE_COLUMNS,)):
+        picture = relative_path(row[column := first_of(list(row), PICTURE_COLUMNS)])
+        if picture is None:
+            raise FeatlabError(
+                f"{path} line {line}: path must be relative to the CSV file's folder and lie in "
+                f"it, got {cut(repr(row[column]))}."
+            )
+        label = "label" if "label" in row else first_of(list(row), LABEL_COLUMNS)
+        if label:
+            row["label"] = row[label]
+        if not listed and (column, label or "label") != ("path", "label"):
+            _log.info("%s: %s is the picture, %s its label", path.name, column, label or "nothing")
+        listed.append((line, picture, row))
+    return listed
