@@ -89,7 +89,8 @@ def test_a_store_of_hostile_names_stays_text(tmp_path):
     folder = tmp_path / "pictures"
     for name in ("<b>bold<", "x&amp;y"):
         (folder / name).mkdir(parents=True)
-        Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(folder / name / "0.png")
+        grey = np.linspace(0, 255, 40 * 40).astype(np.uint8).reshape(40, 40)
+        Image.fromarray(grey).convert("RGB").save(folder / name / "0.png")
     images, boxes, _ = index_images(folder)
     with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5", boxes=boxes) as store:
         told = read(store._repr_html_())
