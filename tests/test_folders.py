@@ -481,10 +481,38 @@ def test_what_is_not_read_is_said_in_a_line(tmp_path, caplog):
     (tmp_path / "more.json").write_text(json.dumps(coco(paths)))
     _, boxes, skipped = index_images(tmp_path)
     assert len(boxes) == 6
-    assert skipped["path"].tolist() == ["annots/*.xml"]
+    assert skipped["path"].tolist() == ["*.json", "annots/*.xml"]
     (tmp_path / "annotations.json").write_text(json.dumps(coco(paths)))
     reasons = dict(index_images(tmp_path)[2].to_numpy())
     assert "taken from files of Pascal VOC" in reasons["*.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.csv", "filename,class\napple_0.png,apple\n"),
+        ("train.txt", "images/apple_0.png\n"),
+        ("project-min.json", '[{"id": 1, "image": "/data/upload/1/ab-apple_0.png", "label": []}]'),
+    ],
+)
+def test_what_speaks_of_the_pictures_and_is_not_read_is_told(tmp_path, name, text):
+    """Whatever it is called; notes are not told, nor anything beside a list that was given."""
+    draw_set(tmp_path, "{name}.png")
+    (tmp_path / "notes.txt").write_text("apples and bananas")
+    (tmp_path / name).write_text(text)
+    suffix = Path(name).suffix
+    _, _, skipped = index_images(tmp_path)
+    assert skipped["path"].tolist() == [f"*{suffix}"]
+    assert skipped["reason"][0].startswith(f"1 {suffix} file in the folder itself was not read")
+    assert ("given in place of the folder" in skipped["reason"][0]) == (suffix != ".json")
+    (tmp_path / "given.txt").write_text("apple_0.png\nbanana_1.png")
+    assert index_images(tmp_path / "given.txt")[2].empty
+
+
+def test_names_of_classes_in_a_yaml_file_of_any_name(tmp_path):
+    put_yolo(tmp_path, draw_set(tmp_path, "images/{name}.png"))
+    (tmp_path / "data.yaml").rename(tmp_path / "fruit.yaml")
+    check_boxes(*index_images(tmp_path)[:2])
 
 
 # ------------------------------------------------------------------------------- boxes and labels
@@ -613,6 +641,24 @@ def test_lists_of_pictures(tmp_path):
         images, _, _ = index_images(source)
         assert images["path"].tolist() == some and set(images["folder"]) == {str(tmp_path)}
         assert set(images["label"]) == ({"x"} if source is table else set(CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("semicolons.csv", "\ufefffilename;class\r\n{0};apple\r\n{1};banana\r\n"),
+        ("tabs.tsv", "path\tlabel\n{0}\tapple\n{1}\tbanana\n"),
+        ("names.csv", "Foto,Art\n{0},apple\n{1},banana\n"),
+        ("whole.csv", "path,label\n{root}/{0},apple\n{root}/{1},banana\n"),
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path, caplog, name, text):
+    paths = sorted(draw_set(tmp_path, "pictures/{name}.png", n=2).values())
+    (tmp_path / name).write_text(text.format(*paths, root=tmp_path))
+    with caplog.at_level("INFO"):
+        images, _, _ = index_images(tmp_path / name)
+    assert images["path"].tolist() == paths and images["label"].tolist() == [*CLASSES]
+    assert ("foto is the picture, art its label" in caplog.text) == (name == "names.csv")
 
 
 def test_a_table_of_boxes_as_the_list(tmp_path):

@@ -250,7 +250,9 @@ def test_csv(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["file;label", "a;b"], "needs the columns path, .* has file;label"),
+        (["foto|label", "a|b"], r"needs the columns path, .* has foto\|label"),
+        (["cat/a.png,x", "cat/b.png,y"], "needs the columns path, .* has cat/a.png, x"),
+        (["one,other", "cat/a.png,cat/b.png"], "needs the columns path, .* has one, other"),
         ([""], "has none"),
         (["path,label"], "lists no pictures"),
         (["path,label", "../a.png,x"], r"line 2: path must be relative .* got '../a.png'"),

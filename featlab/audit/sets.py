@@ -183,7 +183,7 @@ def pictures_line(pictures: Pictures | None, n: int, n_skipped: int) -> Finding:
     if black:
         text += (
             f" {images_word(black)} nearly black: 16-bit files whose numbers fill a part of their "
-            "range only are shown so; stretch them before the pass."
+            "range only are shown so, unless --intensity set scales them."
         )
     verdict = NOT_DONE if not read else worse_of(False, read < n or n_skipped > 0 or black > 0)
     return Finding("pictures", verdict, text + (left_out if n_skipped else ""), n)

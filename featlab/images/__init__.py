@@ -25,7 +25,7 @@ from featlab.images._index import (
     skipped_table,
 )
 from featlab.images._intensity import like
-from featlab.images._layout import LISTS, Candidate, Listing, of_paths
+from featlab.images._layout import LISTS, TABLES, Candidate, Listing, of_paths
 from featlab.images.decode import cut, decode_picture, is_picture_name, printable
 
 __all__ = ["decode_picture", "index_images"]
@@ -111,7 +111,7 @@ def _files_of(source: str, problems: list[Problem]) -> tuple[str, list[str]]:
             listed_here = of_paths(Path(path))
             files = [str(listed_here.root / one.path) for one in listed_here.candidates]
             return str(listed_here.root), files
-        if path.lower().endswith(".csv"):
+        if path.lower().endswith(TABLES):
             folder = os.path.dirname(path)
             listed = read_listed(Path(path))
             return folder, [os.path.join(folder, *name.split("/")) for _, name, _ in listed]

@@ -109,6 +109,8 @@ class Source:
         Relative paths.
     files : list of str
         Other files beside the pictures, above them, and in folders of annotations there.
+    is_selection : bool
+        The pictures are listed; other files are there for whatever reason.
     memory : dict
         Of :meth:`once`.
     """
@@ -116,6 +118,7 @@ class Source:
     root: Path
     pictures: list[str]
     files: list[str]
+    is_selection: bool = False
     memory: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -308,15 +311,20 @@ def read_rows(
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            line = file.readline()
+            file.seek(0)
+            # Spreadsheets write semicolons where the comma is the decimal mark.
+            mark = max(",;\t", key=line.count)
+            reader = csv.reader(file, strict=True, delimiter=mark)
             first = next(reader, [])
             header = [name.strip().lower() for name in first]
             if len(header) == len(_HEADLESS) and all(map(_NUMBER.fullmatch, header[1:5])):
-                header, reader = _HEADLESS, csv.reader(chain([",".join(first)], file), strict=True)
+                lines = chain([mark.join(first)], file)
+                header, reader = _HEADLESS, csv.reader(lines, strict=True, delimiter=mark)
             if not all(set(names) & set(header) for names in required):
                 wanted = ", ".join(names[0] for names in required)
                 raise FeatlabError(
-                    f"{path} needs the columns {wanted}, separated by commas; "
+                    f"{path} needs the columns {wanted}, separated by commas, semicolons or tabs; "
                     f"its first line has {cut(', '.join(header)) or 'none'}."
                 )
             for values in reader:

@@ -52,7 +52,8 @@ def make_box_table(
     problems : list of Problem
     """
     pictures = [*inspections, *unusable]
-    source = Source(root, pictures, other_files(root, pictures, is_selection=is_selection))
+    files = other_files(root, pictures, is_selection=is_selection)
+    source = Source(root, pictures, files, is_selection)
     written, problems = read_annotations(source)
     _refuse_shares(root, written, units)
     placed, absent = _placed(written, pictures, problems)

@@ -49,6 +49,8 @@ _PADDING = re.compile(
     r"subset|folder|part|samples|seg|cls)"
 )
 _GLUED = re.compile(r"(set|data|images?|imgs?|split|samples?)$")
+TABLES = (".csv", ".tsv")
+"""Suffixes of tables with a picture in each line."""
 LISTS = (".txt", ".lst", ".list")
 """Suffixes of text files with a path in each line."""
 
@@ -211,7 +213,7 @@ def _listed(source: str | os.PathLike[str] | pd.DataFrame, patterns: Patterns) -
         raise FeatlabError(f"there is no folder or CSV file {path}; {LAYOUT}.")
     if path.suffix.lower() in LISTS:
         return of_paths(path)
-    if path.suffix.lower() != ".csv":
+    if path.suffix.lower() not in TABLES:
         raise FeatlabError(f"{path} is neither a folder nor a CSV file; {LAYOUT}.")
     return Listing(path.parent, _read_csv(path), [], is_selection=True)
 

@@ -20,8 +20,13 @@ from featlab.images._formats import json_files, tables, xml_files, yolo
 from featlab.images.decode import cut, first_line, os_reason
 from featlab.system.files import parse_xml
 
+_LISTS = (".csv", ".txt")  # may list pictures
 _NAMED = re.compile("annot|bbox|box(es)?$|instances", re.I)
 """Names of files that hold annotations, whatever they are of."""
+_MOST_NAMES, _MOST_BYTES = (
+    200,
+    1 << 20,
+)  # pictures; bytes of a file that is looked at for their names
 _Parse = Callable[[str, Any, Source], "Entries | None"]
 
 FORMATS: dict[str, tuple[str, _Parse]] = {
@@ -124,22 +129,31 @@ def _unread(paths: list[str], preferred: str, source: Source) -> list[Problem]:
         suffix = posixpath.splitext(path)[1].lower()
         stem = posixpath.splitext(posixpath.basename(path))[0]
         # Notes and settings lie beside pictures, too.
-        if suffix == ".xml" or stem in stems or _NAMED.search(stem):
+        is_one = suffix == ".xml" or stem in stems or _NAMED.search(stem)
+        if is_one or (not source.is_selection and _names_pictures(path, source)):
             counts[(posixpath.dirname(path), suffix)] += 1
-    why = (
-        f"the boxes were taken from files of {preferred}"
-        if preferred
-        else f"they are of none of the formats {', '.join(FORMATS)}"
-    )
+    formats = f"of none of the formats {', '.join(FORMATS)}"
+    taken = f"the boxes were taken from files of {preferred}"
+    lists = "; a list of pictures is read where it is given in place of the folder"
     return [
         Problem(
             posixpath.join(folder, f"*{suffix}"),
             f"{n} {suffix} file{'' if n == 1 else 's'} in {folder or 'the folder itself'} "
-            f"{'was' if n == 1 else 'were'} not read: {why}",
+            f"{'was' if n == 1 else 'were'} not read: "
+            f"{taken if preferred else ('it is ' if n == 1 else 'they are ') + formats}"
+            f"{lists if suffix in _LISTS else ''}",
             stops=False,
         )
         for (folder, suffix), n in sorted(counts.items())
     ]
+
+
+def _names_pictures(path: str, source: Source) -> bool:
+    """Whether a file speaks of pictures of the set, whatever it is called."""
+    names = [posixpath.basename(one) for one in source.pictures[:_MOST_NAMES]]
+    with open(source.root / path, "rb") as file:
+        text = file.read(_MOST_BYTES).decode("utf-8", "replace")
+    return any(name in text for name in names)
 
 
 def _json(path: str, source: Source) -> Any:

@@ -193,7 +193,9 @@ def createml(path: str, content: Any, _: Source) -> Entries | None:
     tasks = content if isinstance(content, list) else []
     keys = ("image", "imagefilename")
     if not tasks or not all(
-        isinstance(task, dict) and any(isinstance(task.get(key), str) for key in keys)
+        isinstance(task, dict)
+        and any(isinstance(task.get(key), str) for key in keys)
+        and any(isinstance(task.get(key), list) for key in ("annotations", "annotation"))
         for task in tasks
     ):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import posixpath
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from featlab.images._annotations import (
     stem_of,
 )
 from featlab.images._formats.json_files import via_box
-from featlab.images.decode import cut
+from featlab.images.decode import cut, is_picture_name
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ LABEL_COLUMNS = (
 """What people call the column of the classes."""
 _FOUR = (_CORNERS, ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"),
          ("x_min", "y_min", "x_max", "y_max"))  # fmt: skip
+
+_SIZES = ("width", "height", "size", "sha256", "md5", "url")
 
 Rows = list[tuple[int, dict[str, str]]]
 
@@ -122,6 +125,31 @@ def _object(row: dict[str, str], column: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _columns(path: Path, row: dict[str, str]) -> tuple[str, str]:
+    """The columns of picture and label: by usual names, else by what the first line holds."""
+    header = list(row)
+    column = first_of(header, PICTURE_COLUMNS)
+    if not column:
+        holding = [name for name in header if is_picture_name(row[name])]
+        if len(holding) != 1 or any(map(is_picture_name, header)):
+            raise FeatlabError(
+                f"{path} needs the columns path, separated by commas, semicolons or tabs, and "
+                f"perhaps label; its first line has {cut(', '.join(header))}."
+            )
+        column = holding[0]
+    label = "label" if "label" in row else first_of(header, LABEL_COLUMNS)
+    rest = [name for name in header if name not in (column, "split", "group")]
+    return column, label or (rest[0] if len(rest) == 1 and rest[0] not in _SIZES else "")
+
+
+def _from_here(path: Path, text: str) -> str:
+    """A whole path below the file's folder, from there; any other as it is."""
+    if not os.path.isabs(text):
+        return text
+    inside = os.path.relpath(os.path.normpath(text), path.parent)
+    return text if inside.startswith(os.pardir) else inside
+
+
 def first_of(header: list[str], names: tuple[str, ...]) -> str:
     """The first of some names that the header has, or ""."""
     return next((name for name in names if name in header), "")
@@ -161,14 +189,17 @@ def read_listed(path: Path) -> list[tuple[int, str, dict[str, str]]]:
         It cannot be read; no column holds pictures; a path is absolute or leads out of the folder.
     """
     listed: list[tuple[int, str, dict[str, str]]] = []
-    for line, row in read_rows(path, (PICTURE_COLUMNS,)):
-        picture = relative_path(row[column := first_of(list(row), PICTURE_COLUMNS)])
+    column = label = ""
+    rows = list(read_rows(path, ())) or list(read_rows(path, (PICTURE_COLUMNS,)))
+    for line, row in rows:
+        if not listed:
+            column, label = _columns(path, row)
+        picture = relative_path(_from_here(path, row[column]))
         if picture is None:
             raise FeatlabError(
                 f"{path} line {line}: path must be relative to the CSV file's folder and lie in "
-                f"it, got {cut(repr(row[column]))}."
+                f"it, or be a whole path there, got {cut(repr(row[column]))}."
             )
-        label = "label" if "label" in row else first_of(list(row), LABEL_COLUMNS)
         if label:
             row["label"] = row[label]
         if not listed and (column, label or "label") != ("path", "label"):

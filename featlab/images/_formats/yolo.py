@@ -61,7 +61,7 @@ def _box(values: list[float], has_keypoints: bool) -> tuple[float, float, float,
 
 def _names(path: str, source: Source) -> tuple[dict[int, str], bool, Problem | None]:
     """The classes' names, whether lines end with key points, and what is wrong with their file."""
-    for name in (*_YAMLS, *_NAME_LISTS):
+    for name in (*_YAMLS, *_NAME_LISTS, *_other_yamls(source)):
         data = source.beside(path, name)
         if data is None:
             continue
@@ -73,6 +73,12 @@ def _names(path: str, source: Source) -> tuple[dict[int, str], bool, Problem | N
         except FeatlabError as error:
             return {}, False, Problem(name, str(error))
     return {}, False, None
+
+
+def _other_yamls(source: Source) -> list[str]:
+    """The names of the only YAML file of the set, which may be called as the set is."""
+    others = [path for path in source.files if path.lower().endswith((".yaml", ".yml"))]
+    return [posixpath.basename(others[0])] if len(others) == 1 else []
 
 
 def _yaml(data: bytes) -> dict[str, Any]:
