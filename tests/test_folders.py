@@ -370,6 +370,13 @@ def test_cvat(tmp_path):
     check_boxes(*index_images(tmp_path)[:2])
 
 
+def test_what_boxes_are_read_from_is_said(tmp_path, caplog):
+    put_yolo(tmp_path, draw_set(tmp_path, "images/{name}.png"))
+    with caplog.at_level("INFO"):
+        index_images(tmp_path)
+    assert "boxes are read from 6 files of YOLO" in caplog.text
+
+
 def test_a_turned_box_of_cvat_and_label_studio_is_the_box_around_it(tmp_path):
     draw_set(tmp_path, "{name}.png")
     turned = '<box label="a" xtl="10" ytl="18" xbr="30" ybr="22" rotation="90"/>'

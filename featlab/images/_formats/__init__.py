@@ -8,6 +8,7 @@ behind the suffix of its files; :func:`read_annotations` opens each file once.
 from __future__ import annotations
 
 import json
+import logging
 import posixpath
 import re
 from collections import Counter
@@ -23,6 +24,7 @@ from featlab.system.files import parse_xml
 _LISTS = (".csv", ".txt")  # may list pictures
 _NAMED = re.compile("annot|bbox|box(es)?$|instances", re.I)
 """Names of files that hold annotations, whatever they are of."""
+_log = logging.getLogger(__name__)
 _MOST_NAMES, _MOST_BYTES = (
     200,
     1 << 20,
@@ -92,6 +94,10 @@ def read_annotations(source: Source) -> tuple[list[WrittenBox], list[Problem]]:
     # Who writes boxes.csv says with it which boxes are meant.
     if preferred == "boxes.csv":
         return boxes, problems
+    if boxes:
+        n_files = len({box.file for box in boxes})
+        noun = "1 file" if n_files == 1 else f"{n_files:,} files"
+        _log.info("boxes are read from %s of %s", noun, preferred)
     for name, of_format in files.items():
         if name != preferred and any(isinstance(one, WrittenBox) for one in entries[name]):
             unread += of_format
