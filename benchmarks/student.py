@@ -5,7 +5,7 @@
 For each set and split: MaxBoxAccV2 on the test rows of every method that learns from labels or from
 nothing, of the best baseline, and, as the bound of what these cells can draw, of the cells that
 true boxes of train taught; the seconds that fitting the student takes. Then box accuracy with the
-threshold that needs no box (``predict.UNTUNED``) beside that which confirm boxes choose. Where a
+threshold of ``localise.methods.untuned`` beside that which confirm boxes choose. Where a
 store has several layers they are fused. Without arguments two sets of built-in scenes are made,
 which show that it runs.
 """
@@ -23,8 +23,8 @@ from featlab.features import feature_table
 from featlab.heads import evaluate_heads
 from featlab.localise import evaluate_localisation
 from featlab.localise.fitting import fit_methods
+from featlab.localise.methods import untuned
 from featlab.pipeline.detectors import class_weights, find_detectors
-from featlab.predict import UNTUNED
 from featlab.splits import make_split
 from featlab.store import MapStore
 
@@ -58,11 +58,11 @@ def of_split(path: str, kind: str | None, seed: int) -> dict[str, float]:
         scored = evaluate_localisation(
             store, split, methods=(*FROM_LABELS, BOUND), box_kind=kind, **known
         )
+        method, threshold = untuned(store, scored.fitted)
     table = scored.table.set_index("method")
     row = {name: float(table[V2].get(name, np.nan)) for name in FROM_LABELS}
     row["baseline"] = float(table.loc[table["baseline"].astype(bool), V2].max())
     row[BOUND] = float(table[V2].get(BOUND, np.nan))
-    method, threshold = UNTUNED[0]
     curve = scored.curves.query("delta == 0.5 and method == @method").set_index("threshold")
     row["untuned"] = float(curve["accuracy"].iloc[np.abs(curve.index - threshold).argmin()])
     row["on_confirm"] = float(table.loc[method, "box_accuracy"])

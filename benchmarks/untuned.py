@@ -20,18 +20,18 @@ from scenes import given_stores
 from featlab.features import feature_table
 from featlab.heads import evaluate_heads
 from featlab.localise import evaluate_localisation
+from featlab.localise.methods import untuned
 from featlab.pipeline.detectors import class_weights, find_detectors
-from featlab.predict import UNTUNED
 from featlab.splits import make_split
 from featlab.store import MapStore
 
-METHODS = ("detectors", "cam", "cam_positive", "sum", "fusion")
+METHODS = ("detectors", "cam", "cam_positive", "sum", "fusion", "student")
 DELTA = 0.5
 AIM = 0.03
 
 
-def curves_of(path: str, kind: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Localisation table, and the box accuracy of each method (columns) at each threshold."""
+def curves_of(path: str, kind: str | None) -> tuple[pd.DataFrame, pd.DataFrame, tuple[str, float]]:
+    """Localisation table, box accuracy of each method at each threshold, the rule without boxes."""
     with MapStore(path) as store:
         labels, groups = store.images["label"], store.images["group"]
         split, X = make_split(store.images), feature_table(store)
@@ -44,13 +44,18 @@ def curves_of(path: str, kind: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
             weights=class_weights(heads),
             box_kind=kind,
         )
+        rule = untuned(store, localisation.fitted)
     curves = localisation.curves[localisation.curves["delta"] == DELTA]
     curves = curves.pivot_table(index="threshold", columns="method", values="accuracy")
     table = localisation.table.set_index("method")
-    return table, curves[[name for name in METHODS if name in curves]]
+    return table, curves[[name for name in METHODS if name in curves]], rule
 
 
-def losses(tables: dict[str, pd.DataFrame], curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def losses(
+    tables: dict[str, pd.DataFrame],
+    curves: dict[str, pd.DataFrame],
+    rules: dict[str, tuple[str, float]],
+) -> pd.DataFrame:
     """A row a set: box accuracy by each rule, and what the rules without boxes lose."""
     rows = []
     for name, own in curves.items():
@@ -60,7 +65,7 @@ def losses(tables: dict[str, pd.DataFrame], curves: dict[str, pd.DataFrame]) -> 
         mean = sum(curve.reindex(columns=list(METHODS)) for curve in others) / len(others)
         method = mean[list(own)].max().idxmax()
         threshold = mean[method].idxmax()
-        fixed = next(pair for pair in UNTUNED if pair[0] in own)
+        fixed = rules[name]
         rows.append(
             {
                 "set": name,
@@ -79,11 +84,11 @@ def losses(tables: dict[str, pd.DataFrame], curves: dict[str, pd.DataFrame]) -> 
 
 def main(arguments: list[str]) -> pd.DataFrame:
     """Losses of the sets that are given."""
-    tables, curves = {}, {}
+    tables, curves, rules = {}, {}, {}
     for name, path, kind in given_stores(arguments, 80, 120):
-        tables[name], curves[name] = curves_of(path, kind)
+        tables[name], curves[name], rules[name] = curves_of(path, kind)
         print(name, flush=True)
-    table = losses(tables, curves)
+    table = losses(tables, curves, rules)
     print(table.to_string(index=False, float_format="{:.3f}".format))
     within = (table[["loss", "loss_untuned"]] <= AIM).sum().to_dict()
     print(f"sets within {AIM}: {within} of {len(table)}; mean loss: ", end="")

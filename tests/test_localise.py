@@ -30,7 +30,7 @@ from featlab.localise.heat import (
     timed_heats,
     upsample,
 )
-from featlab.localise.methods import STUDENT_THRESHOLD
+from featlab.localise.methods import untuned
 from featlab.results.localisation import BASELINES, ClassWeights, HeatScores, Localisation
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
@@ -491,7 +491,7 @@ def test_images_without_boxes_are_skipped_and_few_confirm_boxes_said(planted, fe
     heat = localise.heat_maps(store, planted_split() == "confirm", found.fitted)
     rows = planted_split() == "confirm"
     at = {"sizes": picture_sizes(store)[rows], "frames": np.asarray(store.frames)[rows]}
-    made = regions.heat_boxes(heat["student"], [STUDENT_THRESHOLD], **at)[:, 0]
+    made = regions.heat_boxes(heat["student"], [untuned(store, found.fitted)[1]], **at)[:, 0]
     scores = regions.score_heats(heat["sum"], made, np.arange(len(made)), **at)
     expected = regions.stable_threshold(scores.iou, regions.THRESHOLDS)
     assert found.table.set_index("method")["threshold"]["sum"] == expected

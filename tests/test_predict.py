@@ -22,6 +22,7 @@ from featlab.backbones import load_backbone
 from featlab.boxes.geometry import CORNERS
 from featlab.cli import app
 from featlab.cli._options import tell
+from featlab.localise.methods import untuned
 from featlab.predict import Predictor
 from featlab.predict._parts import ClassSets, Typicality, fit_overlap, one_of_each
 from featlab.store import MapStore
@@ -79,8 +80,9 @@ def test_a_set_without_boxes_gets_boxes_that_nobody_scored(tmp_path):
     results = analysed(folder, tmp_path, FakeBackbone())
     predict.fit_predictor(results).save(tmp_path / "model.featlab")
     predictor = predict.load_predictor(tmp_path)
-    usual = dict(predict.UNTUNED)
-    assert not predictor.heat.tuned and predictor.heat.threshold == usual[predictor.box_method]
+    usual = untuned(results.store, results.localisation.fitted)
+    assert not predictor.heat.tuned
+    assert (predictor.box_method, predictor.heat.threshold) == usual
     assert predictor.overlap is None and "mean_iou" not in predictor.measured
     table = predictor.predict(folder, backbone=FakeBackbone())
     assert table["box_score"].isna().all() and len(table) == 60

@@ -32,7 +32,7 @@ from featlab.boxes.geometry import (
 )
 from featlab.errors import FeatlabError
 from featlab.localise.heat import heat_maps, picture_sizes, timed_heats
-from featlab.localise.methods import STUDENT, STUDENT_THRESHOLD
+from featlab.localise.methods import STUDENT, untuned
 from featlab.localise.regions import (
     FIXED_THRESHOLD,
     GRID,
@@ -145,7 +145,7 @@ def boxed_where_nobody_did(
         return truth
     heat = heat_maps(store, rows, fitted, methods=STUDENT, codes=codes[rows])[STUDENT]
     frames, sizes = np.asarray(store.frames)[rows], picture_sizes(store)[rows]
-    corners = heat_boxes(heat, [STUDENT_THRESHOLD], frames=frames, sizes=sizes)[:, 0]
+    corners = heat_boxes(heat, [untuned(store, fitted)[1]], frames=frames, sizes=sizes)[:, 0]
     made = pd.DataFrame(corners, columns=CORNERS).assign(image=rows)
     table = pd.concat([truth.boxes, made], ignore_index=True)
     words = table.columns.difference([*CORNERS, "image"])

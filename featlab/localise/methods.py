@@ -18,7 +18,15 @@ from scipy.special import expit, logsumexp
 
 from featlab.arguments import check_choice
 from featlab.localise.heat import cam_heat, detector_weights, normalise, scaled
-from featlab.results.localisation import Cells, Context, Fit, Heat, HeatMethod
+from featlab.results.localisation import (
+    Cells,
+    Context,
+    Fit,
+    FittedMethods,
+    Heat,
+    HeatMethod,
+)
+from featlab.store import MapStore
 
 MOST_DETECTORS = 150
 _PARTS = 8
@@ -29,7 +37,7 @@ _UPDATES = 30
 FAINT = 0.02  # what is cold for one method only is not out of the geometric mean
 _HOT, _COLD = 0.2, 0.5  # shares of the cells of a picture that teach a student
 STUDENT = "student"
-STUDENT_THRESHOLD = 0.45  # where nobody drew boxes; from sets with boxes (docs/localisation.md)
+_FINE_CELLS = 100
 SURE = 0.5  # share of the surest cell from which a cell is the object's
 
 
@@ -353,6 +361,17 @@ def _student(maps: np.ndarray, context: Context) -> np.ndarray:
     weights, offset, means, directions = fitted
     hot = _fused_with(maps, context, means, directions)
     return np.stack([_in_object(maps, context, weights, offset), hot], axis=1)
+
+
+def untuned(store: MapStore, fitted: FittedMethods) -> tuple[str, float]:
+    """Method and threshold where nobody drew boxes to choose them by.
+
+    From sets with boxes (``benchmarks/untuned.py``): few large cells blur the outline.
+    """
+    if STUDENT not in fitted.methods:
+        return "fusion", 0.25  # maps of one cell teach nobody
+    shapes = [store.map_shape(layer) for layer in fitted.contexts]
+    return STUDENT, 0.45 if max(h * w for h, w, _ in shapes) >= _FINE_CELLS else 0.3
 
 
 def compressed(values: np.ndarray, scale: np.ndarray) -> np.ndarray:

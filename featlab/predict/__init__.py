@@ -34,7 +34,7 @@ from featlab.errors import FeatlabError
 from featlab.heads.saved import SavedHead
 from featlab.intervals import mean_interval
 from featlab.localise.heat import picture_sizes
-from featlab.localise.methods import STUDENT, STUDENT_THRESHOLD
+from featlab.localise.methods import untuned
 from featlab.predict._file import KIND, made, read_plain, try_out
 from featlab.predict._file import MODEL as MODEL
 from featlab.predict._file import export_format as export_format
@@ -76,9 +76,6 @@ __all__ = [
     "write_pictures",
 ]
 
-UNTUNED = ((STUDENT, STUDENT_THRESHOLD), ("fusion", 0.25))
-"""Method and threshold without boxes to choose by, the first that there is; from sets with boxes
-(``benchmarks/untuned.py``)."""
 _MOST_TEMPERED = 10_000  # train images that the temperature is fitted on
 _MOST_BOXED = 2_000  # confirm images that the expected overlap is fitted on
 _FEWEST_BOXED = 10
@@ -207,7 +204,7 @@ def _scored(results: Results) -> Predictor:
     tested, right = _scores(head, store, layer, test)
     if results.localisation is None:
         raise FeatlabError("a predictor needs fitted heat maps; analyse the store again.")
-    heat = _heat(results.localisation)
+    heat = _heat(results.localisation, results.store)
     own = Predictor(
         provenance=dict(store.provenance),
         classes=store.classes,
@@ -254,7 +251,7 @@ def _detectors(neurons: pd.DataFrame, layer: str) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
-def _heat(localisation: Localisation) -> HeatBoxes:
+def _heat(localisation: Localisation, store: MapStore) -> HeatBoxes:
     """The method that was best on confirm with its threshold; else a fixed choice."""
     table, fitted = localisation.table, localisation.fitted
     # Corrected and given boxes have no heat map that a threshold would turn into them.
@@ -264,7 +261,7 @@ def _heat(localisation: Localisation) -> HeatBoxes:
         best = tuned.iloc[tuned["box_accuracy_confirm"].to_numpy(float).argmax()]
         method, threshold = str(best["method"]), float(best["threshold"])
     else:
-        method, threshold = next(pair for pair in UNTUNED if pair[0] in fitted.methods)
+        method, threshold = untuned(store, fitted)
     contexts = {
         layer: replace(context, fitted={method: context.fitted.get(method)})
         for layer, context in fitted.contexts.items()
