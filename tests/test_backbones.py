@@ -668,6 +668,7 @@ def test_a_grid_that_the_number_of_tokens_does_not_tell_is_told(tmp_path):
             _ = load_backbone(tmp_path / "odd.keras", layers=wrong).model
 
 
+@pytest.mark.slow
 def test_gradients_ask_tokens_as_maps(tmp_path):
     from featlab import gradients
 
@@ -820,6 +821,7 @@ def test_an_onnx_file_gives_its_maps_in_every_scaling(tmp_path, scaling):
     assert "layer y: 4 × 6 cells of 8 px, 6 neurons" in str(backbone.describe())
 
 
+@pytest.mark.slow
 def test_an_onnx_network_makes_a_store_and_is_known_again(tmp_path):
     from conftest import draw_pictures
 
@@ -847,6 +849,7 @@ def test_an_onnx_network_makes_a_store_and_is_known_again(tmp_path):
     assert other.weights_sha256 != backbone.weights_sha256
 
 
+@pytest.mark.slow
 def test_what_no_onnx_network_can_do_is_told(tmp_path):
     onnx_network(tmp_path / "small.onnx")
     for options, words in (
