@@ -13,6 +13,7 @@ from conftest import FakeBackbone
 from PIL import Image
 
 from featlab import FeatlabError
+from featlab.cli._options import tell_boxes
 from featlab.extract import extract_maps
 from featlab.images import decode_picture, index_images, index_pictures
 from featlab.images._layout import split_of
@@ -375,6 +376,17 @@ def test_what_boxes_are_read_from_is_said(tmp_path, caplog):
     with caplog.at_level("INFO"):
         index_images(tmp_path)
     assert "boxes are read from 6 files of YOLO" in caplog.text
+
+
+def test_a_side_without_boxes_is_said(tmp_path, caplog):
+    paths = draw_set(tmp_path, "{side}/{label}/{name}.png")
+    train = [path for path in paths.values() if path.startswith("train")]
+    put_boxes(tmp_path, [[path, path.split("/")[1], 1, 1, 9, 9] for path in train])
+    images, boxes, _ = index_images(tmp_path)
+    tell_boxes(images, boxes)
+    assert "class: apple 2 of 3, banana 2 of 3; of each side: test 0 of 2, train 4 of 4" in (
+        caplog.text
+    )
 
 
 def test_a_turned_box_of_cvat_and_label_studio_is_the_box_around_it(tmp_path):

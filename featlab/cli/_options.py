@@ -400,16 +400,17 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
 
 
 def tell_boxes(images: pd.DataFrame, boxes: pd.DataFrame) -> None:
-    """How many images of each class have boxes, where not all have: only those are scored on."""
-    labels = images["label"]
-    has = labels.index.isin(boxes["image"])
+    """How many images of each class and side have boxes, where not all have."""
+    has = images.index.to_series().isin(boxes["image"])
     if not len(boxes) or has.all():
         return
-    counts = [
-        f"{label or 'without label'} {has[labels == label].sum():,} of {n:,}"
-        for label, n in labels.value_counts().sort_index().head(20).items()
-    ]
-    logging.getLogger(__name__).warning("images with a box, of each class: %s", ", ".join(counts))
+    parts = []
+    for column in ("label", "split")[: 1 + images["split"].any()]:
+        groups = list(has.groupby(images[column]))[:20]
+        counts = [f"{name or 'none'} {one.sum():,} of {len(one):,}" for name, one in groups]
+        parts.append(", ".join(counts))
+    of = "; of each side: ".join(parts)
+    logging.getLogger(__name__).warning("images with a box, of each class: %s", of)
 
 
 def tell_skipped(skipped: pd.DataFrame, output: Path) -> None:
