@@ -19,7 +19,7 @@ from featlab.results.pictures import Examples, Gallery, MethodExamples, Samples
 from featlab.store import MapStore
 from featlab.system.machine import usable_cores
 
-METHODS = ("detectors", "cam_positive", "sum", "ddt", "cell_boxes")
+METHODS = ("detectors", "cam_positive", "ddt", "student", "cell_boxes")
 """Those that a few images are seen by, beside each other."""
 _SAMPLES, _EXAMPLES, _FAILURES, _STRIPS, _GALLERY = 12, 6, 9, 5, 24  # images of each
 _EXAMPLE_DETECTORS, _GALLERY_DETECTORS = 4, 8
