@@ -184,6 +184,25 @@ def test_a_student_needs_no_box_and_reads_none():
     assert 0 <= heat.min() < heat.max() <= 1
 
 
+def test_padding_around_pictures_teaches_a_student_nothing():
+    store, _ = wholes_and_parts()
+    wide = np.tile([0.0, 3 / 14, 1.0, 11 / 14], (N, 1))
+    padded, rows = store.array.copy(), SPLIT == "train"
+    padded[:, :3], padded[:, 11:] = 0, 0
+    drawn = localise.fitting.train_cells(
+        replace(store, array=padded, frames=wide),
+        np.flatnonzero(rows),
+        np.zeros(N, dtype=int),
+        store.boxes,
+        layer="top",
+        random_state=0,
+        heat=np.ones((rows.sum(), 14, 14), dtype=np.float32),
+    )
+    fires = vars(drawn)["values"].any(axis=1)
+    assert np.isnan(drawn.heat[~fires]).all()
+    assert np.isfinite(drawn.heat[fires]).all()
+
+
 def test_the_class_asked_for_decides(store, fitted):
     rows = np.flatnonzero(SPLIT == "test")
     codes = np.searchsorted(CLASSES, store.images["label"].to_numpy(str))[rows]

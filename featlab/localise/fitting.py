@@ -199,6 +199,7 @@ def train_cells(
         hot = np.full((n, h, w), np.nan, dtype=np.float32)
         if heat is not None:
             hot = upsample(heat[done : done + n], (h, w))
+            hot[~_in_picture(np.asarray(store.frames)[chunk], (h, w))] = np.nan
         done += n
         inside = cells_in_boxes(store, chunk, (h, w), boxes)
         take = min(share, h * w)
@@ -210,6 +211,14 @@ def train_cells(
     values, images, *of_cells = (np.concatenate(part) for part in zip(*parts, strict=True))
     boxed = np.isin(images, boxes["image"].to_numpy(np.int64))
     return Cells(values, codes[images], images, of_cells[0], boxed, of_cells[1])
+
+
+def _in_picture(frames: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Whether the centre of each cell lies on the picture, not on padding, ``(k, h, w)`` bool."""
+    left, top, right, bottom = (side[:, None, None] for side in frames.T)
+    y = ((np.arange(shape[0]) + 0.5) / shape[0])[:, None]
+    x = (np.arange(shape[1]) + 0.5) / shape[1]
+    return (left <= x) & (x <= right) & (top <= y) & (y <= bottom)
 
 
 def cells_in_boxes(

@@ -331,13 +331,15 @@ def _fit_student(cells: Cells, context: Context) -> tuple[np.ndarray | float, ..
     """
     if not len(cells.heat):
         return np.zeros(len(context.scale), dtype=np.float32), 0.0, *context.fitted["fusion"]
-    order = np.lexsort((cells.heat, cells.images))
-    _, start, count = np.unique(cells.images[order], return_index=True, return_counts=True)
+    known = np.isfinite(cells.heat)
+    values, heat, images = cells.values[known], cells.heat[known], cells.images[known]
+    order = np.lexsort((heat, images))
+    _, start, count = np.unique(images[order], return_index=True, return_counts=True)
     rank = np.empty(len(order))
     rank[order] = (np.arange(len(order)) - np.repeat(start, count) + 0.5) / np.repeat(count, count)
     hot, cold = rank > 1 - _HOT, rank < _COLD
     seeds = hot | cold
-    model = _cell_model(cells.values[seeds], hot[seeds], context)
+    model = _cell_model(values[seeds], hot[seeds], context)
     return None if model is None else (*model, *context.fitted["fusion"])
 
 

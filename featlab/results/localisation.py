@@ -56,7 +56,8 @@ class Cells:
     boxed : ndarray of shape (m,), bool
         Whether the cell's image has a box at all.
     heat : ndarray of shape (m,), float32
-        Of the method that teaches the one fitted, at the cell; NaN where none does.
+        Of the method that teaches the one fitted, at the cell; NaN where none does, and on
+        padding around the picture.
     """
 
     values: np.ndarray
