@@ -192,7 +192,7 @@ def test_the_gallery_has_the_boxes_that_were_scored(results, store):
 
 @pytest.mark.slow
 def test_of_very_many_boxes_a_sample_is_scored_and_the_page_says_so(store, monkeypatch, few_fits):
-    monkeypatch.setattr("featlab.pipeline._analysis._MOST_LOCALISED", 10)
+    monkeypatch.setattr("featlab.pipeline.sets._MOST_LOCALISED", 10)
     monkeypatch.setattr("featlab.arguments.tables.LEAST_PER_CLASS", 2)
     results = analyse(store, random_state=0)
     table = results.localisation.table
