@@ -165,10 +165,12 @@ def reader(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """A copy of it to work in; files are linked, as featlab replaces and never writes into one."""
     from featlab import backbones, localise
 
+    own = backbones.load_backbone
+
     def load(name: str = "efficientnet_lite0", **options: object) -> backbones.Backbone:
         if name == "efficientnet_lite0":
             options = {"input_size": int(BLOCK[1]), "layers": BLOCK[3]} | options
-        return backbones._backbone.load_backbone(name, **options)
+        return own(name, **options)
 
     monkeypatch.setattr(backbones, "load_backbone", load)
     matplotlib.use("agg")
@@ -329,6 +331,7 @@ def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "compare mine.h5 other.h5 -o compare",
         "report mine.h5 -o reported",
         "run loose -o unlabelled --backbone mine.keras",
+        f"suggest {finished / 'results'} -n 3 -o suggest",
     ]
 
     def load(name: str, weights: object = None, input_size: int = 56) -> backbones.Backbone:
