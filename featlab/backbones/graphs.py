@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 _POOLINGS = ("MaxPooling2D", "AveragePooling2D")
 _GRID = re.compile(r"(?:(\d+)\+)?(\d+)x(\d+)")
+_SCALED = ("Rescaling", "Normalization")  # the maps before them in another unit
 _PASSED = ("Dropout", "Flatten", "Reshape")  # change neither the values nor their order
 
 
@@ -116,7 +117,8 @@ def last_map(model: keras.Model) -> str:
         shape = _map_shape(node, size)
         kernels = getattr(node.operation, "weights", [])
         learned = learned or any(len(weight.shape) > 1 for weight in kernels)
-        if reached <= k and learned and shape is not None:  # no edge passes it by
+        own = learned and _kind(node) not in _SCALED
+        if own and shape is not None and reached <= k:  # no edge passes it by
             shapes[_path_of(node)] = shape
         reached = max(reached, farthest[k])
     return list(_wide(shapes) or spatial_layers(model))[-1]
