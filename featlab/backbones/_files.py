@@ -135,6 +135,7 @@ def cause_of(error: Exception) -> str:
 
 
 def keras_version() -> str:
+    """The version of the Keras that is installed; it is looked up without loading Keras."""
     from importlib.metadata import version
 
     return version("keras")

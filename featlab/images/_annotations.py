@@ -401,8 +401,10 @@ def without_companions(paths: list[str], problems: list[Problem]) -> list[str]:
 
 
 def names_at(paths: list[str], level: int) -> set[str]:
+    """Names of the folders of a level, the topmost 0, of the paths that are so deep."""
     return {path.split("/")[level] for path in paths if has_level(path, level)}
 
 
 def has_level(path: str, level: int) -> bool:
+    """Whether a path lies in a folder of that level."""
     return path.count("/") > level

@@ -190,7 +190,7 @@ def evaluate_localisation(
         (IoU 0) from those methods; ``parameters["classes_without_detectors"]`` lists them. With
         fewer than 10 confirm rows with boxes the thresholds are chosen on train and confirm rows
         together (``parameters["threshold_from"]``); with none, on boxes that
-        ``student`` draws on the confirm rows, or, where it is not asked for, they are 0.2.
+        ``student`` draws on the confirm rows; where it is not asked for, they are 0.2.
 
     Raises
     ------
@@ -233,9 +233,8 @@ def evaluate_localisation(
         layer=layer,
         random_state=random_state,
     )
-    scored = [name for name in fitted.methods if name not in BASELINES]
     truth = boxed_where_nobody_did(store, truth, fitted, codes)
-    refined = check_choices("refine", options.refine, [*scored, *fitted.left_out])
+    refined = _refined(options.refine, fitted)
     parameters = _parameters(truth, fitted, box_kind, options, groups)
     if not len(truth.scored):
         return _localisation([], [], parameters, fitted)
@@ -245,7 +244,7 @@ def evaluate_localisation(
         fitted,
         codes=codes,
         given=given,
-        refine=[name for name in refined if name in scored],
+        refine=refined,
         masks=options.masks,
         progress=options.progress,
         thresholds=thresholds_of(parameters["n_thresholds"]),
@@ -268,6 +267,13 @@ def evaluate_localisation(
         table.append({"method": method, **origin, **columns, "seconds_per_1000": spent})
         images.append(per_image(several).assign(method=method, row=truth.scored, label=labels))
     return _localisation(table, images, parameters, fitted, scores, draws)
+
+
+def _refined(refine: str | Iterable[str], fitted: FittedMethods) -> list[str]:
+    """The methods whose boxes are to be corrected, less those that have nothing to say."""
+    scored = [name for name in fitted.methods if name not in BASELINES]
+    asked = check_choices("refine", refine, [*scored, *fitted.left_out])
+    return [name for name in asked if name in scored]
 
 
 def _localisation(

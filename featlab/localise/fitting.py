@@ -305,12 +305,13 @@ def _taught(
         heat=heat,
     )
     learnt = method.fit(drawn, own)
-    none = replace(drawn, **{part: values[:0] for part, values in vars(drawn).items()})
-    return {
-        layer: replace(one, fitted={**one.fitted, name: learnt if layer == finest or learnt is None
-                                    else method.fit(none, one)})
-        for layer, one in contexts.items()
-    }  # fmt: skip
+    no_cells = replace(drawn, **{part: values[:0] for part, values in vars(drawn).items()})
+    taught = {}
+    for layer, one in contexts.items():
+        alone = layer == finest or learnt is None
+        fitted = learnt if alone else method.fit(no_cells, one)
+        taught[layer] = replace(one, fitted={**one.fitted, name: fitted})
+    return taught
 
 
 def _random_heats(maps: np.ndarray, context: Context) -> np.ndarray:

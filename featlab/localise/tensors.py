@@ -158,9 +158,9 @@ def _cell_boxes_tensor(context: Context, maps: Any, asked: Any) -> Any:
 def _student_tensor(context: Context, maps: Any, asked: Any) -> tuple[Any, Any]:
     from keras import ops
 
-    if context.fitted["student"] is None:
+    if (fitted := context.fitted[methods.STUDENT]) is None:
         return (ops.zeros_like(maps[..., 0]),) * 2
-    weights, offset, means, directions = context.fitted["student"]
+    weights, offset, means, directions = fitted
     inside = _in_object_tensor(context, maps, weights, offset)
     return inside, _fused_with_tensor(context, maps, asked, means, directions)
 
