@@ -574,9 +574,9 @@ if __name__ == "__main__":
 
         # Its thread could hold a lock while the process forks; the child would wait for ever.
         tqdm.monitor_interval = 0
-        for label in "ab":
+        for grey, label in enumerate("ab"):
             Path(warm, label).mkdir()
-            Image.new("RGB", (60, 60)).save(Path(warm, label, "1.png"))
+            Image.new("RGB", (60, 60), (90 * grey,) * 3).save(Path(warm, label, "1.png"))
         # Here, not in a child: what it imports is there for all of them.
         tqdm(extract_maps(index_images(warm)[0], FakeBackbone(), Path(warm, "m.h5")), disable=True)
     serve(
