@@ -46,6 +46,20 @@ def store_path(picture_folder, tmp_path) -> Path:
     return path
 
 
+def test_a_link_that_leads_to_itself_is_damage(store_path):
+    """HDF5 cannot even say whether there is anything below it, such as `images/levels`."""
+    with h5py.File(store_path) as file:
+        keys = [*file, "images/path", "own_head", "own", "parts"]
+    for key in keys:
+        copy = shutil.copy(store_path, store_path.with_name("copy.h5"))
+        with h5py.File(copy, "r+") as file:
+            if key in file:
+                del file[key]
+            file[key] = h5py.SoftLink(f"/{key}")
+        with pytest.raises(FeatlabError, match=f"{copy} is damaged.*extract it again"):
+            MapStore(copy)
+
+
 def test_tables_and_provenance_come_back(store_path):
     with MapStore(store_path) as store:
         assert len(store) == 9

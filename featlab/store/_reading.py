@@ -24,6 +24,7 @@ from featlab.store.format import (
     check_numbers,
     check_pooling,
     check_rows,
+    holds,
     layer_names,
     open_store,
     read_errors,
@@ -183,7 +184,7 @@ class MapStore:
     @property
     def thumbnails(self) -> np.ndarray | None:
         """Each picture in grey, ``(n, 48, 48)`` uint8; a store of an earlier featlab has none."""
-        if THUMBNAILS not in self._file:
+        if not holds(self.path, self._file, THUMBNAILS):
             return None
         small = self._everything(THUMBNAILS)
         return small.reshape(len(small), _THUMBNAIL, _THUMBNAIL)
@@ -191,7 +192,7 @@ class MapStore:
     @property
     def own_head(self) -> OwnHead | None:
         """The network's own head, where the network has one and its logits were kept."""
-        return self._tables.own if all(key in self._file for key in PER_IMAGE) else None
+        return self._tables.own if holds(self.path, self._file, *PER_IMAGE) else None
 
     def own_kept(self, rows: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the network's own head said of some images; :mod:`featlab.own` asks for it.
@@ -383,7 +384,7 @@ class MapStore:
                 check_rows(self.path, f"maps/{layer}", maps, len(self))
                 widths |= {self._pooled_key(pooling, layer): maps.shape[3] for pooling in POOLINGS}
         kinds = dict.fromkeys(widths, "f")
-        if THUMBNAILS in self._file:
+        if holds(self.path, self._file, THUMBNAILS):
             widths[THUMBNAILS], kinds[THUMBNAILS] = _THUMBNAIL**2, "u"
         if self.own_head is not None:
             most = self._arrays.array(LOGITS).shape[1:]

@@ -272,7 +272,7 @@ def write_tables(file: h5py.File, tables: Tables) -> None:
 def read_tables(file: h5py.File) -> Tables:
     """The tables and the provenance of an open file."""
     path = Path(file.filename)
-    levels = LEVELS if "images/levels" in file else {}
+    levels = LEVELS if holds(path, file, "images/levels") else {}
     images = read_table(file, "images", IMAGE_DTYPES | levels)
     boxes = read_table(file, "boxes", BOX_DTYPES)
     skipped = read_table(file, "skipped", SKIPPED_DTYPES)
@@ -287,9 +287,8 @@ def read_tables(file: h5py.File) -> Tables:
 def _read_head(file: h5py.File) -> OwnHead | None:
     """The network's own head; None where the store has none."""
     path = Path(file.filename)
-    with read_errors(path, "/"):
-        if HEAD not in file:
-            return None
+    if not holds(path, file, HEAD):
+        return None
     names = find_dataset(file, f"{HEAD}/classes")
     with read_errors(path, f"/{HEAD}"):
         check_numbers(names, 1, "")
@@ -348,6 +347,12 @@ def read_table(file: h5py.File, key: str, dtypes: Mapping[str, type]) -> pd.Data
             f"{path} is damaged: the columns of /{key} differ in length; extract it again."
         )
     return pd.DataFrame(columns)
+
+
+def holds(path: Path, file: h5py.File | Mapping[str, Any], *keys: str) -> bool:
+    """Whether a store has these parts; of a link that goes in circles h5py cannot say."""
+    with read_errors(path, f"/{keys[0]}"):
+        return all(key in file for key in keys)
 
 
 def find_group(file: h5py.File, key: str) -> h5py.Group:

@@ -26,6 +26,7 @@ from featlab.store.format import (
     check_maps,
     check_numbers,
     find_dataset,
+    holds,
     plain,
     read_errors,
     read_table,
@@ -318,8 +319,7 @@ def read_pieces(file: h5py.File) -> list[Piece]:
 
 def is_virtual(file: h5py.File) -> bool:
     """Whether an open store refers to rows in other files."""
-    with read_errors(Path(file.filename), "/"):
-        return PIECES in file
+    return holds(Path(file.filename), file, PIECES)
 
 
 def _inside(path: Path, name: str) -> Path:
@@ -332,7 +332,7 @@ def _inside(path: Path, name: str) -> Path:
 
 def identity_of(file: h5py.File) -> str:
     """What tells a part or a store from another one at the same place."""
-    if "pass" in file.attrs or "provenance" not in file:
+    if "pass" in file.attrs or not holds(Path(file.filename), file, "provenance"):
         return str(plain(file.attrs.get("pass", "")))
     return str(plain(file["provenance"].attrs.get("image_set_digest", "")))
 
