@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -161,10 +161,34 @@ def stratified_folds(
         kind = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
         divided = kind.split(codes, codes)
     else:
-        # Not shuffle=True: before 1.8 scikit-learn shuffled the groups' counts but not the groups,
-        # so that classes were spread at random.
-        divided = StratifiedGroupKFold(n_folds).split(codes, codes, _shuffled(groups, random_state))
+        divided = _grouped_folds(codes, _shuffled(groups, random_state), n_folds)
     return [(fit, held) for fit, held in divided if len(held) and len(np.unique(codes[fit])) > 1]
+
+
+def _grouped_folds(codes: Ints, groups: NDArray[np.intp], n_folds: int) -> list[Fold]:
+    """The folds of scikit-learn's ``StratifiedGroupKFold``, all of them weighed at once.
+
+    Groups that differ most in their classes come first; each goes where the classes are then most
+    evenly spread, among equals to the smallest fold.
+    """
+    _, classes = np.unique(codes, return_inverse=True)
+    names, group = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), int(classes.max()) + 1))
+    np.add.at(counts, (group, classes), 1)
+    shares = counts.sum(axis=0)
+    held, fold = np.zeros((n_folds, counts.shape[1])), np.zeros(len(names), dtype=np.intp)
+    own = np.eye(n_folds)[:, :, None]
+    for one in np.argsort(-np.std(counts, axis=1), kind="stable"):
+        spread = (((held + own * counts[one]) / shares).std(axis=1)).mean(axis=1).tolist()
+        best, size = 0, held.sum(axis=1).tolist()
+        for place in range(1, n_folds):
+            close = abs(spread[place] - spread[best]) <= 1e-8 + 1e-5 * abs(spread[best])
+            if spread[place] < spread[best] or (close and size[place] < size[best]):
+                best = place
+        held[best] += counts[one]
+        fold[one] = best
+    places = [np.flatnonzero(fold[group] == k) for k in range(n_folds)]
+    return [(np.setdiff1d(np.arange(len(codes)), one), one) for one in places]
 
 
 def _shuffled(groups: ArrayLike, random_state: int) -> NDArray[np.intp]:
