@@ -1,31 +1,25 @@
 """1. Run the network once: an image folder becomes a store of feature maps.
 
-    python analysis/01_extract.py [IMAGES] [STORE] [CLASS,CLASS,...]
+    python analysis/01_extract.py [IMAGES] [--classes A,B] [--box-kind KIND] [-o FOLDER]
 
-Without arguments: the built-in scenes, all classes, and reports/analysis/maps.h5.
+IMAGES is a folder of class folders, or what else `featlab run` takes; without it the built-in
+scenes. All scripts take the same arguments and write into the same FOLDER, of which this one leaves
+the store: by default reports/analysis, and reports/NAME for IMAGES of that name.
 """
 
-import sys
-from functools import partial
-from pathlib import Path
-
-from tqdm import tqdm
+import arguments
 
 from featlab import backbones, datasets, extract, images, plots
 
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else datasets.write_scenes("data/scenes")
-path = Path(sys.argv[2] if len(sys.argv) > 2 else "reports/analysis/maps.h5")
-path.parent.mkdir(parents=True, exist_ok=True)
-
-classes = sys.argv[3].split(",") if len(sys.argv) > 3 else None
-table, boxes, _ = images.index_images(folder, classes=classes)
+given = arguments.read(arguments.parser(__doc__), network=True)
+pictures = given.images or datasets.write_scenes("data/scenes")
+table, boxes, _ = images.index_images(pictures, classes=given.classes)
 print(table.groupby("label").size().to_string())
 print(f"{len(boxes)} boxes")
 
 # %%
 backbone = backbones.load_backbone("efficientnet_lite0")
-progress = partial(tqdm, desc="extract", unit="img", unit_scale=32)
-store = extract.extract_maps(table, backbone, path, boxes=boxes, progress=progress)
+store = extract.extract_maps(table, backbone, given.store, boxes=boxes, progress=arguments.counted)
 store.verify()
 print(store)
 print(store.provenance["description"])
@@ -41,5 +35,5 @@ corners = [
 ]
 store.close()
 figure = plots.sample_pictures(pictures, labels, corners)
-figure.savefig(path.with_name("samples.png"), dpi=120)
-print(path.with_name("samples.png"))
+figure.savefig(given.folder / "samples.png", dpi=120)
+print(given.folder / "samples.png")

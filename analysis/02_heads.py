@@ -1,17 +1,16 @@
 """2. How well do classical classifiers do on the stored features?
 
-python analysis/02_heads.py [STORE]
+python analysis/02_heads.py [IMAGES] [--classes A,B] [--box-kind KIND] [-o FOLDER]
 """
 
-import sys
-from pathlib import Path
+import arguments
 
 from featlab import features, heads, plots, splits
 from featlab.store import MapStore
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
+given = arguments.read(arguments.parser(__doc__))
 
-with MapStore(path) as store:
+with MapStore(given.store) as store:
     split = splits.make_split(store.images, random_state=0)
     X = features.feature_table(store)
     colour, images = store.colour_histogram, store.images
@@ -20,11 +19,11 @@ print(split.value_counts().to_string())
 
 # %%
 scores = heads.evaluate_heads(X, images["label"], split, colour=colour, groups=images["group"])
-scores.table.to_csv(path.with_name("heads.csv"), index=False)
+scores.table.to_csv(given.folder / "heads.csv", index=False)
 print(scores.table[["head", "n", "accuracy", "accuracy_low", "accuracy_high"]].to_string())
 print(scores.confusion("logistic").to_string())
 
 # %%
 figure = plots.score_intervals(scores.table, "accuracy").figure
-figure.savefig(path.with_name("heads.svg"), bbox_inches="tight")
-print(path.with_name("heads.svg"))
+figure.savefig(given.folder / "heads.svg", bbox_inches="tight")
+print(given.folder / "heads.svg")

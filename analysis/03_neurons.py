@@ -1,17 +1,16 @@
 """3. Which neurons detect a class, and does it hold on images they were not chosen on?
 
-python analysis/03_neurons.py [STORE]
+python analysis/03_neurons.py [IMAGES] [--classes A,B] [--box-kind KIND] [-o FOLDER]
 """
 
-import sys
-from pathlib import Path
+import arguments
 
 from featlab import features, neurons, pipeline, plots, splits
 from featlab.store import MapStore
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
+given = arguments.read(arguments.parser(__doc__))
 
-with MapStore(path) as store:
+with MapStore(given.store) as store:
     labels, groups = store.images["label"], store.images["group"]
     split = splits.make_split(store.images, random_state=0)
     X = features.feature_table(store)
@@ -19,7 +18,7 @@ with MapStore(path) as store:
 train, confirm = split == "train", split == "confirm"
 ranked = neurons.rank_neurons(X[train], labels[train], groups=groups[train])
 table = neurons.confirm_neurons(ranked, X[confirm], labels[confirm], groups=groups[confirm])
-table.to_parquet(path.with_name("neurons.parquet"))
+table.to_parquet(given.folder / "neurons.parquet")
 
 # How many hold on other images, and what the largest effects lose there:
 print(neurons.replication(table).to_string())
@@ -38,13 +37,13 @@ print(neurons.softmax_top_k(X[train], labels[train]).head(8).to_string())
 
 # %%
 figure = plots.volcano(table, alpha=0.05, min_auroc=0.7).figure
-figure.savefig(path.with_name("volcano.svg"), bbox_inches="tight")
-print(path.with_name("volcano.svg"))
+figure.savefig(given.folder / "volcano.svg", bbox_inches="tight")
+print(given.folder / "volcano.svg")
 
 # %%
 # The images that drive the best detector, and its map over them:
-with MapStore(path) as store:
+with MapStore(given.store) as store:
     card = pipeline.neuron_card(store, int(detectors["neuron"][0]), table)
 figure = plots.neuron_card(card)
-figure.savefig(path.with_name("neuron.png"), dpi=150)
-print(path.with_name("neuron.png"))
+figure.savefig(given.folder / "neuron.png", dpi=150)
+print(given.folder / "neuron.png")

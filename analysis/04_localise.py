@@ -1,18 +1,16 @@
 """4. Where in the picture do they look? Boxes from the stored maps; the network is not run.
 
-python analysis/04_localise.py [STORE] [BOX_KIND]
+python analysis/04_localise.py [IMAGES] [--classes A,B] [--box-kind KIND] [-o FOLDER]
 """
 
-import sys
-from pathlib import Path
+import arguments
 
 from featlab import features, heads, localise, neurons, pipeline, plots, splits
 from featlab.store import MapStore
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
-kind = sys.argv[2] if len(sys.argv) > 2 else None
+given = arguments.read(arguments.parser(__doc__))
 
-with MapStore(path) as store:
+with MapStore(given.store) as store:
     labels = store.images["label"]
     split = splits.make_split(store.images, random_state=0)
     X = features.feature_table(store)
@@ -24,10 +22,10 @@ with MapStore(path) as store:
     weights = pipeline.detectors.class_weights(scores)
 
     where = localise.evaluate_localisation(
-        store, split, neurons=table, weights=weights, box_kind=kind
+        store, split, neurons=table, weights=weights, box_kind=given.box_kind
     )
 
-where.table.to_csv(path.with_name("localisation.csv"), index=False)
+where.table.to_csv(given.folder / "localisation.csv", index=False)
 columns = ["method", "supervision", "threshold", "n", "box_accuracy", "mean_iou", "centre_in_box"]
 print(where.table[columns].round(3).to_string(index=False))
 
@@ -38,5 +36,5 @@ print(detectors[["row", "label", "iou"]].head().to_string())
 
 # %%
 figure = plots.score_intervals(where.table, "box_accuracy").figure
-figure.savefig(path.with_name("localisation.svg"), bbox_inches="tight")
-print(path.with_name("localisation.svg"))
+figure.savefig(given.folder / "localisation.svg", bbox_inches="tight")
+print(given.folder / "localisation.svg")

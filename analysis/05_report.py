@@ -1,21 +1,21 @@
 """5. Everything on one page.
 
-python analysis/05_report.py [STORE] [FOLDER]
+python analysis/05_report.py [IMAGES] [--classes A,B] [--box-kind KIND] [-o FOLDER]
 """
 
 import sys
-from pathlib import Path
+
+import arguments
 
 from featlab import pipeline, report
 from featlab.store import MapStore
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
-folder = Path(sys.argv[2]) if len(sys.argv) > 2 else path.parent
+given = arguments.read(arguments.parser(__doc__))
 
-with MapStore(path) as store:
+with MapStore(given.store) as store:
     command = " ".join(["python", *sys.argv])
-    results = pipeline.analyse(store, random_state=0, command=command)
-    page, _ = pipeline.write_results(results, folder)
+    results = pipeline.analyse(store, box_kind=given.box_kind, random_state=0, command=command)
+    page, _ = pipeline.write_results(results, given.folder)
     summary = report.summary(results)
 
 for question, answer in summary["heads"]["logistic"].items():

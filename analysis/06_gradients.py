@@ -1,23 +1,21 @@
 """6. Through the network again: DAM, the Grad-CAM family, guided maps, and whether they mean it.
 
-python analysis/06_gradients.py [STORE] [BOX_KIND]
+python analysis/06_gradients.py [IMAGES] [--classes A,B] [--box-kind KIND] [-o FOLDER]
 """
 
-import sys
-from pathlib import Path
+import arguments
 
 from featlab import plots
 from featlab.backbones import load_backbone
 from featlab.pipeline import analyse_gradients
 from featlab.store import MapStore
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
-kind = sys.argv[2] if len(sys.argv) > 2 else None
-folder = path.with_name("gradients")
+given = arguments.read(arguments.parser(__doc__), network=True)
+folder = given.folder / "gradients"
 
-with MapStore(path) as store:
+with MapStore(given.store) as store:
     backbone = load_backbone(store.provenance["backbone"])
-    results = analyse_gradients(store, backbone, box_kind=kind, n_images=30)
+    results = analyse_gradients(store, backbone, box_kind=given.box_kind, n_images=30)
 results.save(folder)
 
 columns = ["box_accuracy", "mean_iou", "centre_in_box", "picture_centre_in_box"]

@@ -1,19 +1,18 @@
 """7. Does training the network itself gain anything over heads on its stored maps?
 
-python analysis/07_finetune.py [STORE] [FOLDER]
+python analysis/07_finetune.py [IMAGES] [--classes A,B] [--box-kind KIND] [-o FOLDER]
 """
 
-import sys
-from pathlib import Path
+import arguments
 
 from featlab import backbones, extract, finetune, pipeline, plots, splits
 from featlab.store import MapStore
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
-folder = Path(sys.argv[2]) if len(sys.argv) > 2 else path.parent / "transfer"
+given = arguments.read(arguments.parser(__doc__), network=True)
+folder = given.folder / "transfer"
 
 backbone = backbones.load_backbone("efficientnet_lite0")
-with MapStore(path) as store:
+with MapStore(given.store) as store:
     images = store.images
     split = splits.make_split(images, random_state=0)
     fits = {

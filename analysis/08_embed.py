@@ -1,17 +1,16 @@
 """8. How does the set lie: which images are alike, and where are the misclassified ones?
 
-python analysis/08_embed.py [STORE]
+python analysis/08_embed.py [IMAGES] [--classes A,B] [--box-kind KIND] [-o FOLDER]
 """
 
-import sys
-from pathlib import Path
+import arguments
 
 from featlab import embed, features, heads, images, plots, splits
 from featlab.store import MapStore
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
+given = arguments.read(arguments.parser(__doc__))
 
-with MapStore(path) as store:
+with MapStore(given.store) as store:
     labels, groups = store.images["label"], store.images["group"]
     split = splits.make_split(store.images, random_state=0)
     X = features.feature_table(store)
@@ -27,11 +26,11 @@ print(embed.nearest_neighbours(X, 0, 5, y=labels).round(3).to_string())
 
 # %%
 figure = plots.embedding_scatter(plane, labels, misclassified=wrong["row"]).figure
-figure.savefig(path.with_name("embedding.svg"))
-print(path.with_name("embedding.svg"))
+figure.savefig(given.folder / "embedding.svg")
+print(given.folder / "embedding.svg")
 
 # %%
 pictures = {row: images.decode_picture(files[row].read_bytes()) for row in plane.thumbnails["row"]}
 figure = plots.embedding_thumbnails(plane, pictures, labels).figure
-figure.savefig(path.with_name("thumbnails.png"), dpi=150)
-print(path.with_name("thumbnails.png"))
+figure.savefig(given.folder / "thumbnails.png", dpi=150)
+print(given.folder / "thumbnails.png")

@@ -1,27 +1,33 @@
 """9. Are finer maps better? Several stores of the same images, side by side.
 
-    python analysis/09_compare.py [STORE ...]
+    python analysis/09_compare.py [IMAGES] [--classes A,B] [--box-kind KIND] [-o FOLDER]
+        [--with STORE ...]
 
-Without arguments: the store of the first script beside one whose maps are twice as fine.
+The store of the first script beside those given or, without any, one whose maps are twice as fine.
 """
 
 import sys
 from pathlib import Path
 
+import arguments
+
 from featlab import backbones, extract, images, pipeline, plots, report
 from featlab.store import MapStore
 
-paths = [Path(argument) for argument in sys.argv[1:]]
-if not paths:
-    folder = Path("reports/analysis")
-    table, boxes, _ = images.index_images("data/scenes")
-    paths = [folder / "maps.h5", folder / "maps_fine.h5"]
+parser = arguments.parser(__doc__)
+parser.add_argument("--with", dest="others", nargs="+", type=Path, metavar="STORE")
+given = arguments.read(parser, network=True)
+if not given.others:
+    given.others = [given.folder / "maps_fine.h5"]
+    table, boxes, _ = images.index_images(given.images or "data/scenes", classes=given.classes)
     fine = backbones.load_backbone("efficientnet_lite0", output_stride=16)
-    extract.extract_maps(table, fine, paths[1], boxes=boxes).close()
+    progress = arguments.counted
+    extract.extract_maps(table, fine, given.others[0], boxes=boxes, progress=progress).close()
 
-stores = [MapStore(path) for path in paths]
+stores = [MapStore(path) for path in (given.store, *given.others)]
+command = " ".join(["python", *sys.argv])
 comparison = pipeline.compare_stores(
-    stores, random_state=0, command=" ".join(["python", *sys.argv])
+    stores, box_kind=given.box_kind, random_state=0, command=command
 )
 for store in stores:
     store.close()
@@ -33,7 +39,7 @@ columns = ["a", "b", "difference", "difference_low", "difference_high", "p_adjus
 print(comparison.box_pairs[columns].round(3).to_string(index=False))
 
 # %%
-page = report.write_comparison(comparison, paths[0].parent / "compare.html")
+page = report.write_comparison(comparison, given.folder / "compare.html")
 figure = plots.detector_aurocs(comparison.detectors, comparison.entries["name"].tolist()).figure
 figure.savefig(page.with_name("compare_detectors.svg"))
 print(page)

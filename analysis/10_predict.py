@@ -1,15 +1,16 @@
 """10. Any picture: what is it, where is it, who says so, and how far may that be trusted?
 
-    python analysis/10_predict.py [STORE] [--foreign FOLDER]
+    python analysis/10_predict.py [IMAGES] [--classes A,B] [--box-kind KIND] [-o FOLDER]
+        [--foreign FOLDER]
 
 What was fitted on the store becomes a file; the file is read again and asked about the pictures of
 the test images, as if nobody had labelled them, and about foreign ones, which it should call
 unusual: those of a folder, or noise and plain colours.
 """
 
-import argparse
 from pathlib import Path
 
+import arguments
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -20,14 +21,13 @@ from sklearn.metrics import roc_auc_score
 from featlab import images, localise, pipeline, predict
 from featlab.store import MapStore
 
-parser = argparse.ArgumentParser(usage="python analysis/10_predict.py [STORE] [--foreign FOLDER]")
-parser.add_argument("store", nargs="?", default="reports/analysis/maps.h5", type=Path)
-parser.add_argument("--foreign", type=Path)
-given = parser.parse_args()
-folder = given.store.parent / "predict"
+parser = arguments.parser(__doc__)
+parser.add_argument("--foreign", type=Path, help="pictures of something else")
+given = arguments.read(parser, network=True)
+folder = given.folder / "predict"
 
 with MapStore(given.store) as store:
-    results = pipeline.analyse(store, random_state=0)
+    results = pipeline.analyse(store, box_kind=given.box_kind, random_state=0)
     predict.fit_predictor(results).save(folder / "model.featlab")
     tested = store.images[(results.split == "test").to_numpy()]
     files = [(store.root / path).resolve() for path in tested["path"]]

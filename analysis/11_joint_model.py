@@ -1,37 +1,36 @@
 """11. One Keras model for class and box: trained on the store, saved, and asked about a picture.
 
-    python analysis/11_joint_model.py [STORE]
+    python analysis/11_joint_model.py [IMAGES] [--classes A,B] [--box-kind KIND] [-o FOLDER]
 
 The saved file is the whole network; Keras alone opens it. Beside it: the two-step heads, fitted on
 the same images and scored on the same. Where an image has several boxes, the joint head is scored
 on the largest, the others on the one that fits best.
 """
 
-import sys
-from pathlib import Path
-
-import keras
+import arguments
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
 
 from featlab import backbones, boxheads, features, heads, images, splits
+from featlab.arguments import true_boxes
 from featlab.boxes import geometry
 from featlab.images.pixels import resize_picture
 from featlab.store import MapStore
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
-file = path.with_name("joint.keras")
+given = arguments.read(arguments.parser(__doc__), network=True)
+file = given.folder / "joint.keras"
 
-with MapStore(path) as store:
+with MapStore(given.store) as store:
     table, frames, folder = store.images, np.asarray(store.frames), store.root
     mode = store.provenance["resize"]
     sizes = table[["width", "height"]].to_numpy(float)
     split = splits.make_split(table, random_state=0)
     # The largest box of each image; a row without one stays NaN.
-    area = (store.boxes["xmax"] - store.boxes["xmin"]) * (store.boxes["ymax"] - store.boxes["ymin"])
-    boxes = store.boxes.assign(area=area)
+    boxes = true_boxes(table, store.boxes, given.box_kind)
+    area = (boxes["xmax"] - boxes["xmin"]) * (boxes["ymax"] - boxes["ymin"])
+    boxes = boxes.assign(area=area)
     largest = boxes.sort_values("area").drop_duplicates("image", keep="last").set_index("image")
     pixels = largest[geometry.CORNERS].reindex(table.index).to_numpy(float)
     known = np.isfinite(pixels).all(axis=1)
@@ -39,7 +38,9 @@ with MapStore(path) as store:
     truth[known] = geometry.picture_to_frame(pixels[known], frames[known], sizes[known])
     backbone = backbones.rebuild_backbone(store.provenance)
     joint = boxheads.fit_joint_head(store, table["label"], truth, split, head="spatial")
-    two_step = boxheads.evaluate_box_heads(store, split, heads=["ridge_pca", "cascade"])
+    two_step = boxheads.evaluate_box_heads(
+        store, split, box_kind=given.box_kind, heads=["ridge_pca", "cascade"]
+    )
     X = features.feature_table(store)
 classes = heads.evaluate_heads(X, table["label"], split, groups=table["group"], heads=["logistic"])
 boxheads.save_joint_model(joint, backbone, file)
@@ -47,6 +48,8 @@ print(f"{file}, {file.stat().st_size / 1e6:.1f} MB; trained on {joint.n_train} i
 
 # %%
 # From here on Keras alone, on pictures of the test images as files.
+import keras  # noqa: E402 (TensorFlow is silent by now)
+
 model = keras.models.load_model(file)
 _, height, width, _ = model.input_shape
 rows = joint.predictions["row"].to_numpy()[:: max(1, len(joint.predictions) // 6)][:6]
@@ -69,9 +72,9 @@ for panel, picture, row, box, share in zip(
 for panel in panels.flat:
     panel.set_axis_off()
 figure.suptitle("true box white, predicted box blue", fontsize=9)
-figure.savefig(path.with_name("joint.png"), dpi=120)
+figure.savefig(given.folder / "joint.png", dpi=120)
 plt.close(figure)
-print(path.with_name("joint.png"))
+print(given.folder / "joint.png")
 
 # %%
 # The same test images; a two-step head is logistic regression for the class and a box head.
@@ -84,5 +87,5 @@ for line in two_step.table.itertuples():
     lines.append((name, accuracy, line.box_accuracy, line.mean_iou, line.n))
 columns = ["model", "accuracy", "box_accuracy", "mean_iou", "n"]
 scores = pd.DataFrame(lines, columns=columns)
-scores.to_csv(path.with_name("joint.csv"), index=False)
+scores.to_csv(given.folder / "joint.csv", index=False)
 print(scores.round(3).to_string(index=False))

@@ -19,21 +19,26 @@ NOTEBOOK = HERE / "featlab.ipynb"
 INTRODUCTION = """\
 # featlab, step by step
 
-The built-in scenes through the built-in network, once; everything after that works on the stored
-maps. Made from the numbered scripts in `analysis/` by `make notebook`: change those, not this."""
+A folder of pictures through the built-in network, once; everything after that works on the stored
+maps. The next cell names the pictures: without any, the 240 built-in scenes, for which the whole
+takes some ten minutes on two cores.
+
+Made from the numbered scripts in `analysis/` by `make notebook`: change those, not this."""
 SETUP = """\
 %matplotlib inline
 %config InlineBackend.figure_formats = ["jpeg"]
-import logging
 import os
 import sys
 from pathlib import Path
 
-# As if each script were called from the top of the project, without arguments.
+IMAGES = None  # such as "my_pictures", a folder of class folders; None: the built-in scenes
+OPTIONS = []  # such as ["--classes", "cat,dog", "--box-kind", "head", "-o", "results"]
+
+# As if each script were called with these, from the top of the project.
 if Path.cwd().name == "analysis":
     os.chdir("..")
-sys.argv = ["featlab.ipynb"]
-logging.getLogger("tensorflow").setLevel(logging.ERROR)"""
+sys.path.insert(0, "analysis")
+sys.argv = ["featlab.ipynb", *([str(IMAGES)] if IMAGES else []), *OPTIONS]"""
 
 
 def scripts() -> list[Path]:

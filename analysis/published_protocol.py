@@ -1,6 +1,7 @@
 """A published class + box recipe for pet heads, scored as it was published and as it should be.
 
-python analysis/published_protocol.py [STORE] [BOX_KIND] [label|group|breed]
+    python analysis/published_protocol.py [IMAGES] [--classes A,B] [--box-kind KIND] [-o FOLDER]
+        [--by label|group|breed]
 
 *As published*: the test rows are all training rows (both tensors were filled from the first row of
 the whole table on), the box is learned in pixels, and the overlap takes corners for widths, sums
@@ -12,11 +13,11 @@ duplicates together; the mean of the true IoU. Both scores are given in both row
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+import arguments
 import numpy as np
 import pandas as pd
 from legacy_boxes import legacy_batch_iou
@@ -254,19 +255,24 @@ def _legacy(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 def main() -> None:
     """Print the table and write it beside the store."""
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else "reports/analysis/maps.h5")
-    kind = sys.argv[2] if len(sys.argv) > 2 else None
-    column = sys.argv[3] if len(sys.argv) > 3 else "label"
-    with MapStore(path) as store:
-        breeds = column == "breed"
-        classes = breed_names(store.images["path"]) if breeds else store.images[column].to_numpy()
+    parser = arguments.parser(__doc__)
+    parser.add_argument(
+        "--by",
+        choices=["label", "group", "breed"],
+        default="label",
+        help="what the heads tell apart; breed is read from the names of the files",
+    )
+    given = arguments.read(parser)
+    with MapStore(given.store) as store:
+        breeds = given.by == "breed"
+        classes = breed_names(store.images["path"]) if breeds else store.images[given.by].to_numpy()
         table = published_protocol(
             store,
-            box_kind=kind,
+            box_kind=given.box_kind,
             classes=classes,
             duplicates=audit.duplicates(store),
         )
-    table.to_csv(path.with_name("published_protocol.csv"), index=False)
+    table.to_csv(given.folder / "published_protocol.csv", index=False)
     print(table.round(3).to_string(index=False))
 
 

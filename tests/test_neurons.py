@@ -444,6 +444,14 @@ class TestSelect:
         assert dogs["auroc"].is_monotonic_decreasing
         assert dogs["auroc"].iloc[0] == of_class(table, "dog")["auroc"].max()
 
+    def test_a_neuron_of_several_poolings_stands_once_among_the_best(self):
+        X, y = planted(0, shifted=(3, 7, 9))
+        labelled = [pd.DataFrame(X, columns=feature_columns("late", p, 60)) for p in ("a", "b")]
+        table = rank_neurons(labelled, y)
+        assert (select_neurons(table)["neuron"] == 3).sum() == 2
+        best = select_neurons(table, most=3)
+        assert sorted(best["neuron"]) == [3, 7, 9] and set(best["pooling"]) == {"a"}
+
     def test_replicated_by_default_where_known(self):
         X, y = planted(0)
         fresh, y_fresh = planted(5)

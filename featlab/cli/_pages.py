@@ -37,6 +37,7 @@ from featlab.cli._options import (
 )
 from featlab.cli._pass import opened_stores, workers_ready, write_page
 from featlab.errors import FeatlabError
+from featlab.system.machine import libraries_silenced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -352,7 +353,7 @@ def _share(text: str) -> tuple[int, int]:
 def _extract_share(
     made: Pass, tables: featlab.store.format.Tables, path: Path, share: tuple[int, int]
 ) -> None:
-    with _pass.libraries_silenced():
+    with libraries_silenced():
         network = _pass.load_network(made)
         network.probe()
     done = featlab.extract.extract_shard(

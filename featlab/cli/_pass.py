@@ -6,10 +6,7 @@ import glob
 import json
 import logging
 import os
-import re
 import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -42,7 +39,7 @@ from featlab.cli._options import (
     write_tables,
 )
 from featlab.errors import FeatlabError, PictureGoneError
-from featlab.system.machine import give_back_large_blocks
+from featlab.system.machine import give_back_large_blocks, libraries_silenced
 
 if TYPE_CHECKING:
     pass
@@ -50,9 +47,6 @@ if TYPE_CHECKING:
 _READING = (
     *("classes", "group_from", "split_from", "label_from", "label_from_boxes", "box_units"),
     *("intensity", "on_error"),
-)
-_LIBRARY_CHATTER = re.compile(
-    r"[IW]\d{4} .*\.cc:\d+\]|E\d{4} .*(cuda|oneDNN)|WARNING: All log messages before absl"
 )
 
 
@@ -392,26 +386,3 @@ def pass_arguments(made: Pass, tables: featlab.store.format.Tables) -> dict[str,
 def pass_options(made: Pass) -> featlab.extract.PassOptions:
     """How the pass runs the network over the images."""
     return featlab.extract.PassOptions(made.batch_size, made.resize, made.dtype, made.own_logits)
-
-
-@contextmanager
-def libraries_silenced() -> Iterator[None]:
-    """Leave out what TensorFlow's C++ libraries print while they load.
-
-    TensorFlow 2.21 tells of CUDA and oneDNN there whatever TF_CPP_MIN_LOG_LEVEL says. Everything
-    else written to standard error meanwhile appears at the end.
-    """
-    sys.stderr.flush()
-    own = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(own, 2)
-            os.close(own)
-            held.seek(0)
-            for line in held.read().decode(errors="replace").splitlines(keepends=True):
-                if not _LIBRARY_CHATTER.match(line):
-                    sys.stderr.write(line)

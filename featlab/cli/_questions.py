@@ -378,7 +378,8 @@ def neurons(
     columns += ["reference"] if pairs or reference is not None else []
     tell_without_p(table)
     print(f"confirmed detectors, at most {top} per class (confirming flatters auroc_confirmed,")
-    print("which its interval allows for; median_confirmed above is of all selected):")
+    each = ", a neuron once for each pooling" if "," in pooling else ""
+    print(f"which its interval allows for; the medians above are of all selected{each}):")
     show(best, columns)
     facts = options | {"n_tests": table["p"].count(), "unit": table["unit"].iloc[0]}
     print(", ".join(f"{key}: {value}" for key, value in facts.items() if value is not None))

@@ -33,6 +33,7 @@ from featlab.cli._options import (
     write_tables,
 )
 from featlab.cli._pages import labelled_store
+from featlab.system.machine import libraries_silenced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +113,7 @@ def gradients(
     """
     predictor = None if model is None else featlab.predict.load_predictor(model)
     with featlab.store.MapStore(store) as opened:
-        with _pass.libraries_silenced():
+        with libraries_silenced():
             network = featlab.backbones.rebuild_backbone(
                 opened.provenance, backbone, weights, custom or ()
             )
@@ -226,7 +227,7 @@ def finetune(
         tables.images, random_state=seed
     )  # refused now rather than after the pass
     output.mkdir(parents=True, exist_ok=True)
-    with _pass.libraries_silenced():
+    with libraries_silenced():
         import tensorflow  # noqa: F401  # tells of itself once, while it loads
     with (
         _pass.finished_store(made, tables, output / "maps.h5")[0] as whole,
@@ -348,7 +349,7 @@ def export(
     """One model for other programs: pixels to class probabilities, heat map and box."""
     featlab.predict.export_format(output)
     predictor = featlab.predict.load_predictor(model)
-    with _pass.libraries_silenced():
+    with libraries_silenced():
         network = featlab.backbones.rebuild_backbone(
             predictor.provenance, backbone, weights, custom or ()
         )

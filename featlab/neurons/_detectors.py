@@ -99,7 +99,8 @@ def select_neurons(
     direction : {"active", "silent", "both"}
         Which way the neurons tell the class.
     most : int, optional
-        At most so many per class, over all layers and poolings.
+        At most so many neurons per class. One that several poolings found then stands once, by the
+        pooling of its largest effect.
 
     Returns
     -------
@@ -127,6 +128,7 @@ def select_neurons(
         rows = rows[rows["direction"] == direction]
     rows = best_first(rows)
     if most is not None:
+        rows = rows.drop_duplicates(["class", "reference", "layer", "neuron"])
         rows = rows.groupby("class", sort=False).head(most)
     return rows.reset_index(drop=True)
 

@@ -1,4 +1,4 @@
-"""What the machine offers: cores, memory, scratch files for larger matrices, other processes."""
+"""What the machine offers: cores, memory, scratch files, other processes; and silence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import functools
 import importlib
 import mmap
 import os
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -29,6 +31,9 @@ BLOCK = 16_000_000
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _USUAL_MEMORY = 8 * 2**30
+_LIBRARY_CHATTER = re.compile(
+    r"[IW]\d{4} .*\.cc:\d+\]|E\d{4} .*(cuda|oneDNN)|WARNING: All log messages before absl"
+)
 _M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 2**20
 
 
@@ -230,3 +235,26 @@ def _load(modules: tuple[str, ...]) -> None:
 def _with_one_thread(call: Callable[[], T]) -> T:
     with threadpool_limits(1):
         return call()
+
+
+@contextlib.contextmanager
+def libraries_silenced() -> Iterator[None]:
+    """Leave out what TensorFlow's C++ libraries print while they load.
+
+    TensorFlow 2.21 tells of CUDA and oneDNN there whatever TF_CPP_MIN_LOG_LEVEL says. Everything
+    else written to standard error meanwhile appears at the end.
+    """
+    sys.stderr.flush()
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(own, 2)
+            os.close(own)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines(keepends=True):
+                if not _LIBRARY_CHATTER.match(line):
+                    sys.stderr.write(line)
