@@ -227,7 +227,9 @@ def test_pictures_without_labels_are_asked_for_any_class(store, fitted):
     assert np.array_equal(localise.heat_maps(mixed, rows, fitted)["cam"], own["cam"])
 
 
-def test_cell_head_is_the_log_odds_of_every_cell_and_does_not_saturate(store, fitted):
+def test_cell_head_is_the_score_of_a_class_less_those_of_others_and_does_not_saturate(
+    store, fitted
+):
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(3, NEURONS)).astype(np.float32)
     intercepts = rng.normal(size=3).astype(np.float32)
@@ -235,10 +237,9 @@ def test_cell_head_is_the_log_odds_of_every_cell_and_does_not_saturate(store, fi
     context = replace(fitted.contexts["top"].of(codes), weights=weights, intercepts=intercepts)
     heat = METHODS["cell_head"].heat(maps, context)
     for i, y, x in np.ndindex(3, SIDE, SIDE):
-        shares = np.exp(maps[i, y, x].astype(float) @ weights.T + intercepts)
-        share = shares[codes[i]] / shares.sum()
-        expected = max(np.log(share / (1 - share)), 0)
-        assert heat[i, y, x] == pytest.approx(expected, abs=1e-4)
+        scores = maps[i, y, x].astype(float) @ weights.T + intercepts
+        others = np.delete(scores, codes[i])
+        assert heat[i, y, x] == pytest.approx(max(scores[codes[i]] - others.mean(), 0), abs=1e-4)
     # Ten times the activation is ten times the heat; a probability would be 1 everywhere.
     two = replace(context, weights=weights[:2], intercepts=np.zeros(2), codes=np.array([1, 0, 1]))
     once, tenfold = (METHODS["cell_head"].heat(x, two) for x in (maps, maps * 10))

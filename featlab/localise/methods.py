@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.special import expit, logsumexp
+from scipy.special import expit
 
 from featlab.arguments import check_choice
 from featlab.localise.heat import cam_heat, detector_weights, normalise, scaled
@@ -125,8 +125,13 @@ def _signed_detectors(maps: np.ndarray, context: Context) -> np.ndarray:
 @register("contrast", "detectors of the class minus those of others", needs=["neurons"])
 def _contrast(maps: np.ndarray, context: Context) -> np.ndarray:
     own = _detectors(context, "active", MOST_DETECTORS)
-    others = (own.sum(axis=0) - own) / max(len(own) - 1, 1)
-    return cam_heat(maps, context.asked(own - others))
+    return cam_heat(maps, context.asked(less_others(own)))
+
+
+def less_others(of_classes: np.ndarray) -> np.ndarray:
+    """What each class has ``(classes, ...)``, less the mean of what the other classes have."""
+    others = (of_classes.sum(axis=0) - of_classes) / max(len(of_classes) - 1, 1)
+    return of_classes - others
 
 
 @register("cam", "class activation map (CAM)", needs=["weights"])
@@ -141,16 +146,15 @@ def _cam_positive(maps: np.ndarray, context: Context) -> np.ndarray:
 
 @register("cell_head", "the head applied at every cell", needs=["weights"])
 def _cell_head(maps: np.ndarray, context: Context) -> np.ndarray:
-    """Log odds of the class that the head gives each cell by itself, where they are positive.
+    """Score of the class at each cell, less the mean score of the others, where it is positive.
 
-    The probability itself is 1 in most cells: a head made for means sees peaks.
+    With two classes these are the log odds. Those against the sum of many classes are positive in
+    few cells; a probability would be 1 in most, as a head made for means sees peaks.
     """
     assert context.intercepts is not None
-    scores = maps @ _weights(context).T + context.intercepts
-    own = context.codes[:, None, None, None]
-    of_class = np.take_along_axis(scores, own, axis=3)[..., 0]
-    np.put_along_axis(scores, own, -np.inf, axis=3)
-    return np.maximum(of_class - logsumexp(scores, axis=3), 0)
+    offsets = context.asked(less_others(context.intercepts))
+    heat = cam_heat(maps, context.asked(less_others(_weights(context))))
+    return np.maximum(heat + offsets[:, None, None], 0)
 
 
 # scikit-learn's name → the function, and its derivative from its value.

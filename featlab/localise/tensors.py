@@ -144,10 +144,9 @@ def _along_tensor(maps: Any, asked: Any, means: np.ndarray, directions: np.ndarr
 def _cell_head_tensor(context: Context, maps: Any, asked: Any) -> Any:
     from keras import ops
 
-    assert context.weights is not None
-    scores = _sums(maps, context.weights.T, context.intercepts)
-    others = scores - _FAR * ops.expand_dims(asked, (1, 2))
-    return ops.relu(_of_asked(scores, asked) - ops.logsumexp(others, axis=-1))
+    assert context.weights is not None and context.intercepts is not None
+    weights, offsets = map(methods.less_others, (context.weights, context.intercepts))
+    return ops.relu(_weighted(maps, asked, weights.T, offsets))
 
 
 def _cell_boxes_tensor(context: Context, maps: Any, asked: Any) -> Any:
