@@ -41,6 +41,7 @@ class FakeStore:
     skipped: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["path", "reason"]))
     own: pd.DataFrame | None = None
     path: Path = Path("fake.h5")
+    created: str = "2026-03-01T12:00:00+00:00"
 
     def __post_init__(self) -> None:
         if self.frames is None:

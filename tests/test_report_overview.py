@@ -12,9 +12,10 @@ import pytest
 from fake_results import make_results
 
 from featlab import backbones, cli, extract, features, images, pipeline
+from featlab.report._answers import checks, verdict
 from featlab.report._elements import REFERENCES, Citations
 from featlab.report._methods import described
-from featlab.report.overview import checks, python_lines, verdict
+from featlab.report.overview import python_lines
 from featlab.results.analysis import Selection
 from featlab.store import MapStore
 

@@ -23,9 +23,9 @@ from featlab.images import index_images
 from featlab.pipeline import analyse
 from featlab.pipeline.scheduler import Stage, run_stages
 from featlab.predict import load_predictor
+from featlab.report import summary
 from featlab.report._elements import Options
 from featlab.report._predictions import set_maps
-from featlab.report.overview import summary
 from featlab.splits import make_split
 
 

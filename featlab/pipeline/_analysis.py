@@ -154,6 +154,8 @@ def analyse(
     )
     with timed(seconds := dict(results.seconds), "predictor"):
         results = results if results.unlabelled else pictures.with_predictions(results)
+    with timed(seconds, "examples"):
+        results = pictures.with_showcase(results)
     results = replace(results, seconds=seconds)
     return replace(results, answers=report.overview.answers(results))
 

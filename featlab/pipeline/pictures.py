@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from featlab import images, localise, predict
-from featlab.arguments import in_turn
+from featlab.arguments import confirmed_detectors, in_turn, true_boxes
 from featlab.errors import FeatlabError
 from featlab.images.pixels import levels_of, resize_picture
 from featlab.results.analysis import HeadResults, Results
 from featlab.results.localisation import WITHOUT_BOXES, Localisation
-from featlab.results.pictures import Examples, Gallery, MethodExamples, Samples
+from featlab.results.pictures import LEAST_IOU, Examples, Gallery, MethodExamples, Samples
 from featlab.store import MapStore
 from featlab.system.machine import usable_cores
 
@@ -23,6 +23,7 @@ METHODS = ("detectors", "cam_positive", "ddt", "student", "cell_boxes")
 """Those that a few images are seen by, beside each other."""
 _SAMPLES, _EXAMPLES, _FAILURES, _STRIPS, _GALLERY = 12, 6, 9, 5, 24  # images of each
 _EXAMPLE_DETECTORS, _GALLERY_DETECTORS = 4, 8
+_SHOWCASE = 6  # classes
 _THUMBNAILS, _THUMBNAIL_SIDE, _GALLERY_SIDE = 600, 160, 256
 _THUMBNAIL_PIXELS = 200_000_000  # decoded in a few seconds
 _CORNERS = ["xmin", "ymin", "xmax", "ymax"]
@@ -338,6 +339,58 @@ def _drawn(labels: np.ndarray, rows: np.ndarray, most: int, random_state: int) -
     table["turn"] = table.groupby("label").cumcount()
     first = table.sort_values(["turn", "label"], kind="stable")["row"].head(most)
     return [int(row) for row in first]
+
+
+def with_showcase(results: Results) -> Results:
+    """The same results with test pictures for the top of the page.
+
+    One of each class (of the first classes, where there are many), drawn at random, then one that
+    went wrong: with a wrong class or else, where none has, with a box that misses. Each has the
+    maps of the best detectors of the classes of all of them.
+    """
+    if results.unlabelled:
+        return results
+    store, known = results.store, _verdicts(results)
+    labels, rows = known["label"].to_numpy(str), known.index.to_numpy(int)
+    drawn = _drawn(labels, rows, min(_SHOWCASE, len(set(labels))), results.random_state)
+    rest = known.drop(index=drawn)
+    wrong, missed = rest["predicted"].ne(rest["label"]), rest["iou"].lt(LEAST_IOU)
+    others = rest.index[wrong if wrong.any() else missed].to_numpy(int)
+    if len(others):
+        drawn.append(int(np.random.default_rng(results.random_state).choice(others)))
+    leaders = confirmed_detectors(results.neurons).drop_duplicates("class")
+    leaders = leaders[leaders["class"].isin(known.loc[drawn, "label"])]
+    load, truth = picture_loader(store), true_boxes(store.images, store.boxes, results.box_kind)
+    pictures = [_shrunk(load(row), _GALLERY_SIDE) for row in drawn]
+    whole = store.images[["width", "height"]].to_numpy(float)[drawn]
+    sizes = [_size(picture, size) for picture, size in zip(pictures, whole, strict=True)]
+    scales = [np.tile(size / full, 2) for size, full in zip(sizes, whole, strict=True)]
+    boxes = known.loc[drawn, _CORNERS].to_numpy(float) * scales
+    heats = channel_maps(store, drawn, leaders["neuron"].to_numpy())
+    examples = Examples(
+        rows=drawn,
+        pictures=pictures,
+        neurons=_named(leaders),
+        heats=[
+            np.array([localise.heat_on_picture(heat, store.frames[row], size) for heat in maps])
+            for row, maps, size in zip(drawn, heats, np.asarray(sizes, dtype=int), strict=True)
+        ],
+        true_boxes=[a * b for a, b in zip(true_corners(truth, drawn), scales, strict=True)],
+        labels=labels_of(store, drawn),
+        predicted_boxes=[box if (box[2:] > box[:2]).all() else None for box in boxes],
+        predicted_labels=known.loc[drawn, "predicted"].astype(str).tolist(),
+        ious=known.loc[drawn, "iou"].tolist(),
+    )
+    return replace(results, showcase=examples)
+
+
+def _verdicts(results: Results) -> pd.DataFrame:
+    """Label, predicted class, box and IoU by row of every test image: of the predictor, or head."""
+    if results.predictions is None:
+        head = results.heads.of(results.heads.main).set_index("row")
+        return head.assign(iou=np.nan, **dict.fromkeys(_CORNERS, np.nan))
+    table = results.predictions.table.rename(columns={"class": "predicted"})
+    return table.set_index(np.flatnonzero(results.split.to_numpy(str) == "test"))
 
 
 def with_predictions(results: Results) -> Results:

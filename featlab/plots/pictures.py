@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -328,6 +329,26 @@ def _overlay(ax: Axes, picture: np.ndarray, heat: np.ndarray, top: float) -> Non
         share, extent=(0, width, height, 0), cmap=_HEAT, vmin=0, vmax=1,
         alpha=0.45 + 0.25 * share, interpolation="bilinear",
     )  # fmt: skip
+
+
+def glowing(picture: np.ndarray, heat: np.ndarray, top: float) -> np.ndarray:
+    """The picture under a heat map, as pixels: what `detector_maps` draws.
+
+    Parameters
+    ----------
+    picture : ndarray of shape (height, width, 3), uint8
+    heat : ndarray of shape (height, width)
+    top : float
+        The value that is brightest; 0 is dark.
+
+    Returns
+    -------
+    ndarray of shape (height, width, 3), uint8
+    """
+    share = np.clip(np.asarray(heat, dtype=float) / top, 0, 1) if top > 0 else np.zeros(heat.shape)
+    weight = (0.45 + 0.25 * share)[..., None]
+    colours = colormaps[_HEAT](share)[..., :3] * 255
+    return np.asarray((1 - weight) * picture + weight * colours).round().astype(np.uint8)
 
 
 def _draw_boxes(ax: Axes, boxes: np.ndarray | None, colour: str) -> None:

@@ -8,8 +8,13 @@ module with its facts, tables and figures, its prose in ``templates/sections``, 
 from __future__ import annotations
 
 from featlab.report._comparison import write_comparison
-from featlab.report.overview import summary
-from featlab.report.page import show, write_figures, write_predictions, write_report
+from featlab.report._elements import show
+from featlab.report.page import (
+    summary,
+    write_figures,
+    write_predictions,
+    write_report,
+)
 
 __all__ = [
     "show",

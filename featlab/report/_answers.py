@@ -1,9 +1,9 @@
-"""The claims on detectors and on their maps: what neurons tell, and where the object is."""
+"""The claims on the checks of the set, on detectors and on their maps: where the object is."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,7 @@ from featlab.arguments import confirmed_detectors, selected_detectors, with_unse
 from featlab.report import _words as words
 from featlab.report._words import Claim, claim, points, standing
 from featlab.results.analysis import Results
+from featlab.results.images import Audit
 from featlab.results.localisation import BY_STUDENT, WITHOUT_BOXES, Localisation
 
 _BY_DETECTORS = ("detectors", "best_detector", "signed_detectors", "contrast")
@@ -22,6 +23,51 @@ _VERDICTS = {
     "not shown": "Not shown to be better than the best baseline",
     "unknown": "Not compared with a baseline",
 }
+
+# Verdict → what stands in the strip: a sign that needs no colour, and a word.
+_SIGNS = {"fail": "✕", "warn": "!", "pass": "✓", "not done": "–"}
+_WORST_FIRST = tuple(_SIGNS)
+_VERBS = (("fails", "fail"), ("warns", "warn"), ("passes", "pass"), ("not done", "not done"))
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of the audit, as the strip shows it."""
+
+    name: str
+    verdict: str
+    sign: str
+    finding: str
+
+
+def checks(audit: Audit) -> list[Check]:
+    """The checks of the audit, the worst verdict first."""
+    every = [
+        Check(
+            words.readable(row["check"]),
+            str(row["verdict"]),
+            _SIGNS.get(str(row["verdict"]), "–"),
+            str(row["finding"]),
+        )
+        for _, row in audit.summary.iterrows()
+    ]
+    return sorted(every, key=lambda check: _WORST_FIRST.index(check.verdict))
+
+
+@claim("checks of the set")
+def verdict(results: Results) -> str:
+    """How many checks fail, warn and pass, in one sentence."""
+    every = [] if results.audit is None else checks(results.audit)
+    if not every:
+        return ""
+    counts = {word: sum(check.verdict == word for check in every) for word in _WORST_FIRST}
+    said = [
+        f"{count} {one if count == 1 else many}"
+        for (one, many), count in zip(_VERBS, counts.values(), strict=True)
+        if count
+    ]
+    return f"{words.plural(len(every), 'check')} of the set: {', '.join(said)}."
+
 
 # ------------------------------------------------------------------------------ which neurons tell
 
@@ -42,17 +88,16 @@ def detectors_answer(results: Results) -> Markup:
         for _, row in confirmed.drop_duplicates("class").nlargest(3, "auroc").iterrows()
     ]
     without = [c for c in results.store.classes if c not in set(confirmed["class"])]
-    text = Markup(
-        "{} of {} active for a class and confirmed as such on images that they were not chosen "
-        "on; in the lead {}."
+    return Markup(
+        "{} of {} active for a class, and confirmed as such on images that they were not chosen "
+        "on{}. In the lead there: {}{}."
     ).format(
         f"{neurons:,}",
         words.plural(total, "neuron is", "neurons are"),
+        Markup("; none is for {}").format(words.listed(without)) if without else "",
         Markup(", ").join(leaders),
-    ) + _flattery(every, "active")
-    if without:
-        text += Markup(" No neuron is for {}.").format(words.listed(without))
-    return text
+        _flattery(every, "active"),
+    )
 
 
 def _none_is_active(every: pd.DataFrame) -> Markup:
@@ -61,8 +106,8 @@ def _none_is_active(every: pd.DataFrame) -> Markup:
     if len(silent):
         lead = silent.iloc[int((silent["auroc"] - 0.5).abs().argmax())]
         return Markup(
-            "No neuron is shown to by being active; {} by being silent, in the lead neuron {} for "
-            "{} (AUROC {})."
+            "No neuron is shown to by being active; {} by being silent. In the lead: neuron {} for "
+            "{} (AUROC {}){}."
         ).format(
             words.plural(
                 silent[["layer", "neuron"]].drop_duplicates().shape[0],
@@ -70,7 +115,8 @@ def _none_is_active(every: pd.DataFrame) -> Markup:
                 "neurons are confirmed to",
             ),
             lead["neuron"], words.name(lead["class"]), words.scored(lead, "auroc_confirmed"),
-        ) + _flattery(every, "silent")  # fmt: skip
+            _flattery(every, "silent"),
+        )  # fmt: skip
     selected = len(selected_detectors(every, silent=True))
     if not selected:
         return Markup("No neuron is shown to: none was selected on the train images.")
@@ -90,39 +136,9 @@ def _flattery(every: pd.DataFrame, direction: str) -> str:
     if selected["replicated"].eq(True).all():
         return ""
     return (
-        " Being confirmed flatters such an AUROC, which its interval allows for; over all "
-        f"{len(values):,} selected the median on those images is {words.score(values.median())}."
+        f", which being confirmed flatters: the median of all {len(values):,} selected is "
+        f"{words.score(values.median())}"
     )
-
-
-@claim("own votes")
-def own_votes(results: Results) -> Markup:
-    """Which of the network's own classes the leading detectors vote for."""
-    confirmed = confirmed_detectors(results.neurons)
-    if "votes_for" not in confirmed:
-        return Markup("")
-    leaders = confirmed.drop_duplicates("class").nlargest(3, "auroc")
-    votes = [
-        Markup("neuron {} votes for {} ({}: rank correlation {})").format(
-            row["neuron"],
-            words.name(str(row["votes_for"]).partition("|")[0]),
-            _agreement(row),
-            words.scored(row, "vote_agreement"),
-        )
-        for _, row in leaders.iterrows()
-        if row["votes_for"]
-    ]
-    if not votes:
-        return Markup("")
-    return Markup("In the network's own classifier {}.").format(Markup(", ").join(votes))
-
-
-def _agreement(row: pd.Series) -> str:
-    """Whether the network calls pictures more like the class the more active the neuron is."""
-    if row["vote_agreement_low"] > 0:
-        return "and the pictures agree"
-    against = row["vote_agreement_high"] < 0
-    return "but the pictures disagree" if against else "which the pictures do not show"
 
 
 @claim("detector counts")
@@ -134,14 +150,6 @@ def counts(results: Results) -> str:
         f"{words.plural(len(selected), 'pair', 'pairs')} of class and active neuron selected, "
         f"{held:,} confirmed."
     )
-
-
-@claim("explored")
-def explored(results: Results) -> str:
-    """What the neuron explorer is about."""
-    rows = results.neurons[["layer", "pooling"]].drop_duplicates()
-    where = [f"layer {row['layer']}, {row['pooling']} pooling" for _, row in rows.iterrows()]
-    return f"Every neuron against every class ({'; '.join(where)})."
 
 
 @claim("what confirming flatters")
@@ -260,19 +268,6 @@ def best_pooling(results: Results) -> str:
     )
 
 
-@claim("volcano")
-def volcano_points(results: Results) -> str:
-    """What the volcano plot shows, for those who cannot see it."""
-    neurons = results.neurons
-    if neurons["auroc"].notna().sum() == 0:
-        return ""
-    both, active = (len(selected_detectors(neurons, silent=silent)) for silent in (True, False))
-    return (
-        f"Volcano plot of {words.plural(len(neurons), 'pair')} of class and neuron; {active:,} are "
-        f"selected as active and {both - active:,} as silent detectors."
-    )
-
-
 @claim("what selecting flatters")
 def loss(results: Results) -> str:
     """By how much the AUROC of the selected falls on images that they were not chosen on."""
@@ -303,23 +298,28 @@ def maps_answer(results: Results) -> Claim:
         return Claim(nothing, "No boxes on test images, so not measured")
     rows = scores.table[scores.table["method"].isin(_BY_DETECTORS)]
     own, rival = rows[rows["box_accuracy"].notna()], scores.best(baseline=True)
-    pairs = _against(results, own, rival)
-    standings = [standing(pair) for pair in pairs.values()]
+    standings = [standing(pair) for pair in _against(results, own, rival).values()]
     # All methods are one corrected family: any of them that is ahead answers the question.
     outcome = next(
         (word for word in ("ahead", "not shown", "behind") if word in standings), "unknown"
     )
+    sentences = [_box_shares(scores, rival), _others(results, scores)]
+    verdict = "No confirmed detector has a map to ask" if own.empty else _VERDICTS[outcome]
+    return Claim(" ".join(filter(None, sentences)), verdict, outcome == "ahead")
+
+
+@claim("how far from the baseline")
+def maps_gaps(results: Results) -> str:
+    """By how much the detectors' maps beat the best baseline, and how many fire on the object."""
+    if (scores := scored(results)) is None:
+        return ""
+    own = scores.table[scores.table["method"].isin(_BY_DETECTORS)]
+    pairs = _against(results, own[own["box_accuracy"].notna()], scores.best(baseline=True))
     gaps = "; ".join(
         f"“{words.method(method)}” lies at {points(pair)}" for method, pair in pairs.items()
     )
-    sentences = [
-        _box_shares(scores, rival),
-        f"Image by image {gaps} against that baseline." if gaps else "",
-        _firing(results),
-        _others(scores),
-    ]
-    verdict = "No confirmed detector has a map to ask" if own.empty else _VERDICTS[outcome]
-    return Claim(" ".join(filter(None, sentences)), verdict, outcome == "ahead")
+    first = f"Image by image {gaps} against the best baseline." if gaps else ""
+    return " ".join(filter(None, [first, _firing(results)]))
 
 
 def _box_shares(scores: Localisation, rival: pd.Series | None) -> str:
@@ -353,20 +353,28 @@ def _firing(results: Results) -> str:
     )
 
 
-def _others(scores: Localisation) -> str:
-    """What else finds the object: with and without boxes to learn from."""
+def _others(results: Results, scores: Localisation) -> str:
+    """What else finds the object: with and without boxes to learn from, and by regression."""
     ours = scores.table["method"].isin(_BY_DETECTORS)
     rest = replace(scores, table=scores.table[~ours])
+    heads = None if results.box_details is None else results.box_details.heads
+    regressed = heads is not None and not heads["baseline"].astype(bool).all()
+    kinds = [(WITHOUT_BOXES, "without boxes to learn from"), (("boxes",), "taught with boxes")]
     parts = []
-    for supervision, how in (
-        (WITHOUT_BOXES, "without boxes to learn from"),
-        (("boxes",), "taught with boxes"),
-    ):
+    for supervision, how in kinds[: 1 if regressed else 2]:
         row = rest.best(supervision=supervision)
         if row is not None:
             share = words.share(row, "box_accuracy")
             parts.append(f"“{words.method(row['method'])}”, {how}, finds it in {share}")
-    return f"Of the other methods: {'; '.join(parts)}." if parts else ""
+    if heads is not None and regressed:
+        # The first by the order in which they are asked for, not by these scores.
+        row = heads[~heads["baseline"].astype(bool)].iloc[0]
+        share = words.share(row, "box_accuracy")
+        n = words.plural(int(row["n"]), "image")
+        parts.append(
+            f"regression taught with boxes, “{words.box_head(row['head'])}”, in {share} of {n}"
+        )
+    return f"Of the others {'; '.join(parts)}." if parts else ""
 
 
 def _against(results: Results, own: pd.DataFrame, rival: pd.Series | None) -> dict[str, pd.Series]:

@@ -78,7 +78,8 @@ def _overview(comparison: Comparison) -> Section:
         "In short",
         "answers.html",
         facts={
-            "checks": [],
+            "alarms": [],
+            "sights": [],
             "answers": {
                 "Which tells the classes apart best?": compared.heads_answer(comparison),
                 "Which has the most confirmed detectors?": compared.detectors_answer(comparison),

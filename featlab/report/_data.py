@@ -12,6 +12,7 @@ from markupsafe import Markup
 from featlab import plots
 from featlab.arguments import SIDES
 from featlab.plots.network import output_shape
+from featlab.report import _answers as answers
 from featlab.report import _methods as methods
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
@@ -41,6 +42,7 @@ def data(results: Results, options: Options) -> Section:
         "data.html",
         facts={
             "sizes": _sizes(results),
+            "checks": answers.verdict(results),
             "no_boxes": _no_boxes(results) or _classes_without_boxes(results),
         },
         tables={
@@ -110,13 +112,14 @@ def answer(results: Results) -> Markup:
     sizes, n = results.split.value_counts(), words.plural(len(results.store.images), "image")
     text = Markup("{} without labels: heads, detectors and what needs them are left out.").format(n)
     if not results.unlabelled:
-        text = Markup("{} of {}: {}. Split: {}.").format(
+        text = Markup("{} of {} ({}){}. Split: {}.").format(
             n,
             words.plural(len(results.store.classes), "class", "classes"),
             words.listed(results.store.classes),
+            f", {int(boxes['image'].nunique()):,} with ground-truth boxes" if len(boxes) else "",
             ", ".join(f"{sizes.get(side, 0):,} {use}" for side, use in _USES.items()),
         )
-    if len(boxes):
+    elif len(boxes):
         with_boxes = int(boxes["image"].nunique())
         text += f" {words.plural(with_boxes, 'image has', 'images have')} ground-truth boxes."
     return text

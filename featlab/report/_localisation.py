@@ -48,6 +48,7 @@ def localisation(results: Results, options: Options) -> Section:
         facts={
             "answer": answers.maps_answer(results),
             "units": answers.units_answer(results),
+            "gaps": answers.maps_gaps(results),
             "box_kind": answers.kind_answer(results),
             "measured": scores is not None,
             "has_gallery": results.gallery is not None,

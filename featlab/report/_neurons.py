@@ -47,8 +47,8 @@ def detectors(results: Results, options: Options) -> Section:
         "detectors.html",
         facts={
             "counts": said(answers.counts(results), without_p(results), untested(results)),
-            "own_votes": answers.own_votes(results),
-            "explored": answers.explored(results),
+            "own_votes": own_votes(results),
+            "explored": explored(results),
             "checks": said(
                 answers.flattered(results),
                 answers.shuffled(results),
@@ -129,6 +129,57 @@ def untested(results: Results) -> str:
     return (
         f"Of the selected {few:,} could not be tested on the confirm images, where the class or "
         "the rest has fewer than five groups."
+    )
+
+
+@claim("own votes")
+def own_votes(results: Results) -> Markup:
+    """Which of the network's own classes the leading detectors vote for."""
+    confirmed = confirmed_detectors(results.neurons)
+    if "votes_for" not in confirmed:
+        return Markup("")
+    leaders = confirmed.drop_duplicates("class").nlargest(3, "auroc")
+    votes = [
+        Markup("neuron {} votes for {} ({}: rank correlation {})").format(
+            row["neuron"],
+            words.name(str(row["votes_for"]).partition("|")[0]),
+            _agreement(row),
+            words.scored(row, "vote_agreement"),
+        )
+        for _, row in leaders.iterrows()
+        if row["votes_for"]
+    ]
+    if not votes:
+        return Markup("")
+    return Markup("In the network's own classifier {}.").format(Markup(", ").join(votes))
+
+
+def _agreement(row: pd.Series) -> str:
+    """Whether the network calls pictures more like the class the more active the neuron is."""
+    if row["vote_agreement_low"] > 0:
+        return "and the pictures agree"
+    against = row["vote_agreement_high"] < 0
+    return "but the pictures disagree" if against else "which the pictures do not show"
+
+
+@claim("explored")
+def explored(results: Results) -> str:
+    """What the neuron explorer is about."""
+    rows = results.neurons[["layer", "pooling"]].drop_duplicates()
+    where = [f"layer {row['layer']}, {row['pooling']} pooling" for _, row in rows.iterrows()]
+    return f"Every neuron against every class ({'; '.join(where)})."
+
+
+@claim("volcano")
+def volcano_points(results: Results) -> str:
+    """What the volcano plot shows, for those who cannot see it."""
+    neurons = results.neurons
+    if neurons["auroc"].notna().sum() == 0:
+        return ""
+    both, active = (len(selected_detectors(neurons, silent=silent)) for silent in (True, False))
+    return (
+        f"Volcano plot of {words.plural(len(neurons), 'pair')} of class and neuron; {active:,} are "
+        f"selected as active and {both - active:,} as silent detectors."
     )
 
 
@@ -263,7 +314,7 @@ def _softmax_top_k(results: Results) -> Table | None:
 
 
 def _volcano(results: Results) -> Figure | None:
-    neurons, selection, alt = results.neurons, results.selection, answers.volcano_points(results)
+    neurons, selection, alt = results.neurons, results.selection, volcano_points(results)
     if alt is None:
         return None
     return Figure(

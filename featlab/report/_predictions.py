@@ -27,6 +27,7 @@ from featlab.system.machine import usable_cores
 _CORNERS = ["xmin", "ymin", "xmax", "ymax"]
 _LONGEST = 200  # characters of a name on a card
 _STEPS = ((192, 75), (160, 65), (128, 60), (96, 55), (80, 45), (64, 40))  # side, JPEG quality
+_OPEN = 18  # cards that are seen at once
 _SAMPLED = 20  # pictures
 _RESERVE = 20_000  # bytes: the sentences about what is left out
 
@@ -63,6 +64,7 @@ def predictions(results: Results, options: Options) -> Section | None:
             "answer": said(_scored(results), *_bounds(known), _drawn(results), _refitted(results)),
             "scored": True,
         },
+        most=_OPEN,
     )
 
 
@@ -80,7 +82,9 @@ def asked(known: Predictions) -> Section:
     )
 
 
-def _section(known: Predictions, title: str, facts: dict[str, object]) -> Section:
+def _section(
+    known: Predictions, title: str, facts: dict[str, object], most: int | None = None
+) -> Section:
     cards = [_card(known, row) for row in sorted(known.pictures)]
     named = [known.classes[k] for k in sorted({card.place for card in cards})]
     return Section(
@@ -89,7 +93,9 @@ def _section(known: Predictions, title: str, facts: dict[str, object]) -> Sectio
         "predictions.html",
         facts={
             **facts,
-            "cards": cards,
+            "parts": [cards]
+            if most is None
+            else [one for one in (cards[:most], cards[most:]) if one],
             "classes": [(known.classes.index(name), name[:_LONGEST]) for name in named],
             "method": _method(known),
             "any_true_box": any(card.true_boxes for card in cards),

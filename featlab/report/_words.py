@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import wraps
 from pathlib import PurePath
 from typing import Any
@@ -26,6 +27,10 @@ from featlab.results.analysis import Results
 
 _LONGEST = 60
 _LISTED = 6
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July", "August"),
+    *("September", "October", "November", "December"),
+)
 LEAST_INSIDE = 0.7  # AUROC inside against outside of the boxes: the least of a clear "yes"
 _METHODS = {
     "detectors": "detectors combined",
@@ -136,6 +141,15 @@ def with_intervals(table: pd.DataFrame, score: str) -> str:
     """`, with 95 % intervals`, where any row has one."""
     ends = table.get(f"{score}_low", pd.Series(dtype=float))
     return ", with 95 % intervals" if ends.notna().any() else ""
+
+
+def day(moment: str) -> str:
+    """`2026-11-29T17:40:00+00:00` → `29 November 2026`; "" for what is no date."""
+    try:
+        date = datetime.fromisoformat(moment)
+    except ValueError:
+        return ""
+    return f"{date.day} {_MONTHS[date.month - 1]} {date.year}"
 
 
 def plural(count: int, noun: str, many: str | None = None) -> str:

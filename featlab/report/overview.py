@@ -2,72 +2,155 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 
 from featlab import plots
-from featlab.arguments import confirmed_detectors, selected_detectors, with_unseen_limits
+from featlab.plots.pictures import glowing
 from featlab.report import _answers, _data, _heads, _methods, _predictions
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
+from featlab.report._interactive import small_jpeg
 from featlab.report._words import Claim, claim
 from featlab.results.analysis import Results
-from featlab.results.images import Audit, Clusters
-from featlab.system.files import plain
+from featlab.results.images import Clusters
+from featlab.results.pictures import LEAST_IOU, Examples
 
-# Verdict → what stands in the strip: a sign that needs no colour, and a word.
-_SIGNS = {"fail": "✕", "warn": "!", "pass": "✓", "not done": "–"}
-_OWN_CLASSES, _CLUSTER_NEURONS = 3, 4
+_CLUSTER_NEURONS = 4
 _TIME = "Time taken; of a stage in a process of its own, what it was waited for"
+_SIGHT_SIDE, _LONGEST = 240, 200
 _NO_BOX = np.zeros((0, 4))
-_WORST_FIRST = tuple(_SIGNS)
-_VERBS = (("fails", "fail"), ("warns", "warn"), ("passes", "pass"), ("not done", "not done"))
-
-
-@dataclass(frozen=True)
-class Check:
-    """A check of the audit, as the strip shows it."""
-
-    name: str
-    verdict: str
-    sign: str
-    finding: str
 
 
 def overview(results: Results, options: Options) -> Section:
-    """Four questions, each answered in a sentence or two, under the verdicts of the audit."""
-    every = [] if results.audit is None else checks(results.audit)
+    """Four questions, answered in two sentences each; pictures; what the audit warns of."""
+    every = [] if results.audit is None else _answers.checks(results.audit)
     return Section(
         "answers",
         "In short",
         "answers.html",
         facts={
-            "checks": every,
-            "checks_verdict": verdict(results),
+            "alarms": [check for check in every if check.verdict in ("fail", "warn")],
+            "checks_verdict": _answers.verdict(results),
             "answers": answered(results),
+            "sights": sights(results) if options.most_examples else [],
+            "sights_note": pictured(results),
         },
     )
 
 
 @claim("lead")
 def lead(results: Results) -> str:
-    """What the page is about, under its title."""
+    """How many images, what network and when, under the title."""
     weights = str(results.store.provenance.get("weights", ""))
     trained = "random" if weights.lower().startswith(("random", "none")) else "pretrained"
-    if results.unlabelled:
-        n = words.plural(len(results.store.images), "image")
-        return f"What a frozen, {trained} network sees in {n} without labels."
-    where = "" if _answers.scored(results) is None else ", and where in the picture they look"
+    n = words.plural(len(results.store.images), "image")
+    when = words.day(results.store.created)
     return (
-        f"What a frozen, {trained} network knows about "
-        f"{words.plural(len(results.store.images), 'image')}, which of its neurons know it{where}."
+        f"{n}{' without labels' if results.unlabelled else ''}, seen once by the frozen, {trained} "
+        f"network{f' on {when}' if when else ''}."
     )
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A test picture at the top of the page, and under the map of its class's best detector."""
+
+    pictures: list[tuple[str, str]]
+    """Address and alternative text of each of the two, or of the picture alone."""
+    width: int
+    height: int
+    true_boxes: list[list[float]]
+    box: list[float] | None
+    right: bool
+    verdict: Markup
+    note: Markup
+
+
+def sights(results: Results) -> list[Sight]:
+    """The pictures at the top of the page; those that cannot be read any more are left out."""
+    every = results.showcase
+    if every is None:
+        return []
+    tops = [float(max(heats[k].max() for heats in every.heats)) for k in range(len(every.neurons))]
+    readable = [i for i, picture in enumerate(every.pictures) if picture is not None]
+    return [_sight(every, i, tops, _probability(results, every.rows[i])) for i in readable]
+
+
+def _sight(every: Examples, i: int, tops: list[float], probability: str) -> Sight:
+    picture, label, called = every.pictures[i], every.labels[i], (every.predicted_labels or [])[i]
+    assert picture is not None
+    sign, of = ("✓", "") if called == label else ("✗", f", called {called}")
+    pictures = [(picture, f"Test picture of {label}{of}")]
+    note = Markup("no detector of the class")
+    for k, (name, neuron) in enumerate(every.neurons):
+        if name == label:
+            glow = glowing(picture, every.heats[i][k], tops[k])
+            pictures.append((glow, f"The same under the map of neuron {neuron}"))
+            note = Markup("map: neuron {}").format(neuron)
+    iou, box = (every.ious or [])[i], (every.predicted_boxes or [])[i]
+    if math.isfinite(iou):
+        note += f", box IoU {words.score(iou)} {'✓' if iou >= LEAST_IOU else '✗'}"
+    return Sight(
+        pictures=[(_uri(one), alt[:_LONGEST]) for one, alt in pictures],
+        width=picture.shape[1],
+        height=picture.shape[0],
+        true_boxes=np.round(every.true_boxes[i], 1).tolist(),
+        box=None if box is None else box.round(1).tolist(),
+        right=called == label and not iou < LEAST_IOU,
+        verdict=Markup("{} {}{}").format(
+            sign,
+            words.name(label) if called == label
+            else Markup("{} for {}").format(words.name(called), words.name(label)),
+            probability,
+        ),
+        note=note,
+    )  # fmt: skip
+
+
+def _probability(results: Results, row: int) -> str:
+    """How sure the predictor is of its class of a test image."""
+    if results.predictions is None:
+        return ""
+    place = np.flatnonzero(results.split.to_numpy(str) == "test").tolist().index(row)
+    return f" {words.probability(results.predictions.table['probability'].iloc[place])}"
+
+
+def _uri(pixels: np.ndarray) -> str:
+    data = base64.b64encode(small_jpeg(pixels, _SIGHT_SIDE, 80)).decode("ascii")
+    return f"data:image/jpeg;base64,{data}"
+
+
+@claim("pictures at the top")
+def pictured(results: Results) -> str:
+    """Which test pictures stand at the top of the page, and what went wrong with the last."""
+    every = results.showcase
+    if every is None or not any(picture is not None for picture in every.pictures):
+        return ""
+    called = every.predicted_labels or []
+    labels = set(every.labels)
+    n = len(labels)
+    of = f"{n:,} of {len(results.store.classes):,} classes" if n > 1 else "the class"
+    text = f"Test pictures drawn at random, one of each of {of}"
+    last_again = len(every.labels) > n
+    if last_again and called[-1] != every.labels[-1]:
+        text += "; the last is one that gets a wrong class"
+    elif last_again:
+        text += "; the last gets its own class and a box that misses"
+    notes = [
+        "white: true boxes" if any(len(boxes) for boxes in every.true_boxes) else "",
+        "blue: predicted" if any(box is not None for box in every.predicted_boxes or []) else "",
+        "glow: the map of the class's best detector" if every.neurons else "",
+    ]
+    legend = "; ".join(filter(None, notes))
+    return f"{text}. {legend[:1].upper()}{legend[1:]}." if legend else f"{text}."
 
 
 def answered(results: Results) -> dict[str, Claim]:
@@ -102,7 +185,7 @@ def answers(results: Results) -> dict[str, str]:
         Plain text, names of classes as they are.
     """
     return {
-        question: Markup(f"{one.verdict}. {one.text}" if one.verdict else one.text).striptags()
+        question: Markup(f"{one.verdict}: {one.text}" if one.verdict else one.text).striptags()
         for question, one in answered(results).items()
     }
 
@@ -121,35 +204,6 @@ def provenance(results: Results, options: Options) -> Section:
         },
         link="Provenance",
     )
-
-
-def checks(audit: Audit) -> list[Check]:
-    """The checks of the audit, the worst verdict first."""
-    every = [
-        Check(
-            words.readable(row["check"]),
-            str(row["verdict"]),
-            _SIGNS.get(str(row["verdict"]), "–"),
-            str(row["finding"]),
-        )
-        for _, row in audit.summary.iterrows()
-    ]
-    return sorted(every, key=lambda check: _WORST_FIRST.index(check.verdict))
-
-
-@claim("checks of the set")
-def verdict(results: Results) -> str:
-    """How many checks fail, warn and pass, in one sentence."""
-    every = [] if results.audit is None else checks(results.audit)
-    if not every:
-        return ""
-    counts = {word: sum(check.verdict == word for check in every) for word in _WORST_FIRST}
-    said = [
-        f"{count} {one if count == 1 else many}"
-        for (one, many), count in zip(_VERBS, counts.values(), strict=True)
-        if count
-    ]
-    return f"{words.plural(len(every), 'check')} of the set: {', '.join(said)}."
 
 
 # ---------------------------------------------------------------------------------- without labels
@@ -333,115 +387,3 @@ def _analysis(results: Results) -> str:
     kind = f", box_kind={results.box_kind!r}" if several and results.box_kind else ""
     copies = "" if results.copies == "together" else f", copies={results.copies!r}"
     return f"{kind}{copies}, random_state={results.random_state}"
-
-
-# ------------------------------------------------------------------------------- for other programs
-
-
-def summary(results: Results) -> dict[str, Any]:
-    """The figures that matter, without the tables.
-
-    Parameters
-    ----------
-    results : Results
-
-    Returns
-    -------
-    dict
-        ``n_images, classes, backbone, map_shape`` (height, width, neurons of the last layer),
-        ``heads`` (head → accuracy, low, high, n), ``detectors`` (class → n, best_neuron,
-        auroc_selected, auroc_confirmed with its interval; being confirmed flatters it, so beside it
-        n_selected and auroc_unseen_of_selected, the median of all selected),
-        ``without_p`` (reason → pairs of class and neuron), ``localisation`` (method →
-        box_accuracy, mean_iou, n), ``own_classes`` (class of the network's own → images that it
-        calls so first, share; the three commonest), ``predicted_boxes`` (method, whether scored,
-        where no box chose its threshold how that rule did elsewhere, and where they are known
-        mean_iou and box_accuracy on test images: value, low, high, n), ``refitted_on`` (labelled
-        images that ``model.featlab`` was fitted on after it was scored; 0 where it is the model
-        that was scored), ``seconds`` (of each stage). None stands for what is not there or no
-        number.
-    """
-    store = results.store
-    confirmed = with_unseen_limits(confirmed_detectors(results.neurons))
-    selected = selected_detectors(results.neurons)
-    scores, predictions = _answers.scored(results), results.predictions
-    if scores is not None:
-        rows = scores.table
-    else:  # without labels
-        rows = pd.DataFrame() if results.set_maps is None else results.set_maps.table
-    return plain(
-        {
-            "n_images": len(store.images),
-            "classes": [str(name) for name in store.classes if name],
-            "backbone": store.provenance.get("backbone"),
-            "map_shape": list(store.map_shape()),
-            "heads": {str(row["head"]): _head(row) for _, row in results.heads.table.iterrows()},
-            "detectors": {
-                str(name): _detectors(*(t[t["class"].eq(str(name))] for t in (confirmed, selected)))
-                for name in store.classes
-                if name
-            },
-            "without_p": _without_p(results.every_neuron),
-            "localisation": {str(row["method"]): _boxes(row) for _, row in rows.iterrows()},
-            "own_classes": {} if results.own is None else _own(results.own.called),
-            "predicted_boxes": {} if predictions is None else predictions.about_boxes,
-            "refitted_on": 0 if predictions is None else predictions.refitted,
-            "clusters": _cluster_sizes(results),
-            "left_out": dict(results.left_out),
-            "seconds": dict(results.seconds),
-        }
-    )
-
-
-def _cluster_sizes(results: Results) -> dict[str, int]:
-    """Cluster → images."""
-    if results.clusters is None:
-        return {}
-    table = results.clusters.table
-    return {str(name): int(n) for name, n in zip(table["cluster"], table["n"], strict=True)}
-
-
-def _own(called: pd.DataFrame) -> dict[str, Any]:
-    """What the network calls most of the pictures."""
-    whole = called[called["label"].eq("")].head(_OWN_CLASSES)
-    return {
-        str(row["own_class"]): {"images": int(row["images"]), "share": row["share"]}
-        for _, row in whole.iterrows()
-    }
-
-
-def _head(row: pd.Series) -> dict[str, Any]:
-    return {
-        "accuracy": row["accuracy"],
-        "low": row["accuracy_low"],
-        "high": row["accuracy_high"],
-        "n": int(row["n"]),
-    }
-
-
-def _without_p(neurons: pd.DataFrame) -> dict[str, int]:
-    """Why rows have no p → how many."""
-    if neurons.empty:  # of a set without labels: no neuron was tested
-        return {}
-    without = neurons.loc[neurons["p"].isna(), "reason"].value_counts()
-    return {str(why): int(n) for why, n in without.items()}
-
-
-def _detectors(of_class: pd.DataFrame, selected: pd.DataFrame) -> dict[str, Any]:
-    """How many there are, the best of them, and all that were selected."""
-    best = of_class.iloc[0] if len(of_class) else None
-    return {
-        "n": len(of_class),
-        "best_neuron": None if best is None else int(best["neuron"]),
-        "auroc_selected": None if best is None else best["auroc"],
-        **{
-            name: None if best is None else best[name]
-            for name in ("auroc_confirmed", "auroc_confirmed_low", "auroc_confirmed_high")
-        },
-        "n_selected": len(selected),
-        "auroc_unseen_of_selected": selected["auroc_confirmed"].median(),
-    }
-
-
-def _boxes(row: pd.Series) -> dict[str, Any]:
-    return {**row[["box_accuracy", "mean_iou"]], "n": int(row["n"])}

@@ -7,8 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from html import escape
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,17 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from featlab.arguments import check_choice, check_whole
+from featlab.arguments import (
+    check_choice,
+    check_whole,
+    confirmed_detectors,
+    selected_detectors,
+    with_unseen_limits,
+)
 from featlab.errors import FeatlabError
 from featlab.plots.style import FORMATS, save_figure
 from featlab.report import _words as words
+from featlab.report._answers import scored
 from featlab.report._data import data, network, set_overview
 from featlab.report._elements import Options, Section
 from featlab.report._heads import classification, own_classes
@@ -29,10 +35,10 @@ from featlab.report._methods import methods
 from featlab.report._neurons import detectors
 from featlab.report._predictions import asked, asked_lead, fitted, predictions, set_maps
 from featlab.report._reruns import gradients, transfer
-from featlab.report.overview import clusters, lead, overview, provenance, summary
+from featlab.report.overview import clusters, lead, overview, provenance
 from featlab.results.analysis import Results
 from featlab.results.pictures import Predictions
-from featlab.system.files import write_table, write_whole
+from featlab.system.files import plain, write_table, write_whole
 
 SECTIONS = (
     overview,
@@ -56,6 +62,7 @@ WITHOUT_LABELS = (
 )
 """The same of a set without labels."""
 
+_OWN_CLASSES = 3  # of the summary
 _STYLES = ("style.css", "interactive.css")
 _SCRIPTS = (
     *("tables.js", "plot.js", "volcano.js", "explorer.js", "heat.js", "gallery.js"),
@@ -204,57 +211,6 @@ def write_summary(results: Results, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Page:
-    """A page on the disk, which a notebook shows in a frame.
-
-    Attributes
-    ----------
-    path : Path
-    height : int
-        Of the frame, in pixels.
-    """
-
-    path: Path
-    height: int = 800
-
-    def _repr_html_(self) -> str:
-        # Its own policy still holds inside; the sandbox keeps its script from the notebook.
-        return (
-            f'<iframe title="{escape(self.path.name)}" sandbox="allow-scripts" '
-            f'srcdoc="{escape(self.path.read_text("utf-8"))}" '
-            f'style="width:100%;height:{self.height}px;border:1px solid #8888"></iframe>'
-        )
-
-
-def show(path: str | os.PathLike[str], *, height: int = 800) -> Page:
-    """Show a report or comparison in a notebook.
-
-    The whole page becomes part of the notebook's output, up to 10 MB; without a notebook, open
-    the file in a browser.
-
-    Parameters
-    ----------
-    path : path-like
-        What ``write_report`` or ``write_comparison`` returned.
-    height : int
-        Of the frame, in pixels.
-
-    Returns
-    -------
-    Page
-
-    Raises
-    ------
-    FeatlabError
-        There is no such file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FeatlabError(f"path must be a page that was written, got {path}; there is none.")
-    return Page(path, height)
-
-
 # -------------------------------------------------------------------------- for the comparison, too
 
 
@@ -345,3 +301,115 @@ def _source(environment: jinja2.Environment, names: Sequence[str]) -> str:
     """The text of some templates, one after the other, not rendered."""
     assert environment.loader is not None
     return "\n".join(environment.loader.get_source(environment, name)[0] for name in names)
+
+
+# ------------------------------------------------------------------------------- for other programs
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """The figures that matter, without the tables.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    dict
+        ``n_images, classes, backbone, map_shape`` (height, width, neurons of the last layer),
+        ``heads`` (head → accuracy, low, high, n), ``detectors`` (class → n, best_neuron,
+        auroc_selected, auroc_confirmed with its interval; being confirmed flatters it, so beside it
+        n_selected and auroc_unseen_of_selected, the median of all selected),
+        ``without_p`` (reason → pairs of class and neuron), ``localisation`` (method →
+        box_accuracy, mean_iou, n), ``own_classes`` (class of the network's own → images that it
+        calls so first, share; the three commonest), ``predicted_boxes`` (method, whether scored,
+        where no box chose its threshold how that rule did elsewhere, and where they are known
+        mean_iou and box_accuracy on test images: value, low, high, n), ``refitted_on`` (labelled
+        images that ``model.featlab`` was fitted on after it was scored; 0 where it is the model
+        that was scored), ``seconds`` (of each stage). None stands for what is not there or no
+        number.
+    """
+    store = results.store
+    confirmed = with_unseen_limits(confirmed_detectors(results.neurons))
+    selected = selected_detectors(results.neurons)
+    scores, predictions = scored(results), results.predictions
+    if scores is not None:
+        rows = scores.table
+    else:  # without labels
+        rows = pd.DataFrame() if results.set_maps is None else results.set_maps.table
+    return plain(
+        {
+            "n_images": len(store.images),
+            "classes": [str(name) for name in store.classes if name],
+            "backbone": store.provenance.get("backbone"),
+            "map_shape": list(store.map_shape()),
+            "heads": {str(row["head"]): _head(row) for _, row in results.heads.table.iterrows()},
+            "detectors": {
+                str(name): _detectors(*(t[t["class"].eq(str(name))] for t in (confirmed, selected)))
+                for name in store.classes
+                if name
+            },
+            "without_p": _without_p(results.every_neuron),
+            "localisation": {str(row["method"]): _boxes(row) for _, row in rows.iterrows()},
+            "own_classes": {} if results.own is None else _own(results.own.called),
+            "predicted_boxes": {} if predictions is None else predictions.about_boxes,
+            "refitted_on": 0 if predictions is None else predictions.refitted,
+            "clusters": _cluster_sizes(results),
+            "left_out": dict(results.left_out),
+            "seconds": dict(results.seconds),
+        }
+    )
+
+
+def _cluster_sizes(results: Results) -> dict[str, int]:
+    """Cluster → images."""
+    if results.clusters is None:
+        return {}
+    table = results.clusters.table
+    return {str(name): int(n) for name, n in zip(table["cluster"], table["n"], strict=True)}
+
+
+def _own(called: pd.DataFrame) -> dict[str, Any]:
+    """What the network calls most of the pictures."""
+    whole = called[called["label"].eq("")].head(_OWN_CLASSES)
+    return {
+        str(row["own_class"]): {"images": int(row["images"]), "share": row["share"]}
+        for _, row in whole.iterrows()
+    }
+
+
+def _head(row: pd.Series) -> dict[str, Any]:
+    return {
+        "accuracy": row["accuracy"],
+        "low": row["accuracy_low"],
+        "high": row["accuracy_high"],
+        "n": int(row["n"]),
+    }
+
+
+def _without_p(neurons: pd.DataFrame) -> dict[str, int]:
+    """Why rows have no p → how many."""
+    if neurons.empty:  # of a set without labels: no neuron was tested
+        return {}
+    without = neurons.loc[neurons["p"].isna(), "reason"].value_counts()
+    return {str(why): int(n) for why, n in without.items()}
+
+
+def _detectors(of_class: pd.DataFrame, selected: pd.DataFrame) -> dict[str, Any]:
+    """How many there are, the best of them, and all that were selected."""
+    best = of_class.iloc[0] if len(of_class) else None
+    return {
+        "n": len(of_class),
+        "best_neuron": None if best is None else int(best["neuron"]),
+        "auroc_selected": None if best is None else best["auroc"],
+        **{
+            name: None if best is None else best[name]
+            for name in ("auroc_confirmed", "auroc_confirmed_low", "auroc_confirmed_high")
+        },
+        "n_selected": len(selected),
+        "auroc_unseen_of_selected": selected["auroc_confirmed"].median(),
+    }
+
+
+def _boxes(row: pd.Series) -> dict[str, Any]:
+    return {**row[["box_accuracy", "mean_iou"]], "n": int(row["n"])}

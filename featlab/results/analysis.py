@@ -356,14 +356,14 @@ class Results:
         Kind of the boxes that were scored; "together" (copies are one group) or "split".
     command, random_state, backbone_description : str, int, str
         How the analysis was run, its seed, and the network.
-    samples : Samples, optional
-    detector_examples, localisation_examples, failures : Examples, optional
-        The second from the best to the worst IoU, the last the other way round.
+    detector_examples, localisation_examples, failures, showcase : Examples, optional
+        The second from the best to the worst IoU, the third the other way round; the last, of every
+        class and one gone wrong, for the top of the page.
     all_neurons : DataFrame, optional
         The neuron table of every layer and pooling; `neurons` are its main rows.
-    detector_details, head_details, box_details, audit, set_overview : optional
-        Of the classes of these names, as are ``gradients``, ``transfer``, ``method_examples`` and
-        ``gallery``.
+    detector_details, head_details, box_details, audit, set_overview, samples : optional
+        Of the classes of these names, as are ``gradients``, ``transfer``, ``gallery`` and
+        ``method_examples``.
     cards : sequence of NeuronCard
     own, own_examples : OwnClasses and Examples, optional
         None where the network has no classifier of its own.
@@ -374,7 +374,7 @@ class Results:
     left_out : mapping of str to str
         What was not made → why.
     answers : mapping of str to str
-        The four questions, each with its answer.
+        Four questions, each with its answer.
     """
 
     store: MapStore
@@ -397,6 +397,7 @@ class Results:
     detector_examples: Examples | None = None
     localisation_examples: Examples | None = None
     failures: Examples | None = None
+    showcase: Examples | None = None
     all_neurons: pd.DataFrame | None = None
     detector_details: DetectorDetails | None = None
     audit: Audit | None = None

@@ -149,6 +149,11 @@ class MapStore:
         return Path(self.images["folder"].iloc[0])
 
     @property
+    def created(self) -> str:
+        """When the file was finished: date and time in ISO 8601, UTC; "" where it does not say."""
+        return str(self._file.attrs.get("created_utc", ""))
+
+    @property
     def virtual(self) -> bool:
         """Whether its rows lie in other files, which it refers to."""
         return self._arrays.virtual

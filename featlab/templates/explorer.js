@@ -1,7 +1,7 @@
 // The neuron explorer: pairs of class and neuron as a table that filters, sorts, pages and
 // downloads, and as a volcano plot; a pair's name or point opens its details.
 
-const PAGE_ROWS = 20;
+const PAGE_ROWS = 10;
 const SILENT = 1;
 const SELECTED = 2;
 const CONFIRMED = 4;

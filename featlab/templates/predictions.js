@@ -7,6 +7,8 @@ function startPredictions() {
 
   function filter() {
     const ticked = marks.filter((mark) => byId(`predictions-${mark}`).checked);
+    const filtered = pick.value !== "" || ticked.length > 0;
+    for (const fold of document.querySelectorAll("#predictions .fold")) fold.open ||= filtered;
     let shown = 0;
     for (const card of cards) {
       const fits =

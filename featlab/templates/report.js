@@ -81,12 +81,57 @@ function startTheme() {
   button.hidden = false;
 }
 
+/** The contents name the section that is read: the last whose head has passed the upper third. */
+function startContents() {
+  const links = [...document.querySelectorAll("nav a[href^='#']")];
+  const parts = links.map((link) => byId(link.hash.slice(1)));
+  const tell = () => {
+    const line = innerHeight / 3;
+    const bottom = innerHeight + scrollY >= document.documentElement.scrollHeight - 2;
+    const here = bottom
+      ? parts.length - 1
+      : parts.reduce((k, part, i) => (part.getBoundingClientRect().top <= line ? i : k), 0);
+    links.forEach((link, i) => {
+      if (i !== here) link.removeAttribute("aria-current");
+      else if (!link.hasAttribute("aria-current")) {
+        link.setAttribute("aria-current", "true");
+        const list = link.closest("ol");
+        list.scrollTo({ left: link.offsetLeft - list.offsetLeft - 40 });
+      }
+    });
+  };
+  let asked = false;
+  addEventListener(
+    "scroll",
+    () => {
+      if (!asked) requestAnimationFrame(() => ((asked = false), tell()));
+      asked = true;
+    },
+    { passive: true },
+  );
+  tell();
+}
+
+/** What is folded is unfolded for the printer, also by browsers that the style sheet cannot tell. */
+function startFolds() {
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const fold of opened) fold.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const fold of opened) fold.open = false;
+  });
+}
+
 /** After the page stands; a part that fails leaves the others, and the page, as they are. */
 function start() {
   const data = JSON.parse(byId("featlab-data").textContent);
   const pictures = data.pictures.map((jpeg) => `data:image/jpeg;base64,${jpeg}`);
   const parts = [
     startTheme,
+    startContents,
+    startFolds,
     startTables,
     data.neurons && (() => startExplorer(data.neurons)),
     data.gallery && (() => startGallery(data.gallery, pictures)),
