@@ -30,7 +30,7 @@ from featlab.results.analysis import (
 from featlab.results.images import Clusters, OwnClasses, SetMaps
 from featlab.results.localisation import BASELINES, FittedMethods, Localisation
 from featlab.results.networks import Transfer
-from featlab.results.pictures import Comparison, Predictions, Samples
+from featlab.results.pictures import Comparison, Examples, Predictions, Samples
 
 METHODS = {
     "detectors": "image labels",
@@ -123,6 +123,28 @@ def results(draw: Any) -> Results:
         predictions=_predictions(make, truth=True) if make.chance() else None,
         clusters=_clusters(make, store) if make.chance() else None,
         set_maps=_set_maps(make, store) if make.chance() else None,
+        showcase=_showcase(make, store, split) if make.chance() else None,
+    )
+
+
+def _showcase(make: Maker, store: FakeStore, split: pd.Series) -> Examples | None:
+    """A test picture of some classes, and perhaps one more that went wrong."""
+    classes = sorted(set(store.images["label"][split == "test"]))[:6]
+    if not classes:
+        return None
+    labels = classes + ([str(make.rng.choice(classes))] if make.chance() else [])
+    called = [name if make.chance() else str(make.rng.choice(classes)) for name in labels]
+    n, box = len(labels), np.array([[1.0, 2.0, 3.0, 4.0]])
+    return Examples(
+        rows=list(range(n)),
+        pictures=[None if make.chance(0.1) else np.zeros((4, 4, 3), np.uint8) for _ in labels],
+        neurons=[(name, 3) for name in classes if make.chance(0.8)],
+        heats=[np.zeros((1, 4, 4))] * n,
+        true_boxes=[box if make.chance() else box[:0] for _ in labels],
+        labels=labels,
+        predicted_boxes=[box[0] if make.chance() else None for _ in labels],
+        predicted_labels=called,
+        ious=[0.4 if make.chance() else np.nan for _ in labels],
     )
 
 

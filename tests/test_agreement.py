@@ -252,7 +252,7 @@ def test_a_number_of_detectors_is_one_number_or_names_its_family(
 def test_a_box_score_is_one_number(run, page, summary, told, compared):
     results = run[1]
     rows = page.table("Localisation on test images")
-    pairs = page.table("Box accuracy less that of the best baseline")
+    pairs = page.table("Box accuracy minus that of the best baseline")
     rival = page.find(r"by the best baseline, “(.*?)”, in")
     name_of = {words.method(name): name for name in summary["localisation"]}
     base = summary["localisation"][name_of[rival]]["box_accuracy"]

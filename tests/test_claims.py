@@ -95,11 +95,25 @@ def percentages(text: str) -> list[str]:
 
 @check("lead")
 def _(text, r, _claim):
-    assert count(text, r"about ([\d,]+) image") == len(r.store.images)
+    assert count(text, r"^([\d,]+) image") == len(r.store.images)
     assert ("pretrained" in text) == (r.store.provenance["weights"] != "random")
-    assert ("where in the picture" in text) == (
-        r.localisation is not None and len(r.localisation.table) > 0
-    )
+    assert "on 1 March 2026" in text
+
+
+@check("pictures at the top")
+def _(text, r, _claim):
+    every = r.showcase
+    n, classes = len(set(every.labels)), len(r.store.classes)
+    assert ("one of each class" in text) == (n == classes)
+    if n < classes:
+        told = (count(text, r"each of ([\d,]+) of"), count(text, r"of ([\d,]+) classes"))
+        assert told == (n, classes)
+    wrong, again = every.predicted_labels[-1] != every.labels[-1], len(every.labels) > n
+    assert ("gets a wrong class" in text) == (again and wrong)
+    assert ("a box that misses" in text) == (again and not wrong)
+    assert ("hite: true" in text) == any(len(boxes) for boxes in every.true_boxes)
+    assert ("lue: pred" in text) == any(box is not None for box in every.predicted_boxes)
+    assert ("low: the map" in text) == bool(every.neurons)
 
 
 @check("checks of the set")
@@ -118,7 +132,7 @@ def _(text, r, _claim):
     for use, side in (("learn from", "train"), ("confirm", "confirm"), ("score on", "test")):
         assert count(text, rf"([\d,]+) to {use}") == (r.split == side).sum()
     boxed = r.store.boxes["image"].nunique()
-    assert (count(text, r"([\d,]+) images? ha") if boxed else 0) == boxed
+    assert (count(text, r"([\d,]+) with") if boxed else 0) == boxed
 
 
 @check("picture sizes")
@@ -319,11 +333,11 @@ def _(text, r, _claim):
     if "flatters" in text:
         assert count(text, r"all ([\d,]+) selected") == len(every_one)
         middle = np.median(every_one["auroc_confirmed"])
-        assert same(re.search(r"images is (\d\.\d+)", text)[1], middle, 1)
+        assert same(re.search(r"selected is (\S+)\.$", text)[1], middle, 1)
     if len(active):
         assert count(text, r"^([\d,]+) of") == len(active[["layer", "neuron"]].drop_duplicates())
         assert count(text, r"of ([\d,]+) neuron") == len(every)
-        without = text.partition("No neuron is for ")[2]
+        without = text.partition("; none is for ")[2].partition(". In the lead")[0]
         missing = set(r.store.classes) - set(active["class"])
         assert bool(without) == bool(missing)
         assert all(name not in without.split(" and ")[0].split(", ") for name in active["class"])
@@ -564,11 +578,6 @@ def _(text, r, claim):
     pairs = r.box_details.pairs if r.box_details is not None else pd.DataFrame()
     pairs = pairs[pairs["against"].eq(rival)].set_index("method") if len(pairs) else pairs
     compared = [name for name in hits if name in BY_DETECTORS and name in pairs.index]
-    told = {name: re.search(rf"“{words.method(name)}” lies at ([+−]?\d+) per", text)
-            for name in BY_DETECTORS}  # fmt: skip
-    assert {name for name, one in told.items() if one} == set(compared)
-    for name in compared:
-        assert same(told[name][1], (hits[name] - hits[rival]).mean())
     # "Yes" where the table below has one of them surely ahead, whichever was picked elsewhere.
     better = pairs[(pairs["p_adjusted"] < 0.05) & (pairs["difference"] > 0)] if compared else pairs
     ahead = [name for name in compared if name in better.index]
@@ -586,11 +595,33 @@ def _(text, r, claim):
             assert (sums != 0).sum() >= 6
     if "worse" in claim.verdict:
         assert all(pairs.loc[name, "difference"] < 0 for name in compared)
+    heads = None if r.box_details is None else r.box_details.heads
+    fitted = heads[~heads["baseline"].astype(bool)] if heads is not None else ()
+    kinds = {"without boxes": ("cam", "sum"), "“cells learnt": ("cell_boxes",)}
+    for how, names in kinds.items():
+        asked = how == "without boxes" or not len(fitted)
+        assert (how in text) == (bool(set(names) & set(hits)) and asked)
+    assert ("regression" in text) == bool(len(fitted))
+    if len(fitted):
+        shown = percentages(text.partition("regression")[2])[0]
+        assert same(shown, fitted["box_accuracy"].iloc[0])
+        assert count(text, r"of ([\d,]+) images?\.$") == fitted["n"].iloc[0]
+
+
+@check("how far from the baseline")
+def _(text, r, _claim):
+    hits = r.localisation.per_image.pivot_table(index="row", columns="method", values="hit")
+    rival = baseline_of(hits)
+    pairs = r.box_details.pairs if r.box_details is not None else pd.DataFrame()
+    pairs = pairs[pairs["against"].eq(rival)].set_index("method") if len(pairs) else pairs
+    compared = {name for name in hits if name in BY_DETECTORS and name in pairs.index}
+    told = {name: re.search(rf"“{words.method(name)}” lies at ([+−]?\d+) per", text)
+            for name in BY_DETECTORS}  # fmt: skip
+    assert {name for name, one in told.items() if one} == compared
+    for name in compared:
+        assert same(told[name][1], (hits[name] - hits[rival]).mean())
     if r.box_kind and "judged alone" in text:
         assert f"what the “{r.box_kind}” boxes mark" in text and "on the object" not in text
-    kinds = {"without boxes": ("cam", "sum"), "taught with boxes": ("cell_boxes",)}
-    for how, names in kinds.items():
-        assert (how in text) == bool(set(names) & set(hits))
 
 
 def baseline_of(hits):
@@ -1168,7 +1199,7 @@ def test_the_confirmed_stand_beside_all_selected(made):
     table.loc[table.index[-1], ["replicated", "p_confirmed"]] = [True, 0.01]
     results = dataclasses.replace(made, neurons=table)
     text = plain(CLAIMS["detectors"](results))
-    assert f"over all {len(table)} selected the median on those images is 0.70" in text
+    assert f"flatters: the median of all {len(table)} selected is 0.70" in text
     assert "flatters" in text
     best = report.summary(results)["detectors"][str(table["class"].iloc[-1])]
     assert best["n"] == 1 and best["auroc_unseen_of_selected"] < best["auroc_confirmed"]
@@ -1212,7 +1243,7 @@ def test_shuffled_labels_confirm_pairs_and_not_neurons(made, held, words_):
 def test_the_question_of_the_detectors_maps_is_answered_by_detectors(made):
     claim = CLAIMS["where the object is"](made)
     text = plain(claim)
-    assert text.index("detectors combined") < text.index("Of the other methods")
+    assert text.index("detectors combined") < text.index("Of the others")
     scores = made.localisation
     rest = scores.table[~scores.table["method"].isin(["detectors", "best_detector"])]
     without = dataclasses.replace(scores, table=rest)
@@ -1238,8 +1269,9 @@ def test_a_detector_that_is_surely_ahead_is_not_called_not_shown(made):
         )  # fmt: skip
         claim = CLAIMS["where the object is"](results)
         assert claim.clear == claim.verdict.startswith("Yes") == clear
-        assert "“detectors combined” lies at +20" in claim.text
-        assert "“best detector alone” lies at +20" in claim.text
+        gaps = str(CLAIMS["how far from the baseline"](results))
+        assert "“detectors combined” lies at +20" in gaps
+        assert "“best detector alone” lies at +20" in gaps
 
 
 def test_equal_counts_have_no_best_pooling(made):

@@ -159,6 +159,7 @@ def written(results, folder):
 
 
 def show(browser, path, *, width=1280, height=1000, dark=False, media="", remembered=False):
+    """Opens the page, and all that is folded on it."""
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
@@ -176,6 +177,7 @@ def show(browser, path, *, width=1280, height=1000, dark=False, media="", rememb
     WebDriverWait(browser, 30).until(
         lambda b: b.execute_script("return document.documentElement.dataset.ready")
     )
+    browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
 
 
 def by_id(browser, name):
@@ -312,13 +314,13 @@ def test_the_explorer_filters_sorts_and_pages(browser, two):
     live = results.neurons[results.neurons["auroc"].notna()]
     assert f"all {len(live):,} pairs" in by_id(browser, "explorer-held").text
     # Two classes: the other half says the same of the other class.
-    assert place_of(browser) == f"1 to 20 of {(live['direction'] == 'active').sum():,}"
+    assert place_of(browser) == f"1 to 10 of {(live['direction'] == 'active').sum():,}"
     Select(by_id(browser, "explorer-direction")).select_by_visible_text("both")
-    assert place_of(browser) == f"1 to 20 of {len(live):,}"
+    assert place_of(browser) == f"1 to 10 of {len(live):,}"
     by_id(browser, "explorer-after").click()
-    assert place_of(browser) == f"21 to 40 of {len(live):,}"
+    assert place_of(browser) == f"11 to 20 of {len(live):,}"
     Select(by_id(browser, "explorer-class")).select_by_visible_text("raccoon")
-    assert place_of(browser) == f"1 to 20 of {(live['class'] == 'raccoon').sum():,}"
+    assert place_of(browser) == f"1 to 10 of {(live['class'] == 'raccoon').sum():,}"
     slide(browser, "explorer-effect", 0.4)
     strong = live[(live["class"] == "raccoon") & (live["effect"].abs() >= 0.4)]
     assert place_of(browser).endswith(f" of {len(strong)}")
@@ -662,7 +664,7 @@ def test_the_keyboard_reaches_every_control(browser, two):
     browser.execute_script("document.getElementById('embedding-plot').focus()")
     wanted = browser.execute_script(
         "let k = 0; return [...document.querySelectorAll("
-        "'a[href], button, select, input, [tabindex=\"0\"]')].filter(e => e.checkVisibility() &&"
+        "'a[href], button, select, input, summary, [tabindex=\"0\"]')].filter(e => e.checkVisibility() &&"
         "!e.disabled).map(e => (e.dataset.place = k++))"
     )
     browser.execute_script(
@@ -864,5 +866,5 @@ def test_a_huge_set_keeps_the_budget_and_opens_at_once(browser, huge):
     assert painted is not None and painted < 2000
     start = time.perf_counter()
     Select(by_id(browser, "explorer-class")).select_by_value("5")
-    assert place_of(browser) == "1 to 20 of 2,048"
+    assert place_of(browser) == "1 to 10 of 2,048"
     assert time.perf_counter() - start < 2

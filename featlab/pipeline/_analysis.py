@@ -442,6 +442,7 @@ STAGES = (
     Stage("cards", _cards, "examples"),
     Stage("method_examples", pictures.method_examples, "examples"),
     Stage("gallery", pictures.gallery, "examples"),
+    Stage("portraits", pictures.portraits, "examples"),
     Stage("set_overview", _set_overview, "overview"),
     Stage("box_details", _box_details, "box heads"),
     Stage("head_details", _head_details, "learning curve"),

@@ -15,7 +15,14 @@ from featlab.errors import FeatlabError
 from featlab.images.pixels import levels_of, resize_picture
 from featlab.results.analysis import HeadResults, Results
 from featlab.results.localisation import WITHOUT_BOXES, Localisation
-from featlab.results.pictures import LEAST_IOU, Examples, Gallery, MethodExamples, Samples
+from featlab.results.pictures import (
+    LEAST_IOU,
+    Examples,
+    Gallery,
+    MethodExamples,
+    Portraits,
+    Samples,
+)
 from featlab.store import MapStore
 from featlab.system.machine import usable_cores
 
@@ -24,7 +31,7 @@ METHODS = ("detectors", "cam_positive", "ddt", "student", "cell_boxes")
 _SAMPLES, _EXAMPLES, _FAILURES, _STRIPS, _GALLERY = 12, 6, 9, 5, 24  # images of each
 _EXAMPLE_DETECTORS, _GALLERY_DETECTORS = 4, 8
 _SHOWCASE = 6  # classes
-_THUMBNAILS, _THUMBNAIL_SIDE, _GALLERY_SIDE = 600, 160, 256
+_THUMBNAILS, _THUMBNAIL_SIDE, _GALLERY_SIDE, _STRONGEST = 600, 160, 256, 6
 _THUMBNAIL_PIXELS = 200_000_000  # decoded in a few seconds
 _CORNERS = ["xmin", "ymin", "xmax", "ymax"]
 
@@ -152,8 +159,7 @@ def localisation_examples(
     store: MapStore, load: Load, truth: pd.DataFrame, localisation: Localisation
 ) -> Examples | None:
     """The best, middling and worst boxes of the best method that learns from no boxes."""
-    best = localisation.best(supervision=WITHOUT_BOXES)
-    if best is None:
+    if (best := localisation.best(supervision=WITHOUT_BOXES)) is None:
         return None
     rows = localisation_rows(localisation, str(best["method"]), _EXAMPLES)
     return _boxes_of(best, rows, store, load, truth, localisation)
@@ -163,8 +169,7 @@ def failures(
     store: MapStore, load: Load, truth: pd.DataFrame, localisation: Localisation
 ) -> Examples | None:
     """The worst boxes of the same method, the very worst first."""
-    best = localisation.best(supervision=WITHOUT_BOXES)
-    if best is None:
+    if (best := localisation.best(supervision=WITHOUT_BOXES)) is None:
         return None
     rows = rows_by_iou(localisation, str(best["method"]))[: -_FAILURES - 1 : -1]
     return _boxes_of(best, rows, store, load, truth, localisation)
@@ -264,6 +269,40 @@ def gallery(
     )
 
 
+def portraits(
+    store: MapStore, load: Load, split: pd.Series, detectors: pd.DataFrame, random_state: int
+) -> Portraits | None:
+    """The strongest images of every confirmed detector, none that it was chosen on."""
+    unseen = np.flatnonzero((split != "train").to_numpy())
+    drawn = np.random.default_rng(random_state).permutation(unseen)
+    sizes = store.images[["width", "height"]].to_numpy(np.int64).prod(axis=1)[drawn]
+    affordable = max(_THUMBNAILS // 10, int((np.cumsum(sizes) <= _THUMBNAIL_PIXELS).sum()))
+    candidates = np.sort(drawn[: min(affordable, _THUMBNAILS)])
+    if detectors.empty or not len(candidates):
+        return None
+    pooled, labels = store.pooled(candidates), store.images["label"].to_numpy(str)[candidates]
+    h, w, _ = store.map_shape()
+    rows = np.full((len(detectors), 2, _STRONGEST), -1)
+    activations = np.zeros(rows.shape, dtype=np.float32)
+    named = _named(detectors)
+    for m, (label, neuron) in enumerate(named):
+        for k, some in enumerate((np.arange(len(labels)), np.flatnonzero(labels != label))):
+            best = some[np.argsort(-pooled[some, neuron], kind="stable")[:_STRONGEST]]
+            rows[m, k, : len(best)] = candidates[best]
+            activations[m, k, : len(best)] = pooled[best, neuron]
+    cells = np.zeros((*rows.shape, h, w), dtype=np.float32)
+    neurons = np.broadcast_to(np.array([n for _, n in named])[:, None, None], rows.shape)
+    wanted = np.unique(rows[rows >= 0])
+    for some, maps in store.iter_maps(wanted):
+        here = np.isin(rows, some)
+        cells[here] = maps[np.searchsorted(some, rows[here]), :, :, neurons[here]]
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        small = pool.map(lambda row: _shrunk(load(int(row)), _THUMBNAIL_SIDE), wanted)
+        pictures = dict(zip(wanted.tolist(), small, strict=True))
+    seen = (np.asarray(store.frames), len(candidates), len(unseen))
+    return Portraits(named, rows, activations, cells, pictures, *seen)
+
+
 def _named(detectors: pd.DataFrame) -> list[tuple[str, int]]:
     return [
         (str(label), int(neuron))
@@ -283,19 +322,7 @@ def gallery_rows(
     most: int = 24,
     random_state: int = 0,
 ) -> list[int]:
-    """Test rows to show in the gallery: at random, the classes in turn; with a box if any has one.
-
-    Parameters
-    ----------
-    images : DataFrame
-        Image table.
-    split : Series of str
-    boxed : sequence of int
-        Rows with a true box.
-    most : int
-    random_state : int
-        Seed of the choice.
-    """
+    """Test rows for the gallery: at random, the classes in turn; of those in `boxed` if any is."""
     test = np.flatnonzero(np.asarray(split, dtype=str) == "test")
     known = test[np.isin(test, np.asarray(boxed, dtype=int))]
     rows = known if len(known) else test
@@ -378,7 +405,7 @@ def with_showcase(results: Results) -> Results:
         true_boxes=[a * b for a, b in zip(true_corners(truth, drawn), scales, strict=True)],
         labels=labels_of(store, drawn),
         predicted_boxes=[box if (box[2:] > box[:2]).all() else None for box in boxes],
-        predicted_labels=known.loc[drawn, "predicted"].astype(str).tolist(),
+        predicted_labels=[str(name) for name in known.loc[drawn, "predicted"]],
         ious=known.loc[drawn, "iou"].tolist(),
     )
     return replace(results, showcase=examples)

@@ -432,14 +432,6 @@ def _peaks(results: Results) -> str:
     )
 
 
-@claim("box kind")
-def kind_answer(results: Results) -> Markup:
-    """Which boxes are the truth."""
-    if scored(results) is None or not results.box_kind:
-        return Markup("")
-    return Markup("Scored against boxes of kind “{}”.").format(words.name(results.box_kind))
-
-
 @claim("thresholds")
 def thresholds(results: Results) -> str:
     """Where the thresholds of the heat maps come from."""

@@ -290,10 +290,7 @@ def _flagged_images(audit: Audit) -> pd.DataFrame:
         (errors["path"], "label error?", errors["suggested"]),
         (outliers["path"], "outlier", outliers["label"]),
     ]
-    tables = [
-        pd.DataFrame({"path": path, "finding": finding, "other": other})
-        for path, finding, other in parts
-    ]
+    tables = [pd.DataFrame(dict(zip(("path", "finding", "other"), p, strict=True))) for p in parts]
     return pd.concat(tables, ignore_index=True).astype(str)
 
 

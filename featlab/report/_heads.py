@@ -266,7 +266,7 @@ def _pairs(pairs: pd.DataFrame) -> Table | None:
         ends = sorted(sign * row[f"difference_{end}"] for end in ("low", "high"))
         rows.append(
             [
-                f"{words.readable(row[better])} less {words.readable(row[other])}",
+                f"{words.readable(row[better])} − {words.readable(row[other])}",
                 f"{words.signed(abs(row['difference']))} {words.interval(*ends)}",
                 f"{int(row[f'only_{better}']):,} / {int(row[f'only_{other}']):,}",
                 str(row["test"]),

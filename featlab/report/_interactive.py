@@ -9,7 +9,11 @@ One JSON object in one data block of the page:
     ``class`` (place in ``classes``), ``flags`` (1 silent, 2 selected, 4 confirmed), shares and
     AUROCs in 1/10,000, p-values as ``p_scale`` · −log10 p (65534: p = 0). Rows come in the order
     of what matters, and columns of the confirmation end with the last selected row. ``cards``:
-    (class, neuron) of each card on the page.
+    (class, neuron) of each card on the page. ``portraits``, or null: ``neurons`` (class, neuron),
+    ``shape`` (height, width), and of each neuron twice ``most`` images, the strongest and those of
+    other classes: ``picture`` and ``label`` (places, uint16), ``activation`` (uint16, 65534 for the
+    largest of the neuron, ``tops``), ``cells`` (uint8, 255 for the neuron's highest cell,
+    ``peaks``), ``frames`` (by picture), ``votes`` and ``held``.
 ``gallery`` : object or null
     ``images``: ``label``, ``picture``, ``boxes`` (in units of the picture), ``frame`` (where the
     picture lies in the maps); ``heats``: ``name`` or ``neuron`` (class, neuron), ``threshold``,
@@ -61,6 +65,8 @@ class Budget:
     heats: int
     thumbnails: int
     points: int
+    portraits: int
+    cells: int
 
 
 def size_budget(free: int) -> Budget:
@@ -77,6 +83,8 @@ def size_budget(free: int) -> Budget:
         heats=min(free // 10, 800_000),
         thumbnails=min(free // 6, 1_000_000),
         points=min(free // 6, 1_000_000),
+        portraits=min(free // 8, 1_000_000),
+        cells=min(free // 8, 1_000_000),
     )
 
 
@@ -89,9 +97,13 @@ def interactive(results: Results, free: int) -> Markup:
         if results.set_overview is None
         else _set_overview(results.set_overview, results.store.images, pictures, budget),
     }
+    portraits = portrait_data(results, pictures, budget)
     data["pictures"] = pictures.encoded
-    frame = len(embeddable([data, [str(name) for name in results.store.classes]])) + _FRAME_BYTES
+    fixed = [data, portraits, [str(name) for name in results.store.classes]]
+    frame = len(embeddable(fixed)) + _FRAME_BYTES
     data["neurons"] = explorer(results, max(free - frame, 0) // _ROW_BYTES)
+    if data["neurons"] is not None:
+        data["neurons"]["portraits"] = portraits
     return embeddable(data)
 
 
@@ -203,6 +215,70 @@ def explorer(results: Results, most_rows: int) -> dict[str, Any] | None:
             [place[card.label], card.neuron] for card in results.cards if card.label in place
         ],
     }
+
+
+def portrait_data(results: Results, pictures: Pictures, budget: Budget) -> dict[str, Any] | None:
+    """The slot ``portraits`` of the neurons: of as many detectors, best first, as fit."""
+    known = results.portraits
+    if known is None:
+        return None
+    m, two, most, h, w = known.cells.shape
+    kept = min(m, budget.cells // (two * most * (h * w + 6) * 4 // 3 + 40))
+    if not kept:
+        return None
+    rows, classes = known.rows[:kept], [str(name) for name in results.store.classes]
+    wanted = {row: known.pictures.get(row) for row in dict.fromkeys(rows.ravel().tolist())}
+    places = pictures.add(wanted.items(), budget.portraits, _THUMBNAIL_STEPS)
+    labels = results.store.images["label"].astype(str).to_numpy()
+    code = {name: k for k, name in enumerate(classes)}
+    flat = rows.ravel().tolist()
+    peaks = known.cells[:kept].max(axis=(1, 2, 3, 4))
+    tops = known.activations[:kept].max(axis=(1, 2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cells = np.nan_to_num(known.cells[:kept] / peaks[:, None, None, None, None])
+        strength = np.nan_to_num(known.activations[:kept] / tops[:, None, None])
+    frames = {
+        place: np.asarray(known.frames[row], dtype=float).round(4).tolist()
+        for row, place in places.items()
+    }
+    votes = _votes(results)
+    return {
+        "neurons": [[code[label], neuron] for label, neuron in known.neurons[:kept]],
+        "shape": [h, w],
+        "most": most,
+        "picture": _packed(np.array([places.get(row, np.nan) for row in flat], dtype=float)),
+        "label": _packed(np.array([code[labels[r]] if r >= 0 else np.nan for r in flat], float)),
+        "activation": _packed(_ZERO * strength.ravel()),
+        "cells": _base64((255 * cells.clip(0, 1)).round().astype(np.uint8).tobytes()),
+        "tops": [float(f"{value:.3g}") for value in tops],
+        "peaks": [float(f"{value:.3g}") for value in peaks],
+        "frames": {k: frame for k, frame in frames.items() if frame != [0, 0, 1, 1]},
+        "votes": [votes.get(neuron, "") for _, neuron in known.neurons[:kept]],
+        "held": _pictured(kept, m, known.n_images, known.n_unseen),
+    }
+
+
+def _votes(results: Results) -> dict[int, str]:
+    """Neuron → the network's own classes that it votes for."""
+    table = results.neurons
+    if "votes_for" not in table:
+        return {}
+    voting = table[table["votes_for"].ne("")].drop_duplicates("neuron")
+    names = voting["votes_for"].astype(str).str.replace("|", ", ").str.slice(0, 120)
+    return dict(zip(voting["neuron"].astype(int), names, strict=True))
+
+
+def _pictured(kept: int, m: int, n: int, unseen: int) -> str:
+    """Of how many detectors there are pictures, and among how many images they were sought."""
+    first = f"the first {kept:,} of {m:,}" if kept < m else f"all {m:,}" if m > 1 else "the one"
+    among = (
+        f"{n:,} of {unseen:,} unseen images, drawn at random"
+        if n < unseen
+        else (words.plural(n, "unseen image"))
+    )
+    return (
+        f"Pictures of {first} confirmed, active {'detector' if m == 1 else 'detectors'}: {among}."
+    )
 
 
 def _held(kept: int, total: int, dead: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from featlab import plots
 from featlab.plots.curves import threshold_curves
@@ -49,7 +50,7 @@ def localisation(results: Results, options: Options) -> Section:
             "answer": answers.maps_answer(results),
             "units": answers.units_answer(results),
             "gaps": answers.maps_gaps(results),
-            "box_kind": answers.kind_answer(results),
+            "box_kind": kind_answer(results),
             "measured": scores is not None,
             "has_gallery": results.gallery is not None,
         },
@@ -62,6 +63,14 @@ def localisation(results: Results, options: Options) -> Section:
         figures=figures,
         files=_files(results),
     )
+
+
+@claim("box kind")
+def kind_answer(results: Results) -> Markup:
+    """Which boxes are the truth."""
+    if scored(results) is None or not results.box_kind:
+        return Markup("")
+    return Markup("Scored against boxes of kind “{}”.").format(words.name(results.box_kind))
 
 
 def _files(results: Results) -> dict[str, pd.DataFrame]:
@@ -125,7 +134,7 @@ def _pairs(pairs: pd.DataFrame) -> Table | None:
         return None
     against = words.method(pairs["against"].iloc[0])
     return table(
-        f"Box accuracy less that of the best baseline, “{against}”, image by image",
+        f"Box accuracy minus that of the best baseline, “{against}”, image by image",
         ["Method", "Box accuracy", "Difference", "Only one finds it", "Test", "Adjusted p"],
         rows,
         (0, 4),

@@ -136,9 +136,9 @@ def pictured(results: Results) -> str:
         return ""
     called = every.predicted_labels or []
     labels = set(every.labels)
-    n = len(labels)
-    of = f"{n:,} of {len(results.store.classes):,} classes" if n > 1 else "the class"
-    text = f"Test pictures drawn at random, one of each of {of}"
+    n, known = len(labels), len(results.store.classes)
+    of = "each class" if n == known else f"each of {n:,} of {known:,} classes"
+    text = f"Test pictures drawn at random, one of {of}"
     last_again = len(every.labels) > n
     if last_again and called[-1] != every.labels[-1]:
         text += "; the last is one that gets a wrong class"

@@ -65,7 +65,7 @@ WITHOUT_LABELS = (
 _OWN_CLASSES = 3  # of the summary
 _STYLES = ("style.css", "interactive.css")
 _SCRIPTS = (
-    *("tables.js", "plot.js", "volcano.js", "explorer.js", "heat.js", "gallery.js"),
+    *("tables.js", "plot.js", "volcano.js", "explorer.js", "heat.js", "gallery.js", "portraits.js"),
     "predictions.js",
     *("embedding.js", "frame.js", "report.js"),
 )

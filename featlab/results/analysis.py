@@ -19,6 +19,7 @@ from featlab.results.pictures import (
     Gallery,
     MethodExamples,
     NeuronCard,
+    Portraits,
     Predictions,
     Samples,
 )
@@ -354,23 +355,20 @@ class Results:
         Stage → wall-clock seconds.
     box_kind, copies : str
         Kind of the boxes that were scored; "together" (copies are one group) or "split".
-    command, random_state, backbone_description : str, int, str
-        How the analysis was run, its seed, and the network.
+    command, random_state, backbone_description : the call, its seed, the network
     detector_examples, localisation_examples, failures, showcase : Examples, optional
         The second from the best to the worst IoU, the third the other way round; the last, of every
         class and one gone wrong, for the top of the page.
     all_neurons : DataFrame, optional
         The neuron table of every layer and pooling; `neurons` are its main rows.
     detector_details, head_details, box_details, audit, set_overview, samples : optional
-        Of the classes of these names, as are ``gradients``, ``transfer``, ``gallery`` and
-        ``method_examples``.
+        Of the classes of these names, as are gradients, transfer, gallery, portraits, ...
     cards : sequence of NeuronCard
     own, own_examples : OwnClasses and Examples, optional
         None where the network has no classifier of its own.
     predictions : Predictions, optional
         Of the test images, by the predictor that was made of these results.
-    clusters, set_maps : Clusters and SetMaps, optional
-        Of a set without labels.
+    clusters, set_maps : of a set without labels, optional
     left_out : mapping of str to str
         What was not made → why.
     answers : mapping of str to str
@@ -411,6 +409,7 @@ class Results:
     cards: Sequence[NeuronCard] = ()
     method_examples: MethodExamples | None = None
     gallery: Gallery | None = None
+    portraits: Portraits | None = None
     own: OwnClasses | None = None
     own_examples: Examples | None = None
     predictions: Predictions | None = None

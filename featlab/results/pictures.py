@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +160,39 @@ class Gallery:
     neurons: list[tuple[str, int]]
     neuron_heats: np.ndarray
     neuron_threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Portraits:
+    """What drives each confirmed detector, in images that it was not chosen on.
+
+    Attributes
+    ----------
+    neurons : list of m (class, neuron)
+        Of the main layer, best first.
+    rows : ndarray of shape (m, 2, k), int
+        Rows of the image table: the strongest images of all, and those of the other classes; the
+        strongest first, -1 where there are fewer.
+    activations : ndarray of shape (m, 2, k)
+        Pooled; 0 where there is no image.
+    cells : ndarray of shape (m, 2, k, h, w), float32
+        The neuron's map in the network's input; 0 where there is no image.
+    pictures : mapping of int to ndarray of shape (height, width, 3), uint8, or None
+        Row → small picture.
+    frames : ndarray of shape (n, 4)
+        Where every picture of the set lies in its map: left, top, right, bottom in units of it.
+    n_images, n_unseen : int
+        Images that the strongest were sought among, drawn at random, and unseen ones in all.
+    """
+
+    neurons: list[tuple[str, int]]
+    rows: np.ndarray
+    activations: np.ndarray
+    cells: np.ndarray
+    pictures: Mapping[int, np.ndarray | None]
+    frames: np.ndarray
+    n_images: int
+    n_unseen: int
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ function neuronTable(data) {
     direction: (i) => (value.silent(i) ? "silent" : "active"),
     state: (i) => (value.confirmed(i) ? 2 : Number(value.selected(i))),
   };
-  return { n, value, classOf: (i) => columns.class[i], cards: data.cards };
+  return { n, value, classOf: (i) => columns.class[i], cards: data.cards, portraits: data.portraits };
 }
 
 const STATES = ["–", "selected", "confirmed"];
@@ -53,8 +53,9 @@ function withInterval(value, name, i) {
   return decimal(value[name](i)) + interval;
 }
 
-function startExplorer(data) {
+function startExplorer(data, pictures) {
   const table = neuronTable(data);
+  const portrait = data.portraits && portraits(data, pictures);
   const { value } = table;
   const controls = {
     search: byId("explorer-search"),
@@ -64,6 +65,7 @@ function startExplorer(data) {
     effect: byId("explorer-effect"),
   };
   byId("explorer-held").textContent = `This page holds ${data.held}`;
+  byId("explorer-pictured").textContent = data.portraits?.held ?? "";
   // Of two classes, a neuron that is active for one is silent for the other: the same fact twice.
   const twice = data.classes.length === 2;
   const unfiltered = { search: "", class: "", direction: twice ? "active" : "", state: "", effect: 0 };
@@ -107,6 +109,7 @@ function startExplorer(data) {
     // What a filter hides is let go.
     if (!shown.includes(walked)) walked = -1;
     if (!shown.includes(pinned)) pinned = -1;
+    portrait?.(table, pinned);
     list();
     plot.redraw();
     meet(walked);
@@ -161,6 +164,7 @@ function startExplorer(data) {
     pinned = i;
     plot.mark(i);
     describe(byId("explorer-details"), table, i, true);
+    portrait?.(table, i);
     for (const line of byId("explorer-rows").rows) {
       line.classList.toggle("pinned", Number(line.dataset.pair) === i);
     }

@@ -133,7 +133,7 @@ function start() {
     startContents,
     startFolds,
     startTables,
-    data.neurons && (() => startExplorer(data.neurons)),
+    data.neurons && (() => startExplorer(data.neurons, pictures)),
     data.gallery && (() => startGallery(data.gallery, pictures)),
     byId("predictions-controls") && startPredictions,
     data.embedding && (() => startEmbedding(data.embedding, pictures)),
