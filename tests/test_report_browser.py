@@ -664,7 +664,8 @@ def test_the_keyboard_reaches_every_control(browser, two):
     browser.execute_script("document.getElementById('embedding-plot').focus()")
     wanted = browser.execute_script(
         "let k = 0; return [...document.querySelectorAll("
-        "'a[href], button, select, input, summary, [tabindex=\"0\"]')].filter(e => e.checkVisibility() &&"
+        "'a[href], button, select, input, summary, [tabindex=\"0\"]')]"
+        ".filter(e => e.checkVisibility() &&"
         "!e.disabled).map(e => (e.dataset.place = k++))"
     )
     browser.execute_script(
