@@ -96,10 +96,10 @@ function portraits(data, pictures) {
       : [];
     panel.replaceChildren(
       ...strip(place, 0, `What drives neuron ${neuron} most, of unseen images`),
-      ...strip(place, 1, "The strongest of the other classes"),
+      ...strip(place, 1, "The strongest that are not of its class, "),
       scale,
       ...votes,
     );
-    panel.querySelectorAll("h4")[1]?.append(" than ", named(data.classes[of]));
+    panel.querySelectorAll("h4")[1]?.append(named(data.classes[of]));
   };
 }
