@@ -246,6 +246,17 @@ def test_cell_head_is_the_score_of_a_class_less_those_of_others_and_does_not_sat
     np.testing.assert_allclose(tenfold, once * 10, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_maps_that_are_all_alike_teach_without_a_warning(store):
+    alike = replace(store, array=np.ones_like(store.array))
+    names = ["ddt", "fusion", "student"]
+    fitted = localise.fitting.fit_methods(
+        alike, SPLIT == "train", names, boxes=alike.boxes, neurons=TABLE
+    )
+    for heat in localise.heat_maps(alike, [0, 1], fitted).values():
+        assert np.isfinite(heat).all()
+
+
 def test_the_intercept_of_the_head_reaches_the_method(store):
     head = replace(WEIGHTS, intercept=np.array([-1.0, 2.0]))
     fitted = localise.fitting.fit_methods(

@@ -211,10 +211,11 @@ def _fit_ddt(cells: Cells, context: Context) -> tuple[np.ndarray, np.ndarray]:
     means, directions = [], []
     for code in range(len(context.classes)):
         own = cells.values[cells.codes == code][:_CELLS_PER_CLASS].astype(np.float64)
-        model = PCA(1, svd_solver="randomized", random_state=context.random_state).fit(own)
+        with np.errstate(invalid="ignore"):  # cells that are all alike explain 0 of 0
+            model = PCA(1, svd_solver="randomized", random_state=context.random_state).fit(own)
         direction = model.components_[0]
         # The sign of a component means nothing; an object is where neurons fire.
-        towards = np.corrcoef(own @ direction, own.sum(axis=1))[0, 1]
+        towards = np.cov(own @ direction, own.sum(axis=1))[0, 1]
         means.append(model.mean_)
         directions.append(direction * (-1 if towards < 0 else 1))
     return np.stack(means), np.stack(directions)
