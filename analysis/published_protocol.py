@@ -262,7 +262,7 @@ def main() -> None:
         default="label",
         help="what the heads tell apart; breed is read from the names of the files",
     )
-    given = arguments.read(parser)
+    given = arguments.read(parser, network=True)
     with MapStore(given.store) as store:
         breeds = given.by == "breed"
         classes = breed_names(store.images["path"]) if breeds else store.images[given.by].to_numpy()
