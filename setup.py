@@ -35,6 +35,8 @@ setup(
         "matplotlib>=3.9",
         "seaborn>=0.13.2",
         "h5py>=3.12",
+        # Regions of heat maps at all thresholds: loops that numpy cannot do at once.
+        "numba>=0.61",
         "Pillow>=11",
         "PyYAML>=6.0.2",
         "Jinja2>=3.1.4",

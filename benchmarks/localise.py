@@ -13,6 +13,7 @@ import time
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 import numpy as np
+from limits import say
 from scipy import ndimage
 
 from featlab.boxes import iou_matrix
@@ -89,8 +90,11 @@ corners = np.sort(rng.random((N, 2, 2)), axis=1).reshape(N, 4) * GRID
 print(f"{N} maps of {SIDE} x {SIDE}, 100 thresholds, all regions; milliseconds per map")
 for kind in ("noise", "rectified", "smooth"):
     heats = made_maps(kind, N, rng)
+    ours(heats[:FEW], corners[:FEW])  # compiled, and read from where it is kept
     base = milliseconds(ours, heats, corners)
     print(f"{kind}: featlab score_heats {base:.2f}, so 10,000 maps in {base * 10:.0f} s")
     for what, work in others.items():
         value = milliseconds(work, heats[:FEW], corners)
         print(f"    {what:36s} {value:8.2f}   {value / base:5.1f} x ours")
+    if kind == "smooth":
+        say("all regions of a smooth map at 100 thresholds, matched, ms", base, "<=", 0.5)

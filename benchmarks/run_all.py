@@ -62,7 +62,7 @@ SCRIPTS = (
     Script("localise", "localise.py", ("40",)),
     Script("neurons", "neurons.py", ("600", "200")),
     Script("calibration", "calibration.py", ("20",)),
-    Script("coverage", "coverage.py", ("20",)),
+    Script("coverage", "interval_coverage.py", ("20",)),
     Script("labels", "labels.py", ("1",)),
     Script("typicality", "typicality.py", ("--draws", "2"), "NAME=STORE ..."),
     Script("predictions", "predictions.py", ("--draws", "5"), "NAME=STORE[:KIND] ..."),

@@ -14,7 +14,8 @@ from featlab import FeatlabError
 from featlab.boxes import geometry as bx
 from featlab.boxes import scores
 from featlab.intervals import bootstrap_draws, draws_interval, mean_interval, share_interval
-from featlab.localise._components import all_regions, largest_boxes
+from featlab.localise import _components
+from featlab.localise._components import all_regions
 from featlab.localise.heat import normalise, upsample
 from featlab.localise.regions import THRESHOLDS, score_boxes, score_heats
 
@@ -74,6 +75,16 @@ def test_plateaus_and_rounding_do_not_matter():
         strict=True,
     ):
         assert np.array_equal(one, other)
+
+
+def test_where_no_folder_can_be_written_regions_are_compiled_anew(monkeypatch):
+    def njit(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(_components.numba, "njit", njit)
+    assert _components._compiled(len) is len
 
 
 def published(heat: list[list[float]]) -> list[list[float]]:
@@ -440,11 +451,11 @@ def test_the_largest_region_from_runs_is_that_of_all_regions(smooth):
         pixels = (255 * (pixels - pixels.min()) / (np.ptp(pixels) or 1)).astype(np.uint8)
         cut = np.quantile(pixels, rng.uniform(0, 1)).astype(np.uint8)
         expected = [all_regions(one, np.array([cut])).largest(1)[0] for one in pixels]
-        np.testing.assert_array_equal(largest_boxes(pixels > cut), expected)
+        np.testing.assert_array_equal(bx.largest_boxes(pixels > cut), expected)
 
 
 def test_the_largest_region_where_all_or_nothing_is_hot():
     hot = np.zeros((3, 5, 7), bool)
     hot[1] = True
-    np.testing.assert_array_equal(largest_boxes(hot), [[0] * 4, [0, 0, 7, 5], [0] * 4])
-    np.testing.assert_array_equal(largest_boxes(hot[:1]), [[0] * 4])
+    np.testing.assert_array_equal(bx.largest_boxes(hot), [[0] * 4, [0, 0, 7, 5], [0] * 4])
+    np.testing.assert_array_equal(bx.largest_boxes(hot[:1]), [[0] * 4])

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from featlab.arguments import row_numbers
 from featlab.errors import FeatlabError
@@ -309,3 +311,78 @@ def _best_of_pairs(scores: np.ndarray, pair: np.ndarray, has_box: np.ndarray) ->
         starts = np.flatnonzero(np.diff(pair, prepend=-1))
         best[has_box] = np.maximum.reduceat(scores, starts, axis=0)
     return best
+
+
+def largest_boxes(hot: np.ndarray) -> np.ndarray:
+    """The box around the largest 8-connected region of each picture.
+
+    Largest is that which encloses most, measured as in :func:`featlab.localise.heat_boxes`; among
+    equals the one whose first pixel comes last.
+
+    Parameters
+    ----------
+    hot : ndarray of shape (n, h, w), bool
+
+    Returns
+    -------
+    ndarray of shape (n, 4)
+        xmin, ymin, xmax, ymax in pixels, the last two exclusive; zeros where nothing is hot.
+
+    Notes
+    -----
+    Two runs [a, b) and [c, d) of neighbouring rows that share L > 0 columns enclose L - 1 squares
+    of four pixels, and half a square at each end at which one of them reaches further.
+    """
+    n, height, width = hot.shape
+    boxes = np.zeros((n, 4))
+    # A cold column and row behind each picture: no run goes on into the next row or picture.
+    padded = np.zeros((n, height + 1, width + 1), dtype=bool)
+    padded[:, :height, :width] = hot
+    flat = padded.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    if flat[0]:
+        changes = np.concatenate([[0], changes])
+    starts, ends = changes[::2], changes[1::2]
+    if not len(starts):
+        return boxes
+    upper, lower = _touching(starts, ends, width + 1)
+    links = coo_array((np.ones(len(upper), bool), (upper, lower)), shape=(len(starts),) * 2)
+    n_regions, region = connected_components(links, directed=False)
+    a, b = starts[upper], ends[upper]
+    c, d = starts[lower] - (width + 1), ends[lower] - (width + 1)
+    shared = np.minimum(b, d) - np.maximum(a, c)
+    twice = np.where(shared > 0, 2 * (shared - 1) + (a != c) + (b != d), 0)
+    enclosed = np.bincount(region[upper], weights=twice, minlength=n_regions)
+    line, xmin = np.divmod(starts, width + 1)
+    xmax = xmin + ends - starts
+    first = np.full(n_regions, len(starts))
+    np.minimum.at(first, region, np.arange(len(starts)))
+    picture = line[first] // (height + 1)
+    order = np.lexsort((first, enclosed, picture))
+    largest = np.zeros(n_regions, dtype=bool)
+    largest[order[np.flatnonzero(np.diff(picture[order], append=n))]] = True
+    # Only the runs of these regions, those of one region together.
+    runs = np.flatnonzero(largest[region])
+    runs = runs[np.argsort(region[runs], kind="stable")]
+    begin = np.flatnonzero(np.diff(region[runs], prepend=-1))
+    row = line[runs] % (height + 1)
+    boxes[picture[region[runs[begin]]]] = np.stack(
+        [
+            np.minimum.reduceat(xmin[runs], begin),
+            np.minimum.reduceat(row, begin),
+            np.maximum.reduceat(xmax[runs], begin),
+            np.maximum.reduceat(row, begin) + 1,
+        ],
+        axis=1,
+    )
+    return boxes
+
+
+def _touching(starts: np.ndarray, ends: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of runs of neighbouring rows that touch, if only by a corner."""
+    first = np.searchsorted(ends, starts + stride, side="left")
+    last = np.searchsorted(starts, ends + stride, side="right")
+    count = last - first
+    upper = np.repeat(np.arange(len(starts)), count)
+    before = np.cumsum(count) - count
+    return upper, np.arange(len(upper)) - before[upper] + first[upper]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -385,9 +386,12 @@ def resample_frame(heat: np.ndarray, frames: np.ndarray, size: tuple[int, int]) 
     ndarray of shape (..., height, width), float32
     """
     heat = np.asarray(heat, dtype=np.float32)
-    left, top, right, bottom = np.moveaxis(np.asarray(frames, dtype=float), -1, 0)
-    down = _interpolation(size[0], heat.shape[-2], top, bottom)
-    across = _interpolation(size[1], heat.shape[-1], left, right)
+    frames = np.asarray(frames, dtype=float)
+    # One frame is that of thousands of pictures.
+    sampled = _same_interpolation if frames.ndim == 1 else _interpolation
+    left, top, right, bottom = frames if frames.ndim == 1 else np.moveaxis(frames, -1, 0)
+    down = sampled(size[0], heat.shape[-2], top, bottom)
+    across = sampled(size[1], heat.shape[-1], left, right)
     return down @ heat @ np.swapaxes(across, -1, -2)
 
 
@@ -423,3 +427,10 @@ def _interpolation(n_out: int, n_in: int, start: np.ndarray, stop: np.ndarray) -
     position = np.clip(position, 0, n_in - 1)
     distance = np.abs(position[..., None] - np.arange(n_in))
     return np.clip(1 - distance, 0, None).astype(np.float32)
+
+
+@lru_cache(maxsize=16)
+def _same_interpolation(n_out: int, n_in: int, start: float, stop: float) -> np.ndarray:
+    matrix = _interpolation(n_out, n_in, np.asarray(start), np.asarray(stop))
+    matrix.flags.writeable = False
+    return matrix

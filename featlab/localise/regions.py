@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import expit
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from featlab.boxes.geometry import iou_matrix, pixel_boxes, unit_boxes
+from featlab.boxes.geometry import iou_matrix, largest_boxes, pixel_boxes, unit_boxes
 from featlab.boxes.scores import IGNORE, box_masks, heat_in_mask, pixel_histograms, pointing_hits
 from featlab.errors import FeatlabError
-from featlab.localise._components import Regions, all_regions, boxes_at, levels
 from featlab.localise.heat import normalise, resample_frame
 from featlab.results.localisation import HeatScores
+
+if TYPE_CHECKING:
+    from featlab.localise._components import Regions
 
 THRESHOLDS = np.arange(100) / 100
 """Thresholds at which heat maps are cut: 0, 0.01, ... 0.99."""
@@ -24,6 +28,8 @@ GRID = 224
 _BINS = 101
 # Up to so many thresholds are cheaper one by one than all at once.
 _FEW_THRESHOLDS = 16
+# Maps that are then up-sampled together: few enough to stay in the cache.
+_BLOCK = 32
 FIXED_THRESHOLD = 0.2
 _SOFT, _SMOOTH = 0.05, 4
 
@@ -79,7 +85,7 @@ def heat_boxes(
     Choe et al. (2020), Evaluating weakly supervised object localization methods right, CVPR.
     """
     if len(thresholds) <= _FEW_THRESHOLDS:
-        boxes = boxes_at(heat, _checked_thresholds(thresholds), frames, grid)
+        boxes = _boxes_at(heat, _checked_thresholds(thresholds), frames, grid)
     else:
         boxes = np.zeros((len(heat), len(thresholds), 4))
         for i, (_, regions) in enumerate(_decompositions(heat, thresholds, frames, grid)):
@@ -255,20 +261,54 @@ def _decompositions(
     heat: np.ndarray, thresholds: Sequence[float] | np.ndarray, frames: np.ndarray, grid: int
 ) -> Iterator[tuple[np.ndarray, Regions]]:
     """The up-sampled, normalised map and its regions at all thresholds, one image at a time."""
+    from featlab.localise._components import all_regions
+
     thresholds = _checked_thresholds(thresholds)
     last: tuple[np.ndarray, np.ndarray] | None = None
     # Products this small only lose by threads, a hundredfold on a busy machine.
-    with threadpool_limits(1, user_api="blas"):
+    with _threads().limit(limits=1, user_api="blas"):
         for one, frame in zip(heat, np.asarray(frames, dtype=float), strict=True):
             # One map for all pictures (the centred Gaussian) is taken apart once.
             if last is None or not (
                 np.array_equal(one, last[0]) and np.array_equal(frame, last[1])
             ):
                 fine = normalise(resample_frame(one, frame, (grid, grid)))
-                pixels, cuts = levels(fine, thresholds)
+                pixels, cuts = _levels(fine, thresholds)
                 regions = all_regions(pixels, cuts, height=fine)
             last = one, frame
             yield fine, regions
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Looking for the libraries takes as long as the box of a picture."""
+    return ThreadpoolController()
+
+
+def _boxes_at(
+    heat: np.ndarray, thresholds: np.ndarray, frames: np.ndarray, grid: int
+) -> np.ndarray:
+    """The box of the largest region of each map at few thresholds, ``(n, t, 4)``, on the grid."""
+    frames = np.asarray(frames, dtype=float)
+    boxes = np.zeros((len(heat), len(thresholds), 4))
+    # Products this small only lose by threads.
+    with _threads().limit(limits=1, user_api="blas"):
+        for start in range(0, len(heat), _BLOCK):
+            some = slice(start, start + _BLOCK)
+            same = (frames[some] == frames[start]).all()
+            fine = resample_frame(heat[some], frames[start] if same else frames[some], (grid, grid))
+            hot = np.empty((len(fine), len(thresholds), grid, grid), dtype=bool)
+            for one, target in zip(fine, hot, strict=True):
+                pixels, cuts = _levels(normalise(one), thresholds)
+                np.greater(pixels, cuts[:, None, None], out=target)
+            boxes[some] = largest_boxes(hot.reshape(-1, grid, grid)).reshape(len(fine), -1, 4)
+    return boxes
+
+
+def _levels(fine: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A normalised map in 8 bits, and for each threshold the level that hot pixels exceed."""
+    pixels = (fine * np.float32(255)).astype(np.uint8)
+    return pixels, np.floor(thresholds * pixels.max()).astype(np.uint8)
 
 
 def _checked_thresholds(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -312,7 +352,7 @@ def _overlaps(regions: Regions, truth: np.ndarray, t: int) -> tuple[np.ndarray, 
     iou, iou_any = np.zeros(t), np.zeros(t)
     if len(regions.cut):
         of_region = iou_matrix(regions.boxes, truth).max(axis=1)
-        largest = regions.largest_places()
+        largest = regions.largest_places
         iou[regions.cut[largest]] = of_region[largest]
         first = np.flatnonzero(np.diff(regions.cut, prepend=-1))
         iou_any[regions.cut[first]] = np.maximum.reduceat(of_region, first)

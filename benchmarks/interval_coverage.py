@@ -2,7 +2,7 @@
 
 Every cell draws data of a known truth again and again, asks featlab for the interval, and counts.
 
-    python benchmarks/coverage.py [repeats] [words of the cells]
+    python benchmarks/interval_coverage.py [repeats] [words of the cells]
 """
 
 from __future__ import annotations
