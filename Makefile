@@ -61,7 +61,7 @@ clean:
 	touch $@
 
 .venv/installed-test: .venv/bin/python setup.py
-	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) -e '.[test,docs,fast,cluster,export]' || $(PY) -m pip install --quiet -e '.[test,docs,fast,cluster,export]'
+	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) -e '.[test,docs,fast,cluster,export,hub,heif,masks]' || $(PY) -m pip install --quiet -e '.[test,docs,fast,cluster,export,hub,heif,masks]'
 	touch $@ .venv/installed
 
 .venv/installed-notebook: .venv/bin/python setup.py

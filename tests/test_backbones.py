@@ -16,6 +16,7 @@ from PIL import Image
 
 from featlab import FeatlabError
 from featlab.backbones import available_backbones, load_backbone, rebuild_backbone
+from featlab.backbones.graphs import cloned
 
 # Breeds among the ImageNet classes.
 BREEDS = {
@@ -335,6 +336,7 @@ def files(tmp_path_factory):
     return root, whole, inner
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 def test_a_base_inside_a_network_is_known_by_its_path(files, suffix):
@@ -637,7 +639,9 @@ def transformer(path, before, size=(32, 48), patch=8, d=6):
     return keras.Model(pictures, tokens)
 
 
-@pytest.mark.parametrize("before", [0, 1, 5])
+@pytest.mark.parametrize(
+    "before", [1, *(pytest.param(one, marks=pytest.mark.slow) for one in (0, 5))]
+)
 def test_tokens_are_maps_of_their_grid(tmp_path, before):
     tokens = transformer(tmp_path / "vit.keras", before)
     wanted = ["patches", "attend", "norm", "norm@cls"]
@@ -655,6 +659,7 @@ def test_tokens_are_maps_of_their_grid(tmp_path, before):
     assert "4 × 6 cells of 8 px, 6 neurons" in str(usual.describe())
 
 
+@pytest.mark.slow
 def test_a_grid_that_the_number_of_tokens_does_not_tell_is_told(tmp_path):
     tokens = transformer(tmp_path / "odd.keras", 3, size=(32, 32), patch=8)  # 3 + 4 x 4
     expected = np.asarray(tokens(np.full((1, 32, 32, 3), 99, np.float32)))
@@ -744,6 +749,30 @@ def test_presets_of_keras_hub_give_the_grid_of_their_tokens(tmp_path, kind):
     np.testing.assert_allclose(told.preprocess(np.full((1, 1, 1, 3), 51.0)), [[[[2, 3, 4]]]])
 
 
+def test_a_preset_that_cannot_be_loaded_is_told(monkeypatch):
+    class Failing:
+        def __getattr__(self, _):
+            return self
+
+        def from_preset(self, preset):
+            raise ConnectionError(f"<preset {preset}> not reached")
+
+    monkeypatch.setitem(sys.modules, "keras_hub", Failing())
+    with pytest.raises(FeatlabError, match=r"hub: <preset no> not reached. A name .* hub:FOLDER"):
+        _ = load_backbone("hub:no", preprocessing="tf").model
+
+
+def test_what_cannot_be_copied_is_told_with_kerass_own_cause(monkeypatch):
+    import keras
+
+    def fail(*_, **__):
+        raise ValueError("A long story of the layers.\nException encountered: no such layer.")
+
+    monkeypatch.setattr(keras.models, "clone_model", fail)
+    with pytest.raises(FeatlabError, match="^mine cannot be copied .*: no such layer. Give"):
+        cloned(None, "mine")
+
+
 def test_a_missing_keras_hub_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(FeatlabError, match=r"need keras_hub: pip install 'featlab\[hub\]'"):
@@ -795,15 +824,9 @@ def onnx_maps(arrays, pixels):
     return first, first @ both.T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "scaling",
-    [
-        "caffe",
-        *(
-            pytest.param(one, marks=pytest.mark.slow)
-            for one in ("none", "unit", "tf", "torch", "mean:0.5;std:0.25,0.3,0.4")
-        ),
-    ],
+    "scaling", ["caffe", "none", "unit", "tf", "torch", "mean:0.5;std:0.25,0.3,0.4"]
 )
 def test_an_onnx_file_gives_its_maps_in_every_scaling(tmp_path, scaling):
     arrays = onnx_network(tmp_path / "small.onnx")

@@ -18,13 +18,12 @@ import numpy as np
 
 from featlab.arguments import check_choice
 from featlab.backbones._engines import OPENVINO_BATCH, Engine, compiled_engine, openvino_core
-from featlab.backbones.graphs import flat, graph_of, spatial_layers, token_cells
+from featlab.backbones.graphs import cause_of, flat, graph_of, spatial_layers, token_cells
 from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
     import keras
 
-_LONGEST_CAUSE = 300
 _SCALINGS = {
     "none": "pixels 0 … 255 as they are; the network scales them itself",
     "unit": "pixels scaled to 0 … 1",
@@ -124,14 +123,6 @@ def check_pictures(path: Path, model: keras.Model, size: tuple[int, int] | None)
         raise FeatlabError(
             f"{path} takes {shape[1]} × {shape[2]} px; input_size={size} is not possible for it."
         )
-
-
-def cause_of(error: Exception) -> str:
-    """Why Keras failed: the last line of what it says, which is where the first error stands."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = lines[-1] if lines else type(error).__name__
-    last = last.removeprefix("Exception encountered: ").partition(" Full object config:")[0]
-    return last if len(last) <= _LONGEST_CAUSE else f"{last[:_LONGEST_CAUSE]} …"
 
 
 def keras_version() -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import keras
 
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
+_LONGEST_CAUSE = 300  # characters
 _POOLINGS = ("MaxPooling2D", "AveragePooling2D")
 _GRID = re.compile(r"(?:(\d+)\+)?(\d+)x(\d+)")
 _SCALED = ("Rescaling", "Normalization")  # the maps before them in another unit
@@ -274,8 +275,8 @@ def remove_last_stride(model: keras.Model, output_stride: int) -> keras.Model:
     try:
         changed = type(model).from_config(config)
     except (ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise _not_possible(model, output_stride, f"rebuilding it failed: {reason}") from error
+        reason = f"rebuilding it failed: {cause_of(error)}"
+        raise _not_possible(model, output_stride, reason) from error
     if spatial_layers(changed)[last_map(changed)][0] != fine:
         raise _not_possible(model, output_stride, "the shapes of its last stage do not fit")
     changed.set_weights(model.get_weights())
@@ -334,11 +335,18 @@ def cloned(model: keras.Model, name: str, **how: Any) -> keras.Model:
     try:
         return keras.models.clone_model(model, **how)
     except (ValueError, TypeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise FeatlabError(
-            f"{name} cannot be copied layer by layer: {reason}. Give a functional or Sequential "
-            "Keras model."
+            f"{name} cannot be copied layer by layer: {cause_of(error).rstrip('.')}. Give a "
+            "functional or Sequential Keras model."
         ) from error
+
+
+def cause_of(error: Exception) -> str:
+    """Why Keras failed: the last line of what it says, which is where the first error stands."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    last = last.removeprefix("Exception encountered: ").partition(" Full object config:")[0]
+    return last if len(last) <= _LONGEST_CAUSE else f"{last[:_LONGEST_CAUSE]} …"
 
 
 def find_head(

@@ -19,7 +19,6 @@ import numpy as np
 from featlab.backbones import efficientnet_lite
 from featlab.backbones._files import (
     OnnxNetwork,
-    cause_of,
     check_pictures,
     checked_preprocessing,
     keras_version,
@@ -27,7 +26,7 @@ from featlab.backbones._files import (
     preprocessing_in_words,
     scale_pixels,
 )
-from featlab.backbones.graphs import flat
+from featlab.backbones.graphs import cause_of, flat
 from featlab.errors import FeatlabError
 from featlab.store.network import OwnHead
 
@@ -330,7 +329,9 @@ def _load_preset(name: str, size: tuple[int, int] | None) -> keras.Model:
         model = models.Backbone.from_preset(preset)
     except Exception as error:  # downloads and damaged folders fail in any way they like
         raise FeatlabError(
-            f"the preset {preset} could not be loaded by keras_hub: {cause_of(error)}"
+            f"the preset {preset} could not be loaded by keras_hub: {cause_of(error).rstrip('.')}. "
+            f"A name is downloaded once, which needs a network; {HUB}FOLDER reads a preset that "
+            "lies here."
         ) from error
     # Of a network of pictures and text, the part for pictures.
     model = getattr(model, "vision_encoder", model)
