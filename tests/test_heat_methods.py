@@ -118,7 +118,7 @@ def test_methods_that_know_the_class_are_hot_on_the_object(name, heats, store):
     assert hot > 0.9, hot
 
 
-@pytest.mark.parametrize("name", ["sum", "eigen_cam", "ddt", "detectors"])
+@pytest.mark.parametrize("name", ["sum", "eigen_cam", "ddt", "detectors", "normalised_cut"])
 def test_methods_without_it_still_prefer_the_object(name, heats, store):
     rows, found = heats
     inside = cells_in_boxes(store, rows, (SIDE, SIDE), store.boxes)
@@ -194,8 +194,8 @@ def test_padding_around_pictures_teaches_a_student_nothing():
         np.flatnonzero(rows),
         np.zeros(N, dtype=int),
         store.boxes,
+        localise.methods.Context([], np.zeros(0, int), np.ones(1)),
         layer="top",
-        random_state=0,
         heat=np.ones((rows.sum(), 14, 14), dtype=np.float32),
     )
     fires = vars(drawn)["values"].any(axis=1)
@@ -317,6 +317,78 @@ def test_eigen_cam_is_the_first_singular_vector(store, fitted):
         first = np.linalg.svd(one.reshape(-1, NEURONS))[0][:, 0]
         assert abs(np.corrcoef(first, h.ravel())[0, 1]) > 0.9999
         assert np.corrcoef(h.ravel(), one.sum(axis=-1).ravel())[0, 1] > 0
+
+
+def test_a_signed_layer_is_read_as_what_is_above_and_below_the_mean(store, fitted, mlp):
+    """Neurons turned over and moved are the same for every method but what asks raw tokens."""
+    sign = np.where(np.arange(NEURONS) % 2, -1, 1).astype(np.float32)
+    level = np.linspace(-3, 3, NEURONS, dtype=np.float32)
+    train, rows = np.flatnonzero(SPLIT == "train"), np.flatnonzero(SPLIT == "test")
+    turned = TABLE.assign(
+        direction=np.where(
+            sign[TABLE["neuron"]] < 0,
+            TABLE["direction"].map({"active": "silent", "silent": "active"}),
+            TABLE["direction"],
+        )
+    )
+    centred = store.array - store.array[train].mean(axis=(0, 1, 2))
+    heats = []
+    for maps, table, coef in (
+        (centred, TABLE, WEIGHTS.coef),
+        (centred * sign + level, turned, WEIGHTS.coef * sign),
+    ):
+        signed = replace(store, array=maps.astype(np.float32))
+        moved = 0 if maps is centred else level
+        weights = replace(WEIGHTS, coef=coef, intercept=-(coef * moved).sum(axis=1))
+        names = [name for name in METHODS if name not in ("mlp_cam", "parts", "student")]
+        fit = localise.fitting.fit_methods(
+            signed, train, names, boxes=store.boxes, neurons=table, weights=weights
+        )
+        assert fit.contexts["top"].centre is not None
+        heats.append(localise.heat_maps(signed, rows, fit))
+    assert fitted.contexts["top"].centre is None
+    for name, heat in heats[0].items():
+        first, second = (localise.heat.normalise(one[name]) for one in heats)
+        np.testing.assert_allclose(first, second, atol=2e-2, err_msg=name)
+        assert np.ptp(heat) > 0
+    maps = store.array[:2] - 1
+    centre = maps.mean(axis=(0, 1, 2))
+    halves = localise.heat.read(maps, centre)
+    assert halves.min() == 0 and halves.shape[-1] == 2 * NEURONS
+    np.testing.assert_allclose(localise.heat.unread(halves, centre), maps, atol=1e-5)
+
+
+def test_graph_methods_follow_their_formulas(store, fitted):
+    context = fitted.contexts["top"].of(np.zeros(2, int))
+    maps = store.maps([0, 1])
+    cut, grown = (
+        METHODS[name].heat(maps, context) for name in ("normalised_cut", "seed_expansion")
+    )
+    for one, heat, seed in zip(maps, cut, grown, strict=True):
+        cells = one.reshape(-1, NEURONS).astype(float) - one.mean(axis=(0, 1))
+        unit = cells / np.linalg.norm(cells, axis=1, keepdims=True)
+        like = unit @ unit.T
+        edges = np.maximum(like, 0) + 1e-5
+        degree = np.diag(edges.sum(axis=1))
+        values, vectors = np.linalg.eig(np.linalg.solve(degree, degree - edges))
+        second = vectors[:, np.argsort(values.real)[1]].real
+        assert abs(np.corrcoef(second, heat.ravel())[0, 1]) > 0.9999
+        assert heat.ravel()[np.abs(heat).argmax()] > 0
+        links = [(row > 0).sum() for row in like]
+        order = sorted(range(len(links)), key=lambda k: links[k])
+        few = [k for k in order[: int(0.4 * len(order))] if like[order[0], k] >= 0]
+        np.testing.assert_allclose(like[few].sum(axis=0), seed.ravel(), rtol=1e-3, atol=1e-3)
+    # One thing against one ground: both find exactly its cells.
+    planted = np.zeros((1, SIDE, SIDE, NEURONS), np.float32) + np.arange(NEURONS)
+    planted[0, 2:4, 3:6] = np.arange(NEURONS)[::-1]
+    planted += np.random.default_rng(0).normal(scale=0.1, size=planted.shape)
+    for name in ("normalised_cut", "seed_expansion"):
+        heat = METHODS[name].heat(planted, context)[0]
+        inside = np.zeros((SIDE, SIDE), dtype=bool)
+        inside[2:4, 3:6] = True
+        assert heat[inside].min() > heat[~inside].max()
+    flat = METHODS["normalised_cut"].heat(np.ones((1, 3, 3, NEURONS), np.float32), context)
+    assert not flat.any()
 
 
 def test_boxes_of_other_rows_are_not_learnt_from(store, fitted):

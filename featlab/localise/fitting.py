@@ -23,6 +23,7 @@ from featlab.localise.heat import (
     heat_maps,
     label_codes,
     picture_sizes,
+    read,
     upsample,
 )
 from featlab.localise.methods import METHODS
@@ -36,6 +37,7 @@ _DRAWS = 10
 _MOST_CELLS = 40_000
 _MOST_PER_IMAGE = 100
 _MOST_SCALED = 50_000
+_SIGNED = 0.25  # share of the means' absolute sum that lies below 0
 
 
 def fit_methods(
@@ -95,16 +97,19 @@ def fit_methods(
         detectors = confirmed_detectors(neurons, layer=layers, silent=True)
     contexts = {}
     for one in layers:
-        maxima = train_maxima(store, train, one, random_state)
+        centre = signed_centre(store, train, one, random_state)
+        maxima = train_maxima(store, train, one, random_state, centre)
+        n_neurons = maxima.shape[1] if centre is None else len(centre)
         head = _of_layer("weights", weights, one, len(layers))
-        coef, intercepts = _head_weights(head, store.classes, maxima.shape[1])
+        coef, intercepts = _head_weights(head, store.classes, n_neurons)
         context = Context(
             classes=store.classes,
             codes=np.zeros(0, dtype=np.int64),
             scale=detector_scale(maxima),
-            neurons=None if detectors is None else detectors[detectors["layer"] == one],
-            weights=coef,
-            intercepts=intercepts,
+            centre=centre,
+            neurons=_of_halves(detectors, one, centre),
+            weights=coef if coef is None or centre is None else np.hstack([coef, -coef]),
+            intercepts=intercepts if coef is None or centre is None else intercepts + coef @ centre,
             mlp=_of_layer("mlp", mlp, one, len(layers)),
             random_state=random_state,
             fitted={RANDOM: _drawn_neurons(maxima, len(store.classes), random_state)},
@@ -154,14 +159,57 @@ def classes_without_detectors(fitted: FittedMethods) -> list[str]:
     return [name for name in classes if name not in known]
 
 
-def train_maxima(
+def _of_halves(
+    detectors: pd.DataFrame | None, layer: str, centre: np.ndarray | None
+) -> pd.DataFrame | None:
+    """The detectors of a layer; of a signed one each is silent by its other half, and so on."""
+    if detectors is None:
+        return None
+    own = detectors[detectors["layer"] == layer]
+    if centre is None:
+        return own
+    turned = own["direction"].map({"active": "silent", "silent": "active"})
+    other = own.assign(direction=turned, neuron=own["neuron"].astype(np.int64) + len(centre))
+    return pd.concat([own, other]).sort_index(kind="stable").reset_index(drop=True)
+
+
+def signed_centre(
     store: MapStore, rows: np.ndarray, layer: str | None, random_state: int
+) -> np.ndarray | None:
+    """The neurons' means on the (train) rows where a layer is signed; None where it is not.
+
+    It is where negative means of images weigh at least a quarter of all: tokens have about a half,
+    rectifiers nothing, and smooth ones (swish, GELU) little.
+    """
+    means = store.pooled(_sample(rows, random_state), layer=layer)
+    if -np.minimum(means, 0).sum(dtype=float) < _SIGNED * np.abs(means).sum(dtype=float):
+        return None
+    centre: np.ndarray = means.mean(axis=0)
+    return centre if means.any() else None
+
+
+def train_maxima(
+    store: MapStore,
+    rows: np.ndarray,
+    layer: str | None,
+    random_state: int,
+    centre: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Max-pooled activations of the (train) rows, of very many a random sample."""
-    if len(rows) > _MOST_SCALED:
-        drawn = np.random.default_rng(random_state).choice(rows, _MOST_SCALED, replace=False)
-        rows = np.sort(drawn)
-    return store.pooled(rows, layer=layer, pooling="max")
+    """Max-pooled activations of the (train) rows, of very many a random sample.
+
+    Of a signed layer those of its halves.
+    """
+    rows = _sample(rows, random_state)
+    if centre is None:
+        return store.pooled(rows, layer=layer, pooling="max")
+    maps = store.iter_maps(rows=rows, layer=layer)
+    return np.concatenate([read(one, centre).max(axis=(1, 2)) for _, one in maps])
+
+
+def _sample(rows: np.ndarray, random_state: int) -> np.ndarray:
+    if len(rows) <= _MOST_SCALED:
+        return rows
+    return np.sort(np.random.default_rng(random_state).choice(rows, _MOST_SCALED, replace=False))
 
 
 def train_cells(
@@ -169,9 +217,9 @@ def train_cells(
     rows: np.ndarray,
     codes: np.ndarray,
     boxes: pd.DataFrame,
+    context: Context,
     *,
     layer: str | None,
-    random_state: int,
     heat: np.ndarray | None = None,
 ) -> Cells:
     """Draw cells of the given (train) rows in one pass over their maps.
@@ -185,12 +233,13 @@ def train_cells(
         Class of every image of the store.
     boxes : DataFrame
         True boxes; those of other images are ignored.
+    context : Context
+        Of the layer: how its activations are read, and the seed.
     layer : str, optional
-    random_state : int
     heat : ndarray of shape (k, h, w), optional
         Heat maps of the rows, of any size, that teach a method.
     """
-    rng = np.random.default_rng(random_state)
+    rng = np.random.default_rng(context.random_state)
     share = min(_MOST_PER_IMAGE, max(1, _MOST_CELLS // max(len(rows), 1)))
     parts: list[tuple[np.ndarray, ...]] = []
     done = 0
@@ -210,6 +259,7 @@ def train_cells(
         parts.append((values, np.asarray(chunk)[image], *of_cell))
     values, images, *of_cells = (np.concatenate(part) for part in zip(*parts, strict=True))
     boxed = np.isin(images, boxes["image"].to_numpy(np.int64))
+    values = read(values, context.centre)
     return Cells(values, codes[images], images, of_cells[0], boxed, of_cells[1])
 
 
@@ -270,9 +320,7 @@ def _fitted(
     fits = {name: method.fit for name, method in alone.items() if method.fit is not None}
     if not fits:
         return context
-    cells = train_cells(
-        store, train, label_codes(store), boxes, layer=layer, random_state=context.random_state
-    )
+    cells = train_cells(store, train, label_codes(store), boxes, context, layer=layer)
     own = {name: fit(cells, context) for name, fit in fits.items()}
     return replace(context, fitted={**context.fitted, **own})
 
@@ -295,15 +343,7 @@ def _taught(
     cells = {layer: store.map_shape(layer)[0] * store.map_shape(layer)[1] for layer in contexts}
     finest = max(cells, key=lambda layer: cells[layer])
     own = contexts[finest]
-    drawn = train_cells(
-        store,
-        train,
-        label_codes(store),
-        boxes,
-        layer=finest,
-        random_state=own.random_state,
-        heat=heat,
-    )
+    drawn = train_cells(store, train, label_codes(store), boxes, own, layer=finest, heat=heat)
     learnt = method.fit(drawn, own)
     no_cells = replace(drawn, **{part: values[:0] for part, values in vars(drawn).items()})
     taught = {}

@@ -138,8 +138,9 @@ def _layer_heats(
     """Heat maps from one layer; the time of each method is added to `seconds`."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in fitted.methods}
     done, begun, before = 0, time.perf_counter(), sum(seconds.values())
-    for chunk, maps in tracked(store.iter_maps(rows=rows, layer=layer), progress):
+    for chunk, stored in tracked(store.iter_maps(rows=rows, layer=layer), progress):
         context = fitted.contexts[layer].of(codes[done : done + len(chunk)])
+        maps = read(stored, context.centre)
         for name, method in fitted.methods.items():
             start = time.perf_counter()
             parts[name].append(np.asarray(method.heat(maps, context), dtype=np.float32))
@@ -149,6 +150,25 @@ def _layer_heats(
     for name in parts:
         seconds[name] += reading / len(parts)
     return {name: np.concatenate(heats) for name, heats in parts.items()}
+
+
+def read(stored: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
+    """Activations ``(..., neurons)`` as methods see them, never negative.
+
+    Those of a signed layer (`centre`, its neurons' means, is not None) in two halves: how far each
+    neuron is above its mean, and how far below.
+    """
+    if centre is None:
+        return stored
+    return np.maximum(np.concatenate([stored - centre, centre - stored], axis=-1), 0)
+
+
+def unread(maps: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
+    """The activations of which :func:`read` gave `maps`."""
+    if centre is None:
+        return maps
+    above, below = np.split(maps, 2, axis=-1)
+    return above - below + centre
 
 
 def label_codes(

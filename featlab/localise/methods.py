@@ -11,13 +11,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from scipy.linalg import eigh
 from scipy.special import expit
 
 from featlab.arguments import check_choice
-from featlab.localise.heat import cam_heat, detector_weights, normalise, scaled
+from featlab.localise.heat import cam_heat, detector_weights, normalise, scaled, unread
 from featlab.results.localisation import (
     Cells,
     Context,
@@ -34,6 +35,8 @@ _COMPONENTS = 256
 _CELLS_PER_CLASS = 5_000
 _POWER_STEPS = 12
 _UPDATES = 30
+_WEAKEST_EDGE, _FLAT_CELL = 1e-5, 1e-5
+_FEW_LIKE = 0.4  # share of the cells from which a seed grows
 FAINT = 0.02  # what is cold for one method only is not out of the geometric mean
 _HOT, _COLD = 0.2, 0.5  # shares of the cells of a picture that teach a student
 STUDENT = "student"
@@ -172,6 +175,7 @@ def _mlp_cam(maps: np.ndarray, context: Context) -> np.ndarray:
     assert context.mlp is not None
     scale, mlp = context.mlp[0], context.mlp[-1]
     function, derivative = _ACTIVATIONS[mlp.activation]
+    maps = unread(maps, context.centre)
     active = (maps.mean(axis=(1, 2)) - scale.mean_) / scale.scale_
     slopes = []
     for weights, bias in zip(mlp.coefs_[:-1], mlp.intercepts_[:-1], strict=True):
@@ -203,6 +207,55 @@ def _eigen_cam(maps: np.ndarray, context: Context) -> np.ndarray:
         first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-12)
     sign = np.where(np.einsum("nk,nkc->n", first, flat) < 0, -1, 1)
     return (first * sign[:, None]).reshape(n, h, w)
+
+
+@register("normalised_cut", "normalised cut of each picture's cells", supervision="none")
+def _normalised_cut(maps: np.ndarray, context: Context) -> np.ndarray:
+    """The second eigenvector of the cells' likeness, high where it is farthest from 0.
+
+    Shi & Malik (2000), IEEE TPAMI 22; Wang et al. (2022), TokenCut, CVPR: there the likeness is
+    cut at 0.2 and is that of the tokens themselves, here of their deviations, so that maps that are
+    never negative have unlike cells too.
+    """
+    heats = np.zeros(maps.shape[:3], dtype=np.float32)
+    for heat, like in zip(heats, _likeness(maps, context), strict=True):
+        cells = len(like)
+        if cells < 2 or not like.any():
+            continue
+        edges = np.maximum(like, 0) + _WEAKEST_EDGE
+        root = 1 / np.sqrt(edges.sum(axis=1))
+        second = eigh(root[:, None] * edges * root, subset_by_index=[cells - 2, cells - 2])[1]
+        cut = second[:, 0] * root
+        heat[:] = (cut * np.sign(cut[np.abs(cut).argmax()])).reshape(heat.shape)
+    return heats
+
+
+@register("seed_expansion", "cells like the least connected one", supervision="none")
+def _seed_expansion(maps: np.ndarray, context: Context) -> np.ndarray:
+    """Likeness to the seed, the cell like fewest others, and to those of few that are like it.
+
+    Siméoni et al. (2021), LOST, BMVC.
+    """
+    n, h, w, _ = maps.shape
+    heats = np.zeros((n, h, w), dtype=np.float32)
+    for heat, like in zip(heats, _likeness(maps, context), strict=True):
+        order = np.argsort((like > 0).sum(axis=1), kind="stable")
+        few = order[: max(1, int(_FEW_LIKE * len(order)))]
+        seeds = few[like[order[0], few] >= 0]
+        heat[:] = like[seeds].sum(axis=0).reshape(h, w)
+    return heats
+
+
+def _likeness(maps: np.ndarray, context: Context) -> Iterator[np.ndarray]:
+    """Cosines between the cells of each picture, less its mean cell, ``(cells, cells)``."""
+    stored = unread(maps, context.centre)
+    for cells in stored.reshape(len(stored), -1, stored.shape[-1]):
+        own = cells - cells.mean(axis=0)
+        length = np.linalg.norm(own, axis=1, keepdims=True)
+        own = np.divide(
+            own, length, out=np.zeros_like(own), where=length > _FLAT_CELL * np.abs(cells).max()
+        )
+        yield own @ own.T
 
 
 def _fit_ddt(cells: Cells, context: Context) -> tuple[np.ndarray, np.ndarray]:

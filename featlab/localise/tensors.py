@@ -49,12 +49,22 @@ def heat_tensor(fitted: FittedMethods, maps: Mapping[str, Any], asked: Any) -> A
     """
     (method,) = fitted.methods.values()
     heats = [
-        _method_tensor(method, context, maps[layer], asked)
+        _method_tensor(method, context, _read_tensor(context, maps[layer]), asked)
         for layer, context in fitted.contexts.items()
     ]
     if method.join is None:
         return _fused_tensor(heats)
     return _JOINED[method.join]([_fused_tensor(part) for part in zip(*heats, strict=True)])
+
+
+def _read_tensor(context: Context, maps: Any) -> Any:
+    """As :func:`featlab.localise.heat.read`."""
+    from keras import ops
+
+    if context.centre is None:
+        return maps
+    above = maps - context.centre
+    return ops.relu(ops.concatenate([above, -above], axis=-1))
 
 
 def _method_tensor(method: HeatMethod, context: Context, maps: Any, asked: Any) -> Any:

@@ -33,7 +33,7 @@ from featlab.embed.planes import FEWEST_CLUSTERED, cluster_images, embed_images
 from featlab.errors import FeatlabError
 from featlab.intervals import bootstrap_draws, draws_interval
 from featlab.localise.fitting import fit_methods, train_cells
-from featlab.localise.heat import fuse_heats, label_codes, normalise, picture_sizes
+from featlab.localise.heat import fuse_heats, label_codes, normalise, picture_sizes, read
 from featlab.localise.methods import METHODS, compressed
 from featlab.localise.regions import FIXED_THRESHOLD, GRID, score_heats
 from featlab.neurons import rank_neurons
@@ -411,9 +411,7 @@ def _heats_of(
     fit = METHODS[_LEARNER].fit
     assert fit is not None
     learnt = np.unique(np.concatenate(choices))
-    drawn = train_cells(
-        store, learnt, label_codes(store), truth, layer=layer, random_state=context.random_state
-    )
+    drawn = train_cells(store, learnt, label_codes(store), truth, context, layer=layer)
     weights, offsets = [], []
     for some in choices:
         own = np.isin(drawn.images, some)
@@ -422,7 +420,8 @@ def _heats_of(
         weights.append(one)
         offsets.append(offset)
     scores = [
-        compressed(maps, context.scale) @ np.stack(weights, axis=1).astype(np.float32)
+        compressed(read(maps, context.centre), context.scale)
+        @ np.stack(weights, axis=1).astype(np.float32)
         for _, maps in store.iter_maps(rows=rows, layer=layer)
     ]
     return np.moveaxis(expit(np.concatenate(scores) + np.array(offsets, dtype=np.float32)), 3, 0)

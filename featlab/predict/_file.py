@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MODEL = "model.featlab"
 KIND = Kind("featlab-predictor", "1.0", "featlab run` or `featlab report")
 _BOX_HEAD, _PROVENANCE = "box_head_", "provenance_"  # before the names of arrays
-_CONTEXT = ("scale", "weights", "intercepts")
+_CONTEXT = ("scale", "weights", "intercepts", "centre")
 _EXPORTS = {".keras": "", ".onnx": "onnx", ".tflite": "litert", "": "tf_saved_model"}
 _CLASSES = ".classes.txt"
 _SPLITTER = 2.0**13 + 1  # of the 24 binary digits of a float32, the 11 that a float16 has

@@ -79,13 +79,13 @@ class Context:
     codes : ndarray of shape (n,)
         Per image: place in `classes` of the class asked for.
     scale : ndarray of shape (c,)
-        What each neuron is divided by (`detector_scale` of the train rows); 0 for dead ones.
+        By which neurons are divided (`detector_scale` of the train rows); 0 for dead ones.
+    centre : ndarray of shape (c / 2,) or None
+        Means of a signed layer's neurons, each of which is two here: above and below.
     neurons : DataFrame or None
         Confirmed detectors of the layer, active and silent, best first.
-    weights : ndarray of shape (classes, c) or None
+    weights, intercepts : ndarray of shape (classes, c) and (classes,), or None
         Of a linear head on raw mean-pooled features.
-    intercepts : ndarray of shape (classes,) or None
-        Of the same head.
     mlp : Pipeline or None
         A fitted scikit-learn pipeline of scaling and a multilayer perceptron.
     random_state : int
@@ -102,6 +102,7 @@ class Context:
     mlp: Any | None = None
     random_state: int = 0
     fitted: Mapping[str, Any] = field(default_factory=dict)
+    centre: np.ndarray | None = None
 
     def asked(self, per_class: np.ndarray) -> np.ndarray:
         """The rows of an array ``(classes, ...)`` for the classes asked for, ``(n, ...)``."""
@@ -260,11 +261,10 @@ class Localisation:
     parameters : dict of str to Any
         How it was made: box_kind, layer, delta, n_thresholds, threshold_step, threshold_from
         ("confirm", "train + confirm", "student's boxes on confirm" or "fixed at 0.2"),
-        n_threshold_images, n_boot, n_groups
-        (images or groups), n_effective (as many groups of one size say as much),
-        n_without_given (confirm and test images left out for a given method),
-        classes_without_detectors, left_out (method → why it has no row), target,
-        class_asked_for, seconds (what they count).
+        n_threshold_images, n_boot, n_groups (images or groups), n_effective (as many groups of one
+        size say as much), n_without_given (confirm and test images left out for a given method),
+        classes_without_detectors, left_out (method → why it has no row), target, class_asked_for,
+        seconds (what they count).
     """
 
     table: pd.DataFrame
