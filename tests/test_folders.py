@@ -375,7 +375,7 @@ def test_what_boxes_are_read_from_is_said(tmp_path, caplog):
     put_yolo(tmp_path, draw_set(tmp_path, "images/{name}.png"))
     with caplog.at_level("INFO"):
         index_images(tmp_path)
-    assert "boxes are read from 6 files of YOLO" in caplog.text
+    assert "boxes: 6 files of YOLO, such as labels/apple_0.txt" in caplog.text
 
 
 def test_a_side_without_boxes_is_said(tmp_path, caplog):
@@ -677,7 +677,22 @@ def test_tables_as_spreadsheets_write_them(tmp_path, caplog, name, text):
     with caplog.at_level("INFO"):
         images, _, _ = index_images(tmp_path / name)
     assert images["path"].tolist() == paths and images["label"].tolist() == [*CLASSES]
-    assert ("foto is the picture, art its label" in caplog.text) == (name == "names.csv")
+    assert ("column art of names.csv, where foto is the picture" in caplog.text) == (
+        name == "names.csv"
+    )
+
+
+def test_how_a_set_was_read_is_kept(tmp_path):
+    draw_set(tmp_path, "Training/{label}/{name}.png")
+    draw_set(tmp_path, "dev/{label}/{name}_2.png")
+    read = index_images(tmp_path)
+    assert read.reading == {
+        "labels": "the folders apple, banana",
+        "split": "the folders Training (train), dev (test)",
+    }
+    extract_maps(read.images, FakeBackbone(), tmp_path / "m.h5", about=read.about).close()
+    with MapStore(tmp_path / "m.h5") as store:
+        assert json.loads(store.provenance["reading"]) == read.reading
 
 
 def test_a_table_of_boxes_as_the_list(tmp_path):

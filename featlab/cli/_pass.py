@@ -310,13 +310,11 @@ def index(made: Pass) -> featlab.store.format.Tables:
     given = {name: getattr(made, name) for name in _READING}
     given["classes"] = made.classes and [name.strip() for name in made.classes.split(",")]
     given = {name: value for name, value in given.items() if value is not None}
-    images, boxes, skipped = featlab.images.index_images(
-        made.images, **given, progress=partial(bar, label="index")
-    )
-    tell_boxes(images, boxes)
-    read = {"source": made.images.absolute().name, **given}
-    provenance = {"command": command_line(), "indexed": json.dumps(read)}
-    return featlab.store.format.Tables(images, boxes, skipped, provenance)
+    read = featlab.images.index_images(made.images, **given, progress=partial(bar, label="index"))
+    tell_boxes(read.images, read.boxes)
+    indexed = json.dumps({"source": made.images.absolute().name, **given})
+    provenance = {"command": command_line(), "indexed": indexed, **read.about}
+    return featlab.store.format.Tables(*read, provenance)
 
 
 def refuse_same(made: Pass, output: Path) -> None:

@@ -18,6 +18,7 @@ from featlab.errors import FeatlabError
 from featlab.images._annotations import Problem, walk_files
 from featlab.images._formats.tables import read_listed
 from featlab.images._index import (
+    ImageSet,
     image_table,
     index_images,
     inspect_all,
@@ -28,7 +29,7 @@ from featlab.images._intensity import like
 from featlab.images._layout import LISTS, TABLES, Candidate, Listing, of_paths
 from featlab.images.decode import cut, decode_picture, is_picture_name, printable
 
-__all__ = ["decode_picture", "index_images"]
+__all__ = ["ImageSet", "decode_picture", "index_images"]
 
 _WHAT = "give picture files, folders, patterns such as 'trip/*.jpg', or a list of paths"
 
@@ -113,7 +114,7 @@ def _files_of(source: str, problems: list[Problem]) -> tuple[str, list[str]]:
             return str(listed_here.root), files
         if path.lower().endswith(TABLES):
             folder = os.path.dirname(path)
-            listed = read_listed(Path(path))
+            _, listed = read_listed(Path(path))
             return folder, [os.path.join(folder, *name.split("/")) for _, name, _ in listed]
         return os.path.dirname(path), [path]
     matches = sorted(glob.glob(path, recursive=True))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from featlab.errors import FeatlabError
-from featlab.images.decode import cut, first_line, is_storable, os_reason, printable
+from featlab.images.decode import cut, is_storable, os_reason, printable
 from featlab.system.files import OURS, RESULTS
 
 DEFAULT_KIND = "object"
@@ -30,12 +28,21 @@ _COMPANIONS = re.compile(
 _MASK_OF = re.compile(
     r"(.+?)[ _.-]?(mask|segmentation|segmented|seg|groundtruth|gt|overlay)s?[ _-]?\d*", re.I
 )
-_QUOTED_FORMULA = re.compile(r"'+[=+@\-＝＋－＠\t\r\n]")  # as `system.files.write_table` has it
-
-
-# What the lines hold of a file of boxes whose first line names no columns (RetinaNet's).
-_HEADLESS = ["image", "x1", "y1", "x2", "y2", "label"]
-_NUMBER = re.compile(r"-?\d+(\.\d*)?")
+_SIDES = {
+    "train": ("train", "training", "trn", "tr", "learn", "learning"),
+    "val": ("val", "valid", "validate", "validation", "dev", "devel", "development", "tune"),
+    "confirm": ("confirm",),
+    "test": (
+        *("test", "testing", "tst", "te", "eval", "evaluation", "holdout", "hold", "held"),
+        "unseen",
+    ),
+}
+SPLIT_NAMES = {name: side for side, names in _SIDES.items() for name in names}
+_PADDING = re.compile(
+    r"(my|the|out|set|sets|data|dataset|img|imgs|image|images|picture|pictures|photos|split|"
+    r"subset|folder|part|samples|seg|cls)"
+)
+_GLUED = re.compile(r"(set|data|images?|imgs?|split|samples?)$")
 
 
 @dataclass(frozen=True)
@@ -299,74 +306,12 @@ def picture_folders(pictures: list[str]) -> set[str]:
     return folders
 
 
-def read_rows(
-    path: Path, required: tuple[tuple[str, ...], ...]
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a CSV file with the numbers of their lines; values are stripped, missing ones ``""``.
-
-    Raises
-    ------
-    FeatlabError
-        If the file cannot be read as CSV in UTF-8, or lacks a required column.
-    """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            line = file.readline()
-            file.seek(0)
-            # Spreadsheets write semicolons where the comma is the decimal mark.
-            mark = max(",;\t", key=line.count)
-            reader = csv.reader(file, strict=True, delimiter=mark)
-            first = next(reader, [])
-            header = [name.strip().lower() for name in first]
-            if len(header) == len(_HEADLESS) and all(map(_NUMBER.fullmatch, header[1:5])):
-                lines = chain([mark.join(first)], file)
-                header, reader = _HEADLESS, csv.reader(lines, strict=True, delimiter=mark)
-            if not all(set(names) & set(header) for names in required):
-                wanted = ", ".join(names[0] for names in required)
-                raise FeatlabError(
-                    f"{path} needs the columns {wanted}, separated by commas, semicolons or tabs; "
-                    f"its first line has {cut(', '.join(header)) or 'none'}."
-                )
-            for values in reader:
-                if len(values) > len(header):
-                    raise FeatlabError(
-                        f"{path} line {reader.line_num} has {len(values)} values for "
-                        f"{len(header)} columns; quote values that hold a comma."
-                    )
-                if not all(map(is_storable, values)):
-                    raise FeatlabError(
-                        f"{path} line {reader.line_num} holds a NUL character; remove it."
-                    )
-                if any(values):
-                    padded = values + [""] * (len(header) - len(values))
-                    yield reader.line_num, dict(zip(header, map(_as_named, padded), strict=True))
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise FeatlabError(
-            f"{path} cannot be read as CSV in UTF-8: {first_line(error)}."
-        ) from error
-
-
-def _as_named(value: str) -> str:
-    """A value without the blanks around it, and without the apostrophe of `write_table`."""
-    value = value.strip()
-    return value[1:] if _QUOTED_FORMULA.match(value) else value
-
-
 def _names_in(folder: Path) -> list[str]:
     # A folder that cannot be read holds only pictures that are reported as bad already.
     try:
         return os.listdir(folder)
     except OSError:
         return []
-
-
-def relative_path(text: str) -> str | None:
-    """A path as written by any system → relative with forward slashes; None if it leads outside."""
-    text = text.replace("\\", "/")
-    if not text or text.startswith("/") or "\0" in text or re.match(r"[A-Za-z]:", text):
-        return None
-    path = posixpath.normpath(text)
-    return None if path == "." or path.split("/")[0] == ".." else path
 
 
 def without_masks(paths: list[str], problems: list[Problem]) -> list[str]:
@@ -398,6 +343,29 @@ def without_companions(paths: list[str], problems: list[Problem]) -> list[str]:
         problems.append(Problem(", ".join(sorted(others)), why, stops=False))
         paths = [path for path in paths if path not in set(aside)]
     return paths
+
+
+def split_of(name: str) -> str:
+    """The side that a folder's name means, such as ``train`` of "Training_set"; "" for none.
+
+    Examples
+    --------
+    >>> split_of("test-images"), split_of("train2017"), split_of("trainset"), split_of("trains")
+    ('test', 'train', 'train', '')
+    """
+    words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word]
+    words = [word for word in words if not _PADDING.fullmatch(word)] or words
+    if len(words) != 1:
+        return ""
+    return SPLIT_NAMES.get(words[0], "") or SPLIT_NAMES.get(_GLUED.sub("", words[0]), "")
+
+
+def sides_of(names: set[str]) -> dict[str, str]:
+    """The side that each folder means; of train and dev alone, dev is what is tested on."""
+    sides = {name: split_of(name) for name in names}
+    if "test" not in sides.values():
+        sides |= {name: "test" for name in names if re.search("dev", name, re.I) and sides[name]}
+    return sides
 
 
 def names_at(paths: list[str], level: int) -> set[str]:

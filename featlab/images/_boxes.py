@@ -30,7 +30,7 @@ def make_box_table(
     *,
     is_selection: bool,
     units: str | None = None,
-) -> tuple[pd.DataFrame, list[Problem]]:
+) -> tuple[pd.DataFrame, list[Problem], str]:
     """Read the boxes of the indexed pictures.
 
     Parameters
@@ -50,11 +50,13 @@ def make_box_table(
     boxes : DataFrame
         The box table; label "" where the file has none.
     problems : list of Problem
+    read_from : str
+        Which files of which format; "" where there is no box.
     """
     pictures = [*inspections, *unusable]
     files = other_files(root, pictures, is_selection=is_selection)
     source = Source(root, pictures, files, is_selection)
-    written, problems = read_annotations(source)
+    written, problems, read_from = read_annotations(source)
     _refuse_shares(root, written, units)
     placed, absent = _placed(written, pictures, problems)
     if is_selection:
@@ -77,7 +79,7 @@ def make_box_table(
         except FeatlabError as error:
             problems.append(Problem(box.where, str(error)))
     problems += _clipped(reaching)
-    return _as_table(rows), problems
+    return _as_table(rows), problems, read_from if rows else ""
 
 
 def _refuse_shares(root: Path, written: list[WrittenBox], units: str | None) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,47 @@ _log = logging.getLogger(__name__)
 
 _MOST_LISTED, _MOST_THREADS = 20, 8
 _Row = tuple[Candidate, Inspection, str]
+_BY_BOXES = {
+    None: "the class of each picture's boxes",
+    "largest": "the class of each picture's largest box",
+    "only": "the class of each picture's boxes, where it is one",
+}
+
+
+class _Tables(NamedTuple):
+    images: pd.DataFrame
+    boxes: pd.DataFrame
+    skipped: pd.DataFrame
+
+
+class ImageSet(_Tables):
+    """Image table, box table and what was left out, as three of a tuple; and how they were read.
+
+    Attributes
+    ----------
+    images, boxes, skipped : DataFrame
+    reading : dict of str to str
+        What labels, split and boxes were read from, in words; those that there are.
+    """
+
+    reading: dict[str, str]
+
+    def __new__(
+        cls,
+        images: pd.DataFrame,
+        boxes: pd.DataFrame,
+        skipped: pd.DataFrame,
+        reading: Mapping[str, str] | None = None,
+    ) -> ImageSet:
+        """The three tables; `reading` is an attribute beside them."""
+        made = super().__new__(cls, images, boxes, skipped)
+        made.reading = dict(reading or {})
+        return made
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The reading for argument `about` of whatever makes a store, whose page then tells it."""
+        return {"reading": json.dumps(self.reading)}
 
 
 def index_images(
@@ -40,7 +82,7 @@ def index_images(
     intensity: str = "dtype",
     on_error: str = "raise",
     progress: Progress | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> ImageSet:
     """Make the image table and the box table of a set of pictures.
 
     Every picture is decoded, so that a file which cannot be used is found here.
@@ -103,6 +145,8 @@ def index_images(
     skipped : DataFrame
         What was left out or not read: path (of a box its place in the annotation file) and reason.
 
+    The three are an :class:`ImageSet`, whose `reading` says what they were read from.
+
     Raises
     ------
     FeatlabError
@@ -117,7 +161,7 @@ def index_images(
     listing = list_source(source, Patterns(label_from, split_from, group_from), wanted)
     exact = intensity != "dtype"
     rows, problems = inspect_all(listing.root, listing.candidates, progress, exact=exact)
-    boxes, box_problems = make_box_table(
+    boxes, box_problems, boxes_from = make_box_table(
         listing.root,
         {candidate.path: inspection for candidate, inspection, _ in rows},
         [problem.path for problem in listing.problems + problems],
@@ -128,9 +172,12 @@ def index_images(
     if listing.by_folder:
         rows, more = _folders_or_boxes(listing, rows, boxes, label_from_boxes, wanted)
         problems += more
+    reading = {"labels": listing.labels, "split": listing.sides, "boxes": boxes_from}
     if is_unlabelled([row[0].label for row in rows]):
         rows, boxes, more = _labelled_by_boxes(rows, boxes, label_from_boxes, wanted)
         problems += more
+        by_boxes = not is_unlabelled([row[0].label for row in rows])
+        reading["labels"] = _BY_BOXES[label_from_boxes] if by_boxes else ""
     # A box whose file has no labels has that of its picture.
     of_picture = [rows[row][0].label for row in boxes["image"]]
     boxes["label"] = boxes["label"].where(boxes["label"] != "", of_picture)
@@ -143,7 +190,10 @@ def index_images(
         images["levels"] = set_levels(ranges, intensity)
     else:
         check_range(ranges)
-    return images, boxes, skipped_table(problems)
+    reading = {what: whence for what, whence in reading.items() if whence}
+    for what, whence in reading.items():
+        _log.info("%s: %s", what, whence)
+    return ImageSet(images, boxes, skipped_table(problems), reading)
 
 
 def _folders_or_boxes(
@@ -199,7 +249,6 @@ def _labelled_by_boxes(
         first = next(row[0].path for row, label in zip(rows, labels, strict=True) if not label)
         why = f"{noun} no box that says the class, such as {first}; left out"
         problems.append(Problem("pictures", why, stops=False))
-    _log.info("the pictures are labelled by the class of their boxes, no folder names one")
     number = {old: new for new, old in enumerate(kept)}
     of_kept = boxes[boxes["image"].isin(kept)].reset_index(drop=True)
     of_kept["image"] = of_kept["image"].map(number).astype(np.int64)

@@ -17,9 +17,12 @@ import pandas as pd
 from featlab.errors import FeatlabError
 from featlab.images._annotations import (
     HOLDERS,
+    SPLIT_NAMES,
     Problem,
     has_level,
     names_at,
+    sides_of,
+    split_of,
     walk_files,
     without_companions,
     without_masks,
@@ -34,21 +37,7 @@ LAYOUT = (
     "the columns path, label; without labels <folder>/*.jpg, a CSV file with the column path, or a "
     "text file with a path in each line"
 )
-_SIDES = {
-    "train": ("train", "training", "trn", "tr", "learn", "learning"),
-    "val": ("val", "valid", "validate", "validation", "dev", "devel", "development", "tune"),
-    "confirm": ("confirm",),
-    "test": (
-        *("test", "testing", "tst", "te", "eval", "evaluation", "holdout", "hold", "held"),
-        "unseen",
-    ),
-}
-SPLIT_NAMES = {name: side for side, names in _SIDES.items() for name in names}
-_PADDING = re.compile(
-    r"(my|the|out|set|sets|data|dataset|img|imgs|image|images|picture|pictures|photos|split|"
-    r"subset|folder|part|samples|seg|cls)"
-)
-_GLUED = re.compile(r"(set|data|images?|imgs?|split|samples?)$")
+_FEW = 8
 TABLES = (".csv", ".tsv")
 """Suffixes of tables with a picture in each line."""
 LISTS = (".txt", ".lst", ".list")
@@ -80,6 +69,8 @@ class Listing:
         Why the top folders may be no classes; what boxes are called may answer it.
     by_folder : bool
         The labels are the names of folders, which nobody has said are classes.
+    labels, sides : str
+        What they are read from, in words; "" where there are none.
     """
 
     root: Path
@@ -88,6 +79,8 @@ class Listing:
     is_selection: bool
     question: str = ""
     by_folder: bool = False
+    labels: str = ""
+    sides: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,29 +136,6 @@ def _matched(name: str, pattern: str, path: str) -> str:
     return value
 
 
-def split_of(name: str) -> str:
-    """The side that a folder's name means, such as ``train`` of "Training_set"; "" for none.
-
-    Examples
-    --------
-    >>> split_of("test-images"), split_of("train2017"), split_of("trainset"), split_of("trains")
-    ('test', 'train', 'train', '')
-    """
-    words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word]
-    words = [word for word in words if not _PADDING.fullmatch(word)] or words
-    if len(words) != 1:
-        return ""
-    return SPLIT_NAMES.get(words[0], "") or SPLIT_NAMES.get(_GLUED.sub("", words[0]), "")
-
-
-def sides_of(names: set[str]) -> dict[str, str]:
-    """The side that each folder means; of train and dev alone, dev is what is tested on."""
-    sides = {name: split_of(name) for name in names}
-    if "test" not in sides.values():
-        sides |= {name: "test" for name in names if re.search("dev", name, re.I) and sides[name]}
-    return sides
-
-
 def list_source(
     source: str | os.PathLike[str] | pd.DataFrame,
     patterns: Patterns,
@@ -184,7 +154,13 @@ def list_source(
     candidates = [patterns.apply(candidate) for candidate in listing.candidates]
     if classes is not None and any(one.label for one in candidates):
         candidates = of_classes(candidates, classes)
-    return replace(listing, candidates=candidates)
+    labels = listing.labels if any(one.label for one in candidates) else ""
+    sides = listing.sides if any(one.split for one in candidates) else ""
+    if patterns.label is not None:
+        labels = f"what {patterns.label} finds in the path"
+    if patterns.split is not None:
+        sides = f"what {patterns.split} finds in the path"
+    return replace(listing, candidates=candidates, labels=labels, sides=sides)
 
 
 def of_classes(candidates: list[Candidate], classes: Sequence[str]) -> list[Candidate]:
@@ -215,7 +191,7 @@ def _listed(source: str | os.PathLike[str] | pd.DataFrame, patterns: Patterns) -
         return of_paths(path)
     if path.suffix.lower() not in TABLES:
         raise FeatlabError(f"{path} is neither a folder nor a CSV file; {LAYOUT}.")
-    return Listing(path.parent, _read_csv(path), [], is_selection=True)
+    return _of_csv(path)
 
 
 # -------------------------------------------------------------------------------------- folders
@@ -253,7 +229,16 @@ def _list_folder(root: Path, patterns: Patterns) -> Listing:
         if not question:
             problems += _shared_below(named, label_level)
     by_folder = bool(placed) and label_level is not None
-    return Listing(root, candidates, problems, False, question, by_folder)
+    labels = f"the folders {_few({one.label for one in candidates})}" if by_folder else ""
+    whose = {f"{name} ({side})" if name != side else name for name, side in sides.items()}
+    read_from = (labels, f"the folders {_few(whose)}" if sides else "")
+    return Listing(root, candidates, problems, False, question, by_folder, *read_from)
+
+
+def _few(names: set[str]) -> str:
+    """The first names, and how many more there are."""
+    first, more = ", ".join(sorted(names)[:_FEW]), len(names) - _FEW
+    return f"{first} and {more:,} more" if more > 0 else first
 
 
 def _levels(root: Path, paths: list[str]) -> tuple[list[int], int | None]:
@@ -274,10 +259,8 @@ def _levels(root: Path, paths: list[str]) -> tuple[list[int], int | None]:
             "those that are classes."
         )
     if splits and not others:
-        _tell_splits(splits)
         return levels[1:], first
     if len(levels) > 1 and _are_splits(names[levels[1]], paths, levels[1]):
-        _tell_splits(names[levels[1]])
         return [first, *levels[2:]], levels[1]
     return levels, None
 
@@ -306,15 +289,6 @@ def _are_splits(names: set[str], paths: list[str], level: int) -> bool:
     """Whether every picture lies in a folder with the name of a side, below its class."""
     sides = {split_of(name) for name in names}
     return len(sides) > 1 and "" not in sides and all(has_level(path, level) for path in paths)
-
-
-def _tell_splits(names: set[str]) -> None:
-    """Say what was taken for a side, where the name alone does not."""
-    odd = sorted(name for name in names if name.lower() not in ("train", "val", "test"))
-    if odd:
-        sides = sides_of(names)
-        odd_sides = ", ".join(f"{name} is the {sides[name]} side" for name in odd)
-        _log.info("folders read as the split: %s", odd_sides)
 
 
 def _asked_of_alike(root: Path, paths: list[str], level: int) -> str:
@@ -383,12 +357,14 @@ def of_paths(path: Path) -> Listing:
     tops = {place.partition("/")[0] for place in places}
     labelled = 0 not in levels and len(tops) > 1
     candidates = [Candidate(one, one.partition("/")[0] if labelled else "") for one in places]
-    return Listing(root, candidates, [], is_selection=True)
+    labels = f"the folders {_few(tops)}, below the one that all have in common"
+    return Listing(root, candidates, [], is_selection=True, labels=labels)
 
 
-def _read_csv(path: Path) -> list[Candidate]:
+def _of_csv(path: Path) -> Listing:
     candidates: dict[str, Candidate] = {}
-    for line, picture, row in read_listed(path):
+    columns, rows = read_listed(path)
+    for line, picture, row in rows:
         if picture in candidates:
             if _is_box(row):
                 continue
@@ -407,7 +383,10 @@ def _read_csv(path: Path) -> list[Candidate]:
         candidates[picture] = Candidate(picture, label, split_of(split), row.get("group", ""))
     if not candidates:
         raise FeatlabError(f"{path} lists no pictures; {LAYOUT}.")
-    return [candidates[picture] for picture in sorted(candidates)]
+    inside = [candidates[one] for one in sorted(candidates)]
+    where = f"of {path.name}, where {columns['path']} is the picture"
+    labels, sides = (f"column {columns.get(key)} {where}" for key in ("label", "split"))
+    return Listing(path.parent, inside, [], is_selection=True, labels=labels, sides=sides)
 
 
 def _is_box(row: dict[str, str]) -> bool:
@@ -428,9 +407,9 @@ def _of_table(table: pd.DataFrame) -> Listing:
     root = Path(os.path.commonpath({os.path.dirname(file) for file in files}))
     names = ("label", "split", "group")
     blank = [""] * len(table)
-    columns = [table[name].fillna("").astype(str) if name in table else blank for name in names]
+    rows = [table[name].fillna("").astype(str) if name in table else blank for name in names]
     candidates = {}
-    for file, label, split, group in zip(files, *columns, strict=True):
+    for file, label, split, group in zip(files, *rows, strict=True):
         path = posixpath.join(*Path(file).relative_to(root).parts)
         if path in candidates:
             raise FeatlabError(f"{cut(path)} is listed twice; keep one row.")
@@ -439,4 +418,6 @@ def _of_table(table: pd.DataFrame) -> Listing:
         candidates[path] = Candidate(path, label, split_of(split), group)
     if len({bool(one.label) for one in candidates.values()}) > 1:
         raise FeatlabError("label is empty for some pictures; give every picture one, or none.")
-    return Listing(root, [candidates[path] for path in sorted(candidates)], [], is_selection=True)
+    inside = [candidates[path] for path in sorted(candidates)]
+    labels, sides = (f"column {key} of the table" for key in ("label", "split"))
+    return Listing(root, inside, [], is_selection=True, labels=labels, sides=sides)

@@ -96,8 +96,8 @@ def distinct_store(
     images = store.tables.images.iloc[rows].reset_index(drop=True)
     indexed = json.loads(store.provenance.get("indexed", "{}"))
     about = {"indexed": json.dumps(indexed | {"copies": len(store) - len(rows)})}
-    if "command" in store.provenance:
-        about["command"] = str(store.provenance["command"])
+    known = {key: str(value) for key, value in store.provenance.items()}
+    about |= {key: known[key] for key in ("command", "reading") if key in known}
     boxes = store.boxes[store.boxes["image"].isin(rows)]
     boxes = boxes.assign(image=np.searchsorted(rows, boxes["image"])).reset_index(drop=True)
     path.unlink(missing_ok=True)  # of an earlier run, whose pictures may have been others

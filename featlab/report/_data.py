@@ -48,6 +48,7 @@ def data(results: Results, options: Options) -> Section:
         tables={
             "classes": None if results.unlabelled else _classes(results),
             "boxes": _boxes(results),
+            "reading": _reading(results),
             "skipped": _skipped(results.store.skipped),
             "audit": None if audit is None else _checks(audit),
             "flagged": None if audit is None else _flagged(audit),
@@ -178,22 +179,23 @@ def _boxes(results: Results) -> Table | None:
 @claim("classes without boxes")
 def _classes_without_boxes(results: Results) -> Markup | str:
     """Which classes the scores of places leave out."""
-    images, boxes = results.store.images, results.store.boxes
-    if results.unlabelled or boxes.empty:
+    if results.unlabelled or results.store.boxes.empty:
         return ""
-    with_boxes = set(images["label"].iloc[boxes["image"]])
+    with_boxes = set(results.store.images["label"].iloc[results.store.boxes["image"]])
     without = [label for label in results.store.classes if label not in with_boxes]
-    if not without:
-        return ""
-    return Markup("No image of {} has a box: places are scored on the other classes alone.").format(
-        words.listed(without)
-    )
+    text = Markup("No image of {} has a box: places are scored on the other classes alone.")
+    return text.format(words.listed(without)) if without else ""
+
+
+def _reading(results: Results) -> Table | None:
+    read = words.reading(results.store.provenance)
+    rows = [[words.readable(what), words.whole(whence)] for what, whence in read.items()]
+    return table("How the set was read", ["What", "From"], rows, (0, 1))
 
 
 def _skipped(skipped: pd.DataFrame) -> Table | None:
     left_out = zip(skipped["path"], skipped["reason"], strict=True)
-    # Whole: of a reason cut in its middle nobody learns what was not read.
-    rows = [[words.name(path), Markup("<bdi>{}</bdi>").format(reason)] for path, reason in left_out]
+    rows = [[words.name(path), words.whole(reason)] for path, reason in left_out]
     return table("Left out, or not read", ["File", "Reason"], rows, (0, 1))
 
 

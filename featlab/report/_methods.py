@@ -390,7 +390,7 @@ def provenance_table(results: Results, *, essentials: bool) -> Table | None:
     }
     first = [key for key in _PROVENANCE_FIRST if key in known]
     # The command stands above the table.
-    rest = [] if essentials else sorted(set(known) - set(first) - {"command"})
+    rest = [] if essentials else sorted(set(known) - set(first) - {"command", "reading"})
     rows = [[words.readable(key), known[key]] for key in first + rest]
     caption = "The network and its input" if essentials else "Provenance of the stored maps"
     return table(caption, ["What", "Value"], rows, (0, 1))

@@ -164,6 +164,11 @@ def name(text: object) -> Markup:
     return Markup('<bdi class="name" title="{}">{}</bdi>').format(full, short)
 
 
+def whole(text: object) -> Markup:
+    """What holds a user's names, uncut: else nobody would learn what was not read."""
+    return Markup("<bdi>{}</bdi>").format(text)
+
+
 def listed(names: Iterable[object]) -> Markup:
     """`a, b and c`; the first six of many."""
     every = [name(text) for text in names]
@@ -253,6 +258,11 @@ def provenance(value: Any) -> str:
         except json.JSONDecodeError:
             return text
     return text
+
+
+def reading(known: Mapping[str, Any]) -> dict[str, str]:
+    """What labels, split and boxes were read from; nothing where the store does not say."""
+    return dict(json.loads(known.get("reading", "{}")))
 
 
 def indexed(known: Mapping[str, Any]) -> dict[str, Any]:

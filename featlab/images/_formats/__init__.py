@@ -8,7 +8,6 @@ behind the suffix of its files; :func:`read_annotations` opens each file once.
 from __future__ import annotations
 
 import json
-import logging
 import posixpath
 import re
 from collections import Counter
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from featlab.errors import FeatlabError
-from featlab.images._annotations import Entries, Problem, Source, WrittenBox, read_rows
+from featlab.images._annotations import Entries, Problem, Source, WrittenBox
 from featlab.images._formats import json_files, tables, xml_files, yolo
 from featlab.images.decode import cut, first_line, os_reason
 from featlab.system.files import parse_xml
@@ -24,7 +23,6 @@ from featlab.system.files import parse_xml
 _LISTS = (".csv", ".txt")  # may list pictures
 _NAMED = re.compile("annot|bbox|box(es)?$|instances", re.I)
 """Names of files that hold annotations, whatever they are of."""
-_log = logging.getLogger(__name__)
 _MOST_NAMES, _MOST_BYTES = (
     200,
     1 << 20,
@@ -48,7 +46,7 @@ FORMATS: dict[str, tuple[str, _Parse]] = {
 """Name → suffix and function, in the order in which they are preferred."""
 
 
-def read_annotations(source: Source) -> tuple[list[WrittenBox], list[Problem]]:
+def read_annotations(source: Source) -> tuple[list[WrittenBox], list[Problem], str]:
     """Read the boxes of the first format that has any; name the files that were not read.
 
     Returns
@@ -56,6 +54,8 @@ def read_annotations(source: Source) -> tuple[list[WrittenBox], list[Problem]]:
     boxes : list of WrittenBox
     problems : list of Problem
         Files and entries that cannot be read as boxes; what stays unread, in one line a folder.
+    read_from : str
+        Which files of which format they were read from.
     """
     entries: dict[str, Entries] = {name: [] for name in FORMATS}
     files: dict[str, list[str]] = {name: [] for name in FORMATS}
@@ -93,15 +93,15 @@ def read_annotations(source: Source) -> tuple[list[WrittenBox], list[Problem]]:
         problems.append(yolo.unnamed(boxes[0].file))
     # Who writes boxes.csv says with it which boxes are meant.
     if preferred == "boxes.csv":
-        return boxes, problems
-    if boxes:
-        n_files = len({box.file for box in boxes})
-        noun = "1 file" if n_files == 1 else f"{n_files:,} files"
-        _log.info("boxes are read from %s of %s", noun, preferred)
+        return boxes, problems, preferred
+    names = sorted({box.file for box in boxes})
+    read_from = f"{len(names):,} files of {preferred}, such as {cut(names[0])}" if names else ""
+    if len(names) == 1:
+        read_from = f"{cut(names[0])}, a file of {preferred}"
     for name, of_format in files.items():
         if name != preferred and any(isinstance(one, WrittenBox) for one in entries[name]):
             unread += of_format
-    return _once(boxes), problems + _unread(unread, preferred, source)
+    return _once(boxes), problems + _unread(unread, preferred, source), read_from
 
 
 def _parsed(name: str, parse: _Parse, path: str, content: Any, source: Source) -> Entries | None:
@@ -170,7 +170,7 @@ def _json(path: str, source: Source) -> Any:
 
 
 def _csv(path: str, source: Source) -> list[tuple[int, dict[str, str]]]:
-    return list(read_rows(source.root / path, tables.needed(path)))
+    return list(tables.read_rows(source.root / path, tables.needed(path)))
 
 
 _LOADERS: dict[str, Callable[[str, Source], Any]] = {

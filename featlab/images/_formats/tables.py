@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
-import logging
 import os
 import posixpath
+import re
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +23,11 @@ from featlab.images._annotations import (
     forward,
     number,
     picture_folder,
-    read_rows,
-    relative_path,
     size_of,
     stem_of,
 )
 from featlab.images._formats.json_files import via_box
-from featlab.images.decode import cut, is_picture_name
-
-_log = logging.getLogger(__name__)
+from featlab.images.decode import cut, first_line, is_picture_name, is_storable
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 PICTURE_COLUMNS = (
@@ -43,6 +42,10 @@ LABEL_COLUMNS = (
 _FOUR = (_CORNERS, ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"),
          ("x_min", "y_min", "x_max", "y_max"))  # fmt: skip
 
+_QUOTED_FORMULA = re.compile(r"'+[=+@\-＝＋－＠\t\r\n]")  # as `system.files.write_table` has it
+# What the lines hold of a file of boxes whose first line names no columns (RetinaNet's).
+_HEADLESS = ["image", "x1", "y1", "x2", "y2", "label"]
+_NUMBER = re.compile(r"-?\d+(\.\d*)?")
 _SIZES = ("width", "height", "size", "sha256", "md5", "url")
 
 Rows = list[tuple[int, dict[str, str]]]
@@ -125,9 +128,10 @@ def _object(row: dict[str, str], column: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _columns(path: Path, row: dict[str, str]) -> tuple[str, str]:
-    """The columns of picture and label: by usual names, else by what the first line holds."""
+def _columns(path: Path, row: dict[str, str]) -> dict[str, str]:
+    """The columns of picture, label, split and group: by usual names, else by the first line."""
     header = list(row)
+    columns: dict[str, str] = {key: key for key in ("split", "group") if key in row}
     column = first_of(header, PICTURE_COLUMNS)
     if not column:
         holding = [name for name in header if is_picture_name(row[name])]
@@ -138,8 +142,9 @@ def _columns(path: Path, row: dict[str, str]) -> tuple[str, str]:
             )
         column = holding[0]
     label = "label" if "label" in row else first_of(header, LABEL_COLUMNS)
-    rest = [name for name in header if name not in (column, "split", "group")]
-    return column, label or (rest[0] if len(rest) == 1 and rest[0] not in _SIZES else "")
+    rest = [name for name in header if name not in (column, *columns.values())]
+    label = label or (rest[0] if len(rest) == 1 and rest[0] not in _SIZES else "")
+    return columns | {"path": column} | ({"label": label} if label else {})
 
 
 def _from_here(path: Path, text: str) -> str:
@@ -178,10 +183,73 @@ def _entries(path: str, rows: Rows, image: str, label: str, four: tuple[str, ...
     return each(path, ((f"line {line}", row) for line, row in rows), read)
 
 
-def read_listed(path: Path) -> list[tuple[int, str, dict[str, str]]]:
-    """Pictures that a CSV file lists: line, path below its folder, and the row of the file.
+def read_rows(
+    path: Path, required: tuple[tuple[str, ...], ...]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV file with the numbers of their lines; values are stripped, missing ones ``""``.
 
-    The columns of picture and label are found by the names that people give them.
+    Raises
+    ------
+    FeatlabError
+        If the file cannot be read as CSV in UTF-8, or lacks a required column.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            line = file.readline()
+            file.seek(0)
+            # Spreadsheets write semicolons where the comma is the decimal mark.
+            mark = max(",;\t", key=line.count)
+            reader = csv.reader(file, strict=True, delimiter=mark)
+            first = next(reader, [])
+            header = [name.strip().lower() for name in first]
+            if len(header) == len(_HEADLESS) and all(map(_NUMBER.fullmatch, header[1:5])):
+                lines = chain([mark.join(first)], file)
+                header, reader = _HEADLESS, csv.reader(lines, strict=True, delimiter=mark)
+            if not all(set(names) & set(header) for names in required):
+                wanted = ", ".join(names[0] for names in required)
+                raise FeatlabError(
+                    f"{path} needs the columns {wanted}, separated by commas, semicolons or tabs; "
+                    f"its first line has {cut(', '.join(header)) or 'none'}."
+                )
+            for values in reader:
+                if len(values) > len(header):
+                    raise FeatlabError(
+                        f"{path} line {reader.line_num} has {len(values)} values for "
+                        f"{len(header)} columns; quote values that hold a comma."
+                    )
+                if not all(map(is_storable, values)):
+                    raise FeatlabError(
+                        f"{path} line {reader.line_num} holds a NUL character; remove it."
+                    )
+                if any(values):
+                    padded = values + [""] * (len(header) - len(values))
+                    yield reader.line_num, dict(zip(header, map(_as_named, padded), strict=True))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise FeatlabError(
+            f"{path} cannot be read as CSV in UTF-8: {first_line(error)}."
+        ) from error
+
+
+def _as_named(value: str) -> str:
+    """A value without the blanks around it, and without the apostrophe of `write_table`."""
+    value = value.strip()
+    return value[1:] if _QUOTED_FORMULA.match(value) else value
+
+
+def relative_path(text: str) -> str | None:
+    """A path as written by any system → relative with forward slashes; None if it leads outside."""
+    text = text.replace("\\", "/")
+    if not text or text.startswith("/") or "\0" in text or re.match(r"[A-Za-z]:", text):
+        return None
+    path = posixpath.normpath(text)
+    return None if path == "." or path.split("/")[0] == ".." else path
+
+
+def read_listed(path: Path) -> tuple[dict[str, str], list[tuple[int, str, dict[str, str]]]]:
+    """Pictures that a table lists: its columns; and line, path below its folder, and row.
+
+    Columns are found by the names that people give them; a row has them as ``path``, ``label``,
+    ``split`` and ``group``, too.
 
     Raises
     ------
@@ -189,20 +257,16 @@ def read_listed(path: Path) -> list[tuple[int, str, dict[str, str]]]:
         It cannot be read; no column holds pictures; a path is absolute or leads out of the folder.
     """
     listed: list[tuple[int, str, dict[str, str]]] = []
-    column = label = ""
+    columns: dict[str, str] = {}
     rows = list(read_rows(path, ())) or list(read_rows(path, (PICTURE_COLUMNS,)))
     for line, row in rows:
-        if not listed:
-            column, label = _columns(path, row)
-        picture = relative_path(_from_here(path, row[column]))
+        columns = columns or _columns(path, row)
+        written = row[columns["path"]]
+        picture = relative_path(_from_here(path, written))
         if picture is None:
             raise FeatlabError(
                 f"{path} line {line}: path must be relative to the CSV file's folder and lie in "
-                f"it, or be a whole path there, got {cut(repr(row[column]))}."
+                f"it, or be a whole path there, got {cut(repr(written))}."
             )
-        if label:
-            row["label"] = row[label]
-        if not listed and (column, label or "label") != ("path", "label"):
-            _log.info("%s: %s is the picture, %s its label", path.name, column, label or "nothing")
-        listed.append((line, picture, row))
-    return listed
+        listed.append((line, picture, row | {key: row[name] for key, name in columns.items()}))
+    return columns, listed
