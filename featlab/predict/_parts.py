@@ -142,8 +142,9 @@ def unit_rows(X: np.ndarray) -> NDArray[np.float32]:
 def novelty_of(train: NDArray[np.float32], X: np.ndarray) -> Floats:
     """1 minus the cosine with the fifth nearest of `train`, ``(n,)``."""
     k = min(_NEIGHBOURS, len(train))
-    cosine = unit_rows(X) @ train.T
-    return 1 - np.partition(cosine, -k, axis=1)[:, -k].astype(np.float64)
+    cosine = unit_rows(X).astype(np.float64) @ train.T.astype(np.float64)
+    # The last digits of a product depend on how many pictures are asked at once; a tie must not.
+    return 1 - np.round(np.partition(cosine, -k, axis=1)[:, -k], 9)
 
 
 def fit_typicality(
