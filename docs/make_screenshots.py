@@ -49,9 +49,9 @@ return Promise.all(pictures.map((picture) => picture.decode()));
 SHOTS = {
     "overview": Shot("main header", "#answers"),
     "network": Shot("#network", "#network"),
-    "detectors": Shot("#explorer", "#explorer .scroll", _EXPLORE),
+    "detectors": Shot("#explorer", "#explorer-portrait", _EXPLORE),
     "gallery": Shot("#gallery", "#gallery", _SLIDE),
-    "localisation": Shot("#localisation", "#localisation figure"),
+    "localisation": Shot("#gallery + figure", "#gallery + figure"),
     "predictions": Shot("#predictions .cards", "#predictions .cards > li:nth-child(6)", _DRAW),
     "embedding": Shot("#embedding", "#embedding"),
     "dark": Shot("main header", "#answers", dark=True),

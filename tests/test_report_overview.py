@@ -154,4 +154,6 @@ def test_python_lines_make_the_results_again(tmp_path, picture_folder, fake_back
     assert features.feature_table(namespace["store"]).shape[0] == 48
     page = (tmp_path / "results/report.html").read_text("utf-8")
     assert page.index('class="strip"') < page.index('class="answers"') < page.index('id="checks"')
+    before = page[: page.index('id="checks"')]  # A link opens only the fold that it leads into.
+    assert before.rindex("<details") > before.rindex("</details>")
     assert page.count('<a href="#checks">') == len(first.audit.summary)

@@ -5,6 +5,9 @@ if (location.protocol === "about:") {
     const link = event.target.closest('a[href^="#"]');
     if (!link) return;
     event.preventDefault();
-    document.getElementById(link.hash.slice(1)).scrollIntoView();
+    const place = document.getElementById(link.hash.slice(1));
+    const fold = place.closest("details");
+    if (fold) fold.open = true;
+    place.scrollIntoView();
   });
 }
