@@ -265,10 +265,12 @@ def test_results_are_not_written_into_after_they_were_made(results, written):
 
 def test_seconds_of_earlier_stages_are_told_and_left_alone(store, monkeypatch):
     monkeypatch.setattr("featlab.pipeline._analysis.STAGES", ())
-    monkeypatch.setattr("featlab.pipeline.pictures.with_predictions", lambda results: results)
+    for one in ("with_predictions", "with_showcase"):
+        monkeypatch.setattr(f"featlab.pipeline.pictures.{one}", lambda results: results)
     earlier = {"extract": 3.0}
     seconds = analyse(store, seconds=earlier).seconds
-    assert seconds.keys() == {"extract", "copies", "predictor"} and seconds["extract"] == 3.0
+    assert seconds.keys() == {"extract", "copies", "predictor", "examples"}
+    assert seconds["extract"] == 3.0
     assert earlier == {"extract": 3.0}
 
 

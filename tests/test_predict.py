@@ -515,11 +515,13 @@ def test_blocks_of_pictures_give_one_table_and_go_on_where_they_stopped(
     with pytest.raises(KeyboardInterrupt):
         ask(backbone=network)
     again = FakeBackbone()
-    pd.testing.assert_frame_equal(ask(backbone=again), own)
+    answer = ask(backbone=again)
+    # Products of fewer pictures differ in their last digits on some processors.
+    pd.testing.assert_frame_equal(answer, own)
     once = again.calls
     assert 0 < once < 3 and set(largest) == {1}
     assert not [*(tmp_path / "out").rglob("*.h5")]
-    assert ask(backbone=again).equals(own) and again.calls == once
+    assert ask(backbone=again).equals(answer) and again.calls == once
     assert ask(backbone=again, coverage=0.5).shape == own.shape and again.calls > once
 
 

@@ -153,22 +153,18 @@ def _layer_heats(
 
 
 def read(stored: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
-    """Activations ``(..., neurons)`` as methods see them, never negative.
+    """Activations as methods see them: of a signed layer two for each neuron, never negative.
 
-    Those of a signed layer (`centre`, its neurons' means, is not None) in two halves: how far each
-    neuron is above its mean, and how far below.
+    How far it is above its mean, in `centre`, and how far below.
     """
     if centre is None:
         return stored
-    return np.maximum(np.concatenate([stored - centre, centre - stored], axis=-1), 0)
+    return np.concatenate([stored - centre, centre - stored], axis=-1).clip(0)
 
 
 def unread(maps: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
     """The activations of which :func:`read` gave `maps`."""
-    if centre is None:
-        return maps
-    above, below = np.split(maps, 2, axis=-1)
-    return above - below + centre
+    return maps if centre is None else np.subtract(*np.split(maps, 2, axis=-1)) + centre
 
 
 def label_codes(
@@ -406,13 +402,11 @@ def resample_frame(heat: np.ndarray, frames: np.ndarray, size: tuple[int, int]) 
     ndarray of shape (..., height, width), float32
     """
     heat = np.asarray(heat, dtype=np.float32)
-    frames = np.asarray(frames, dtype=float)
+    left, top, right, bottom = np.moveaxis(np.asarray(frames, dtype=float), -1, 0)
     # One frame is that of thousands of pictures.
-    sampled = _same_interpolation if frames.ndim == 1 else _interpolation
-    left, top, right, bottom = frames if frames.ndim == 1 else np.moveaxis(frames, -1, 0)
-    down = sampled(size[0], heat.shape[-2], top, bottom)
+    sampled = _interpolation if np.ndim(left) else _same_interpolation
     across = sampled(size[1], heat.shape[-1], left, right)
-    return down @ heat @ np.swapaxes(across, -1, -2)
+    return sampled(size[0], heat.shape[-2], top, bottom) @ heat @ np.swapaxes(across, -1, -2)
 
 
 def stretching(n_in: int, n_out: int) -> np.ndarray:
@@ -451,6 +445,6 @@ def _interpolation(n_out: int, n_in: int, start: np.ndarray, stop: np.ndarray) -
 
 @lru_cache(maxsize=16)
 def _same_interpolation(n_out: int, n_in: int, start: float, stop: float) -> np.ndarray:
-    matrix = _interpolation(n_out, n_in, np.asarray(start), np.asarray(stop))
+    matrix = _interpolation(n_out, n_in, *map(np.asarray, (start, stop)))
     matrix.flags.writeable = False
     return matrix

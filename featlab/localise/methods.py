@@ -219,14 +219,13 @@ def _normalised_cut(maps: np.ndarray, context: Context) -> np.ndarray:
     """
     heats = np.zeros(maps.shape[:3], dtype=np.float32)
     for heat, like in zip(heats, _likeness(maps, context), strict=True):
-        cells = len(like)
-        if cells < 2 or not like.any():
+        if (cells := len(like)) < 2 or not like.any():
             continue
         edges = np.maximum(like, 0) + _WEAKEST_EDGE
         root = 1 / np.sqrt(edges.sum(axis=1))
         second = eigh(root[:, None] * edges * root, subset_by_index=[cells - 2, cells - 2])[1]
-        cut = second[:, 0] * root
-        heat[:] = (cut * np.sign(cut[np.abs(cut).argmax()])).reshape(heat.shape)
+        cut = (second[:, 0] * root).reshape(heat.shape)
+        heat[:] = cut * np.sign(cut.flat[np.abs(cut).argmax()])
     return heats
 
 
@@ -252,9 +251,8 @@ def _likeness(maps: np.ndarray, context: Context) -> Iterator[np.ndarray]:
     for cells in stored.reshape(len(stored), -1, stored.shape[-1]):
         own = cells - cells.mean(axis=0)
         length = np.linalg.norm(own, axis=1, keepdims=True)
-        own = np.divide(
-            own, length, out=np.zeros_like(own), where=length > _FLAT_CELL * np.abs(cells).max()
-        )
+        own[(length <= _FLAT_CELL * np.abs(cells).max())[:, 0]] = 0
+        own /= np.maximum(length, np.finfo(own.dtype).tiny)
         yield own @ own.T
 
 
