@@ -213,9 +213,8 @@ def _eigen_cam(maps: np.ndarray, context: Context) -> np.ndarray:
 def _normalised_cut(maps: np.ndarray, context: Context) -> np.ndarray:
     """The second eigenvector of the cells' likeness, high where it is farthest from 0.
 
-    Shi & Malik (2000), IEEE TPAMI 22; Wang et al. (2022), TokenCut, CVPR: there the likeness is
-    cut at 0.2 and is that of the tokens themselves, here of their deviations, so that maps that are
-    never negative have unlike cells too.
+    Shi & Malik (2000), IEEE TPAMI 22; Wang et al. (2022), TokenCut, CVPR, who cut the likeness at
+    0.2, and take that of whole tokens: of maps that are never negative all would be alike.
     """
     heats = np.zeros(maps.shape[:3], dtype=np.float32)
     for heat, like in zip(heats, _likeness(maps, context), strict=True):
