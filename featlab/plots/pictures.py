@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -18,6 +17,7 @@ from featlab.plots.style import (
     BLUE,
     FAINT,
     GRADIENT_METHOD_NAMES,
+    HEAT,
     INK,
     MUTED,
     PREDICTED_BOX,
@@ -36,7 +36,6 @@ from featlab.plots.style import (
 from featlab.results.networks import CamExamples
 from featlab.results.pictures import NeuronCard
 
-_HEAT = "inferno"
 _MAX_SIDE = 256
 _TILE = 1.45  # inches
 _CAPTION_LINES = 3
@@ -326,29 +325,9 @@ def _overlay(ax: Axes, picture: np.ndarray, heat: np.ndarray, top: float) -> Non
     share = np.clip(np.asarray(heat, dtype=float) / top, 0, 1) if top > 0 else np.zeros(heat.shape)
     # The picture dims where there is no heat, so that the glow reads on light pictures too.
     ax.imshow(
-        share, extent=(0, width, height, 0), cmap=_HEAT, vmin=0, vmax=1,
+        share, extent=(0, width, height, 0), cmap=HEAT, vmin=0, vmax=1,
         alpha=0.45 + 0.25 * share, interpolation="bilinear",
     )  # fmt: skip
-
-
-def glowing(picture: np.ndarray, heat: np.ndarray, top: float) -> np.ndarray:
-    """The picture under a heat map, as pixels: what `detector_maps` draws.
-
-    Parameters
-    ----------
-    picture : ndarray of shape (height, width, 3), uint8
-    heat : ndarray of shape (height, width)
-    top : float
-        The value that is brightest; 0 is dark.
-
-    Returns
-    -------
-    ndarray of shape (height, width, 3), uint8
-    """
-    share = np.clip(np.asarray(heat, dtype=float) / top, 0, 1) if top > 0 else np.zeros(heat.shape)
-    weight = (0.45 + 0.25 * share)[..., None]
-    colours = colormaps[_HEAT](share)[..., :3] * 255
-    return np.asarray((1 - weight) * picture + weight * colours).round().astype(np.uint8)
 
 
 def _draw_boxes(ax: Axes, boxes: np.ndarray | None, colour: str) -> None:

@@ -29,6 +29,7 @@ PREDICTED_BOX = "#56b4e9"
 RIGHT = "#029e73"
 WRONG = "#d55e00"
 ORANGE = "#de8f05"
+HEAT = "inferno"
 # Eight colours that stay apart (CIE76 distance at least 24) for normal, protanopic and deuteranopic
 # eyes; the first three and the fifth are seaborn's "colorblind".
 CLASS_COLOURS = (
@@ -265,3 +266,23 @@ def grey_gradient(gradient: np.ndarray) -> np.ndarray:
     values = np.asarray(gradient, dtype=float)
     top = np.percentile(np.abs(values), _CLIP) or np.abs(values).max() or 1.0
     return np.clip(0.5 + values / (2 * top), 0, 1)
+
+
+def glowing(picture: np.ndarray, heat: np.ndarray, top: float) -> np.ndarray:
+    """The picture under a heat map, as pixels: what `detector_maps` draws.
+
+    Parameters
+    ----------
+    picture : ndarray of shape (height, width, 3), uint8
+    heat : ndarray of shape (height, width)
+    top : float
+        The value that is brightest; 0 is dark.
+
+    Returns
+    -------
+    ndarray of shape (height, width, 3), uint8
+    """
+    share = np.clip(np.asarray(heat, dtype=float) / top, 0, 1) if top > 0 else np.zeros(heat.shape)
+    weight = (0.45 + 0.25 * share)[..., None]
+    colours = mpl.colormaps[HEAT](share)[..., :3] * 255
+    return np.asarray((1 - weight) * picture + weight * colours).round().astype(np.uint8)

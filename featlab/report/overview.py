@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from featlab import plots
-from featlab.plots.pictures import glowing
+from featlab.plots.style import glowing
 from featlab.report import _answers, _data, _heads, _methods, _predictions
 from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, table
