@@ -182,7 +182,7 @@ def test_a_store_beside_itself_differs_in_nothing(base, stores, blank_figures):
     assert ends["iou_difference_low"].item() == pytest.approx(-ends["iou_difference_high"].item())
     assert 0 < ends["iou_difference_high"].item() < 0.2
     page = report.write_comparison(same, base / "same" / "compare.html").read_text("utf-8")
-    assert page.count("No difference is shown.") == 2
+    assert page.count("No difference is shown:") == 2
     assert "it is clearly ahead" not in page
 
 
@@ -257,7 +257,7 @@ def test_without_boxes_the_rest_is_told(base, tmp_path, blank_figures):
         found = compare_stores([store])
     assert found.best_boxes == "" and found.method_examples is None and found.box_pairs.empty
     page = report.write_comparison(found, tmp_path / "compare.html").read_text("utf-8")
-    assert "No boxes, so not measured." in page
+    assert "No boxes, so not measured:" in page
     assert "There are no ground-truth boxes on the test images" in page
 
 
