@@ -444,12 +444,14 @@ def test_a_real_network_gives_the_evaluations_classes_and_boxes(shared_data, tmp
     assert one["class"][0] == predicted["class"][0]
     np.testing.assert_allclose(one[CORNERS], predicted.loc[[0], CORNERS], atol=0.01)
     own = predictor.predict(store)[test].reset_index(drop=True)
-    assert (predicted[CORNERS] == own[CORNERS]).to_numpy().all()
+    # Products of other numbers of rows differ in their last digits on some processors.
+    np.testing.assert_allclose(predicted[CORNERS], own[CORNERS], rtol=1e-6)
     if predictor.box_head is None:
         per_image = results.localisation.per_image
         scored = per_image[per_image["method"] == predictor.heat.method].reset_index()
         right = (predicted["class"] == scored["label"]).to_numpy()
-        assert (predicted.loc[right, CORNERS] == scored.loc[right, CORNERS]).to_numpy().all()
+        of_evaluation = scored.loc[right, CORNERS]
+        np.testing.assert_allclose(predicted.loc[right, CORNERS], of_evaluation, rtol=1e-6)
 
 
 def test_pictures_in_memory_get_what_their_files_get(made, tmp_path):
