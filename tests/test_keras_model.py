@@ -25,7 +25,7 @@ from featlab.boxheads import head_tensor
 from featlab.cli import app
 from featlab.heads.saved import SavedHead, probability_tensor
 from featlab.images.pixels import InputReader
-from featlab.localise.heat import fuse_heats, heat_maps
+from featlab.localise.heat import fuse_heats, heat_maps, read
 from featlab.localise.methods import METHODS
 from featlab.localise.tensors import box_tensor, heat_tensor
 from featlab.predict._file import keras_model, write_model
@@ -61,30 +61,30 @@ def test_a_head_gives_its_probabilities(hidden, activation, output):
     assert_allclose(own, head.predict_proba(X), atol=1e-5)
 
 
-def context():
+def context(c=C):
     """What every method knows of a layer, of random numbers."""
     rng = np.random.default_rng(1)
     neurons = pd.DataFrame(
         {
             "class": np.repeat(CLASSES, 4),
-            "neuron": np.arange(12) % C,
+            "neuron": np.arange(12) % c,
             "direction": ["active", "silent", "active", "active"] * K,
         }
     )
-    directions, means = rng.normal(size=(K, C)), rng.normal(size=(K, C))
+    directions, means = rng.normal(size=(K, c)), rng.normal(size=(K, c))
     return Context(
         classes=CLASSES,
         codes=np.zeros(0, int),
-        scale=np.r_[0, rng.uniform(0.5, 2, C - 1)].astype(np.float32),
+        scale=np.r_[0, rng.uniform(0.5, 2, c - 1)].astype(np.float32),
         neurons=neurons,
-        weights=rng.normal(size=(K, C)),
+        weights=rng.normal(size=(K, c)),
         intercepts=rng.normal(size=K),
         fitted={
             "ddt": (means, directions),
             "fusion": (means, directions),
-            "student": (rng.normal(size=C).astype(np.float32), -0.2, means, directions),
-            "cell_boxes": (rng.normal(size=C).astype(np.float32), 0.3),
-            "parts": (rng.uniform(size=(4, C)).astype(np.float32), np.arange(K)),
+            "student": (rng.normal(size=c).astype(np.float32), -0.2, means, directions),
+            "cell_boxes": (rng.normal(size=c).astype(np.float32), 0.3),
+            "parts": (rng.uniform(size=(4, c)).astype(np.float32), np.arange(K)),
         },
     )
 
@@ -103,6 +103,22 @@ def test_a_heat_map_is_that_of_its_method(name):
     if (join := METHODS[name].join) is not None:
         expected = join(expected)
     fitted = FittedMethods({name: METHODS[name]}, {"last": known})
+
+    def heat(one, asked):
+        return heat_tensor(fitted, {"last": one}, asked)
+
+    own = of_graph(heat, maps, np.eye(K)[codes])
+    assert np.ptp(expected) > 0
+    assert_allclose(own, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_signed_layer_is_read_in_halves_as_by_the_methods():
+    rng = np.random.default_rng(3)
+    maps, centre = rng.normal(size=(N, 5, 4, C)), rng.normal(size=C).astype(np.float32)
+    known = dataclasses.replace(context(2 * C), centre=centre)
+    maps, codes = maps.astype(np.float32), np.arange(N) % K
+    expected = METHODS["fusion"].heat(read(maps, known.centre), known.of(codes))
+    fitted = FittedMethods({"fusion": METHODS["fusion"]}, {"last": known})
 
     def heat(one, asked):
         return heat_tensor(fitted, {"last": one}, asked)

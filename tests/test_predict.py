@@ -527,6 +527,21 @@ def test_blocks_of_pictures_give_one_table_and_go_on_where_they_stopped(
     assert ask(backbone=again, coverage=0.5).shape == own.shape and again.calls > once
 
 
+@pytest.mark.slow
+def test_a_signed_layer_is_saved_with_its_centre(tmp_path):
+    class Signed(FakeBackbone):
+        def _maps(self, pixels):
+            maps = super()._maps(pixels)
+            return {name: one * np.resize([1, -1], one.shape[-1]) for name, one in maps.items()}
+
+    folder = draw_pictures(tmp_path / "pictures", {"bright": 40, "dark": 40})
+    results = analysed(folder, tmp_path, Signed())
+    predictor = predict.fit_predictor(results)
+    assert predictor.heat.fitted.contexts["last"].centre is not None
+    loaded = predict.load_predictor(predictor.save(tmp_path / "model.featlab"))
+    assert loaded.predict(results.store).equals(predictor.predict(results.store))
+
+
 def test_typicality_keeps_its_promise():
     """Over draws of calibration and new novelties: at most 0.05 fall to 0.05, and about as many."""
     rng = np.random.default_rng(0)
