@@ -156,4 +156,5 @@ def test_python_lines_make_the_results_again(tmp_path, picture_folder, fake_back
     assert page.index('class="strip"') < page.index('class="answers"') < page.index('id="checks"')
     before = page[: page.index('id="checks"')]  # A link opens only the fold that it leads into.
     assert before.rindex("<details") > before.rindex("</details>")
-    assert page.count('<a href="#checks">') == len(first.audit.summary)
+    alarms = first.audit.summary["verdict"].isin(["fail", "warn"])
+    assert page.count('<a href="#checks">') == alarms.sum() > 0
