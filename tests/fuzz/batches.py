@@ -28,6 +28,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from forked import ForkServer, serve  # noqa: E402
 
 SECONDS_PER_CASE = 10
+"""Of the processor, which other programs do not take."""
 ROOM = 1 << 30
 """Bytes that a batch may take beyond what it has when its libraries are loaded."""
 LONGEST_MESSAGE = 5000
@@ -72,7 +73,7 @@ def run_batches(
         found.update(one["end"] for one in results)
         start += len(results)
         if end:
-            is_librarys = end in (-signal.SIGALRM, -signal.SIGSEGV) and kind.endswith("_bytes")
+            is_librarys = end in (-signal.SIGPROF, -signal.SIGSEGV) and kind.endswith("_bytes")
             assert is_librarys, f"{kind}, case {start}, ended with {end}\n{errors[-3000:]}"
             found["lost"] += 1
             start += 1
@@ -96,7 +97,7 @@ def one_case(case: Case, number: int, *, named: bool) -> dict[str, object]:
     from featlab import FeatlabError
 
     with tempfile.TemporaryDirectory() as folder:
-        signal.alarm(SECONDS_PER_CASE)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS_PER_CASE)
         try:
             return {"case": number, "end": case(number, Path(folder))}
         except FeatlabError as error:
@@ -106,7 +107,7 @@ def one_case(case: Case, number: int, *, named: bool) -> dict[str, object]:
         except BaseException:
             return {"case": number, "end": "broken", "text": traceback.format_exc()[-1500:]}
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def limit_memory() -> None:
