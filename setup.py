@@ -36,7 +36,7 @@ setup(
         "seaborn>=0.13.2",
         "h5py>=3.12",
         # Regions of heat maps at all thresholds: loops that numpy cannot do at once.
-        "numba>=0.61",
+        "numba>=0.68",
         "Pillow>=11",
         "PyYAML>=6.0.2",
         "Jinja2>=3.1.4",
