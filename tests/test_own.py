@@ -174,7 +174,8 @@ def test_own_logits_travel_with_the_rows(table, tmp_path):
     for store in (renewed, grown):
         assert store.own_head.classes == CLASSES
         for ours, theirs in zip(store.own_kept(), expected, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+            # To the last digits of float32 at the size of the largest, as batches differ.
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
     grown.close()
     with join_shards(tmp_path / "grown.h5") as one:
         np.testing.assert_array_equal(one.own_kept()[0], expected[0])
