@@ -174,7 +174,7 @@ def test_an_accuracy_is_one_number(run, page, summary, told, compared):
     assert same(page.find(r"\(.*?\); the commonest class ([\d.]+), the network"), dummy, 1)
     pairs = page.table("Heads against each other")
     for pair, cells in pairs.items():
-        a, b = (one.replace(" ", "_") for one in pair.split(" less "))
+        a, b = (one.replace(" ", "_") for one in pair.split(" − "))
         gap = summary["heads"][a]["accuracy"] - summary["heads"][b]["accuracy"]
         assert same(cells["Difference in accuracy"].split()[0], gap, 1)
     for shown, name in re.findall(
@@ -199,7 +199,7 @@ def test_a_number_of_detectors_is_one_number_or_names_its_family(
         str(selected), str(held),
     )  # fmt: skip
     neurons = results.neurons.query("replicated == True and direction == 'active'")
-    assert page.find(r"(\d+) of 10 neurons? (?:is|are) active for a class and confirmed") == str(
+    assert page.find(r"(\d+) of 10 neurons? (?:is|are) active for a class,? and confirmed") == str(
         neurons["neuron"].nunique()
     )
     files = pd.read_csv(run[0] / "out" / "neurons.csv").query("layer == 'high'")
@@ -234,7 +234,7 @@ def test_a_number_of_detectors_is_one_number_or_names_its_family(
         told_neuron, told_value = page.find(rf"neuron (\d+) for {label} \(AUROC (\d\.\d+) \[")
         assert told_neuron == str(best) and same(told_value, value, 1)
         assert f"neuron {best}:" in line
-    median = page.find(r"over all (\d+) selected the median on those images is (\d\.\d+)")
+    median = page.find(r"the median of all (\d+) selected is (\d\.\d+)")
     assert median[0] == str(selected)
     assert median[1] == own["Median AUROC of all selected, on unseen"]
     assert page.find(r"; of all selected it is (\d\.\d+)") == median[1]
