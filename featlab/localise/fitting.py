@@ -179,7 +179,7 @@ def signed_centre(
     """The neurons' means on the (train) rows where a layer is signed; None where it is not.
 
     It is where negative means of images weigh at least a quarter of all: tokens have about a half,
-    rectifiers nothing, and smooth ones (swish, GELU) little.
+    rectified maps nothing.
     """
     means = store.pooled(_sample(rows, random_state), layer=layer)
     if -np.minimum(means, 0).sum(dtype=float) < _SIGNED * np.abs(means).sum(dtype=float):
