@@ -18,7 +18,7 @@ from featlab.intervals import (
 )
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import coverage
+import interval_coverage
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 7), (7, 7), (3, 10), (71, 100)])
@@ -131,10 +131,10 @@ LONG = ("AUROC of heads", "balanced accuracy, 10 + 90", "AUROC 0.75 of the repli
     "name",
     [
         pytest.param(name, marks=pytest.mark.slow) if name.startswith(LONG) else name
-        for name in coverage.SHORT
+        for name in interval_coverage.SHORT
     ],
 )
 def test_coverage(name):
-    found = coverage.measured(coverage.CELLS[name], n_repeats=400, seed=0)
+    found = interval_coverage.measured(interval_coverage.CELLS[name], n_repeats=400, seed=0)
     # Nominal 0.95, wanted 0.93; two standard errors of 400 repeats are 0.025.
     assert found["covered"] >= 0.93 - 0.025, found

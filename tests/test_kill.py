@@ -257,7 +257,7 @@ def test_extract(server, picture_folder, tmp_path, n_kills):
 @pytest.mark.parametrize("n_kills", kill_counts())
 def test_predict(server, picture_folder, tmp_path, n_kills):
     """The same answers in the end, no picture twice; no file under its name is ever half."""
-    half = 10 if n_kills < MANY else 100
+    half = 10 if n_kills < MANY else 40
     folder = picture_folder({"cat": half, "dog": half})
     images, _, _ = index_images(folder)
     with extract_maps(images, FakeBackbone(), tmp_path / "maps.h5") as store:

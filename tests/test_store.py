@@ -291,6 +291,12 @@ def test_a_layer_that_overflows_half_precision_becomes_float32(tmp_path):
         np.testing.assert_array_equal(file["maps/a"][:, 0, 0, 0], np.float32([3.25, 3.25, 3.25e5]))
 
 
+def test_nothing_is_written_before_the_first_batch(tmp_path):
+    # An interrupt between the writer and the `try` of its user left a file behind.
+    PartWriter(tmp_path / "part.h5", 1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_that_gives_nan_is_refused(tmp_path):
     writer = PartWriter(tmp_path / "part.h5", 1)
     with pytest.raises(FeatlabError, match="layer 'a' has NaN or infinite"):

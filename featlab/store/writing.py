@@ -127,12 +127,8 @@ class PartWriter:
         self.path, self.n_rows, self.dtype, self.made_by = path, n_rows, dtype, made_by
         # A worker that was given up for lost may still be writing the same part.
         self._temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
-        try:
-            self._file = h5py.File(self._temporary, "w", libver=("earliest", "v110"))
-        except OSError:
-            # On a full disk there may be a file all the same.
-            self._temporary.unlink(missing_ok=True)
-            raise
+        # Made by the first batch: an interrupt before the caller's `try` would leave it behind.
+        self._file: h5py.File | None = None
         self._filled = 0
         # Finding a dataset by its name costs as much as writing a chunk to it.
         self._maps: dict[str, h5py.Dataset] = {}
@@ -152,6 +148,8 @@ class PartWriter:
 
         Maps may be encoded already, in the part's own number format.
         """
+        if self._file is None:
+            self._file = h5py.File(self._temporary, "w", libver=("earliest", "v110"))
         for layer, given in maps.items():
             batch = (
                 given if isinstance(given, EncodedMaps) else encode_maps(layer, given, self.dtype)
@@ -168,7 +166,7 @@ class PartWriter:
 
     def finish(self) -> None:
         """Flush to the disk and give the part its final name."""
-        if self._filled != self.n_rows:
+        if self._file is None or self._filled != self.n_rows:
             raise RuntimeError(f"part {self.path}: {self._filled} of {self.n_rows} rows written")
         with _write_errors():
             for key, batches in self._plain.items():
@@ -184,7 +182,8 @@ class PartWriter:
         """Remove the unfinished file."""
         # A full disk makes closing fail too; the file is thrown away all the same.
         with contextlib.suppress(OSError, RuntimeError):
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _write_maps(self, layer: str, batch: EncodedMaps) -> None:
@@ -194,7 +193,7 @@ class PartWriter:
         dtype = stored.dtype
         if dtype == np.float16 and batch.dtype == np.float32:
             written = stored[: self._filled].astype(np.float32)
-            del self._file[stored.name]
+            del stored.file[stored.name]
             stored, dtype = self._create(layer, batch), batch.dtype
             stored[: self._filled] = written
         chunks = batch.chunks
