@@ -115,6 +115,12 @@ def test_commands_on_a_store(scenes, tmp_path, fake_network, capsys, monkeypatch
     ):
         assert words in out
     assert "centre_gaussian" in out
+    fine = tmp_path / "fine.csv"
+    assert featlab("localise", store, "--threshold-step", "0.001", "-o", fine) == 0
+    assert (pd.read_csv(fine)["threshold"].dropna() * 1000 % 10).round(6).between(0.5, 9.5).any()
+    capsys.readouterr()
+    assert featlab("localise", store, "--threshold-step", "0.5") == 1
+    assert "threshold_step must be one of (0.01, 0.001), got 0.5" in capsys.readouterr().err
     # The analysis itself is that of `run`, above, and of `report` in test_gradients_results.
     monkeypatch.setattr("featlab.pipeline.analyse", lambda store, **_: made_up)
     assert featlab("report", store, "-o", tmp_path / "report") == 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -189,6 +189,9 @@ def localise(
         typer.Option(help="Comma-separated methods whose boxes train boxes also correct."),
     ] = None,
     box_kind: BoxKind = None,
+    threshold_step: Annotated[
+        float, typer.Option(help="Of the thresholds: 0.01, or the published protocol's 0.001.")
+    ] = 0.01,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Write the whole table here (.csv or .parquet)."),
@@ -198,6 +201,13 @@ def localise(
 ) -> None:
     """Score the boxes that the stored maps give, beside the baselines."""
     detectors = featlab.pipeline.detectors
+    named = methods.split(",") if methods else detectors.LOCALISERS
+    options = featlab.localise.LocalisationOptions(
+        refine=refine.split(",") if refine else (),
+        target=target,
+        threshold_step=threshold_step,
+        progress=quiet_bar,
+    )
     with labelled_store(store, copies) as opened:
         # What would be refused after the heads and detectors is refused before them.
         boxed = featlab.arguments.true_boxes(opened.images, opened.boxes, box_kind)["image"]
@@ -215,7 +225,7 @@ def localise(
         localisation = featlab.localise.evaluate_localisation(
             opened,
             split,
-            methods=_named_methods(methods),
+            methods=None if methods == "all" else named,
             neurons=detectors.find_detectors(
                 list(X.values()), labels, split, groups, random_state=seed
             ),
@@ -223,23 +233,12 @@ def localise(
             mlp={name: scores[name].models["mlp"] for name in names},
             layer=names,
             box_kind=box_kind,
-            options=featlab.localise.LocalisationOptions(
-                refine=refine.split(",") if refine else (),
-                predicted=detectors.predicted_classes(scores[last], X[last]),
-                target=target,
-                progress=quiet_bar,
-            ),
+            options=replace(options, predicted=detectors.predicted_classes(scores[last], X[last])),
             random_state=seed,
         )
     print(localisation.table.set_index("method").T.to_string(float_format="{:.3f}".format))
     if output is not None:
         featlab.system.files.write_table(localisation.table, output)
-
-
-def _named_methods(asked: str | None) -> Sequence[str] | None:
-    if asked is None:
-        return featlab.pipeline.detectors.LOCALISERS
-    return None if asked == "all" else asked.split(",")
 
 
 def boxheads(
