@@ -21,14 +21,14 @@ table = neurons.confirm_neurons(ranked, X[confirm], labels[confirm], groups=grou
 table.to_parquet(given.folder / "neurons.parquet")
 
 # How many hold on other images, and what the largest effects lose there:
-print(neurons.replication(table).to_string())
+print(neurons.confirmation(table).to_string())
 
 # %%
 # The leading at selection. Being confirmed flatters their AUROC, which this interval allows for;
 # the medians above are of all selected:
 detectors = neurons.select_neurons(table, most=5)
 columns = ["class", "neuron", "auroc", "auroc_confirmed"]
-columns += ["auroc_replicated_low", "auroc_replicated_high", "p_confirmed"]
+columns += ["auroc_adjusted_low", "auroc_adjusted_high", "p_confirmed"]
 print(detectors[columns].to_string())
 
 # %%

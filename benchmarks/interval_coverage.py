@@ -116,8 +116,8 @@ def clustered(sizes: list[int], sizes_ref: list[int], truth: float, icc: float) 
     return cell
 
 
-def replicated(n: int, n_ref: int, truth: float, correction: str = "holm") -> Cell:
-    """Of what replicated only; 50 independent neurons a family."""
+def confirmed(n: int, n_ref: int, truth: float, correction: str = "holm") -> Cell:
+    """Of the confirmed only; 50 independent neurons a family."""
 
     def cell(rng: Generator, n_repeats: int) -> tuple[Any, Any, Any]:
         y, neurons = np.repeat(["a", "b"], [n, n_ref]), 50
@@ -130,9 +130,9 @@ def replicated(n: int, n_ref: int, truth: float, correction: str = "holm") -> Ce
             X = rng.normal(size=(n + n_ref, neurons))
             X[:n] += norm.ppf(truth) * np.sqrt(2)
             judged = confirm_neurons(table, X, y, correction=correction)
-            parts.append(judged[judged["replicated"]])
+            parts.append(judged[judged["confirmed"]])
         held = pd.concat(parts)
-        return held["auroc_replicated_low"], held["auroc_replicated_high"], truth
+        return held["auroc_adjusted_low"], held["auroc_adjusted_high"], truth
 
     return cell
 
@@ -161,8 +161,8 @@ for value in (0.8, 0.95):
         [40] * 5, [1] * 30, value, 0.3
     )
 for value in (0.65, 0.75, 0.9):
-    CELLS[f"AUROC {value} of the replicated (holm), 15 + 15"] = replicated(15, 15, value)
-CELLS["AUROC 0.75 of the replicated (fdr_bh), 15 + 15"] = replicated(15, 15, 0.75, "fdr_bh")
+    CELLS[f"AUROC {value} of the confirmed (holm), 15 + 15"] = confirmed(15, 15, value)
+CELLS["AUROC 0.75 of the confirmed (fdr_bh), 15 + 15"] = confirmed(15, 15, 0.75, "fdr_bh")
 
 
 # --------------------------------------------------------------------------- means over images
@@ -405,7 +405,7 @@ SHORT = [
     "AUROC 0.99, 10 + 190",
     "AUROC 0.95, 5 + 5 groups of 20, ICC 0.3",
     "AUROC 0.8, 3 groups of 50 + 20 of 3, ICC 0.3",
-    "AUROC 0.75 of the replicated (holm), 15 + 15",
+    "AUROC 0.75 of the confirmed (holm), 15 + 15",
     "accuracy 0.8, 3 groups of 20, ICC 0.3",
     "accuracy 0.8, 5 groups of 20, ICC 0.3",
     "accuracy 0.8, 10 groups of 20, ICC 0.3",

@@ -176,7 +176,7 @@ def main(folder: Path) -> None:
         hits = len(pairs & truth)
         print(f"{name}: {hits} of {len(truth)} planted found, {len(pairs - truth)} others")
     best = confirmed[confirmed["detector"] & (confirmed["direction"] == "active")]
-    print(f"confirmed: {int(best['replicated'].sum())} of {len(best)}")
+    print(f"confirmed: {int(best['confirmed'].sum())} of {len(best)}")
     row = scores.table.set_index("head").loc["logistic"]
     print(
         f"logistic head: accuracy {row['accuracy']:.4f} ({row['accuracy_low']:.4f} to "

@@ -183,10 +183,10 @@ def make_neurons(store: FakeStore, split: pd.Series, *, detectors: bool = True) 
     confirmed = [column for column in table if column.endswith(("_confirmed", "_low", "_high"))]
     confirmed = [column for column in confirmed if "confirmed" in column]
     table.loc[~table["detector"], confirmed] = np.nan
-    table["replicated"] = table["p_confirmed"] <= 0.05
+    table["confirmed"] = table["p_confirmed"] <= 0.05
     for end in ("low", "high"):
         limit = table[f"auroc_confirmed_{end}"]
-        table[f"auroc_replicated_{end}"] = limit.where(table["replicated"])
+        table[f"auroc_adjusted_{end}"] = limit.where(table["confirmed"])
     table.attrs = {
         "test": "mannwhitneyu",
         "correction": "fdr_bh",

@@ -130,7 +130,7 @@ def _card(world: Planted) -> Any:
             neuron=7,
             label=str(name),
             title=f"Neuron 7 of top, active for {name}",
-            facts=[f"chosen: AUROC 0.90 for {name}", "unseen: AUROC 0.87 [0.80, 0.92], replicated"],
+            facts=[f"chosen: AUROC 0.90 for {name}", "unseen: AUROC 0.87 [0.80, 0.92], confirmed"],
             best=rows.assign(activation=[2.0, 1.9, 1.8, 1.7]),
             worst=rows.assign(activation=0.0),
             pictures=world.pictures(8),
@@ -146,8 +146,8 @@ def _changes(world: Planted, ax: Any = None) -> Any:
     table = world.neurons[["class", "neuron"]].assign(
         auroc_before=world.neurons["auroc"],
         auroc_after=np.clip(world.neurons["auroc"] + 0.03, 0, 1),
-        replicated_before=world.neurons["auroc"] > 0.75,
-        replicated_after=world.neurons["auroc"] > 0.73,
+        confirmed_before=world.neurons["auroc"] > 0.75,
+        confirmed_after=world.neurons["auroc"] > 0.73,
     )
     return neurons.detector_changes(table, ax=ax)
 

@@ -91,7 +91,7 @@ def results(draw: Any) -> Results:
     groups = store.images["group"].to_numpy(str)
     pairs = None if localisation is None else box_pairs(localisation, groups, 0)
     box_heads = _box_heads(make) if make.chance() else None
-    confirmed = neurons[neurons["replicated"]]
+    confirmed = neurons[neurons["confirmed"]]
     return Results(
         store=store,  # type: ignore[arg-type]
         copies="split" if make.chance(0.3) else "together",
@@ -310,12 +310,12 @@ def _neurons(make: Maker, store: FakeStore) -> pd.DataFrame:
         table["direction"] = "silent"
     known = table["auroc"].notna()
     table["detector"] = known & (make.rng.random(n) < make.shares(1)[0])
-    table["replicated"] = table["detector"] & (make.rng.random(n) < make.shares(1)[0])
-    table["p_confirmed"] = np.where(table["replicated"], 0.01, 0.5)
-    if not table["replicated"].any() and make.chance():  # nothing could be tested
+    table["confirmed"] = table["detector"] & (make.rng.random(n) < make.shares(1)[0])
+    table["p_confirmed"] = np.where(table["confirmed"], 0.01, 0.5)
+    if not table["confirmed"].any() and make.chance():  # nothing could be tested
         table["p_confirmed"] = np.nan
     table["unit"] = str(make.rng.choice(UNITS[:3]))
-    few = table["detector"] & ~table["replicated"] & (make.rng.random(n) < make.whole(0, 1) / 2)
+    few = table["detector"] & ~table["confirmed"] & (make.rng.random(n) < make.whole(0, 1) / 2)
     table["p_confirmed"] = table["p_confirmed"].mask(few)
     table["unit"] = table["unit"].mask(table["p_confirmed"].isna(), "too few groups")
     for name, values in make.scored("auroc_confirmed", make.shares(n)).items():
@@ -326,8 +326,8 @@ def _neurons(make: Maker, store: FakeStore) -> pd.DataFrame:
         table["vote_agreement_low"] = table["vote_agreement"] - make.rng.random(n)
         table["vote_agreement_high"] = table["vote_agreement"] + make.rng.random(n)
     for end, wider in (("low", 0.5), ("high", 1.5)):
-        table[f"auroc_replicated_{end}"] = np.where(
-            table["replicated"], wider * table[f"auroc_confirmed_{end}"], np.nan
+        table[f"auroc_adjusted_{end}"] = np.where(
+            table["confirmed"], wider * table[f"auroc_confirmed_{end}"], np.nan
         ).clip(0, 1)
     return table
 
@@ -346,8 +346,8 @@ def _leave_without_p(make: Maker, table: pd.DataFrame) -> None:
 def _details(make: Maker, neurons: pd.DataFrame) -> DetectorDetails:
     poolings = pd.DataFrame({"layer": ["top", "top", "low"], "pooling": ["mean", "max", "mean"]})
     poolings = poolings.head(make.whole(1, 3)).assign(median_confirmed=0.8)
-    poolings["replicated"] = make.rng.integers(0, 3, len(poolings))
-    confirmed = neurons[neurons["replicated"] & neurons["direction"].eq("active")]
+    poolings["confirmed"] = make.rng.integers(0, 3, len(poolings))
+    confirmed = neurons[neurons["confirmed"] & neurons["direction"].eq("active")]
     clusters = confirmed[["class"]].assign(cluster=make.rng.integers(1, 4, len(confirmed)))
     ablation = None
     if make.chance():
@@ -360,9 +360,9 @@ def _details(make: Maker, neurons: pd.DataFrame) -> DetectorDetails:
         omnibus["p"] = np.nan
     return DetectorDetails(
         poolings=poolings,
-        replication=pd.DataFrame(),
+        confirmation=pd.DataFrame(),
         clusters=clusters if make.chance() else None,
-        nulls=pd.DataFrame({"replicated": make.rng.integers(0, 4, make.whole(0, 4))}),
+        nulls=pd.DataFrame({"confirmed": make.rng.integers(0, 4, make.whole(0, 4))}),
         ablation=ablation,
         smallest=_smallest(make) if make.chance() else None,
         omnibus=omnibus if make.chance() else None,

@@ -198,14 +198,14 @@ def test_a_number_of_detectors_is_one_number_or_names_its_family(
     assert page.find(r"([\d,]+) pairs of class and active neuron selected, ([\d,]+) confirmed") == (
         str(selected), str(held),
     )  # fmt: skip
-    neurons = results.neurons.query("replicated == True and direction == 'active'")
+    neurons = results.neurons.query("confirmed == True and direction == 'active'")
     assert page.find(r"(\d+) of 10 neurons? (?:is|are) active for a class,? and confirmed") == str(
         neurons["neuron"].nunique()
     )
     files = pd.read_csv(run[0] / "out" / "neurons.csv").query("layer == 'high'")
     files = files.query("pooling == 'mean' and direction == 'active'")
     assert (
-        files["replicated"].eq(True).sum()
+        files["confirmed"].eq(True).sum()
         == held
         == len(pd.read_csv(run[0] / "out" / "detectors.csv"))
     )

@@ -34,14 +34,14 @@ from featlab.arguments import (
 # ---------------------------------------------------------------------------- rows
 
 
-def test_what_replicated_is_printed_with_the_interval_that_allows_for_it():
+def test_what_is_confirmed_is_printed_with_the_interval_that_allows_for_it():
     table = pd.DataFrame(
         {
-            "replicated": [True, False],
+            "confirmed": [True, False],
             "auroc_confirmed_low": [0.8, 0.6],
             "auroc_confirmed_high": [0.9, 0.8],
-            "auroc_replicated_low": [0.7, np.nan],
-            "auroc_replicated_high": [0.95, np.nan],
+            "auroc_adjusted_low": [0.7, np.nan],
+            "auroc_adjusted_high": [0.95, np.nan],
         }
     )
     shown = with_unseen_limits(table)
@@ -170,7 +170,7 @@ def test_the_truth_is_solid_of_one_kind_and_of_the_own_class():
 
 
 def neuron_table(*rows):
-    columns = ["layer", "pooling", "class", "neuron", "auroc", "rank", "direction", "replicated"]
+    columns = ["layer", "pooling", "class", "neuron", "auroc", "rank", "direction", "confirmed"]
     return pd.DataFrame(rows, columns=columns).assign(detector=True)
 
 
@@ -196,8 +196,8 @@ def test_the_best_detector_is_the_one_chosen_first():
     assert detector_row(table, 9, "cat", layer="early")["auroc"] == 0.8
     with pytest.raises(FeatlabError, match="no neuron 1 of last for 'cat'"):
         detector_row(table, 1, "cat", layer="last")
-    with pytest.raises(FeatlabError, match="no column .*replicated; give the result of confirm"):
-        confirmed_detectors(table.drop(columns="replicated"))
+    with pytest.raises(FeatlabError, match="no column .*confirmed; give the result of confirm"):
+        confirmed_detectors(table.drop(columns="confirmed"))
 
 
 # ---------------------------------------------------------------------------- matrices, choices

@@ -843,7 +843,7 @@ def planted_set(tmp_path):
 
 
 NEURONS = pd.DataFrame(
-    {"class": "bright", "neuron": [0, 1, 2], "auroc": 0.9, "detector": True, "replicated": True}
+    {"class": "bright", "neuron": [0, 1, 2], "auroc": 0.9, "detector": True, "confirmed": True}
 ).assign(layer="last", pooling="mean", direction="active", rank=[1, 2, 3])
 
 

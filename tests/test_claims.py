@@ -310,7 +310,7 @@ def _(text, r, _claim):
 
 def detectors_of(r, direction, held=True):
     rows = r.neurons[r.neurons["detector"] & r.neurons["direction"].eq(direction)]
-    return rows[rows["replicated"]] if held else rows
+    return rows[rows["confirmed"]] if held else rows
 
 
 @check("detectors")
@@ -320,16 +320,16 @@ def _(text, r, _claim):
     for neuron, shown, low, high in re.findall(
         r"neuron (\d+) for [^(]+\(AUROC (\S+) \[([\d.]+), ([\d.]+)\]\)", text.replace("\xa0", " ")
     ):
-        # Picked because it replicated: the interval that allows for it.
-        rows = r.neurons[r.neurons["replicated"] & r.neurons["neuron"].eq(int(neuron))]
+        # Picked because it was confirmed: the interval that allows for it.
+        rows = r.neurons[r.neurons["confirmed"] & r.neurons["neuron"].eq(int(neuron))]
         assert any(
-            same(shown, row["auroc_confirmed"], 1) and same(low, row["auroc_replicated_low"], 1)
-            and same(high, row["auroc_replicated_high"], 1) for _, row in rows.iterrows()
+            same(shown, row["auroc_confirmed"], 1) and same(low, row["auroc_adjusted_low"], 1)
+            and same(high, row["auroc_adjusted_high"], 1) for _, row in rows.iterrows()
         )  # fmt: skip
     kind = active if len(active) else silent
     if len(kind):
         every_one = detectors_of(r, "active" if len(active) else "silent", held=False)
-        assert ("flatters" in text) == (len(every_one) > every_one["replicated"].sum())
+        assert ("flatters" in text) == (len(every_one) > every_one["confirmed"].sum())
     if "flatters" in text:
         assert count(text, r"all ([\d,]+) selected") == len(every_one)
         middle = np.median(every_one["auroc_confirmed"])
@@ -464,7 +464,7 @@ def _(text, r, _claim):
 
 @check("shuffled labels")
 def _(text, r, _claim):
-    nulls = r.detector_details.nulls["replicated"]
+    nulls = r.detector_details.nulls["confirmed"]
     assert count(text, r"On (\d+) set") == len(nulls)
     assert ("no pair" in text) == (max(nulls) == 0)
     assert "no pair" in text or count(text, r"at most (\d+)") == max(nulls)
@@ -515,7 +515,7 @@ def _(text, r, _claim):
 
 @check("best pooling")
 def _(text, r, _claim):
-    counts = r.detector_details.poolings.set_index(["layer", "pooling"])["replicated"]
+    counts = r.detector_details.poolings.set_index(["layer", "pooling"])["confirmed"]
     most, fewest = text.split("; fewest")
     for part, number in ((most, counts.max()), (fewest, counts.min())):
         named = {(layer, pool) for pool, layer in re.findall(r"(\w+) pooling of layer (\w+)", part)}
@@ -634,7 +634,7 @@ def _(text, r, _claim):
     units = r.units
     on = units["verdict"].eq("on the object")
     assert count(text, r"Of ([\d,]+) (?:confirmed|leading)") == len(units)
-    every = r.neurons["replicated"].eq(True) & r.neurons["direction"].eq("active")
+    every = r.neurons["confirmed"].eq(True) & r.neurons["direction"].eq("active")
     assert ("leading of" in text) == (len(units) < every.sum())
     if "leading of" in text:
         assert count(text, r"leading of ([\d,]+) confirmed") == every.sum()
@@ -862,7 +862,7 @@ def _(text, r, _claim):
     assert count(text, r"over ([\d,]+) test") == r.selection.n_confirm_tests
     assert ("not independent" in text) == (r.selection.unit != "images")
     # Only intervals that allow for it are said to.
-    assert ("having been picked" in text) == r.neurons["auroc_replicated_low"].notna().any()
+    assert ("having been picked" in text) == r.neurons["auroc_adjusted_low"].notna().any()
 
 
 @check("heat maps")
@@ -1160,10 +1160,10 @@ def made():
 
 
 def test_a_silent_detector_is_one(made):
-    table = made.neurons.assign(direction="silent", detector=True, replicated=True)
+    table = made.neurons.assign(direction="silent", detector=True, confirmed=True)
     text = str(CLAIMS["detectors"](dataclasses.replace(made, neurons=table)))
     assert "8 neurons are confirmed to by being silent" in text and "0 " not in text[:40]
-    table = table.assign(detector=False, replicated=False)
+    table = table.assign(detector=False, confirmed=False)
     text = str(CLAIMS["detectors"](dataclasses.replace(made, neurons=table)))
     assert text == "No neuron is shown to: none was selected on the train images."
 
@@ -1194,16 +1194,16 @@ def test_every_reason_of_a_missing_p_has_its_words(made):
 
 
 def test_the_confirmed_stand_beside_all_selected(made):
-    table = made.neurons.assign(detector=True, direction="active", replicated=False)
+    table = made.neurons.assign(detector=True, direction="active", confirmed=False)
     table["auroc_confirmed"] = np.linspace(0.5, 0.9, len(table))
-    table.loc[table.index[-1], ["replicated", "p_confirmed"]] = [True, 0.01]
+    table.loc[table.index[-1], ["confirmed", "p_confirmed"]] = [True, 0.01]
     results = dataclasses.replace(made, neurons=table)
     text = plain(CLAIMS["detectors"](results))
     assert f"flatters: the median of all {len(table)} selected is 0.70" in text
     assert "flatters" in text
     best = report.summary(results)["detectors"][str(table["class"].iloc[-1])]
     assert best["n"] == 1 and best["auroc_unseen_of_selected"] < best["auroc_confirmed"]
-    every = dataclasses.replace(results, neurons=table.assign(replicated=True))
+    every = dataclasses.replace(results, neurons=table.assign(confirmed=True))
     assert "flatters" not in str(CLAIMS["detectors"](every))
 
 
@@ -1234,7 +1234,7 @@ def test_few_detectors_are_not_said_to_do_as_well_as_all(made):
 
 @pytest.mark.parametrize(("held", "words_"), [([0, 0], "no pair"), ([0, 2], "at most 2 pairs")])
 def test_shuffled_labels_confirm_pairs_and_not_neurons(made, held, words_):
-    nulls = pd.DataFrame({"replicated": held})  # of two classes each neuron is two pairs
+    nulls = pd.DataFrame({"confirmed": held})  # of two classes each neuron is two pairs
     details = DetectorDetails(pd.DataFrame(), pd.DataFrame(), nulls=nulls)
     text = plain(CLAIMS["shuffled labels"](dataclasses.replace(made, detector_details=details)))
     assert f"confirmed {words_} of class and neuron" in text
@@ -1275,8 +1275,8 @@ def test_a_detector_that_is_surely_ahead_is_not_called_not_shown(made):
 
 
 def test_equal_counts_have_no_best_pooling(made):
-    rows = pd.DataFrame({"layer": "top", "pooling": ["mean", "max"], "replicated": 5})
-    details = DetectorDetails(poolings=rows, replication=pd.DataFrame())
+    rows = pd.DataFrame({"layer": "top", "pooling": ["mean", "max"], "confirmed": 5})
+    details = DetectorDetails(poolings=rows, confirmation=pd.DataFrame())
     results = dataclasses.replace(made, detector_details=details)
     assert CLAIMS["best pooling"](results) is None
 
@@ -1398,15 +1398,15 @@ def test_a_table_of_detectors_that_were_all_confirmed_is_not_called_flattered(
     made, capsys, tmp_path
 ):
     held = made.neurons["detector"].eq(True)
-    for replicated in (True, False):
+    for confirmed in (True, False):
         first = held.to_numpy().argmax()
-        table = made.neurons.assign(replicated=made.neurons["replicated"].mask(held, True))
-        table.loc[table.index[first], ["replicated", "direction"]] = [replicated, "active"]
+        table = made.neurons.assign(confirmed=made.neurons["confirmed"].mask(held, True))
+        table.loc[table.index[first], ["confirmed", "direction"]] = [confirmed, "active"]
         results = dataclasses.replace(made, neurons=table)
         shown = detectors(results, Options()).tables["detectors"]
-        assert ("flatters" in shown.caption) == (not replicated)
+        assert ("flatters" in shown.caption) == (not confirmed)
         tell(report.summary(results), tmp_path)
-        assert ("flatters" in capsys.readouterr().out) == (not replicated)
+        assert ("flatters" in capsys.readouterr().out) == (not confirmed)
 
 
 # ------------------------------------------------------------------------------------- the numbers

@@ -206,7 +206,7 @@ def test_neurons_that_are_needed(coloured, tmp_path, capsys):
     options = ("--needed", "--cards", tmp_path / "cards", "--top", "1")
     assert featlab("neurons", coloured, *options, "-o", tmp_path / "n.parquet") == 0
     shown = pd.read_parquet(tmp_path / "n.parquet")
-    kept = shown[shown["replicated"] & (shown["direction"] == "active")]
+    kept = shown[shown["confirmed"] & (shown["direction"] == "active")]
     assert len(written(tmp_path / "cards")) == kept["class"].nunique() > 0
     out = capsys.readouterr().out
     assert "confirmed detectors" in out

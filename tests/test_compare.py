@@ -354,7 +354,7 @@ def test_the_figures_draw_what_the_tables_say(found):
     bars = [line.get_xdata()[0] for line in ax.lines if line.get_linewidth() == 2]
     assert bars == [medians[name] for name in found.entries["name"] if name in medians]
     table = found.detectors.assign(auroc_confirmed=np.linspace(0.6, 0.9, len(found.detectors)))
-    table = table.assign(layer="a", replicated=table.index == table.index[-1])
+    table = table.assign(layer="a", confirmed=table.index == table.index[-1])
     (bar,) = (line for line in plots.detector_aurocs(table, ["a"]).lines)
     assert bar.get_xdata()[0] == pytest.approx(0.75)
     table = found.entries.assign(baseline=False)

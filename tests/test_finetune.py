@@ -493,7 +493,7 @@ def test_the_saved_network_goes_through_the_same_laboratory(
     for name in ("a", "b"):
         mine = active[active["class"] == name]
         assert counts.loc[name, "selected_before"] == mine["detector"].sum()
-        assert counts.loc[name, "replicated_before"] == mine["replicated"].sum()
+        assert counts.loc[name, "confirmed_before"] == mine["confirmed"].sum()
     saved = Transfer.load(found.save(tmp_path / "study").parent)
     for name, one in found.tables().items():
         pd.testing.assert_frame_equal(saved.tables()[name], one, check_dtype=False)
@@ -533,7 +533,7 @@ def test_detector_changes_count_what_was_planted():
         unseen.append(neurons.rank_neurons(X[side == "confirm"], y[side == "confirm"]))
     classes, per_neuron = detector_changes(*tables, *unseen)
     x = classes.set_index("class").loc["x"]
-    assert x[["replicated_before", "replicated_after", "replicated_both"]].tolist() == [2, 2, 1]
+    assert x[["confirmed_before", "confirmed_after", "confirmed_both"]].tolist() == [2, 2, 1]
     assert x["neurons"] == 7
     mine = per_neuron[per_neuron["class"] == "x"].set_index("neuron")
     assert mine.loc[0, "auroc_before"] > 0.9 > mine.loc[0, "auroc_after"]
@@ -543,8 +543,8 @@ def test_detector_changes_count_what_was_planted():
     alive = mine.dropna()
     expected = spearmanr(alive["auroc_before"], alive["auroc_after"]).statistic
     assert x["spearman"] == pytest.approx(expected)
-    # The median of all that were selected: of those that replicated it would be flattered.
-    none = tables[0].assign(replicated=False)
+    # The median of all that were selected: of those that were confirmed it would be flattered.
+    none = tables[0].assign(confirmed=False)
     few, _ = detector_changes(none, none, unseen[0], unseen[0])
     assert few.set_index("class").loc["x", "median_before"] == pytest.approx(
         mine.loc[mine["selected_before"], "auroc_before"].median()

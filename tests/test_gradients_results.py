@@ -399,11 +399,11 @@ def made_up_transfer() -> Transfer:
     detectors = pd.DataFrame({"class": ["blue", "red"]})
     for when in ("before", "after"):
         neurons = neurons.assign(**{f"auroc_{when}": 0.7})
-        for what in ("selected", "replicated"):
+        for what in ("selected", "confirmed"):
             neurons[f"{what}_{when}"] = True
             detectors[f"{what}_{when}"] = 3
         detectors[f"median_{when}"] = detectors[f"spread_{when}"] = 0.8
-    detectors = detectors.assign(replicated_both=2, neurons=12, spearman=0.97)
+    detectors = detectors.assign(confirmed_both=2, neurons=12, spearman=0.97)
     small = pd.DataFrame({"pictures": ["32 px copies", "original"], "network": "at 48 px"}).assign(
         picture_size=[32, np.nan], input_size=48, layer="last", cells="12 × 12", neurons=12, n=24,
         accuracy=[0.7, 0.9], accuracy_low=[0.6, 0.8], accuracy_high=[0.8, 0.97],

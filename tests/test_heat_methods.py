@@ -55,7 +55,7 @@ TABLE = pd.DataFrame(
         ("dog", 4, 0.95, "active"),
     ],
     columns=["class", "neuron", "auroc", "direction"],
-).assign(layer="top", pooling="mean", rank=1, detector=True, replicated=True)
+).assign(layer="top", pooling="mean", rank=1, detector=True, confirmed=True)
 WEIGHTS = ClassWeights(
     ["dog", "cat"], np.eye(NEURONS)[[1, 0]] - [[0], [1]] * np.eye(NEURONS)[1], np.zeros(2)
 )

@@ -124,7 +124,7 @@ def test_effective_units():
     assert 1 < effective_units(np.repeat([0, 1, 2], [100, 1, 1])) < 1.05
 
 
-LONG = ("AUROC of heads", "balanced accuracy, 10 + 90", "AUROC 0.75 of the replicated (holm), 15")
+LONG = ("AUROC of heads", "balanced accuracy, 10 + 90", "AUROC 0.75 of the confirmed (holm), 15")
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,7 @@ def planted_store(n: int = 60, seed: int = 0) -> FakeStore:
 def neuron_table(*detectors: tuple[str, int, float]) -> pd.DataFrame:
     table = pd.DataFrame(list(detectors), columns=["class", "neuron", "auroc"])
     table = table.astype({"class": str, "neuron": int, "auroc": float})
-    same = {"layer": "top", "pooling": "mean", "detector": True, "replicated": True}
+    same = {"layer": "top", "pooling": "mean", "detector": True, "confirmed": True}
     return table.assign(**same, rank=np.arange(1, len(table) + 1), direction="active")
 
 
@@ -397,9 +397,9 @@ def test_a_class_without_detectors_gets_the_empty_box(planted, few_draws):
     assert rows.loc[rows["label"] == "a", "hit"].mean() > 0.9
 
 
-def test_only_replicated_detectors_count_and_the_best_comes_first(planted):
+def test_only_confirmed_detectors_count_and_the_best_comes_first(planted):
     table = neuron_table(("a", NOISE, 0.999), ("a", TARGET, 0.9), ("a", 5, 0.8), ("b", 4, 0.9))
-    table.loc[0, "replicated"] = False
+    table.loc[0, "confirmed"] = False
     found = localise.evaluate_localisation(
         planted, planted_split(), methods=["best_detector"], neurons=table
     )
@@ -530,8 +530,8 @@ def test_wrong_requests_are_explained(planted):
         localise.evaluate_localisation(planted, np.where(split == "test", "tset", split))
     with pytest.raises(FeatlabError, match="images and split must have one row per image"):
         localise.evaluate_localisation(planted, split[:-1])
-    with pytest.raises(FeatlabError, match="replicated; give the result of confirm_neurons"):
-        localise.evaluate_localisation(planted, split, neurons=PLANTED.drop(columns="replicated"))
+    with pytest.raises(FeatlabError, match="confirmed; give the result of confirm_neurons"):
+        localise.evaluate_localisation(planted, split, neurons=PLANTED.drop(columns="confirmed"))
     with pytest.raises(FeatlabError, match="lack the classes"):
         localise.evaluate_localisation(
             planted, split, weights=ClassWeights(["a"], np.ones((1, 8)), np.zeros(1))

@@ -107,7 +107,7 @@ def test_shuffled_labels_find_nothing_that_holds():
     split = np.array(["train", "train", "confirm", "test"])[np.arange(120) // 2 % 4]
     null = null_selection(made.X, made.y, split, n_repeats=10, min_auroc=0.6)
     assert len(null) == 10
-    assert null["replicated"].sum() <= 1
+    assert null["confirmed"].sum() <= 1
     # The best of 300 neurons looks good where it was chosen, and is chance elsewhere.
     assert null["best_selected"].mean() > 0.15
     assert abs(null["best_confirmed"].mean()) < 0.08
@@ -299,7 +299,7 @@ class TestGroups:
         table = confirm_neurons(rank_neurons(X, y), X, y, groups=names)
         judged = table[table["detector"]]
         assert len(judged) and judged["p_confirmed"].isna().all()
-        assert not judged["replicated"].any() and set(judged["unit"]) == {"too few groups"}
+        assert not judged["confirmed"].any() and set(judged["unit"]) == {"too few groups"}
         assert table.attrs["n_confirm_tests"] == 0
 
     @pytest.mark.slow
@@ -318,9 +318,9 @@ class TestGroups:
         X = rng.normal(size=(812, 200))
         options = {"groups": names, "n_repeats": 3, "alpha": 1.0}
         sound = null_selection(X, y, split, **options)
-        assert sound["replicated"].sum() == 0
+        assert sound["confirmed"].sum() == 0
         monkeypatch.setattr("featlab.neurons._confirming.grouped_p", pooled)
-        assert null_selection(X, y, split, **options)["replicated"].sum() > 0
+        assert null_selection(X, y, split, **options)["confirmed"].sum() > 0
 
     def test_a_few_pairs_among_single_images_cost_hardly_any_power(self):
         rng = np.random.default_rng(14)
@@ -390,8 +390,8 @@ class TestGroups:
             y = np.where(labels, "cat", "dog")
             table = rank_neurons(X, y, min_auroc=0.5, correction="fdr_bh", alpha=0.5)
             fresh = rng.normal(size=(12, 10))[breeds] + rng.normal(size=(240, 10))
-            false += confirm_neurons(table, fresh, y, groups=breeds)["replicated"].any()
-            blind += confirm_neurons(table, fresh, y)["replicated"].any()
+            false += confirm_neurons(table, fresh, y, groups=breeds)["confirmed"].any()
+            blind += confirm_neurons(table, fresh, y)["confirmed"].any()
         assert false <= 4  # 5 % of 24 are 1.2; more than 4 has a chance of 0.6 %
         if groups_have_one_class:
             assert blind > 12
@@ -405,6 +405,6 @@ class TestGroups:
         fresh[y == "cat", 0] += 3
         table = confirm_neurons(rank_neurons(X, y), fresh, y, groups=breeds)
         found = table.query("neuron == 0 and `class` == 'cat'").iloc[0]
-        assert found["replicated"]
+        assert found["confirmed"]
         assert found["auroc_confirmed_low"] > 0.9
         assert table.attrs["confirm_unit"] == WHOLE

@@ -18,7 +18,7 @@ from statsmodels.stats.oneway import anova_oneway
 
 from featlab import FeatlabError
 from featlab.arguments import feature_columns
-from featlab.neurons import compare_classes, confirm_neurons, rank_neurons, replication
+from featlab.neurons import compare_classes, confirm_neurons, confirmation, rank_neurons
 from featlab.neurons._corrections import adjust, permuted_codes
 from featlab.neurons._tests import one_sided_p, weighted_statistics
 from featlab.neurons.rank_statistics import rank_statistics
@@ -335,25 +335,25 @@ def test_adding_a_constant_column_changes_no_other_row():
     pd.testing.assert_frame_equal(a, b, check_like=True)
 
 
-def test_replication_counts_and_shrinks():
+def test_confirmation_counts_and_shrinks():
     rng = np.random.default_rng(0)
     y = np.repeat(["cat", "dog"], 60)
     X = rng.normal(size=(240, 80))
     X[np.tile(y, 2) == "dog", :3] += 1.5
     table = rank_neurons(X[:120], y, min_auroc=0.6)
     confirmed = confirm_neurons(table, X[120:], y)
-    found = replication(confirmed).set_index(["class", "direction"])
+    found = confirmation(confirmed).set_index(["class", "direction"])
     dogs = found.loc[("dog", "active")]
     assert (
         dogs["selected"]
         == confirmed.query("`class` == 'dog' and direction == 'active'")["detector"].sum()
     )
-    assert dogs["replicated"] >= 3
+    assert dogs["confirmed"] >= 3
     assert 0 <= dogs["rate"] <= 1
     # Neurons share their images: an interval over neurons would not hold the truth.
     assert not found.columns.str.contains("low|high").any()
     with pytest.raises(FeatlabError, match="run confirm_neurons"):
-        replication(table)
+        confirmation(table)
 
 
 # ------------------------------------------------------------------------------- R
@@ -501,7 +501,7 @@ def test_weights_choose_and_confirm_what_the_small_breed_shows():
     np.testing.assert_allclose(
         again["auroc_confirmed"].dropna(), table.loc[table["detector"], "auroc"], atol=1e-12
     )
-    assert again.loc[again["detector"], "replicated"].all()
+    assert again.loc[again["detector"], "confirmed"].all()
 
 
 def test_weights_that_mean_nothing_are_refused():

@@ -314,18 +314,18 @@ class TestInvariances:
 
 
 class TestTruth:
-    def test_planted_detectors_are_found_and_replicate(self):
-        found, replicated = 0, 0
+    def test_planted_detectors_are_found_and_confirmed(self):
+        found, confirmed = 0, 0
         for seed in range(10):
             X, y = planted(seed)
             fresh, y_fresh = planted(seed + 1000)
             table = confirm_neurons(rank_neurons(X, y), fresh, y_fresh)
             dogs = of_class(table, "dog")
             found += dogs.loc[[3, 7], "detector"].sum()
-            replicated += dogs.loc[[3, 7], "replicated"].sum()
+            confirmed += dogs.loc[[3, 7], "confirmed"].sum()
             assert dogs["detector"].sum() <= 4
         assert found == 20
-        assert replicated == 20
+        assert confirmed == 20
 
     def test_noise_gives_hardly_a_family_with_a_rejection(self):
         families = 0
@@ -341,19 +341,19 @@ class TestTruth:
             fresh, y_fresh = planted(seed + 1000, n=80, c=300, shift=0.0)
             table = rank_neurons(X, y, alpha=1.0, min_auroc=0.6)
             table = confirm_neurons(table, fresh, y_fresh)
-            best = select_neurons(table, replicated=False, most=10)
+            best = select_neurons(table, confirmed=False, most=10)
             chosen.append(best["effect"].mean())
             confirmed.append(2 * best["auroc_confirmed"].mean() - 1)
         assert np.mean(chosen) > 0.25
         assert abs(np.mean(confirmed)) < 0.03
 
-    def test_confirmation_does_not_replicate_noise(self):
+    def test_noise_is_not_confirmed(self):
         false = 0
         for seed in range(40):
             X, y = planted(seed, n=60, c=40, shift=0.0)
             fresh, y_fresh = planted(seed + 1000, n=60, c=40, shift=0.0)
             table = rank_neurons(X, y, alpha=1.0, min_auroc=0.6)
-            false += confirm_neurons(table, fresh, y_fresh)["replicated"].any()
+            false += confirm_neurons(table, fresh, y_fresh)["confirmed"].any()
         assert false <= 7  # expected 2 at most; 8 or more has p < 0.001
 
 
@@ -387,26 +387,26 @@ class TestConfirm:
         assert (rows["auroc_confirmed"] < rows["auroc_confirmed_high"]).all()
         others = table[~table["detector"]]
         assert others.filter(like="_confirmed").isna().all(axis=None)
-        assert not others["replicated"].any()
-        assert table["replicated"].dtype == bool
+        assert not others["confirmed"].any()
+        assert table["confirmed"].dtype == bool
         assert table.attrs["n_confirm_tests"] == len(one)
         json.dumps(table.attrs)
 
     def test_no_detectors(self):
         X, y = planted(0, c=3, shifted=(), shift=0)
         table = confirm_neurons(rank_neurons(X, y, alpha=1e-9), X, y)
-        assert not table["replicated"].any()
+        assert not table["confirmed"].any()
         assert table["p_confirmed"].isna().all()
         assert len(select_neurons(table)) == 0
 
-    def test_a_detector_that_falls_silent_does_not_replicate(self):
+    def test_a_detector_that_falls_silent_is_not_confirmed(self):
         X, y = planted(0)
         fresh, y_fresh = planted(5)
         fresh[:, 3] = 0.0
         table = confirm_neurons(rank_neurons(X, y), fresh, y_fresh)
         silent = of_class(table, "dog").loc[3]
         assert silent["detector"]
-        assert not silent["replicated"]
+        assert not silent["confirmed"]
         assert silent["auroc_confirmed"] == 0.5
         assert silent["p_confirmed"] == 1.0
 
@@ -452,19 +452,19 @@ class TestSelect:
         best = select_neurons(table, most=3)
         assert sorted(best["neuron"]) == [3, 7, 9] and set(best["pooling"]) == {"a"}
 
-    def test_replicated_by_default_where_known(self):
+    def test_confirmed_by_default_where_known(self):
         X, y = planted(0)
         fresh, y_fresh = planted(5)
         fresh[:, 3] = 0.0
         table = confirm_neurons(rank_neurons(X, y), fresh, y_fresh)
         assert 3 not in set(select_neurons(table)["neuron"])
-        assert 3 in set(select_neurons(table, replicated=False)["neuron"])
+        assert 3 in set(select_neurons(table, confirmed=False)["neuron"])
 
     def test_errors(self):
         X, y = planted(0)
         table = rank_neurons(X, y)
         with pytest.raises(FeatlabError, match="run confirm_neurons"):
-            select_neurons(table, replicated=True)
+            select_neurons(table, confirmed=True)
         with pytest.raises(FeatlabError, match="most must be at least 1"):
             select_neurons(table, most=0)
 

@@ -86,7 +86,7 @@ def test_planted_colour_is_found_confirmed_and_located(results):
     )
     found = results.localisation.table.set_index("method")
     assert found.loc["best_detector", "box_accuracy"] > found.loc["mean_box", "box_accuracy"]
-    assert results.detector_details.nulls["replicated"].max() <= 1
+    assert results.detector_details.nulls["confirmed"].max() <= 1
     assert results.audit.summary.set_index("check").loc["colour alone", "verdict"] != "pass"
     assert results.audit.verdict in ("warn", "fail")
 
@@ -135,7 +135,7 @@ def test_a_card_shows_the_extremes_of_its_neuron(store, results):
     assert len(card.pictures) == len(card.heats) == 6
     assert card.title == "Neuron 0 of high, active for red"
     assert isinstance(plots.neuron_card(card), matplotlib.figure.Figure)
-    held = results.all_neurons["replicated"].eq(True) & results.all_neurons["neuron"].eq(0)
+    held = results.all_neurons["confirmed"].eq(True) & results.all_neurons["neuron"].eq(0)
     assert any("(which flatters it)" in fact for fact in card.facts) == held.any()
     bare = results.all_neurons.assign(p_adjusted=np.nan, reason="too few groups")
     card = neuron_card(store, 0, bare, label="red", most=1)

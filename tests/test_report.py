@@ -331,7 +331,7 @@ def tied(results):
     """Two layers, in which the same neuron is a confirmed detector; ties at an AUROC of 1."""
     table = results.neurons.copy()
     table["layer"] = np.where(table.groupby("class").cumcount() % 2, "low", "top")
-    rows = table.index[table["detector"] & table["replicated"] & table["class"].eq("kangaroo")]
+    rows = table.index[table["detector"] & table["confirmed"] & table["class"].eq("kangaroo")]
     table.loc[rows, "auroc"] = 1.0
     table.loc[rows, "rank"] = np.arange(len(rows), 0, -1)  # The last of equals comes first.
     again = table.loc[rows].assign(layer="low", auroc=0.9)

@@ -330,8 +330,8 @@ def test_the_explorer_filters_sorts_and_pages(browser, two):
     clear_filters(browser)
     Select(by_id(browser, "explorer-direction")).select_by_visible_text("both")
     for state, mask in (
-        ("2", live["detector"] & live["replicated"]),
-        ("1", live["detector"] & ~live["replicated"]),
+        ("2", live["detector"] & live["confirmed"]),
+        ("1", live["detector"] & ~live["confirmed"]),
         ("0", ~live["detector"]),
     ):
         Select(by_id(browser, "explorer-state")).select_by_value(state)
@@ -492,7 +492,7 @@ def test_points_open_their_details_and_the_card(browser, two):
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
     canvas.send_keys(Keys.ARROW_RIGHT)
     order = results.neurons.assign(size=(results.neurons["auroc"] - 0.5).abs())
-    order = order[order["detector"] & order["replicated"]]
+    order = order[order["detector"] & order["confirmed"]]
     first = order.sort_values("size", ascending=False, kind="stable").iloc[0]
     details = by_id(browser, "explorer-details")
     assert details.text.startswith(f"Neuron {first['neuron']} and {first['class']}")
@@ -830,10 +830,10 @@ def huge(tmp_path_factory):
     )  # fmt: skip
     table["p"] = table["p_adjusted"] / 10
     table["detector"] = table["reject"] = (auroc - 0.5).__abs__() > 0.2
-    table["replicated"] = table["detector"] & (rng.random(n) < 0.9)
+    table["confirmed"] = table["detector"] & (rng.random(n) < 0.9)
     for end in ("", "_low", "_high"):
         table[f"auroc_confirmed{end}"] = np.where(table["detector"], table[f"auroc{end}"], np.nan)
-        table[f"auroc_replicated{end}"] = table[f"auroc_confirmed{end}"]
+        table[f"auroc_adjusted{end}"] = table[f"auroc_confirmed{end}"]
     table["p_confirmed"] = np.where(table["detector"], table["p"], np.nan)
     table["rank"] = table.groupby("class")["auroc"].rank(ascending=False, method="first")
     table.attrs = results.neurons.attrs

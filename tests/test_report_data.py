@@ -77,7 +77,7 @@ def test_neurons_are_packed_to_the_digit(results):
         columns["auroc_confirmed"] / 10_000, chosen["auroc_confirmed"], atol=5.1e-5
     )
     np.testing.assert_array_equal(columns["flags"] & 2 > 0, rows["detector"])
-    np.testing.assert_array_equal(columns["flags"] & 4 > 0, rows["detector"] & rows["replicated"])
+    np.testing.assert_array_equal(columns["flags"] & 4 > 0, rows["detector"] & rows["confirmed"])
 
 
 @pytest.mark.parametrize(("p", "code"), [(0.0, 65534), (1.0, 0), (1e-300, 60_000), (np.nan, 65535)])
@@ -91,7 +91,7 @@ def test_what_matters_most_is_kept_and_the_rest_is_said(results):
     slot = explorer(results, 20)
     kept = numbers(slot["columns"]["neuron"])
     live = results.neurons[results.neurons["auroc"].notna()]
-    confirmed = live[live["detector"] & live["replicated"]]
+    confirmed = live[live["detector"] & live["confirmed"]]
     best = confirmed.assign(size=(confirmed["auroc"] - 0.5).abs()).nlargest(20, "size")
     assert sorted(kept) == sorted(best["neuron"])
     assert slot["held"].startswith(f"20 of {len(live)} pairs of class and neuron, detectors and")
@@ -162,14 +162,14 @@ def test_the_data_never_exceeds_its_budget():
         {
             "class": np.repeat(names, 2048), "neuron": np.tile(np.arange(2048), 37),
             "auroc": rng.random(n), "direction": "active", "detector": rng.random(n) < 0.5,
-            "replicated": True, "p_adjusted": rng.random(n), "p_confirmed": rng.random(n),
+            "confirmed": True, "p_adjusted": rng.random(n), "p_confirmed": rng.random(n),
             "pts": 0.5, "pts_ref": 0.1,
         }
     )  # fmt: skip
     for name in ("auroc_low", "auroc_high", "auroc_confirmed"):
         table[name] = 0.5
     table["auroc_confirmed_low"] = table["auroc_confirmed_high"] = 0.5
-    table["auroc_replicated_low"] = table["auroc_replicated_high"] = 0.5
+    table["auroc_adjusted_low"] = table["auroc_adjusted_high"] = 0.5
     noise = [rng.integers(0, 256, (300, 400, 3), dtype=np.uint8) for _ in range(24)]
     big = dataclasses.replace(made, neurons=table, gallery=make_gallery(names, noise))
     lengths = []

@@ -244,8 +244,8 @@ def test_the_order_of_an_array_is_its_own_affair():
         check_same_rows(X=X, y=5)
     with pytest.raises(FeatlabError, match="split must have one row per image, got 'split'"):
         check_same_rows(X=X, split="split")
-    with pytest.raises(FeatlabError, match="replicated must be one of None, True, False"):
-        neurons.select_neurons(data()["table"], replicated="yes")
+    with pytest.raises(FeatlabError, match="confirmed must be one of None, True, False"):
+        neurons.select_neurons(data()["table"], confirmed="yes")
 
 
 def test_a_mask_of_other_images_is_refused_and_row_numbers_have_no_index():
@@ -277,7 +277,7 @@ def test_classes_asked_for_are_places_among_the_classes():
 
 
 def without_detectors() -> pd.DataFrame:
-    return data()["table"].assign(replicated=False)
+    return data()["table"].assign(confirmed=False)
 
 
 def test_methods_without_a_detector_are_left_out_and_it_is_said(caplog):

@@ -320,8 +320,8 @@ def selected_detectors(neurons: pd.DataFrame, *, silent: bool = False) -> pd.Dat
 def with_unseen_limits(neurons: pd.DataFrame) -> pd.DataFrame:
     """A neuron table whose interval on unseen images may be printed beside any choice of rows.
 
-    The interval of a neuron that replicated is the one that allows for that: it was picked because
-    its confirmed AUROC is large, which a plain interval does not know.
+    The interval of a confirmed neuron is the one that allows for that: it was picked because its
+    AUROC on unseen images is large, which a plain interval does not know.
 
     Parameters
     ----------
@@ -331,15 +331,15 @@ def with_unseen_limits(neurons: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        With ``auroc_replicated_low, auroc_replicated_high`` as ``auroc_confirmed_low,
-        auroc_confirmed_high`` of replicated rows.
+        With ``auroc_adjusted_low, auroc_adjusted_high`` as ``auroc_confirmed_low,
+        auroc_confirmed_high`` of confirmed rows.
     """
     if neurons.empty:  # of a set without labels: no neuron was tested
         return neurons
-    held = neurons["replicated"].eq(True)
+    held = neurons["confirmed"].eq(True)
     limits = {
         f"auroc_confirmed_{end}": neurons[f"auroc_confirmed_{end}"].where(
-            ~held, neurons[f"auroc_replicated_{end}"]
+            ~held, neurons[f"auroc_adjusted_{end}"]
         )
         for end in ("low", "high")
     }
@@ -388,11 +388,11 @@ def confirmed_detectors(
     if most is not None:
         check_whole("most", most, 1)
     check_columns(
-        "the neuron table", neurons, ("layer", "pooling", "auroc", "rank", "replicated"),
+        "the neuron table", neurons, ("layer", "pooling", "auroc", "rank", "confirmed"),
         "give the result of confirm_neurons",
     )  # fmt: skip
     rows = selected_detectors(neurons, silent=silent)
-    rows = rows[rows["replicated"].eq(True)]
+    rows = rows[rows["confirmed"].eq(True)]
     for column, value in (("layer", layer), ("pooling", pooling)):
         if value is not None:
             asked = [value] if isinstance(value, str) else list(value)

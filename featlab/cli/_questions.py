@@ -371,7 +371,7 @@ def neurons(
     best = featlab.arguments.with_unseen_limits(
         room.select_neurons(table, direction=direction, most=top)
     )
-    show(room.replication(table))
+    show(room.confirmation(table))
     columns = ["class", "direction", "layer", "pooling", "neuron", "auroc", "auroc_confirmed"]
     columns += ["auroc_confirmed_low", "auroc_confirmed_high", "p_confirmed", "shrinkage"]
     columns += ["reference"] if pairs or reference is not None else []

@@ -58,7 +58,7 @@ def unit_localisation(
         Images they were not chosen on; those without boxes are left out. Of a class with more than
         2,000 as many are drawn at random: a permutation pairs each with each.
     neurons : DataFrame
-        Neuron table after ``confirm_neurons``; its replicated active detectors are judged.
+        Neuron table after ``confirm_neurons``; its confirmed active detectors are judged.
     box_kind, layer
         As in :func:`evaluate_localisation`.
     most : int, optional
@@ -171,7 +171,7 @@ def neuron_pointing(
     rows : sequence of int, or mask of shape (n,)
         Unseen images, i.e. the test rows; those without boxes are left out.
     neurons : DataFrame
-        Neuron table after ``confirm_neurons``; its replicated detectors of the layer are scored.
+        Neuron table after ``confirm_neurons``; its confirmed detectors of the layer are scored.
     box_kind, layer
         As in :func:`evaluate_localisation`.
     most : int, optional

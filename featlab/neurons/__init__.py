@@ -1,4 +1,4 @@
-"""Which neurons detect which class, and does it replicate.
+"""Which neurons detect which class, and does it hold on other images.
 
 Choose on the train rows (`rank_neurons`), judge the chosen ones on rows never used for choosing
 (`confirm_neurons`): the largest of many effects is too large on the images it was chosen on. What
@@ -27,8 +27,8 @@ from featlab.neurons._confirming import confirm_neurons, null_selection
 from featlab.neurons._corrections import MULTIPLETESTS, adjust, check_correction
 from featlab.neurons._detectors import (
     cluster_detectors,
+    confirmation,
     ranked_images,
-    replication,
     select_neurons,
     softmax_top_k,
     to_anndata,
@@ -43,10 +43,10 @@ __all__ = [
     "cluster_detectors",
     "compare_classes",
     "confirm_neurons",
+    "confirmation",
     "null_selection",
     "rank_neurons",
     "ranked_images",
-    "replication",
     "select_neurons",
     "softmax_top_k",
     "to_anndata",

@@ -70,7 +70,7 @@ def confirm_neurons(
 
     The AUROC is measured anew and tested, one-sided (in the direction of the selection), with the
     Mann-Whitney test, whichever test chose the neuron. A detector that is constant on these images
-    has an AUROC of 0.5 and p = 1: it stays in the family and does not replicate.
+    has an AUROC of 0.5 and p = 1: it stays in the family and is not confirmed.
 
     Parameters
     ----------
@@ -97,9 +97,9 @@ def confirm_neurons(
     -------
     DataFrame
         `neurons` and the columns ``auroc_confirmed``, ``auroc_confirmed_low``,
-        ``auroc_confirmed_high`` (95 %), ``p_confirmed`` (corrected), ``replicated``
-        (``p_confirmed`` <= `alpha`), ``auroc_replicated_low`` and ``auroc_replicated_high`` (see
-        Notes; NaN where not replicated) and ``shrinkage``: how much of the selected effect was
+        ``auroc_confirmed_high`` (95 %), ``p_confirmed`` (corrected), ``confirmed``
+        (``p_confirmed`` <= `alpha`), ``auroc_adjusted_low`` and ``auroc_adjusted_high`` (see
+        Notes; NaN where not confirmed) and ``shrinkage``: how much of the selected effect was
         lost, in AUROC towards 0.5 and beyond; NaN and False in rows that are not detectors.
         ``unit`` is the unit of evidence, of every row: "images", "whole groups", "images within
         groups" or, where there is no p, "too few groups". ``attrs`` repeats the parameters.
@@ -107,8 +107,8 @@ def confirm_neurons(
     Notes
     -----
     ``auroc_confirmed`` is an unbiased estimate, and its interval holds 95 times in 100, over all
-    detectors of the table. Of the replicated ones it is flattered: they were picked because it was
-    large. ``auroc_replicated_low`` and ``_high`` allow for that: of r replicated among m tested,
+    detectors of the table. Of the confirmed ones it is flattered: they were picked because it was
+    large. ``auroc_adjusted_low`` and ``_high`` allow for that: of r confirmed among m tested,
     intervals of level 1 - 0.05 r / m miss at most 5 % of the r on average.
 
     References
@@ -156,8 +156,8 @@ def confirm_neurons(
         auroc_confirmed_low=low,
         auroc_confirmed_high=high,
         p_confirmed=corrected,
-        replicated=corrected <= alpha,
-        **_of_replicated(judged, corrected, family, alpha),
+        confirmed=corrected <= alpha,
+        **_of_confirmed(judged, corrected, family, alpha),
         shrinkage=sign * (rows["auroc"].to_numpy() - auroc),
         unit=unit,
     )
@@ -308,8 +308,8 @@ def _judged_by_groups(
     return measured
 
 
-def _of_replicated(judged: Floats, p: Floats, family: Floats, alpha: float) -> dict[str, Floats]:
-    """Intervals of the replicated rows that allow for having been picked: two columns."""
+def _of_confirmed(judged: Floats, p: Floats, family: Floats, alpha: float) -> dict[str, Floats]:
+    """Intervals of the confirmed rows that allow for having been picked: two columns."""
     held = p <= alpha
     ends = np.full((2, len(p)), np.nan)
     if held.any():
@@ -323,7 +323,7 @@ def _of_replicated(judged: Floats, p: Floats, family: Floats, alpha: float) -> d
             units=(rows[:, 8], rows[:, 9]),
             level=1 - miss,
         )
-    return {"auroc_replicated_low": ends[0], "auroc_replicated_high": ends[1]}
+    return {"auroc_adjusted_low": ends[0], "auroc_adjusted_high": ends[1]}
 
 
 def null_selection(
@@ -363,7 +363,7 @@ def null_selection(
     -------
     DataFrame
         One row per shuffle: repeat, rejected (rows of the table with a corrected p of at most
-        alpha), selected, replicated, best_selected and best_confirmed (the largest distance of an
+        alpha), selected, confirmed, best_selected and best_confirmed (the largest distance of an
         AUROC from 0.5 among all neurons on train, and that neuron's on confirm).
 
     Raises
@@ -409,7 +409,7 @@ def null_selection(
                 "repeat": repeat,
                 "rejected": int(table["reject"].sum()),
                 "selected": int(table["detector"].sum()),
-                "replicated": int(table["replicated"].sum()),
+                "confirmed": int(table["confirmed"].sum()),
                 "best_selected": sign * (best["auroc"] - 0.5),
                 "best_confirmed": sign * (best["auroc_confirmed"] - 0.5),
             }

@@ -42,7 +42,7 @@ _FIELDS = {
 }
 
 
-def replication(neurons: pd.DataFrame) -> pd.DataFrame:
+def confirmation(neurons: pd.DataFrame) -> pd.DataFrame:
     """How many of the selected neurons held on other images, and what their effects lost.
 
     Parameters
@@ -53,7 +53,7 @@ def replication(neurons: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        class, direction, selected, replicated, rate, median_selected, median_confirmed (AUROC, of
+        class, direction, selected, confirmed, rate, median_selected, median_confirmed (AUROC, of
         all the selected) and median_shrinkage; one row per class and direction that has any. The
         rate has no interval: the neurons share their images, and so hold or fail together.
 
@@ -65,13 +65,13 @@ def replication(neurons: pd.DataFrame) -> pd.DataFrame:
     _check_confirmed(neurons)
     rows = []
     for (name, direction), part in neurons[neurons["detector"]].groupby(["class", "direction"]):
-        held = int(part["replicated"].sum())
+        held = int(part["confirmed"].sum())
         rows.append(
             {
                 "class": name,
                 "direction": direction,
                 "selected": len(part),
-                "replicated": held,
+                "confirmed": held,
                 "rate": held / len(part),
                 "median_selected": part["auroc"].median(),
                 "median_confirmed": part["auroc_confirmed"].median(),
@@ -84,7 +84,7 @@ def replication(neurons: pd.DataFrame) -> pd.DataFrame:
 def select_neurons(
     neurons: pd.DataFrame,
     *,
-    replicated: bool | None = None,
+    confirmed: bool | None = None,
     direction: str = "active",
     most: int | None = None,
 ) -> pd.DataFrame:
@@ -94,8 +94,8 @@ def select_neurons(
     ----------
     neurons : DataFrame
         From `rank_neurons` or `confirm_neurons`.
-    replicated : bool, optional
-        Whether to keep only the replicated ones; default: if the table says which those are.
+    confirmed : bool, optional
+        Whether to keep only the confirmed ones; default: if the table says which those are.
     direction : {"active", "silent", "both"}
         Which way the neurons tell the class.
     most : int, optional
@@ -106,24 +106,24 @@ def select_neurons(
     -------
     DataFrame
         Rows of `neurons`, sorted by class and by the effect they were chosen by, numbered anew.
-        The replicated ones were picked by their confirmed AUROC, which is therefore flattered:
-        ``auroc_replicated_low`` and ``_high`` allow for that.
+        The confirmed ones were picked by their confirmed AUROC, which is therefore flattered:
+        ``auroc_adjusted_low`` and ``_high`` allow for that.
 
     Raises
     ------
     FeatlabError
-        `replicated` is asked for and the table is not confirmed; `most` is less than 1.
+        `confirmed` is asked for and the table is not confirmed; `most` is less than 1.
     """
     if most is not None:
         check_whole("most", most, 1)
     check_choice("direction", direction, _DIRECTIONS)
-    check_choice("replicated", replicated, (None, True, False))
-    if replicated is None:
-        replicated = "replicated" in neurons
+    check_choice("confirmed", confirmed, (None, True, False))
+    if confirmed is None:
+        confirmed = "confirmed" in neurons
     rows = neurons[neurons["detector"]]
-    if replicated:
+    if confirmed:
         _check_confirmed(neurons)
-        rows = rows[rows["replicated"]]
+        rows = rows[rows["confirmed"]]
     if direction != "both":
         rows = rows[rows["direction"] == direction]
     rows = best_first(rows)
@@ -134,7 +134,7 @@ def select_neurons(
 
 
 def _check_confirmed(table: pd.DataFrame) -> None:
-    check_columns("the neuron table", table, ["replicated"], "run confirm_neurons")
+    check_columns("the neuron table", table, ["confirmed"], "run confirm_neurons")
 
 
 def cluster_detectors(

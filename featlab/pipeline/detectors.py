@@ -35,10 +35,10 @@ from featlab.neurons import (
     cluster_detectors,
     compare_classes,
     confirm_neurons,
+    confirmation,
     null_selection,
     rank_neurons,
     ranked_images,
-    replication,
 )
 from featlab.pipeline.pictures import channel_maps, picture_loader
 from featlab.results.analysis import DetectorDetails, HeadResults, Selection
@@ -188,7 +188,7 @@ def detector_details(
     by_place: Mapping[Place, HeadResults],
     random_state: int,
 ) -> DetectorDetails:
-    """Which layer and pooling, does it replicate, is it needed, is it redundant."""
+    """Which layer and pooling, does it hold on other images, is it needed, is it redundant."""
     labels, groups = store.images["label"], store.images["group"]
     X, table = tables[main_place(store)], rows_of(all_neurons, main_place(store))
     detectors = confirmed_detectors(table)
@@ -207,7 +207,7 @@ def detector_details(
         smallest = smallest_set(X, labels, split, order, groups=groups, random_state=random_state)
     return DetectorDetails(
         poolings=_poolings(tables, all_neurons, by_place),
-        replication=replication(table),
+        confirmation=confirmation(table),
         clusters=cluster_detectors(detectors, judging, labels[confirm]) if len(detectors) else None,
         nulls=null_selection(
             X, labels, split, groups=groups, n_repeats=_SHUFFLES, random_state=random_state
@@ -247,7 +247,7 @@ def _poolings(
                 "pooling": pooling,
                 "neurons": X.shape[1],
                 "selected": len(active),
-                "replicated": int(active["replicated"].sum()),
+                "confirmed": int(active["confirmed"].sum()),
                 "median_confirmed": active["auroc_confirmed"].median(),
                 **scores,
             }
@@ -384,7 +384,7 @@ def _facts(row: pd.Series, pooled: np.ndarray, labels: np.ndarray, neuron: int) 
     p = f"no p: {row['reason']}" if row.get("reason") else f"adjusted p {row['p_adjusted']:.1g}"
     facts = [f"chosen: {_auroc(row, 'auroc')}", p]
     if np.isfinite(row.get("auroc_confirmed", np.nan)):
-        held = "replicated (which flatters it)" if row["replicated"] else "not replicated"
+        held = "confirmed (which flatters it)" if row["confirmed"] else "not confirmed"
         facts.append(f"unseen: {_auroc(row, 'auroc_confirmed')}, {held}")
     else:
         facts.append("not selected, so not confirmed")

@@ -54,7 +54,7 @@ _NEURON_COLUMNS = (
     *("layer", "pooling", "class", "neuron", "reference", "direction"),
     *("auroc", "effect", "rank", "p", "p_adjusted", "auroc_confirmed"),
 )
-_NO_DETECTORS = ("detector", "replicated")
+_NO_DETECTORS = ("detector", "confirmed")
 _TYPICAL, _TELLING = 5, 10  # images and neurons told of each cluster
 _SIZES = (5, 20, 80, 320, 1280)
 _FEWEST_BOXED = 10  # train images with a box that a curve is made of

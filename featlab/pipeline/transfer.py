@@ -40,7 +40,7 @@ _SCORES = ["n", "accuracy", "accuracy_low", "accuracy_high", "interval", "balanc
 _SCORES += ["roc_auc", "log_loss"]
 _DIFFERENCES = ["difference", "difference_low", "difference_high", "p", "test"]
 _KEY = ["class", "neuron"]
-_COUNTED = ["selected_before", "selected_after", "replicated_before", "replicated_after"]
+_COUNTED = ["selected_before", "selected_after", "confirmed_before", "confirmed_after"]
 
 
 def transfer_study(
@@ -274,14 +274,14 @@ def detector_changes(
     Returns
     -------
     classes : DataFrame, one row per class
-        ``class``; ``selected_before, selected_after, replicated_before, replicated_after,
-        replicated_both``: numbers of detectors active for the class; ``neurons``: those alive both
+        ``class``; ``selected_before, selected_after, confirmed_before, confirmed_after,
+        confirmed_both``: numbers of detectors active for the class; ``neurons``: those alive both
         times; ``median_before, median_after``: of the AUROC of all that were selected then;
         ``spread_before, spread_after``: mean of abs(AUROC - 0.5) over all neurons alive both times;
         ``spearman``: rank correlation of their AUROC before and after.
     neurons : DataFrame, one row per class and neuron
         ``class, neuron, auroc_before, auroc_after`` (on confirm rows; NaN for a dead neuron),
-        ``selected_before, selected_after, replicated_before, replicated_after``.
+        ``selected_before, selected_after, confirmed_before, confirmed_after``.
 
     Raises
     ------
@@ -307,7 +307,7 @@ def detector_changes(
         marked = table[_KEY].assign(
             **{
                 f"selected_{when}": table["detector"] & active,
-                f"replicated_{when}": table["replicated"] & active,
+                f"confirmed_{when}": table["confirmed"] & active,
             }
         )
         measured = unseen[[*_KEY, "auroc"]].rename(columns={"auroc": f"auroc_{when}"})
@@ -331,7 +331,7 @@ def _counts(name: str, part: pd.DataFrame) -> dict[str, object]:
     return {
         "class": name,
         **{column: int(part[column].sum()) for column in _COUNTED},
-        "replicated_both": int((part["replicated_before"] & part["replicated_after"]).sum()),
+        "confirmed_both": int((part["confirmed_before"] & part["confirmed_after"]).sum()),
         "neurons": len(alive),
         "median_before": part.loc[part["selected_before"], "auroc_before"].median(),
         "median_after": part.loc[part["selected_after"], "auroc_after"].median(),

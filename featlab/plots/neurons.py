@@ -34,10 +34,10 @@ from featlab.plots.style import (
 _CLOUD = "#b9c1cb"
 _LEAST_P = 1e-300
 _STATES = {
-    (False, False): ("replicated neither time", MUTED, "."),
-    (True, False): ("replicated before only", ORANGE, "v"),
-    (False, True): ("replicated after only", RIGHT, "^"),
-    (True, True): ("replicated both times", "#cc78bc", "o"),
+    (False, False): ("confirmed neither time", MUTED, "."),
+    (True, False): ("confirmed before only", ORANGE, "v"),
+    (False, True): ("confirmed after only", RIGHT, "^"),
+    (True, True): ("confirmed both times", "#cc78bc", "o"),
 }
 
 
@@ -220,7 +220,7 @@ def detector_aurocs(
     ----------
     neurons : DataFrame
         Neuron table of the detectors selected, after the confirmation: ``layer`` (the entry),
-        ``auroc_confirmed``, ``replicated``.
+        ``auroc_confirmed``, ``confirmed``.
     entries : sequence of str
         In the order to draw, from the top; an entry without detectors keeps an empty row.
     random_state : int
@@ -228,12 +228,12 @@ def detector_aurocs(
     """
     rng = np.random.default_rng(random_state)
     ax = new_axes(ax, 7.4, 1.3 + 0.5 * len(entries))
-    replicated = neurons["replicated"].eq(True)
-    for confirmed, colour, size, label in (
+    confirmed = neurons["confirmed"].eq(True)
+    for held, colour, size, label in (
         (False, MUTED, 7, "selected, not confirmed"),
         (True, BLUE, 11, "confirmed"),
     ):
-        rows = neurons[replicated.eq(confirmed) & neurons["layer"].isin(list(entries))]
+        rows = neurons[confirmed.eq(held) & neurons["layer"].isin(list(entries))]
         y = rows["layer"].map({name: place for place, name in enumerate(entries)}).to_numpy(float)
         ax.scatter(
             rows["auroc_confirmed"], y + rng.uniform(-0.3, 0.3, len(rows)), s=size, color=colour,
@@ -245,7 +245,7 @@ def detector_aurocs(
         if np.isfinite(median):
             ax.plot([median, median], [place - 0.38, place + 0.38], color=INK, linewidth=2)
         ax.annotate(
-            f"{int((mine & replicated).sum()):,}", (1.0, place), (8, 0),
+            f"{int((mine & confirmed).sum()):,}", (1.0, place), (8, 0),
             xycoords=("axes fraction", "data"), textcoords="offset points",
             va="center", fontsize=8.5, color=INK,
         )  # fmt: skip
@@ -279,7 +279,7 @@ def detector_changes(
     ----------
     neurons : DataFrame
         ``Transfer.neurons``: ``class, neuron, auroc_before, auroc_after,
-        replicated_before, replicated_after``.
+        confirmed_before, confirmed_after``.
     label : str, optional
         The class shown; by default all of them, of two classes the first, since the other is its
         mirror image.
@@ -291,9 +291,9 @@ def detector_changes(
     alive = rows.dropna(subset=["auroc_before", "auroc_after"])
     ax = new_axes(ax, 8, 5.2)
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    replicated = list(zip(alive["replicated_before"], alive["replicated_after"], strict=True))
+    confirmed = list(zip(alive["confirmed_before"], alive["confirmed_after"], strict=True))
     for order, (state, (text, colour, marker)) in enumerate(_STATES.items(), start=2):
-        mine = np.array([(bool(a), bool(b)) == state for a, b in replicated], dtype=bool)
+        mine = np.array([(bool(a), bool(b)) == state for a, b in confirmed], dtype=bool)
         if mine.any():
             ax.scatter(
                 alive["auroc_before"][mine], alive["auroc_after"][mine], s=16, color=colour,

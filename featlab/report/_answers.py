@@ -133,7 +133,7 @@ def _flattery(every: pd.DataFrame, direction: str) -> str:
     selected = selected_detectors(every, silent=True)
     selected = selected[selected["direction"].eq(direction)]
     values = selected["auroc_confirmed"].dropna()
-    if selected["replicated"].eq(True).all():
+    if selected["confirmed"].eq(True).all():
         return ""
     return (
         f", which being confirmed flatters: the median of all {len(values):,} selected is "
@@ -145,7 +145,7 @@ def _flattery(every: pd.DataFrame, direction: str) -> str:
 def counts(results: Results) -> str:
     """How many active detectors were selected, and how many of them held."""
     selected = selected_detectors(results.neurons)
-    held = int(selected["replicated"].eq(True).sum())
+    held = int(selected["confirmed"].eq(True).sum())
     return (
         f"{words.plural(len(selected), 'pair', 'pairs')} of class and active neuron selected, "
         f"{held:,} confirmed."
@@ -156,7 +156,7 @@ def counts(results: Results) -> str:
 def flattered(results: Results) -> str:
     """That those which were confirmed are the better ones by luck, too."""
     selected = selected_detectors(results.neurons)
-    held = selected["replicated"].eq(True)
+    held = selected["confirmed"].eq(True)
     every, kept = selected["auroc_confirmed"], selected.loc[held, "auroc_confirmed"]
     if held.all() or not kept.notna().any() or kept.median() <= every.median():
         return ""
@@ -173,7 +173,7 @@ def shuffled(results: Results) -> str:
     nulls = None if results.detector_details is None else results.detector_details.nulls
     if nulls is None or not len(nulls):
         return ""
-    largest = int(nulls["replicated"].max())
+    largest = int(nulls["confirmed"].max())
     most = f"at most {words.plural(largest, 'pair')}" if largest else "no pair"
     sets = words.plural(len(nulls), "set")
     return f"On {sets} of shuffled labels the same procedure confirmed {most} of class and neuron."
@@ -255,7 +255,7 @@ def best_pooling(results: Results) -> str:
     if results.detector_details is None:
         return ""
     poolings = results.detector_details.poolings
-    counts = poolings["replicated"].astype(int)
+    counts = poolings["confirmed"].astype(int)
     if len(poolings) < 2 or counts.min() == counts.max():
         return ""
     most, fewest = (

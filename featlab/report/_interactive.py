@@ -175,7 +175,7 @@ def explorer_rows(table: pd.DataFrame) -> pd.DataFrame:
     live = table[table["auroc"].notna()]
     if "reference" in live:
         live = live[live["reference"].eq("")]
-    selected, confirmed = live["detector"].eq(True), live["replicated"].eq(True)
+    selected, confirmed = live["detector"].eq(True), live["confirmed"].eq(True)
     state = (selected & confirmed).astype(int) + selected.astype(int)
     size = (live["auroc"] - 0.5).abs()
     order = live.assign(state=state, size=size)

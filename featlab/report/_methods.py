@@ -248,7 +248,7 @@ def _held(results: Results) -> str:
         f"{words.plural(known.n_confirm_tests, 'test')} of selected neurons (of all layers and "
         f"poolings) gave p ≤ {known.confirm_alpha}."
     )
-    if results.neurons["auroc_replicated_low"].notna().any():
+    if results.neurons["auroc_adjusted_low"].notna().any():
         text += (
             " The interval beside a confirmed detector's AUROC on those images allows for its "
             f"having been picked there{cite('selected_intervals')}."

@@ -59,7 +59,7 @@ def detectors(results: Results, options: Options) -> Section:
             "poolings": answers.best_pooling(results),
         },
         tables={
-            "replication": _replication(results),
+            "confirmation": _confirmation(results),
             "detectors": _detectors(results),
             "poolings": None if details is None else _poolings(details.poolings),
             "softmax_top_k": _softmax_top_k(results),
@@ -217,7 +217,7 @@ def _detectors(results: Results) -> Table | None:
         rows.append(cells)
     columns = ["Neuron", "Class", "AUROC when chosen", "AUROC on unseen", "Adjusted p on unseen"]
     flattered = "; being confirmed flatters their AUROC on unseen, which its interval allows for"
-    if selected_detectors(results.neurons)["replicated"].eq(True).all():
+    if selected_detectors(results.neurons)["confirmed"].eq(True).all():
         flattered = ""
     if judged:
         columns.append("Its map finds the object")
@@ -231,10 +231,10 @@ def _detectors(results: Results) -> Table | None:
     )
 
 
-def _replication(results: Results) -> Table | None:
+def _confirmation(results: Results) -> Table | None:
     if results.detector_details is None:
         return None
-    counts = results.detector_details.replication
+    counts = results.detector_details.confirmation
     if len(results.store.classes) == 2 and len(counts):
         # Of two classes one's active neurons are the other's silent ones.
         counts = counts[counts["direction"].eq("active")]
@@ -243,7 +243,7 @@ def _replication(results: Results) -> Table | None:
             words.name(row["class"]),
             row["direction"],
             f"{int(row['selected']):,}",
-            f"{int(row['replicated']):,}",
+            f"{int(row['confirmed']):,}",
             words.share(row, "rate"),
             f"{words.number(row['median_selected'])} → {words.number(row['median_confirmed'])}",
         ]
@@ -265,7 +265,7 @@ def _poolings(poolings: pd.DataFrame) -> Table | None:
         [
             f"{row['layer']}, {row['pooling']}",
             f"{int(row['selected']):,}",
-            f"{int(row['replicated']):,}",
+            f"{int(row['confirmed']):,}",
             words.number(row["median_confirmed"]),
             words.scored(row, "accuracy"),
         ]

@@ -386,8 +386,8 @@ def _detectors(changes: pd.DataFrame) -> Table | None:
         [
             words.name(row["class"]),
             _change(row, "selected"),
-            _change(row, "replicated"),
-            f"{int(row['replicated_both']):,}",
+            _change(row, "confirmed"),
+            f"{int(row['confirmed_both']):,}",
             f"{words.number(row['median_before'])} → {words.number(row['median_after'])}",
             words.score(row["spearman"]),
         ]

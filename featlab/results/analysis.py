@@ -242,10 +242,10 @@ class DetectorDetails:
     Attributes
     ----------
     poolings : DataFrame
-        ``layer, pooling, neurons, selected, replicated, median_confirmed, n, accuracy,
+        ``layer, pooling, neurons, selected, confirmed, median_confirmed, n, accuracy,
         accuracy_low, accuracy_high``, a row per layer and pooling.
-    replication : DataFrame
-        From ``neurons.replication``.
+    confirmation : DataFrame
+        From ``neurons.confirmation``.
     clusters : DataFrame or None
         From ``neurons.cluster_detectors``.
     cluster_correlation : float
@@ -261,7 +261,7 @@ class DetectorDetails:
     """
 
     poolings: pd.DataFrame
-    replication: pd.DataFrame
+    confirmation: pd.DataFrame
     clusters: pd.DataFrame | None = None
     nulls: pd.DataFrame | None = None
     ablation: pd.DataFrame | None = None

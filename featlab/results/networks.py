@@ -18,7 +18,7 @@ from featlab.system.files import write_table, write_whole
 _GRADIENT_TABLES = ("localisation", "boxes", "sanity", "faithfulness", "faithfulness_curves")
 GRADIENTS_FILE, _GRADIENTS_VERSION = "gradient_examples.npz", 2
 _TRANSFER_TABLES = ("comparison", "curves", "predictions", "detectors", "neurons", "small_images")
-TRANSFER_FILE, _TRANSFER_FORMAT = "transfer.json", ("featlab-transfer", "1.0")
+TRANSFER_FILE, _TRANSFER_FORMAT = "transfer.json", ("featlab-transfer", "1.1")
 
 
 @dataclass(frozen=True)
