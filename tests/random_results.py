@@ -30,7 +30,7 @@ from featlab.results.analysis import (
 from featlab.results.images import Clusters, OwnClasses, SetMaps
 from featlab.results.localisation import BASELINES, FittedMethods, Localisation
 from featlab.results.networks import Transfer
-from featlab.results.pictures import Comparison, Examples, Predictions, Samples
+from featlab.results.pictures import LIKENESS_COLUMNS, Comparison, Examples, Predictions, Samples
 
 METHODS = {
     "detectors": "image labels",
@@ -576,10 +576,14 @@ def comparisons(draw: Any) -> Comparison:
             difference=gaps, difference_low=gaps - 0.1, difference_high=gaps + 0.1, p_adjusted=p
         )
 
+    two = make.rng.permutation(names)[:2]
+    values = np.where(make.chance(0.8), 1.0, np.nan) * (2 * make.shares(6) - 1)
+    alike = pd.DataFrame([[*two, int(make.rng.integers(0, 99)), *values]], columns=LIKENESS_COLUMNS)
     best_head = str(order["name"].iloc[0])
     return Comparison(
         entries=entries, heads=pd.DataFrame(), head_pairs=pairs(best_head),
         detectors=pd.DataFrame(), localisation=pd.DataFrame(), box_pairs=pairs(best_boxes),
         success=pd.DataFrame(), best_head=best_head, best_boxes=best_boxes if boxes else "",
         shared_method="cam", method_examples=None, images=store.images, split=split,
+        likeness=alike,
     )  # fmt: skip

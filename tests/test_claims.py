@@ -949,6 +949,20 @@ def _(text, r, _claim):
         assert count(text, r"([\d,]+) to score on") == (r.split == "test").sum()
 
 
+@check("closest pair")
+def _(text, r, _claim):
+    pairs = r.likeness.dropna(subset="cka")
+    assert ("Too few images" in text) == (len(pairs) == 0)
+    if len(pairs):
+        best = pairs.sort_values("cka").iloc[-1]
+        assert ("No two" in text) == (best["cka"] <= best["cka_shuffled"])
+        if "No two" not in text:
+            number = r"(−?\d\.\d+)"
+            said = re.search(rf"CKA {number} on (\d+) image.* below {number}", text)
+            assert same(said[1], best["cka"], 1) and same(said[3], best["cka_shuffled"], 1)
+            assert int(said[2]) == best["n"]
+
+
 @check("compared cost")
 def _(text, r, _claim):
     per_image = 1000 * r.entries["megabytes"] / len(r.images)

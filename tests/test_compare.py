@@ -83,6 +83,17 @@ def test_every_layer_is_an_entry_with_its_own_facts(found, stores):
     assert entries.loc["large", "active_share"] == np.mean(top > 0) == pytest.approx(0.9)
 
 
+def test_likeness_and_boxes_from_boxes_stand_beside_the_rest(found):
+    pairs = found.likeness.set_index(["a", "b"])["cka"]
+    assert len(pairs) == 6
+    assert pairs["two, low", "large"] > 0.5 > pairs["large", "noise"]
+    learnt = found.localisation[found.localisation["method"] == "cell_boxes"]
+    by_entry = learnt.set_index("entry")["box_accuracy"]
+    entries = found.entries.set_index("name")
+    assert (entries["trained_box_accuracy"] == by_entry).all()
+    assert "cell_boxes" not in set(entries["method"]) | {found.shared_method}
+
+
 def test_heads_are_those_that_each_store_gets_by_itself(found, stores):
     split = splits.make_split(stores[0].images, random_state=0)
     assert found.split.tolist() == split.tolist()

@@ -50,9 +50,9 @@ def test_it_starts_without_error_and_asks_for_nothing(browser, page):  # noqa: F
 def test_tables_sort_by_number(browser, page):  # noqa: F811
     show(browser, page)
     tables = browser.find_elements(By.CSS_SELECTOR, "main .scroll table")
-    assert len(tables) == 7
+    assert len(tables) == 9
     sorted_ones = [t for t in tables if len(t.find_elements(By.CSS_SELECTOR, "tbody tr")) > 1]
-    assert len(sorted_ones) == 5  # a single pair has nothing to sort
+    assert len(sorted_ones) == 6  # a single pair has nothing to sort
     boxes = browser.find_element(By.XPATH, "//table[caption[starts-with(., 'Boxes of')]]")
     head = boxes.find_elements(By.CSS_SELECTOR, "thead th")[4]
     assert head.text.startswith("Mean IoU")

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.spatial.distance import pdist
+from scipy.stats import spearmanr
 from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from featlab import FeatlabError, cli, embed, extract, images, plots
@@ -362,3 +364,62 @@ def test_of_very_many_images_some_stand_for_all(monkeypatch):
 def test_without_an_image_left_nothing_can_be_chosen():
     with pytest.raises(FeatlabError, match="no image left to choose"):
         embed.representatives(np.eye(4), 1, given=range(4))
+
+
+# ---- likeness --------------------------------------------------------------------------------
+
+
+def unbiased_hsic(X, Y):
+    """Song et al. 2012, formula 5, as it is written."""
+    n = len(X)
+    K, L = X @ X.T, Y @ Y.T
+    np.fill_diagonal(K, 0)
+    np.fill_diagonal(L, 0)
+    whole = np.trace(K @ L) + K.sum() * L.sum() / ((n - 1) * (n - 2))
+    return (whole - 2 / (n - 2) * (K @ L).sum()) / (n * (n - 3))
+
+
+def test_likeness_is_the_published_formulas():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(2, 1, (40, 60)), rng.exponential(1, (40, 9))
+    Y[:, 0] += 2 * X[:, 0]
+    row = embed.likeness({"x": pd.DataFrame(X), "y": pd.DataFrame(Y)}, n_shuffles=20).iloc[0]
+    size = np.sqrt(unbiased_hsic(X, X) * unbiased_hsic(Y, Y))
+    assert row["cka"] == pytest.approx(unbiased_hsic(X, Y) / size, rel=1e-9)
+    assert row["rsa"] == pytest.approx(
+        spearmanr(pdist(X, "correlation"), pdist(Y, "correlation")).statistic, rel=1e-9
+    )
+
+
+def test_likeness_of_the_turned_is_whole_and_that_of_noise_nothing():
+    """Wide layers of few images look alike to CKA as it is mostly computed: 0.9 here."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(100, 600))
+    turned = 3 * X @ np.linalg.qr(rng.normal(size=(600, 600)))[0] + 5
+    tables = {"x": X, "turned": turned, "noise": rng.normal(size=(100, 700))}
+    pairs = embed.likeness({name: pd.DataFrame(x) for name, x in tables.items()}, n_shuffles=50)
+    assert pairs[["a", "b"]].to_numpy().tolist() == [
+        ["x", "turned"], ["x", "noise"], ["turned", "noise"],
+    ]  # fmt: skip
+    assert pairs.loc[0, "cka"] == pytest.approx(1) and pairs.loc[0, "cka_p"] == 1 / 51
+    assert pairs.loc[1:, "cka"].abs().max() < 0.05
+
+
+def test_shuffles_of_likeness_keep_their_size_where_images_come_in_groups():
+    """Pictures of one group lie together in every network, which is no likeness of networks."""
+    rng, p = np.random.default_rng(2), []
+    groups = np.repeat([f"g{k}" for k in range(15)], 4)
+    for seed in range(60):
+        X, Y = (np.repeat(rng.normal(size=(15, 5)), 4, axis=0) for _ in range(2))
+        tables = {"x": pd.DataFrame(X), "y": pd.DataFrame(Y + 0.01 * rng.normal(size=Y.shape))}
+        row = embed.likeness(tables, groups=groups, n_shuffles=19, random_state=seed).iloc[0]
+        assert row["n"] == 15
+        p.append(row["cka_p"])
+    assert np.mean(np.array(p) <= 0.05) < 0.15
+
+
+def test_likeness_refuses_other_rows_and_is_silent_on_few():
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(9, 4)))
+    assert embed.likeness({"a": X, "b": X})[["cka", "rsa_p"]].isna().all(axis=None)
+    with pytest.raises(FeatlabError, match="two tables of the same images, got rows of 'a': 9"):
+        embed.likeness({"a": X, "b": X[:5]})

@@ -23,9 +23,11 @@ from featlab.arguments import (
     true_boxes,
     with_unseen_limits,
 )
+from featlab.embed import likeness
 from featlab.features import feature_table
 from featlab.heads import evaluate_heads
 from featlab.heads.comparison import paired
+from featlab.localise.fitting import signed_centre
 from featlab.pipeline.detectors import LOCALISERS, class_weights, find_detectors
 from featlab.pipeline.pictures import (
     boxes_at,
@@ -42,9 +44,8 @@ from featlab.results.pictures import ENTRY_COLUMNS, Comparison, MethodExamples
 from featlab.splits import make_split
 from featlab.store import MapStore
 
-# Boxes to learn from would hide what the maps themselves tell; random neurons tell little of what
-# the other baselines do not, and take as long as all the rest.
-METHODS = tuple(name for name in LOCALISERS if name not in ("cell_boxes", "random_neuron"))
+# Random neurons tell little of what the other baselines do not, and take as long as all the rest.
+METHODS = tuple(name for name in LOCALISERS if name != "random_neuron")
 _PICTURES = 5
 _N_BOOT = 2000
 
@@ -177,6 +178,7 @@ def compare_stores(
         images=first.images,
         split=split,
         box_kind=box_kind,
+        likeness=likeness(tables, groups=groups, random_state=random_state),
         command=command,
     )
 
@@ -217,7 +219,7 @@ def _located(
 def _facts(entry: Entry) -> dict[str, Any]:
     store, known = entry.store, entry.store.provenance
     height, width, neurons = store.map_shape(entry.layer)
-    active = 0
+    active, signed = 0, signed_centre(store, np.arange(len(store)), entry.layer, 0)
     lowest, highest = np.float32(np.inf), np.float32(-np.inf)
     for _, top in store.iter_pooled(layer=entry.layer, pooling="max"):
         active += int(np.count_nonzero(top > 0))
@@ -235,7 +237,8 @@ def _facts(entry: Entry) -> dict[str, Any]:
         "map_width": width,
         "neurons": neurons,
         "dead": int(np.count_nonzero(lowest == highest)),
-        "active_share": active / (len(store) * neurons),
+        # Nothing of a signed layer rests at 0.
+        "active_share": active / (len(store) * neurons) if signed is None else np.nan,
         "megabytes": store.path.stat().st_size / 1e6,
     }
 
@@ -283,7 +286,11 @@ def _boxes(located: _Located | None) -> dict[str, Any]:
     scores = [
         f"{score}{end}" for score in ("box_accuracy", "mean_iou") for end in ("", "_low", "_high")
     ]
+    trained = located.localisation.best(supervision=("boxes",))
+    ends = ["box_accuracy", "box_accuracy_low", "box_accuracy_high"]
+    learnt = {} if trained is None else trained[ends].add_prefix("trained_").to_dict()
     return {
+        **learnt,
         "n_boxes": int(row["n"]),
         "method": located.method,
         **row[["box_accuracy_confirm", *scores, "seconds_per_1000"]],

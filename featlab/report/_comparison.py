@@ -26,7 +26,8 @@ def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pa
 
     Like the report, the page opens offline, asks for nothing and is complete without its script.
     Beside it lie ``compare`` (the entries), ``compare_heads``, ``compare_detectors``,
-    ``compare_localisation`` and ``compare_pairs``, each as ``.csv`` and ``.parquet``.
+    ``compare_localisation``, ``compare_pairs`` and ``compare_likeness``, each as ``.csv`` and
+    ``.parquet``.
 
     Parameters
     ----------
@@ -91,13 +92,42 @@ def _overview(comparison: Comparison) -> Section:
 
 
 def _compared(comparison: Comparison) -> Section:
-    """What each entry is: a row for each stored layer."""
+    """What each entry does and what it is: a row for each stored layer."""
     return Section(
         "compared",
-        "What was compared",
+        "Which to take",
         "compare_entries.html",
-        tables={"entries": _entries(comparison.entries, len(comparison.images))},
+        tables={
+            "choice": _choice(comparison),
+            "entries": _entries(comparison.entries, len(comparison.images)),
+        },
         files={"compare": comparison.entries},
+    )
+
+
+def _choice(comparison: Comparison) -> Table | None:
+    """All that one chooses a network by, in one table."""
+    boxes = bool(comparison.best_boxes)
+    entries = comparison.entries
+    rows = [
+        [
+            words.name(row["name"]),
+            words.scored(row, "accuracy"),
+            f"{row['confirmed']:,}",
+            *([words.scored(row, "box_accuracy")] if boxes else []),
+            *([words.scored(row, "trained_box_accuracy")] if boxes else []),
+            words.number(row["seconds_per_1000"], 1),
+            _megabytes(row["megabytes"]),
+        ]
+        for _, row in entries.iterrows()
+    ]
+    columns = ["Name", "Accuracy", "Detectors confirmed"]
+    columns += ["Box accuracy, from labels", "Box accuracy, from drawn boxes"] * boxes
+    return table(
+        f"What each gives on the test images{words.with_intervals(entries, 'accuracy')}",
+        [*columns, "Seconds for 1,000 boxes", "Store"],
+        rows,
+        file="compare",
     )
 
 
@@ -161,6 +191,66 @@ def _megabytes(value: float) -> str:
 
 def _kilobytes(row: pd.Series, n: int) -> str:
     return words.number(1000 * row["megabytes"] / n, 0)
+
+
+def _likeness(comparison: Comparison) -> Section:
+    """How alike the entries see the images."""
+    rows = [
+        [
+            words.name(row["a"]),
+            words.name(row["b"]),
+            *(
+                text
+                for measure in ("cka", "rsa")
+                for text in (
+                    words.number(row[measure]),
+                    words.number(row[f"{measure}_shuffled"]),
+                    words.p_value(row[f"{measure}_p"]),
+                )
+            ),
+        ]
+        for _, row in comparison.likeness.iterrows()
+    ]
+    columns = ["One", "The other", "Linear CKA", "shuffled", "p", "RSA", "shuffled", "p"]
+    return Section(
+        "likeness",
+        "How alike they see the images",
+        "compare_likeness.html",
+        facts={"closest": closest(comparison)},
+        tables={
+            "likeness": table(
+                "Likeness of the mean-pooled maps, each two; shuffled: 95 % of the shuffles of one "
+                "side's images stay below",
+                columns,
+                rows,
+                (0, 1),
+                file="compare_likeness",
+            )
+        },
+        files={"compare_likeness": comparison.likeness},
+        link="Likeness",
+    )
+
+
+@claim("closest pair", COMPARISON_CLAIMS)
+def closest(comparison: Comparison) -> str | Markup:
+    """Which two see the images most alike."""
+    pairs = comparison.likeness.dropna(subset="cka")
+    if pairs.empty:
+        return "Too few images can be compared for that."
+    best = pairs.iloc[int(pairs["cka"].argmax())]
+    if best["cka"] <= best["cka_shuffled"]:
+        return "No two see the images more alike than shuffled images are."
+    return Markup(
+        "{}: linear CKA {} on {}; where the images of one are shuffled, 95 % stay below {}."
+    ).format(
+        Markup("Closest are “{}” and “{}”" if len(pairs) > 1 else "“{}” and “{}”").format(
+            words.name(best["a"]), words.name(best["b"])
+        ),
+        words.number(best["cka"]),
+        words.plural(int(best["n"]), "image"),
+        words.number(best["cka_shuffled"]),
+    )
 
 
 def _methods(comparison: Comparison) -> Section:
@@ -229,6 +319,7 @@ SECTIONS = (
     compared.classes,
     compared.detectors,
     compared.localisation,
+    _likeness,
     _methods,
     _provenance,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -320,7 +320,12 @@ ENTRY_COLUMNS = [
     *("box_accuracy", "box_accuracy_low", "box_accuracy_high"),
     *("mean_iou", "mean_iou_low", "mean_iou_high"),
     *("baseline", "baseline_box_accuracy", "seconds_per_1000"),
+    *("trained_box_accuracy", "trained_box_accuracy_low", "trained_box_accuracy_high"),
 ]
+
+
+LIKENESS_COLUMNS = ["a", "b", "n"]
+LIKENESS_COLUMNS += ["cka", "cka_shuffled", "cka_p", "rsa", "rsa_shuffled", "rsa_p"]
 
 
 @dataclass(frozen=True)
@@ -333,16 +338,18 @@ class Comparison:
         ``name``; ``store`` (its path), ``backbone``, ``weights``, ``input_size``, ``layer``,
         ``map_height``, ``map_width`` (cells), ``neurons``, ``dead`` (neurons that are the same in
         all images), ``active_share`` (share of neurons that are above 0 anywhere in an image, mean
-        over images), ``megabytes`` (of the store's file, all its layers). The logistic head on the
-        mean-pooled maps: ``n`` (test images), ``accuracy`` with ``_low`` and ``_high`` (95 %), and
-        what the choice of the best was made by, ``accuracy_confirm`` and ``log_loss_confirm``.
+        over images; NaN of signed layers), ``megabytes`` (of the store's file, all its layers). The
+        logistic head on the mean-pooled maps: ``n`` (test images), ``accuracy`` with ``_low`` and
+        ``_high`` (95 %), and what the choice of the best was made by, ``accuracy_confirm`` and
+        ``log_loss_confirm``.
         Active detectors: ``selected``, ``confirmed``; of the one with the highest AUROC at
         selection, of those confirmed, ``best_class``, ``best_neuron`` and ``auroc_confirmed``
         (flattered by that) with an interval that allows for it. The
         map method that was best on the confirm images: ``n_boxes`` (test images with a box),
         ``method``, ``box_accuracy_confirm``, ``box_accuracy`` and ``mean_iou`` with their
         intervals, the best ``baseline`` with ``baseline_box_accuracy``, and ``seconds_per_1000``
-        (heat maps and boxes of 1,000 images). NaN where there are no boxes.
+        (heat maps and boxes of 1,000 images); and ``trained_box_accuracy`` with its interval, by
+        the boxes of train images (``cell_boxes``). NaN where there are no boxes.
     heads : DataFrame
         ``backbone`` (an entry, "" for the baselines), ``head`` and the columns of
         ``HeadResults.table``.
@@ -372,6 +379,8 @@ class Comparison:
         The image table, the same for all.
     split : Series of str
     box_kind : str or None
+    likeness : DataFrame, one row per pair of entries
+        As of `embed.likeness`, over all images.
     command : str
         How the comparison was called.
     """
@@ -390,6 +399,7 @@ class Comparison:
     images: pd.DataFrame
     split: pd.Series
     box_kind: str | None = None
+    likeness: pd.DataFrame = field(default_factory=pd.DataFrame)
     command: str = ""
 
     def __repr__(self) -> str:
