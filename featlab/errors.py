@@ -12,4 +12,18 @@ class FeatlabError(ValueError):
 
 
 class PictureGoneError(FeatlabError):
-    """A picture that was read when it was indexed is missing, another, or damaged by now."""
+    """A picture that was read when it was indexed is missing, another, or damaged by now.
+
+    Parameters
+    ----------
+    file, reason : object
+        The message is both.
+    """
+
+    @property
+    def reason(self) -> str:
+        """What is wrong with it, without its name."""
+        return str(self.args[1])
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} {self.args[1]}"

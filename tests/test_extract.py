@@ -20,12 +20,13 @@ from conftest import FakeBackbone
 from PIL import Image
 
 from featlab import FeatlabError
-from featlab.extract import PassOptions, _parts, _passing, extract_maps
-from featlab.extract._parts import Running
+from featlab.extract import PassOptions, _passing, _source, extract_maps
+from featlab.extract._source import Running
 from featlab.extract.stores import find_store
 from featlab.images import index_images, pixels
 from featlab.store import MapStore
 from featlab.store.writing import PartWriter
+from featlab.system import machine
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_a_large_jpeg_is_scaled_while_it_is_decoded_and_the_store_says_so(tmp_pa
         found, colours, frames = scaled.maps(4)[0], scaled.colour_histogram, scaled.frames
     with monkeypatch.context() as patch:
         patch.setattr(pixels, "jpeg_factor", lambda *_: 1)
-        patch.setattr(_parts, "jpeg_factor", lambda *_: 1)
+        patch.setattr(_source, "jpeg_factor", lambda *_: 1)
         with extract_maps(
             table, FakeBackbone(size=49), tmp_path / "w.h5", options=PassOptions(resize="pad")
         ) as whole:
@@ -180,18 +181,18 @@ def test_a_large_jpeg_is_scaled_while_it_is_decoded_and_the_store_says_so(tmp_pa
 def test_the_key_of_sets_without_a_large_jpeg_is_what_it_always_was(images, tmp_path):
     large = folder_with_one_large(tmp_path / "pictures", ".png")
     for table in (images, large, large.iloc[:2]):
-        key = _parts.store_key(table, FakeBackbone(size=49), PassOptions())
+        key = _source.store_key(table, FakeBackbone(size=49), PassOptions())
         assert key.keys() == KEY_OF_SMALL_PICTURES
     jpegs = folder_with_one_large(tmp_path / "jpegs", ".jpg")
     padded = PassOptions(resize="pad")
-    assert "jpeg_scaling" in _parts.store_key(jpegs, FakeBackbone(size=49), padded)
+    assert "jpeg_scaling" in _source.store_key(jpegs, FakeBackbone(size=49), padded)
     # Less than twice the margin for this input.
-    assert "jpeg_scaling" not in _parts.store_key(jpegs, FakeBackbone(), PassOptions())
+    assert "jpeg_scaling" not in _source.store_key(jpegs, FakeBackbone(), PassOptions())
 
 
 def test_other_library_versions_ask_the_probe_picture(images, tmp_path, monkeypatch):
     extract_maps(images, FakeBackbone(), tmp_path / "maps.h5").close()
-    monkeypatch.setattr(_parts, "version_of", lambda name: "99.0")
+    monkeypatch.setattr(_source, "version_of", lambda name: "99.0")
     same = FakeBackbone()
     find_store(images, same, tmp_path / "maps.h5").close()
     assert (same.calls, same.probes) == (0, 1)
@@ -271,7 +272,7 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from conftest import FakeBackbone
 from featlab.extract import PassOptions, _passing, extract_maps
-from featlab.extract._parts import Running
+from featlab.extract._source import Running
 from featlab.images import index_images
 class Slow(FakeBackbone):
     def forward(self, pixels):
@@ -419,7 +420,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     started: list[int] = []
     tasks = [range(k, k + 1) for k in range(50)]
     with ThreadPoolExecutor(2) as pool:
-        results = _passing.in_order(pool, lambda task: started.append(task.start), tasks, 3)
+        results = machine.in_order(pool, lambda task: started.append(task.start), tasks, 3)
         next(results)
         time.sleep(0.2)
         assert len(started) <= 4
@@ -434,7 +435,7 @@ def test_the_store_opens_where_it_was_written(images, tmp_path):
 
 @pytest.mark.parametrize("streams", [1, 2, 3])
 def test_forward_passes_begin_in_order_and_no_more_at_once_than_pay(streams):
-    turns, lock = _passing.Streams(streams), threading.Lock()
+    turns, lock = machine.Streams(streams), threading.Lock()
     begun: list[int] = []
     running, most = 0, 0
 

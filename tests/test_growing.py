@@ -636,3 +636,77 @@ def test_what_cannot_be_is_one_line(images, tmp_path, capsys, options, words):
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
+
+
+def spoil(images: pd.DataFrame) -> list[str]:
+    """One picture is deleted, one is another, one is no picture; their paths."""
+    files = [Path(images["folder"][0], images["path"][row]) for row in (5, 9, 40)]
+    files[0].unlink()
+    files[1].write_bytes(files[2].read_bytes())
+    files[2].write_bytes(b"no picture")
+    return images["path"][[5, 9, 40]].tolist()
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "joined",
+        "appended",
+        *(
+            pytest.param(way, marks=pytest.mark.slow)
+            for way in ("virtual", "shards", "interrupted")
+        ),
+    ],
+)
+def test_what_cannot_be_read_in_the_pass_is_left_out_and_named(images, whole, tmp_path, way):
+    """All other rows are those of the whole set to the bit; and the store is known again."""
+    boxes = pd.concat([BOX.assign(image=row) for row in (3, 5, 40, 54)], ignore_index=True)
+    path, options = tmp_path / "whole" / "m.h5", PassOptions(batch_size=4, on_error="skip")
+    made = {"boxes": boxes, "options": options}
+
+    def network(**more):
+        return FakeBackbone(layers=LAYERS, **more)
+
+    if way == "appended":
+        some = images.iloc[:4].reset_index(drop=True)
+        extract_maps(some, network(), tmp_path / "whole" / "old.h5", options=options).close()
+    lost = spoil(images)
+    with pytest.raises(FeatlabError, match=f"{lost[0]} could not be read"):
+        extract_maps(images, network(), tmp_path / "raised.h5")
+    if way == "shards":
+        for k in (1, 2):
+            extract_shard(images, network(), path, (k, 2), **made)
+        join_shards(path).close()
+    elif way == "appended":
+        append_maps(images, network(), tmp_path / "whole" / "old.h5", path, **made).close()
+    else:
+        if way == "interrupted":
+            with pytest.raises(KeyboardInterrupt):
+                extract_maps(images, network(fail_at=7, error=KeyboardInterrupt()), path, **made)
+            assert list((tmp_path / "whole" / "m.h5.parts").glob("part-*"))
+        extract_maps(images, network(), path, virtual=way == "virtual", **made).close()
+    kept = np.delete(np.arange(55), [5, 9, 40])
+    with MapStore(path) as store, MapStore(whole) as every:
+        assert store.virtual == (way in ("virtual", "appended"))
+        assert store.images["path"].tolist() == images["path"][kept].tolist()
+        assert store.boxes["image"].tolist() == [3, 51]
+        assert store.skipped["path"].tolist() == lost
+        words = ("could not be read: No such", "has changed since", "has changed since")
+        for reason, word in zip(store.skipped["reason"], words, strict=True):
+            assert reason.startswith(f"in the pass it {word}")
+        full = everything(every)
+        for name, values in everything(store).items():
+            assert values.tobytes() == full[name][kept].tobytes(), name
+    backbone = network()
+    extract_maps(images, backbone, path, **made).close()
+    assert backbone.calls == 0
+    with pytest.raises(FeatlabError, match="another image set digest"):
+        extract_maps(images, backbone, path, boxes=boxes)
+
+
+def test_no_picture_is_left_in_the_pass(images, tmp_path):
+    some = images.iloc[:2]
+    for path in some["path"]:
+        Path(some["folder"][0], path).unlink()
+    with pytest.raises(FeatlabError, match=r"no picture is left:\n  cat/000.png: in the pass it"):
+        extract_maps(some, FakeBackbone(), tmp_path / "m.h5", options=PassOptions(on_error="skip"))

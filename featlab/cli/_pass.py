@@ -38,7 +38,7 @@ from featlab.cli._options import (
     tell_skipped,
     write_tables,
 )
-from featlab.errors import FeatlabError, PictureGoneError
+from featlab.errors import FeatlabError
 from featlab.system.machine import give_back_large_blocks, libraries_silenced
 
 if TYPE_CHECKING:
@@ -358,17 +358,7 @@ def finished_store(
         logging.getLogger(__name__).info("%s is finished already: no forward pass", path)
         return store, False
     make = extract or featlab.extract.extract_maps
-    try:
-        return make(tables.images, network, path, progress=extract_bar, **shared), True
-    except PictureGoneError as error:
-        if made.on_error != "skip":
-            raise
-        logging.getLogger(__name__).warning("%s The set is indexed again without it.", error)
-        fresh = index(made)
-        if len(fresh.images) == len(tables.images):
-            raise
-    featlab.extract.discard_parts(path)
-    return finished_store(made, fresh, path, extract)
+    return make(tables.images, network, path, progress=extract_bar, **shared), True
 
 
 def pass_arguments(made: Pass, tables: featlab.store.format.Tables) -> dict[str, Any]:
@@ -383,4 +373,6 @@ def pass_arguments(made: Pass, tables: featlab.store.format.Tables) -> dict[str,
 
 def pass_options(made: Pass) -> featlab.extract.PassOptions:
     """How the pass runs the network over the images."""
-    return featlab.extract.PassOptions(made.batch_size, made.resize, made.dtype, made.own_logits)
+    return featlab.extract.PassOptions(
+        made.batch_size, made.resize, made.dtype, made.own_logits, made.on_error
+    )

@@ -1,4 +1,4 @@
-"""What a pass needs of a network and keeps of it; how it is cut into parts, and their folder."""
+"""How a pass is cut into parts, their folder, and how what could be read of them is joined."""
 
 from __future__ import annotations
 
@@ -6,249 +6,20 @@ import contextlib
 import hashlib
 import json
 import logging
-import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from featlab.arguments import check_choice, check_whole
 from featlab.errors import FeatlabError
-from featlab.images.pixels import JPEG_MARGIN, InputReader, intensity_of, jpeg_factor
-from featlab.store.format import BOX_DTYPES, Tables
-from featlab.store.network import ANOTHER_PATH, DECIDING, MOST, OwnHead, refuse_other_output
-from featlab.store.rows import Piece
-from featlab.store.writing import PartWriter
-from featlab.system import __version__
+from featlab.extract._source import pictures_key, provenance_of
+from featlab.store.format import Tables, read_gone
+from featlab.store.rows import Piece, choose_rows, first_rows
+from featlab.store.writing import PartWriter, join_parts
 from featlab.system.files import held, write_durably
-
-_USUAL_BATCH = 32
-
-
-class MapSource(Protocol):
-    """What the pass needs of a network; :class:`featlab.backbones.Backbone` is one.
-
-    It may have two attributes more: `precision` ("float32" without it) and `engine`, with a
-    `name`, a `batch_size`, and the `streams`: how many threads may call :meth:`forward` at the
-    same time (one without it). A network with a head of its own has `own_head`, an
-    :class:`~featlab.store.network.OwnHead`, and, where that is not linear in the pooled maps,
-    `forward_own`: from pixels to the maps and the head's logits.
-    """
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """Height and width of the input in pixels."""
-
-    @property
-    def weights(self) -> str:
-        """Where the weights come from, in words."""
-
-    def identity(self) -> dict[str, str]:
-        """Everything that decides the maps; without a forward pass."""
-
-    def probe(self) -> dict[str, np.ndarray]:
-        """Layer → mean-pooled output ``(c,)`` on a fixed picture."""
-
-    def forward(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """Layer → maps ``(b, h, w, c)`` float32 of pictures ``(b, H, W, 3)`` uint8."""
-
-    def describe(self) -> Any:
-        """Anything whose ``str()`` describes the network."""
-
-
-@dataclass(frozen=True)
-class PassOptions:
-    """How a pass runs the network over the images; the same for every way of making a store.
-
-    Attributes
-    ----------
-    batch_size : int, optional
-        Pictures per forward pass. By default what is fastest for the engine (8 on a processor, 32
-        on a graphics card), or less where that would need more than a quarter of the memory.
-    resize : {"stretch", "pad"}
-        Stretch a picture onto the input, or keep its aspect and pad with grey.
-    dtype : {"float16", "float32"}
-        Number format of the maps; a layer that overflows float16 becomes float32 by itself.
-    own_logits : {"top", "all"}
-        Of the network's own classes, where it has a head: the 10 largest logits of each picture,
-        or all.
-
-    Raises
-    ------
-    FeatlabError
-        What no pass can do.
-    """
-
-    batch_size: int | None = None
-    resize: str = "stretch"
-    dtype: str = "float16"
-    own_logits: str = "top"
-
-    def __post_init__(self) -> None:
-        if self.batch_size is not None:
-            check_whole("batch_size", self.batch_size, 1)
-        check_choice("resize", self.resize, ("stretch", "pad"))
-        check_choice("dtype", self.dtype, ("float16", "float32"))
-        check_choice("own_logits", self.own_logits, ("top", "all"))
-
-
-@dataclass(frozen=True)
-class Running:
-    """How a network is run.
-
-    Attributes
-    ----------
-    engine : str
-        Name of what runs it.
-    streams : int
-        Forward passes at the same time.
-    batch_size : int
-        Pictures per forward pass beyond which nothing is gained.
-    """
-
-    engine: str
-    streams: int
-    batch_size: int
-
-
-def precision_of(source: MapSource) -> str:
-    """Number format that the network computes in; loads nothing."""
-    return str(getattr(source, "precision", "float32"))
-
-
-def running_of(source: MapSource) -> Running:
-    """How a network is run; builds it where that is not done yet."""
-    engine = getattr(source, "engine", None)
-    if engine is None:
-        return Running("the network's own", 1, _USUAL_BATCH)
-    return Running(engine.name, engine.streams, engine.batch_size)
-
-
-_VERSIONS = (*DECIDING, "openvino", "numpy", "h5py", "Pillow")
-
-
-def store_key(images: pd.DataFrame, backbone: MapSource, options: PassOptions) -> dict[str, str]:
-    """Everything that must agree before a store is taken for what would be written now.
-
-    The engine is not part of it: in float32 all engines agree to 1e-4 of the largest activation.
-    `jpeg_scaling` is there only where a picture is large enough to be scaled while it is decoded,
-    `own_logits` only where all are asked for, `intensity` only where the set has levels of its own.
-    """
-    scaling = {"jpeg_scaling": f"to {JPEG_MARGIN} times the input"}
-    every = {"own_logits": "all"} if options.own_logits == "all" else {}
-    every |= {"intensity": intensity_of(images)} if "levels" in images else {}
-    return {
-        **backbone.identity(),
-        **every,
-        **(scaling if _some_is_scaled(images, backbone.input_size, options.resize) else {}),
-        "precision": precision_of(backbone),
-        "resize": options.resize,
-        "dtype": options.dtype,
-        "image_set_digest": _digest(images[["path", "sha256", *({"levels"} & set(images))]]),
-    }
-
-
-def _some_is_scaled(images: pd.DataFrame, size: tuple[int, int], resize: str) -> bool:
-    """Whether a picture is large enough that the pass scales it while it is decoded."""
-    least = 2 * JPEG_MARGIN
-    large = images[(images["width"] >= least * size[1]) | (images["height"] >= least * size[0])]
-    return any(
-        jpeg_factor(path, width, height, size, resize) > 1
-        for path, width, height in zip(large["path"], large["width"], large["height"], strict=True)
-    )
-
-
-def annotations_digest(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
-    """Changes when labels, splits, groups or boxes do."""
-    return _digest(images[["label", "split", "group"]]) + _digest(boxes[list(BOX_DTYPES)])
-
-
-def provenance_of(tables: Tables) -> dict[str, str]:
-    """What new tables tell of themselves: their digest, and what their provenance holds already."""
-    digest = annotations_digest(tables.images, tables.boxes)
-    return {**tables.provenance, "annotations_digest": digest}
-
-
-def _digest(table: pd.DataFrame) -> str:
-    lines = table.to_csv(index=False, lineterminator="\n")
-    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def refuse_other_maps(
-    provenance: Mapping[str, Any], backbone: MapSource, who: Any, way_out: str = ANOTHER_PATH
-) -> None:
-    """Under other library versions, the output on the probe picture must be the stored one."""
-    if any(provenance.get(f"version_{name}") != version_of(name) for name in DECIDING):
-        refuse_other_output(provenance, backbone.probe(), who, way_out)
-
-
-def own_head_of(source: MapSource, options: PassOptions) -> OwnHead | None:
-    """The network's own head; None where it has none.
-
-    Raises
-    ------
-    FeatlabError
-        All of its logits are asked for, and it has none.
-    """
-    head: OwnHead | None = getattr(source, "own_head", None)
-    if head is None and options.own_logits == "all":
-        raise FeatlabError(
-            "own_logits must be 'top' for a network without a classifier of its own, got 'all'; of "
-            "keras.applications ask for it with classifier=True (--classifier)."
-        )
-    return head
-
-
-_MOST_ASKED = 48
-
-
-def warn_of_scaling(images: pd.DataFrame, source: MapSource, options: PassOptions) -> None:
-    """Let a network with a head of its own look at a few labelled pictures before the pass."""
-    ask = getattr(source, "warn_of_scaling", None)
-    labelled = images[images["label"] != ""]
-    if ask is None or getattr(source, "own_head", None) is None or labelled.empty:
-        return
-    some = labelled.iloc[np.unique(np.linspace(0, len(labelled) - 1, _MOST_ASKED).astype(int))]
-    read = InputReader(some.reset_index(drop=True), source.input_size, options.resize)
-    ask(np.stack([read(row)[0] for row in range(len(some))]), some["label"].tolist())
-
-
-def logits_kept(head: OwnHead, options: PassOptions) -> int:
-    """Logits of each picture that are kept."""
-    return len(head.classes) if options.own_logits == "all" else min(MOST, len(head.classes))
-
-
-def describe_pass(key: Mapping[str, str], backbone: MapSource, batch_size: int) -> dict[str, Any]:
-    """The provenance of a store; makes one forward pass, over the probe picture."""
-    probe = backbone.probe()
-    digest = hashlib.sha256()
-    for layer in sorted(probe):
-        digest.update(np.round(probe[layer].astype(np.float64), 3).tobytes())
-    return {
-        **key,
-        "weights": backbone.weights,
-        "description": str(backbone.describe()),
-        "fingerprint": digest.hexdigest()[:16],
-        **{f"probe_{layer}": values.astype(np.float32) for layer, values in probe.items()},
-        **{f"version_{name}": version_of(name) for name in _VERSIONS},
-        "version_python": platform.python_version(),
-        "featlab_version": __version__,
-        "batch_size": batch_size,
-    }
-
-
-def version_of(package: str) -> str:
-    """Version of an installed package, or the words "not installed"."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
 
 logger = logging.getLogger(__name__)
 
@@ -260,6 +31,7 @@ _AGREEING_SECONDS = 60
 
 TABLES = "tables.h5"
 """The image table, the box table and the provenance, beside the parts."""
+_MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -448,3 +220,70 @@ def discarded_on_error(writer: PartWriter) -> Iterator[None]:
     except BaseException:
         writer.discard()
         raise
+
+
+class _BlankError(Exception):
+    """Rows are blank; those before them are not joined as they are."""
+
+
+def join_read(
+    pieces: Iterable[Piece], path: Path, tables: Tables, *, virtual: bool = False
+) -> None:
+    """Join the rows whose pictures could be read; the others are named in table `skipped`.
+
+    Nearly always these are all, and are joined as they come.
+
+    Raises
+    ------
+    FeatlabError
+        No picture is left.
+    """
+    coming = iter(pieces)
+    done: list[Piece] = []
+    try:
+        join_parts(_whole(coming, done), path, tables, virtual=virtual)
+        return
+    except _BlankError:
+        done += coming
+    gone: dict[int, str] = {}
+    for start, piece in zip(first_rows(done).tolist(), done, strict=False):
+        gone |= {start + row: why for row, why in _blank(piece).items()}
+    join_parts(
+        choose_rows(done, np.delete(np.arange(len(tables.images)), [*gone])),
+        path,
+        without_pictures(tables, gone),
+        virtual=virtual,
+    )
+
+
+def _whole(pieces: Iterator[Piece], done: list[Piece]) -> Iterator[Piece]:
+    for piece in pieces:
+        done.append(piece)
+        if _blank(piece):
+            raise _BlankError
+        yield piece
+
+
+def _blank(piece: Piece) -> dict[int, str]:
+    """Blank rows of a piece, counted from its first."""
+    inside = range(piece.start, piece.stop)
+    return {k - piece.start: why for k, why in read_gone(piece.file).items() if k in inside}
+
+
+def without_pictures(tables: Tables, gone: Mapping[int, str]) -> Tables:
+    """The tables of the other pictures; those that are gone are named, in the log too."""
+    rows = np.delete(np.arange(len(tables.images)), [*gone])
+    paths = tables.images["path"].iloc[[*gone]].tolist()
+    reasons = [f"in the pass it {why}" for why in gone.values()]
+    lines = [f"\n  {path}: {why}" for path, why in zip(paths, reasons, strict=True)]
+    more = [f"\n  and {len(lines) - _MOST_NAMED} more"] if len(lines) > _MOST_NAMED else []
+    text = "".join([*lines[:_MOST_NAMED], *more])
+    if not len(rows):
+        raise FeatlabError(f"no picture is left:{text}")
+    noun = "1 picture" if len(lines) == 1 else f"{len(lines):,} pictures"
+    logger.warning("left out in the pass, %s:%s", noun, text)
+    named = pd.DataFrame({"path": paths, "reason": reasons})
+    skipped = pd.concat([tables.skipped, named], ignore_index=True).astype(str)
+    left = replace(tables.of_rows(rows), skipped=skipped)
+    key = pictures_key(left.images)
+    return replace(left, provenance=provenance_of(left) | key)

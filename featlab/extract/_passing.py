@@ -4,40 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from threading import Condition
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from featlab.arguments import Progress, tracked
-from featlab.errors import FeatlabError
+from featlab.errors import FeatlabError, PictureGoneError
 from featlab.extract._parts import (
     TABLES,
+    Plan,
+    agree_on_plan,
+    discarded_on_error,
+    part_path,
+    without_pictures,
+)
+from featlab.extract._source import (
     MapSource,
     PassOptions,
-    Plan,
     Running,
-    agree_on_plan,
     describe_pass,
-    discarded_on_error,
     logits_kept,
     own_head_of,
-    part_path,
     provenance_of,
     refuse_other_maps,
     running_of,
     store_key,
     warn_of_scaling,
 )
-from featlab.images.pixels import InputReader, colour_histogram, picture_frame, thumbnail
-from featlab.store import MemoryStore
+from featlab.images.decode import ScaledPicture
+from featlab.images.pixels import (
+    InputReader,
+    colour_histogram,
+    picture_frame,
+    resize_picture,
+    thumbnail,
+)
+from featlab.store import MapStore, MemoryStore
 from featlab.store.format import (
     BOX_DTYPES,
     IMAGE_DTYPES,
@@ -50,12 +57,9 @@ from featlab.store.format import (
 from featlab.store.network import OwnHead, Ranges, largest
 from featlab.store.rows import Piece, finished_part
 from featlab.store.writing import EncodedMaps, PartWriter, encode_maps
-from featlab.system.machine import total_memory, usable_cores
+from featlab.system.machine import Streams, in_order, total_memory, usable_cores
 
 logger = logging.getLogger(__name__)
-
-S = TypeVar("S")
-T = TypeVar("T")
 
 # The store's chunks of pooled values are as long, so that joining copies them as they are.
 _PART_ROWS = 256
@@ -218,19 +222,35 @@ class Batch:
         Where the pictures lie in the input.
     more : dict of str to ndarray of shape (b, m)
         Thumbnails, and what the network's own head says.
+    gone : dict of int to str
+        Rows of the image table whose pictures could not be read, and why; theirs here are blank.
     """
 
     maps: dict[str, EncodedMaps]
     colours: np.ndarray
     frames: np.ndarray
     more: dict[str, np.ndarray]
+    gone: dict[int, str]
 
 
-def read_batch(read: InputReader, rows: range) -> tuple[np.ndarray, ...]:
-    """Pixels ``(b, H, W, 3)`` uint8, colours ``(b, 64)``, frames ``(b, 4)``, thumbnails uint8."""
+def read_batch(
+    read: InputReader, rows: Sequence[int], gone: dict[int, str] | None = None
+) -> tuple[np.ndarray, ...]:
+    """Pixels ``(b, H, W, 3)`` uint8, colours ``(b, 64)``, frames ``(b, 4)``, thumbnails uint8.
+
+    Into `gone`, where it is given, goes what cannot be read, with the reason; a black pixel takes
+    its place, so that all others meet the network as they would have.
+    """
     pixels, colours, frames, small = [], [], [], []
     for row in rows:
-        resized, picture = read(row)
+        try:
+            resized, picture = read(row)
+        except PictureGoneError as error:
+            if gone is None:
+                raise
+            gone[row] = error.reason
+            picture = ScaledPicture(Image.new("RGB", (1, 1)), (0.0, 0.0, 1.0, 1.0), 1, 1)
+            resized = resize_picture(picture.image, read.size, read.mode)
         pixels.append(resized)
         colours.append(colour_histogram(picture.image))
         frames.append(picture_frame(picture.width, picture.height, read.size, read.mode))
@@ -239,41 +259,15 @@ def read_batch(read: InputReader, rows: range) -> tuple[np.ndarray, ...]:
     return np.stack(pixels), np.stack(colours), placed, np.stack(small)
 
 
-class Streams:
-    """Forward passes run in as many lanes as pay, in each in the order of the batches.
-
-    With one lane a network meets the pictures in the same order each time.
-
-    Parameters
-    ----------
-    streams : int
-        Number of lanes.
-    """
-
-    def __init__(self, streams: int) -> None:
-        self._streams = streams
-        self._changed = Condition()
-        self._finished: set[int] = set()
-        self._all_below = 0
-
-    def wait(self, number: int) -> None:
-        """Wait until the batch before it in its lane has had its turn."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._had(number - self._streams))
-
-    def finish(self, number: int) -> None:
-        """A batch has had its turn, or will not take it."""
-        with self._changed:
-            # One that failed early must not let the next one pass those before it.
-            self._changed.wait_for(lambda: self._had(number - self._streams))
-            self._finished.add(number)
-            while self._all_below in self._finished:
-                self._finished.remove(self._all_below)
-                self._all_below += 1
-            self._changed.notify_all()
-
-    def _had(self, number: int) -> bool:
-        return number < self._all_below or number in self._finished
+def without_lost(tables: Tables, path: Path) -> Tables:
+    """The tables without what the store there has left out, where that still cannot be read."""
+    with MapStore(path) as store:
+        new = ~tables.images["sha256"].isin(store.images["sha256"])
+        rows = np.flatnonzero(new & tables.images["path"].isin(store.skipped["path"]))
+    gone: dict[int, str] = {}
+    if len(rows):
+        read_batch(InputReader(tables.images, (1, 1)), rows.tolist(), gone)
+    return without_pictures(tables, gone) if gone else tables
 
 
 @dataclass(frozen=True)
@@ -294,6 +288,8 @@ class BatchMaker:
         The network's own.
     most : int
         Logits of it that are kept.
+    skip : bool
+        Pictures that cannot be read are left blank.
     """
 
     read: InputReader
@@ -302,12 +298,16 @@ class BatchMaker:
     streams: Streams
     head: OwnHead | None = None
     most: int = 0
+    skip: bool = False
 
     def __call__(self, numbered: tuple[int, range]) -> Batch:
         """The batch of some rows of the image table; batches are numbered from 0, in order."""
         number, rows = numbered
+        gone: dict[int, str] = {}
         try:
-            pixels, colours, frames, small = read_batch(self.read, rows)
+            pixels, colours, frames, small = read_batch(
+                self.read, rows, gone if self.skip else None
+            )
             self.streams.wait(number)
             maps, logits = self._outputs(pixels)
         finally:
@@ -318,7 +318,7 @@ class BatchMaker:
             if logits is None:
                 logits = self.head.logits(encoded[self.head.layer].mean)
             more |= largest(logits, self.most)
-        return Batch(encoded, colours, frames, more)
+        return Batch(encoded, colours, frames, more, gone)
 
     def _outputs(self, pixels: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         """The maps, and the logits where the maps' means do not give them."""
@@ -326,18 +326,6 @@ class BatchMaker:
             return self.backbone.forward(pixels), None
         maps, logits = self.backbone.forward_own(pixels)  # type: ignore[attr-defined]
         return maps, logits
-
-
-def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[S], T], tasks: Iterable[S], ahead: int
-) -> Iterator[T]:
-    """Results of `work` in the order of the tasks; never more than `ahead` are under way."""
-    waiting = iter(tasks)
-    running: deque[Future[T]] = deque(pool.submit(work, task) for task in islice(waiting, ahead))
-    while running:
-        result = running.popleft().result()
-        running.extend(pool.submit(work, task) for task in islice(waiting, 1))
-        yield result
 
 
 def written_parts(
@@ -370,7 +358,8 @@ def written_parts(
     head = own_head_of(run.backbone, run.options)
     most = 0 if head is None else logits_kept(head, run.options)
     streams = Streams(running.streams)
-    work = BatchMaker(read, run.backbone, run.options.dtype, streams, head, most)
+    skip = run.options.on_error == "skip"
+    work = BatchMaker(read, run.backbone, run.options.dtype, streams, head, most, skip)
     tasks = [batch for part in wanted for batch in run.plan.batches(part)]
     ticks, ranges = iter(tracked(tasks, progress)), Ranges()
     with ThreadPoolExecutor(threads, "extract") as pool:
@@ -379,6 +368,7 @@ def written_parts(
             for part in wanted:
                 path = part_path(run.parts, part)
                 writer = PartWriter(path, len(part), run.options.dtype, made_by=run.plan.digest)
+                gone: dict[int, str] = {}
                 with discarded_on_error(writer):
                     for _ in run.plan.batches(part):
                         next(ticks)
@@ -387,9 +377,10 @@ def written_parts(
                         ends = {
                             name: (m.lowest, m.highest, m.dtype) for name, m in batch.maps.items()
                         }
-                        ranges.add(ends, len(batch.colours))
+                        ranges.add(ends, len(batch.colours) - len(batch.gone))
+                        gone |= {row - part.start: why for row, why in batch.gone.items()}
                     ranges.check()
-                    writer.finish()
+                    writer.finish(gone)
                 yield run.piece(part)
             next(ticks, None)  # lets a progress bar close
         finally:

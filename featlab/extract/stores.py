@@ -18,21 +18,16 @@ from featlab.arguments import Progress
 from featlab.errors import FeatlabError
 from featlab.extract._parts import (
     TABLES,
-    MapSource,
-    PassOptions,
     agreed_plan,
-    annotations_digest,
     clear_finished,
     clear_parts,
     disk_errors,
+    join_read,
     make_folder,
     one_of_several,
     parts_of,
-    provenance_of,
-    refuse_other_maps,
     share_parts,
     sole_writer,
-    store_key,
 )
 from featlab.extract._passing import (
     begin_pass,
@@ -40,7 +35,16 @@ from featlab.extract._passing import (
     finished_parts,
     run_pass,
     tell_done,
+    without_lost,
     written_parts,
+)
+from featlab.extract._source import (
+    MapSource,
+    PassOptions,
+    annotations_digest,
+    provenance_of,
+    refuse_other_maps,
+    store_key,
 )
 from featlab.store import MapStore
 from featlab.store.format import Tables, load_tables
@@ -136,7 +140,7 @@ def extract_maps(
                 )
                 # What is finished is joined while the network runs on.
                 with closing(pieces):
-                    join_parts(pieces, path, tables, virtual=virtual)
+                    join_read(pieces, path, tables, virtual=virtual)
             store = MapStore(path)
         clear_parts(parts_of(path), store.pieces)
     return store
@@ -211,7 +215,7 @@ def append_maps(
         provenance |= wanted | provenance_of(tables)
         grown = replace(tables, provenance=provenance, own=own)
         share_parts(old_pieces)
-        join_parts(choose_rows(pieces, rows), path, grown, virtual=True)
+        join_read(choose_rows(pieces, rows), path, grown, virtual=True)
         store = MapStore(path)
         clear_parts(parts_of(path), store.pieces)
     return store
@@ -309,7 +313,7 @@ def join_shards(path: str | os.PathLike[str], *, virtual: bool = False) -> MapSt
     with sole_writer(parts), disk_errors(path, parts):
         tables = load_tables(parts / TABLES)
         pieces = finished_parts(parts, plan)
-        join_parts(pieces, path, tables, virtual=virtual)
+        join_read(pieces, path, tables, virtual=virtual)
         store = MapStore(path)
         clear_parts(parts, store.pieces)
     return store
@@ -349,6 +353,8 @@ def _finished(
 ) -> MapStore | None:
     if not path.exists():
         return None
+    if options.on_error == "skip":
+        tables = without_lost(tables, path)
     store = _accepted(tables, backbone, path, options)
     clear_finished(parts_of(path), store.pieces)
     if _is_current(store, tables):
@@ -425,8 +431,7 @@ def _read_old(
 
 def _only(tables: Tables, rows: np.ndarray) -> Tables:
     """The tables of some images; their boxes play no part in the pass."""
-    images = tables.images.iloc[rows].reset_index(drop=True)
-    return replace(tables, images=images, boxes=tables.boxes.iloc[:0])
+    return replace(tables.of_rows(rows), boxes=tables.boxes.iloc[:0])
 
 
 def _as_one_file(path: Path, parts: Path, virtual: bool) -> MapStore:

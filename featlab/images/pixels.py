@@ -126,16 +126,16 @@ class InputReader:
         try:
             data = file.read_bytes()
         except OSError as error:
-            raise PictureGoneError(f"{file} could not be read: {error.strerror}.") from error
+            raise PictureGoneError(file, f"could not be read: {error.strerror}.") from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise PictureGoneError(
-                f"{file} has changed since the folder was indexed; index it again."
+                file, "has changed since the folder was indexed; index it again."
             )
         factor = jpeg_factor(path, width, height, self.size, self.mode) if self.scaled else 1
         try:
             picture = decode_scaled(data, factor, levels)
         except FeatlabError as error:
-            raise PictureGoneError(f"{file}: {error}") from error
+            raise PictureGoneError(file, f"cannot be decoded: {error}") from error
         return resize_picture(picture.image, self.size, self.mode, box=picture.box), picture
 
     @cached_property

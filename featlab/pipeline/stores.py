@@ -93,18 +93,16 @@ def distinct_store(
         Open for reading. Its provenance says how many copies were left out.
     """
     rows, path = distinct_rows(store), Path(path)
-    images = store.tables.images.iloc[rows].reset_index(drop=True)
+    tables = store.tables.of_rows(rows)
     indexed = json.loads(store.provenance.get("indexed", "{}"))
     about = {"indexed": json.dumps(indexed | {"copies": len(store) - len(rows)})}
     known = {key: str(value) for key, value in store.provenance.items()}
     about |= {key: known[key] for key in ("command", "reading") if key in known}
-    boxes = store.boxes[store.boxes["image"].isin(rows)]
-    boxes = boxes.assign(image=np.searchsorted(rows, boxes["image"])).reset_index(drop=True)
     path.unlink(missing_ok=True)  # of an earlier run, whose pictures may have been others
     options = PassOptions() if options is None else options
     return append_maps(
-        images, backbone, store.path, path,
-        boxes=boxes, skipped=store.skipped, about=about, options=options,
+        tables.images, backbone, store.path, path,
+        boxes=tables.boxes, skipped=store.skipped, about=about, options=options,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ BOX_DTYPES = {
 }
 """Columns of the box table and their types on disk."""
 SKIPPED_DTYPES = {"path": str, "reason": str}
+GONE, GONE_DTYPES = "gone", {"row": np.int64, "reason": str}
+"""Of a part: its rows that are blank, since their pictures could not be read."""
 
 _LONGEST = 160
 
@@ -255,6 +257,13 @@ class Tables:
     provenance: dict[str, Any]
     own: OwnHead | None = None
 
+    def of_rows(self, rows: np.ndarray) -> Tables:
+        """The tables of some images, in ascending order, with their boxes."""
+        images = self.images.iloc[rows].reset_index(drop=True)
+        boxes = self.boxes[self.boxes["image"].isin(rows)].reset_index(drop=True)
+        renumbered = np.searchsorted(rows, boxes["image"].to_numpy(np.int64))
+        return replace(self, images=images, boxes=boxes.assign(image=renumbered))
+
 
 def write_tables(file: h5py.File, tables: Tables) -> None:
     """Add the tables and the provenance to a file."""
@@ -299,6 +308,22 @@ def _read_head(file: h5py.File) -> OwnHead | None:
                 check_numbers(dataset, ndim, "f")
                 arrays[name] = dataset[()]
         return checked_head(names.asstr()[()], plain(group.attrs.get("layer")), arrays)
+
+
+def write_gone(file: h5py.File, gone: Mapping[int, str]) -> None:
+    """Note in a part the rows whose pictures could not be read, and why."""
+    if gone:
+        table = pd.DataFrame({"row": [*gone], "reason": [*gone.values()]})
+        write_table(file, GONE, table, GONE_DTYPES)
+
+
+def read_gone(path: Path) -> dict[int, str]:
+    """Rows of a part whose pictures could not be read, and why; of a store there are none."""
+    with read_errors(path, f"/{GONE}"), h5py.File(path, "r") as file:
+        if GONE not in file:
+            return {}
+        table = read_table(file, GONE, GONE_DTYPES)
+        return dict(zip(table["row"].tolist(), table["reason"], strict=True))
 
 
 def save_tables(path: Path, tables: Tables) -> None:

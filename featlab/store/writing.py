@@ -25,6 +25,7 @@ from featlab.store.format import (
     THUMBNAILS,
     Tables,
     layer_names,
+    write_gone,
     write_tables,
 )
 from featlab.store.network import PER_IMAGE
@@ -164,8 +165,8 @@ class PartWriter:
             self._plain.setdefault(key, []).append(values)
         self._filled += len(colour)
 
-    def finish(self) -> None:
-        """Flush to the disk and give the part its final name."""
+    def finish(self, gone: Mapping[int, str] | None = None) -> None:
+        """Flush to the disk and give the part its final name; `gone` says which rows are blank."""
         if self._file is None or self._filled != self.n_rows:
             raise RuntimeError(f"part {self.path}: {self._filled} of {self.n_rows} rows written")
         with _write_errors():
@@ -174,6 +175,7 @@ class PartWriter:
                 dataset = create_plain(self._file, key, self.n_rows, values.shape[1], values.dtype)
                 for start in range(0, self.n_rows, dataset.chunks[0]):
                     write_plain_chunk(dataset, start, values[start : start + dataset.chunks[0]])
+            write_gone(self._file, gone or {})
             self._file.attrs["pass"] = self.made_by
             self._file.close()
         replace_durably(self._temporary, self.path)

@@ -1,4 +1,4 @@
-"""What the machine offers: cores, memory, scratch files, other processes; and silence."""
+"""What the machine offers: cores, threads, memory, scratch files, other processes; and silence."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from threading import Condition
 from typing import Any, ParamSpec, TypeVar
 
 import joblib  # type: ignore[import-untyped]
@@ -157,6 +161,7 @@ def double_rows(values: NDArray[Any], rows: slice | NDArray[Any]) -> NDArray[np.
 
 
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 
 _started = False
@@ -258,3 +263,52 @@ def libraries_silenced() -> Iterator[None]:
             for line in held.read().decode(errors="replace").splitlines(keepends=True):
                 if not _LIBRARY_CHATTER.match(line):
                     sys.stderr.write(line)
+
+
+class Streams:
+    """Forward passes run in as many lanes as pay, in each in the order of the batches.
+
+    With one lane a network meets the pictures in the same order each time.
+
+    Parameters
+    ----------
+    streams : int
+        Number of lanes.
+    """
+
+    def __init__(self, streams: int) -> None:
+        self._streams = streams
+        self._changed = Condition()
+        self._finished: set[int] = set()
+        self._all_below = 0
+
+    def wait(self, number: int) -> None:
+        """Wait until the batch before it in its lane has had its turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._had(number - self._streams))
+
+    def finish(self, number: int) -> None:
+        """A batch has had its turn, or will not take it."""
+        with self._changed:
+            # One that failed early must not let the next one pass those before it.
+            self._changed.wait_for(lambda: self._had(number - self._streams))
+            self._finished.add(number)
+            while self._all_below in self._finished:
+                self._finished.remove(self._all_below)
+                self._all_below += 1
+            self._changed.notify_all()
+
+    def _had(self, number: int) -> bool:
+        return number < self._all_below or number in self._finished
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[S], T], tasks: Iterable[S], ahead: int
+) -> Iterator[T]:
+    """Results of `work` in the order of the tasks; never more than `ahead` are under way."""
+    waiting = iter(tasks)
+    running: deque[Future[T]] = deque(pool.submit(work, task) for task in islice(waiting, ahead))
+    while running:
+        result = running.popleft().result()
+        running.extend(pool.submit(work, task) for task in islice(waiting, 1))
+        yield result
