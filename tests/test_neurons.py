@@ -281,6 +281,14 @@ class TestTable:
         assert len(both) == table["detector"].sum()
 
 
+def test_neurons_of_a_signed_layer_do_not_fire():
+    rng = np.random.default_rng(0)
+    y, tokens = np.repeat(["a", "b"], 20), rng.normal(rng.normal(size=30), 0.3, (40, 30))
+    assert rank_neurons(tokens, y)[["pts", "pts_ref"]].isna().all(axis=None)
+    for rectified in (np.maximum(tokens, 0), tokens / (1 + np.exp(-5 * tokens))):
+        assert rank_neurons(rectified, y)[["pts", "pts_ref"]].notna().all(axis=None)
+
+
 class TestInvariances:
     def test_two_classes_mirror(self):
         X, y = relu_data(labels="ab")

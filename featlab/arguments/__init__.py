@@ -23,6 +23,7 @@ from featlab.arguments.checks import (
     feature_blocks,
     feature_columns,
     finite_matrix,
+    is_signed,
     neuron_ids,
     origin_of,
     said,

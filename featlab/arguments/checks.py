@@ -194,6 +194,19 @@ def finite_matrix(X: Any, name: str = "X") -> NDArray[np.floating]:
     return values
 
 
+_SIGNED = 0.25  # share of the means' absolute sum that lies below 0
+
+
+def is_signed(means: NDArray[np.floating]) -> bool:
+    """Whether neurons rest at no 0, by their mean activations.
+
+    They do where negative means weigh at least a quarter of all: tokens have about a half,
+    rectified maps nothing, smooth rectifiers a little.
+    """
+    below = -np.minimum(means, 0).sum(dtype=float)
+    return bool(below > 0 and below >= _SIGNED * np.abs(means).sum(dtype=float))
+
+
 LEVELS = ("layer", "pooling", "neuron")
 """Names of the levels of a feature table's columns."""
 

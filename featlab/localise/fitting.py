@@ -14,6 +14,7 @@ from featlab.arguments import (
     check_choices,
     check_classes_in_train,
     confirmed_detectors,
+    is_signed,
     row_numbers,
 )
 from featlab.boxes.geometry import CORNERS, picture_to_frame
@@ -37,7 +38,6 @@ _DRAWS = 10
 _MOST_CELLS = 40_000
 _MOST_PER_IMAGE = 100
 _MOST_SCALED = 50_000
-_SIGNED = 0.25  # share of the means' absolute sum that lies below 0
 
 
 def fit_methods(
@@ -176,16 +176,9 @@ def _of_halves(
 def signed_centre(
     store: MapStore, rows: np.ndarray, layer: str | None, random_state: int
 ) -> np.ndarray | None:
-    """The neurons' means on the (train) rows where a layer is signed; None where it is not.
-
-    It is where negative means of images weigh at least a quarter of all: tokens have about a half,
-    rectified maps nothing.
-    """
+    """The neurons' means on the (train) rows where a layer is signed; None where it is not."""
     means = store.pooled(_sample(rows, random_state), layer=layer)
-    if -np.minimum(means, 0).sum(dtype=float) < _SIGNED * np.abs(means).sum(dtype=float):
-        return None
-    centre: np.ndarray = means.mean(axis=0)
-    return centre if means.any() else None
+    return means.mean(axis=0) if is_signed(means) else None
 
 
 def train_maxima(

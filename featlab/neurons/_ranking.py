@@ -21,6 +21,7 @@ from featlab.arguments import (
     group_codes,
     group_names,
     has_groups,
+    is_signed,
 )
 from featlab.errors import FeatlabError
 from featlab.neurons._corrections import adjust, check_correction, max_t
@@ -166,9 +167,9 @@ def rank_neurons(
         Columns `COLUMNS`, sorted by layer, pooling, class, reference and rank. ``n`` and ``n_ref``
         are images in the class and in the reference; ``mean``, ``median`` and ``sd`` the
         activations' (``_ref``: the reference's), ``pts`` and ``pts_ref`` the shares of images in
-        which the neuron fires (> 0); ``auroc`` has a 95 % interval [1]_; ``effect`` is Cliff's
-        delta, 2 auroc - 1; ``hedges_g`` the standardised mean difference with the correction for
-        small samples [3]_; ``point_biserial`` the correlation with membership;
+        which the neuron fires (> 0; NaN of signed layers); ``auroc`` has a 95 % interval [1]_;
+        ``effect`` is Cliff's delta, 2 auroc - 1; ``hedges_g`` the standardised mean difference with
+        the correction for small samples [3]_; ``point_biserial`` the correlation with membership;
         ``average_precision`` is of the class among the images compared; ``log_fold_change`` is
         log2 of the means' ratio (1e-9 added to both; NaN for negative means); ``rank`` is 1 for
         the highest AUROC of the layer, pooling, class and reference (ties by p, then by neuron).
@@ -226,6 +227,9 @@ def rank_neurons(
     comparisons = list(_comparisons(codes, classes, references))
     parts = [_compare(block, comparisons, test, counted, random_state) for block in blocks]
     table = pd.concat(parts, ignore_index=True)
+    for _, rows in table.groupby(["layer", "pooling"], sort=False)["mean"]:
+        if is_signed(rows.to_numpy()):
+            table.loc[rows.index, ["pts", "pts_ref"]] = np.nan
     single = table["p"].to_numpy()
     _set_reasons(table, test)
     if grouped:

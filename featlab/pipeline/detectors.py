@@ -49,16 +49,8 @@ from featlab.store import MapStore
 POOLINGS = ("mean", "max")
 """Those of the neuron table; heads and detectors rest on the first."""
 LOCALISERS = (
-    "detectors",
-    "best_detector",
-    "cam",
-    "cam_positive",
-    "sum",
-    "ddt",
-    "fusion",
-    "student",
-    "cell_boxes",
-    "random_neuron",
+    *("detectors", "best_detector", "cam", "cam_positive", "sum", "ddt", "fusion", "student"),
+    *("cell_boxes", "random_neuron"),
 )
 """Heat-map methods that a report compares."""
 _SHUFFLES = 5
@@ -394,9 +386,10 @@ def _facts(row: pd.Series, pooled: np.ndarray, labels: np.ndarray, neuron: int) 
             f"votes for the network's own {str(votes).partition('|')[0]}:",
             f"weight {row['vote']:+.2f}, rank correlation {row['vote_agreement']:+.2f}",
         ]
+    if np.isfinite(row["pts"]):  # which it is not where nothing rests at 0
+        inside, outside = score_text(row["pts"]), score_text(row["pts_ref"])
+        facts.append(f"fired when chosen in {inside} of the class, {outside} of the rest")
     facts += [
-        f"fired when chosen in {score_text(row['pts'])} of the class, "
-        f"{score_text(row['pts_ref'])} of the rest",
         f"mean then {row['mean']:.2f} and {row['mean_ref']:.2f}, Hedges' g {row['hedges_g']:.2f}",
         "",
         "nearest relatives (rank correlation within classes):",
