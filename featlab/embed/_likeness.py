@@ -8,7 +8,6 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from featlab.arguments import check_whole, finite_matrix, group_codes
 from featlab.errors import FeatlabError
@@ -93,8 +92,8 @@ def likeness(
     pairs = []
     for (i, a), (j, b) in combinations(enumerate(tables), 2):
         row: dict[str, object] = {"a": a, "b": b, "n": n}
-        for measure, found in cosines.items():
-            value, shuffled = found[0, i, j], found[1:, i, j]
+        for measure, values in cosines.items():
+            value, shuffled = values[0, i, j], values[1:, i, j]
             reached = np.nan if np.isnan(value) else 1 + (shuffled >= value).sum()
             row[measure] = float(value)
             row[f"{measure}_shuffled"] = float(np.quantile(shuffled, 0.95))
@@ -129,6 +128,8 @@ def _centred_products(X: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _ranked_distances(X: NDArray[np.floating]) -> NDArray[np.float64]:
     """Ranks of the pairs of images by 1 - Pearson's correlation, less their mean."""
+    from scipy.stats import rankdata
+
     upper = np.triu_indices(len(X), 1)
     ranks = rankdata(1 - np.corrcoef(X)[upper])
     distances = np.zeros((len(X), len(X)))

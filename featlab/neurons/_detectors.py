@@ -405,5 +405,5 @@ def _ranking(table: pd.DataFrame, layer: str) -> dict[str, Any]:
     }
     for field in ("pts", "pts_ref"):
         name = "pts_rest" if field == "pts_ref" else field
-        result[name] = rows.pivot(index="name", columns="class", values=field)
+        result[name] = rows.pivot_table(index="name", columns="class", values=field, dropna=False)
     return result
