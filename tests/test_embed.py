@@ -421,5 +421,5 @@ def test_shuffles_of_likeness_keep_their_size_where_images_come_in_groups():
 def test_likeness_refuses_other_rows_and_is_silent_on_few():
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(9, 4)))
     assert embed.likeness({"a": X, "b": X})[["cka", "rsa_p"]].isna().all(axis=None)
-    with pytest.raises(FeatlabError, match="two tables of the same images, got rows of 'a': 9"):
+    with pytest.raises(FeatlabError, match=r"tables\['b'\]"):
         embed.likeness({"a": X, "b": X[:5]})

@@ -211,7 +211,7 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_the_house_stays_small():
-    assert len(MODULES) <= 159
+    assert len(MODULES) <= 160
     too_large = [
         name for name, file in MODULES.items() if file.read_text("utf-8").count("\n") > 450
     ]

@@ -31,7 +31,17 @@ ROOMS = ("heads", "neurons", "embed", "features", "audit", "boxheads", "localise
 PER_IMAGE = {"X", "y", "split", "groups", "weights", "colour", "statistics"}
 """Arguments with one entry for each image: what pandas indexes otherwise is refused."""
 COUNTS = {
-    *("k", "most", "n_boot", "n_repeats", "n_outer", "n_bins", "n_random", "n_permutations"),
+    *(
+        "k",
+        "most",
+        "n_boot",
+        "n_repeats",
+        "n_outer",
+        "n_bins",
+        "n_random",
+        "n_permutations",
+        "n_shuffles",
+    ),
     *("threshold", "sizes", "epochs", "columns", "most_classes"),
 }
 SHARES = {"alpha", "min_auroc", "correlation", "quantile", "perplexity", "learning_rate"}
@@ -87,6 +97,7 @@ def data() -> dict[str, Any]:
         "mask": split == "test", "predictions": results.of("knn"), "boxes": boxes,
         "components": features.principal_components(X, 2), "fitted": located.fitted,
         "detectors": neurons.select_neurons(table), "scores": results.table,
+        "tables": {"one": X, "other": 2 * X},
     }  # fmt: skip
 
 
@@ -140,6 +151,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "embed._neighbours.misclassified": given("X", "y", predictions="@predictions", k=2),
     "embed._neighbours.class_separation": given("X", "y", k=2),
     "embed.planes.embed_images": given("X", perplexity=5.0),
+    "embed.likeness": given("groups", tables="@tables", most=20, n_shuffles=2),
     "embed.overview": given("X", "y", predictions="@predictions"),
     "features.feature_table": given("store", layer="top", pooling="mean"),
     "features.take_rows": given("X", rows="@mask"),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from featlab.arguments import check_whole, finite_matrix, group_codes
+from featlab.arguments import check_same_rows, check_whole, finite_matrix, group_codes
 from featlab.errors import FeatlabError
 from featlab.results.pictures import LIKENESS_COLUMNS
 
@@ -57,7 +57,7 @@ def likeness(
     Raises
     ------
     FeatlabError
-        Fewer than two tables, other numbers of rows, values that are not finite.
+        Fewer than two tables, rows that do not match, values that are not finite.
 
     Examples
     --------
@@ -68,9 +68,9 @@ def likeness(
     >>> pairs["cka"].round(6).tolist()
     [1.0]
     """
-    if len(tables) < 2 or len({len(table) for table in tables.values()}) > 1:
-        sizes = ", ".join(f"{name!r}: {len(table)}" for name, table in tables.items())
-        raise FeatlabError(f"likeness needs two tables of the same images, got rows of {sizes}.")
+    if len(tables) < 2:
+        raise FeatlabError(f"likeness needs at least two tables, got {len(tables)}.")
+    check_same_rows(**{f"tables[{name!r}]": table for name, table in tables.items()}, groups=groups)
     check_whole("n_shuffles", n_shuffles, 1)
     check_whole("most", most, _FEWEST)
     rng = np.random.default_rng(random_state)
