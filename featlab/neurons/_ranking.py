@@ -227,9 +227,7 @@ def rank_neurons(
     comparisons = list(_comparisons(codes, classes, references))
     parts = [_compare(block, comparisons, test, counted, random_state) for block in blocks]
     table = pd.concat(parts, ignore_index=True)
-    for _, rows in table.groupby(["layer", "pooling"], sort=False)["mean"]:
-        if is_signed(rows.to_numpy()):
-            table.loc[rows.index, ["pts", "pts_ref"]] = np.nan
+    _forget_firing_of_signed(table)
     single = table["p"].to_numpy()
     _set_reasons(table, test)
     if grouped:
@@ -315,6 +313,12 @@ def _compare(
         cells.update({name: array.ravel() for name, array in columns.items()})
         parts.append(pd.DataFrame(cells).infer_objects())
     return pd.concat(parts, ignore_index=True)
+
+
+def _forget_firing_of_signed(table: pd.DataFrame) -> None:
+    for _, means in table.groupby(["layer", "pooling"], sort=False)["mean"]:
+        if is_signed(means.to_numpy()):
+            table.loc[means.index, ["pts", "pts_ref"]] = np.nan
 
 
 def _set_reasons(table: pd.DataFrame, test: str) -> None:
