@@ -751,8 +751,10 @@ def test_twelve_bits_in_sixteen(tmp_path, suffix, caplog):
     )
     assert re.search(told, caplog.text)
     assert max(np.ptp(one) for one in read(images).values()) <= 16
-    images, _, _ = index_images(tmp_path, intensity="set")
-    assert set(images["levels"]) == {"integer 0 4080"}
+    scaled = index_images(tmp_path, intensity="set")
+    images = scaled.images
+    words = "values 0 to 4080 of more than 8 bits become 0 to 255"
+    assert set(images["levels"]) == {"integer 0 4080"} and scaled.reading["grey levels"] == words
     for path, pixels in read(images).items():
         np.testing.assert_array_equal(pixels, grey[path])
     for path, pixels in read(index_images(tmp_path, intensity="file")[0]).items():

@@ -372,11 +372,13 @@ def test_keras_opens_the_file_alone(small, of_head, tmp_path):
 @pytest.mark.slow
 def test_the_command_writes_the_model_and_its_classes(small, tmp_path):
     backbone, table, store, predictor = small
-    model = predictor.save(tmp_path / "model.featlab")
+    levels = predictor.provenance | {"intensity": "integer 0 4080"}
+    model = dataclasses.replace(predictor, provenance=levels).save(tmp_path / "model.featlab")
     network = Path(table["folder"][0]).parent / "small.keras"
     asked = ["export", str(model), "--backbone", str(network)]
     done = CliRunner().invoke(app, [*asked, "-o", str(tmp_path / "out.keras")])
     assert done.exception is None and "box: xmin, ymin, xmax, ymax" in done.output
+    assert "values 0 to 4080 of more than 8 bits become 0 to 255" in done.output
     assert (tmp_path / "out.classes.txt").read_text("utf-8") == "bright & <b>\ndark\n"
     import keras
 

@@ -358,3 +358,37 @@ def test_what_an_earlier_call_left_is_said(ask, tmp_path):
     assert "left as an earlier" not in ask.output
     ask(folder / "b.jpg", "--formats", "csv", out=out)
     assert "left as an earlier call wrote it: predictions.html, coco\n" in ask.output
+
+
+@pytest.mark.parametrize(("n", "more"), [(3, []), (18, []), (3, ["--keep-maps"])])
+def test_a_picture_that_is_gone_when_its_turn_comes_is_named(ask, tmp_path, monkeypatch, n, more):
+    names, out = [f"{k:02}.png" for k in range(n)], tmp_path / "out"
+    root = some_pictures(tmp_path / "pictures", names)
+    whole = ask(root, out=tmp_path / "whole")
+
+    def network(*_):
+        (root / names[1]).unlink()
+        return FakeBackbone()
+
+    monkeypatch.setattr("featlab.backbones.rebuild_backbone", network)
+    table = ask(root, *more, out=out)
+    assert table.equals(whole.drop(1).reset_index(drop=True))
+    assert pd.read_csv(out / "skipped.csv")["path"].tolist() == [names[1]]
+    assert "left out, or not read: 1 line" in ask.output
+
+
+def test_new_pictures_are_read_with_the_grey_levels_of_the_set(tmp_path):
+    """12 bits in 16: by the number format alone they would be nearly black."""
+    for k in range(4):
+        grey = np.random.default_rng(k).integers(0, 4081, (20, 30)).astype(np.uint16)
+        (tmp_path / "set").mkdir(exist_ok=True)
+        Image.fromarray(grey).save(tmp_path / "set" / f"{k}.png")
+    table = images.index_images(tmp_path / "set", intensity="set").images
+    with extract.extract_maps(table, FakeBackbone(), tmp_path / "maps.h5") as store:
+        own = predict.load_predictor(plain_predictor(store).save(tmp_path / "model.featlab"))
+        expected = own.predict(store)["probability"].to_numpy()
+    made = own.predict(tmp_path / "set", backbone=FakeBackbone())["probability"].to_numpy()
+    np.testing.assert_array_equal(made, expected)
+    del own.provenance["intensity"]
+    dark = own.predict(tmp_path / "set", backbone=FakeBackbone())["probability"].to_numpy()
+    assert np.abs(dark - expected).min() > 0.01

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import re
 from types import SimpleNamespace
 
@@ -13,7 +14,8 @@ from fake_results import make_results
 
 from featlab import backbones, cli, extract, features, images, pipeline
 from featlab.report._answers import checks, verdict
-from featlab.report._elements import REFERENCES, Citations
+from featlab.report._data import data
+from featlab.report._elements import REFERENCES, Citations, Options
 from featlab.report._methods import described
 from featlab.report.overview import python_lines
 from featlab.results.analysis import Selection
@@ -113,11 +115,17 @@ def test_python_lines_read_the_pictures_as_they_were_read(
     named.assign(label=["x", "y"] * 2).to_csv(folder / "some.csv", index=False)
     monkeypatch.chdir(folder.parent)
     monkeypatch.setattr(cli._pass, "load_network", lambda *a, **k: fake_backbone)
+    named.to_csv(folder / "some.tsv", index=False, sep="\t")
+    (folder.parent / "lists").mkdir()
+    names = "\n".join(f"../{folder.name}/{path}" for path in [*named["path"], "a/001.png"])
+    (folder.parent / "lists" / "some.txt").write_text(names)
     for source, options in (
         (folder, ("--on-error", "skip", "--group-from", r"(\d)\.")),
         (folder / "some.csv", ()),
+        (folder / "some.tsv", ()),
+        (folder.parent / "lists" / "some.txt", ()),
     ):
-        path = tmp_path / f"{source.stem}.h5"
+        path = tmp_path / f"{source.name}.h5"
         monkeypatch.setattr(
             "sys.argv", ["featlab", "extract", str(source), "-o", str(path), *options]
         )
@@ -128,6 +136,18 @@ def test_python_lines_read_the_pictures_as_they_were_read(
             namespace = {"images": images}
             exec(lines[3], namespace)
             pd.testing.assert_frame_equal(namespace["table"], store.images)
+
+
+def test_the_page_tells_how_the_set_was_read(results, monkeypatch):
+    said = {"labels": "the folders <a>, b", "boxes": "6 files of YOLO, such as labels/1.txt"}
+    known = results.store.provenance | {"reading": json.dumps(said)}
+    monkeypatch.setattr(results.store, "provenance", known)
+    made = data(results, Options()).tables["reading"]
+    assert made.caption == "How the set was read"
+    assert [[str(cell) for cell in row] for row in made.rows] == [
+        ["labels", "<bdi>the folders &lt;a&gt;, b</bdi>"],
+        ["boxes", f"<bdi>{said['boxes']}</bdi>"],
+    ]
 
 
 def test_a_store_that_does_not_tell_how_it_was_read_says_so(results):

@@ -205,6 +205,8 @@ def predict(
     Writes predictions.csv: a row for each picture with class, probability and box, and how far each
     may be trusted. The pictures need no labels.
     """
+    from pandas import concat
+
     # So that memory does not grow with the number of pictures.
     give_back_large_blocks()
     # What would be refused after the pass is refused before it.
@@ -235,8 +237,11 @@ def predict(
             network.probe()  # loads them
     table = predictor.of_files(
         images, skipped, network, folder, keep_maps or drawn,
-        coverage=coverage, progress=picture_bar,
+        coverage=coverage, on_error=on_error, progress=picture_bar,
     )  # fmt: skip
+    gone = images.loc[~images["path"].isin(table["path"]), ["path"]]
+    why = "it could not be read when its turn came, or was another file by then"
+    skipped = concat([skipped, gone.assign(reason=why)], ignore_index=True)
     write_tables(output, {"predictions": table, "skipped": skipped})
     if drawn:
         heat = pictures_drawn == "heat"
@@ -312,7 +317,9 @@ def index(made: Pass) -> featlab.store.format.Tables:
     given = {name: value for name, value in given.items() if value is not None}
     read = featlab.images.index_images(made.images, **given, progress=partial(bar, label="index"))
     tell_boxes(read.images, read.boxes)
-    indexed = json.dumps({"source": made.images.absolute().name, **given})
+    # From the pictures' folder: of a list it need not be that of the list.
+    source = os.path.relpath(made.images, read.images["folder"].iloc[0]).replace(os.sep, "/")
+    indexed = json.dumps({"source": source, **given})
     provenance = {"command": command_line(), "indexed": indexed, **read.about}
     return featlab.store.format.Tables(*read, provenance)
 

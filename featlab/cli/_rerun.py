@@ -223,9 +223,7 @@ def finetune(
     """Train a head, then the last blocks too; compare with the heads on stored maps."""
     _pass.refuse_same(made, output)
     tables = _pass.index(made)
-    featlab.splits.make_split(
-        tables.images, random_state=seed
-    )  # refused now rather than after the pass
+    featlab.splits.make_split(tables.images, random_state=seed)  # refused before the pass
     output.mkdir(parents=True, exist_ok=True)
     with libraries_silenced():
         import tensorflow  # noqa: F401  # tells of itself once, while it loads
@@ -257,7 +255,8 @@ def finetune(
             Pass(made.images, backbone=str(output / "thawed.keras")),
             **{name: getattr(made, name) for name in _AS_THE_FROZEN},
         )
-        with _pass.finished_store(tuned, tables, output / "maps_thawed.h5")[0] as after:
+        same = dataclasses.replace(whole.tables, provenance=tables.provenance)
+        with _pass.finished_store(tuned, same, output / "maps_thawed.h5")[0] as after:
             transfer = featlab.pipeline.transfer_study(
                 store,
                 split,
@@ -360,6 +359,8 @@ def export(
     print(f"  probability: of {len(predictor.classes)} classes, named in {classes}")
     print(f"  heat: of the most probable class, by {predictor.heat.method}")
     print(f"  box: xmin, ymin, xmax, ymax as shares of the sides, by {predictor.box_method}")
+    if grey := featlab.images.pixels.intensity_in_words(predictor.intensity):
+        print(f"  pixels are made of files as in the set: {grey}")
 
 
 def suggest(
@@ -434,8 +435,7 @@ def suggest(
 
 def _tell_boxed(sides: np.ndarray, boxed: np.ndarray) -> None:
     """How many images of each side have a box, and what is lacking."""
-    known = sides[boxed]
-    of_side = {one: int((known == one).sum()) for one in featlab.arguments.SIDES}
+    of_side = {one: int((sides[boxed] == one).sum()) for one in featlab.arguments.SIDES}
     counts = (f"{one} {n} of {(sides == one).sum()}" for one, n in of_side.items())
     print(f"images with a box so far: {', '.join(counts)}")
     if not of_side["test"]:

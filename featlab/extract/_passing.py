@@ -392,14 +392,19 @@ def maps_at_once(images: pd.DataFrame, backbone: MapSource, options: PassOptions
     head = own_head_of(backbone, options)
     most = 0 if head is None else logits_kept(head, options)
     read = InputReader(images, backbone.input_size, options.resize)
-    work = BatchMaker(read, backbone, options.dtype, Streams(1), head, most)
+    skip = options.on_error == "skip"
+    work = BatchMaker(read, backbone, options.dtype, Streams(1), head, most, skip)
     batch = work((0, range(len(images))))
     arrays = {"frames": batch.frames, "colour_histogram": batch.colours, **batch.more}
+    nothing = pd.DataFrame(columns=list(BOX_DTYPES))
+    tables = Tables(images, nothing, pd.DataFrame(), backbone.identity(), head)
     for layer, one in batch.maps.items():
         arrays |= {f"maps/{layer}": one.maps.astype(one.dtype)}
         arrays |= {f"pooled/{layer}/mean": one.mean, f"pooled/{layer}/max": one.max}
-    nothing = pd.DataFrame()
-    return MemoryStore(Tables(images, nothing, nothing, backbone.identity(), head), arrays)
+    if batch.gone:
+        tables = without_pictures(tables, batch.gone)
+        arrays = {key: np.delete(rows, [*batch.gone], 0) for key, rows in arrays.items()}
+    return MemoryStore(tables, arrays)
 
 
 def run_pass(

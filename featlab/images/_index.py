@@ -19,7 +19,7 @@ from featlab.arguments import Progress, check_choice, is_unlabelled, tracked
 from featlab.errors import FeatlabError
 from featlab.images._annotations import Problem
 from featlab.images._boxes import labels_of_boxes, make_box_table
-from featlab.images._intensity import check_range, set_levels
+from featlab.images._intensity import check_range, intensity_in_words, scales_of, set_levels
 from featlab.images._layout import Candidate, Listing, Patterns, list_source, of_classes
 from featlab.images.decode import Inspection, cut, inspect_picture, os_reason, prepare, printable
 
@@ -47,7 +47,8 @@ class ImageSet(_Tables):
     ----------
     images, boxes, skipped : DataFrame
     reading : dict of str to str
-        What labels, split and boxes were read from, in words; those that there are.
+        What labels, split and boxes were read from, in words, and what became black and white where
+        that was asked for; those that there are.
     """
 
     reading: dict[str, str]
@@ -188,6 +189,7 @@ def index_images(
     images, ranges = image_table(rows, listing.root), [row[1].range for row in rows]
     if exact:
         images["levels"] = set_levels(ranges, intensity)
+        reading["grey levels"] = intensity_in_words(scales_of(images["levels"].tolist()))
     else:
         check_range(ranges)
     reading = {what: whence for what, whence in reading.items() if whence}

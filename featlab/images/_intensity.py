@@ -84,6 +84,24 @@ def scales_of(levels: Sequence[str]) -> str:
     return ", ".join(few) if len(few) <= _MOST_LEVELS else EACH_FILE
 
 
+_DEPTHS = {"byte": "8 bits", "integer": "more than 8 bits", "float": "floating point"}
+
+
+def intensity_in_words(intensity: str) -> str:
+    """What becomes black and white, as a store or a predictor tells it (``intensity``).
+
+    Examples
+    --------
+    >>> intensity_in_words("integer 0 4080")
+    'values 0 to 4080 of more than 8 bits become 0 to 255'
+    """
+    if intensity == EACH_FILE:
+        return f"values {EACH_FILE} become 0 to 255"
+    scales = [one.split() for one in intensity.split(", ") if one]
+    parts = [f"{low} to {high} of {_DEPTHS.get(depth, depth)}" for depth, low, high in scales]
+    return f"values {', '.join(parts)} become 0 to 255" if parts else ""
+
+
 def check_range(ranges: Sequence[Range]) -> None:
     """Refuse pictures that all show one and the same grey; warn where few levels are used.
 

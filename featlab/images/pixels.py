@@ -16,6 +16,7 @@ from PIL import Image
 
 from featlab.arguments import check_choice, check_columns
 from featlab.errors import FeatlabError, PictureGoneError
+from featlab.images._intensity import intensity_in_words as intensity_in_words
 from featlab.images._intensity import scales_of
 from featlab.images.decode import Inspection, ScaledPicture, decode_scaled
 

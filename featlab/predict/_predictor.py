@@ -252,7 +252,7 @@ class Predictor:
             facts = network_facts(self.provenance)
             refuse_other_network(facts, pictures.provenance, pictures.path, _OTHER)
             return self._of_store(pictures, coverage)
-        run = partial(self.of_files, coverage=coverage, progress=progress)
+        run = partial(self.of_files, coverage=coverage, on_error=on_error, progress=progress)
         blocks = blocks_in_memory(pictures, PICTURES_AT_ONCE)
         if blocks is None:
             images, skipped = index_pictures(pictures, intensity=self.intensity, on_error=on_error)
@@ -293,15 +293,15 @@ class Predictor:
         keep_maps: bool,
         *,
         coverage: float,
+        on_error: str,
         progress: Progress | None,
     ) -> pd.DataFrame:
         """:meth:`predict` of pictures that :func:`featlab.images.index_pictures` has listed.
 
         Their maps lie in one store that is kept, or in one of each 2,048.
         """
-        options = PassOptions(
-            resize=str(self.provenance["resize"]), dtype=str(self.provenance["dtype"])
-        )
+        made = self.provenance
+        options = PassOptions(None, str(made["resize"]), str(made["dtype"]), on_error=on_error)
         extract = partial(extract_maps, backbone=backbone, options=options)
         if keep_maps:
             ticks = Ticks(0, len(images), progress)

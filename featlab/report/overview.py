@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import posixpath
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -305,6 +306,7 @@ def commands(results: Results) -> list[str]:
     return [line for line in dict.fromkeys([*every, results.command]) if line]
 
 
+_LISTED = (".csv", ".tsv", ".txt", ".lst", ".list")
 _UNKNOWN = "# The store does not tell how the pictures were read: whether groups were named, say."
 
 
@@ -337,7 +339,8 @@ def _index(results: Results, known: dict[str, str]) -> str:
         given["on_error"] = "skip"
     elif given.get("on_error") == "raise":  # as it is by itself
         del given["on_error"]
-    place = f"{folder}/{source}" if source.lower().endswith(".csv") else folder
+    listed = source.lower().endswith(_LISTED)
+    place = posixpath.normpath(f"{folder}/{source}") if listed else folder
     return ", ".join([repr(place), *(f"{name}={value!r}" for name, value in sorted(given.items()))])
 
 
