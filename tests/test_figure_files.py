@@ -9,15 +9,28 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 from fake_results import HOSTILE, make_results
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from featlab import plots, report
 from featlab.cli import app
 from featlab.errors import FeatlabError
+from featlab.plots.style import (
+    CLASS_COLOURS,
+    DARK_SHEET,
+    PREDICTED_BOX,
+    TRUE_BOX,
+    dark_colour,
+    encode,
+    themed,
+)
 from featlab.report._elements import Options
 from featlab.report.page import _sections
 
@@ -98,3 +111,52 @@ def test_the_command_writes_figures_where_asked(few, tmp_path, monkeypatch):
     written = list((tmp_path / "out" / "figures").glob("*.svg"))
     assert f"({len(written)} files)" in done.output
     assert CliRunner().invoke(app, [*command, "--figures", "gif"]).exit_code == 2
+
+
+# ---------------------------------------------------------------------------- figures on dark pages
+
+
+def test_a_figure_has_two_values_of_each_colour_and_keeps_what_lies_on_pictures():
+    photo = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
+    box = np.array([[5.0, 5, 30, 30]])
+    drawing = plots.localisation_examples(
+        [photo], [np.eye(7)], [box], [box[0] + 4], [0.6], labels=["a"]
+    )
+    svg = themed(encode(drawing), photographs=True)
+    colours, sheet = (
+        re.findall(r'style="([^"]*)"', svg),
+        re.search(r"<style>:root.*?</style>", svg)[0],
+    )
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    # The boxes and their dark edges alone have colours of their own.
+    own = [re.search(r"stroke: (#\w+)", style)[1] for style in colours if ": #" in style]
+    assert own == ["#000000", TRUE_BOX, "#000000", PREDICTED_BOX]
+    assert "--cffffff:#ffffff;" in sheet
+    assert f"--cffffff:{DARK_SHEET};" in sheet.partition("prefers-color-scheme:dark")[2]
+    assert set(re.findall(r"var\((--c\w+)\)", svg)) == set(re.findall(r"(--c\w+):", sheet))
+    assert "data:image/jpeg;base64," in svg
+    assert "data:image/png" not in svg
+
+
+def test_pixels_of_a_drawing_turn_as_its_lines_do():
+    figure = Figure()
+    figure.add_axes((0, 0, 1, 1)).imshow(np.eye(3), cmap="Blues")
+    svg = themed(encode(figure))
+    assert '<image class="drawn" xlink:href="data:image/png;base64,' in svg
+    values = re.search(r'feColorMatrix values="([^"]*)"', svg)[1].split()
+    matrix = np.array(values, dtype=float).reshape(4, 5)
+    for colour in ("#ffffff", "#1f2933", "#0173b2", "#de8f05"):
+        turned = (matrix @ [*to_rgb(colour), 1, 1])[:3].clip(0, 1)
+        np.testing.assert_allclose(turned, to_rgb(dark_colour(colour)), atol=0.005)
+
+
+def test_the_page_lays_dark_figures_on_their_own_colour():
+    folder = Path(report.__file__).parents[1] / "templates"
+    sheets = [
+        re.findall(r"--sheet: (#\w+)", (folder / name).read_text("utf-8"))
+        for name in ("style.css", "interactive.css")
+    ]
+    assert sheets == [["#ffffff", DARK_SHEET, "#fff"], ["#ffffff", DARK_SHEET]]
+    script = (folder / "embedding.js").read_text("utf-8")
+    palette = re.findall(r'\["(#\w+)", "(#\w+)"\]', script)
+    assert palette == [(colour, dark_colour(colour)) for colour in CLASS_COLOURS]

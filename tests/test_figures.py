@@ -35,7 +35,7 @@ from planted_figures import BY_CLASS, CHARTS, FIGURES, GRIDS, Planted
 
 from featlab import plots
 from featlab.plots import curves, data, network, neurons, pictures, scores
-from featlab.plots.style import CLASS_COLOURS, encode
+from featlab.plots.style import CLASS_COLOURS, DARK_SHEET, dark_colour, encode
 
 # Those that show names of classes, if only of a few.
 NAMED = BY_CLASS | {"dam_steps", "gradient_maps", "method_strips", "sample_pictures-flagged"}
@@ -385,5 +385,6 @@ def test_class_colours_stay_apart_for_colour_blind_eyes(eye):
         return float(distances[~np.eye(len(seen), dtype=bool)].min())
 
     assert least([*CLASS_COLOURS, "white"]) >= LEAST_DISTANCE
+    assert least([*map(dark_colour, CLASS_COLOURS), DARK_SHEET]) >= LEAST_DISTANCE
     # The measure is no rubber stamp: red and green of equal lightness fail for such eyes.
     assert (least(["#c00000", "#007000"]) >= LEAST_DISTANCE) == (eye == "normal")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -213,6 +213,8 @@ def embedding_thumbnails(
     short = short_names(classes, 18)
     beside = 0.9 + _legend_width(short, is_many)
     ax = new_axes(ax, max(cells[0] * inch, 3.6) + beside, max(cells[1] * inch, 2.4) + 0.9)
+    # In an SVG each picture is an image of its own, else all are one that is mostly empty.
+    cast(Figure, ax.figure).suppressComposite = True
     bare(ax)
     for row, x, y in layout.itertuples(index=False):
         name = names[int(row)]

@@ -20,6 +20,7 @@ from featlab.plots.style import (
     HEAT,
     INK,
     MUTED,
+    ON_PICTURE,
     PREDICTED_BOX,
     RIGHT,
     TRUE_BOX,
@@ -335,7 +336,7 @@ def _draw_boxes(ax: Axes, boxes: np.ndarray | None, colour: str) -> None:
         return
     for xmin, ymin, xmax, ymax in np.atleast_2d(np.asarray(boxes, dtype=float)).reshape(-1, 4):
         patch = Rectangle((xmin, ymin), xmax - xmin, ymax - ymin, fill=False)
-        patch.set(edgecolor=colour, linewidth=1.6)
+        patch.set(edgecolor=colour, linewidth=1.6, gid=ON_PICTURE)
         patch.set_path_effects([withStroke(linewidth=2.8, foreground="#00000099")])
         ax.add_patch(patch)
 

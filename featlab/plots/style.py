@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from PIL import Image
 
 from featlab.errors import FeatlabError
 from featlab.system.files import write_whole
@@ -31,10 +35,10 @@ WRONG = "#d55e00"
 ORANGE = "#de8f05"
 HEAT = "inferno"
 # Eight colours that stay apart (CIE76 distance at least 24) for normal, protanopic and deuteranopic
-# eyes; the first three and the fifth are seaborn's "colorblind".
+# eyes, in light and (20) in dark; the first three and the fifth are seaborn's "colorblind".
 CLASS_COLOURS = (
-    *("#0173b2", "#de8f05", "#029e73", "#332288"),
-    *("#56b4e9", "#b33f00", "#ddcc77", "#004d40"),
+    *("#0173b2", "#de8f05", "#029e73", "#7777ff"),
+    *("#56b4e9", "#b33f00", "#ddcc77", "#003344"),
 )
 MAX_COLOURED = len(CLASS_COLOURS)
 _CLIP = 99.5  # percentile at which gradients are cut for drawing: few pixels are far above the rest
@@ -57,8 +61,19 @@ GRADIENT_METHOD_NAMES = {
 }
 """What figures call the methods that run the network."""
 FORMATS = ("svg", "pdf", "png")
+ON_PICTURE = "on-picture"
+"""The id (`gid`) of what is drawn over a picture, and keeps its colour on dark pages."""
+DARK_SHEET = "#1b2027"
+"""What a figure lies on in a dark page: what white becomes there."""
 _UNKNOWN = "▯"
+# A lightness turned over, its hue kept: of 1 less the colour, twice its luminance less itself.
+_TURNED = 2 * np.tile([0.213, 0.715, 0.072], (3, 1)) - np.eye(3)
+_COLOUR = re.compile(r"(?<=: )#([0-9a-f]{6})(?=[;\"])")
+_NEEDLESS = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", re.DOTALL)
+_KEPT = re.compile(rf'(<g id="{ON_PICTURE}">.*?</g>)', re.DOTALL)
+_IMAGE = re.compile(r'<image xlink:href="data:image/png;base64,([^"]*)"')
 _SHORTEST_NAME = 6
+_QUALITY = 82  # of JPEG, 1-95
 
 
 def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
@@ -181,12 +196,7 @@ def whiskers(table: pd.DataFrame, score: str) -> np.ndarray:
 
 
 def encode(
-    drawing: Axes | Figure,
-    kind: str = "svg",
-    *,
-    dpi: int = 120,
-    quality: int = 82,
-    text: bool = False,
+    drawing: Axes | Figure, kind: str = "svg", *, dpi: int = 120, text: bool = False
 ) -> bytes:
     """The figure as bytes of an image file; nothing is written to disk.
 
@@ -194,12 +204,10 @@ def encode(
     ----------
     drawing : Axes or Figure
         What a function of this module returned.
-    kind : {"svg", "pdf", "png", "jpg"}
+    kind : {"svg", "pdf", "png"}
         The same drawing always gives the same bytes.
     dpi : int
         Pixels per inch; in SVG and PDF, of the pictures and the rasterised point clouds.
-    quality : int
-        JPEG quality, 1-95.
     text : bool
         Text stays text in an SVG, to be searched and edited; it then looks the same only where its
         font is installed. By default letters become outlines. A PDF always keeps its text.
@@ -207,14 +215,79 @@ def encode(
     figure = drawing if isinstance(drawing, Figure) else cast(Figure, drawing.figure)
     buffer = io.BytesIO()
     options: dict[str, Any] = {}
-    if kind == "jpg":
-        options["pil_kwargs"] = {"quality": quality, "optimize": True}
     if kind in ("svg", "pdf"):
         options["metadata"] = {"Date" if kind == "svg" else "CreationDate": None}
     fonts = {"svg.fonttype": "none" if text else "path", "pdf.fonttype": 42}
     with mpl.rc_context({"svg.hashsalt": "featlab", **fonts}):
         figure.savefig(buffer, format=kind, dpi=dpi, **options)
     return buffer.getvalue()
+
+
+def themed(svg: bytes, *, photographs: bool = False) -> str:
+    """A figure that is dark where the page around it is dark.
+
+    Its colours are variables of its own style sheet, with a second value for readers who prefer
+    dark: the same hue, its lightness turned over (white is :data:`DARK_SHEET`). What is drawn over
+    pictures keeps its colours.
+
+    Parameters
+    ----------
+    svg : bytes
+        From :func:`encode`.
+    photographs : bool
+        Whether its images are photographs, which stay as they are and become JPEG. Else they are
+        clouds and cells of a drawing, which turn like it.
+    """
+    text = " ".join(_NEEDLESS.sub("", svg.decode()).split())
+    text = _IMAGE.sub(partial(_pixels, photographs=photographs), text)
+    known: dict[str, str] = {}
+
+    def variable(match: re.Match[str]) -> str:
+        known[match[1]] = dark_colour(f"#{match[1]}")
+        return f"var(--c{match[1]})"
+
+    parts = _KEPT.split(text)
+    parts[::2] = [_COLOUR.sub(variable, part) for part in parts[::2]]
+    light = "".join(f"--c{name}:#{name};" for name in known)
+    dark = "".join(f"--c{name}:{turned};" for name, turned in known.items())
+    # Black is what has no colour of its own.
+    style = (
+        f"<style>:root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}"
+        f"fill:{dark_colour('#000000')}}}.drawn{{filter:url(#turned)}}}}</style>"
+        '<filter id="turned" color-interpolation-filters="sRGB">'
+        f'<feColorMatrix values="{_matrix()}"/></filter>'
+    )
+    head, end, rest = "".join(parts).partition(">")
+    return f"{head}{end}{style}{rest}".strip()
+
+
+def dark_colour(colour: str) -> str:
+    """What a colour, ``#rrggbb``, becomes in a figure on a dark page."""
+    sheet, light = (np.array(mpl.colors.to_rgb(one)) for one in (DARK_SHEET, colour))
+    return mpl.colors.to_hex((sheet + (1 - sheet) * (_TURNED @ (1 - light))).clip(0, 1))
+
+
+def _matrix() -> str:
+    """:func:`dark_colour` as the matrix of an SVG filter."""
+    sheet = np.array(mpl.colors.to_rgb(DARK_SHEET))
+    rows = np.zeros((4, 5))
+    rows[:3, :3] = -(1 - sheet)[:, None] * _TURNED
+    rows[:3, 4] = sheet + (1 - sheet) * _TURNED.sum(axis=1)
+    rows[3, 3] = 1
+    return " ".join(f"{value:.4g}" for value in rows.ravel())
+
+
+def _pixels(match: re.Match[str], photographs: bool) -> str:
+    """An image of the SVG: a photograph as JPEG, anything else with the class that turns dark."""
+    image = Image.open(io.BytesIO(base64.b64decode(match[1])))
+    if not photographs or np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        return (
+            f'<image class="drawn" xlink:href="data:image/png;base64,{match[1].replace(" ", "")}"'
+        )
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    jpeg = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<image xlink:href="data:image/jpeg;base64,{jpeg}"'
 
 
 def save_figure(drawing: Axes | Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:

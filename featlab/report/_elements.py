@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,17 +10,18 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pandas as pd
 
 from featlab.errors import FeatlabError
-from featlab.plots.style import encode
+from featlab.plots.style import encode, themed
 
 if TYPE_CHECKING:
     from matplotlib import axes, figure
 
 MAX_ROWS = 40
-_MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
+_PLAIN = " =:/;,+()*!~$@?"  # what an address keeps in an attribute
 _PICTURE_DPI = 110
 _DPI = 150
 _PIXELS_PER_INCH = 96
@@ -58,7 +58,7 @@ class Figure:
     file : str
         Name of its file, without suffix.
     pictures : bool
-        Whether it is made of photographs, which the page holds as JPEG.
+        Whether it is made of photographs, which the page holds as JPEG inside the drawing.
     """
 
     draw: Callable[[], axes.Axes | figure.Figure]
@@ -84,10 +84,11 @@ class Figure:
 
     @cached_property
     def _drawn(self) -> tuple[str, int]:
-        drawing, kind = self.draw(), "jpg" if self.pictures else "svg"
-        data = encode(drawing, kind, dpi=self.dpi)
+        drawing = self.draw()
+        drawn = themed(encode(drawing, "svg", dpi=self.dpi), photographs=self.pictures)
         whole: Any = getattr(drawing, "figure", drawing)
-        uri = f"data:{_MEDIA[kind]};base64,{base64.b64encode(data).decode('ascii')}"
+        # Letter by letter it is shorter than in base64.
+        uri = f"data:image/svg+xml,{quote(drawn, safe=_PLAIN)}"
         return uri, round(whole.get_figwidth() * _PIXELS_PER_INCH)
 
 

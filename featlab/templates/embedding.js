@@ -1,7 +1,11 @@
 // The t-SNE plane: what lies beside what, with thumbnails.
 
-// A colour for each of eight classes; the ninth has the first colour and another shape, and so on.
-const PALETTE = ["#0173b2", "#de8f05", "#029e73", "#332288", "#56b4e9", "#b33f00", "#ddcc77", "#004d40"];
+// A colour for each of eight classes, as the figures have them on a light page and on a dark one; the
+// ninth has the first colour and another shape, and so on.
+const PALETTE = [
+  ...[["#0173b2", "#56bdf4"], ["#de8f05", "#b97605"], ["#029e73", "#27b492"], ["#7777ff", "#8386fd"]],
+  ...[["#56b4e9", "#277eaf"], ["#b33f00", "#ffa572"], ["#ddcc77", "#5c510e"], ["#003344", "#b5e3f3"]],
+];
 const NEAREST = 8;
 const BADGE = 96;
 const MOST_NAMED = 40;
@@ -11,7 +15,7 @@ function startEmbedding(data, pictures) {
   const n = data.x.length;
   const wrong = new Set(data.misclassified);
   const all = Array.from({ length: n }, (_, i) => i);
-  const ink = (k) => PALETTE[k % PALETTE.length];
+  const ink = (k) => PALETTE[k % PALETTE.length][isDark() ? 1 : 0];
   const form = (k) => Math.floor(k / PALETTE.length) % SHAPES.length;
   const faces = new Map();
   let cursor = null;
@@ -131,6 +135,7 @@ function startEmbedding(data, pictures) {
   byId("embedding-classes").append(
     ...data.classes.slice(0, MOST_NAMED).map((name, k) => {
       const sign = make("span", { class: "sign", "aria-hidden": "true" }, SHAPES[form(k)]);
+      onTheme(() => (sign.style.color = ink(k)));
       sign.style.color = ink(k);
       return make("li", {}, sign, named(name));
     }),

@@ -3,6 +3,7 @@
 
 const MISSING = 65535;
 const byId = (id) => document.getElementById(id);
+const root = document.documentElement;
 
 /** An element with attributes and children. Strings become text, never markup. */
 function make(tag, attributes = {}, ...children) {
@@ -44,9 +45,13 @@ function pText(p) {
 }
 
 /** The value of a colour of the style sheet, as it is now. */
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
+
+/** Whether the page is dark now: as chosen with its button, else as the reader's system asks. */
+const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
+
 const repaints = [];
 
 /** Calls `paint` whenever the page's colours change. */
@@ -55,8 +60,6 @@ const repaint = () => repaints.forEach((paint) => paint());
 
 function startTheme() {
   const button = byId("theme");
-  const root = document.documentElement;
-  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
   // A browser may keep nothing for a file; the choice then lasts as long as the page.
   const kept = (use) => {
     try {
@@ -145,7 +148,7 @@ function start() {
       console.error(error);
     }
   }
-  document.documentElement.dataset.ready = "yes";
+  root.dataset.ready = "yes";
 }
 
 if (document.readyState === "complete") start();
