@@ -937,7 +937,7 @@ def test_tokens_of_a_real_transformer_know_class_and_place(shared_data, tmp_path
     file = Path(package.origin).parent / "models" / "vit_s_focus.onnx"
     layer = "backbone/layernorm/Add_1"
     backbone = load_backbone(file, layers=[layer], preprocessing="torch", input_size=224)
-    assert "16 × 16 cells of 14 px, 384 neurons" in backbone.describe()
+    assert "16 × 16 cells of 14 px, 384 neurons" in str(backbone.describe())
     table, boxes, _ = images.index_images(shared_data / "kangaroo_raccoon")
     with extract.extract_maps(table, backbone, tmp_path / "maps.h5", boxes=boxes) as store:
         split = splits.make_split(store.images, random_state=0)
