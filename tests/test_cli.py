@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -161,6 +162,29 @@ def test_heads_of_one_store_and_of_two(stores, tmp_path, capsys):
     assert (tmp_path / "two" / "backbones.svg").stat().st_size > 1000
     assert featlab("heads", stores[0], "--heads", "logistic", "--folds", "3") == 0
     assert "corrected resampled t" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a shell is needed")
+@pytest.mark.slow
+def test_a_store_of_another_is_read_by_a_process_that_may_die(
+    stores, tmp_path, monkeypatch, capsys
+):
+    assert featlab("verify", stores[0], "--untrusted") == 0
+    assert "all is well" in capsys.readouterr().out
+    short = tmp_path / "short.h5"
+    short.write_bytes(stores[0].read_bytes()[:5000])
+    assert featlab("verify", short, "--untrusted") == 1
+    assert re.search("featlab: .*short.h5 .*truncated", capsys.readouterr().err)
+    dying = tmp_path / "python"
+    dying.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    dying.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(dying))
+    monkeypatch.setattr("featlab.system.files.is_own", lambda path: False)
+    for command in (("verify", stores[0], "--untrusted"), ("report", stores[0], "-o", tmp_path)):
+        assert featlab(*command) == 1
+        assert "net0.h5 was not opened: the process that read it died (SIGSEGV)" in (
+            capsys.readouterr().err
+        )
 
 
 def test_audit_says_pass_warn_or_fail(stores, tmp_path, capsys):

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import os
 import re
-import subprocess  # nosec B404
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from featlab.arguments import check_choice
 from featlab.backbones._engines import OPENVINO_BATCH, Engine, compiled_engine, openvino_core
 from featlab.backbones.graphs import cause_of, flat, graph_of, spatial_layers, token_cells
 from featlab.errors import FeatlabError
+from featlab.system.machine import end_apart
 
 if TYPE_CHECKING:
     import keras
@@ -288,10 +288,8 @@ class OnnxNetwork:
     def __init__(self, path: Path, size: tuple[int, int] | None, scaling: str) -> None:
         self.path, self.scaling, self._core = path, scaling, openvino_core("float32")
         # What a hostile file does to a parser happens in a process of its own.
-        command = [sys.executable, "-c", _PARSED, str(path)]
-        parsed = subprocess.run(command, capture_output=True)  # nosec B603 - no shell, our own code
-        if parsed.returncode:
-            reason = cause_of(Exception(parsed.stderr.decode(errors="replace")))
+        if failure := end_apart([sys.executable, "-c", _PARSED, str(path)]):
+            reason = cause_of(Exception(failure))
             raise FeatlabError(f"{path} could not be read as an ONNX model: {reason}")
         self._model = self._core.read_model(path)
         shapes = [

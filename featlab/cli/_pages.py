@@ -124,6 +124,8 @@ def report(
     ] = None,
 ) -> None:
     """Write what `featlab run` writes, of a store that is there; its figures where asked for."""
+    if not featlab.system.files.is_own(store):
+        _pass.check_apart(store)
     with workers_ready(), featlab.store.MapStore(store) as opened:
         results = write_page(opened, output, box_kind, copies, seed, {}, refit=refit)
         if figures is not None:
@@ -285,7 +287,7 @@ def extract(
     """Run the network once and keep its feature maps; goes on where it was interrupted."""
     if shard is not None and (append or virtual or scheduler):
         raise FeatlabError("--shard goes without --append, --virtual and --scheduler.")
-    share = None if shard is None else _share(shard)
+    share = None if shard is None else _pass.share_of(shard)
     tables = _pass.index(made)
     if share is not None:
         _extract_share(made, tables, store, share)
@@ -336,18 +338,18 @@ def info(
                 print(f"  {key}: {value}")
 
 
-def verify(store: Store) -> None:
+def verify(
+    store: Store,
+    untrusted: Annotated[
+        bool, typer.Option("--untrusted", help="In a process of its own, which may die of it.")
+    ] = False,
+) -> None:
     """Read a store once and check it against itself."""
+    if untrusted:
+        _pass.check_apart(store)
     with featlab.store.MapStore(store) as opened:
         opened.verify()
         print(f"{store}: {len(opened)} images, layers {', '.join(opened.layers)}: all is well")
-
-
-def _share(text: str) -> tuple[int, int]:
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise FeatlabError(f"--shard must be k/n with 1 ≤ k ≤ n, such as 3/8, got {text!r}.")
-    return int(number), int(of)
 
 
 def _extract_share(

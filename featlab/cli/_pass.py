@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -39,7 +40,7 @@ from featlab.cli._options import (
     write_tables,
 )
 from featlab.errors import FeatlabError
-from featlab.system.machine import give_back_large_blocks, libraries_silenced
+from featlab.system.machine import end_apart, give_back_large_blocks, libraries_silenced
 
 if TYPE_CHECKING:
     pass
@@ -93,6 +94,24 @@ def run_all(
         with store:
             kept = "split" if copies == "split" else "together"
             write_page(store, output, box_kind, kept, seed, seconds, refit=refit)
+
+
+def share_of(text: str) -> tuple[int, int]:
+    """`3/8` as numbers."""
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise FeatlabError(f"--shard must be k/n with 1 ≤ k ≤ n, such as 3/8, got {text!r}.")
+    return int(number), int(of)
+
+
+def check_apart(store: Path) -> None:
+    """Verify a store that somebody else wrote in a process of its own, before it is opened here."""
+    if failure := end_apart([sys.executable, "-m", "featlab", "verify", str(store)]):
+        raise FeatlabError(
+            failure.removeprefix("featlab: ")
+            if store.name in failure
+            else f"{store} was not opened: {failure}. Extract it again."
+        )
 
 
 @contextmanager

@@ -28,6 +28,11 @@ RESULTS = ".featlab-results"
 and is no folder of pictures."""
 
 
+def is_own(path: Path) -> bool:
+    """Whether a file belongs to who asks; where the system does not tell, it does."""
+    return not hasattr(os, "getuid") or path.stat().st_uid == os.getuid()
+
+
 def replace_durably(temporary: Path, path: Path) -> None:
     """Flush `temporary` to the disk, then give it its final name in one step."""
     with open(temporary, "rb+") as file:

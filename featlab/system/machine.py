@@ -10,10 +10,12 @@ import mmap
 import os
 import re
 import shutil
+import signal
+import subprocess  # nosec B404
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
@@ -240,6 +242,18 @@ def _load(modules: tuple[str, ...]) -> None:
 def _with_one_thread(call: Callable[[], T]) -> T:
     with threadpool_limits(1):
         return call()
+
+
+def end_apart(command: Sequence[str]) -> str:
+    """What went wrong in a process of its own, which may die of the file that it reads; "" if not.
+
+    Libraries that read files may crash on those that are damaged, or made to do so.
+    """
+    ended = subprocess.run(command, capture_output=True)  # nosec B603 - no shell, our own code
+    if ended.returncode < 0:
+        name = signal.Signals(-ended.returncode).name
+        return f"the process that read it died ({name}): it is damaged, or made to do harm"
+    return ended.stderr.decode(errors="replace").strip() if ended.returncode else ""
 
 
 @contextlib.contextmanager
