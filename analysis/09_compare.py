@@ -34,7 +34,7 @@ for store in stores:
 columns = ["name", "accuracy", "confirmed", "auroc_confirmed", "method", "box_accuracy", "mean_iou"]
 print(comparison.entries[columns].round(3).to_string(index=False))
 print("auroc_confirmed: of the confirmed detector that led at selection; this flatters it")
-print("boxes found on the same test images, the best on confirm less the others:")
+print("boxes found on the same test images, the best on confirm − each of the others:")
 columns = ["a", "b", "difference", "difference_low", "difference_high", "p_adjusted"]
 print(comparison.box_pairs[columns].round(3).to_string(index=False))
 

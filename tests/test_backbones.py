@@ -508,6 +508,13 @@ def test_the_layer_kept_is_the_last_that_everything_goes_through(tmp_path, ends,
     assert load_backbone(tmp_path / "branches.keras").layers == (layer,)
 
 
+def test_at_32_px_the_built_in_network_keeps_a_layer_of_several_cells(caplog):
+    backbone = load_backbone("efficientnet_lite0", weights=None, input_size=32)
+    (maps,) = backbone.model.outputs
+    assert maps.shape[1:] == (2, 2, 672) and "one cell" not in caplog.text
+    assert load_backbone("efficientnet_lite0", weights=None, input_size=33).layers == ("head_relu",)
+
+
 def test_maps_of_one_cell_are_told(tmp_path, caplog):
     import keras
 

@@ -29,6 +29,7 @@ from featlab.pipeline.detectors import ablation_order
 from featlab.pipeline.scheduler import Stage, run_stages
 from featlab.pipeline.sets import box_curve
 from featlab.report import _methods
+from featlab.report import _words as words
 from featlab.results import Results
 
 
@@ -284,6 +285,14 @@ def test_every_stage_has_what_it_needs():
     for stage in STAGES:
         assert set(stage.needs) <= known, stage.name
         known.add(stage.name)
+    every = {stage.title for stage in STAGES} | {
+        "index",
+        "extract",
+        "copies",
+        "predictor",
+        "report",
+    }
+    assert all(words.stage(title) in words._STAGES.values() for title in every)
     made = {field.name for field in dataclasses.fields(Results)}
     assert {"heads", "neurons", "localisation", "audit", "cards", "set_overview"} <= made & known
 

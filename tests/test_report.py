@@ -160,7 +160,7 @@ def test_every_image_has_an_alternative_and_every_header_a_scope(two):
 def test_what_is_missing_is_said(bare):
     page = text_of(bare[2])
     for words in (
-        "No boxes on test images, so not measured",
+        "Not measured:</strong> No test image has a box",
         "There are no ground-truth boxes",
         "No neuron is shown to",
     ):

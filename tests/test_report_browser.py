@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from featlab.arguments import confirmed_detectors
 from featlab.localise import heat_boxes
 from featlab.localise.heat import normalise, upsample
 from featlab.results.analysis import SetOverview
-from featlab.results.pictures import Gallery, NeuronCard
+from featlab.results.pictures import Examples, Gallery, NeuronCard
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="selenium is not installed: pip install -e '.[test]'"
@@ -145,6 +146,23 @@ def two(tmp_path_factory):
     return results, written(results, tmp_path_factory.mktemp("two"))
 
 
+def make_showcase(store, rows):
+    """Upright test pictures of the first classes, and one more that went wrong."""
+    n, box = len(rows), np.array([[40.0, 60.0, 80.0, 120.0]])
+    labels = [*store.classes[: n - 1], store.classes[0]]
+    return Examples(
+        rows=rows,
+        pictures=[make_picture(i, 120, 180) for i in range(n)],
+        neurons=[(name, 3) for name in labels[:-1]],
+        heats=[np.ones((n - 1, 180, 120))] * n,
+        true_boxes=[box] * n,
+        labels=labels,
+        predicted_boxes=[box[0]] * n,
+        predicted_labels=[*labels[:-1], store.classes[1]],
+        ious=[0.7] * n,
+    )
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     results = make_results([*HOSTILE, "</script><!--\u2028"], n=240, c=24, pictures=False)
@@ -261,6 +279,28 @@ def test_cells_sort_by_what_they_mean(browser, cell, value):
     assert found == (value if value is None else pytest.approx(value, rel=1e-12))
 
 
+@pytest.mark.parametrize(
+    ("words", "numeric", "way"),
+    [
+        ("Accuracy", True, "descending"),
+        ("AUROC on unseen", True, "descending"),
+        ("Difference in accuracy", True, "descending"),
+        ("Rank correlation of all neurons", True, "descending"),
+        ("Adjusted p of the two", True, "ascending"),
+        ("p", True, "ascending"),
+        ("Log loss", True, "ascending"),
+        ("Rank", True, "ascending"),
+        ("Neuron", True, "ascending"),
+        ("Class", True, "ascending"),  # classes may be called 1, 2, 3
+        ("Head", False, "ascending"),
+    ],
+)
+def test_a_first_click_brings_the_best_up(browser, words, numeric, way):
+    code = (TEMPLATES / "tables.js").read_text("utf-8")
+    script = f"{code}\nreturn bestFirst(...arguments)"
+    assert browser.execute_script(script, words, numeric) == way
+
+
 def column(table, place):
     return [row.find_elements(By.CSS_SELECTOR, "th, td")[place].text for row in rows_of(table)]
 
@@ -277,7 +317,7 @@ def test_tables_sort_by_their_headers_and_back(browser, two):
     assert head.text.startswith("Log loss") and head.get_attribute("aria-sort") is None
     printed = column(table, 0)
     seen = {}
-    for way in ("ascending", "descending", None):
+    for way in ("ascending", "descending", None):  # of a loss the smallest is the best
         head.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
         assert head.get_attribute("aria-sort") == way
         seen[way] = column(table, 4)
@@ -346,7 +386,7 @@ def test_the_explorer_filters_sorts_and_pages(browser, two):
     head = browser.find_element(
         By.CSS_SELECTOR, '#explorer-head [data-key="auroc_confirmed"] button'
     )
-    head.click(), head.click()
+    head.click()
     best = results.neurons["auroc_confirmed"].max()
     assert column(by_id(browser, "explorer"), 6)[0].startswith(f"{best:.2f} [")
     slide(browser, "explorer-search", "4711")
@@ -375,9 +415,11 @@ def sort_by(browser, key):
 def test_every_column_of_the_explorer_sorts_as_it_says(browser, hostile, tmp_path):
     """Text by the alphabet, numbers by size, what is missing last."""
     show(browser, hostile[1])
+    downwards = ("state", "auroc")  # the best of a score is the largest, of a p the smallest
     for key in ("neuron", "class", "direction", "state", "auroc", "p_confirmed"):
         rows = {None: downloaded(browser, tmp_path, key)}
-        for way in ("ascending", "descending"):
+        ways = ("ascending", "descending")
+        for way in reversed(ways) if key in downwards else ways:
             assert sort_by(browser, key) == way, key
             rows[way] = downloaded(browser, tmp_path, key)
             known = rows[way].dropna()
@@ -691,6 +733,32 @@ def test_nothing_sticks_out(browser, which, width, request):
         "return document.documentElement.scrollWidth <= innerWidth && "
         "document.body.scrollWidth <= innerWidth"
     )
+
+
+@pytest.mark.parametrize("n_classes", [2, 4, 40])
+def test_the_first_screen_of_a_laptop_holds_answers_and_pictures(browser, n_classes, tmp_path):
+    """However upright the pictures are, and however much the audit has to say."""
+    results = make_results([f"class number {k:02}" for k in range(n_classes)], n=400, c=16)
+    finding = "Without any network, picture statistics tell classes apart: " + 40 * "file size; "
+    table = pd.DataFrame(
+        {"check": list("abcd"), "verdict": [*["fail"] * 2, *["warn"] * 2], "finding": finding}
+    )
+    none = pd.DataFrame(
+        columns=["path", "label", "suggested", "kind", "path_a", "path_b", "across", "distance"]
+    )
+    few = dict.fromkeys(("confounds", "label_errors", "outliers", "duplicates"), none)
+    audit = SimpleNamespace(summary=table.assign(n=10), **few)
+    unseen = np.flatnonzero(results.split == "test")[: min(n_classes, 6) + 1].tolist()
+    shown = make_showcase(results.store, unseen)
+    results = dataclasses.replace(results, audit=audit, showcase=shown)
+    path = written(results, tmp_path)
+    for width, height, screens in ((1366, 768, 1), (390, 844, 3)):
+        show(browser, path, width=width, height=height)
+        ends = browser.execute_script(
+            "return [...document.querySelectorAll('.answers li, .sights li')]"
+            ".map(e => e.getBoundingClientRect().bottom + scrollY)"
+        )
+        assert len(ends) == 4 + len(shown.rows) and max(ends) <= screens * height, (width, ends)
 
 
 def test_the_theme_follows_the_system_and_the_button(browser, two):

@@ -64,6 +64,8 @@ _STAGES = (
 )
 _STEM, _HEAD, _CLASSES, _EPSILON = 32, 1280, 1000, 1e-3
 LAST_MAP = "head_relu"
+CELL = 32
+"""Side in pixels of a cell of that map."""
 
 _OUTER_NAMES = {
     "stem_conv": "_conv_stem",

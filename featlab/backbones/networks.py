@@ -203,7 +203,8 @@ def _built_in(name: str, weights: str | os.PathLike[str] | None, size: tuple[int
         build=build,
         preprocess=lambda pixels: (pixels - 127.0) / 128.0,
         input_size=size,
-        last_layer=efficientnet_lite.LAST_MAP,
+        # Of an input of one cell it tells nothing of places: the last layer before it that does.
+        last_layer=efficientnet_lite.LAST_MAP if max(size) > efficientnet_lite.CELL else None,
         head=None if file is None else partial(efficientnet_lite.own_head, file),
     )
 

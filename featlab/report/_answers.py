@@ -294,8 +294,7 @@ def maps_answer(results: Results) -> Claim:
     """Whether the detectors' maps find the object, and what else does."""
     scores = scored(results)
     if scores is None:
-        nothing = "Without boxes on test images nothing can be said."
-        return Claim(nothing, "No boxes on test images, so not measured")
+        return Claim("No test image has a box that the maps could be held against.", "Not measured")
     rows = scores.table[scores.table["method"].isin(_BY_DETECTORS)]
     own, rival = rows[rows["box_accuracy"].notna()], scores.best(baseline=True)
     standings = [standing(pair) for pair in _against(results, own, rival).values()]
@@ -378,7 +377,7 @@ def _others(results: Results, scores: Localisation) -> str:
 
 
 def _against(results: Results, own: pd.DataFrame, rival: pd.Series | None) -> dict[str, pd.Series]:
-    """Each method less the baseline, on the same images; only those that were compared."""
+    """Each method − the baseline, on the same images; only those that were compared."""
     if results.box_details is None or rival is None:
         return {}
     pairs = results.box_details.pairs

@@ -206,8 +206,8 @@ def localisation(comparison: Comparison) -> Section:
 def boxes_answer(comparison: Comparison) -> Claim:
     """Which localises better."""
     if not comparison.best_boxes:
-        nothing = "Without boxes on confirm and test images nothing can be said."
-        return Claim(nothing, "No boxes, so not measured")
+        nothing = "It takes boxes on confirm images, to choose by, and on test images, to score."
+        return Claim(nothing, "Not measured")
     best = _entry(comparison, comparison.best_boxes)
     verdict, clear = _verdict(comparison.box_pairs)
     tied = comparison.entries["box_accuracy_confirm"].eq(best["box_accuracy_confirm"]).sum()

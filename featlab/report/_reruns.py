@@ -345,7 +345,13 @@ def _trained(comparison: pd.DataFrame) -> Table | None:
         ]
         for _, row in comparison.iterrows()
     ]
-    columns = ["What is trained", "Accuracy", "Less logistic regression", "p", "Parameters"]
+    columns = [
+        "What is trained",
+        "Accuracy",
+        "Difference from logistic regression",
+        "p",
+        "Parameters",
+    ]
     n = int(comparison["n"].iloc[0])
     return table(
         f"Transfer learning on the same split, {words.plural(n, 'test image')}",
@@ -425,7 +431,14 @@ def _small(scores: pd.DataFrame) -> Table | None:
         ]
         for _, row in scores.iterrows()
     ]
-    columns = ["Pictures", "Network", "Cells", "Accuracy", "Less the original pictures", "p"]
+    columns = [
+        "Pictures",
+        "Network",
+        "Cells",
+        "Accuracy",
+        "Difference from the original pictures",
+        "p",
+    ]
     return table(
         "Small pictures, with and without up-sampling",
         columns,

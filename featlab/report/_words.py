@@ -64,6 +64,28 @@ _BOX_HEADS = {
     "centre": "a box at the picture's centre",
 }
 
+_STAGES = {
+    "index": "finding the pictures, labels and boxes",
+    "extract": "the network over all pictures",
+    "copies": "looking for copies",
+    "features": "pooling the maps",
+    "heads": "classifiers",
+    "neurons": "testing every neuron",
+    "detector details": "detectors: shuffled labels, leaving them out",
+    "own classes": "the network's own classes",
+    "overview": "the plane of the pictures",
+    "localise": "boxes from heat maps",
+    "box heads": "boxes by regression",
+    "boxes drawn": "how many boxes it takes",
+    "learning curve": "how many images it takes",
+    "audit": "checks of the set",
+    "clusters": "clusters",
+    "units": "each detector's own map",
+    "examples": "pictures for this page",
+    "predictor": "the model for new pictures",
+    "report": "this page",
+}
+
 
 def number(value: Any, digits: int = 2) -> str:
     """A number with `digits` decimals; a dash for what is not a number."""
@@ -192,6 +214,11 @@ def method(identifier: object) -> str:
         return f"{method(base)}, corrected"
     names = GRADIENT_METHOD_NAMES | _METHODS
     return names.get(str(identifier), readable(identifier))
+
+
+def stage(title: str) -> str:
+    """A stage of the analysis in words."""
+    return _STAGES.get(title, readable(title))
 
 
 def learns_from(row: pd.Series) -> str:

@@ -193,7 +193,7 @@ def answers(results: Results) -> dict[str, str]:
 
 def provenance(results: Results, options: Options) -> Section:
     """What was called, how long it took, and the lines of Python that do the same."""
-    seconds = [[words.readable(k), words.number(v, 1)] for k, v in results.seconds.items()]
+    seconds = [[words.stage(k), words.number(v, 1)] for k, v in results.seconds.items()]
     return Section(
         "provenance",
         "Provenance and how to reproduce",

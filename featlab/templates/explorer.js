@@ -208,7 +208,8 @@ function startExplorer(data, pictures) {
   byId("explorer-after").addEventListener("click", () => turn(1));
   byId("explorer-download").addEventListener("click", () => download(csv(table, shown)));
   for (const header of byId("explorer-head").cells) {
-    sortable(header, (way) => {
+    const ranked = header.classList.contains("num") || header.dataset.key === "state";
+    sortable(header, ranked, (way) => {
       order = way && { key: header.dataset.key, way };
       update();
     });

@@ -1,4 +1,4 @@
-// Tables that sort by a click on a header: upwards, downwards, as printed.
+// Tables that sort by a click on a header: best first, the other way, as printed.
 
 const DIGITS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 const collator = new Intl.Collator("en", { numeric: true });
@@ -29,18 +29,32 @@ function ordered(rows, key, way) {
   return [...known, ...rows.filter((row) => keys.get(row) === null)];
 }
 
+/** Numbers of which the smallest is the best, by the words above them; of all others the largest. */
+const SMALLEST_FIRST = /\bp\b|\bloss\b|^threshold$|^rank$|^seconds|^parameters$|^store$|^dead$/i;
+/** Numbers that are names. */
+const NAMES = /^(neuron|cluster|class|kind|image)$/i;
+
+/** Which way a first click sorts a column: the only place that says what is best. */
+function bestFirst(words, numeric) {
+  const upwards = !numeric || SMALLEST_FIRST.test(words) || NAMES.test(words);
+  return upwards ? "ascending" : "descending";
+}
+
+const opposite = (way) => (way === "ascending" ? "descending" : "ascending");
+
 /** Makes a button of a header; `sort(way)` is called with "ascending", "descending" or null. */
-function sortable(header, sort) {
+function sortable(header, numeric, sort) {
+  const first = bestFirst(header.textContent.trim(), numeric);
   const button = make("button", { type: "button", class: "sort" });
   button.append(...header.childNodes);
   header.append(button);
   button.addEventListener("click", () => {
     const before = header.getAttribute("aria-sort");
-    const way = { ascending: "descending", descending: null }[before];
-    const next = before === null ? "ascending" : way;
-    for (const other of header.parentElement.children) other.removeAttribute("aria-sort");
-    if (next) header.setAttribute("aria-sort", next);
-    sort(next);
+    const after = before === first ? opposite(first) : null;
+    const way = before === null ? first : after;
+    for (const one of header.parentElement.children) one.removeAttribute("aria-sort");
+    if (way) header.setAttribute("aria-sort", way);
+    sort(way);
   });
 }
 
@@ -57,7 +71,7 @@ function startTables() {
         if (isEmpty(text(row))) return null;
         return numeric ? cellNumber(text(row)) : text(row);
       };
-      sortable(header, (way) => body.append(...(way ? ordered(printed, key, way) : printed)));
+      sortable(header, numeric, (way) => body.append(...(way ? ordered(printed, key, way) : printed)));
     });
   }
 }
