@@ -348,7 +348,7 @@ def _trained(comparison: pd.DataFrame) -> Table | None:
     columns = [
         "What is trained",
         "Accuracy",
-        "Difference from logistic regression",
+        "Against logistic regression",
         "p",
         "Parameters",
     ]
@@ -436,7 +436,7 @@ def _small(scores: pd.DataFrame) -> Table | None:
         "Network",
         "Cells",
         "Accuracy",
-        "Difference from the original pictures",
+        "Against the original pictures",
         "p",
     ]
     return table(
