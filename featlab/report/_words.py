@@ -64,7 +64,7 @@ _BOX_HEADS = {
     "centre": "a box at the picture's centre",
 }
 
-_STAGES = {
+STAGES = {
     "index": "finding the pictures, labels and boxes",
     "extract": "the network over all pictures",
     "copies": "looking for copies",
@@ -218,7 +218,7 @@ def method(identifier: object) -> str:
 
 def stage(title: str) -> str:
     """A stage of the analysis in words."""
-    return _STAGES.get(title, readable(title))
+    return STAGES.get(title, readable(title))
 
 
 def learns_from(row: pd.Series) -> str:
