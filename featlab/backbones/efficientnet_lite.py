@@ -63,9 +63,7 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 _STEM, _HEAD, _CLASSES, _EPSILON = 32, 1280, 1000, 1e-3
-LAST_MAP = "head_relu"
-CELL = 32
-"""Side in pixels of a cell of that map."""
+LAST_MAP, CELL = "head_relu", 32  # pixels a side
 
 _OUTER_NAMES = {
     "stem_conv": "_conv_stem",
