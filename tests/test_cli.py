@@ -376,6 +376,13 @@ def test_how_pictures_are_read_is_asked_alike_and_kept(tmp_path, monkeypatch, ca
         assert {"classes", "split_from", "label_from", "label_from_boxes", "box_units"} <= names
 
 
+@pytest.mark.parametrize("columns", ["photo", "path=", "path=photo,class=kind"])
+def test_columns_that_say_nothing_are_one_sentence(tmp_path, capsys, columns):
+    folder = colourful(tmp_path / "set")
+    assert featlab("extract", folder, "-o", tmp_path / "maps.h5", "--columns", columns) == 1
+    assert "columns must be" in capsys.readouterr().err
+
+
 def test_an_error_never_shares_a_line_with_a_bar(tmp_path):
     """Nor does what is told meanwhile."""
     code = """

@@ -15,8 +15,8 @@ from PIL import Image
 from featlab import FeatlabError
 from featlab.cli._options import tell_boxes
 from featlab.extract import extract_maps
-from featlab.images import decode_picture, index_images, index_pictures
-from featlab.images._layout import split_of
+from featlab.images import PictureTable, decode_picture, index_images, index_pictures
+from featlab.images._annotations import split_of
 from featlab.images.pixels import InputReader, intensity_of
 from featlab.store import MapStore
 
@@ -680,6 +680,65 @@ def test_tables_as_spreadsheets_write_them(tmp_path, caplog, name, text):
     assert ("column art of names.csv, where foto is the picture" in caplog.text) == (
         name == "names.csv"
     )
+
+
+LISTS = {
+    "names.csv": ("id,breed\n{0},apple\n{1},banana\n", "stem"),
+    "moved.csv": ("photo,kind\n/home/me/{0}.png,apple\n/home/me/{1}.png,banana\n", "stem"),
+    "bare.csv": ("{0},apple\n{1},banana\n", "path"),
+    "one.csv": ("{0}\n{1}\n", "path"),
+    "words.txt": ("{0} apple\n{1} banana\n", "path"),
+    "stems.txt": ("{0}\n{1}\n", "stem"),
+    "splits/stems.lst": ("{0}  apple\n{1}  banana\n", "stem"),
+    "annotations/labels.csv": ("filename,class\n{0}.png,apple\n{1}.png,banana\n", "stem"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_with_names_as_people_write_them(tmp_path, name):
+    """Without a suffix, of another computer, without a header, from a folder of lists."""
+    text, how = LISTS[name]
+    paths = draw_set(tmp_path, "pictures/{name}.png", n=3)
+    written = [one if how == "stem" else paths[one] for one in ("apple_0", "banana_1")]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text.format(*written))
+    read = index_images(tmp_path / name)
+    assert [Path(path).name for path in read.images["path"]] == ["apple_0.png", "banana_1.png"]
+    labelled = "apple" in text
+    assert read.images["label"].tolist() == ([*CLASSES] if labelled else ["", ""])
+    assert ("files of the same name in" in read.reading.get("pictures", "")) == (how == "stem")
+    if labelled:
+        assert index_pictures(tmp_path / name)[0]["path"].str.endswith(".png").all()
+
+
+def test_a_name_of_a_list_that_two_pictures_have_or_none_is_an_error(tmp_path):
+    draw_set(tmp_path, "{label}/{name}.png", n=2)
+    draw(tmp_path / "banana" / "apple_0.png", 5)
+    (tmp_path / "list.csv").write_text("id,label\napple_0,a\nbanana_1,b\n")
+    with pytest.raises(FeatlabError, match="apple_0: it cannot be read: No such file"):
+        index_images(tmp_path / "list.csv")
+
+
+def test_columns_of_a_table_as_told_or_by_usual_names(tmp_path):
+    draw_set(tmp_path, "{name}.png", n=2)
+    rows = [["apple_0.png", "x.png", "red", "one"], ["banana_1.png", "y.png", "yellow", "two"]]
+    table = pd.DataFrame(rows, columns=["Photo", "Thumb", "Colour", "Day"])
+    table.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(FeatlabError, match="needs the columns path"):
+        index_images(tmp_path / "t.csv")
+    told = {"path": "Photo", "label": "Colour", "group": "Day"}
+    read = index_images(PictureTable(tmp_path / "t.csv", told))
+    assert read.images["label"].tolist() == ["red", "yellow"]
+    assert read.images["group"].tolist() == ["one", "two"]
+    assert read.reading["labels"] == "column colour of t.csv, where photo is the picture"
+    with pytest.raises(FeatlabError, match=r"no column size; its columns are photo, thumb"):
+        index_images(PictureTable(tmp_path / "t.csv", told | {"label": "size"}))
+    with pytest.raises(FeatlabError, match="columns must be one of path, label, split, group"):
+        PictureTable(tmp_path / "t.csv", {"class": "Colour"})
+    usual = table[["Photo", "Colour"]].set_axis(["FileName", "Class"], axis=1)
+    read = index_images(usual.assign(folder=str(tmp_path)))
+    assert read.images["label"].tolist() == ["red", "yellow"]
+    assert read.reading["labels"] == "column class of the table"
 
 
 def test_how_a_set_was_read_is_kept(tmp_path):

@@ -116,6 +116,8 @@ def test_python_lines_read_the_pictures_as_they_were_read(
     monkeypatch.chdir(folder.parent)
     monkeypatch.setattr(cli._pass, "load_network", lambda *a, **k: fake_backbone)
     named.to_csv(folder / "some.tsv", index=False, sep="\t")
+    odd = named.rename(columns={"path": "Photo"}).assign(other="c.png", kind=["x", "y"] * 2)
+    odd.to_csv(folder / "odd.csv", index=False)
     (folder.parent / "lists").mkdir()
     names = "\n".join(f"../{folder.name}/{path}" for path in [*named["path"], "a/001.png"])
     (folder.parent / "lists" / "some.txt").write_text(names)
@@ -123,6 +125,7 @@ def test_python_lines_read_the_pictures_as_they_were_read(
         (folder, ("--on-error", "skip", "--group-from", r"(\d)\.")),
         (folder / "some.csv", ()),
         (folder / "some.tsv", ()),
+        (folder / "odd.csv", ("--columns", "path=Photo, label=kind")),
         (folder.parent / "lists" / "some.txt", ()),
     ):
         path = tmp_path / f"{source.name}.h5"

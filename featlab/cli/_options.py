@@ -149,9 +149,7 @@ class Pass:
         ),
     ] = None
     custom: ModelCustom = None
-    resize: Annotated[str, typer.Option(help="stretch, or pad to keep the aspect ratio.")] = (
-        "stretch"
-    )
+    resize: Annotated[str, typer.Option(help="stretch, or pad to keep the aspect.")] = "stretch"
     dtype: Annotated[str, typer.Option(help="float16 or float32 for the stored maps.")] = "float16"
     batch_size: Annotated[
         int | None,
@@ -179,6 +177,10 @@ class Pass:
     classes: Annotated[
         str | None, typer.Option(help="Comma-separated: only these. (default: every class)")
     ] = None
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Of a table: path=photo,label=kind; also split, group. (default: usual)"),
+    ] = None
     group_from: Annotated[
         str | None,
         typer.Option(
@@ -201,15 +203,11 @@ class Pass:
         ),
     ] = None
     box_units: Annotated[
-        str | None,
-        typer.Option(help="pixels, or shares of the picture's sides. (default: pixels)"),
+        str | None, typer.Option(help="pixels, or shares of the sides. (default: pixels)")
     ] = None
     intensity: Annotated[
         str | None,
-        typer.Option(
-            help="What becomes black and white of 8 bits: dtype, the number format's range; set, "
-            "that of the whole set; file, of each file. (default: dtype)"
-        ),
+        typer.Option(help="Whose range becomes black to white: dtype, set, file. (default: dtype)"),
     ] = None
     on_error: Annotated[
         str,

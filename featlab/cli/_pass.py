@@ -334,13 +334,30 @@ def index(made: Pass) -> featlab.store.format.Tables:
     given = {name: getattr(made, name) for name in _READING}
     given["classes"] = made.classes and [name.strip() for name in made.classes.split(",")]
     given = {name: value for name, value in given.items() if value is not None}
-    read = featlab.images.index_images(made.images, **given, progress=partial(bar, label="index"))
+    listed = {} if made.columns is None else _columns(made.columns)
+    read = featlab.images.index_images(
+        featlab.images.PictureTable(made.images, listed) if listed else made.images,
+        **given,
+        progress=partial(bar, label="index"),
+    )
+    given |= {"columns": listed} if listed else {}
     tell_boxes(read.images, read.boxes)
     # From the pictures' folder: of a list it need not be that of the list.
     source = os.path.relpath(made.images, read.images["folder"].iloc[0]).replace(os.sep, "/")
     indexed = json.dumps({"source": source, **given})
     provenance = {"command": command_line(), "indexed": indexed, **read.about}
     return featlab.store.format.Tables(*read, provenance)
+
+
+def _columns(text: str) -> dict[str, str]:
+    """``path=photo,label=kind`` as a mapping."""
+    pairs = [one.partition("=") for one in text.split(",")]
+    if not all(key.strip() and name.strip() for key, _, name in pairs):
+        raise FeatlabError(
+            f"--columns must be such as path=photo,label=kind, of path, label, split and group, "
+            f"got {text!r}."
+        )
+    return {key.strip(): name.strip() for key, _, name in pairs}
 
 
 def refuse_same(made: Pass, output: Path) -> None:

@@ -16,7 +16,6 @@ import pandas as pd
 from featlab.arguments import Progress, check_choice
 from featlab.errors import FeatlabError
 from featlab.images._annotations import Problem, walk_files
-from featlab.images._formats.tables import read_listed
 from featlab.images._index import (
     ImageSet,
     image_table,
@@ -26,10 +25,19 @@ from featlab.images._index import (
     skipped_table,
 )
 from featlab.images._intensity import like
-from featlab.images._layout import LISTS, TABLES, Candidate, Listing, of_paths
+from featlab.images._lists import (
+    LISTS,
+    TABLES,
+    Candidate,
+    Listing,
+    PictureTable,
+    common_folder,
+    of_paths,
+    read_listed,
+)
 from featlab.images.decode import cut, decode_picture, is_picture_name, printable
 
-__all__ = ["ImageSet", "decode_picture", "index_images"]
+__all__ = ["ImageSet", "PictureTable", "decode_picture", "index_images"]
 
 _WHAT = "give picture files, folders, patterns such as 'trip/*.jpg', or a list of paths"
 
@@ -113,9 +121,8 @@ def _files_of(source: str, problems: list[Problem]) -> tuple[str, list[str]]:
             files = [str(listed_here.root / one.path) for one in listed_here.candidates]
             return str(listed_here.root), files
         if path.lower().endswith(TABLES):
-            folder = os.path.dirname(path)
-            _, listed = read_listed(Path(path))
-            return folder, [os.path.join(folder, *name.split("/")) for _, name, _ in listed]
+            files = [file for _, file, _ in read_listed(Path(path)).rows]
+            return common_folder(path, *files), files
         return os.path.dirname(path), [path]
     matches = sorted(glob.glob(path, recursive=True))
     if not matches:

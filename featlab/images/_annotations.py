@@ -16,7 +16,9 @@ from featlab.system.files import OURS, RESULTS
 
 DEFAULT_KIND = "object"
 """Kind of a box whose format has no kinds."""
-_FOLDERS = re.compile(r"annot\w*|annos?|ann|labels?|labels?_?\d+|xmls?|jsons?|b?boxes|bndbox", re.I)
+ANNOTATION_FOLDERS = re.compile(
+    r"annot\w*|annos?|ann|labels?|labels?_?\d+|xmls?|jsons?|b?boxes|bndbox", re.I
+)
 # What a command leaves in the folder of its results.
 _RESULTS = {OURS, RESULTS, "maps.h5", "model.featlab", "predicted_maps.h5", "maps_thawed.h5"}
 HOLDERS = re.compile(
@@ -219,7 +221,7 @@ def size_of(width: Any, height: Any) -> tuple[float, float] | None:
 def picture_folder(path: str) -> str:
     """Where the pictures of an annotation file should lie: its folder without ``annotations``."""
     parts = posixpath.dirname(path).split("/")
-    return "/".join(part for part in parts if not _FOLDERS.fullmatch(part))
+    return "/".join(part for part in parts if not ANNOTATION_FOLDERS.fullmatch(part))
 
 
 def stem_of(path: str) -> str:
@@ -288,7 +290,7 @@ def other_files(root: Path, pictures: list[str], *, is_selection: bool) -> list[
                 continue
             if not os.path.isdir(root / path):
                 files.add(path)
-            elif _FOLDERS.fullmatch(name) or not (
+            elif ANNOTATION_FOLDERS.fullmatch(name) or not (
                 is_selection or _RESULTS.intersection(_names_in(root / path))
             ):
                 files.update(walk_files(root, path, []))

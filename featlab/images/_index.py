@@ -20,7 +20,8 @@ from featlab.errors import FeatlabError
 from featlab.images._annotations import Problem
 from featlab.images._boxes import labels_of_boxes, make_box_table
 from featlab.images._intensity import check_range, intensity_in_words, scales_of, set_levels
-from featlab.images._layout import Candidate, Listing, Patterns, list_source, of_classes
+from featlab.images._layout import Patterns, list_source, of_classes
+from featlab.images._lists import Candidate, Listing, PictureTable
 from featlab.images.decode import Inspection, cut, inspect_picture, os_reason, prepare, printable
 
 _log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class ImageSet(_Tables):
 
 
 def index_images(
-    source: str | os.PathLike[str] | pd.DataFrame,
+    source: str | os.PathLike[str] | pd.DataFrame | PictureTable,
     *,
     classes: Sequence[str] | None = None,
     group_from: str | None = None,
@@ -111,8 +112,9 @@ def index_images(
 
     Parameters
     ----------
-    source : path-like or DataFrame
-        The folder, the list or the table.
+    source : path-like, DataFrame or PictureTable
+        The folder, the list or the table; a :class:`PictureTable` says what the columns of a CSV
+        file mean.
     classes : sequence of str, optional
         Only pictures of these classes.
     group_from, split_from, label_from : str, optional
@@ -173,7 +175,8 @@ def index_images(
     if listing.by_folder:
         rows, more = _folders_or_boxes(listing, rows, boxes, label_from_boxes, wanted)
         problems += more
-    reading = {"labels": listing.labels, "split": listing.sides, "boxes": boxes_from}
+    reading = {"pictures": listing.pictures, "labels": listing.labels, "split": listing.sides}
+    reading["boxes"] = boxes_from
     if is_unlabelled([row[0].label for row in rows]):
         rows, boxes, more = _labelled_by_boxes(rows, boxes, label_from_boxes, wanted)
         problems += more

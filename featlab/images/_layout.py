@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,60 +26,21 @@ from featlab.images._annotations import (
     without_companions,
     without_masks,
 )
-from featlab.images._formats.tables import read_listed
-from featlab.images.decode import cut, first_line, is_picture_name, is_storable, printable
+from featlab.images._lists import (
+    LAYOUT,
+    LISTS,
+    TABLES,
+    Candidate,
+    Listing,
+    PictureTable,
+    few,
+    of_csv,
+    of_paths,
+    of_table,
+)
+from featlab.images.decode import cut, is_picture_name, printable
 
 _log = logging.getLogger(__name__)
-
-LAYOUT = (
-    "expected <folder>/<class>/*.jpg, or <folder>/train|val|test/<class>/*.jpg, or a CSV file with "
-    "the columns path, label; without labels <folder>/*.jpg, a CSV file with the column path, or a "
-    "text file with a path in each line"
-)
-_FEW = 8
-TABLES = (".csv", ".tsv")
-"""Suffixes of tables with a picture in each line."""
-LISTS = (".txt", ".lst", ".list")
-"""Suffixes of text files with a path in each line."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A picture to index; its path is relative to the root, with forward slashes."""
-
-    path: str
-    label: str
-    split: str = ""
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The pictures of a source, sorted by path, before any of them is opened.
-
-    Attributes
-    ----------
-    root : Path
-    candidates : list of Candidate
-    problems : list of Problem
-    is_selection : bool
-        They were listed by a person; others may lie beside them.
-    question : str
-        Why the top folders may be no classes; what boxes are called may answer it.
-    by_folder : bool
-        The labels are the names of folders, which nobody has said are classes.
-    labels, sides : str
-        What they are read from, in words; "" where there are none.
-    """
-
-    root: Path
-    candidates: list[Candidate]
-    problems: list[Problem]
-    is_selection: bool
-    question: str = ""
-    by_folder: bool = False
-    labels: str = ""
-    sides: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,7 +97,7 @@ def _matched(name: str, pattern: str, path: str) -> str:
 
 
 def list_source(
-    source: str | os.PathLike[str] | pd.DataFrame,
+    source: Source,
     patterns: Patterns,
     classes: Sequence[str] | None = None,
 ) -> Listing:
@@ -145,7 +105,7 @@ def list_source(
 
     Parameters
     ----------
-    source : path-like or DataFrame
+    source : path-like, DataFrame or PictureTable
     patterns : Patterns
     classes : sequence of str, optional
         Only pictures with these labels, where they have labels by now.
@@ -179,19 +139,26 @@ def of_classes(candidates: list[Candidate], classes: Sequence[str]) -> list[Cand
     return [one for one in candidates if one.label in set(classes)]
 
 
-def _listed(source: str | os.PathLike[str] | pd.DataFrame, patterns: Patterns) -> Listing:
+Source = str | os.PathLike[str] | pd.DataFrame | PictureTable
+
+
+def _listed(source: Source, patterns: Patterns) -> Listing:
     if isinstance(source, pd.DataFrame):
-        return _of_table(source)
+        return of_table(source)
+    told: Mapping[str, str] = {}
+    if isinstance(source, PictureTable):
+        told = {key: name.strip().lower() for key, name in source.columns.items()}
+        source = source.file
     path = Path(os.path.abspath(source))
     if path.is_dir():
         return _list_folder(path, patterns)
     if not path.exists():
         raise FeatlabError(f"there is no folder or CSV file {path}; {LAYOUT}.")
-    if path.suffix.lower() in LISTS:
+    if path.suffix.lower() in LISTS and not told:
         return of_paths(path)
     if path.suffix.lower() not in TABLES:
         raise FeatlabError(f"{path} is neither a folder nor a CSV file; {LAYOUT}.")
-    return _of_csv(path)
+    return of_csv(path, told)
 
 
 # -------------------------------------------------------------------------------------- folders
@@ -229,16 +196,10 @@ def _list_folder(root: Path, patterns: Patterns) -> Listing:
         if not question:
             problems += _shared_below(named, label_level)
     by_folder = bool(placed) and label_level is not None
-    labels = f"the folders {_few({one.label for one in candidates})}" if by_folder else ""
+    labels = f"the folders {few({one.label for one in candidates})}" if by_folder else ""
     whose = {f"{name} ({side})" if name != side else name for name, side in sides.items()}
-    read_from = (labels, f"the folders {_few(whose)}" if sides else "")
+    read_from = (labels, f"the folders {few(whose)}" if sides else "")
     return Listing(root, candidates, problems, False, question, by_folder, *read_from)
-
-
-def _few(names: set[str]) -> str:
-    """The first names, and how many more there are."""
-    first, more = ", ".join(sorted(names)[:_FEW]), len(names) - _FEW
-    return f"{first} and {more:,} more" if more > 0 else first
 
 
 def _levels(root: Path, paths: list[str]) -> tuple[list[int], int | None]:
@@ -334,90 +295,3 @@ def _no_picture(root: Path, problems: list[Problem]) -> str:
     if not problems:
         return f"there is no picture in {root}; {LAYOUT}."
     return f"no picture in {root} can be used ({problems[0].path}: {problems[0].reason}); {LAYOUT}."
-
-
-# ---------------------------------------------------------------------------------------- lists
-
-
-def of_paths(path: Path) -> Listing:
-    """A text file with the path of a picture in each line, relative to its folder or absolute."""
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeError) as error:
-        reason = first_line(error)
-        raise FeatlabError(f"{path} cannot be read as text in UTF-8: {reason}.") from error
-    named = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not named or not all(map(is_storable, named)):
-        raise FeatlabError(f"{path} lists no pictures; {LAYOUT}.")
-    files = [os.path.abspath(os.path.join(path.parent, one)) for one in named]
-    folders = {os.path.dirname(file) for file in files}
-    root = Path(os.path.commonpath(folders))
-    places = sorted({Path(file).relative_to(root).as_posix() for file in files})
-    levels = {place.count("/") for place in places}
-    tops = {place.partition("/")[0] for place in places}
-    labelled = 0 not in levels and len(tops) > 1
-    candidates = [Candidate(one, one.partition("/")[0] if labelled else "") for one in places]
-    labels = f"the folders {_few(tops)}, below the one that all have in common"
-    return Listing(root, candidates, [], is_selection=True, labels=labels)
-
-
-def _of_csv(path: Path) -> Listing:
-    candidates: dict[str, Candidate] = {}
-    columns, rows = read_listed(path)
-    for line, picture, row in rows:
-        if picture in candidates:
-            if _is_box(row):
-                continue
-            raise FeatlabError(
-                f"{path} line {line}: {cut(picture)} is listed twice; keep one line."
-            )
-        if not row.get("label", "-"):
-            raise FeatlabError(f"{path} line {line}: label is empty; give every picture one.")
-        split = row.get("split", "").lower()
-        if split and not split_of(split):
-            raise FeatlabError(
-                f"{path} line {line}: split must be one of train, val, confirm, test or empty, "
-                f"got {cut(repr(row['split']))}."
-            )
-        label = "" if _is_box(row) else row.get("label", "")
-        candidates[picture] = Candidate(picture, label, split_of(split), row.get("group", ""))
-    if not candidates:
-        raise FeatlabError(f"{path} lists no pictures; {LAYOUT}.")
-    inside = [candidates[one] for one in sorted(candidates)]
-    where = f"of {path.name}, where {columns['path']} is the picture"
-    labels, sides = (f"column {columns.get(key)} {where}" for key in ("label", "split"))
-    return Listing(path.parent, inside, [], is_selection=True, labels=labels, sides=sides)
-
-
-def _is_box(row: dict[str, str]) -> bool:
-    """Whether a line is a box, of which a picture may have several."""
-    return {"xmin", "ymin", "xmax", "ymax"} <= set(row)
-
-
-def _of_table(table: pd.DataFrame) -> Listing:
-    """A DataFrame with the columns of a CSV file; paths may be relative to its ``folder``."""
-    if "path" not in table or table.empty:
-        raise FeatlabError(
-            "a table of pictures needs the column path, perhaps label, split, group and folder, "
-            f"got {', '.join(map(str, table.columns)) or 'no columns'} and {len(table)} rows."
-        )
-    folders = table["folder"] if "folder" in table else [""] * len(table)
-    places = zip(folders, table["path"], strict=True)
-    files = [os.path.abspath(os.path.join(*place)) for place in places]
-    root = Path(os.path.commonpath({os.path.dirname(file) for file in files}))
-    names = ("label", "split", "group")
-    blank = [""] * len(table)
-    rows = [table[name].fillna("").astype(str) if name in table else blank for name in names]
-    candidates = {}
-    for file, label, split, group in zip(files, *rows, strict=True):
-        path = posixpath.join(*Path(file).relative_to(root).parts)
-        if path in candidates:
-            raise FeatlabError(f"{cut(path)} is listed twice; keep one row.")
-        if split and not split_of(split):
-            raise FeatlabError(f"split must be train, val, confirm or test, got {split!r}.")
-        candidates[path] = Candidate(path, label, split_of(split), group)
-    if len({bool(one.label) for one in candidates.values()}) > 1:
-        raise FeatlabError("label is empty for some pictures; give every picture one, or none.")
-    inside = [candidates[path] for path in sorted(candidates)]
-    labels, sides = (f"column {key} of the table" for key in ("label", "split"))
-    return Listing(root, inside, [], is_selection=True, labels=labels, sides=sides)

@@ -341,7 +341,9 @@ def _index(results: Results, known: dict[str, str]) -> str:
         del given["on_error"]
     listed = source.lower().endswith(_LISTED)
     place = posixpath.normpath(f"{folder}/{source}") if listed else folder
-    return ", ".join([repr(place), *(f"{name}={value!r}" for name, value in sorted(given.items()))])
+    columns = given.pop("columns", None)
+    first = f"images.PictureTable({place!r}, {columns!r})" if columns else repr(place)
+    return ", ".join([first, *(f"{name}={value!r}" for name, value in sorted(given.items()))])
 
 
 def _network(known: dict[str, str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from featlab.errors import FeatlabError
 from featlab.images._annotations import Entries, Problem, Source, WrittenBox
-from featlab.images._formats import json_files, tables, xml_files, yolo
+from featlab.images._formats import json_files, labels, tables
 from featlab.images.decode import cut, first_line, os_reason
 from featlab.system.files import parse_xml
 
@@ -31,10 +31,10 @@ _Parse = Callable[[str, Any, Source], "Entries | None"]
 
 FORMATS: dict[str, tuple[str, _Parse]] = {
     "boxes.csv": (".csv", tables.own),
-    "Pascal VOC": (".xml", xml_files.voc),
+    "Pascal VOC": (".xml", labels.voc),
     "COCO": (".json", json_files.coco),
-    "CVAT": (".xml", xml_files.cvat),
-    "YOLO": (".txt", yolo.labels),
+    "CVAT": (".xml", labels.cvat),
+    "YOLO": (".txt", labels.yolo),
     "LabelMe": (".json", json_files.labelme),
     "VIA": (".json", json_files.via),
     "Label Studio": (".json", json_files.label_studio),
@@ -90,7 +90,7 @@ def read_annotations(source: Source) -> tuple[list[WrittenBox], list[Problem], s
             preferred = name
             break
     if preferred == "YOLO" and all(box.label.isdecimal() for box in boxes):
-        problems.append(yolo.unnamed(boxes[0].file))
+        problems.append(labels.yolo_unnamed(boxes[0].file))
     # Who writes boxes.csv says with it which boxes are meant.
     if preferred == "boxes.csv":
         return boxes, problems, preferred

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -43,10 +42,7 @@ _FOUR = (_CORNERS, ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"),
          ("x_min", "y_min", "x_max", "y_max"))  # fmt: skip
 
 _QUOTED_FORMULA = re.compile(r"'+[=+@\-＝＋－＠\t\r\n]")  # as `system.files.write_table` has it
-# What the lines hold of a file of boxes whose first line names no columns (RetinaNet's).
-_HEADLESS = ["image", "x1", "y1", "x2", "y2", "label"]
 _NUMBER = re.compile(r"-?\d+(\.\d*)?")
-_SIZES = ("width", "height", "size", "sha256", "md5", "url")
 
 Rows = list[tuple[int, dict[str, str]]]
 
@@ -128,33 +124,6 @@ def _object(row: dict[str, str], column: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _columns(path: Path, row: dict[str, str]) -> dict[str, str]:
-    """The columns of picture, label, split and group: by usual names, else by the first line."""
-    header = list(row)
-    columns: dict[str, str] = {key: key for key in ("split", "group") if key in row}
-    column = first_of(header, PICTURE_COLUMNS)
-    if not column:
-        holding = [name for name in header if is_picture_name(row[name])]
-        if len(holding) != 1 or any(map(is_picture_name, header)):
-            raise FeatlabError(
-                f"{path} needs the columns path, separated by commas, semicolons or tabs, and "
-                f"perhaps label; its first line has {cut(', '.join(header))}."
-            )
-        column = holding[0]
-    label = "label" if "label" in row else first_of(header, LABEL_COLUMNS)
-    rest = [name for name in header if name not in (column, *columns.values())]
-    label = label or (rest[0] if len(rest) == 1 and rest[0] not in _SIZES else "")
-    return columns | {"path": column} | ({"label": label} if label else {})
-
-
-def _from_here(path: Path, text: str) -> str:
-    """A whole path below the file's folder, from there; any other as it is."""
-    if not os.path.isabs(text):
-        return text
-    inside = os.path.relpath(os.path.normpath(text), path.parent)
-    return text if inside.startswith(os.pardir) else inside
-
-
 def first_of(header: list[str], names: tuple[str, ...]) -> str:
     """The first of some names that the header has, or ""."""
     return next((name for name in names if name in header), "")
@@ -202,9 +171,9 @@ def read_rows(
             reader = csv.reader(file, strict=True, delimiter=mark)
             first = next(reader, [])
             header = [name.strip().lower() for name in first]
-            if len(header) == len(_HEADLESS) and all(map(_NUMBER.fullmatch, header[1:5])):
-                lines = chain([mark.join(first)], file)
-                header, reader = _HEADLESS, csv.reader(lines, strict=True, delimiter=mark)
+            if columns := _without_header(header):
+                lines = chain([line], file)
+                header, reader = columns, csv.reader(lines, strict=True, delimiter=mark)
             if not all(set(names) & set(header) for names in required):
                 wanted = ", ".join(names[0] for names in required)
                 raise FeatlabError(
@@ -230,43 +199,15 @@ def read_rows(
         ) from error
 
 
+def _without_header(first: list[str]) -> list[str]:
+    """The columns of a file whose first line is a picture already, by what it holds."""
+    if len(first) == 6 and all(map(_NUMBER.fullmatch, first[1:5])):  # RetinaNet's boxes
+        return ["image", "x1", "y1", "x2", "y2", "label"]
+    is_list = 0 < len(first) <= 2 and is_picture_name(first[0])
+    return ["path", "label"][: len(first)] if is_list else []
+
+
 def _as_named(value: str) -> str:
     """A value without the blanks around it, and without the apostrophe of `write_table`."""
     value = value.strip()
     return value[1:] if _QUOTED_FORMULA.match(value) else value
-
-
-def relative_path(text: str) -> str | None:
-    """A path as written by any system → relative with forward slashes; None if it leads outside."""
-    text = text.replace("\\", "/")
-    if not text or text.startswith("/") or "\0" in text or re.match(r"[A-Za-z]:", text):
-        return None
-    path = posixpath.normpath(text)
-    return None if path == "." or path.split("/")[0] == ".." else path
-
-
-def read_listed(path: Path) -> tuple[dict[str, str], list[tuple[int, str, dict[str, str]]]]:
-    """Pictures that a table lists: its columns; and line, path below its folder, and row.
-
-    Columns are found by the names that people give them; a row has them as ``path``, ``label``,
-    ``split`` and ``group``, too.
-
-    Raises
-    ------
-    FeatlabError
-        It cannot be read; no column holds pictures; a path is absolute or leads out of the folder.
-    """
-    listed: list[tuple[int, str, dict[str, str]]] = []
-    columns: dict[str, str] = {}
-    rows = list(read_rows(path, ())) or list(read_rows(path, (PICTURE_COLUMNS,)))
-    for line, row in rows:
-        columns = columns or _columns(path, row)
-        written = row[columns["path"]]
-        picture = relative_path(_from_here(path, written))
-        if picture is None:
-            raise FeatlabError(
-                f"{path} line {line}: path must be relative to the CSV file's folder and lie in "
-                f"it, or be a whole path there, got {cut(repr(written))}."
-            )
-        listed.append((line, picture, row | {key: row[name] for key, name in columns.items()}))
-    return columns, listed
