@@ -145,20 +145,20 @@ Source = str | os.PathLike[str] | pd.DataFrame | PictureTable
 def _listed(source: Source, patterns: Patterns) -> Listing:
     if isinstance(source, pd.DataFrame):
         return of_table(source)
-    told: Mapping[str, str] = {}
+    given: Mapping[str, str] = {}
     if isinstance(source, PictureTable):
-        told = {key: name.strip().lower() for key, name in source.columns.items()}
+        given = {key: name.strip().lower() for key, name in source.columns.items()}
         source = source.file
     path = Path(os.path.abspath(source))
     if path.is_dir():
         return _list_folder(path, patterns)
     if not path.exists():
         raise FeatlabError(f"there is no folder or CSV file {path}; {LAYOUT}.")
-    if path.suffix.lower() in LISTS and not told:
+    if path.suffix.lower() in LISTS and not given:
         return of_paths(path)
     if path.suffix.lower() not in TABLES:
         raise FeatlabError(f"{path} is neither a folder nor a CSV file; {LAYOUT}.")
-    return of_csv(path, told)
+    return of_csv(path, given)
 
 
 # -------------------------------------------------------------------------------------- folders

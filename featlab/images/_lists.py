@@ -133,10 +133,10 @@ def relative_path(text: str) -> str | None:
     return None if path == "." or path.split("/")[0] == ".." else path
 
 
-def read_listed(path: Path, told: Mapping[str, str] | None = None) -> Listed:
+def read_listed(path: Path, given: Mapping[str, str] | None = None) -> Listed:
     """Pictures that a table lists.
 
-    Columns are those told, or found by the names that people give them; a row has them as ``path``,
+    Columns are those given, or found by the names that people use; a row has them as ``path``,
     ``label``, ``split`` and ``group``, too.
 
     Raises
@@ -145,14 +145,14 @@ def read_listed(path: Path, told: Mapping[str, str] | None = None) -> Listed:
         It cannot be read; no column holds pictures; a path leads out of the folder, to no file.
     """
     rows = list(read_rows(path, ())) or list(read_rows(path, (PICTURE_COLUMNS,)))
-    columns = columns_of(path, rows[0][1], told or {}) if rows else {}
+    columns = columns_of(path, rows[0][1], given or {}) if rows else {}
     files, how = files_of_list(path, [row[columns["path"]] for _, row in rows])
     listed = []
     for line, row in rows:
         written = row[columns["path"]]
         file = files[written]
-        is_found = bool(how) and os.path.isfile(file)
-        if not is_found and relative_path(_from_here(path, written)) is None:
+        by_name = bool(how) and os.path.isfile(file)
+        if not by_name and relative_path(_from_here(path, written)) is None:
             raise FeatlabError(
                 f"{path} line {line}: path must be relative to the CSV file's folder and lie in "
                 f"it, or be a whole path there, got {cut(repr(written))}."
@@ -161,15 +161,15 @@ def read_listed(path: Path, told: Mapping[str, str] | None = None) -> Listed:
     return Listed(columns, listed, how)
 
 
-def columns_of(path: object, row: dict[str, str], told: Mapping[str, str]) -> dict[str, str]:
-    """The columns of picture, label, split, group: as told, by usual names, by the first line."""
+def columns_of(path: object, row: dict[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """The columns of picture, label, split, group: as given, by usual names, by the first line."""
     header = list(row)
-    unknown = [name for name in told.values() if name not in row]
+    unknown = [name for name in given.values() if name not in row]
     if unknown:
         raise FeatlabError(
             f"{path} has no column {cut(unknown[0])}; its columns are {cut(', '.join(header))}."
         )
-    columns: dict[str, str] = {key: key for key in ("split", "group") if key in row} | dict(told)
+    columns: dict[str, str] = {key: key for key in ("split", "group") if key in row} | dict(given)
     column = columns.get("path") or first_of(header, PICTURE_COLUMNS)
     if not column:
         holding = [name for name in header if is_picture_name(row[name])]
@@ -272,9 +272,9 @@ def common_folder(*files: str) -> str:
     return os.path.commonpath({os.path.dirname(file) for file in files})
 
 
-def of_csv(path: Path, told: Mapping[str, str]) -> Listing:
+def of_csv(path: Path, given: Mapping[str, str]) -> Listing:
     candidates: dict[str, Candidate] = {}
-    columns, rows, how = read_listed(path, told)
+    columns, rows, how = read_listed(path, given)
     root = Path(common_folder(str(path), *(file for _, file, _ in rows)))
     for line, file, row in rows:
         picture = Path(file).relative_to(root).as_posix()
