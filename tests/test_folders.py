@@ -528,6 +528,96 @@ def test_what_speaks_of_the_pictures_and_is_not_read_is_told(tmp_path, name, tex
     assert index_images(tmp_path / "given.txt")[2].empty
 
 
+def _each(change):
+    def of(content):
+        for one in content["annotations"]:
+            change(one)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("change", "labels", "said"),
+    [
+        (lambda c: [one.update(id=str(one["id"])) for one in c["images"]], CLASSES, ""),
+        (lambda c: [one.update(id=str(one["id"])) for one in c["categories"]], CLASSES, ""),
+        (lambda c: c.update(categories=[]), "12", "names no categories"),
+        (lambda c: [one.pop("name") for one in c["categories"]], "12", "names no categories"),
+        (_each(lambda one: one.pop("category_id")), CLASSES, ""),  # those of their folders
+        (_each(lambda one: one.update(bbox=None, segmentation=[[1, 1, 9, 9]])), CLASSES, ""),
+        (_each(lambda one: one.pop("bbox")), "", "neither bbox nor segmentation"),
+        (
+            lambda c: [
+                one.update(coco_url="http://x/" + one.pop("file_name")) for one in c["images"]
+            ],
+            CLASSES,
+            "",
+        ),
+        (
+            lambda c: [one.update(file_name=Path(one["file_name"]).stem) for one in c["images"]],
+            CLASSES,
+            "",
+        ),
+    ],
+)
+def test_coco_as_tools_write_it(tmp_path, change, labels, said):
+    content = coco(draw_set(tmp_path))
+    change(content)
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    _, boxes, skipped = index_images(tmp_path)
+    assert set(boxes["label"]) == set(labels) and len(boxes) == (6 if labels else 0)
+    assert said in " ".join(skipped["reason"]) and (said or skipped.empty)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "file"),
+    [
+        ("{}/{}.png", "annotations/instances_{}.json"),
+        ("{}2017/{}.png", "annotations/instances_{}2017.json"),
+        ("images/{}/{}.png", "{}.json"),
+    ],
+)
+def test_equal_names_on_two_sides_are_told_apart_by_the_name_of_their_file(
+    tmp_path, pictures, file
+):
+    for k, side in enumerate(("train", "val")):
+        paths = {f"{CLASSES[n % 2]}_{n + k}": f"{n}.png" for n in range(2)}
+        for n in range(2):
+            draw(tmp_path / pictures.format(side, n), 2 * k + n)
+        place = tmp_path / file.format(side)
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(json.dumps(coco(paths)))
+    images, boxes, _ = index_images(tmp_path)
+    assert images["split"].tolist() == ["train", "train", "val", "val"]
+    assert boxes["image"].tolist() == [0, 1, 2, 3]
+    assert boxes["xmin"].tolist() == [0, 1, 1, 2]
+
+
+def test_names_that_differ_by_capital_letters_only(tmp_path):
+    paths = draw_set(tmp_path)
+    rows = [[path, name.rpartition("_")[0].upper(), *box_of(name)] for name, path in paths.items()]
+    put_boxes(tmp_path, rows)
+    images, boxes, skipped = index_images(tmp_path)
+    assert (images["label"][boxes["image"]].to_numpy() == boxes["label"]).all()
+    assert skipped.to_numpy().tolist() == [
+        ["apple, banana", "the class of boxes that are called APPLE, BANANA"]
+    ]
+    draw(tmp_path / "Apple" / "9.png", 9)
+    images, boxes, skipped = index_images(tmp_path)
+    assert "Apple" in set(images["label"]) and "APPLE" in set(boxes["label"])
+    assert skipped["path"].tolist()[0] == "Apple, apple"
+    assert "differ by capital letters only" in skipped["reason"][0]
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.tar.gz"])
+def test_an_archive_is_to_be_unpacked(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(FeatlabError, match="is an archive: unpack it, and give the folder"):
+        index_images(tmp_path / name)
+    with pytest.raises(FeatlabError, match=f"but {name}, an archive: unpack it"):
+        index_images(tmp_path)
+
+
 def test_names_of_classes_in_a_yaml_file_of_any_name(tmp_path):
     put_yolo(tmp_path, draw_set(tmp_path, "images/{name}.png"))
     (tmp_path / "data.yaml").rename(tmp_path / "fruit.yaml")

@@ -779,7 +779,7 @@ def test_damaged_annotations(tmp_path, name, text, reason):
         ({"bbox": []}, r"bbox must be \[x, y, width, height\], got \[\]"),
         ({"bbox": [1, 1, 0, 3]}, "is empty"),
         ({"bbox": [1, 1, None, 3]}, "None is not a number"),
-        ({"image_id": []}, "not a box of its format"),
+        ({"image_id": []}, r"image_id \[\], which is not in images"),
     ],
 )
 def test_bad_coco_annotations(tmp_path, change, reason):

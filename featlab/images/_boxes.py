@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,15 @@ import numpy as np
 import pandas as pd
 
 from featlab.errors import FeatlabError
-from featlab.images._annotations import Problem, Source, WrittenBox, other_files, picture_folders
+from featlab.images._annotations import (
+    Problem,
+    Source,
+    WrittenBox,
+    other_files,
+    picture_folders,
+    split_of,
+    stem_of,
+)
 from featlab.images._formats import read_annotations
 from featlab.images.decode import Inspection, cut
 from featlab.images.pixels import fit_box, reach
@@ -255,7 +264,8 @@ class _PictureFinder:
 
         Nearest first: in the box's own folder, then below it, then, unless that folder holds
         pictures itself, anywhere. In each, a file with the annotation's own stem comes before the
-        name it was written with, which tools leave unchanged when files are renamed.
+        name it was written with, which tools leave unchanged when files are renamed. Of several,
+        that of the side that the annotation file is called by (``instances_val.json``).
         """
         folder, name = _normal(box.folder), _normal(box.name)
         named = [
@@ -272,6 +282,8 @@ class _PictureFinder:
         for by_name, by_stem in tiers:
             hits = by_stem if len(by_stem) == 1 else by_name or by_stem
             if len(hits) > 1:
+                hits = [path for path in hits if _sides(path) & _sides(box.file)] or hits
+            if len(hits) > 1:
                 raise FeatlabError(f"it could mean {' or '.join(sorted(hits)[:3])}")
             if hits:
                 return self._paths[hits[0]]
@@ -281,6 +293,12 @@ class _PictureFinder:
 def _ends(name: str, path: str) -> bool:
     """Whether a written path, of another computer perhaps, ends with a picture's."""
     return name.endswith("/" + path)
+
+
+def _sides(path: str) -> set[str]:
+    """The sides of a split that folders and name of a file are called by."""
+    parts = [*posixpath.dirname(path).split("/"), *re.split(r"[\W_]+", stem_of(path))]
+    return {split_of(part) for part in parts if part} - {""}
 
 
 def _below(folder: str, paths: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -172,6 +173,8 @@ def index_images(
         units=box_units,
     )
     problems = listing.problems + problems + box_problems
+    boxes, more = _called_as_classes(boxes, {row[0].label for row in rows})
+    problems += [*_alike_names({row[0].label for row in rows}), *more]
     if listing.by_folder:
         rows, more = _folders_or_boxes(listing, rows, boxes, label_from_boxes, wanted)
         problems += more
@@ -199,6 +202,40 @@ def index_images(
     for what, whence in reading.items():
         _log.info("%s: %s", what, whence)
     return ImageSet(images, boxes, skipped_table(problems), reading)
+
+
+def _alike_names(classes: set[str]) -> list[Problem]:
+    """A line where classes differ by nothing but capital letters."""
+    by_fold: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(classes):
+        by_fold[name.casefold()].append(name)
+    return [
+        Problem(
+            ", ".join(names),
+            "classes that differ by capital letters only; if they are one, give them one name, or "
+            "name those that you mean with --classes",
+            stops=False,
+        )
+        for names in by_fold.values()
+        if len(names) > 1
+    ]
+
+
+def _called_as_classes(
+    boxes: pd.DataFrame, classes: set[str]
+) -> tuple[pd.DataFrame, list[Problem]]:
+    """The boxes, with the names of classes that theirs differ from by capital letters only."""
+    by_fold = {name.casefold(): name for name in classes}
+    if len(by_fold) < len(classes):
+        return boxes, []
+    other = sorted(set(boxes["label"]) - classes - {""})
+    renamed = {name: by_fold[name.casefold()] for name in other if name.casefold() in by_fold}
+    if not renamed:
+        return boxes, []
+    names = ", ".join(renamed.values())
+    why = f"the class of boxes that are called {', '.join(renamed)}"
+    problem = Problem(cut(names), why, stops=False)
+    return boxes.assign(label=boxes["label"].replace(renamed)), [problem]
 
 
 def _folders_or_boxes(

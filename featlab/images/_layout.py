@@ -41,6 +41,7 @@ from featlab.images._lists import (
 from featlab.images.decode import cut, is_picture_name, printable
 
 _log = logging.getLogger(__name__)
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,8 @@ def _listed(source: Source, patterns: Patterns) -> Listing:
         raise FeatlabError(f"there is no folder or CSV file {path}; {LAYOUT}.")
     if path.suffix.lower() in LISTS and not given:
         return of_paths(path)
+    if path.name.lower().endswith(_ARCHIVES):
+        raise FeatlabError(f"{path} is an archive: unpack it, and give the folder.")
     if path.suffix.lower() not in TABLES:
         raise FeatlabError(f"{path} is neither a folder nor a CSV file; {LAYOUT}.")
     return of_csv(path, given)
@@ -292,6 +295,14 @@ def _shared_below(paths: list[str], level: int) -> list[Problem]:
 
 
 def _no_picture(root: Path, problems: list[Problem]) -> str:
+    packed = sorted(name for name in os.listdir(root) if name.lower().endswith(_ARCHIVES))
+    if packed:
+        what = (
+            f"{cut(packed[0])}, an archive: unpack it"
+            if packed[1:] == []
+            else (f"{len(packed)} archives, such as {cut(packed[0])}: unpack them")
+        )
+        return f"there is no picture in {root}, but {what}."
     if not problems:
         return f"there is no picture in {root}; {LAYOUT}."
     return f"no picture in {root} can be used ({problems[0].path}: {problems[0].reason}); {LAYOUT}."

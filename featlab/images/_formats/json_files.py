@@ -231,26 +231,30 @@ def coco(path: str, content: Any, _: Source) -> Entries | None:
     listed = [content.get(key) for key in ("images", "annotations")]
     if not all(isinstance(items, list) for items in listed):
         return None
-    images = _by_id(content["images"])
-    categories = content.get("categories")
-    names = _by_id(categories) if isinstance(categories, list) else None
+    if content["annotations"] and not any(map(_has_place, content["annotations"])):
+        why = "its annotations have neither bbox nor segmentation, such as captions: no boxes there"
+        return [Problem(path, why, stops=False)]
+    images, categories = _by_id(content["images"]), _by_id(content.get("categories"))
+    names = {key: str(one["name"]) for key, one in categories.items() if "name" in one}
 
     def read(place: str, item: Any) -> WrittenBox:
-        if item["image_id"] not in images:
+        number, of_class = str(item["image_id"]), item.get("category_id")
+        if number not in images:
             given = quoted(item["image_id"])
             raise FeatlabError(f"it names image_id {given}, which is not in images")
-        if names is not None and item["category_id"] not in names:
-            given = quoted(item["category_id"])
-            raise FeatlabError(f"it names category_id {given}, not in categories")
-        picture = images[item["image_id"]]
-        label = item["category_id"] if names is None else names[item["category_id"]]["name"]
+        if names and of_class is not None and str(of_class) not in names:
+            raise FeatlabError(f"it names category_id {quoted(of_class)}, not in categories")
+        picture = images[number]
+        name = forward(storable(str(_first_of(picture, "file_name", "coco_url", "path"))))
+        has_suffix = bool(posixpath.splitext(name)[1])
+        label = "" if of_class is None else names.get(str(of_class), str(of_class))
         return WrittenBox(
             file=path,
             place=place,
             folder=picture_folder(path),
-            name=forward(storable(str(picture["file_name"]))),
-            stem="",
-            label=storable(str(label)),
+            name=name if has_suffix else "",
+            stem="" if has_suffix else posixpath.basename(name),
+            label=storable(label),
             corners=_coco_box(item),
             kind="crowd" if item.get("iscrowd") else DEFAULT_KIND,
             size=size_of(picture.get("width"), picture.get("height")),
@@ -258,14 +262,14 @@ def coco(path: str, content: Any, _: Source) -> Entries | None:
 
     items = enumerate(content["annotations"])
     entries = each(path, ((f"annotations[{k}]", item) for k, item in items), read)
-    if names is None and entries:
-        why = "it has no categories: its boxes are labelled by their category_id"
+    if not names and any(isinstance(one, WrittenBox) and one.label for one in entries):
+        why = "it names no categories: its boxes are labelled by their category_id"
         entries.append(Problem(path, why, stops=False))
     return entries
 
 
 def _coco_box(item: dict[str, Any]) -> tuple[float, float, float, float]:
-    if "bbox" in item or not item.get("segmentation"):
+    if item.get("bbox") or not item.get("segmentation"):
         bounds = item.get("bbox")
         if not isinstance(bounds, list) or len(bounds) != 4:
             raise FeatlabError(f"bbox must be [x, y, width, height], got {quoted(bounds)}")
@@ -288,9 +292,23 @@ def _box_of_mask(mask: dict[str, Any]) -> tuple[float, float, float, float]:
     return left, top, left + width, top + height
 
 
-def _by_id(items: list[Any]) -> dict[Any, Any]:
-    return {item["id"]: item for item in items if isinstance(item, dict) and _is_key(item)}
+def _has_place(item: Any) -> bool:
+    return not isinstance(item, dict) or "bbox" in item or "segmentation" in item
 
 
-def _is_key(item: dict[str, Any]) -> bool:
+def _first_of(picture: dict[str, Any], *keys: str) -> Any:
+    """The first of some keys that there is."""
+    known = [picture[key] for key in keys if picture.get(key)]
+    if not known:
+        raise FeatlabError(f"its picture has no {keys[0]}")
+    return known[0]
+
+
+def _by_id(items: Any) -> dict[str, dict[str, Any]]:
+    """Items by their id, which tools write as numbers here and as text there."""
+    given = items if isinstance(items, list) else []
+    return {str(item["id"]): item for item in given if isinstance(item, dict) and _has_key(item)}
+
+
+def _has_key(item: dict[str, Any]) -> bool:
     return isinstance(item.get("id"), (int, str))
