@@ -35,6 +35,7 @@ from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 from featlab import report
+from featlab.report._elements import GLOSSARY
 from featlab.system.files import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -404,6 +405,12 @@ def test_the_site_is_built_without_a_warning_and_asks_for_nothing(tmp_path: Path
     loaded = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="((?:https?:)?//[^"]+)"')
     for name, text in pages.items():
         assert not loaded.findall(text), f"{name} loads {loaded.findall(text)}"
+
+
+def test_the_glossary_of_the_page_is_that_of_the_documentation() -> None:
+    text = " ".join((DOCS / "glossary.md").read_text("utf-8").split())
+    places = [text.index(f"- **{term.name}**: {term.text}") for term in GLOSSARY.values()]
+    assert places == sorted(places) and text.count("- **") == len(places)
 
 
 def test_the_citation_file_is_valid() -> None:

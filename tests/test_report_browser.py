@@ -33,6 +33,7 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
+slow = pytest.mark.slow
 TEMPLATES = Path(report.__file__).parents[1] / "templates"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
@@ -47,6 +48,13 @@ FLAGS = (
     "--force-device-scale-factor=1",
 )
 GRID = 224
+SCREENS = [
+    pytest.param(width, dark, marks=[] if (width, dark) == (1280, False) else slow)
+    for width in (1366, 1280, 390)
+    for dark in (False, True)
+]
+"""Laptop, desktop and phone, on light and dark paper; one of them in the quick suite."""
+on_every_screen = pytest.mark.parametrize(("width", "dark"), SCREENS)
 
 
 @pytest.fixture(scope="module")
@@ -224,9 +232,10 @@ def requested(browser):
     ]
 
 
-def test_the_page_starts_without_error_and_asks_for_nothing(browser, two, hostile):
+@on_every_screen
+def test_the_page_starts_without_error_and_asks_for_nothing(browser, two, hostile, width, dark):
     for _, path in (two, hostile):
-        show(browser, path)
+        show(browser, path, width=width, dark=dark)
         browser.get_log("performance"), browser.get_log("browser")
         browser.refresh()
         WebDriverWait(browser, 30).until(
@@ -700,8 +709,9 @@ def test_pictures_are_embedded_once(two):
     assert len(shared) == len(readable) >= 3
 
 
-def test_the_keyboard_reaches_every_control(browser, two):
-    show(browser, two[1])
+@on_every_screen
+def test_the_keyboard_reaches_every_control(browser, two, width, dark):
+    show(browser, two[1], width=width, dark=dark)
     # The plane fills its list anew when it gets the focus.
     browser.execute_script("document.getElementById('embedding-plot').focus()")
     wanted = browser.execute_script(
@@ -724,7 +734,7 @@ def test_the_keyboard_reaches_every_control(browser, two):
     )
 
 
-@pytest.mark.parametrize("width", [390, pytest.param(768, marks=pytest.mark.slow), 1280])
+@pytest.mark.parametrize("width", [390, *(pytest.param(w, marks=slow) for w in (768, 1366)), 1280])
 @pytest.mark.parametrize("which", ["two", "hostile"])
 def test_nothing_sticks_out(browser, which, width, request):
     show(browser, request.getfixturevalue(which)[1], width=width)
@@ -796,6 +806,34 @@ def test_without_script_the_page_is_whole(browser, two):
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
+def test_words_are_explained_by_keyboard_and_without_script(browser, two):
+    for script in (True, False):
+        show(browser, two[1])
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not script})
+        try:
+            browser.get(two[1].as_uri())
+            mark = browser.find_element(By.CSS_SELECTOR, "#answers .term")
+            name = mark.get_attribute("popovertarget")
+            assert not by_id(browser, name).is_displayed()
+            mark.send_keys(Keys.ENTER)
+            shown = by_id(browser, name)
+            assert shown.is_displayed() and len(shown.text) > 40
+            # Beside the word, and inside the window.
+            box, near = shown.rect, mark.rect
+            assert 0 <= box["x"] <= 1280 - box["width"]
+            assert abs(box["y"] - near["y"]) < box["height"] + 60
+            browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+            assert not shown.is_displayed()
+        finally:
+            browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    # Each is also in the list at the end of the page, which can be printed.
+    listed = {
+        term.get_attribute("textContent")
+        for term in browser.find_elements(By.CSS_SELECTOR, "#glossary dt")
+    }
+    assert len(listed) == len(browser.find_elements(By.CSS_SELECTOR, ".meaning")) >= 8
+
+
 def test_hostile_names_stay_text(browser, hostile):
     results, path = hostile
     page = path.read_text("utf-8")
@@ -823,12 +861,12 @@ def test_hostile_names_stay_text(browser, hostile):
     assert browser.execute_script("return document.querySelectorAll('script').length") == 2
 
 
-@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_axe_finds_nothing_serious(browser, two, dark):
+@on_every_screen
+def test_axe_finds_nothing_serious(browser, two, width, dark):
     found = importlib.util.find_spec("axe_core_python")
     if found is None or found.origin is None:
         pytest.skip("axe-core-python is not installed: pip install -e '.[test]'")
-    show(browser, two[1], dark=dark)
+    show(browser, two[1], width=width, dark=dark)
     browser.execute_script("document.querySelector('#explorer-rows button').click()")
     browser.execute_script(Path(found.origin).with_name("axe.min.js").read_text("utf-8"))
     result = browser.execute_async_script(

@@ -15,7 +15,7 @@ from fake_results import make_results
 from featlab import backbones, cli, extract, features, images, pipeline
 from featlab.report._answers import checks, verdict
 from featlab.report._data import data
-from featlab.report._elements import REFERENCES, Citations, Options
+from featlab.report._elements import GLOSSARY, REFERENCES, Citations, Glossary, Options
 from featlab.report._methods import described
 from featlab.report.overview import python_lines
 from featlab.results.analysis import Selection
@@ -60,6 +60,33 @@ def test_works_are_numbered_by_first_mention_and_all_used():
     for work in REFERENCES.values():
         assert re.search(r"\((19|20)\d\d\)\.", work.text)
         assert not (work.doi and work.arxiv)
+
+
+def test_terms_are_marked_once_a_section_and_again_in_a_fold():
+    glossary = Glossary()
+    html = (
+        '<p title="AUROC">AUROC of a <bdi>silent</bdi> detector; AUROC</p><table><caption>'
+        "Detectors,\nIoU</caption><thead><tr><th>IoU</th></tr></thead><tbody><tr><td>t-SNE</td></tr></tbody>"
+        '</table><div class="interactive" hidden><p>t-SNE<br></p></div><details><summary>'
+        "silent</summary><div>heat\nmaps, IoU, silent</div></details><p>silent MobileNetV2</p>"
+    )
+    made = str(glossary.marked(html))
+    marks = re.findall(r'<button type="button" class="term" popovertarget="([^"]+)">([^<]+)<', made)
+    assert [text for _, text in marks] == [
+        *("AUROC", "detector", "IoU", "heat\nmaps", "silent", "silent"),
+    ]
+    assert re.sub(r'<button type="button" class="term"[^>]*>([^<]+)</button>', r"\1", made) == html
+    assert {place for place, _ in marks} == {term.id for term in glossary.met.values()}
+    again = str(glossary.marked("<p>AUROC</p>"))  # another section
+    assert again.count("<button") == 1
+
+
+def test_a_term_is_explained_in_plain_words_once():
+    assert len({term.id for term in GLOSSARY.values()}) == len(GLOSSARY) >= 12
+    forms = [form.lower() for term in GLOSSARY.values() for form in term.forms]
+    assert len(set(forms)) == len(forms)
+    for term in GLOSSARY.values():
+        assert 40 < len(term.text) < 240 and "<" not in term.text and term.text.endswith(".")
 
 
 def test_methods_cite_what_was_used_and_nothing_else(results):

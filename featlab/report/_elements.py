@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pandas as pd
+from markupsafe import Markup
 
 from featlab.errors import FeatlabError
 from featlab.plots.style import encode, themed
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib import axes, figure
 
 MAX_ROWS = 40
+_TEMPLATES = Path(__file__).parents[1] / "templates"
 _PLAIN = " =:/;,+()*!~$@?"  # what an address keeps in an attribute
 _PICTURE_DPI = 110
 _DPI = 150
@@ -220,6 +223,11 @@ def show(path: str | os.PathLike[str], *, height: int = 800) -> Page:
 # ---------------------------------------------------------------------------------- the literature
 
 
+def _data(name: str) -> dict[str, Any]:
+    """What a file of ``templates`` holds."""
+    return dict(json.loads((_TEMPLATES / name).read_text("utf-8")))
+
+
 @dataclass(frozen=True)
 class Reference:
     """Who, when, what and where; `doi` or `arxiv` where there is one."""
@@ -271,156 +279,89 @@ def cite(*keys: str) -> str:
     return f" [@{', '.join(keys)}]"
 
 
-REFERENCES = {
-    "efficientnet": Reference(
-        "Tan & Le (2019). EfficientNet: rethinking model scaling for convolutional neural "
-        "networks. ICML.",
-        arxiv="1905.11946",
-    ),
-    "mobilenetv2": Reference(
-        "Sandler et al. (2018). MobileNetV2: inverted residuals and linear bottlenecks. CVPR.",
-        doi="10.1109/CVPR.2018.00474",
-    ),
-    "resnet": Reference(
-        "He et al. (2016). Deep residual learning for image recognition. CVPR.",
-        doi="10.1109/CVPR.2016.90",
-    ),
-    "vgg": Reference(
-        "Simonyan & Zisserman (2015). Very deep convolutional networks for large-scale image "
-        "recognition. ICLR.",
-        arxiv="1409.1556",
-    ),
-    "imagenet": Reference(
-        "Russakovsky et al. (2015). ImageNet large scale visual recognition challenge. "
-        "International Journal of Computer Vision 115, 211-252.",
-        doi="10.1007/s11263-015-0816-y",
-    ),
-    "double_dipping": Reference(
-        "Kriegeskorte et al. (2009). Circular analysis in systems neuroscience: the dangers of "
-        "double dipping. Nature Neuroscience 12, 535-540.",
-        doi="10.1038/nn.2303",
-    ),
-    "bayesian_bootstrap": Reference(
-        "Rubin (1981). The Bayesian bootstrap. Annals of Statistics 9, 130-134."
-    ),
-    "gaffke": Reference(
-        "Gaffke (2005). Three test statistics for a nonparametric one-sided hypothesis on the mean "
-        "of a nonnegative variable. Mathematical Methods of Statistics 14, 451-467."
-    ),
-    "clopper": Reference(
-        "Clopper & Pearson (1934). The use of confidence or fiducial limits illustrated in the "
-        "case of the binomial. Biometrika 26, 404-413."
-    ),
-    "mcnemar": Reference(
-        "McNemar (1947). Note on the sampling error of the difference between correlated "
-        "proportions or percentages. Psychometrika 12, 153-157.",
-        doi="10.1007/BF02295996",
-    ),
-    "mannwhitneyu": Reference(
-        "Mann & Whitney (1947). On a test of whether one of two random variables is "
-        "stochastically larger than the other. Annals of Mathematical Statistics 18, 50-60.",
-        doi="10.1214/aoms/1177730491",
-    ),
-    "welch": Reference(
-        "Welch (1947). The generalization of 'Student's' problem when several different "
-        "population variances are involved. Biometrika 34, 28-35.",
-        doi="10.1093/biomet/34.1-2.28",
-    ),
-    "brunner_munzel": Reference(
-        "Brunner & Munzel (2000). The nonparametric Behrens-Fisher problem: asymptotic theory and "
-        "a small-sample approximation. Biometrical Journal 42, 17-25."
-    ),
-    "delong": Reference(
-        "DeLong et al. (1988). Comparing the areas under two or more correlated receiver operating "
-        "characteristic curves: a nonparametric approach. Biometrics 44, 837-845.",
-        doi="10.2307/2531595",
-    ),
-    "newcombe": Reference(
-        "Newcombe (2006). Confidence intervals for an effect size measure based on the "
-        "Mann-Whitney statistic, part 2. Statistics in Medicine 25, 559-573.",
-        doi="10.1002/sim.2324",
-    ),
-    "fdr_bh": Reference(
-        "Benjamini & Hochberg (1995). Controlling the false discovery rate: a practical and "
-        "powerful approach to multiple testing. Journal of the Royal Statistical Society B 57, "
-        "289-300.",
-        doi="10.1111/j.2517-6161.1995.tb02031.x",
-    ),
-    "fdr_by": Reference(
-        "Benjamini & Yekutieli (2001). The control of the false discovery rate in multiple testing "
-        "under dependency. Annals of Statistics 29, 1165-1188.",
-        doi="10.1214/aos/1013699998",
-    ),
-    "selected_intervals": Reference(
-        "Benjamini & Yekutieli (2005). False discovery rate-adjusted multiple confidence intervals "
-        "for selected parameters. Journal of the American Statistical Association 100, 71-81.",
-        doi="10.1198/016214504000001907",
-    ),
-    "holm": Reference(
-        "Holm (1979). A simple sequentially rejective multiple test procedure. Scandinavian "
-        "Journal of Statistics 6, 65-70."
-    ),
-    "local_fdr": Reference(
-        "Efron (2004). Large-scale simultaneous hypothesis testing: the choice of a null "
-        "hypothesis. Journal of the American Statistical Association 99, 96-104.",
-        doi="10.1198/016214504000000089",
-    ),
-    "max_t": Reference("Westfall & Young (1993). Resampling-based multiple testing."),
-    "cam": Reference(
-        "Zhou et al. (2016). Learning deep features for discriminative localization. CVPR.",
-        doi="10.1109/CVPR.2016.319",
-    ),
-    "ddt": Reference(
-        "Wei et al. (2019). Unsupervised object discovery and co-localization by deep descriptor "
-        "transformation. Pattern Recognition 88, 113-126.",
-        doi="10.1016/j.patcog.2018.10.022",
-    ),
-    "wsol": Reference(
-        "Choe et al. (2020). Evaluating weakly supervised object localization methods right. CVPR.",
-        doi="10.1109/CVPR42600.2020.00320",
-    ),
-    "pointing": Reference(
-        "Zhang et al. (2018). Top-down neural attention by excitation backprop. International "
-        "Journal of Computer Vision 126, 1084-1102.",
-        doi="10.1007/s11263-017-1059-x",
-    ),
-    "dissection": Reference(
-        "Bau et al. (2017). Network dissection: quantifying interpretability of deep visual "
-        "representations. CVPR.",
-        doi="10.1109/CVPR.2017.354",
-    ),
-    "tsne": Reference(
-        "van der Maaten & Hinton (2008). Visualizing data using t-SNE. Journal of Machine Learning "
-        "Research 9, 2579-2605."
-    ),
-    "guided": Reference(
-        "Springenberg et al. (2015). Striving for simplicity: the all convolutional net. ICLR.",
-        arxiv="1412.6806",
-    ),
-    "dam": Reference(
-        "Dwaraknath, Menghani & Mongia (2016). Fast unsupervised object localization. Stanford "
-        "University, CS231n."
-    ),
-    "grad_cam": Reference(
-        "Selvaraju et al. (2017). Grad-CAM: visual explanations from deep networks via "
-        "gradient-based localization. ICCV.",
-        doi="10.1109/ICCV.2017.74",
-    ),
-    "sanity": Reference(
-        "Adebayo et al. (2018). Sanity checks for saliency maps. NeurIPS.", arxiv="1810.03292"
-    ),
-    "scikit-learn": Reference(
-        "Pedregosa et al. (2011). Scikit-learn: machine learning in Python. Journal of Machine "
-        "Learning Research 12, 2825-2830."
-    ),
-    "scipy": Reference(
-        "Virtanen et al. (2020). SciPy 1.0: fundamental algorithms for scientific computing in "
-        "Python. Nature Methods 17, 261-272.",
-        doi="10.1038/s41592-019-0686-2",
-    ),
-    "statsmodels": Reference(
-        "Seabold & Perktold (2010). Statsmodels: econometric and statistical modeling with Python. "
-        "SciPy conference.",
-        doi="10.25080/Majora-92bf1922-011",
-    ),
+REFERENCES = {key: Reference(**entry) for key, entry in _data("references.json").items()}
+
+
+# ------------------------------------------------------------------------------------ the glossary
+
+
+@dataclass(frozen=True)
+class Term:
+    """A word of the page that not every reader knows: its name, its forms, what it means."""
+
+    name: str
+    forms: tuple[str, ...]
+    text: str
+
+    @property
+    def id(self) -> str:
+        """Of its explanation on the page."""
+        return "term-" + re.sub(r"\W+", "-", self.name.lower())
+
+
+GLOSSARY = {
+    name: Term(name, tuple(entry["forms"]), entry["text"])
+    for name, entry in _data("glossary.json").items()
 }
+_BY_FORM = {form.lower(): term for term in GLOSSARY.values() for form in term.forms}
+_FORMS = re.compile(
+    r"(?<![\w-])("
+    + "|".join(re.escape(form).replace(r"\ ", r"\s") for form in sorted(_BY_FORM, key=len)[::-1])
+    + r")(?![\w-])",
+    re.IGNORECASE,
+)
+_TAG = re.compile(r"(<[^>]+>)")
+# Where no button may stand, where names of the user do, and what gives way to the page's script.
+_UNMARKED = re.compile(
+    r"<(?:h[1-6]|a|button|summary|code|pre|bdi|thead|tbody|label|select|svg|canvas|script)\b"
+    r"|<\w+ class=\"(?:interactive|twin|controls)"
+)
+_VOID = ("img", "br", "input", "rect")
+
+
+@dataclass
+class Glossary:
+    """Marks the first mention of each term in a section, and again in a fold; knows which it met.
+
+    A mark is a button that shows the explanation (a popover): it needs no script, and takes the
+    keyboard and a finger as well as a pointer.
+    """
+
+    met: dict[str, Term] = field(default_factory=dict)
+
+    def marked(self, html: str) -> Markup:
+        """A section's markup with its marks."""
+        known: list[set[str]] = [set()]  # of the section, then of each fold around the place
+        opened: list[str] = []
+        unmarked = 0  # how many of `opened` there were where marks stopped
+        parts = []
+        for part in _TAG.split(html):
+            if not part.startswith("<"):
+                parts.append(part if unmarked else self._marked(part, known[-1]))
+                continue
+            parts.append(part)
+            name = part.strip("</>").split()[0]
+            if part.startswith("</"):
+                opened.pop()
+                unmarked = unmarked if len(opened) >= unmarked else 0
+                if name == "details":
+                    known.pop()
+            elif name not in _VOID:
+                opened.append(name)
+                if name == "details":
+                    known.append(set(known[-1]))
+                if not unmarked and _UNMARKED.match(part):
+                    unmarked = len(opened)
+        return Markup("".join(parts))
+
+    def _marked(self, text: str, known: set[str]) -> str:
+        def mark(found: re.Match[str]) -> str:
+            term = _BY_FORM[re.sub(r"\s", " ", found[0]).lower()]
+            if term.name in known:
+                return found[0]
+            known.add(term.name)
+            self.met[term.name] = term
+            button = f'<button type="button" class="term" popovertarget="{term.id}">'
+            return f"{button}{found[0]}</button>"
+
+        return _FORMS.sub(mark, text)

@@ -27,7 +27,7 @@ from featlab.plots.style import FORMATS, save_figure
 from featlab.report import _words as words
 from featlab.report._answers import scored
 from featlab.report._data import data, network, set_overview
-from featlab.report._elements import Options, Section
+from featlab.report._elements import Glossary, Options, Section
 from featlab.report._heads import classification, own_classes
 from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._localisation import localisation
@@ -249,12 +249,15 @@ def filled_in(sections: Sequence[Section], scripts: Sequence[str], **values: Any
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    glossary = Glossary()
+    environment.filters["glossed"] = glossary.marked
     script = f'"use strict";\n(() => {{\n{_source(environment, scripts)}}})();\n'
     return environment.get_template("page.html").render(
         style=Markup(_source(environment, _STYLES)),
         script=Markup(script),
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         sections=sections,
+        glossary=glossary,
         **values,
     )
 
