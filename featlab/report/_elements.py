@@ -355,13 +355,13 @@ class Glossary:
         return Markup("".join(parts))
 
     def _marked(self, text: str, known: set[str]) -> str:
-        def mark(found: re.Match[str]) -> str:
-            term = _BY_FORM[re.sub(r"\s", " ", found[0]).lower()]
+        def mark(match: re.Match[str]) -> str:
+            term = _BY_FORM[re.sub(r"\s", " ", match[0]).lower()]
             if term.name in known:
-                return found[0]
+                return match[0]
             known.add(term.name)
             self.met[term.name] = term
             button = f'<button type="button" class="term" popovertarget="{term.id}">'
-            return f"{button}{found[0]}</button>"
+            return f"{button}{match[0]}</button>"
 
         return _FORMS.sub(mark, text)
