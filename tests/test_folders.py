@@ -13,6 +13,7 @@ from conftest import FakeBackbone
 from PIL import Image
 
 from featlab import FeatlabError
+from featlab.arguments import boxes_of_kind
 from featlab.cli._options import tell_boxes
 from featlab.extract import extract_maps
 from featlab.images import PictureTable, decode_picture, index_images, index_pictures
@@ -984,3 +985,16 @@ def test_a_file_of_other_numbers_is_decoded_with_its_own_levels(tmp_path):
     data = (tmp_path / "apple" / "0.tiff").read_bytes()
     assert decode_picture(data, "integer 0 2040").max() == 255
     assert decode_picture(data, "integer 0 8160").max() == 128
+
+
+def test_crowds_are_no_truth_unless_asked_for(tmp_path):
+    content = coco(draw_set(tmp_path, "{name}.png"))
+    crowds = [one | {"iscrowd": 1, "category_id": 2} for one in content["annotations"]]
+    content["annotations"] += crowds
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    images, boxes, _ = index_images(tmp_path)
+    assert set(images["label"]) == set(CLASSES) and len(boxes) == 12
+    for kind, name in ((None, "object"), ("object", "object"), ("crowd", "crowd")):
+        assert boxes_of_kind(boxes, kind)["kind"].tolist() == [name] * 6
+    with pytest.raises(FeatlabError, match="box_kind is 'head', but the images have no box"):
+        boxes_of_kind(boxes.iloc[:0], "head")

@@ -32,6 +32,7 @@ from featlab.arguments.checks import (
     whole_numbers,
 )
 from featlab.arguments.tables import (
+    CROWD,
     SIDES,
     best_first,
     boxes_of_kind,

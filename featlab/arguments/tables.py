@@ -243,24 +243,28 @@ def stratified_rows(labels: ArrayLike, most: int, random_state: int = 0) -> NDAr
     return np.sort(order[place < np.repeat(wanted, sizes)])
 
 
+CROWD = "crowd"  # a box around several objects, of COCO and Open Images
+
+
 def boxes_of_kind(boxes: pd.DataFrame, box_kind: str | None) -> pd.DataFrame:
-    """The rows of a box table that are of one kind.
+    """The rows of a box table that are of one kind; a crowd is meant only where it is asked for.
 
     Raises
     ------
     FeatlabError
-        There are several kinds and none was chosen, or the kind is unknown.
+        There are several kinds and none was chosen, or there is none of the kind.
     """
     kinds = sorted(boxes["kind"].astype(str).unique())
     if box_kind is None:
-        if len(kinds) > 1:
+        if len({*kinds} - {CROWD}) > 1:
             raise FeatlabError(
                 f"the boxes are of several kinds ({', '.join(kinds)}); choose one with --box-kind "
                 "(box_kind=)."
             )
-        return boxes
-    if kinds:
-        check_choice("box_kind", box_kind, kinds)
+        return boxes[boxes["kind"] != CROWD] if CROWD in kinds else boxes
+    if not kinds:
+        raise FeatlabError(f"box_kind is {box_kind!r}, but the images have no box; leave it out.")
+    check_choice("box_kind", box_kind, kinds)
     return boxes[boxes["kind"] == box_kind]
 
 

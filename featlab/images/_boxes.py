@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from featlab.arguments import CROWD
 from featlab.errors import FeatlabError
 from featlab.images._annotations import (
     Problem,
@@ -220,7 +221,7 @@ def labels_of_boxes(boxes: pd.DataFrame, n: int, how: str | None) -> tuple[list[
         Why there are no labels at all, if there are none.
     """
     labels = [""] * n
-    named = boxes[boxes["label"] != ""]
+    named = boxes[(boxes["label"] != "") & (boxes["kind"] != CROWD)]
     if named["label"].nunique() < 2:
         return labels, ""
     classes = named.groupby("image")["label"].nunique()

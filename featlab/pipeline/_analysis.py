@@ -12,12 +12,7 @@ import numpy as np
 import pandas as pd
 
 from featlab import embed, predict, report
-from featlab.arguments import (
-    Progress,
-    confirmed_detectors,
-    is_unlabelled,
-    true_boxes,
-)
+from featlab.arguments import CROWD, Progress, confirmed_detectors, is_unlabelled, true_boxes
 from featlab.audit import audit_set, duplicates
 from featlab.boxheads import box_statistics, evaluate_box_heads
 from featlab.embed.planes import LEAST_IMAGES
@@ -181,7 +176,7 @@ def write_results(results: Results, folder: str | os.PathLike[str]) -> list[Path
 
 
 def _only_kind(boxes: pd.DataFrame) -> str | None:
-    kinds = boxes["kind"].unique()
+    kinds = boxes.loc[boxes["kind"] != CROWD, "kind"].unique()
     return str(kinds[0]) if len(kinds) == 1 else None
 
 
