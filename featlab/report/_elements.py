@@ -305,9 +305,9 @@ GLOSSARY = {
 }
 _BY_FORM = {form.lower(): term for term in GLOSSARY.values() for form in term.forms}
 _FORMS = re.compile(
-    r"(?<![\w-])("
+    r"([(“]?)(?<![\w-])("
     + "|".join(re.escape(form).replace(r"\ ", r"\s") for form in sorted(_BY_FORM, key=len)[::-1])
-    + r")(?![\w-])",
+    + r")(?![\w-])([),.;:”]*)",
     re.IGNORECASE,
 )
 _TAG = re.compile(r"(<[^>]+>)")
@@ -356,12 +356,15 @@ class Glossary:
 
     def _marked(self, text: str, known: set[str]) -> str:
         def mark(match: re.Match[str]) -> str:
-            term = _BY_FORM[re.sub(r"\s", " ", match[0]).lower()]
+            before, form, after = match.groups()
+            term = _BY_FORM[re.sub(r"\s", " ", form).lower()]
             if term.name in known:
                 return match[0]
             known.add(term.name)
             self.met[term.name] = term
             button = f'<button type="button" class="term" popovertarget="{term.id}">'
-            return f"{button}{match[0]}</button>"
+            marked = f"{before}{button}{form}</button>{after}"
+            # A line may end on either side of a button, even between it and a bracket.
+            return f'<span class="whole">{marked}</span>' if before or after else marked
 
         return _FORMS.sub(mark, text)
