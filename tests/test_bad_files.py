@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from featlab import FeatlabError
 from featlab.images import decode_picture, index_images
-from featlab.images.decode import MAX_PIXELS, inspect_picture
+from featlab.images.decode import MAX_PIXELS, decode_scaled, inspect_picture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
@@ -293,3 +294,60 @@ def test_the_orientation_of_a_png_may_stand_behind_its_pixels(place):
     seen = inspect_picture(data)
     assert (seen.width, seen.height, seen.orientation) == (4, 5, 6)
     assert decode_picture(data).shape == (5, 4, 3)
+
+
+def originals() -> dict[str, list[bytes]]:
+    """Small pictures of six formats, in the ways that tools write each."""
+    smooth = np.linspace(0, 255, 40 * 56 * 3).reshape(40, 56, 3).astype(np.uint8)
+    few, grey = Image.fromarray(NOISE).quantize(9), NOISE[..., 0].astype(np.uint16) * 256
+    buffer = io.BytesIO()
+    few.save(buffer, "PNG", transparency=3)
+    return {
+        "PNG": [GOOD, buffer.getvalue(), encode(grey, "PNG")],
+        "JPEG": [encode(NOISE, "JPEG"), encode(smooth, "JPEG", progressive=True)],
+        "WEBP": [encode(NOISE, "WEBP"), encode(NOISE, "WEBP", lossless=True)],
+        "TIFF": [encode(NOISE, "TIFF"), encode(grey, "TIFF", compression="tiff_lzw")],
+        "GIF": [encode(NOISE, "GIF"), encode(smooth, "GIF", interlace=0)],
+        "BMP": [encode(NOISE, "BMP"), encode(NOISE[..., 0], "BMP")],
+    }
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    """Bytes changed, blanked, taken out, cut off, or put in."""
+    changed = bytearray(data)
+    kind, place, n = rng.integers(5), int(rng.integers(len(data))), int(rng.integers(1, 40))
+    if kind == 0:
+        for where in rng.integers(len(data), size=1 + n // 8):
+            changed[where] = int(rng.integers(256))
+    elif kind == 1:
+        changed[place : place + n] = bytes(len(changed[place : place + n]))
+    elif kind == 2:
+        del changed[place : place + n]
+    elif kind == 3:
+        del changed[place:]
+    else:
+        changed[place:place] = rng.bytes(n)
+    return bytes(changed)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("n", [40, pytest.param(334, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"])
+def test_what_the_index_accepts_the_pass_decodes(format, n):
+    """2,000 damaged pictures of six formats in the long form."""
+    bases, accepted = originals()[format], 0
+    for k in range(n):
+        data = damaged(bases[k % len(bases)], np.random.default_rng([k, n]))
+        try:
+            seen = inspect_picture(data)
+        except FeatlabError as error:
+            with pytest.raises(FeatlabError, match=re.escape(str(error))):
+                decode_picture(data)
+            continue
+        accepted += 1
+        for factor in (1, 2, 4, 8):
+            picture = decode_scaled(data, factor)
+            assert (picture.width, picture.height) == (seen.width, seen.height)
+        assert decode_picture(data).shape == (seen.height, seen.width, 3)
+        assert inspect_picture(data, whole=True).width == seen.width
+    assert (accepted > 0 or n < 100) and accepted < n
