@@ -894,13 +894,13 @@ def read(images: pd.DataFrame) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("suffix", [".tiff", ".png"])
 def test_twelve_bits_in_sixteen(tmp_path, suffix, caplog):
     grey = draw_grey(tmp_path, lambda p: p.astype(np.uint16) * 16, suffix)
-    images, _, _ = index_images(tmp_path)
-    assert "levels" not in images and len(caplog.records) == 1
+    read_so = index_images(tmp_path)
+    assert "levels" not in read_so.images and len(caplog.records) == 1
     told = (
         "the 16-bit pictures use 1/16 of their range .*4080 of 65535.*16 of 256 .*--intensity set"
     )
-    assert re.search(told, caplog.text)
-    assert max(np.ptp(one) for one in read(images).values()) <= 16
+    assert re.search(told, caplog.text) and re.search(told, read_so.reading["grey levels"])
+    assert max(np.ptp(one) for one in read(read_so.images).values()) <= 16
     scaled = index_images(tmp_path, intensity="set")
     images = scaled.images
     words = "values 0 to 4080 of more than 8 bits become 0 to 255"

@@ -157,7 +157,8 @@ def test_pictures_in_no_class_folder_are_a_set_without_labels(tmp_path, caplog):
     with caplog.at_level("INFO"):
         images, boxes, _ = index_images(tmp_path)
     assert images["path"].tolist() == ["a.png", "b.png"] and images["label"].eq("").all()
-    assert "2 pictures without labels" in caplog.text and boxes.empty
+    assert "labels: none; 2 pictures without labels: they lie in no class" in caplog.text
+    assert boxes.empty
     (tmp_path / "list.csv").write_text("path,group\na.png,g\n", "utf-8")
     images, _, _ = index_images(tmp_path / "list.csv")
     assert images[["label", "group"]].to_numpy().tolist() == [["", "g"]]

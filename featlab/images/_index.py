@@ -181,26 +181,23 @@ def index_images(
     reading = {"pictures": listing.pictures, "labels": listing.labels, "split": listing.sides}
     reading["boxes"] = boxes_from
     if is_unlabelled([row[0].label for row in rows]):
-        rows, boxes, more = _labelled_by_boxes(rows, boxes, label_from_boxes, wanted)
+        rows, boxes, more, how = _labelled_by_boxes(rows, boxes, label_from_boxes, wanted)
         problems += more
-        by_boxes = not is_unlabelled([row[0].label for row in rows])
-        reading["labels"] = _BY_BOXES[label_from_boxes] if by_boxes else ""
+        reading["labels"] = how
     # A box whose file has no labels has that of its picture.
     of_picture = [rows[row][0].label for row in boxes["image"]]
     boxes["label"] = boxes["label"].where(boxes["label"] != "", of_picture)
     report_problems(listing, problems, on_error, n_usable=len(rows))
-    if is_unlabelled([row[0].label for row in rows]):
-        noun = "1 picture" if len(rows) == 1 else f"{len(rows)} pictures"
-        _log.info("%s without labels: none in a class folder or column label", noun)
     images, ranges = image_table(rows, listing.root), [row[1].range for row in rows]
     if exact:
         images["levels"] = set_levels(ranges, intensity)
         reading["grey levels"] = intensity_in_words(scales_of(images["levels"].tolist()))
     else:
-        check_range(ranges)
+        reading["grey levels"] = check_range(ranges)
     reading = {what: whence for what, whence in reading.items() if whence}
     for what, whence in reading.items():
-        _log.info("%s: %s", what, whence)
+        # Where an option is named there is something to do.
+        _log.log(logging.WARNING if "--" in whence else logging.INFO, "%s: %s", what, whence)
     return ImageSet(images, boxes, skipped_table(problems), reading)
 
 
@@ -271,15 +268,15 @@ def _folders_or_boxes(
 
 def _labelled_by_boxes(
     rows: list[_Row], boxes: pd.DataFrame, how: str | None, classes: Sequence[str] | None
-) -> tuple[list[_Row], pd.DataFrame, list[Problem]]:
-    """The pictures that their boxes label, where they do; all as they are where they do not."""
+) -> tuple[list[_Row], pd.DataFrame, list[Problem], str]:
+    """The pictures that their boxes label, where they do; else all as they are, and why."""
     labels, why_not = labels_of_boxes(boxes, len(rows), how)
     if not any(labels):
         if classes is not None:
             raise FeatlabError("classes are asked of pictures that have no labels; leave it out.")
-        if why_not:
-            _log.warning("%s", why_not)
-        return rows, boxes, []
+        noun = "1 picture" if len(rows) == 1 else f"{len(rows):,} pictures"
+        why_not = why_not or "they lie in no class folders, and no column or box names a class"
+        return rows, boxes, [], f"none; {noun} without labels: {why_not}"
     labelled = [replace(row[0], label=label) for row, label in zip(rows, labels, strict=True)]
     if classes is not None:
         of_classes([one for one in labelled if one.label], classes)
@@ -294,7 +291,8 @@ def _labelled_by_boxes(
     number = {old: new for new, old in enumerate(kept)}
     of_kept = boxes[boxes["image"].isin(kept)].reset_index(drop=True)
     of_kept["image"] = of_kept["image"].map(number).astype(np.int64)
-    return [(labelled[k], *rows[k][1:]) for k in kept], of_kept, problems
+    kept_rows = [(labelled[k], *rows[k][1:]) for k in kept]
+    return kept_rows, of_kept, problems, _BY_BOXES[how]
 
 
 def inspect_all(

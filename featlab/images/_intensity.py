@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from featlab.errors import FeatlabError
-
-_log = logging.getLogger(__name__)
 
 Scale = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.uint8]]
 Range = tuple[str, float, float]
@@ -102,14 +99,20 @@ def intensity_in_words(intensity: str) -> str:
     return f"values {', '.join(parts)} become 0 to 255" if parts else ""
 
 
-def check_range(ranges: Sequence[Range]) -> None:
-    """Refuse pictures that all show one and the same grey; warn where few levels are used.
+def check_range(ranges: Sequence[Range]) -> str:
+    """Refuse pictures that all show one and the same grey; a word where few levels are used.
+
+    Returns
+    -------
+    str
+        Of few levels, or of each file's own; or "".
 
     Raises
     ------
     FeatlabError
         No picture shows anything.
     """
+    warnings = []
     for depth, bits in _BITS.items():
         part = [one for one in ranges if one[0] == depth]
         if not part:
@@ -127,19 +130,19 @@ def check_range(ranges: Sequence[Range]) -> None:
             )
         if high * _LEAST_USED < 2**bits:
             share = 2 ** (bits - _bits(high))
-            _log.warning(
-                "the %d-bit pictures use 1/%d of their range (no value above %g of %d), so about "
-                "%d of 256 grey levels are left; %s",
-                bits, share, high, 2**bits - 1, max(1, 256 // share), way_out,
-            )  # fmt: skip
+            warnings.append(
+                f"the {bits}-bit pictures use 1/{share} of their range (no value above {high:g} of "
+                f"{2**bits - 1}), so about {max(1, 256 // share)} of 256 grey levels are left; "
+                f"{way_out}"
+            )
     stretched = [one for one in ranges if one[0] == "float" and not 0 <= one[1] <= one[2] <= 255]
     if len({one[1:] for one in stretched}) > 1:
-        _log.warning(
-            "%d pictures of floating-point numbers are stretched from their own smallest to their "
-            "own largest value; --intensity set takes those of the set (in Python: "
-            "intensity='set')",
-            len(stretched),
+        warnings.append(
+            f"{len(stretched)} pictures of floating-point numbers are stretched from their own "
+            "smallest to their own largest value; --intensity set takes those of the set (in "
+            "Python: intensity='set')"
         )
+    return "; ".join(warnings)
 
 
 def _bits(high: float) -> int:
