@@ -29,8 +29,10 @@ and is no folder of pictures."""
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file belongs to who asks; where the system does not tell, it does."""
-    return not hasattr(os, "getuid") or path.stat().st_uid == os.getuid()
+    """Whether a file belongs to who asks; where the system does not tell, or none is there, yes."""
+    if not hasattr(os, "getuid") or not path.exists():
+        return True
+    return path.stat().st_uid == os.getuid()
 
 
 def replace_durably(temporary: Path, path: Path) -> None:
