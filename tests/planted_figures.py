@@ -124,7 +124,7 @@ def _cam_strips(world: Planted) -> Any:
 def _card(world: Planted) -> Any:
     rows = pd.DataFrame({"row": range(4), "path": "x.jpg", "label": world.shown(4)})
     name = world.classes[0]
-    return pictures.neuron_card(
+    return neurons.neuron_card(
         NeuronCard(
             layer="top",
             neuron=7,
@@ -348,7 +348,7 @@ CHARTS: dict[str, Callable[..., Any]] = {
     "confusion_matrix": lambda world, ax=None: scores.confusion_matrix(
         world.heads.confusion("logistic"), ax=ax
     ),
-    "detector_aurocs": lambda world, ax=None: neurons.detector_aurocs(
+    "detector_aurocs": lambda world, ax=None: scores.detector_aurocs(
         world.neurons[world.neurons["detector"]], ["top", "one without detectors"], ax=ax
     ),
     "detector_changes": _changes,

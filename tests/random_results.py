@@ -28,7 +28,7 @@ from featlab.results.analysis import (
     SmallestSet,
 )
 from featlab.results.images import Clusters, OwnClasses, SetMaps
-from featlab.results.localisation import BASELINES, FittedMethods, Localisation
+from featlab.results.localisation import BASELINES, BoxHeadResults, FittedMethods, Localisation
 from featlab.results.networks import Transfer
 from featlab.results.pictures import LIKENESS_COLUMNS, Comparison, Examples, Predictions, Samples
 
@@ -115,6 +115,7 @@ def results(draw: Any) -> Results:
         box_details=None
         if pairs is None
         else BoxDetails(_statistics(make), box_heads, pairs, _box_curve(make, localisation)),
+        box_regression=_regression(make) if make.chance() else None,
         set_overview=_glance(make, store, split) if make.chance() else None,
         gradients=_gradients(make) if make.chance(0.3) else None,  # type: ignore[arg-type]
         transfer=_transfer(make) if make.chance(0.3) else None,
@@ -125,6 +126,14 @@ def results(draw: Any) -> Results:
         set_maps=_set_maps(make, store) if make.chance() else None,
         showcase=_showcase(make, store, split) if make.chance() else None,
     )
+
+
+def _regression(make: Maker) -> BoxHeadResults:
+    """Box heads with boxes of images held out, if any."""
+    heads = make.rng.permutation(["cascade", "ridge_pca", "pls"])
+    held = pd.DataFrame({"head": heads.repeat(2), "iou": make.shares(6)})
+    table = pd.DataFrame({"head": heads, "n": 1})
+    return BoxHeadResults(table, table, {}, held=held if make.chance(0.7) else held.iloc[:0])
 
 
 def _showcase(make: Maker, store: FakeStore, split: pd.Series) -> Examples | None:

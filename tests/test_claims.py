@@ -112,7 +112,10 @@ def _(text, r, _claim):
     assert ("gets a wrong class" in text) == (again and wrong)
     assert ("a box that misses" in text) == (again and not wrong)
     assert ("hite: true" in text) == any(len(boxes) for boxes in every.true_boxes)
-    assert ("lue: pred" in text) == any(box is not None for box in every.predicted_boxes)
+    told = any(box is not None for box in every.predicted_boxes)
+    assert ("lue: pred" in text) == told
+    if told and r.predictions is not None:
+        assert f"lue: predicted by {words.box_source(r.predictions.box_method)}" in text
     assert ("low: the map" in text) == bool(every.neurons)
 
 
@@ -280,6 +283,14 @@ def _(text, r, claim):
     for part, (_, row) in zip(parts, rows.iterrows(), strict=True):
         assert part.startswith(named(row[key]))
         assert same(part.removeprefix(named(row[key])).split()[0], row[score], 1)
+
+
+@check("box regression in pictures")
+def _(text, r, _claim):
+    held, table = r.box_regression.held, r.box_regression.table
+    means = {head: held.loc[held["head"] == head, "iou"].mean() for head in table["head"]}
+    best = max(means, key=means.get) if len(held) else table["head"].iloc[0]
+    assert f"({best.replace('_', ' ')})" in text and text.startswith("Green")
 
 
 @check("head intervals")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fake_results import make_results
 
-from featlab.pipeline import pictures as choose
+from featlab import splits as choose
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from featlab.report._interactive import (
     interactive,
     size_budget,
 )
-from featlab.results.pictures import Gallery
+from featlab.results.localisation import BoxHeadResults
+from featlab.results.pictures import Gallery, Portraits
 
 
 def numbers(text):
@@ -181,3 +182,38 @@ def test_the_data_never_exceeds_its_budget():
     assert f"all {n:,} pairs" in text
     spent = size_budget(300_000)
     assert sum(dataclasses.astuple(spent)) < 300_000
+
+
+# ------------------------------------------------------------------------- boxes by regression
+
+
+def test_the_gallery_has_the_boxes_of_the_head_that_was_best_on_images_held_out(results):
+    rows = results.gallery.rows
+    boxes = pd.DataFrame({"row": rows, "xmin": 10.0, "ymin": 5.0, "xmax": 60.0, "ymax": 40.0})
+    boxes = boxes.assign(head="cascade", iou=0.5)
+    boxes = pd.concat([boxes[boxes["row"] != 1], boxes.assign(head="pls", xmin=0.0)])
+    held = pd.DataFrame({"head": ["pls", "cascade"], "row": [0, 0], "iou": [0.3, 0.6]})
+    heads = pd.DataFrame({"head": ["pls", "cascade"], "n": [6, 6]})
+    made = dataclasses.replace(results, box_regression=BoxHeadResults(heads, boxes, {}, held=held))
+    sizes = made.store.images[["width", "height"]].to_numpy(float)
+    for row, image in enumerate(json.loads(interactive(made, 10**7))["gallery"]["images"]):
+        expected = [10, 5, 60, 40] / np.tile(sizes[row], 2)
+        assert image["regressed"] == (None if row == 1 else pytest.approx(expected, abs=1e-5))
+    without = json.loads(interactive(results, 10**7))["gallery"]["images"]
+    assert all(image["regressed"] is None for image in without)
+
+
+def test_maps_of_signed_neurons_are_kept_around_their_centre(results):
+    cells = np.linspace(-2, 1, 2 * 6 * 9).reshape(1, 2, 6, 3, 3).astype(np.float32)
+    rows = np.arange(12).reshape(1, 2, 6)
+    pictures = {int(row): make_picture(0) for row in rows.ravel()}
+    frames = np.tile([0.0, 0, 1, 1], (len(results.store), 1))
+    shown = Portraits(
+        [(results.store.classes[0], 3)], rows, np.ones((1, 2, 6)), cells, pictures, frames, 12, 12,
+        signed=True,
+    )  # fmt: skip
+    data = json.loads(interactive(dataclasses.replace(results, portraits=shown), 10**7))
+    known = data["neurons"]["portraits"]
+    levels = np.frombuffer(base64.b64decode(known["cells"]), np.uint8).astype(float)
+    np.testing.assert_allclose((levels - 128) / 127 * 2, cells.ravel(), atol=0.02)
+    assert known["peaks"] == [2.0] and known["signed"]

@@ -37,12 +37,13 @@ from featlab.localise.regions import (
     FIXED_THRESHOLD,
     GRID,
     THRESHOLDS,
+    HeatScores,
     choose_threshold,
     heat_boxes,
     score_boxes,
     score_heats,
 )
-from featlab.results.localisation import BY_STUDENT, BoxCorrection, FittedMethods, HeatScores
+from featlab.results.localisation import BY_STUDENT, BoxCorrection, FittedMethods
 from featlab.store import MapStore
 from featlab.system.machine import usable_cores, workers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ from featlab.boxes.geometry import iou_matrix, largest_boxes, pixel_boxes, unit_
 from featlab.boxes.scores import IGNORE, box_masks, heat_in_mask, pixel_histograms, pointing_hits
 from featlab.errors import FeatlabError
 from featlab.localise.heat import normalise, resample_frame
-from featlab.results.localisation import HeatScores
 
 if TYPE_CHECKING:
     from featlab.localise._components import Regions
@@ -32,6 +32,36 @@ _FEW_THRESHOLDS = 16
 _BLOCK = 32
 FIXED_THRESHOLD = 0.2
 _SOFT, _SMOOTH = 0.05, 4
+
+
+@dataclass(frozen=True)
+class HeatScores:
+    """How heat maps match the true boxes of their images, at every threshold.
+
+    Attributes
+    ----------
+    boxes : ndarray of shape (k, t, 4)
+        Box around the largest region, pixels of the original picture.
+    iou : ndarray of shape (k, t)
+        IoU of that box with the best true box (MaxBoxAcc).
+    iou_any : ndarray of shape (k, t)
+        Best IoU of any region's box with any true box (MaxBoxAccV2).
+    pointing : ndarray of shape (k,)
+        The pointing game: 1, 0, or the share of the peak's pixels that lie in a true box.
+    heat_in_box : ndarray of shape (k,)
+        Share of the normalised heat in the true boxes.
+    histograms : ndarray of shape (k, 2, 101)
+        Of the heat on and beside the object's mask, for PxAP; zeros for images without mask.
+
+    `iou`, `iou_any`, `pointing` and `heat_in_box` are NaN for images without boxes.
+    """
+
+    boxes: np.ndarray
+    iou: np.ndarray
+    iou_any: np.ndarray
+    pointing: np.ndarray
+    heat_in_box: np.ndarray
+    histograms: np.ndarray
 
 
 def heat_boxes(

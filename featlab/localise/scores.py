@@ -14,11 +14,12 @@ from featlab.boxes.scores import DELTAS, mean_score, pxap, success_curve
 from featlab.intervals import bootstrap_draws, draws_interval
 from featlab.localise.regions import (
     FIXED_THRESHOLD,
+    HeatScores,
     choose_threshold,
     stable_threshold,
     thresholds_of,
 )
-from featlab.results.localisation import CURVES, SUCCESS, HeatScores, Localisation
+from featlab.results.localisation import CURVES, SUCCESS, Localisation
 
 # Each is a column of the table, with _low and _high.
 SCORES = (

@@ -434,6 +434,7 @@ STAGES = (
     Stage("detector_examples", pictures.detector_examples, "examples"),
     Stage("localisation_examples", pictures.localisation_examples, "examples"),
     Stage("failures", pictures.failures, "examples"),
+    Stage("regression_failures", pictures.regression_failures, "examples"),
     Stage("cards", _cards, "examples"),
     Stage("method_examples", pictures.method_examples, "examples"),
     Stage("gallery", pictures.gallery, "examples"),

@@ -31,7 +31,6 @@ from featlab.localise.fitting import signed_centre
 from featlab.pipeline.detectors import LOCALISERS, class_weights, find_detectors
 from featlab.pipeline.pictures import (
     boxes_at,
-    gallery_rows,
     heats_on_pictures,
     labels_of,
     picture_loader,
@@ -41,7 +40,7 @@ from featlab.pipeline.stores import Entry, check_same, entries_of, stores_with_c
 from featlab.results.analysis import HeadResults
 from featlab.results.localisation import WITHOUT_BOXES, Localisation
 from featlab.results.pictures import ENTRY_COLUMNS, Comparison, MethodExamples
-from featlab.splits import make_split
+from featlab.splits import gallery_rows, make_split
 from featlab.store import MapStore
 
 # Random neurons tell little of what the other baselines do not, and take as long as all the rest.

@@ -14,6 +14,7 @@ from featlab.arguments import (
     confirmed_detectors,
     group_codes,
     in_turn,
+    is_signed,
     row_numbers,
     said,
     score_text,
@@ -332,7 +333,9 @@ def neuron_card(
         for lowest in (False, True)
     )
     pictured = [*best["row"], *worst["row"]]
-    heats = channel_maps(store, pictured, [neuron], layer)[:, 0]
+    means = store.pooled(layer=layer)
+    centre = means[rows].mean(axis=0) if is_signed(means) else None
+    heats = channel_maps(store, pictured, [neuron], layer, centre)[:, 0]
     sizes, load = store.images[["width", "height"]].to_numpy(), picture_loader(store)
     labels = store.images["label"].to_numpy(str)
     counted = np.sort(rows[stratified_rows(labels[rows], _MOST_IMAGES)])
@@ -353,6 +356,7 @@ def neuron_card(
         activations=pooled[:, neuron],
         labels=labels,
         unit=f"{pooling} activation (network units)",
+        signed=centre is not None,
     )
 
 

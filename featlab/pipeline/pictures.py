@@ -14,7 +14,7 @@ from featlab.arguments import confirmed_detectors, in_turn, true_boxes
 from featlab.errors import FeatlabError
 from featlab.images.pixels import levels_of, resize_picture
 from featlab.results.analysis import HeadResults, Results
-from featlab.results.localisation import WITHOUT_BOXES, Localisation
+from featlab.results.localisation import WITHOUT_BOXES, BoxHeadResults, Localisation
 from featlab.results.pictures import (
     LEAST_IOU,
     Examples,
@@ -22,6 +22,14 @@ from featlab.results.pictures import (
     MethodExamples,
     Portraits,
     Samples,
+)
+from featlab.splits import (
+    detector_rows,
+    gallery_rows,
+    localisation_rows,
+    rows_by_iou,
+    rows_in_turn,
+    sample_rows,
 )
 from featlab.store import MapStore
 from featlab.system.machine import usable_cores
@@ -67,10 +75,20 @@ def channel_maps(
     rows: Sequence[int],
     channels: Sequence[int] | np.ndarray,
     layer: str | None = None,
+    centre: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The own maps of some neurons on some images, ``(k, m, h, w)``."""
-    maps = store.maps(rows, layer=layer)
-    return np.moveaxis(maps[..., np.asarray(channels, dtype=np.int64)], -1, 1)
+    """The own maps of some neurons on some images, ``(k, m, h, w)``; less their centre, if any."""
+    channels = np.asarray(channels, dtype=np.int64)
+    maps = store.maps(rows, layer=layer)[..., channels]
+    if centre is not None:
+        maps = maps - centre[channels]
+    return np.moveaxis(maps, -1, 1)
+
+
+def centre_of(localisation: Localisation | None, store: MapStore) -> np.ndarray | None:
+    """Where the neurons of the last layer rest, if it is signed: what its maps are drawn around."""
+    known = None if localisation is None else localisation.fitted.contexts.get(store.layer_name())
+    return None if known is None else known.centre
 
 
 def boxes_at(
@@ -134,6 +152,7 @@ def detector_examples(
     truth: pd.DataFrame,
     heads: HeadResults,
     detectors: pd.DataFrame,
+    localisation: Localisation,
     random_state: int,
 ) -> Examples | None:
     """Test images, right and wrong ones, under the last layer's maps of the leading detectors."""
@@ -142,7 +161,8 @@ def detector_examples(
     if leaders.empty or not rows:
         return None
     predicted = heads.of("logistic").set_index("row")["predicted"]
-    maps = channel_maps(store, rows, leaders["neuron"].to_numpy())
+    centre = centre_of(localisation, store)
+    maps = channel_maps(store, rows, leaders["neuron"].to_numpy(), centre=centre)
     on_pictures = [heats_on_pictures(store, rows, maps[:, k]) for k in range(len(leaders))]
     return Examples(
         rows=rows,
@@ -152,6 +172,7 @@ def detector_examples(
         true_boxes=true_corners(truth, rows),
         labels=labels_of(store, rows),
         predicted_labels=[str(predicted[row]) for row in rows],
+        signed=centre is not None,
     )
 
 
@@ -172,6 +193,23 @@ def failures(
     if (best := localisation.best(supervision=WITHOUT_BOXES)) is None:
         return None
     rows = rows_by_iou(localisation, str(best["method"]))[: -_FAILURES - 1 : -1]
+    return _boxes_of(best, rows, store, load, truth, localisation)
+
+
+def regression_failures(
+    store: MapStore,
+    load: Load,
+    truth: pd.DataFrame,
+    localisation: Localisation,
+    box_regression: BoxHeadResults | None,
+) -> Examples | None:
+    """The worst boxes of box regression, the very worst first, over the same method's maps."""
+    best = localisation.best(supervision=WITHOUT_BOXES)
+    if best is None or box_regression is None:
+        return None
+    own = box_regression.boxes_of(box_regression.leader).sort_values("iou", kind="stable")
+    scored = localisation.per_image.loc[localisation.per_image["method"] == best["method"], "row"]
+    rows = own.index[own.index.isin(scored)][:_FAILURES].tolist()
     return _boxes_of(best, rows, store, load, truth, localisation)
 
 
@@ -215,6 +253,7 @@ def method_examples(
         heats[method] = heats_on_pictures(store, rows, maps[method])
         predicted[method] = list(boxes_at(store, rows, maps[method], thresholds[method]))
     return MethodExamples(
+        rows=rows,
         pictures=[load(row) for row in rows],
         labels=labels_of(store, rows),
         true_boxes=true_corners(truth, rows),
@@ -247,7 +286,8 @@ def gallery(
     tuned = tuned.sort_values("box_accuracy_confirm", ascending=False, kind="stable")
     thresholds = dict(zip(tuned["method"].astype(str), tuned["threshold"].tolist(), strict=True))
     heats = localise.heat_maps(store, rows, fitted, methods=thresholds)
-    leaders = in_turn(detectors, _GALLERY_DETECTORS)
+    leaders, centre = in_turn(detectors, _GALLERY_DETECTORS), centre_of(localisation, store)
+    own_maps = channel_maps(store, rows, leaders["neuron"].to_numpy(), centre=centre)
     pictures = [_shrunk(load(row), _GALLERY_SIDE) for row in rows]
     sizes = store.images[["width", "height"]].to_numpy(float)[rows]
     return Gallery(
@@ -264,13 +304,18 @@ def gallery(
         heats={method: heats[method] for method in thresholds},
         thresholds=thresholds,
         neurons=_named(leaders),
-        neuron_heats=channel_maps(store, rows, leaders["neuron"].to_numpy()),
+        neuron_heats=own_maps if centre is None else np.maximum(own_maps, 0),
         neuron_threshold=thresholds.get("best_detector"),
     )
 
 
 def portraits(
-    store: MapStore, load: Load, split: pd.Series, detectors: pd.DataFrame, random_state: int
+    store: MapStore,
+    load: Load,
+    split: pd.Series,
+    detectors: pd.DataFrame,
+    localisation: Localisation,
+    random_state: int,
 ) -> Portraits | None:
     """The strongest images of every confirmed detector, none that it was chosen on."""
     unseen = np.flatnonzero((split != "train").to_numpy())
@@ -296,11 +341,13 @@ def portraits(
     for some, maps in store.iter_maps(wanted):
         here = np.isin(rows, some)
         cells[here] = maps[np.searchsorted(some, rows[here]), :, :, neurons[here]]
+    if (centre := centre_of(localisation, store)) is not None:
+        cells -= np.where(rows >= 0, centre[neurons], 0)[..., None, None]
     with ThreadPoolExecutor(usable_cores()) as pool:
         small = pool.map(lambda row: _shrunk(load(int(row)), _THUMBNAIL_SIDE), wanted)
         pictures = dict(zip(wanted.tolist(), small, strict=True))
     seen = (np.asarray(store.frames), len(candidates), len(unseen))
-    return Portraits(named, rows, activations, cells, pictures, *seen)
+    return Portraits(named, rows, activations, cells, pictures, *seen, signed=centre is not None)
 
 
 def _named(detectors: pd.DataFrame) -> list[tuple[str, int]]:
@@ -308,64 +355,6 @@ def _named(detectors: pd.DataFrame) -> list[tuple[str, int]]:
         (str(label), int(neuron))
         for label, neuron in zip(detectors["class"], detectors["neuron"], strict=True)
     ]
-
-
-def sample_rows(images: pd.DataFrame, most: int = 12, random_state: int = 0) -> list[int]:
-    """Rows of the image table to show as samples: at random, the classes in turn."""
-    return _drawn(images["label"].to_numpy(str), np.arange(len(images)), most, random_state)
-
-
-def gallery_rows(
-    images: pd.DataFrame,
-    split: pd.Series,
-    boxed: Sequence[int],
-    most: int = 24,
-    random_state: int = 0,
-) -> list[int]:
-    """Test rows for the gallery: at random, the classes in turn; of those in `boxed` if any is."""
-    test = np.flatnonzero(np.asarray(split, dtype=str) == "test")
-    known = test[np.isin(test, np.asarray(boxed, dtype=int))]
-    rows = known if len(known) else test
-    return _drawn(images["label"].to_numpy(str)[rows], rows, most, random_state)
-
-
-def detector_rows(heads: HeadResults, most: int = 6, random_state: int = 0) -> list[int]:
-    """Test rows to show detectors on: half of them images that the main head gets wrong.
-
-    Fewer of those where there are fewer; right ones come first, and the classes take turns.
-    """
-    scored = heads.of(heads.main)
-    rows, labels = scored["row"].to_numpy(int), scored["label"].to_numpy(str)
-    correct = scored["correct"].to_numpy(bool)
-    n_wrong = min(most // 2, int((~correct).sum()))
-    right = _drawn(labels[correct], rows[correct], most - n_wrong, random_state)
-    return right + _drawn(labels[~correct], rows[~correct], n_wrong, random_state)
-
-
-def localisation_rows(localisation: Localisation, method: str, most: int = 6) -> list[int]:
-    """Rows to show: a third each of the best, the median and the worst IoU, in that order."""
-    rows = rows_by_iou(localisation, method)
-    if len(rows) <= most:
-        return rows
-    third, middle = min(max(1, most // 3), most // 2), len(rows) // 2
-    centre = range(middle - third // 2, middle - third // 2 + most - 2 * third)
-    return rows[:third] + [rows[i] for i in centre] + rows[len(rows) - third :]
-
-
-def rows_by_iou(localisation: Localisation, method: str) -> list[int]:
-    """Scored rows of the image table, from a method's best box to its worst."""
-    scored = localisation.per_image
-    scored = scored[(scored["method"] == method) & scored["iou"].notna()]
-    scored = scored.sort_values(["iou", "row"], ascending=[False, True])
-    return [int(row) for row in scored["row"]]
-
-
-def _drawn(labels: np.ndarray, rows: np.ndarray, most: int, random_state: int) -> list[int]:
-    order = np.random.default_rng(random_state).permutation(len(rows))
-    table = pd.DataFrame({"label": labels[order], "row": rows[order]})
-    table["turn"] = table.groupby("label").cumcount()
-    first = table.sort_values(["turn", "label"], kind="stable")["row"].head(most)
-    return [int(row) for row in first]
 
 
 def with_showcase(results: Results) -> Results:
@@ -379,7 +368,7 @@ def with_showcase(results: Results) -> Results:
         return results
     store, known = results.store, _verdicts(results)
     labels, rows = known["label"].to_numpy(str), known.index.to_numpy(int)
-    drawn = _drawn(labels, rows, min(_SHOWCASE, len(set(labels))), results.random_state)
+    drawn = rows_in_turn(labels, rows, min(_SHOWCASE, len(set(labels))), results.random_state)
     rest = known.drop(index=drawn)
     wrong, missed = rest["predicted"].ne(rest["label"]), rest["iou"].lt(LEAST_IOU)
     others = rest.index[wrong if wrong.any() else missed].to_numpy(int)
@@ -393,7 +382,8 @@ def with_showcase(results: Results) -> Results:
     sizes = [_size(picture, size) for picture, size in zip(pictures, whole, strict=True)]
     scales = [np.tile(size / full, 2) for size, full in zip(sizes, whole, strict=True)]
     boxes = known.loc[drawn, _CORNERS].to_numpy(float) * scales
-    heats = channel_maps(store, drawn, leaders["neuron"].to_numpy())
+    centre = centre_of(results.localisation, store)
+    heats = channel_maps(store, drawn, leaders["neuron"].to_numpy(), centre=centre)
     examples = Examples(
         rows=drawn,
         pictures=pictures,
@@ -407,6 +397,7 @@ def with_showcase(results: Results) -> Results:
         predicted_boxes=[box if (box[2:] > box[:2]).all() else None for box in boxes],
         predicted_labels=[str(name) for name in known.loc[drawn, "predicted"]],
         ious=known.loc[drawn, "iou"].tolist(),
+        signed=centre is not None,
     )
     return replace(results, showcase=examples)
 

@@ -13,14 +13,13 @@ an image file.
 from featlab.plots.curves import calibration, learning_curve, transfer_curves
 from featlab.plots.data import embedding_scatter, embedding_thumbnails
 from featlab.plots.network import dam_steps
-from featlab.plots.neurons import detector_aurocs, detector_changes, volcano
+from featlab.plots.neurons import detector_changes, neuron_card, volcano
 from featlab.plots.pictures import (
     detector_maps,
     localisation_examples,
-    neuron_card,
     sample_pictures,
 )
-from featlab.plots.scores import confusion_matrix, score_intervals
+from featlab.plots.scores import confusion_matrix, detector_aurocs, score_intervals
 
 __all__ = [
     "calibration",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from featlab.arguments import blocks_of_neurons, check_between, check_whole, text_labels
 from featlab.errors import FeatlabError
+from featlab.plots.pictures import _overlay, _picture, _standing_scale, _top
 from featlab.plots.style import (
     BLUE,
     FAINT,
@@ -22,6 +23,7 @@ from featlab.plots.style import (
     MUTED,
     ORANGE,
     RIGHT,
+    bare,
     class_colours,
     dress,
     fitted_name,
@@ -30,7 +32,9 @@ from featlab.plots.style import (
     plural,
     short_names,
 )
+from featlab.results.pictures import NeuronCard
 
+_CARD_BINS = 24
 _CLOUD = "#b9c1cb"
 _LEAST_P = 1e-300
 _STATES = {
@@ -205,71 +209,6 @@ def activation_distributions(
     return figure
 
 
-def detector_aurocs(
-    neurons: pd.DataFrame,
-    entries: Sequence[str],
-    ax: Axes | None = None,
-    *,
-    random_state: int = 0,
-) -> Axes:
-    """AUROC on unseen images of the detectors of every entry; a bar marks the median of all.
-
-    Of those alone that were confirmed by it the median would be flattered.
-
-    Parameters
-    ----------
-    neurons : DataFrame
-        Neuron table of the detectors selected, after the confirmation: ``layer`` (the entry),
-        ``auroc_confirmed``, ``confirmed``.
-    entries : sequence of str
-        In the order to draw, from the top; an entry without detectors keeps an empty row.
-    random_state : int
-        Seed of the dots' vertical places.
-    """
-    rng = np.random.default_rng(random_state)
-    ax = new_axes(ax, 7.4, 1.3 + 0.5 * len(entries))
-    confirmed = neurons["confirmed"].eq(True)
-    for held, colour, size, label in (
-        (False, MUTED, 7, "selected, not confirmed"),
-        (True, BLUE, 11, "confirmed"),
-    ):
-        rows = neurons[confirmed.eq(held) & neurons["layer"].isin(list(entries))]
-        y = rows["layer"].map({name: place for place, name in enumerate(entries)}).to_numpy(float)
-        ax.scatter(
-            rows["auroc_confirmed"], y + rng.uniform(-0.3, 0.3, len(rows)), s=size, color=colour,
-            alpha=0.45, linewidths=0, rasterized=True, label=label,
-        )  # fmt: skip
-    for place, name in enumerate(entries):
-        mine = neurons["layer"].eq(name)
-        median = float(neurons.loc[mine, "auroc_confirmed"].median())
-        if np.isfinite(median):
-            ax.plot([median, median], [place - 0.38, place + 0.38], color=INK, linewidth=2)
-        ax.annotate(
-            f"{int((mine & confirmed).sum()):,}", (1.0, place), (8, 0),
-            xycoords=("axes fraction", "data"), textcoords="offset points",
-            va="center", fontsize=8.5, color=INK,
-        )  # fmt: skip
-    ax.set_yticks(range(len(entries)), short_names(entries, 40))
-    ax.set_ylim(len(entries) - 0.5, -0.5)
-    ax.set_xlim(right=1.005)
-    dress(
-        ax,
-        title=f"n = {len(neurons):,} selected; bar: median of all; right: how many are confirmed",
-        xlabel="AUROC on the confirm images (0.5 tells nothing)",
-        ylabel="network and layer",
-        grid="x",
-    )
-    ax.legend(
-        frameon=False,
-        fontsize=8.5,
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        borderaxespad=4.5,
-        markerscale=2.5,
-    )
-    return ax
-
-
 def detector_changes(
     neurons: pd.DataFrame, ax: Axes | None = None, *, label: str | None = None
 ) -> Axes:
@@ -313,6 +252,46 @@ def detector_changes(
     )
     legend(ax, outside=True)
     return ax
+
+
+def neuron_card(card: NeuronCard) -> Figure:
+    """The images that drive a neuron, those that do not, and how it is distributed.
+
+    Parameters
+    ----------
+    card : NeuronCard
+    """
+    columns = max(len(card.best), len(card.worst), 1)
+    tall = max(2.4, 0.18 * len(card.facts) + 0.3)
+    figure = Figure(figsize=(9, 4 + tall), layout="constrained")
+    upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=(3.5, tall)))
+    figure.suptitle(
+        fitted_name(card.title, 8.7, 11, 120), fontsize=11, color=INK, x=0.01, ha="left"
+    )
+    panels = upper.subplots(2, columns, squeeze=False)
+    # One scale for all pictures, so that a dark map means a silent neuron.
+    top = _top(card.heats, card.signed)
+    rows = (("most active", card.best, 0), ("least active", card.worst, len(card.best)))
+    for line, (name, table, first) in enumerate(rows):
+        for column, panel in enumerate(panels[line]):
+            if column >= len(table):
+                panel.set_axis_off()
+                continue
+            picture = card.pictures[first + column]
+            _picture(panel, picture)
+            if picture is not None:
+                _overlay(panel, picture, card.heats[first + column], top, card.signed)
+            entry = table.iloc[column]
+            caption = f"{fitted_name(entry['label'], 1.2, 8)}, {entry['activation']:.2f}"
+            panel.set_title(caption, fontsize=8, color=INK, pad=3)
+        panels[line][0].set_ylabel(name, fontsize=8.5, color=MUTED, labelpad=6)
+    _standing_scale(upper, panels, top, card.signed)
+    histogram, text = lower.subplots(1, 2, width_ratios=(3, 2.5))
+    _histogram(histogram, card)
+    bare(text)
+    facts = "\n".join(fitted_name(fact, 3.7, 8.5, 80) for fact in card.facts)
+    text.text(0, 1, facts, fontsize=8.5, color=INK, va="top", linespacing=1.5)
+    return figure
 
 
 def _panel_height(labels: np.ndarray) -> float:
@@ -415,3 +394,28 @@ def _cutoff_lines(ax: Axes, alpha: float | None, min_auroc: float | None) -> Non
     if cuts:
         ax.plot([], [], label=f"cut-off: {', '.join(cuts)}", **style)
     ax.axvline(0.5, color=FAINT, linewidth=1)
+
+
+def _histogram(ax: Axes, card: NeuronCard) -> None:
+    classes: Sequence[str] = sorted(set(card.labels.tolist()))
+    colours = class_colours(classes)
+    most = max(float(card.activations.max()), 1e-6)
+    edges = np.linspace(float(card.activations.min()), most, _CARD_BINS + 1).tolist()
+    several = len(set(colours.values())) > 1
+    for name in classes if several else ():
+        mine = card.activations[card.labels == name]
+        ax.hist(
+            mine, edges, histtype="step", linewidth=1.8, color=colours[name],
+            label=f"{fitted_name(name, 1.3, 8.5)} ({len(mine):,})",
+        )  # fmt: skip
+    if several:
+        legend(ax)
+    else:
+        ax.hist(card.activations, edges, color=BLUE, alpha=0.7)
+    dress(
+        ax,
+        title=f"n = {len(card.activations):,} images",
+        xlabel=card.unit,
+        ylabel="images (count)",
+        grid="y",
+    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -14,34 +16,33 @@ from matplotlib.patheffects import withStroke
 from featlab.arguments import check_whole
 from featlab.errors import FeatlabError
 from featlab.plots.style import (
-    BLUE,
     FAINT,
     GRADIENT_METHOD_NAMES,
-    HEAT,
     INK,
     MUTED,
     ON_PICTURE,
     PREDICTED_BOX,
+    REGRESSED_BOX,
     RIGHT,
     TRUE_BOX,
     WRONG,
     bare,
-    class_colours,
-    dress,
     fitted_name,
-    legend,
+    heat_colours,
+    heat_share,
+    scale_bar,
     short_name,
     short_names,
     text_width,
 )
 from featlab.results.networks import CamExamples
-from featlab.results.pictures import NeuronCard
 
 _MAX_SIDE = 256
 _TILE = 1.45  # inches
 _CAPTION_LINES = 3
-_CARD_BINS = 24
 _NAME = 1.2  # inches of a class name beside a row of pictures
+_GAP, _FOOT = 0.08, 0.34  # inches between pictures, and below them for a colour bar
+_LINES = {False: "-", True: (0, (4, 1.5))}
 
 
 def sample_pictures(
@@ -85,8 +86,10 @@ def detector_maps(
     predicted_labels: Sequence[str | None] | None = None,
     true_boxes: Sequence[np.ndarray] | None = None,
     predicted_boxes: Sequence[np.ndarray | None] | None = None,
+    signed: bool = False,
+    unit: str = "activation of a cell (network units)",
 ) -> Figure:
-    """Pictures in rows; the picture and the map of every detector in columns.
+    """Pictures in rows; the picture and the map of every detector in columns, over its scale.
 
     Parameters
     ----------
@@ -94,12 +97,17 @@ def detector_maps(
     heats : sequence of k ndarrays of shape (m, h, w)
         Coarse or fine; each covers its whole picture. A detector's maps share one scale over all
         rows, from 0 to its highest value shown, so a map that stays dark means a silent detector.
+        Of signed values it reaches as far below 0.
     captions : sequence of m str
         Over the columns.
     labels, predicted_labels : sequence of k str
         True and predicted classes; a row is marked right or wrong where a prediction is given.
     true_boxes, predicted_boxes : sequence of k arrays ``(j, 4)`` and ``(4,)``, optional
         Pixels of the pictures.
+    signed : bool
+        Whether the maps have values below 0, as tokens have around their mean.
+    unit : str
+        What the maps are.
     """
     k = len(pictures)
     _check(k, heats=heats, labels=labels, predicted_labels=predicted_labels)
@@ -107,10 +115,11 @@ def detector_maps(
     m = len(captions)
     repeated = [picture for picture in pictures for _ in range(m + 1)]
     figure, flat = _grid(
-        repeated, m + 1, side=1.4, title=0.02, left=_margin(labels, predicted_labels), top=0.42
-    )
+        repeated, m + 1, side=1.4, title=0.02, left=_margin(labels, predicted_labels), top=0.42,
+        foot=_FOOT + 0.16,
+    )  # fmt: skip
     panels = np.reshape(np.array(flat, dtype=object), (k, m + 1))
-    tops = [max(float(np.max(heat[j], initial=0)) for heat in heats) for j in range(m)]
+    tops = [_top([heat[j] for heat in heats], signed) for j in range(m)]
     for i, picture in enumerate(pictures):
         predicted = predicted_labels[i] if predicted_labels is not None else None
         for j, panel in enumerate(panels[i]):
@@ -118,7 +127,7 @@ def detector_maps(
             if picture is None:
                 continue
             if j > 0:
-                _overlay(panel, picture, heats[i][j - 1], tops[j - 1])
+                _overlay(panel, picture, heats[i][j - 1], tops[j - 1], signed)
             if true_boxes is not None:
                 _draw_boxes(panel, true_boxes[i], TRUE_BOX)
             if predicted_boxes is not None:
@@ -127,6 +136,7 @@ def detector_maps(
     for panel, caption in zip(panels[0][1:], captions, strict=True):
         lines = [fitted_name(line, 1.28, 8.5) for line in caption.splitlines()]
         panel.set_title("\n".join(lines), fontsize=8.5, color=INK, pad=5)
+    _scales(figure, panels[0][1:], tops, signed, unit)
     return figure
 
 
@@ -139,8 +149,12 @@ def localisation_examples(
     *,
     labels: Sequence[str] | None = None,
     columns: int = 3,
+    regressed_boxes: Sequence[np.ndarray | None] | None = None,
+    regressed_ious: Sequence[float] | None = None,
 ) -> Figure:
     """Pictures under their heat maps, true boxes in white, predicted boxes in blue.
+
+    Boxes by regression are green and dashed, and have their own line above the picture.
 
     Parameters
     ----------
@@ -151,20 +165,23 @@ def localisation_examples(
         Pixels of the pictures.
     ious : sequence of float
         Intersection over union with the best true box; right from 0.5.
+    regressed_boxes, regressed_ious : sequence of arrays ``(4,)`` or None, and of float, optional
+        The same of boxes that look at no heat map.
     """
     _check(len(pictures), heats=heats, true_boxes=true_boxes, predicted_boxes=predicted_boxes)
     _check(len(pictures), ious=ious, labels=labels)
+    _check(len(pictures), regressed_boxes=regressed_boxes, regressed_ious=regressed_ious)
     check_whole("columns", columns, 1)
     columns = min(columns, len(pictures))
-    figure, panels = _grid(pictures, columns, side=2.4, title=0.28)
+    beside = any(box is not None for box in regressed_boxes or [])
+    figure, panels = _grid(pictures, columns, side=2.4, title=0.44 if beside else 0.28, foot=_FOOT)
+    _own_scale(figure)
     for i, picture in enumerate(pictures):
         _picture(panels[i], picture)
-        hit = float(ious[i]) >= 0.5
         name = f"{fitted_name(labels[i], 1.2, 9)}, " if labels is not None else ""
-        panels[i].set_title(
-            f"{'✓' if hit else '✗'} {name}IoU {ious[i]:.2f}",
-            fontsize=9, color=RIGHT if hit else WRONG, pad=4,
-        )  # fmt: skip
+        _verdict(panels[i], f"{name}IoU", ious[i], 0.18 if beside else 0.05)
+        if beside and regressed_ious is not None:
+            _verdict(panels[i], "by regression", regressed_ious[i], 0.03)
         if picture is None:
             continue
         heat = np.asarray(heats[i], dtype=float)
@@ -172,7 +189,19 @@ def localisation_examples(
         _overlay(panels[i], picture, heat - heat.min(), float(np.ptp(heat)))
         _draw_boxes(panels[i], true_boxes[i], TRUE_BOX)
         _draw_boxes(panels[i], predicted_boxes[i], PREDICTED_BOX)
+        if regressed_boxes is not None:
+            _draw_boxes(panels[i], regressed_boxes[i], REGRESSED_BOX, dashed=True)
     return figure
+
+
+def _verdict(ax: Axes, what: str, iou: float, above: float) -> None:
+    """A line over a picture, so many inches above it: how well a box fits."""
+    hit = iou >= 0.5
+    ax.annotate(
+        f"{'✓' if hit else '✗'} {what} {iou:.2f}", (0.5, 1), (0, 72 * above),
+        xycoords="axes fraction", textcoords="offset points", ha="center", va="bottom",
+        fontsize=9, color=RIGHT if hit else WRONG, annotation_clip=False,
+    )  # fmt: skip
 
 
 def method_strips(
@@ -181,7 +210,7 @@ def method_strips(
     *,
     labels: Sequence[str],
     true_boxes: Sequence[np.ndarray],
-    predicted_boxes: Mapping[str, Sequence[np.ndarray]],
+    predicted_boxes: Mapping[str, Sequence[np.ndarray | None]],
 ) -> Figure:
     """Pictures in rows; the picture, then each method's heat map and box, in columns.
 
@@ -194,13 +223,16 @@ def method_strips(
     labels : sequence of k str
     true_boxes : sequence of k arrays of shape (j, 4)
         Pixels of the pictures; drawn white.
-    predicted_boxes : mapping of str to sequence of k arrays of shape (4,)
-        Drawn blue.
+    predicted_boxes : mapping of str to sequence of k arrays of shape (4,), or None
+        Drawn blue, those of a method without heat map green and dashed.
     """
     k, m = len(pictures), len(predicted_boxes)
     _check(k, labels=labels, true_boxes=true_boxes)
     repeated = [picture for picture in pictures for _ in range(m + 1)]
-    figure, flat = _grid(repeated, m + 1, side=1.25, title=0.02, left=_margin(labels), top=0.5)
+    figure, flat = _grid(
+        repeated, m + 1, side=1.25, title=0.02, left=_margin(labels), top=0.5, foot=_FOOT
+    )
+    _own_scale(figure, _margin(labels) + 1.25 + _GAP)
     panels = np.reshape(np.array(flat, dtype=object), (k, m + 1))
     for i, picture in enumerate(pictures):
         for panel in panels[i]:
@@ -211,8 +243,10 @@ def method_strips(
             if picture is not None and name in heats:
                 heat = np.asarray(heats[name][i], dtype=float)
                 _overlay(panel, picture, heat - heat.min(), float(np.ptp(heat)))
-            if picture is not None:
+            if picture is not None and name in heats:
                 _draw_boxes(panel, boxes[i], PREDICTED_BOX)
+            elif picture is not None:
+                _draw_boxes(panel, boxes[i], REGRESSED_BOX, dashed=True)
         _mark(panels[i][0], labels[i], None)
     for panel, name in zip(panels[0][1:], predicted_boxes, strict=True):
         panel.set_title("\n".join(_folded(name)), fontsize=8.5, color=INK, pad=4)
@@ -238,44 +272,6 @@ def cam_strips(cams: CamExamples) -> Figure:
     )
 
 
-def neuron_card(card: NeuronCard) -> Figure:
-    """The images that drive a neuron, those that do not, and how it is distributed.
-
-    Parameters
-    ----------
-    card : NeuronCard
-    """
-    columns = max(len(card.best), len(card.worst), 1)
-    figure = Figure(figsize=(9, 6.4), layout="constrained")
-    upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=(3.5, 2.4)))
-    figure.suptitle(
-        fitted_name(card.title, 8.7, 11, 120), fontsize=11, color=INK, x=0.01, ha="left"
-    )
-    panels = upper.subplots(2, columns, squeeze=False)
-    # One scale for all pictures, so that a dark map means a silent neuron.
-    top = max((float(heat.max(initial=0)) for heat in card.heats), default=0.0)
-    rows = (("most active", card.best, 0), ("least active", card.worst, len(card.best)))
-    for line, (name, table, first) in enumerate(rows):
-        for column, panel in enumerate(panels[line]):
-            if column >= len(table):
-                panel.set_axis_off()
-                continue
-            picture = card.pictures[first + column]
-            _picture(panel, picture)
-            if picture is not None:
-                _overlay(panel, picture, card.heats[first + column], top)
-            entry = table.iloc[column]
-            caption = f"{fitted_name(entry['label'], 1.2, 8)}, {entry['activation']:.2f}"
-            panel.set_title(caption, fontsize=8, color=INK, pad=3)
-        panels[line][0].set_ylabel(name, fontsize=8.5, color=MUTED, labelpad=6)
-    histogram, text = lower.subplots(1, 2, width_ratios=(3, 2.5))
-    _histogram(histogram, card)
-    bare(text)
-    facts = "\n".join(fitted_name(fact, 3.7, 8.5, 80) for fact in card.facts)
-    text.text(0, 1, facts, fontsize=8.5, color=INK, va="top", linespacing=1.5)
-    return figure
-
-
 def _grid(
     pictures: Sequence[np.ndarray | None],
     columns: int,
@@ -284,12 +280,13 @@ def _grid(
     title: float,
     left: float = 0.0,
     top: float = 0.0,
+    foot: float = 0.04,
 ) -> tuple[Figure, list[Axes]]:
     """Panels `side` inches wide, each row as high as its highest picture, with `title` above.
 
     Placed by hand: an automatic layout measures every picture, which takes seconds.
     """
-    gap, foot = 0.08, 0.04
+    gap = _GAP
     shapes = [0.75 if p is None else min(p.shape[0] / p.shape[1], 1.3) for p in pictures]
     heights = [
         side * max(shapes[start : start + columns]) for start in range(0, len(shapes), columns)
@@ -321,22 +318,72 @@ def _picture(ax: Axes, picture: np.ndarray | None) -> None:
     ax.imshow(picture[::step, ::step], extent=(0, width, height, 0), interpolation="antialiased")
 
 
-def _overlay(ax: Axes, picture: np.ndarray, heat: np.ndarray, top: float) -> None:
+def _overlay(
+    ax: Axes, picture: np.ndarray, heat: np.ndarray, top: float, signed: bool = False
+) -> None:
     height, width = picture.shape[:2]
-    share = np.clip(np.asarray(heat, dtype=float) / top, 0, 1) if top > 0 else np.zeros(heat.shape)
+    share = heat_share(heat, top, signed)
     # The picture dims where there is no heat, so that the glow reads on light pictures too.
     ax.imshow(
-        share, extent=(0, width, height, 0), cmap=HEAT, vmin=0, vmax=1,
-        alpha=0.45 + 0.25 * share, interpolation="bilinear",
+        share, extent=(0, width, height, 0), cmap=heat_colours(signed), vmin=-1 if signed else 0,
+        vmax=1, alpha=0.45 + 0.25 * abs(share), interpolation="bilinear",
     )  # fmt: skip
 
 
-def _draw_boxes(ax: Axes, boxes: np.ndarray | None, colour: str) -> None:
+def _top(heats: Sequence[np.ndarray], signed: bool) -> float:
+    """Where the scale of some heat maps ends."""
+    values = [abs(heat) if signed else heat for heat in map(np.asarray, heats)]
+    return max((float(np.max(value, initial=0)) for value in values), default=0.0)
+
+
+def _scales(
+    figure: Figure, panels: Sequence[Axes], tops: Sequence[float], signed: bool, unit: str
+) -> None:
+    """A colour bar under each column, and what they measure."""
+    width, _ = figure.get_size_inches()
+    for panel, top in zip(panels, tops, strict=True):
+        place = panel.get_position(original=True)
+        low, middle = (f"−{top:.2g}", "mean") if signed else ("0", "")
+        scale_bar(
+            figure, (place.x0 * width, _FOOT, place.width * width), (low, f"{top:.2g}"),
+            middle=middle, colours=heat_colours(signed),
+        )  # fmt: skip
+    _below(figure, panels[0].get_position(original=True).x0 * width, unit)
+
+
+def _below(figure: Figure, left: float, text: str) -> None:
+    """A line at the foot of a figure."""
+    width, height = figure.get_size_inches()
+    figure.text(left / width, 0.05 / height, text, fontsize=7.5, color=INK, va="bottom")
+
+
+def _own_scale(figure: Figure, left: float = 0.0) -> None:
+    """The colour bar of maps that each have a scale of their own."""
+    scale_bar(figure, (left, _FOOT - 0.15, 2.4), ("lowest of its map", "highest of its map"))
+
+
+def _standing_scale(figure: Any, panels: np.ndarray, top: float, signed: bool) -> None:
+    """The colour bar to the right of some panels of an automatic layout."""
+    low, colours = -top if signed else 0.0, heat_colours(signed)
+    values = ScalarMappable(Normalize(low, top if top > 0 else 1.0), colours)
+    bar = figure.colorbar(values, ax=panels, aspect=30, pad=0.01)
+    # Pixels, which keep their colours on a dark page as the heat maps do.
+    bar.solids.remove()
+    bar.ax.imshow(
+        np.linspace(1, 0, 256)[:, None], cmap=colours, aspect="auto",
+        extent=(*bar.ax.get_xlim(), *bar.ax.get_ylim()),
+    )  # fmt: skip
+    bar.set_label("activation of a cell (network units)", fontsize=8, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=INK, length=0)
+    bar.outline.set_visible(False)
+
+
+def _draw_boxes(ax: Axes, boxes: np.ndarray | None, colour: str, *, dashed: bool = False) -> None:
     if boxes is None:
         return
     for xmin, ymin, xmax, ymax in np.atleast_2d(np.asarray(boxes, dtype=float)).reshape(-1, 4):
         patch = Rectangle((xmin, ymin), xmax - xmin, ymax - ymin, fill=False)
-        patch.set(edgecolor=colour, linewidth=1.6, gid=ON_PICTURE)
+        patch.set(edgecolor=colour, linewidth=1.6, gid=ON_PICTURE, linestyle=_LINES[dashed])
         patch.set_path_effects([withStroke(linewidth=2.8, foreground="#00000099")])
         ax.add_patch(patch)
 
@@ -390,28 +437,3 @@ def _folded(name: str) -> list[str]:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return lines
-
-
-def _histogram(ax: Axes, card: NeuronCard) -> None:
-    classes: Sequence[str] = sorted(set(card.labels.tolist()))
-    colours = class_colours(classes)
-    most = max(float(card.activations.max()), 1e-6)
-    edges = np.linspace(float(card.activations.min()), most, _CARD_BINS + 1).tolist()
-    several = len(set(colours.values())) > 1
-    for name in classes if several else ():
-        mine = card.activations[card.labels == name]
-        ax.hist(
-            mine, edges, histtype="step", linewidth=1.8, color=colours[name],
-            label=f"{fitted_name(name, 1.3, 8.5)} ({len(mine):,})",
-        )  # fmt: skip
-    if several:
-        legend(ax)
-    else:
-        ax.hist(card.activations, edges, color=BLUE, alpha=0.7)
-    dress(
-        ax,
-        title=f"n = {len(card.activations):,} images",
-        xlabel=card.unit,
-        ylabel="images (count)",
-        grid="y",
-    )

@@ -265,6 +265,71 @@ def confounds(table: pd.DataFrame, ax: Axes | None = None, *, most: int = 12) ->
     return ax
 
 
+def detector_aurocs(
+    neurons: pd.DataFrame,
+    entries: Sequence[str],
+    ax: Axes | None = None,
+    *,
+    random_state: int = 0,
+) -> Axes:
+    """AUROC on unseen images of the detectors of every entry; a bar marks the median of all.
+
+    Of those alone that were confirmed by it the median would be flattered.
+
+    Parameters
+    ----------
+    neurons : DataFrame
+        Neuron table of the detectors selected, after the confirmation: ``layer`` (the entry),
+        ``auroc_confirmed``, ``confirmed``.
+    entries : sequence of str
+        In the order to draw, from the top; an entry without detectors keeps an empty row.
+    random_state : int
+        Seed of the dots' vertical places.
+    """
+    rng = np.random.default_rng(random_state)
+    ax = new_axes(ax, 7.4, 1.3 + 0.5 * len(entries))
+    confirmed = neurons["confirmed"].eq(True)
+    for held, colour, size, label in (
+        (False, MUTED, 7, "selected, not confirmed"),
+        (True, BLUE, 11, "confirmed"),
+    ):
+        rows = neurons[confirmed.eq(held) & neurons["layer"].isin(list(entries))]
+        y = rows["layer"].map({name: place for place, name in enumerate(entries)}).to_numpy(float)
+        ax.scatter(
+            rows["auroc_confirmed"], y + rng.uniform(-0.3, 0.3, len(rows)), s=size, color=colour,
+            alpha=0.45, linewidths=0, rasterized=True, label=label,
+        )  # fmt: skip
+    for place, name in enumerate(entries):
+        mine = neurons["layer"].eq(name)
+        median = float(neurons.loc[mine, "auroc_confirmed"].median())
+        if np.isfinite(median):
+            ax.plot([median, median], [place - 0.38, place + 0.38], color=INK, linewidth=2)
+        ax.annotate(
+            f"{int((mine & confirmed).sum()):,}", (1.0, place), (8, 0),
+            xycoords=("axes fraction", "data"), textcoords="offset points",
+            va="center", fontsize=8.5, color=INK,
+        )  # fmt: skip
+    ax.set_yticks(range(len(entries)), short_names(entries, 40))
+    ax.set_ylim(len(entries) - 0.5, -0.5)
+    ax.set_xlim(right=1.005)
+    dress(
+        ax,
+        title=f"n = {len(neurons):,} selected; bar: median of all; right: how many are confirmed",
+        xlabel="AUROC on the confirm images (0.5 tells nothing)",
+        ylabel="network and layer",
+        grid="x",
+    )
+    ax.legend(
+        frameon=False,
+        fontsize=8.5,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        borderaxespad=4.5,
+        markerscale=2.5,
+    )
+    return ax
+
+
 def confusion_matrix(confusion: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Counts of true against predicted classes, shaded by the share of the true class.
 

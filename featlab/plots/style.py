@@ -17,6 +17,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from PIL import Image
@@ -30,6 +31,7 @@ MUTED = "#6b7785"
 FAINT = "#dfe3e8"
 TRUE_BOX = "#ffffff"
 PREDICTED_BOX = "#56b4e9"
+REGRESSED_BOX = "#4be38a"
 RIGHT = "#029e73"
 WRONG = "#d55e00"
 ORANGE = "#de8f05"
@@ -341,7 +343,48 @@ def grey_gradient(gradient: np.ndarray) -> np.ndarray:
     return np.clip(0.5 + values / (2 * top), 0, 1)
 
 
-def glowing(picture: np.ndarray, heat: np.ndarray, top: float) -> np.ndarray:
+def heat_colours(signed: bool = False) -> Colormap:
+    """The colours of heat, dark where there is none.
+
+    Of signed values those below the centre have the same colours with red and blue exchanged.
+    """
+    if not signed:
+        return mpl.colormaps[HEAT]
+    warm = mpl.colormaps[HEAT](np.linspace(0, 1, 128))
+    return ListedColormap(np.vstack([warm[::-1, [2, 1, 0, 3]], warm]), f"signed {HEAT}")
+
+
+def heat_share(heat: np.ndarray, top: float, signed: bool = False) -> np.ndarray:
+    """A heat map in units of its scale's end: from 0, or of signed values from -1, to 1."""
+    heat = np.asarray(heat, dtype=float)
+    return np.clip(heat / top, -1 if signed else 0, 1) if top > 0 else np.zeros(heat.shape)
+
+
+def scale_bar(
+    figure: Figure,
+    place: tuple[float, float, float],
+    ends: tuple[str, str],
+    *,
+    middle: str = "",
+    colours: str | Colormap = HEAT,
+) -> None:
+    """A colour bar that lies: `place` is left, bottom and width in inches, the words are below it.
+
+    Placed by hand like the pictures that it belongs to; `ends` and `middle` say what its values
+    are.
+    """
+    width, height = figure.get_size_inches()
+    left, bottom, length = place
+    inside = (left / width, bottom / height, length / width, 0.09 / height)
+    bar = bare(figure.add_axes(inside))
+    # Pixels, which keep their colours on a dark page as the heat maps do.
+    bar.imshow(np.linspace(0, 1, 256)[None], cmap=colours, aspect="auto", vmin=0, vmax=1)
+    for x, text, side in ((0.0, ends[0], "left"), (0.5, middle, "center"), (1.0, ends[1], "right")):
+        bar.text(x, -0.35, text, ha=side, va="top", fontsize=7.5, color=INK,
+                 transform=bar.transAxes)  # fmt: skip
+
+
+def glowing(picture: np.ndarray, heat: np.ndarray, top: float, signed: bool = False) -> np.ndarray:
     """The picture under a heat map, as pixels: what `detector_maps` draws.
 
     Parameters
@@ -350,12 +393,15 @@ def glowing(picture: np.ndarray, heat: np.ndarray, top: float) -> np.ndarray:
     heat : ndarray of shape (height, width)
     top : float
         The value that is brightest; 0 is dark.
+    signed : bool
+        Whether `heat` has values below 0, which are as bright at ``-top``.
 
     Returns
     -------
     ndarray of shape (height, width, 3), uint8
     """
-    share = np.clip(np.asarray(heat, dtype=float) / top, 0, 1) if top > 0 else np.zeros(heat.shape)
-    weight = (0.45 + 0.25 * share)[..., None]
-    colours = mpl.colormaps[HEAT](share)[..., :3] * 255
+    share = heat_share(heat, top, signed)
+    weight = (0.45 + 0.25 * abs(share))[..., None]
+    levels = (share + 1) / 2 if signed else share
+    colours = heat_colours(signed)(levels)[..., :3] * 255
     return np.asarray((1 - weight) * picture + weight * colours).round().astype(np.uint8)

@@ -92,7 +92,7 @@ def interactive(results: Results, free: int) -> Markup:
     """The data of the script as JSON that cannot leave its element, in at most `free` bytes."""
     budget, pictures = size_budget(free), Pictures()
     data: dict[str, Any] = {
-        "gallery": None if results.gallery is None else _gallery(results.gallery, pictures, budget),
+        "gallery": _gallery(results, pictures, budget),
         "embedding": None
         if results.set_overview is None
         else _set_overview(results.set_overview, results.store.images, pictures, budget),
@@ -232,11 +232,13 @@ def portrait_data(results: Results, pictures: Pictures, budget: Budget) -> dict[
     labels = results.store.images["label"].astype(str).to_numpy()
     code = {name: k for k, name in enumerate(classes)}
     flat = rows.ravel().tolist()
-    peaks = known.cells[:kept].max(axis=(1, 2, 3, 4))
+    size = np.abs if known.signed else np.asarray
+    peaks = size(known.cells[:kept]).max(axis=(1, 2, 3, 4))
     tops = known.activations[:kept].max(axis=(1, 2))
     with np.errstate(divide="ignore", invalid="ignore"):
         cells = np.nan_to_num(known.cells[:kept] / peaks[:, None, None, None, None])
         strength = np.nan_to_num(known.activations[:kept] / tops[:, None, None])
+    levels = 128 + 127 * cells if known.signed else 255 * cells.clip(0, 1)
     frames = {
         place: np.asarray(known.frames[row], dtype=float).round(4).tolist()
         for row, place in places.items()
@@ -249,7 +251,8 @@ def portrait_data(results: Results, pictures: Pictures, budget: Budget) -> dict[
         "picture": _packed(np.array([places.get(row, np.nan) for row in flat], dtype=float)),
         "label": _packed(np.array([code[labels[r]] if r >= 0 else np.nan for r in flat], float)),
         "activation": _packed(_ZERO * strength.ravel()),
-        "cells": _base64((255 * cells.clip(0, 1)).round().astype(np.uint8).tobytes()),
+        "signed": known.signed,
+        "cells": _base64(levels.round().astype(np.uint8).tobytes()),
         "tops": [float(f"{value:.3g}") for value in tops],
         "peaks": [float(f"{value:.3g}") for value in peaks],
         "frames": {k: frame for k, frame in frames.items() if frame != [0, 0, 1, 1]},
@@ -302,7 +305,11 @@ def _p_codes(p: pd.Series) -> np.ndarray:
     return np.where(values == 0, _ZERO, np.where(np.isnan(values), np.nan, codes))
 
 
-def _gallery(gallery: Gallery, pictures: Pictures, budget: Budget) -> dict[str, Any] | None:
+def _gallery(results: Results, pictures: Pictures, budget: Budget) -> dict[str, Any] | None:
+    if (gallery := results.gallery) is None:
+        return None
+    sizes = results.store.images[["width", "height"]].to_numpy(float)[gallery.rows]
+    regressed, _ = regressed_boxes(results, gallery.rows)
     places = pictures.add(
         zip(gallery.rows, gallery.pictures, strict=True), budget.pictures, _PICTURE_STEPS
     )
@@ -320,9 +327,23 @@ def _gallery(gallery: Gallery, pictures: Pictures, budget: Budget) -> dict[str, 
                 "picture": places[gallery.rows[i]],
                 "boxes": (unit / [width, height, width, height]).round(5).tolist(),
                 "frame": np.asarray(gallery.frames[i], dtype=float).round(6).tolist(),
+                "regressed": None
+                if (box := regressed[i]) is None
+                else (box / np.tile(sizes[i], 2)).round(5).tolist(),
             }
         )
     return {"images": images, "heats": heats}
+
+
+def regressed_boxes(
+    results: Results, rows: list[int]
+) -> tuple[list[np.ndarray | None], list[float]]:
+    """Boxes of some images by the leading box head, and their IoU; None and NaN where not known."""
+    if (known := results.box_regression) is None:
+        return [None] * len(rows), [float("nan")] * len(rows)
+    own = known.boxes_of(known.leader).reindex(rows)
+    corners = own[["xmin", "ymin", "xmax", "ymax"]].to_numpy(float)
+    return [None if np.isnan(one).any() else one for one in corners], own["iou"].tolist()
 
 
 def _gallery_heats(gallery: Gallery, kept: list[int], most: int) -> list[dict[str, Any]]:

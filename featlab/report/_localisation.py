@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +16,10 @@ from featlab.report import _words as words
 from featlab.report._answers import scored
 from featlab.report._elements import Figure, Options, Section, Table, rows_per_class, table
 from featlab.report._heads import box_curve
+from featlab.report._interactive import regressed_boxes
 from featlab.report._words import claim
 from featlab.results.analysis import Results
-from featlab.results.localisation import Localisation
+from featlab.results.localisation import WITHOUT_BOXES, Localisation
 from featlab.results.pictures import Examples, MethodExamples
 
 _FEWEST_FAILURES = 9
@@ -27,12 +27,11 @@ _FEWEST_FAILURES = 9
 
 def localisation(results: Results, options: Options) -> Section:
     """Do the maps show where the object is?"""
-    scores, boxes, most = scored(results), results.box_details, options.most_examples
+    scores, boxes = scored(results), results.box_details
     regressed = None if boxes is None else boxes.heads
     figures: dict[str, Figure | list[Figure] | None] = {
-        "method_examples": _method_examples(results.method_examples),
-        "examples": _examples(results.localisation_examples, most),
-        "failures": _failures(results.failures, most),
+        "method_examples": _method_examples(results, results.method_examples),
+        "pictured": _pictured(results, options.most_examples),
         "box_heads": None if regressed is None else _box_heads(results),
         "box_curve": box_curve(results),
     }
@@ -53,6 +52,7 @@ def localisation(results: Results, options: Options) -> Section:
             "box_kind": kind_answer(results),
             "measured": scores is not None,
             "has_gallery": results.gallery is not None,
+            "regression": regression_legend(results),
         },
         tables={
             "scores": None if scores is None else _score_table(results, scores.table),
@@ -74,18 +74,16 @@ def kind_answer(results: Results) -> Markup:
 
 
 def _files(results: Results) -> dict[str, pd.DataFrame]:
-    files, boxes = {}, results.box_details
-    if results.localisation is not None:
-        files["localisation"] = results.localisation.table
-    if results.units is not None:
-        files["units"] = results.units
-    if boxes is not None:
-        files["localisation_pairs"] = boxes.pairs
-        if boxes.curve is not None and len(boxes.curve):
-            files["box_curve"] = boxes.curve
-        if boxes.heads is not None:
-            files["box_heads"] = boxes.heads
-    return files
+    scores, boxes = results.localisation, results.box_details
+    every = {
+        "localisation": None if scores is None else scores.table,
+        "units": results.units,
+        "localisation_pairs": None if boxes is None else boxes.pairs,
+        "box_curve": None if boxes is None or boxes.curve is None or boxes.curve.empty
+        else boxes.curve,
+        "box_heads": None if boxes is None else boxes.heads,
+    }  # fmt: skip
+    return {name: one for name, one in every.items() if one is not None}
 
 
 # --------------------------------------------------------------------------------------- the tables
@@ -183,12 +181,11 @@ def _units(results: Results) -> Table | None:
 
 def _peak_in_box(row: pd.Series) -> str:
     """How often the peak of a detector's map falls inside a box, and of how many images."""
-    if not math.isfinite(row.get("pointing", math.nan)):
-        return "–"
-    return f"{words.percent(row['pointing'])} of {int(row['pointing_n'])}"
+    known = math.isfinite(row.get("pointing", math.nan))
+    return f"{words.percent(row['pointing'])} of {int(row['pointing_n'])}" if known else "–"
 
 
-def _regressed(results: Results) -> pd.DataFrame:
+def _head_scores(results: Results) -> pd.DataFrame:
     """Scores of the box heads; of a baseline that heat maps are compared with, too, as there."""
     assert results.box_details is not None and results.box_details.heads is not None
     heads, scores = results.box_details.heads.copy(), scored(results)
@@ -208,7 +205,7 @@ def _regressed(results: Results) -> pd.DataFrame:
 
 
 def _box_head_table(results: Results) -> Table | None:
-    scores = _regressed(results)
+    scores = _head_scores(results)
     rows = [
         [
             words.box_head(row["head"]),
@@ -299,105 +296,122 @@ def _curve_titles(scores: Localisation) -> dict[str, str]:
     return titles
 
 
-def _method_examples(method_examples: MethodExamples | None) -> Figure | None:
-    if method_examples is None or not method_examples.pictures or not method_examples.heats:
+@claim("box regression in pictures")
+def regression_legend(results: Results) -> str:
+    """Which head's boxes are drawn beside those of heat maps."""
+    known = results.box_regression
+    how = "learnt from boxes and without a heat map of its own"
+    return "" if known is None else f"Green, dashed: {words.regression(known.leader)}, {how}."
+
+
+def _method_examples(results: Results, examples: MethodExamples | None) -> Figure | None:
+    if examples is None or not examples.pictures or not examples.heats:
         return None
-    titles = {method: words.method(method) for method in method_examples.heats}
+    titles = {method: words.method(method) for method in examples.heats}
+    boxes: dict[str, list[np.ndarray | None]] = {
+        titles[m]: list(boxes) for m, boxes in examples.predicted_boxes.items()
+    }
+    known, scores = results.box_regression, results.localisation
+    best = None if scores is None else scores.best(supervision=WITHOUT_BOXES)
+    order = "" if best is None else f", the best boxes of “{words.method(best['method'])}” first"
+    if known is not None and examples.rows:
+        boxes[words.regression(known.leader)], _ = regressed_boxes(results, examples.rows)
     return Figure(
         partial(
             plots.pictures.method_strips,
-            method_examples.pictures,
-            {titles[method]: heats for method, heats in method_examples.heats.items()},
-            labels=method_examples.labels,
-            true_boxes=method_examples.true_boxes,
-            predicted_boxes={
-                titles[m]: boxes for m, boxes in method_examples.predicted_boxes.items()
-            },
+            examples.pictures,
+            {titles[method]: heats for method, heats in examples.heats.items()},
+            labels=examples.labels,
+            true_boxes=examples.true_boxes,
+            predicted_boxes=boxes,
         ),
         "The same test images seen by several methods, with true and predicted boxes.",
-        "The same test images seen by several methods. White: true boxes; blue: predicted, at the "
-        "method's threshold; glow: the heat map, on its own scale.",
+        f"{_of_all(results, len(examples.pictures))} seen by several methods{order}. "
+        "White: true boxes; blue: predicted by the column’s method, at its "
+        f"threshold; glow: its heat map, on its own scale. {regression_legend(results) or ''}",
         "localisation_method_maps",
         pictures=True,
     )
 
 
-def _examples(examples: Examples | None, most: int) -> Figure | None:
-    if examples is None or not examples.pictures or most < 1:
-        return None
-    some = _spread(examples, most)
-    method = words.method(some.neurons[0][0]) if some.neurons else "the best map method"
-    ious = some.ious if some.ious is not None else [math.nan] * len(some.pictures)
-    return _boxes_on_pictures(
-        some,
-        ious,
-        f"{words.plural(len(ious), 'test image')} with true and predicted boxes",
-        f"Boxes of “{method}”{_range_of(ious)}. White: true boxes; blue: predicted; glow: the heat "
-        "map, each on its own scale.",
-        "localisation_examples",
-    )
+def _of_all(results: Results, n: int) -> str:
+    """`5 of 72 test images`."""
+    scores = scored(results)
+    images = words.plural(n if scores is None else int(scores.table["n"].max()), "test image")
+    return f"{n:,} of {images}"
 
 
-def _failures(examples: Examples | None, most: int) -> Figure | None:
-    if examples is None or not examples.pictures or most < 1 or examples.ious is None:
-        return None
-    worst = examples.first(max(most, _FEWEST_FAILURES))
-    ious = worst.ious or []
-    return _boxes_on_pictures(
-        worst,
-        ious,
-        f"{words.plural(len(ious), 'test image')} with the worst boxes",
-        f"The worst boxes of “{words.method(worst.neurons[0][0])}”{_range_of(ious)}. Look for what "
-        "the heat map follows instead of the object.",
-        "localisation_failures",
-    )
+_PICTURED = {
+    "localisation_examples": (
+        "{} with true and predicted boxes",
+        "{n}, from the best to the worst box of “{method}”{range}.",
+    ),
+    "failures": (
+        "{} with the worst boxes of a heat map",
+        "{n}: the worst boxes of “{method}”{range}, the very worst first. Look for what the heat "
+        "map follows instead of the object.",
+    ),
+    "regression_failures": (
+        "{} with the worst boxes of box regression",
+        "{n}: the worst boxes of box regression{regressed}, the very worst first, over the heat "
+        "map of “{method}”.",
+    ),
+}
+"""Pictures under a heat map → their alternative text, and their caption."""
+
+
+def _pictured(results: Results, most: int) -> list[Figure]:
+    """The pictures under the map of a method, from good to bad and the worst."""
+    figures = []
+    for name, (alt, caption) in _PICTURED.items():
+        examples = getattr(results, name)
+        if examples is None or not examples.pictures or most < 1:
+            continue
+        n = len(examples.pictures)
+        places = np.arange(min(n, max(most, _FEWEST_FAILURES)))
+        if name == "localisation_examples":
+            places = np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int))
+        file = f"localisation_{name.removeprefix('localisation_')}"
+        figures.append(_boxes_on_pictures(results, examples.some(places), alt, caption, file))
+    return figures
 
 
 def _range_of(ious: list[float]) -> str:
     """`, IoU 0.01 to 0.92`; nothing where none is known."""
-    known = [value for value in ious if math.isfinite(value)]
-    if not known:
-        return ""
-    low, high = words.number(min(known)), words.number(max(known))
-    return f", IoU {low} to {high}" if low != high else f", IoU {low}"
+    known = sorted(value for value in ious if math.isfinite(value))
+    ends = dict.fromkeys(words.number(value) for value in known[:1] + known[-1:])
+    return f", IoU {' to '.join(ends)}" if known else ""
 
 
 def _boxes_on_pictures(
-    examples: Examples, ious: list[float], alt: str, caption: str, file: str
+    results: Results, examples: Examples, alt: str, caption: str, file: str
 ) -> Figure:
-    predicted = examples.predicted_boxes
+    """Pictures under the map of a method."""
+    n, predicted = len(examples.pictures), examples.predicted_boxes
+    ious = [math.nan] * n if examples.ious is None else examples.ious
+    method = words.method(examples.neurons[0][0])
+    boxes, others = regressed_boxes(results, examples.rows)
+    ranges = {"range": _range_of(ious), "regressed": _range_of(others)}
+    caption = caption.format(n=_of_all(results, n), method=method, **ranges)
     return Figure(
         partial(
             plots.localisation_examples,
             examples.pictures,
             examples.heats,
             examples.true_boxes,
-            predicted if predicted is not None else [None] * len(ious),
+            predicted if predicted is not None else [None] * n,
             ious,
             labels=examples.labels,
+            regressed_boxes=boxes,
+            regressed_ious=others,
         ),
-        f"{alt}; IoU {', '.join(words.number(value) for value in ious)}.",
-        caption,
+        f"{alt.format(words.plural(n, 'test image'))}; IoU "
+        f"{', '.join(words.number(value) for value in ious)}.",
+        f"{caption} White: true boxes; blue: predicted by “{method}”; glow: its heat map, each on "
+        f"its own scale. {regression_legend(results) or ''}",
         file,
         pictures=True,
     )
-
-
-def _spread(examples: Examples, most: int) -> Examples:
-    """At most so many of the examples, evenly from the best to the worst."""
-    n = len(examples.pictures)
-    if n <= most:
-        return examples
-    picks = np.unique(np.linspace(0, n - 1, most).round().astype(int))
-
-    def some(values: Any) -> Any:
-        return None if values is None else [values[i] for i in picks]
-
-    return Examples(
-        some(examples.rows), some(examples.pictures), examples.neurons, some(examples.heats),
-        some(examples.true_boxes), some(examples.labels), some(examples.predicted_boxes),
-        some(examples.predicted_labels), some(examples.ious),
-    )  # fmt: skip
 
 
 @claim("every box head")
@@ -406,7 +420,7 @@ def _box_heads_listed(results: Results) -> str:
         return ""
     every = "; ".join(
         f"{words.box_head(r['head'])} {words.scored(r, 'mean_iou')}"
-        for _, r in _regressed(results).iterrows()
+        for _, r in _head_scores(results).iterrows()
     )
     return f"Mean IoU of boxes by regression on test images: {every}."
 
@@ -425,7 +439,7 @@ def _box_heads_fitted(results: Results) -> str:
 
 
 def _box_heads(results: Results) -> Figure:
-    scores = _regressed(results)
+    scores = _head_scores(results)
     named = scores.assign(head=scores["head"].map(words.box_head))
     return Figure(
         partial(plots.score_intervals, named, "mean_iou"),

@@ -395,16 +395,24 @@ def _maps(examples: Examples | None, most: int, head: str) -> Figure | None:
             predicted_labels=first.predicted_labels,
             true_boxes=first.true_boxes,
             predicted_boxes=first.predicted_boxes,
+            signed=first.signed,
         ),
         f"Maps of {words.plural(len(first.neurons), 'detector')} over "
         f"{words.plural(len(first.pictures), 'test image')}, of which the "
         f"{words.readable(head)} head gets {wrong} wrong.",
-        "Where the leading detectors look, on unseen test images. Bright: active; each column has "
-        "one scale, so a dark map means a silent detector. White: true boxes. Green ✓ and red ✗: "
-        f"verdict of the {words.readable(head)} head.",
+        f"Where {len(first.neurons)} leading detectors look, on {len(first.pictures)} unseen test "
+        f"images. {_BRIGHT[first.signed]} White: true boxes. Green ✓ and red ✗: verdict of the "
+        f"{words.readable(head)} head.",
         "detector_maps",
         pictures=True,
     )
+
+
+_BRIGHT = {
+    False: "Bright: active; each column has one scale, so a dark map means a silent detector.",
+    True: "Bright: far from the neuron's mean on train images, orange above and blue below; each "
+    "column has one scale.",
+}
 
 
 def _ablation(details: DetectorDetails, mode: str) -> Figure | None:

@@ -251,6 +251,11 @@ def box_head(identifier: object) -> str:
     return _BOX_HEADS.get(str(identifier), readable(identifier))
 
 
+def regression(head: object) -> str:
+    """A box head in a few words, as a legend has it."""
+    return f"box regression ({readable(head)})"
+
+
 def share(row: pd.Series, score: str) -> str:
     """A score and its interval in per cent."""
     low, high = (row.get(f"{score}_{end}", math.nan) for end in ("low", "high"))

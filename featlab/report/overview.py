@@ -80,7 +80,10 @@ def sights(results: Results) -> list[Sight]:
     every = results.showcase
     if every is None:
         return []
-    tops = [float(max(heats[k].max() for heats in every.heats)) for k in range(len(every.neurons))]
+    size = np.abs if every.signed else np.asarray
+    tops = [
+        float(max(size(heats[k]).max() for heats in every.heats)) for k in range(len(every.neurons))
+    ]
     readable = [i for i, picture in enumerate(every.pictures) if picture is not None]
     return [_sight(every, i, tops, _probability(results, every.rows[i])) for i in readable]
 
@@ -93,7 +96,7 @@ def _sight(every: Examples, i: int, tops: list[float], probability: str) -> Sigh
     note = Markup("no detector of the class")
     for k, (name, neuron) in enumerate(every.neurons):
         if name == label:
-            glow = glowing(picture, every.heats[i][k], tops[k])
+            glow = glowing(picture, every.heats[i][k], tops[k], every.signed)
             pictures.append((glow, f"The same under the map of neuron {neuron}"))
             note = Markup("map: neuron {}").format(neuron)
     iou, box = (every.ious or [])[i], (every.predicted_boxes or [])[i]
@@ -135,7 +138,9 @@ def pictured(results: Results) -> str:
     every = results.showcase
     if every is None or not any(picture is not None for picture in every.pictures):
         return ""
-    called = every.predicted_labels or []
+    called, method = every.predicted_labels or [], results.predictions
+    by = "" if method is None else f" by {words.box_source(method.box_method)}"
+    any_box = any(box is not None for box in every.predicted_boxes or [])
     labels = set(every.labels)
     n, known = len(labels), len(results.store.classes)
     of = "each class" if n == known else f"each of {n:,} of {known:,} classes"
@@ -147,11 +152,18 @@ def pictured(results: Results) -> str:
         text += "; the last gets its own class and a box that misses"
     notes = [
         "white: true boxes" if any(len(boxes) for boxes in every.true_boxes) else "",
-        "blue: predicted" if any(box is not None for box in every.predicted_boxes or []) else "",
-        "glow: the map of the class's best detector" if every.neurons else "",
+        f"blue: predicted{by}" if any_box else "",
+        f"glow: the map of the class's best detector{_glow(every)}" if every.neurons else "",
     ]
     legend = "; ".join(filter(None, notes))
     return f"{text}. {legend[:1].upper()}{legend[1:]}." if legend else f"{text}."
+
+
+def _glow(every: Examples) -> str:
+    """What its brightness says."""
+    if every.signed:
+        return ", orange above its mean and blue below"
+    return ", dark at 0 and bright at its highest value here"
 
 
 def answered(results: Results) -> dict[str, Claim]:

@@ -356,16 +356,15 @@ class Results:
     box_kind, copies : str
         Kind of the boxes that were scored; "together" (copies are one group) or "split".
     command, random_state, backbone_description : the call, its seed, the network
-    detector_examples, localisation_examples, failures, showcase : Examples, optional
-        The second from the best to the worst IoU, the third the other way round; the last, of every
-        class and one gone wrong, for the top of the page.
+    detector_examples, localisation_examples, failures, regression_failures, showcase : Examples
+        The second from the best to the worst IoU, those after it (of a heat map, of box regression)
+        the other way round; the last, of every class and one gone wrong, for the top of the page.
     all_neurons : DataFrame, optional
         The neuron table of every layer and pooling; `neurons` are its main rows.
     detector_details, head_details, box_details, audit, set_overview, samples : optional
         Of the classes of these names, as are gradients, transfer, gallery, portraits, ...
     cards : sequence of NeuronCard
-    own, own_examples : OwnClasses and Examples, optional
-        None where the network has no classifier of its own.
+    own, own_examples : OwnClasses and Examples, of networks with a classifier of their own
     predictions : Predictions, optional
         Of the test images, by the predictor that was made of these results.
     clusters, set_maps : of a set without labels, optional
@@ -395,6 +394,7 @@ class Results:
     detector_examples: Examples | None = None
     localisation_examples: Examples | None = None
     failures: Examples | None = None
+    regression_failures: Examples | None = None
     showcase: Examples | None = None
     all_neurons: pd.DataFrame | None = None
     detector_details: DetectorDetails | None = None

@@ -172,36 +172,6 @@ class FittedMethods:
 
 
 @dataclass(frozen=True)
-class HeatScores:
-    """How heat maps match the true boxes of their images, at every threshold.
-
-    Attributes
-    ----------
-    boxes : ndarray of shape (k, t, 4)
-        Box around the largest region, pixels of the original picture.
-    iou : ndarray of shape (k, t)
-        IoU of that box with the best true box (MaxBoxAcc).
-    iou_any : ndarray of shape (k, t)
-        Best IoU of any region's box with any true box (MaxBoxAccV2).
-    pointing : ndarray of shape (k,)
-        The pointing game: 1, 0, or the share of the peak's pixels that lie in a true box.
-    heat_in_box : ndarray of shape (k,)
-        Share of the normalised heat in the true boxes.
-    histograms : ndarray of shape (k, 2, 101)
-        Of the heat on and beside the object's mask, for PxAP; zeros for images without mask.
-
-    `iou`, `iou_any`, `pointing` and `heat_in_box` are NaN for images without boxes.
-    """
-
-    boxes: np.ndarray
-    iou: np.ndarray
-    iou_any: np.ndarray
-    pointing: np.ndarray
-    heat_in_box: np.ndarray
-    histograms: np.ndarray
-
-
-@dataclass(frozen=True)
 class BoxCorrection:
     """What a method's boxes lack, learnt on images with true boxes.
 
@@ -384,6 +354,17 @@ class BoxHeadResults:
     facts: dict[str, Any]
     fitted: Mapping[str, BoxHead] = field(default_factory=dict)
     held: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def leader(self) -> str:
+        """The head with the best boxes of images held out; the first where none were."""
+        if self.held.empty:
+            return str(self.table["head"].iloc[0])
+        return str(self.held.groupby("head", sort=False)["iou"].mean().idxmax())
+
+    def boxes_of(self, head: str) -> pd.DataFrame:
+        """A head's boxes of the scored images and their ``iou``, by row of the image table."""
+        return self.per_image[self.per_image["head"] == head].set_index("row")
 
     def __repr__(self) -> str:
         n = int(self.table["n"].max())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,8 @@ class Examples:
     predicted_boxes : list of ndarray of shape (4,) or None, optional
     predicted_labels : list of str or None, optional
     ious : list of float, optional
+    signed : bool
+        Whether `heats` are above and below the neuron's mean, as tokens are, and not from 0.
     """
 
     rows: list[int]
@@ -94,15 +96,22 @@ class Examples:
     predicted_boxes: list[np.ndarray | None] | None = None
     predicted_labels: list[str | None] | None = None
     ious: list[float] | None = None
+    signed: bool = False
+
+    def some(self, picks: Iterable[int]) -> Examples:
+        """Only these images, by their places."""
+        places = list(picks)
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        picked = {
+            name: [value[i] for i in places]
+            for name, value in values.items()
+            if isinstance(value, list) and name != "neurons"
+        }
+        return replace(self, **picked)  # type: ignore[arg-type]
 
     def first(self, n: int) -> Examples:
         """The first `n` images only."""
-        optional = (self.predicted_boxes, self.predicted_labels, self.ious)
-        boxes, labels, ious = (None if values is None else values[:n] for values in optional)
-        return Examples(
-            self.rows[:n], self.pictures[:n], self.neurons, self.heats[:n], self.true_boxes[:n],
-            self.labels[:n], boxes, labels, ious,  # type: ignore[arg-type]
-        )  # fmt: skip
+        return self.some(range(min(n, len(self.rows))))
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,8 @@ class MethodExamples:
     true_boxes : list of ndarray of shape (k, 4)
     heats, predicted_boxes : dict of str to list
         Method → heat maps ``(h, w)`` that cover the picture, and boxes ``(4,)``.
+    rows : list of int
+        Row numbers in the image table.
     """
 
     pictures: list[np.ndarray | None]
@@ -123,6 +134,7 @@ class MethodExamples:
     true_boxes: list[np.ndarray]
     heats: dict[str, list[np.ndarray]]
     predicted_boxes: dict[str, list[np.ndarray]]
+    rows: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -145,7 +157,7 @@ class Gallery:
         Method → its own threshold.
     neurons : list of m (class, neuron)
     neuron_heats : ndarray of shape (n, m, h, w)
-        The maps of these detectors.
+        The maps of these detectors; of a signed layer how far they are above their mean.
     neuron_threshold : float or None
         The threshold of single detectors.
     """
@@ -176,13 +188,16 @@ class Portraits:
     activations : ndarray of shape (m, 2, k)
         Pooled; 0 where there is no image.
     cells : ndarray of shape (m, 2, k, h, w), float32
-        The neuron's map in the network's input; 0 where there is no image.
+        The neuron's map in the network's input, of a signed layer less its mean; 0 where there is
+        no image.
     pictures : mapping of int to ndarray of shape (height, width, 3), uint8, or None
         Row → small picture.
     frames : ndarray of shape (n, 4)
         Where every picture of the set lies in its map: left, top, right, bottom in units of it.
     n_images, n_unseen : int
         Images that the strongest were sought among, drawn at random, and unseen ones in all.
+    signed : bool
+        Whether `cells` are below 0, too.
     """
 
     neurons: list[tuple[str, int]]
@@ -193,6 +208,7 @@ class Portraits:
     frames: np.ndarray
     n_images: int
     n_unseen: int
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -294,6 +310,8 @@ class NeuronCard:
         Pooled activations and classes of the images of the histogram.
     unit : str
         What the activations are.
+    signed : bool
+        Whether `heats` are above and below the neuron's mean, as tokens are, and not from 0.
     """
 
     layer: str
@@ -308,6 +326,7 @@ class NeuronCard:
     activations: np.ndarray
     labels: np.ndarray
     unit: str
+    signed: bool = False
 
 
 ENTRY_COLUMNS = [

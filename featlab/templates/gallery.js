@@ -64,7 +64,7 @@ function startGallery(data, pictures) {
   }
 
   function draw() {
-    const { boxes, label } = data.images[image];
+    const { boxes, label, regressed } = data.images[image];
     const wide = Math.min(1, photo.naturalWidth / photo.naturalHeight);
     const high = Math.min(1, photo.naturalHeight / photo.naturalWidth);
     [canvas.width, canvas.height] = [Math.round(800 * wide), Math.round(800 * high)];
@@ -77,21 +77,28 @@ function startGallery(data, pictures) {
     const box = hotBox(fine, Number(threshold.value));
     for (const one of boxes) outline(context, one, "#ffffff");
     if (box) outline(context, box, "#56b4e9");
-    const iou = box && boxes.length ? Math.max(...boxes.map((one) => overlap(box, one))) : 0;
-    tell(box, boxes.length ? iou : null, label);
+    if (regressed) outline(context, regressed, "#4be38a", [16, 7]);
+    tell(box, best(box, boxes), label, regressed ? best(regressed, boxes) : null);
   }
 
-  function outline(context, box, ink) {
+  /** IoU of a box (0 where there is none) with the best true one, null without any. */
+  function best(box, boxes) {
+    if (!boxes.length) return null;
+    return box ? Math.max(...boxes.map((one) => overlap(box, one))) : 0;
+  }
+
+  function outline(context, box, ink, dashes = []) {
     const [left, top] = [box[0] * canvas.width, box[1] * canvas.height];
     const [wide, high] = [(box[2] - box[0]) * canvas.width, (box[3] - box[1]) * canvas.height];
     for (const [width, style] of [[8, "rgba(0, 0, 0, 0.55)"], [4, ink]]) {
       context.lineWidth = width;
       context.strokeStyle = style;
+      context.setLineDash(dashes);
       context.strokeRect(left, top, wide, high);
     }
   }
 
-  function tell(box, iou, label) {
+  function tell(box, iou, label, regressed) {
     const own = heat().threshold;
     byId("gallery-opacity-value").textContent = `${opacity.value}\u00a0%`;
     byId("gallery-threshold-value").textContent = decimal(Number(threshold.value));
@@ -105,13 +112,16 @@ function startGallery(data, pictures) {
     canvas.dataset.box = box ? box.join(" ") : "";
     canvas.dataset.iou = iou ?? "";
     const area = box ? (box[2] - box[0]) * (box[3] - box[1]) : 0;
-    const found = iou >= 0.5 ? "found (IoU ≥ 0.5)" : "not found (IoU < 0.5)";
-    byId("gallery-verdict").textContent = !box
-      ? "The map is flat: no box."
-      : `The box covers ${percent(area)} of the picture. ` +
-        (iou === null
-          ? "There is no true box to compare it with."
-          : `IoU with the best true box ${decimal(iou)}: ${found}.`);
+    canvas.dataset.regressed = regressed ?? "";
+    const found = (value) => (value >= 0.5 ? "found (IoU ≥ 0.5)" : "not found (IoU < 0.5)");
+    const other =
+      regressed === null ? "" : ` Box regression: ${decimal(regressed)}, ${found(regressed)}.`;
+    const region = box ? `The box covers ${percent(area)} of the picture.` : "The map is flat: no box.";
+    const verdict =
+      iou === null
+        ? "There is no true box to compare it with."
+        : `IoU with the best true box ${decimal(iou)}: ${found(iou)}.`;
+    byId("gallery-verdict").textContent = `${region}${box ? ` ${verdict}` : ""}${other}`;
     byId("gallery-name").replaceChildren(named(label), ` (${image + 1} of ${data.images.length})`);
     canvas.setAttribute("aria-label", `Image ${image + 1}, ${label}, under its heat map`);
   }

@@ -4,11 +4,12 @@
 const TILE = 112;
 const BARE = 0.25;
 
-/** A colour of the glow for a value of 0 to 1. */
+/** A colour of the glow for a value of 0 to 1; below 0 with red and blue exchanged. */
 function glowing(value) {
-  const at = value * (GLOW.length - 1);
+  const at = Math.abs(value) * (GLOW.length - 1);
   const lower = Math.min(Math.floor(at), GLOW.length - 2);
-  return GLOW[lower].map((from, k) => from + (at - lower) * (GLOW[lower + 1][k] - from));
+  const colour = GLOW[lower].map((from, k) => from + (at - lower) * (GLOW[lower + 1][k] - from));
+  return value < 0 ? colour.reverse() : colour;
 }
 
 /** A function that fills the place of the pictures for a pair of the table. */
@@ -29,8 +30,10 @@ function portraits(data, pictures) {
     const context = canvas.getContext("2d");
     const pixels = context.createImageData(width, height);
     for (let i = 0; i < size; i += 1) {
-      const value = cells[k * size + i] / 255;
-      pixels.data.set([...glowing(value), over ? 255 * (BARE + (0.75 - BARE) * value) : 255], 4 * i);
+      const level = cells[k * size + i];
+      const value = known.signed ? (level - 128) / 127 : level / 255;
+      const veil = BARE + (0.75 - BARE) * Math.abs(value);
+      pixels.data.set([...glowing(value), over ? 255 * veil : 255], 4 * i);
     }
     context.putImageData(pixels, 0, 0);
     return canvas;
@@ -87,9 +90,9 @@ function portraits(data, pictures) {
     const scale = make(
       "p",
       { class: "scale note" },
-      "0 ",
-      make("span", { class: "bar", "aria-hidden": "true" }),
-      ` ${decimal(known.peaks[place], 2)} in a cell (network units; one scale for all). Above: the map smoothed, over the picture; below: its ${height} × ${width} cells. The number is the mean over the cells.`,
+      known.signed ? `${decimal(-known.peaks[place], 2)} ` : "0 ",
+      make("span", { class: known.signed ? "bar signed" : "bar", "aria-hidden": "true" }),
+      ` ${decimal(known.peaks[place], 2)} in a cell (network units${known.signed ? " from its mean on train images" : ""}; one scale for all). Above: the map smoothed, over the picture; below: its ${height} × ${width} cells. The number is the mean over the cells.`,
     );
     const votes = known.votes[place]
       ? [make("p", { class: "note" }, `In the network’s own classifier it votes for: ${known.votes[place]}.`)]
