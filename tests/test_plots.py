@@ -22,7 +22,15 @@ from featlab import plots
 from featlab.errors import FeatlabError
 from featlab.plots.curves import threshold_curves
 from featlab.plots.neurons import _box
-from featlab.plots.style import encode, fitted_name, short_name, short_names, text_width
+from featlab.plots.style import (
+    encode,
+    fitted_name,
+    glowing,
+    heat_colours,
+    short_name,
+    short_names,
+    text_width,
+)
 
 MANY = HOSTILE + [f"breed_{i:02}" for i in range(30)]
 
@@ -229,3 +237,35 @@ def test_short_names_fit_and_stay_apart():
     assert len(set(shown)) == len(shown)
     assert "class 5" in shown
     assert not any(name.startswith("_") for name in shown)
+
+
+def test_signed_maps_have_two_colours_that_meet_in_the_dark():
+    colours = heat_colours(signed=True)([0.0, 0.5, 1.0])[:, :3]
+    assert colours[1].max() < 0.05
+    np.testing.assert_allclose(colours[0], colours[2][::-1])  # blue for what is orange above
+    picture = np.full((2, 3, 3), 100, np.uint8)
+    heat = np.array([[-2.0, 0, 2], [-2, 0, 2]])
+    below, nothing, above = glowing(picture, heat, 2.0, signed=True)[0].astype(int)
+    assert below[2] > below[0] + 50 and above[0] > above[2] + 50
+    assert (nothing < 100).all() and (nothing < np.minimum(below, above).max()).all()
+    # Of maps from 0 nothing is below.
+    np.testing.assert_array_equal(glowing(picture, heat, 2.0)[0, 0], nothing)
+    figure = plots.detector_maps(
+        [picture], [heat[None] / 4], ["neuron 1"], labels=["a"], signed=True
+    )
+    words = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert words == ["−0.5", "mean", "0.5"]
+
+
+def test_boxes_by_regression_have_a_line_and_a_stroke_of_their_own():
+    picture, box = make_picture(0), np.array([5.0, 5, 30, 30])
+    one = ([picture], [np.eye(7)], [box[None]], [box + 3], [0.7])
+    figure = plots.localisation_examples(
+        *one, labels=["a"], regressed_boxes=[box + 40], regressed_ious=[0.0]
+    )
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["✓ a, IoU 0.70", "✗ by regression 0.00"]
+    strokes = [patch.get_linestyle() for patch in figure.axes[0].patches]
+    assert strokes[:2] == ["-", "-"] and strokes[2] != "-"
+    plain = plots.localisation_examples(*one, labels=["a"])
+    assert len(plain.axes[0].patches) == 2

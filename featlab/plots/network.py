@@ -14,7 +14,8 @@ from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, Polygon, Rectan
 
 from featlab.arguments import check_choice
 from featlab.errors import FeatlabError
-from featlab.plots.pictures import _check, _draw_boxes, _margin, _mark
+from featlab.plots.pictures import _FOOT, _GAP, _check, _draw_boxes, _margin, _mark
+from featlab.plots.pictures import _grid as _tiles
 from featlab.plots.style import (
     BLUE,
     FAINT,
@@ -28,6 +29,7 @@ from featlab.plots.style import (
     masked,
     new_axes,
     plural,
+    scale_bar,
     short_name,
 )
 from featlab.results.networks import DamTrace
@@ -377,23 +379,21 @@ def gradient_maps(
         is drawn with its colours, on its own scale.
     labels : sequence of k str
     """
-    k, m = len(pictures), len(maps) + 1
-    _check(k, labels=labels)
-    left = _margin(labels)
-    figure = Figure(figsize=(1.75 * m + left, 1.75 * k + 0.3))
-    grid = figure.add_gridspec(
-        k, m, left=left / (1.75 * m + left), right=0.995, bottom=0.01,
-        top=1 - 0.28 / (1.75 * k + 0.3), wspace=0.04, hspace=0.04,
-    )  # fmt: skip
-    for i, picture in enumerate(pictures):
-        for j, name in enumerate(["", *maps]):
-            panel = bare(figure.add_subplot(grid[i, j]))
-            panel.imshow(picture if j == 0 else grey_gradient(maps[name][i]))
-            if i == 0:
-                title = RULE_NAMES.get(name, name) if j else "picture"
-                panel.set_title(title, fontsize=9, color=INK, pad=4)
-            if j == 0:
-                _mark(panel, labels[i], None)
+    names, left = ["picture", *maps], _margin(labels)
+    _check(len(pictures), labels=labels)
+    repeated = [picture for picture in pictures for _ in names]
+    figure, panels = _tiles(
+        repeated, len(names), side=1.7, title=0.02, left=left, top=0.24, foot=_FOOT
+    )
+    for place, panel in enumerate(panels):
+        i, j = divmod(place, len(names))
+        bare(panel).imshow(pictures[i] if j == 0 else grey_gradient(maps[names[j]][i]))
+        if i == 0:
+            panel.set_title(RULE_NAMES.get(names[j], names[j]), fontsize=9, color=INK, pad=4)
+        if j == 0:
+            _mark(panel, labels[i], None)
+    bar = (left + 1.7 + _GAP, _FOOT - 0.15, 2.6)
+    scale_bar(figure, bar, ("lowers the logit", "raises it"), middle="0", colours="gray")
     return figure
 
 

@@ -145,10 +145,12 @@ def _own_examples(results: Results, most: int) -> Figure | None:
             ["class activation\nmap"],
             labels=first.labels,
             predicted_boxes=first.predicted_boxes,
+            unit="share of the logit (its units)",
         ),
         f"{words.plural(len(first.pictures), 'picture')}, the map of what the network calls each, "
         "and its box.",
-        "Pictures drawn at random, and where in them the network sees what it calls them (beside "
+        f"{words.plural(len(first.pictures), 'picture')} drawn at random, and where in them the "
+        "network sees what it calls them (beside "
         "the picture): the maps weighted by its own weights for that class. Blue: the box around "
         "it, at a threshold that no box was needed for. Nothing is scored here.",
         "own_classes",
