@@ -856,6 +856,22 @@ def test_a_table_of_boxes_as_the_list(tmp_path):
     assert (images["label"][boxes["image"]].to_numpy() == boxes["label"]).all()
 
 
+def test_a_table_of_boxes_as_the_list_in_a_folder_beside_the_pictures(tmp_path):
+    """As TFOD's sets have it: data/train_labels.csv, images/1.jpg."""
+    paths = draw_set(tmp_path, "images/{name}.png")
+    rows = [[f"{name}.png", name.rpartition("_")[0], *box_of(name)] for name in paths]
+    (tmp_path / "data").mkdir()
+    table = pd.DataFrame(rows, columns=["filename", "class", *CORNERS])
+    table.to_csv(tmp_path / "data" / "labels.csv", index=False)
+    read_so = index_images(tmp_path / "data" / "labels.csv")
+    check_boxes(read_so.images, read_so.boxes)
+    assert read_so.reading["boxes"] == "data/labels.csv, a file of table of boxes"
+    table["class"] = "fruit"
+    table.to_csv(tmp_path / "data" / "labels.csv", index=False)
+    read_so = index_images(tmp_path / "data" / "labels.csv")
+    assert "all boxes are of one class, fruit" in read_so.reading["labels"]
+
+
 @pytest.mark.parametrize("mark", ["maps.h5", ".featlab", ".featlab-results"])
 def test_what_featlab_has_written_among_the_pictures_is_no_class(tmp_path, mark):
     draw_set(tmp_path)

@@ -39,6 +39,7 @@ def make_box_table(
     unusable: Iterable[str],
     *,
     is_selection: bool,
+    boxes_file: str = "",
     units: str | None = None,
 ) -> tuple[pd.DataFrame, list[Problem], str]:
     """Read the boxes of the indexed pictures.
@@ -52,6 +53,8 @@ def make_box_table(
         Pictures that are there but were left out; their boxes are dropped without a word.
     is_selection : bool
         The pictures were chosen by a list: boxes of others are no problem.
+    boxes_file : str
+        The list of the pictures, where it is a table of boxes: those are meant.
     units : {"pixels", "shares"}, optional
         What corners are whose format does not say.
 
@@ -64,7 +67,7 @@ def make_box_table(
         Which files of which format; "" where there is no box.
     """
     pictures = [*inspections, *unusable]
-    files = other_files(root, pictures, is_selection=is_selection)
+    files = [boxes_file] if boxes_file else other_files(root, pictures, is_selection=is_selection)
     source = Source(root, pictures, files, is_selection)
     written, problems, read_from = read_annotations(source)
     _refuse_shares(root, written, units)
@@ -223,7 +226,8 @@ def labels_of_boxes(boxes: pd.DataFrame, n: int, how: str | None) -> tuple[list[
     labels = [""] * n
     named = boxes[(boxes["label"] != "") & (boxes["kind"] != CROWD)]
     if named["label"].nunique() < 2:
-        return labels, ""
+        one = f"all boxes are of one class, {named['label'].iloc[0]}" if len(named) else ""
+        return labels, one
     classes = named.groupby("image")["label"].nunique()
     several = int((classes > 1).sum())
     if several and how is None:

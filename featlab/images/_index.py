@@ -170,6 +170,7 @@ def index_images(
         {candidate.path: inspection for candidate, inspection, _ in rows},
         [problem.path for problem in listing.problems + problems],
         is_selection=listing.is_selection,
+        boxes_file=listing.boxes_file,
         units=box_units,
     )
     problems = listing.problems + problems + box_problems

@@ -37,7 +37,7 @@ TABLES = (".csv", ".tsv")
 LISTS = (".txt", ".lst", ".list")
 """Suffixes of text files with a path in each line."""
 _SIZES = ("width", "height", "size", "sha256", "md5", "url")
-_LISTS = re.compile(r"imagesets?|layout|main|lists?|splits?|meta|index", re.I)
+_LISTS = re.compile(r"imagesets?|layout|main|lists?|splits?|meta|index|data|csvs?", re.I)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Listing:
         Why the top folders may be no classes; what boxes are called may answer it.
     by_folder : bool
         The labels are the names of folders, which nobody has said are classes.
+    boxes_file : str
+        The table itself, from the root, where its lines are boxes; "" where they are not.
     labels, sides, pictures : str
         What they are read from, in words; "" where there are none, or it needs no word.
     """
@@ -78,6 +80,7 @@ class Listing:
     labels: str = ""
     sides: str = ""
     pictures: str = ""
+    boxes_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -226,8 +229,10 @@ def files_of_list(file: Path, names: Sequence[str]) -> tuple[dict[str, str], str
         by_name = {name: str(folder / one[0]) for name, one in hits.items() if len(one) == 1}
         if by_name:
             return places | by_name, f"files of the same name in {folder.name}"
-        if paths or not (
-            _LISTS.fullmatch(folder.name) or ANNOTATION_FOLDERS.fullmatch(folder.name)
+        if (
+            paths
+            or folder.parent in (Path.home(), Path(folder.anchor))
+            or not (_LISTS.fullmatch(folder.name) or ANNOTATION_FOLDERS.fullmatch(folder.name))
         ):
             break
     return places, ""
@@ -299,7 +304,8 @@ def of_csv(path: Path, given: Mapping[str, str]) -> Listing:
     inside = [candidates[one] for one in sorted(candidates)]
     where = f"of {path.name}, where {columns['path']} is the picture"
     labels, sides = (f"column {columns.get(key)} {where}" for key in ("label", "split"))
-    return Listing(root, inside, [], is_selection=True, labels=labels, sides=sides, pictures=how)
+    own = path.relative_to(root).as_posix() if _is_box(rows[0][2]) else ""
+    return Listing(root, inside, [], True, labels=labels, sides=sides, pictures=how, boxes_file=own)
 
 
 def _is_box(row: dict[str, str]) -> bool:

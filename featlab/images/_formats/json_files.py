@@ -149,12 +149,13 @@ def _label_studio_box(path: str, place: str, name: str, result: Any) -> WrittenB
     else:
         sides = size_of(result.get("original_width"), result.get("original_height")) or (1.0, 1.0)
         points = _turned_points(kind, value, sides)
+    has_suffix = bool(posixpath.splitext(name)[1])
     return WrittenBox(
         file=path,
         place=place,
         folder=picture_folder(path),
-        name=name,
-        stem="",
+        name=name if has_suffix else "",
+        stem="" if has_suffix else posixpath.basename(name),
         label=storable(str(labels[0])),
         corners=around([x for x, _ in points], [y for _, y in points]),
         units="shares",
