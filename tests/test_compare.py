@@ -13,6 +13,7 @@ from sklearn.metrics import log_loss
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from test_pipeline import write_pictures
+from test_report import text_of
 from typer.testing import CliRunner
 
 from featlab import FeatlabError, features, heads, plots, report, splits
@@ -267,7 +268,7 @@ def test_without_boxes_the_rest_is_told(base, tmp_path, blank_figures):
     with make_store(pictures, tmp_path / "a.h5", FakeBackbone(layers=("low", "high"))) as store:
         found = compare_stores([store])
     assert found.best_boxes == "" and found.method_examples is None and found.box_pairs.empty
-    page = report.write_comparison(found, tmp_path / "compare.html").read_text("utf-8")
+    page = text_of(report.write_comparison(found, tmp_path / "compare.html").read_text("utf-8"))
     assert "Not measured:" in page and "not measured" not in page
     assert "There are no ground-truth boxes on the test images" in page
 
