@@ -537,7 +537,16 @@ def test_a_signed_layer_is_saved_with_its_centre(tmp_path):
     folder = draw_pictures(tmp_path / "pictures", {"bright": 40, "dark": 40})
     results = analysed(folder, tmp_path, Signed())
     predictor = predict.fit_predictor(results)
-    assert predictor.heat.fitted.contexts["last"].centre is not None
+    centre = predictor.heat.fitted.contexts["last"].centre
+    assert centre is not None
+    # What is drawn of its neurons lies around it.
+    drawn, top = results.portraits, results.showcase
+    assert drawn.signed and top.signed and results.detector_examples.signed
+    (_, neuron), row = drawn.neurons[0], drawn.rows[0, 0, 0]
+    own = results.store.maps([row])[0, :, :, neuron] - centre[neuron]
+    np.testing.assert_allclose(drawn.cells[0, 0, 0], own, atol=1e-5)
+    assert min(heat.min() for heat in top.heats) < 0
+    assert (results.gallery.neuron_heats >= 0).all()
     loaded = predict.load_predictor(predictor.save(tmp_path / "model.featlab"))
     assert loaded.predict(results.store).equals(predictor.predict(results.store))
 

@@ -17,7 +17,7 @@ from featlab.report import _words as words
 from featlab.report._elements import Figure, Options, Section, Table, rows_per_class, table
 from featlab.report._words import claim, said
 from featlab.results.analysis import DetectorDetails, Results
-from featlab.results.pictures import Examples, NeuronCard
+from featlab.results.pictures import NeuronCard
 
 _MOST_DOTS = 10_000
 _KEY = ["layer", "class", "neuron"]
@@ -68,7 +68,7 @@ def detectors(results: Results, options: Options) -> Section:
             "volcano": _volcano(results),
             "confirmed": _confirmed(results),
             "distributions": _distributions(results, options.random_state),
-            "detector_maps": _maps(results.detector_examples, most, results.heads.main),
+            "detector_maps": _maps(results, most),
             "cards": [
                 _card(card, place, str(unseen_cards(results) or ""))
                 for place, card in enumerate(results.cards, start=1)
@@ -375,10 +375,12 @@ def _distributions(results: Results, random_state: int) -> Figure | None:
     )
 
 
-def _maps(examples: Examples | None, most: int, head: str) -> Figure | None:
+def _maps(results: Results, most: int) -> Figure | None:
+    examples, head = results.detector_examples, results.heads.main
     if examples is None or not examples.pictures or most < 1:
         return None
-    first = examples.first(most)
+    first, confirmed = examples.first(most), confirmed_detectors(results.neurons)
+    tested = int((results.split == "test").sum())
     classes = sorted({name for name, _ in first.neurons})
     short = dict(zip(classes, short_names(classes, 16), strict=True))
     wrong = sum(
@@ -400,8 +402,9 @@ def _maps(examples: Examples | None, most: int, head: str) -> Figure | None:
         f"Maps of {words.plural(len(first.neurons), 'detector')} over "
         f"{words.plural(len(first.pictures), 'test image')}, of which the "
         f"{words.readable(head)} head gets {wrong} wrong.",
-        f"Where {len(first.neurons)} leading detectors look, on {len(first.pictures)} unseen test "
-        f"images. {_BRIGHT[first.signed]} White: true boxes. Green ✓ and red ✗: verdict of the "
+        f"Where {len(first.neurons)} of {words.plural(len(confirmed), 'confirmed detector')} look, "
+        f"on {len(first.pictures)} of {words.plural(tested, 'test image')}. "
+        f"{_BRIGHT[first.signed]} White: true boxes. Green ✓ and red ✗: verdict of the "
         f"{words.readable(head)} head.",
         "detector_maps",
         pictures=True,
