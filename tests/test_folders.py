@@ -372,6 +372,27 @@ def test_cvat(tmp_path):
     check_boxes(*index_images(tmp_path)[:2])
 
 
+def test_the_sides_of_a_project_of_cvat(tmp_path):
+    """Its pictures bear the name of their side beside their own."""
+    items = []
+    for k, side in enumerate(("Train", "Test")):
+        draw(tmp_path / "images" / side / "1.png", k)
+        box = f'<box label="a" xtl="{k}" ytl="1" xbr="9" ybr="9"/>'
+        items.append(f'<image name="1.png" subset="{side}">{box}</image>')
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{''.join(items)}</annotations>")
+    images, boxes, _ = index_images(tmp_path)
+    assert images["split"].tolist() == ["test", "train"]
+    assert boxes["image"].tolist() == [0, 1] and boxes["xmin"].tolist() == [1, 0]
+
+
+def test_outlines_of_labelme_in_xml(tmp_path):
+    draw_set(tmp_path, "{name}.png", n=2)
+    points = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in ((3, 4), (9, 5), (6, 12)))
+    outline = f"<object><name>a</name><polygon><username/>{points}</polygon></object>"
+    (tmp_path / "apple_0.xml").write_text(f"<annotation>{outline}</annotation>")
+    assert index_images(tmp_path)[1][CORNERS].to_numpy().tolist() == [[3, 4, 9, 12]]
+
+
 def test_what_boxes_are_read_from_is_said(tmp_path, caplog):
     put_yolo(tmp_path, draw_set(tmp_path, "images/{name}.png"))
     with caplog.at_level("INFO"):

@@ -25,7 +25,7 @@ HOLDERS = re.compile(
     r"(imgs?|images?|jpe?gimages|pngs?|jpe?gs?|pictures?|photos?|data|dataset|frames|all)", re.I
 )
 _COMPANIONS = re.compile(
-    r"mask|segment|visuali[sz]|overlay|label|annot|ground.?truth|^gt$|depth|trimap", re.I
+    r"mask|segment|scribble|visuali[sz]|overlay|label|annot|ground.?truth|^gt$|depth|trimap", re.I
 )
 _MASK_OF = re.compile(
     r"(.+?)[ _.-]?(mask|segmentation|segmented|seg|groundtruth|gt|overlay)s?[ _-]?\d*", re.I
@@ -341,7 +341,8 @@ def without_companions(paths: list[str], problems: list[Problem]) -> list[str]:
             continue
         aside = [p for p in paths if has_level(p, level) and p.split("/")[level] in others]
         holder = next(iter(holders))
-        why = f"{len(aside)} pictures in {', '.join(sorted(others))}, beside {holder}: left out"
+        noun = "1 picture" if len(aside) == 1 else f"{len(aside):,} pictures"
+        why = f"{noun} in {', '.join(sorted(others))}, beside {holder}: left out"
         problems.append(Problem(", ".join(sorted(others)), why, stops=False))
         paths = [path for path in paths if path not in set(aside)]
     return paths

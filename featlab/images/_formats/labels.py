@@ -32,13 +32,16 @@ _YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 
 def voc(path: str, root: Element, _: Source) -> Entries | None:
-    """``annotation`` of ``object`` with ``name`` and ``bndbox``, coordinates as written."""
+    """``annotation`` of ``object`` with ``name`` and ``bndbox``, coordinates as written.
+
+    The tool LabelMe of old wrote outlines in their place (``polygon`` of ``pt``).
+    """
     if root.tag != "annotation":
         return None
 
     def read(place: str, item: Element) -> WrittenBox:
-        bounds = item.find("bndbox")
-        if bounds is None:
+        bounds, outline = item.find("bndbox"), item.findall("polygon/pt")
+        if bounds is None and not outline:
             raise FeatlabError("it has no bndbox")
         return WrittenBox(
             file=path,
@@ -47,7 +50,9 @@ def voc(path: str, root: Element, _: Source) -> Entries | None:
             name=posixpath.basename(forward(root.findtext("filename", "").strip())),
             stem=stem_of(path),
             label=item.findtext("name", "").strip(),
-            corners=corners(bounds.findtext(name, "") for name in _CORNERS),
+            corners=around(*([pt.findtext(axis) for pt in outline] for axis in "xy"))
+            if bounds is None
+            else corners(bounds.findtext(name, "") for name in _CORNERS),
             size=size_of(root.findtext("size/width"), root.findtext("size/height")),
         )
 
@@ -72,7 +77,7 @@ def cvat(path: str, root: Element, _: Source) -> Entries | None:
             file=path,
             place=place,
             folder=picture_folder(path),
-            name=forward(image.get("name", "")),
+            name=posixpath.join(image.get("subset", ""), forward(image.get("name", ""))),
             stem="",
             label=item.get("label", "").strip(),
             corners=around(*zip(*points, strict=True)),
