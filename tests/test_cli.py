@@ -83,10 +83,12 @@ def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(
     )  # classes, poolings, neurons
     # Fitted again on all images: the file alone is another one, no score changes.
     assert predict.load_predictor(out).refitted == 0
-    assert featlab("run", pictures, "-o", out, "--on-error", "skip", "--refit") == 0
+    assert featlab("run", pictures, "-o", out, "--on-error", "skip", "--refit", "--brief") == 0
     assert predict.load_predictor(out).refitted == 40
     assert json.loads((out / "summary.json").read_text("utf-8"))["refitted_on"] == 40
-    assert "fitted again on all 40 labelled images" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "fitted again on all 40 labelled images" in told and "in brief: " in told
+    assert "The numbers behind the answers" in (out / "brief.html").read_text("utf-8")
     page = (out / "report.html").read_text("utf-8")
     assert "model.featlab was fitted again on all 40 labelled images" in page
     assert "striped/bad.png" in page

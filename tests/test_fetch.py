@@ -1011,7 +1011,7 @@ def featlab(*arguments: object) -> int:
 def test_demo_on_the_pets(server, pets, tmp_path, monkeypatch, capsys):
     analysed = []
 
-    def write_page(store: MapStore, output: Path, box_kind: str, *_: object, refit: bool) -> None:
+    def write_page(store: MapStore, output: Path, box_kind: str, *_: object, **__: bool) -> None:
         found = store.boxes[store.boxes["kind"] == box_kind]
         analysed.append((len(store.images), list(store.classes), box_kind, len(found)))
 

@@ -62,7 +62,7 @@ def test_four_answers_come_first(two):
     answers = page[page.index('id="answers"') : page.index('id="data"')]
     for words in (
         "200 images of 2 classes",
-        "7 × 7 cells",
+        "7\u00a0×\u00a07 cells",
         "a logistic regression gets 93\N{NO-BREAK SPACE}%",
         "confirmed as such on images that they were not chosen on",
         "Yes, better than the best baseline",

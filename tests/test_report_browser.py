@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import importlib.util
 import io
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ from featlab import embed, report
 from featlab.arguments import confirmed_detectors
 from featlab.localise import heat_boxes
 from featlab.localise.heat import normalise, upsample
+from featlab.report import _words as words
 from featlab.results.analysis import SetOverview
 from featlab.results.pictures import Examples, Gallery, NeuronCard
 
@@ -745,9 +748,8 @@ def test_nothing_sticks_out(browser, which, width, request):
     )
 
 
-@pytest.mark.parametrize("n_classes", [2, 4, 40])
-def test_the_first_screen_of_a_laptop_holds_answers_and_pictures(browser, n_classes, tmp_path):
-    """However upright the pictures are, and however much the audit has to say."""
+def make_full(n_classes):
+    """Results that fill the first screen: upright pictures, and an audit with much to say."""
     results = make_results([f"class number {k:02}" for k in range(n_classes)], n=400, c=16)
     finding = "Without any network, picture statistics tell classes apart: " + 40 * "file size; "
     table = pd.DataFrame(
@@ -759,8 +761,12 @@ def test_the_first_screen_of_a_laptop_holds_answers_and_pictures(browser, n_clas
     few = dict.fromkeys(("confounds", "label_errors", "outliers", "duplicates"), none)
     audit = SimpleNamespace(summary=table.assign(n=10), **few)
     unseen = np.flatnonzero(results.split == "test")[: min(n_classes, 6) + 1].tolist()
-    shown = make_showcase(results.store, unseen)
-    results = dataclasses.replace(results, audit=audit, showcase=shown)
+    return dataclasses.replace(results, audit=audit, showcase=make_showcase(results.store, unseen))
+
+
+@pytest.mark.parametrize("n_classes", [2, 4, 40])
+def test_the_first_screen_of_a_laptop_holds_answers_and_pictures(browser, n_classes, tmp_path):
+    results = make_full(n_classes)
     path = written(results, tmp_path)
     for width, height, screens in ((1366, 768, 1), (390, 844, 3)):
         show(browser, path, width=width, height=height)
@@ -768,7 +774,32 @@ def test_the_first_screen_of_a_laptop_holds_answers_and_pictures(browser, n_clas
             "return [...document.querySelectorAll('.answers li, .sights li')]"
             ".map(e => e.getBoundingClientRect().bottom + scrollY)"
         )
-        assert len(ends) == 4 + len(shown.rows) and max(ends) <= screens * height, (width, ends)
+        assert len(ends) == 4 + len(results.showcase.rows) and max(ends) <= screens * height, (
+            width,
+            ends,
+        )
+
+
+@pytest.mark.parametrize("n_classes", [2, 40])
+def test_the_report_in_brief_is_one_sheet(browser, n_classes, tmp_path):
+    results = make_full(n_classes)
+    path = report.write_brief(results, tmp_path / "brief.html")
+    show(browser, path)
+    page = path.read_text("utf-8")
+    assert page.count("<table>") == 1 and page.count('<ol class="answers">') == 1
+    assert page.count("<img") == 2 * len(results.showcase.rows) and "popover" not in page
+    assert 'href="#checks"' not in page  # which lies on the other page
+    assert severe(browser) == []
+    made = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})
+    pdf = base64.b64decode(made["data"])
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) == 1
+    assert b"/MediaBox [0 0 594" in pdf or b"/MediaBox [0 0 595" in pdf  # A4
+    # The numbers are those of the report: of the head, of detectors, of boxes.
+    rows = browser.find_elements(By.CSS_SELECTOR, "tbody tr")
+    cells = [row.get_attribute("textContent") for row in rows]
+    heads = results.heads.table.set_index("head")
+    assert words.share(heads.loc["logistic"], "accuracy") in cells[0] and "dummy" in cells[0]
+    assert 3 <= len(cells) <= 12 and sum("Where?" in cell for cell in cells) >= 1
 
 
 def test_the_theme_follows_the_system_and_the_button(browser, two):

@@ -65,7 +65,7 @@ def test_works_are_numbered_by_first_mention_and_all_used():
 def test_terms_are_marked_once_a_section_and_again_in_a_fold():
     glossary = Glossary()
     html = (
-        '<p title="AUROC">AUROC of a <bdi>silent</bdi> detector; AUROC</p><table><caption>'
+        '<p title="AUROC">(AUROC of a <bdi>silent</bdi> detector; AUROC</p><table><caption>'
         "Detectors,\nIoU</caption><thead><tr><th>IoU</th></tr></thead><tbody><tr><td>t-SNE</td></tr></tbody>"
         '</table><div class="interactive" hidden><p>t-SNE<br></p></div><details><summary>'
         "silent</summary><div>heat\nmaps, IoU, silent</div></details><p>silent MobileNetV2</p>"

@@ -52,7 +52,7 @@ def analysed(tmp_path_factory):
     images, boxes, _ = index_images(write_pictures(folder / "pictures"))
     with extract_maps(images, FakeBackbone(), folder / "maps.h5", boxes=boxes) as store:
         with no_drawing():
-            results = write_page(store, folder, None, "together", 0, {}, refit=False)
+            results = write_page(store, folder, None, "together", 0, {}, refit=False, brief=True)
         yield results, folder
 
 
@@ -66,6 +66,11 @@ def test_what_needs_labels_is_left_out_for_one_reason(analysed):
     assert summary["classes"] == [] and summary["heads"] == {} and summary["detectors"] == {}
     assert sum(summary["clusters"].values()) == summary["n_images"] == 48
     assert summary["left_out"]["heads"] == "the pictures have no labels"
+
+
+def test_the_report_in_brief_has_the_clusters(analysed):
+    page = (analysed[1] / "brief.html").read_text("utf-8")
+    assert page.count("<table>") == 1 and "Clusters, the largest first" in page
 
 
 @pytest.mark.parametrize("command", [["heads"], ["neurons"], ["localise"], ["audit"],

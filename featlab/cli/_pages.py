@@ -35,7 +35,7 @@ from featlab.cli._options import (
     write_figures,
     write_tables,
 )
-from featlab.cli._pass import opened_stores, workers_ready, write_page
+from featlab.cli._pass import Brief, opened_stores, workers_ready, write_page
 from featlab.errors import FeatlabError
 from featlab.system.machine import libraries_silenced
 
@@ -118,6 +118,7 @@ def report(
     copies: Copies = "together",
     seed: Seed = 0,
     refit: Refit = False,
+    brief: Brief = False,
     figures: Annotated[
         Literal["svg", "pdf", "png"] | None,
         typer.Option(help="Write every figure of the page to the folder figures as well."),
@@ -127,7 +128,7 @@ def report(
     if not featlab.system.files.is_own(store):
         _pass.check_apart(store)
     with workers_ready(), featlab.store.MapStore(store) as opened:
-        results = write_page(opened, output, box_kind, copies, seed, {}, refit=refit)
+        results = write_page(opened, output, box_kind, copies, seed, {}, refit=refit, brief=brief)
         if figures is not None:
             written = featlab.report.write_figures(results, output / "figures", format=figures)
             print(f"figures: {output / 'figures'} ({len(written)} files)")

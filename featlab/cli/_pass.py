@@ -51,6 +51,12 @@ _READING = (
 )
 
 
+Brief = Annotated[
+    bool,
+    typer.Option("--brief", help="Also brief.html, one sheet of A4: answers, pictures, one table."),
+]
+
+
 @takes_pass
 def run(
     made: Pass,
@@ -59,17 +65,25 @@ def run(
     copies: CopiesOrDrop = "together",
     seed: Seed = 0,
     refit: Refit = False,
+    brief: Brief = False,
 ) -> None:
     """From pictures to a report: who is in them, which neurons tell, and where it is.
 
     Leaves report.html with its tables, maps.h5 (the network's feature maps, which other commands
     ask) and, of a set with labels, model.featlab (for `featlab predict`).
     """
-    run_all(made, output, box_kind, copies, seed, refit=refit)
+    run_all(made, output, box_kind, copies, seed, refit=refit, brief=brief)
 
 
 def run_all(
-    made: Pass, output: Path, box_kind: str | None, copies: str, seed: int, *, refit: bool = False
+    made: Pass,
+    output: Path,
+    box_kind: str | None,
+    copies: str,
+    seed: int,
+    *,
+    refit: bool = False,
+    brief: bool = False,
 ) -> None:
     """What `run` and `demo` do."""
     path = output / "maps.h5"
@@ -93,7 +107,7 @@ def run_all(
                 )
         with store:
             kept = "split" if copies == "split" else "together"
-            write_page(store, output, box_kind, kept, seed, seconds, refit=refit)
+            write_page(store, output, box_kind, kept, seed, seconds, refit=refit, brief=brief)
 
 
 def share_of(text: str) -> tuple[int, int]:
@@ -139,6 +153,7 @@ def write_page(
     seconds: dict[str, float],
     *,
     refit: bool,
+    brief: bool = False,
 ) -> featlab.results.Results:
     """Report, tables and summary of a store, with what other commands left in the folder."""
     results = featlab.pipeline.analyse(
@@ -159,6 +174,8 @@ def write_page(
         results = featlab.pipeline.pictures.with_refit(results)
     featlab.pipeline.write_results(results, output)
     tell(featlab.report.summary(results), output)
+    if brief:
+        print(f"in brief: {featlab.report.write_brief(results, output / 'brief.html')}")
     tell_skipped(store.skipped, output)
     return results
 

@@ -7,7 +7,7 @@ module with its facts, tables and figures, its prose in ``templates/sections``, 
 
 from __future__ import annotations
 
-from featlab.report._comparison import write_comparison
+from featlab.report._comparison import write_brief, write_comparison
 from featlab.report._elements import show
 from featlab.report.page import (
     summary,
@@ -19,6 +19,7 @@ from featlab.report.page import (
 __all__ = [
     "show",
     "summary",
+    "write_brief",
     "write_comparison",
     "write_figures",
     "write_predictions",

@@ -1,24 +1,42 @@
-"""Several stores on one page."""
+"""Pages besides the report: of several stores, and the report in brief."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from featlab.arguments import SIDES
+from featlab.arguments import (
+    SIDES,
+    confirmed_detectors,
+    selected_detectors,
+    with_unseen_limits,
+)
 from featlab.report import _compared as compared
 from featlab.report import _words as words
-from featlab.report._elements import Section, Table, table
+from featlab.report import overview
+from featlab.report._answers import scored
+from featlab.report._elements import Options, Section, Table, table
 from featlab.report._words import COMPARISON_CLAIMS, Claim, claim
-from featlab.report.page import filled_in, page_path, tables_beside
+from featlab.report.page import (
+    NO_DATA,
+    PLAIN_SCRIPTS,
+    filled_in,
+    page_path,
+    tables_beside,
+    whole_page,
+)
+from featlab.results.analysis import BASELINE_HEADS, Results
+from featlab.results.localisation import WITHOUT_BOXES
 from featlab.results.pictures import Comparison
 from featlab.system.files import write_whole
 
 _SCRIPTS = ("tables.js", "frame.js", "report.js")
+_BRIEF_ROWS, _BRIEF_CLASSES = 12, 5
 
 
 def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
@@ -324,3 +342,107 @@ SECTIONS = (
     _provenance,
 )
 """The page from top to bottom."""
+
+
+# ------------------------------------------------------------------------------------- in brief
+
+
+def write_brief(results: Results, path: str | os.PathLike[str]) -> Path:
+    """Write answers, pictures and one table as a page that is one sheet of A4 when printed.
+
+    Parameters
+    ----------
+    results : Results
+    path : path-like
+        The HTML file; its folder is made if it is not there, an earlier file replaced.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FeatlabError
+        `path` is a folder.
+    """
+    path = page_path(path, "brief.html")
+    page = whole_page(results, [brief(results)], PLAIN_SCRIPTS, "brief", NO_DATA)
+    write_whole(path, page.encode("utf-8", "replace"))
+    return path
+
+
+def brief(results: Results) -> Section:
+    """The answers and pictures again, with the numbers behind them, for one printed page."""
+    first = overview.overview(results, Options())
+    made = results.clusters
+    if results.unlabelled:
+        numbers = None if made is None else overview.cluster_table(made)
+    else:
+        rows = [*_class_numbers(results), *_detector_numbers(results), *_box_numbers(results)]
+        columns = ["Question", "By", "Score on unseen images", "To compare with", "n"]
+        caption = "The numbers behind the answers, with 95 % intervals"
+        numbers = table(caption, columns, rows, (0, 1, 2, 3))
+    if numbers is not None:
+        numbers = replace(numbers, rows=numbers.rows[:_BRIEF_ROWS], left_out=0, file="")
+    facts = {**first.facts, "on_paper": True}
+    return replace(first, partial="brief.html", facts=facts, tables={"numbers": numbers})
+
+
+def _class_numbers(results: Results) -> list[list[Any]]:
+    """How often the head is right, beside the baselines."""
+    scores: Any = results.heads.table.set_index("head")
+    head = results.heads.main
+    if head not in scores.index:
+        return []
+    rivals = [
+        f"{words.readable(name)} {words.percent(scores.loc[name, 'accuracy'])}"
+        for name in BASELINE_HEADS
+        if name in scores.index
+    ]
+    row = scores.loc[head]
+    by = f"{words.readable(head)} head"
+    return [
+        ["Which class?", by, words.share(row, "accuracy"), ", ".join(rivals), f"{int(row['n']):,}"]
+    ]
+
+
+def _detector_numbers(results: Results) -> list[list[Any]]:
+    """The detector that led at selection, of some classes, beside all that were selected."""
+    confirmed = confirmed_detectors(with_unseen_limits(results.neurons))
+    selected = selected_detectors(results.neurons)
+    rows = []
+    for _, row in confirmed.drop_duplicates("class").nlargest(_BRIEF_CLASSES, "auroc").iterrows():
+        every = selected.loc[selected["class"].eq(row["class"]), "auroc_confirmed"]
+        rows.append(
+            [
+                Markup("Is it {}?").format(words.name(row["class"])),
+                f"neuron {row['neuron']}",
+                f"AUROC {words.scored(row, 'auroc_confirmed')}",
+                f"{words.score(every.median())}, median of all {len(every):,} selected",
+                f"{int(results.split.eq('confirm').sum()):,}",
+            ]
+        )
+    return rows
+
+
+def _box_numbers(results: Results) -> list[list[Any]]:
+    """How often boxes are found, by the kinds of the fourth answer, beside the best baseline."""
+    scores = scored(results)
+    if scores is None:
+        return []
+    rival = scores.best(baseline=True)
+    against = "" if rival is None else (
+        f"{words.method(rival['method'])} {words.percent(rival['box_accuracy'])}"
+    )  # fmt: skip
+    own = scores.table[scores.table["method"].isin(["detectors", "best_detector"])]
+    every = [row for _, row in own[own["box_accuracy"].notna()].iterrows()]
+    others = (scores.best(supervision=kind) for kind in (WITHOUT_BOXES, ["boxes"]))
+    every += [row for row in others if row is not None]
+    heads = None if results.box_details is None else results.box_details.heads
+    if heads is not None:
+        every += [row for _, row in heads[~heads["baseline"].astype(bool)].head(1).iterrows()]
+    named = {}
+    for row in every:
+        name = words.method(row["method"]) if "method" in row else words.box_head(row["head"])
+        named[name] = [words.share(row, "box_accuracy"), against, f"{int(row['n']):,}"]
+    return [["Where? (IoU ≥ 0.5)", name, *cells] for name, cells in named.items()]

@@ -163,7 +163,7 @@ def answer(results: Results) -> Markup:
     """What the network gives, and how well a head does on it."""
     h, w, c = results.store.map_shape()
     text = Markup(
-        "The frozen network turns each picture into a grid of {} × {} cells with {} "
+        "The frozen network turns each picture into a grid of {}\u00a0×\u00a0{} cells with {} "
         "numbers each, one per neuron. "
     ).format(h, w, f"{c:,}")
     head, scores = results.heads.main, results.heads.table.set_index("head")

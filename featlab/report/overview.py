@@ -259,7 +259,7 @@ def clusters(results: Results, options: Options) -> Section | None:
         title,
         "clusters.html",
         facts=facts,
-        tables={"clusters": _cluster_table(made)},
+        tables={"clusters": cluster_table(made)},
         figures=figures,
         files={
             "clusters": made.table,
@@ -293,7 +293,8 @@ def clusters_answer(results: Results) -> Markup:
     )
 
 
-def _cluster_table(made: Clusters) -> Table | None:
+def cluster_table(made: Clusters) -> Table | None:
+    """The clusters: how large, the most typical picture, the neurons that tell each."""
     rows = []
     for _, row in made.table.iterrows():
         neurons = made.neurons[made.neurons["cluster"] == row["cluster"]].head(_CLUSTER_NEURONS)

@@ -69,6 +69,10 @@ _SCRIPTS = (
     "predictions.js",
     *("embedding.js", "frame.js", "report.js"),
 )
+PLAIN_SCRIPTS, NO_DATA = (
+    ("tables.js", "predictions.js", "frame.js", "report.js"),
+    Markup('{"pictures": []}'),
+)
 _DATA = '<script type="application/json" id="featlab-data">'
 
 
@@ -250,7 +254,8 @@ def filled_in(sections: Sequence[Section], scripts: Sequence[str], **values: Any
         lstrip_blocks=True,
     )
     glossary = Glossary()
-    environment.filters["glossed"] = glossary.marked
+    # On paper nothing opens.
+    environment.filters["glossed"] = glossary.marked if values["kind"] != "brief" else Markup
     script = f'"use strict";\n(() => {{\n{_source(environment, scripts)}}})();\n'
     return environment.get_template("page.html").render(
         style=Markup(_source(environment, _STYLES)),
@@ -271,33 +276,40 @@ def _sections(results: Results, options: Options) -> list[Section]:
 def _asked_page(predictions: Predictions) -> str:
     return filled_in(
         [asked(predictions)],
-        ("tables.js", "predictions.js", "frame.js", "report.js"),
+        PLAIN_SCRIPTS,
         kind="predictions",
         title="What it is, where it is, and how sure",
         lead=asked_lead(predictions) or "",
         version="",
-        data=Markup('{"pictures": []}'),
+        data=NO_DATA,
     )
 
 
 def _render(results: Results, options: Options) -> str:
+    page = whole_page(results, _sections(results, options), _SCRIPTS, "report", "")
+    # Names are escaped, so that none can look like this; the data gets the bytes that are left.
+    before, place, after = page.rpartition(_DATA)
+    free = PAGE_BYTES - len(page.encode("utf-8", "replace"))
+    return f"{before}{place}{interactive(results, free)}{after}"
+
+
+def whole_page(
+    results: Results, sections: list[Section], scripts: Sequence[str], kind: str, data: str
+) -> str:
+    """A page under the name of the set and its network."""
     images, known = results.store.images, results.store.provenance
-    page = filled_in(
-        _sections(results, options),
-        _SCRIPTS,
-        kind="report",
+    return filled_in(
+        sections,
+        scripts,
+        kind=kind,
         title=Markup("{}, seen by {}").format(
             words.name(words.folder(images) or "an image folder"),
             str(known.get("backbone", "a frozen network")),
         ),
         lead=lead(results),
         version=str(known.get("featlab_version", "")),
-        data="",
+        data=data,
     )
-    # Names are escaped, so that none can look like this; the data gets the bytes that are left.
-    before, place, after = page.rpartition(_DATA)
-    free = PAGE_BYTES - len(page.encode("utf-8", "replace"))
-    return f"{before}{place}{interactive(results, free)}{after}"
 
 
 def _source(environment: jinja2.Environment, names: Sequence[str]) -> str:
