@@ -31,7 +31,8 @@ from featlab.localise.heat import (
     upsample,
 )
 from featlab.localise.methods import untuned
-from featlab.results.localisation import BASELINES, ClassWeights, HeatScores, Localisation
+from featlab.localise.regions import HeatScores
+from featlab.results.localisation import BASELINES, ClassWeights, Localisation
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
 TARGET, DEAD, NOISE, SPARSE = 0, 1, 2, 3
