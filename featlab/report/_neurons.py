@@ -412,7 +412,7 @@ def _maps(results: Results, most: int) -> Figure | None:
 
 
 _BRIGHT = {
-    False: "Bright: active; each column has one scale, so a dark map means a silent detector.",
+    False: "Bright: active; each column has one scale, so a dark map means that it does not fire.",
     True: "Bright: far from the neuron's mean on train images, orange above and blue below; each "
     "column has one scale.",
 }
