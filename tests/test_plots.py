@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -16,10 +19,12 @@ from fake_results import (
     make_store,
 )
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from featlab import plots
 from featlab.errors import FeatlabError
+from featlab.plots import style
 from featlab.plots.curves import threshold_curves
 from featlab.plots.neurons import _box
 from featlab.plots.style import (
@@ -242,11 +247,16 @@ def test_short_names_fit_and_stay_apart():
 def test_signed_maps_have_two_colours_that_meet_in_the_dark():
     colours = heat_colours(signed=True)([0.0, 0.5, 1.0])[:, :3]
     assert colours[1].max() < 0.05
-    np.testing.assert_allclose(colours[0], colours[2][::-1])  # blue for what is orange above
+    levels = np.array([np.linspace(0, 0.45, 9), np.linspace(0.6, 1, 9)])
+    below, above = heat_colours(signed=True)(levels)
+    assert (below[:, 2] > below[:, 0]).all() and (above[3:, 0] > above[3:, 2]).all()
+    script = (Path(style.__file__).parents[1] / "templates" / "portraits.js").read_text("utf-8")
+    listed = re.findall(r"\[(\d+), (\d+), (\d+)\]", script)
+    assert [to_hex(np.array(one, float) / 255) for one in listed] == list(style.COLD)
     picture = np.full((2, 3, 3), 100, np.uint8)
     heat = np.array([[-2.0, 0, 2], [-2, 0, 2]])
-    below, nothing, above = glowing(picture, heat, 2.0, signed=True)[0].astype(int)
-    assert below[2] > below[0] + 50 and above[0] > above[2] + 50
+    below, nothing, above = glowing(picture, heat / 2, 2.0, signed=True)[0].astype(int)
+    assert below[2] > below[0] + 30 and above[0] > above[2] + 30
     assert (nothing < 100).all() and (nothing < np.minimum(below, above).max()).all()
     # Of maps from 0 nothing is below.
     np.testing.assert_array_equal(glowing(picture, heat, 2.0)[0, 0], nothing)

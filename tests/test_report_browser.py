@@ -19,6 +19,7 @@ import pytest
 from conftest import no_drawing
 from fake_results import HOSTILE, make_picture, make_results
 from matplotlib import colormaps
+from PIL import Image
 
 from featlab import embed, report
 from featlab.arguments import confirmed_detectors
@@ -183,7 +184,7 @@ def hostile(tmp_path_factory):
 
 def written(results, folder):
     """The page; its figures are pictures of the widest size, which nothing here looks into."""
-    with no_drawing():
+    with no_drawing("^network_output$"):
         return report.write_report(results, folder / "report.html")
 
 
@@ -820,6 +821,35 @@ def test_the_theme_follows_the_system_and_the_button(browser, two):
     assert browser.execute_script(paper) == "rgb(255, 255, 255)"
     for name in ("explorer", "gallery", "embedding", "theme"):
         assert not by_id(browser, name).is_displayed()
+
+
+def test_figures_are_dark_on_dark_pages_and_slide_on_phones(browser, two):
+    def brightness():
+        figure = browser.find_element(By.CSS_SELECTOR, "#network figure img")
+        with Image.open(io.BytesIO(figure.screenshot_as_png)) as pixels:
+            return float(np.median(np.asarray(pixels.convert("L"))))
+
+    show(browser, two[1])
+    assert brightness() > 240
+    by_id(browser, "theme").click()
+    assert brightness() < 50
+    cues = "return [...document.querySelectorAll('.cue')].some((cue) => cue.offsetHeight > 0)"
+    assert not browser.execute_script(cues)
+    show(browser, two[1], width=390, height=844, dark=True)
+    assert brightness() < 50
+    # Letters keep their size; what does not fit slides, and says so.
+    for figure in browser.find_elements(By.CSS_SELECTOR, "figure"):
+        image = figure.find_element(By.CSS_SELECTOR, ".sheet img")
+        own, drawn, room, cue = browser.execute_script(
+            "const [figure, image] = arguments; const cue = figure.querySelector('.cue');"
+            "return [parseFloat(image.style.width), image.getBoundingClientRect().width,"
+            " image.parentElement.clientWidth, Boolean(cue) && cue.offsetHeight > 0]",
+            figure, image,
+        )  # fmt: skip
+        if not drawn:  # a twin of what the script draws
+            continue
+        assert drawn == pytest.approx(own, abs=1)
+        assert cue or own <= room
 
 
 def test_without_script_the_page_is_whole(browser, two):

@@ -17,7 +17,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from PIL import Image
@@ -36,6 +36,11 @@ RIGHT = "#029e73"
 WRONG = "#d55e00"
 ORANGE = "#de8f05"
 HEAT = "inferno"
+COLD = (
+    *("#000004", "#04143c", "#082d6e", "#0f4b9b", "#1e69be"),
+    *("#3c8cdc", "#64b4f0", "#a0d7fa", "#e1f5ff"),
+)
+"""Of what is below the centre of signed values: as dark at 0, as bright at the end."""
 # Eight colours that stay apart (CIE76 distance at least 24) for normal, protanopic and deuteranopic
 # eyes, in light and (20) in dark; the first three and the fifth are seaborn's "colorblind".
 CLASS_COLOURS = (
@@ -344,14 +349,12 @@ def grey_gradient(gradient: np.ndarray) -> np.ndarray:
 
 
 def heat_colours(signed: bool = False) -> Colormap:
-    """The colours of heat, dark where there is none.
-
-    Of signed values those below the centre have the same colours with red and blue exchanged.
-    """
+    """The colours of heat, dark where there is none; of signed values blue below the centre."""
     if not signed:
         return mpl.colormaps[HEAT]
-    warm = mpl.colormaps[HEAT](np.linspace(0, 1, 128))
-    return ListedColormap(np.vstack([warm[::-1, [2, 1, 0, 3]], warm]), f"signed {HEAT}")
+    levels = np.linspace(0, 1, 128)
+    cold = LinearSegmentedColormap.from_list("cold", COLD)(levels[::-1])
+    return ListedColormap(np.vstack([cold, mpl.colormaps[HEAT](levels)]), f"signed {HEAT}")
 
 
 def heat_share(heat: np.ndarray, top: float, signed: bool = False) -> np.ndarray:

@@ -4,12 +4,18 @@
 const TILE = 112;
 const BARE = 0.25;
 
-/** A colour of the glow for a value of 0 to 1; below 0 with red and blue exchanged. */
+/** What is below the centre of signed values, as the figures have it. */
+const COLD = [
+  ...[[0, 0, 4], [4, 20, 60], [8, 45, 110], [15, 75, 155], [30, 105, 190]],
+  ...[[60, 140, 220], [100, 180, 240], [160, 215, 250], [225, 245, 255]],
+];
+
+/** A colour of the glow for a value of 0 to 1, or of -1 to 0. */
 function glowing(value) {
-  const at = Math.abs(value) * (GLOW.length - 1);
-  const lower = Math.min(Math.floor(at), GLOW.length - 2);
-  const colour = GLOW[lower].map((from, k) => from + (at - lower) * (GLOW[lower + 1][k] - from));
-  return value < 0 ? colour.reverse() : colour;
+  const scale = value < 0 ? COLD : GLOW;
+  const at = Math.abs(value) * (scale.length - 1);
+  const lower = Math.min(Math.floor(at), scale.length - 2);
+  return scale[lower].map((from, k) => from + (at - lower) * (scale[lower + 1][k] - from));
 }
 
 /** A function that fills the place of the pictures for a pair of the table. */
