@@ -1225,7 +1225,7 @@ def test_the_confirmed_stand_beside_all_selected(made):
     table.loc[table.index[-1], ["confirmed", "p_confirmed"]] = [True, 0.01]
     results = dataclasses.replace(made, neurons=table)
     text = plain(CLAIMS["detectors"](results))
-    assert f"flatters: the median of all {len(table)} selected is 0.70" in text
+    assert f"flatters these, the median of all {len(table)} selected is 0.70" in text
     assert "flatters" in text
     best = report.summary(results)["detectors"][str(table["class"].iloc[-1])]
     assert best["n"] == 1 and best["auroc_unseen_of_selected"] < best["auroc_confirmed"]

@@ -136,7 +136,7 @@ def _flattery(every: pd.DataFrame, direction: str) -> str:
     if selected["confirmed"].eq(True).all():
         return ""
     return (
-        f", which being confirmed flatters: the median of all {len(values):,} selected is "
+        f"; being confirmed flatters these, the median of all {len(values):,} selected is "
         f"{words.score(values.median())}"
     )
 
