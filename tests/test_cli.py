@@ -166,6 +166,20 @@ def test_heads_of_one_store_and_of_two(stores, tmp_path, capsys):
     assert "corrected resampled t" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", ["info", "verify", "report", "compare", "localise", "neurons", "heads", "embed"]
+)
+def test_a_fresh_process_refuses_a_file_that_is_no_store_in_a_sentence(tmp_path, command):
+    (tmp_path / "odd.h5").write_bytes(b"a thesis")
+    asked = [command, "odd.h5", *(["-o", "out"] * (command in ("report", "compare", "embed")))]
+    ended = subprocess.run(
+        [sys.executable, "-m", "featlab", *asked], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert re.search("featlab: odd.h5 is not a featlab store", ended.stderr), ended.stderr[-500:]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a shell is needed")
 @pytest.mark.slow
 def test_a_store_of_another_is_read_by_a_process_that_may_die(

@@ -504,7 +504,7 @@ def download(browser, folder):
     )
     by_id(browser, "explorer-download").click()
     file = folder / "neurons_shown.csv"
-    for _ in range(100):
+    for _ in range(1200):
         if file.exists() and file.stat().st_size:
             return file.read_text("utf-8")
         time.sleep(0.05)

@@ -125,8 +125,7 @@ def report(
     ] = None,
 ) -> None:
     """Write what `featlab run` writes, of a store that is there; its figures where asked for."""
-    if not featlab.system.files.is_own(store):
-        _pass.check_apart(store)
+    _pass.check_foreign(store)
     with workers_ready(), featlab.store.MapStore(store) as opened:
         results = write_page(opened, output, box_kind, copies, seed, {}, refit=refit, brief=brief)
         if figures is not None:

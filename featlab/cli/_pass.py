@@ -128,6 +128,14 @@ def check_apart(store: Path) -> None:
         )
 
 
+def check_foreign(store: Path) -> None:
+    """As `check_apart`, where the file belongs to another user."""
+    from featlab.system.files import is_own
+
+    if not is_own(store):
+        check_apart(store)
+
+
 @contextmanager
 def opened_store(path: Path, copies: str) -> Iterator[featlab.store.MapStore]:
     """A store whose copies are groups, unless they are to be split."""
