@@ -172,6 +172,8 @@ def _(text, r, _claim):
 @check("samples")
 def _(text, r, _claim):
     assert ("white" in text) == (sum(map(len, r.samples.boxes)) > 0)
+    told = (count(text, r"^([\d,]+) of"), count(text, r"of ([\d,]+) picture"))
+    assert told == (len(r.samples.pictures), len(r.store.images))
     several = len(set(r.store.boxes["kind"])) > 1
     assert (f"boxes of kind “{r.box_kind}”" in text) == ("white" in text and several)
 

@@ -835,6 +835,8 @@ def test_figures_are_dark_on_dark_pages_and_slide_on_phones(browser, two):
     assert brightness() < 50
     cues = "return [...document.querySelectorAll('.cue')].some((cue) => cue.offsetHeight > 0)"
     assert not browser.execute_script(cues)
+    show(browser, two[1], dark=True, media="print")
+    assert brightness() > 240
     show(browser, two[1], width=390, height=844, dark=True)
     assert brightness() < 50
     # Letters keep their size; what does not fit slides, and says so.

@@ -236,11 +236,10 @@ def _drawn(results: Results) -> str:
     samples = results.samples
     if samples is None or not samples.pictures:
         return ""
-    boxed = any(len(boxes) for boxes in samples.boxes)
-    return (
-        f"Pictures of the data set, drawn at random{'' if results.unlabelled else _IN_TURN}"
-        f"{f'; white: ground-truth boxes{words.of_kind(results)}' if boxed else ''}."
-    )
+    n, total = len(samples.pictures), words.plural(len(results.store.images), "picture")
+    boxed, turn = any(map(len, samples.boxes)), "" if results.unlabelled else _IN_TURN
+    legend = f"; white: ground-truth boxes{words.of_kind(results)}" if boxed else ""
+    return f"{n:,} of {total} of the data set, drawn at random{turn}{legend}."
 
 
 def _samples(results: Results) -> Figure | None:

@@ -369,8 +369,9 @@ def _distributions(results: Results, random_state: int) -> Figure | None:
     return Figure(
         draw,
         f"Box plots of the {pooling} activation of the leading detectors, by class.",
-        f"The leading detectors' {pooling} activation on {words.plural(len(labels), 'image')} not "
-        "used to choose them; blue: the class they detect. Boxes: quartiles; dots: images.",
+        f"The first two of each class, of {words.plural(len(confirmed), 'confirmed detector')}: "
+        f"their {pooling} activation on {words.plural(len(labels), 'image')} not used to choose "
+        "them; blue: the class they detect. Boxes: quartiles; dots: images.",
         "detector_activations",
     )
 
