@@ -369,9 +369,10 @@ def _distributions(results: Results, random_state: int) -> Figure | None:
     return Figure(
         draw,
         f"Box plots of the {pooling} activation of the leading detectors, by class.",
-        f"The first two of each class, of {words.plural(len(confirmed), 'confirmed detector')}: "
-        f"their {pooling} activation on {words.plural(len(labels), 'image')} not used to choose "
-        "them; blue: the class they detect. Boxes: quartiles; dots: images.",
+        "The first two of each class (of six classes at most), of "
+        f"{words.plural(len(confirmed), 'confirmed detector')}: their {pooling} activation on "
+        f"{words.plural(len(labels), 'image')} not used to choose them; blue: the "
+        "class they detect. Boxes: quartiles; dots: images.",
         "detector_activations",
     )
 
