@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import pickle
 import platform
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from featlab import FeatlabError
+from featlab import FeatlabError, cli
 from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.system import machine
@@ -39,10 +41,14 @@ def made_here():
         time.sleep(seconds)
         return time.monotonic()
 
-    return threads_and_process, product, failing, slow
+    def warning(text):
+        logging.getLogger("featlab.test").warning("%s of three", text)
+        return 3
+
+    return threads_and_process, product, failing, slow, warning
 
 
-threads_and_process, product, failing, slow = made_here()
+threads_and_process, product, failing, slow, warning = made_here()
 
 
 @pytest.fixture(params=[1, 2])
@@ -144,3 +150,17 @@ print(resident() - before)
 def test_freed_arrays_go_back_to_the_system_though_small_ones_lie_between():
     done = subprocess.run([sys.executable, "-c", GROWS], check=True, capture_output=True, text=True)
     assert float(done.stdout) < 50  # MB, of the 320 that were freed
+
+
+def test_what_another_process_logs_is_said_here(cores, caplog):
+    """There it would stand in the middle of a bar, and without the program's name."""
+    with beside(warning, "one") as result:
+        assert result() == 3
+    assert [(one.name, one.getMessage()) for one in caplog.records] == [
+        ("featlab.test", "one of three")
+    ]
+    stream = io.StringIO()
+    handler = cli._AboveBars(stream)
+    for _ in range(3):
+        handler.handle(caplog.records[0])
+    assert stream.getvalue() == "one of three\n"

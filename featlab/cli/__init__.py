@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,9 +58,17 @@ for command in (
 
 
 class _AboveBars(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to standard error, above the progress bar that may be drawn there."""
+    """Writes to standard error, above the progress bar that may be drawn there; the same once."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._before: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text in self._before:
+            return
+        self._before.add(text)
         bars = sys.modules.get("tqdm")
         if bars is None:
             super().emit(record)

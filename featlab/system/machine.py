@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import logging
 import mmap
 import os
 import re
@@ -195,9 +196,9 @@ def beside(
         yield functools.cache(functools.partial(_with_one_thread, call))
         return
     with workers():
-        begun = joblib.Parallel(return_as="generator")([joblib.delayed(call)()])
+        begun = joblib.Parallel(return_as="generator")([joblib.delayed(_with_messages)(call)])
     try:
-        yield functools.cache(lambda: next(begun))
+        yield functools.cache(lambda: _told_on(*next(begun)))
     finally:
         # After an error elsewhere the result is awaited all the same: joblib cannot stop quietly.
         with contextlib.suppress(Exception):
@@ -232,6 +233,26 @@ def dismiss() -> None:
         from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]
 
         get_reusable_executor().shutdown(kill_workers=True)
+
+
+def _with_messages(call: Callable[[], T]) -> tuple[T, list[tuple[str, int, str]]]:
+    """A result, and what was logged on the way: this process has no bars to write above."""
+    records: deque[logging.LogRecord] = deque()
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        result = call()
+    finally:
+        root.removeHandler(handler)
+    return result, [(record.name, record.levelno, record.getMessage()) for record in records]
+
+
+def _told_on(result: T, messages: list[tuple[str, int, str]]) -> T:
+    for name, level, text in messages:
+        logging.getLogger(name).log(level, "%s", text)
+    return result
 
 
 def _load(modules: tuple[str, ...]) -> None:
