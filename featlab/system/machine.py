@@ -239,7 +239,7 @@ def _with_messages(call: Callable[[], T]) -> tuple[T, list[tuple[str, int, str]]
     """A result, and what was logged on the way: this process has no bars to write above."""
     records: deque[logging.LogRecord] = deque()
     handler = logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]
+    handler.emit = records.append  # type: ignore[assignment, method-assign]
     root = logging.getLogger()
     root.addHandler(handler)
     try:
