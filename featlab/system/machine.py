@@ -198,7 +198,7 @@ def beside(
     with workers():
         begun = joblib.Parallel(return_as="generator")([joblib.delayed(_with_messages)(call)])
     try:
-        yield functools.cache(lambda: _told_on(*next(begun)))
+        yield functools.cache(lambda: _logged_here(*next(begun)))
     finally:
         # After an error elsewhere the result is awaited all the same: joblib cannot stop quietly.
         with contextlib.suppress(Exception):
@@ -249,7 +249,7 @@ def _with_messages(call: Callable[[], T]) -> tuple[T, list[tuple[str, int, str]]
     return result, [(record.name, record.levelno, record.getMessage()) for record in records]
 
 
-def _told_on(result: T, messages: list[tuple[str, int, str]]) -> T:
+def _logged_here(result: T, messages: list[tuple[str, int, str]]) -> T:
     for name, level, text in messages:
         logging.getLogger(name).log(level, "%s", text)
     return result
