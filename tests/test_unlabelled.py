@@ -156,7 +156,8 @@ def test_each_heat_map_is_shown_with_the_box_of_its_own_method(analysed):
     made = results.set_maps
     corners = made.boxes.set_index(["row", "method"]).sort_index()[CORNERS]
     figure = set_maps(results, Options()).figures["examples"].draw()
-    panels = np.reshape(figure.axes, (len(made.examples.rows), 1 + len(made.examples.neurons)))
+    shape = (len(made.examples.rows), 1 + len(made.examples.neurons))
+    panels = np.reshape(figure.axes[: shape[0] * shape[1]], shape)  # without the colour bar
     titles = [panel.get_title().replace("\n", " ") for panel in panels[0][1:]]
     assert titles == [
         "sum of all maps",
