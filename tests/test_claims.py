@@ -330,9 +330,10 @@ def detectors_of(r, direction, held=True):
 def _(text, r, _claim):
     active, silent = (detectors_of(r, way) for way in ("active", "silent"))
     every = r.neurons[["layer", "neuron"]].drop_duplicates()
-    for neuron, shown, low, high in re.findall(
-        r"neuron (\d+) for [^(]+\(AUROC (\S+) \[([\d.]+), ([\d.]+)\]\)", text.replace("\xa0", " ")
-    ):
+    leaders = re.findall(
+        r"neuron (\d+) for [^(]+\((\S+) \[([^,]+), ([^]]+)\]\)", text.replace("\xa0", " ")
+    )
+    for neuron, shown, low, high in leaders:
         # Picked because it was confirmed: the interval that allows for it.
         rows = r.neurons[r.neurons["confirmed"] & r.neurons["neuron"].eq(int(neuron))]
         assert any(
@@ -350,10 +351,14 @@ def _(text, r, _claim):
     if len(active):
         assert count(text, r"^([\d,]+) of") == len(active[["layer", "neuron"]].drop_duplicates())
         assert count(text, r"of ([\d,]+) neuron") == len(every)
-        without = text.partition("; none is for ")[2].partition(". In the lead")[0]
+        without = text.partition("; none is for ")[2].partition(". The first chosen")[0]
         missing = set(r.store.classes) - set(active["class"])
         assert bool(without) == bool(missing)
         assert all(name not in without.split(" and ")[0].split(", ") for name in active["class"])
+        # They lead where they were chosen; where they were confirmed, others may.
+        first = active.groupby("class")["auroc"].max().nlargest(3)
+        named = active["neuron"].isin([int(one) for one in re.findall(r"neuron\s(\d+) for", text)])
+        assert set(first) <= set(active.loc[named, "auroc"]) and "The first chosen" in text
     elif len(silent):
         n = len(silent[["layer", "neuron"]].drop_duplicates())
         assert "being active" in text and count(text, r"; ([\d,]+) neuron") == n
@@ -615,6 +620,8 @@ def _(text, r, claim):
     for how, names in kinds.items():
         asked = how == "without boxes" or not len(fitted)
         assert (how in text) == (bool(set(names) & set(hits)) and asked)
+    tuned = scores.table.loc[~scores.table["baseline"].astype(bool), "box_accuracy_confirm"]
+    assert ("the best on confirm images" in text) <= bool(tuned.notna().any())
     assert ("regression" in text) == bool(len(fitted))
     if len(fitted):
         shown = percentages(text.partition("regression")[2])[0]
@@ -669,6 +676,7 @@ def _(text, r, _claim):
         rows = r.pointing[r.pointing["pointing"].notna()]
         better = (rows["pointing"] > rows["picture_centre"]).sum()
         assert count(text, r"peak of (\d+) of") == better
+        assert count(text, r"of the (\d+) detectors? asked") == len(rows)
 
 
 @check("box kind")

@@ -19,6 +19,8 @@ from featlab import embed, report
 from featlab.arguments import confirmed_detectors
 from featlab.errors import FeatlabError
 from featlab.localise import METHODS
+from featlab.neurons import softmax_top_k
+from featlab.report import _localisation
 from featlab.report._answers import detectors_answer, maps_answer, maps_gaps
 from featlab.report._elements import Options
 from featlab.report._heads import classification
@@ -152,6 +154,23 @@ def test_no_number_is_printed_as_nan(which, request):
     page = text_of(request.getfixturevalue(which)[2])
     visible = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
     assert not re.search(r"\b(nan|NaN|None|inf|undefined|NaT)\b", visible)
+
+
+def test_pictures_are_described_by_the_boxes_their_captions_speak_of(two, monkeypatch):
+    examples = two[0].localisation_examples
+    ious = np.linspace(0.03, 0.07, len(examples.pictures)).tolist()
+    monkeypatch.setattr(_localisation, "regressed_boxes", lambda *_: ([None] * len(ious), ious))
+    results = dataclasses.replace(two[0], regression_failures=examples)
+    figure = _localisation._pictured(results, len(ious))[-1]
+    assert "box regression; IoU 0.03" in figure.alt and figure.alt.endswith("0.07.")
+    assert "box regression, IoU 0.03 to 0.07" in figure.caption
+
+
+def test_the_neurons_most_often_among_the_largest_say_among_how_many(two):
+    X, y = np.random.default_rng(0).random((30, 8)), np.repeat(two[0].store.classes, 15)
+    results = dataclasses.replace(two[0], softmax_top_k=softmax_top_k(X, y, k=2))
+    titles = [one.caption for one in detectors(results, Options()).tables.values() if one]
+    assert any("2 largest (softmax, top 2)" in title for title in titles)
 
 
 def test_every_image_has_an_alternative_and_every_header_a_scope(two):

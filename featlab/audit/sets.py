@@ -155,7 +155,7 @@ def _groups(
 ) -> Finding:
     grouped = groups != ""
     if not grouped.any():
-        text = "No image has a group; images of one scene may lie on two sides of the split."
+        text = "No groups were given; images of one scene may lie on two sides of the split."
         return Finding("groups", NOT_DONE, text, 0)
     units = group_codes(groups, len(groups))
     frame = pd.DataFrame({"code": codes, "unit": units, "side": "" if sides is None else sides})

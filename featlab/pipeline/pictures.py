@@ -246,7 +246,8 @@ def method_examples(
         return None
     rows = localisation_rows(localisation, str(best["method"]), _STRIPS)
     thresholds = localisation.table.set_index("method")["threshold"].to_dict()
-    known = [name for name in METHODS if name in thresholds]
+    # The one that the pictures are ordered by is among the columns.
+    known = [name for name in dict.fromkeys((*METHODS, str(best["method"]))) if name in thresholds]
     maps = localise.heat_maps(store, rows, localisation.fitted, methods=known)
     heats, predicted = {}, {}
     for method in known:

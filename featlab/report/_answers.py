@@ -82,7 +82,7 @@ def detectors_answer(results: Results) -> Markup:
         return _none_is_active(every)
     neurons = confirmed[["layer", "neuron"]].drop_duplicates().shape[0]
     leaders = [
-        Markup("neuron {} for {} (AUROC {})").format(
+        Markup("neuron {} for {} ({})").format(
             row["neuron"], words.name(row["class"]), words.scored(row, "auroc_confirmed")
         )
         for _, row in confirmed.drop_duplicates("class").nlargest(3, "auroc").iterrows()
@@ -90,11 +90,12 @@ def detectors_answer(results: Results) -> Markup:
     without = [c for c in results.store.classes if c not in set(confirmed["class"])]
     return Markup(
         "{} of {} active for a class, and confirmed as such on images that they were not chosen "
-        "on{}. In the lead there: {}{}."
+        "on{}. The first chosen, and {} AUROC there: {}{}."
     ).format(
         f"{neurons:,}",
         words.plural(total, "neuron is", "neurons are"),
         Markup("; none is for {}").format(words.listed(without)) if without else "",
+        "their" if len(leaders) > 1 else "its",
         Markup(", ").join(leaders),
         _flattery(every, "active"),
     )
@@ -106,8 +107,8 @@ def _none_is_active(every: pd.DataFrame) -> Markup:
     if len(silent):
         lead = silent.iloc[int((silent["auroc"] - 0.5).abs().argmax())]
         return Markup(
-            "No neuron is shown to by being active; {} by being silent. In the lead: neuron {} for "
-            "{} (AUROC {}){}."
+            "No neuron is shown to by being active; {} by being silent. The clearest when chosen, "
+            "and its AUROC on other images: neuron {} for {} ({}){}."
         ).format(
             words.plural(
                 silent[["layer", "neuron"]].drop_duplicates().shape[0],
@@ -363,6 +364,8 @@ def _others(results: Results, scores: Localisation) -> str:
     for supervision, how in kinds[: 1 if regressed else 2]:
         row = rest.best(supervision=supervision)
         if row is not None:
+            if math.isfinite(row.get("box_accuracy_confirm", math.nan)):
+                how += ", the best on confirm images"
             share = words.share(row, "box_accuracy")
             parts.append(f"“{words.method(row['method'])}”, {how}, finds it in {share}")
     if heads is not None and regressed:
@@ -426,8 +429,8 @@ def _peaks(results: Results) -> str:
     known = pointing[pointing["pointing"].notna()]
     more = int((known["pointing"] > known["picture_centre"]).sum())
     return (
-        f" The peak of {more:,} of the {words.plural(len(known), 'leading detector')} lies in a "
-        "box more often than the picture's own centre does."
+        f" The peak of {more:,} of the {words.plural(len(known), 'detector')} asked for it lies in "
+        "a box more often than the picture's own centre does."
     )
 
 

@@ -392,6 +392,7 @@ def _boxes_on_pictures(
     method = words.method(examples.neurons[0][0])
     boxes, others = regressed_boxes(results, examples.rows)
     ranges = {"range": _range_of(ious), "regressed": _range_of(others)}
+    pictured = others if "{regressed}" in caption else ious
     caption = caption.format(n=_of_all(results, n), method=method, **ranges)
     return Figure(
         partial(
@@ -406,7 +407,7 @@ def _boxes_on_pictures(
             regressed_ious=others,
         ),
         f"{alt.format(words.plural(n, 'test image'))}; IoU "
-        f"{', '.join(words.number(value) for value in ious)}.",
+        f"{', '.join(words.number(value) for value in pictured)}.",
         f"{caption} White: true boxes; blue: predicted by “{method}”; glow: its heat map, each on "
         f"its own scale. {regression_legend(results) or ''}",
         file,

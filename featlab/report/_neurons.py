@@ -290,6 +290,7 @@ def _softmax_top_k(results: Results) -> Table | None:
     most = min(5, rows_per_class(len(results.store.classes)))
     confirmed = confirmed_detectors(results.neurons)
     known = set(zip(*(confirmed[column] for column in _KEY), strict=True))
+    k = round(frequent.groupby("class")["share"].sum().max())  # each image counts for k neurons
     rows = []
     for _, row in frequent.groupby("class", sort=True).head(most).iterrows():
         rows.append(
@@ -303,7 +304,7 @@ def _softmax_top_k(results: Results) -> Table | None:
             ]
         )
     return table(
-        "Neurons most often among an image's largest (softmax top k)",
+        f"Neurons most often among an image's {k} largest (softmax, top {k})",
         ["Neuron", "Class", "Of the class", "Of the rest", "Difference (points)", "Detector?"],
         rows,
         (0, 1, 5),
@@ -406,7 +407,7 @@ def _maps(results: Results, most: int) -> Figure | None:
         f"{words.readable(head)} head gets {wrong} wrong.",
         f"Where {len(first.neurons)} of {words.plural(len(confirmed), 'confirmed detector')} look, "
         f"on {len(first.pictures)} of {words.plural(tested, 'test image')}. "
-        f"{_BRIGHT[first.signed]} White: true boxes. Green ✓ and red ✗: verdict of the "
+        f"{_BRIGHT[first.signed]} White: true boxes. ✓ and ✗: verdict of the "
         f"{words.readable(head)} head.",
         "detector_maps",
         pictures=True,

@@ -98,7 +98,7 @@ def _sight(every: Examples, i: int, tops: list[float], probability: str) -> Sigh
         if name == label:
             glow = glowing(picture, every.heats[i][k], tops[k], every.signed)
             pictures.append((glow, f"The same under the map of neuron {neuron}"))
-            note = Markup("map: neuron {}").format(neuron)
+            note = Markup("neuron {}").format(neuron)
     iou, box = (every.ious or [])[i], (every.predicted_boxes or [])[i]
     if math.isfinite(iou):
         note += f", box IoU {words.score(iou)} {'✓' if iou >= LEAST_IOU else '✗'}"
@@ -108,7 +108,7 @@ def _sight(every: Examples, i: int, tops: list[float], probability: str) -> Sigh
         height=picture.shape[0],
         true_boxes=np.round(every.true_boxes[i], 1).tolist(),
         box=None if box is None else box.round(1).tolist(),
-        right=called == label and not iou < LEAST_IOU,
+        right=called == label,
         verdict=Markup("{} {}{}").format(
             sign,
             words.name(label) if called == label
