@@ -617,6 +617,7 @@ def test_the_command_trains_once_and_compares(pictures, small_network, tmp_path,
 
     printed = run()
     assert "detectors before and after" in printed
+    assert {"difference", "difference_low", "difference_high"} <= set(printed.split())
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert names >= {
         "maps.h5", "maps_thawed.h5", "frozen.keras", "thawed.keras", "transfer.json",

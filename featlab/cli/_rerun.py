@@ -319,13 +319,13 @@ def _write_transfer(transfer: featlab.results.Transfer, output: Path) -> None:
 
 
 def _tell_transfer(transfer: featlab.results.Transfer) -> None:
-    columns = ["name", "n", "accuracy", "accuracy_low", "accuracy_high", "difference", "p"]
-    show(transfer.comparison, [*columns, "seconds", "trainable_parameters"], "{:.3f}")
+    left_out = ["trained_on", "interval", "balanced_accuracy", "roc_auc", "log_loss", "test"]
+    show(transfer.comparison.drop(columns=left_out))
     assert transfer.detectors is not None
     print("detectors before and after, on confirm images:")
     show(transfer.detectors, decimals="{:.3f}")
     if transfer.small_images is not None:
-        show(transfer.small_images, decimals="{:.3f}")
+        show(transfer.small_images)
 
 
 def export(
