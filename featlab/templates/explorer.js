@@ -49,8 +49,8 @@ const STATES = ["–", "selected", "confirmed"];
 function withInterval(value, name, i) {
   if (value[name](i) === null) return "–";
   const [low, high] = [value[`${name}_low`](i), value[`${name}_high`](i)];
-  const interval = low === null || high === null ? "" : ` [${decimal(low)},\u00a0${decimal(high)}]`;
-  return decimal(value[name](i)) + interval;
+  const interval = low === null || high === null ? "" : ` [${score(low)},\u00a0${score(high)}]`;
+  return score(value[name](i)) + interval;
 }
 
 function startExplorer(data, pictures) {

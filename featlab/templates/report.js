@@ -32,6 +32,10 @@ function unpacked(text, Type) {
 
 const counted = (n) => n.toLocaleString("en");
 const decimal = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
+/** A score that is neither 0 nor 1 does not read so. */
+const score = (value) =>
+  [2, 3, 4].map((digits) => decimal(value, digits)).find((text) => Number(text) % 1 !== 0) ??
+  decimal(value);
 const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 /** As the page prints them: 0.013, 3 × 10⁻⁹. */
