@@ -85,7 +85,7 @@ class Printed:
 
 
 def read(html):
-    html = re.sub(r"</?(bdi|strong|a|span|abbr)\b[^>]*>", "", html)
+    html = re.sub(r"</?(bdi|strong|a|span|abbr|button)\b[^>]*>", "", html)
     return re.sub(r"\s+", " ", plain(unescape(re.sub(r"<[^>]*>", " ", html)))).strip()
 
 
@@ -231,7 +231,7 @@ def test_a_number_of_detectors_is_one_number_or_names_its_family(
         assert cells["Neuron"] == f"neuron {best}"
         assert same(score(cells["AUROC on unseen"]), value, 1)
         assert same(re.search(r"when chosen, (\d\.\d+)", line)[1], value, 1)
-        told_neuron, told_value = page.find(rf"neuron (\d+) for {label} \(AUROC (\d\.\d+) \[")
+        told_neuron, told_value = page.find(rf"neuron (\d+) for {label} \((\d\.\d+) \[")
         assert told_neuron == str(best) and same(told_value, value, 1)
         assert f"neuron {best}:" in line
     median = page.find(r"the median of all (\d+) selected is (\d\.\d+)")
