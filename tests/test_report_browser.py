@@ -820,13 +820,8 @@ def test_the_theme_follows_the_system_and_the_button(browser, two):
     by_id(browser, "theme").click()
     assert browser.execute_script(paper) == "rgb(20, 24, 29)"
     assert by_id(browser, "theme").text == "Light page"
-
-    def remembers(browser):
-        # The browser writes down what is kept in its own time.
-        show(browser, two[1], remembered=True)
-        return browser.execute_script(paper) == "rgb(20, 24, 29)"
-
-    WebDriverWait(browser, 20).until(remembers)
+    show(browser, two[1], remembered=True)
+    assert browser.execute_script(paper) == "rgb(20, 24, 29)"
     # On paper it is light whatever was chosen, and without controls.
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
     assert browser.execute_script(paper) == "rgb(255, 255, 255)"
