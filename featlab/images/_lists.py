@@ -278,6 +278,7 @@ def common_folder(*files: str) -> str:
 
 
 def of_csv(path: Path, given: Mapping[str, str]) -> Listing:
+    """The pictures that a table lists; a FeatlabError with the line where one cannot be meant."""
     candidates: dict[str, Candidate] = {}
     columns, rows, how = read_listed(path, given)
     root = Path(common_folder(str(path), *(file for _, file, _ in rows)))
