@@ -70,7 +70,8 @@ SCRIPTS = (
     Script("student", "student.py", long="NAME=STORE[:KIND] ... --seeds 0,1,2,3,4"),
     Script("suggest", "suggest.py", ("--draws", "1"), "NAME=STORE[:KIND] ..."),
     Script("copies", "copies.py", ("--scale", "20000")),
-    Script("scale", "scale.py", ("20000", "64")),
+    Script("pooled", "pooled.py", ("20000", "64")),
+    Script("scale", "scale.py", ("1000", "64", "4")),
 )
 
 

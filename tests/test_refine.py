@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from featlab import FeatlabError, localise
+from featlab.arguments import stratified_rows
 from featlab.boxes import geometry as bx
-from featlab.localise import LocalisationOptions, fitting
+from featlab.localise import LocalisationOptions, evaluation, fitting, matching
 from featlab.localise.matching import corrected_boxes, fit_correction
 from featlab.localise.regions import THRESHOLDS
+from featlab.localise.scores import score_method
 from featlab.results.localisation import BoxCorrection, Localisation
 
 T = len(THRESHOLDS)
@@ -154,6 +158,43 @@ def test_of_very_many_images_a_sample_gives_the_scales(monkeypatch):
     some = fitting.train_maxima(store, train, None, 0)
     assert some.shape == (20, 2) and not np.isin(some[:, 0], every[:, 0], invert=True).any()
     np.testing.assert_array_equal(some, fitting.train_maxima(store, train, None, 0))
+
+
+def test_of_very_many_images_a_sample_teaches_the_correction(monkeypatch, store):
+    monkeypatch.setattr(stratified_rows.__module__ + ".LEAST_PER_CLASS", 1)
+    monkeypatch.setattr(matching, "_MOST_CORRECTED", 30)
+    learnt = []
+
+    def fit(boxes, *others):
+        learnt.append(len(boxes))
+        return fit_correction(boxes, *others)
+
+    monkeypatch.setattr(matching, "fit_correction", fit)
+    some = localise.evaluate_localisation(
+        store, store.split, methods=["sum"], options=LocalisationOptions(refine=["sum"])
+    )
+    assert learnt == [30]
+    assert some.table.set_index("method").loc["sum_refined", "mean_iou"] > 0.75
+
+
+def test_the_matches_of_all_methods_are_never_held_at_once(monkeypatch, store):
+    """They take 5 kB an image and method: of a large set more than the machine has."""
+    made = []
+
+    def score(match, **how):
+        held = [old for old in made if old() is not None and old() is not match]
+        assert len(held) <= 1, "matches of methods that are scored already"
+        made.append(weakref.ref(match))
+        return score_method(match, **how)
+
+    monkeypatch.setattr(evaluation, "score_method", score)
+    methods = ["sum", "ddt", "random_neuron"]
+    scored = localise.evaluate_localisation(
+        store, store.split, methods=methods, options=LocalisationOptions(refine=["sum"])
+    )
+    assert len(made) == 2 + 10 + 3 + 1  # ten draws, three baselines without chance, one corrected
+    assert not any(one() for one in made)
+    assert scored.per_image["xmin"].notna().sum() == 6 * int(scored.table["n"].iloc[0])
 
 
 @pytest.fixture(scope="module")

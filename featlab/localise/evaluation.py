@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,13 @@ from featlab.localise.fitting import classes_without_detectors, fit_methods
 from featlab.localise.heat import label_codes, picture_sizes
 from featlab.localise.matching import (
     SUFFIX,
-    Matches,
     Truth,
     boxed_where_nobody_did,
     find_truth,
     match_methods,
 )
 from featlab.localise.methods import METHODS
-from featlab.localise.regions import STEPS, thresholds_of
+from featlab.localise.regions import STEPS, HeatScores, thresholds_of
 from featlab.localise.scores import (
     SCORES,
     MethodScores,
@@ -238,7 +238,9 @@ def evaluate_localisation(
     parameters = _parameters(truth, fitted, box_kind, options, groups)
     if not len(truth.scored):
         return _localisation([], [], parameters, fitted)
-    matches, seconds = match_methods(
+    labels = store.images["label"].to_numpy(str)[truth.scored]
+    right = None if predicted is None else predicted[truth.scored] == labels
+    made, seconds = match_methods(
         store,
         truth,
         fitted,
@@ -247,11 +249,10 @@ def evaluate_localisation(
         refine=refined,
         masks=options.masks,
         progress=options.progress,
+        score=_scoring(truth, right),
         thresholds=thresholds_of(parameters["n_thresholds"]),
     )
-    labels = store.images["label"].to_numpy(str)[truth.scored]
-    right = None if predicted is None else predicted[truth.scored] == labels
-    scores = _scored(matches, truth, right)
+    scores = {name: made[name] for name in sorted(made, key=_place)}
     draws = score_draws(
         scores,
         order=_order_by_truth(store, truth),
@@ -297,24 +298,16 @@ def _localisation(
     return Localisation(methods, of_images, fitted, *curve_tables(scores), draws, parameters)
 
 
-def _scored(
-    matches: Matches, truth: Truth, right_class: np.ndarray | None
-) -> dict[str, list[MethodScores]]:
-    """The scores of every method, each with its own threshold; baselines last."""
-    rows = truth.rows
-    return {
-        name: [
-            score_method(
-                match,
-                scored=np.searchsorted(rows, truth.scored),
-                tuning=np.searchsorted(rows, truth.tuning),
-                centre_in_box=lambda boxes: centre_in_box(boxes, truth.scored, truth.boxes),
-                right_class=right_class,
-            )
-            for match in matches[name]
-        ]
-        for name in sorted(matches, key=_place)
-    }
+def _scoring(truth: Truth, right_class: np.ndarray | None) -> Callable[[HeatScores], MethodScores]:
+    """What scores a match, wherever it is made: it takes along the boxes of the scored images."""
+    own = truth.boxes.loc[truth.boxes["image"].isin(truth.scored), ["image", *CORNERS]]
+    return partial(
+        score_method,
+        scored=np.searchsorted(truth.rows, truth.scored),
+        tuning=np.searchsorted(truth.rows, truth.tuning),
+        centre_in_box=partial(centre_in_box, rows=truth.scored, box_table=own),
+        right_class=right_class,
+    )
 
 
 def _asked_codes(store: MapStore, predicted: np.ndarray | None, target: str) -> np.ndarray:

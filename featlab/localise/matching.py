@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import joblib  # type: ignore[import-untyped]
 import numpy as np
@@ -20,7 +20,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from featlab.arguments import Progress, row_numbers, true_boxes
+from featlab.arguments import Progress, row_numbers, stratified_rows, true_boxes
 from featlab.boxes.geometry import (
     CORNERS,
     centre_heat,
@@ -57,7 +57,8 @@ _MOST = 1.5  # Largest change of a logarithmic side.
 # Some 2 ms a map; a second or two is what processes take to start.
 _FEW_MAPS = 2000
 _FEWEST_TUNING_ROWS = 10
-Matches = dict[str, list[HeatScores]]
+_MOST_CORRECTED = 10_000  # train images that a correction is learnt on
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -164,11 +165,12 @@ def match_methods(
     refine: Sequence[str],
     masks: Callable[[int], np.ndarray | None] | None,
     progress: Progress | None,
+    score: Callable[[HeatScores], S],
     thresholds: np.ndarray = THRESHOLDS,
-) -> tuple[Matches, dict[str, float]]:
-    """How all methods and baselines match the boxes of ``truth.rows``; their seconds.
+) -> tuple[dict[str, list[S]], dict[str, float]]:
+    """What all methods and baselines score by the boxes of ``truth.rows``; their seconds.
 
-    A method has as many matches as draws: one, if it does not depend on chance. Several are made
+    A method has as many scores as draws: one, if it does not depend on chance. Several are made
     on half the grid, which saves two thirds of their time and moves a box by a pixel of 224.
 
     Parameters
@@ -185,6 +187,8 @@ def match_methods(
     masks : callable, optional
         The mask of a picture, from its row.
     progress : callable, optional
+    score : callable
+        From one match to what is kept of it: the matches of all methods would not fit in memory.
     thresholds : ndarray of shape (t,)
         At which heat maps are cut; a multiple of the hundred of ``THRESHOLDS``.
     """
@@ -214,60 +218,81 @@ def match_methods(
     centre = np.broadcast_to(centre_heat((GRID, GRID)), (len(rows), GRID, GRID))
     whole = np.tile([0.0, 0.0, 1.0, 1.0], (len(rows), 1))
     centred = partial(match_heats, centre, true, owner, frames=whole)
-    done = _all_done([task for _, task in tasks], n_maps=len(tasks) * len(rows))
-    matches: Matches = {}
-    for (method, _), (match, spent) in zip(tasks, done, strict=True):
-        matches.setdefault(method, []).append(match)
-        seconds[method] = seconds.get(method, 0.0) + spent
-    match, seconds["centre_gaussian"] = _timed(centred)
-    matches["centre_gaussian"] = [match]
-    for name, (match, spent) in _refined(store, truth, fitted, matches, refine, more).items():
-        matches[name + SUFFIX] = [match]
-        seconds[name + SUFFIX] = seconds[name] + spent
-    return matches, seconds
+    calls = [partial(_matched, match, score, method in refine) for method, match in tasks]
+    done = _all_done(calls, n_maps=len(tasks) * len(rows))
+    matched: dict[str, list[_Matched[S]]] = {}
+    for (method, _), one in zip(tasks, done, strict=True):
+        matched.setdefault(method, []).append(one)
+        seconds[method] = seconds.get(method, 0.0) + one.seconds
+    matched["centre_gaussian"] = [_matched(centred, score)]
+    seconds["centre_gaussian"] = matched["centre_gaussian"][0].seconds
+    boxes = {name: matched[name][0].boxes for name in refine}
+    for name, match in _refined(store, truth, fitted, boxes, more).items():
+        matched[name + SUFFIX] = [_matched(match, score)]
+        seconds[name + SUFFIX] = seconds[name] + matched[name + SUFFIX][0].seconds
+    return {name: [one.score for one in several] for name, several in matched.items()}, seconds
 
 
-def _all_done(
-    tasks: Sequence[Callable[[], HeatScores]], n_maps: int
-) -> list[tuple[HeatScores, float]]:
-    """Every result and its seconds; in processes of their own where that pays for their start."""
-    if usable_cores() < 2 or n_maps < _FEW_MAPS:
-        return [_timed(task) for task in tasks]
-    with workers():
-        return list(joblib.Parallel()(joblib.delayed(_timed)(task) for task in tasks))
+@dataclass(frozen=True)
+class _Matched(Generic[S]):
+    """What is kept of a match, the seconds it took, and its boxes where they are corrected."""
+
+    score: S
+    boxes: np.ndarray
+    seconds: float
 
 
-def _timed(task: Callable[[], HeatScores]) -> tuple[HeatScores, float]:
+def _matched(
+    match: Callable[[], HeatScores], score: Callable[[HeatScores], S], keep_boxes: bool = False
+) -> _Matched[S]:
     start = time.perf_counter()
-    return task(), time.perf_counter() - start
+    made = match()
+    spent = time.perf_counter() - start
+    hundredths = slice(None, None, max(1, made.boxes.shape[1] // len(THRESHOLDS)))
+    return _Matched(score(made), made.boxes[:, hundredths] if keep_boxes else made.boxes[:0], spent)
+
+
+def _all_done(calls: Sequence[Callable[[], _Matched[S]]], n_maps: int) -> list[_Matched[S]]:
+    """Every result; in processes of their own where that pays for their start."""
+    if usable_cores() < 2 or n_maps < _FEW_MAPS:
+        return [call() for call in calls]
+    with workers():
+        return list(joblib.Parallel()(joblib.delayed(call)() for call in calls))
 
 
 def _refined(
     store: MapStore,
     truth: Truth,
     fitted: FittedMethods,
-    matches: Matches,
-    names: Sequence[str],
+    boxes: Mapping[str, np.ndarray],
     more: Mapping[str, Any],
-) -> dict[str, tuple[HeatScores, float]]:
-    """The boxes of some methods, corrected by what train boxes teach, and the further seconds."""
+) -> dict[str, Callable[[], HeatScores]]:
+    """Matches of the boxes of some methods, corrected by what train boxes teach."""
     sizes, rows = picture_sizes(store), truth.rows
     train = np.intersect1d(truth.train, truth.boxes["image"])
-    if not len(train) or not names:
+    if not len(train) or not boxes:
         return {}
-    some = replace(fitted, methods={name: fitted.methods[name] for name in names})
+    train = train[stratified_rows(store.images["label"].iloc[train], _MOST_CORRECTED)]
+    some = replace(fitted, methods={name: fitted.methods[name] for name in boxes})
     heats, _ = timed_heats(store, train, some)
     learnt, scored = _of_rows(truth.boxes, train), _of_rows(truth.boxes, rows)
-    refined = {}
+    refined: dict[str, Callable[[], HeatScores]] = {}
     for name, heat in heats.items():
         own = score_heats(heat, *learnt, frames=np.asarray(store.frames)[train], sizes=sizes[train])
         correction = fit_correction(own.boxes, own.iou, *learnt, sizes[train])
-        start = time.perf_counter()
-        hundredths = slice(None, None, matches[name][0].boxes.shape[1] // len(THRESHOLDS))
-        boxes = corrected_boxes(correction, matches[name][0].boxes[:, hundredths], sizes[rows])
-        match = score_boxes(boxes, *scored, **more)
-        refined[name] = match, time.perf_counter() - start
+        refined[name] = partial(_corrected, correction, boxes[name], sizes[rows], *scored, more)
     return refined
+
+
+def _corrected(
+    correction: BoxCorrection,
+    boxes: np.ndarray,
+    sizes: np.ndarray,
+    truth: np.ndarray,
+    owner: np.ndarray,
+    more: Mapping[str, Any],
+) -> HeatScores:
+    return score_boxes(corrected_boxes(correction, boxes, sizes), truth, owner, **more)
 
 
 def _of_rows(table: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

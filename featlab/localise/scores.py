@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,7 @@ class MethodScores:
     Attributes
     ----------
     match : HeatScores
-        Of the scored images only.
+        Of the scored images only, the boxes at `threshold` only, ``(n, 1, 4)``.
     per_image : ndarray of shape (n, 6)
         Per image: hit, IoU, centre in box, Top-1 hit, pointing, heat in box.
     threshold, threshold_oracle : float
@@ -131,7 +131,8 @@ def score_method(
         columns_v2 = [_column_of(match.iou_any[tuning], delta) for delta in DELTAS]
         threshold = float(thresholds_of(n_thresholds)[column])
         oracle = choose_threshold(own.iou, thresholds_of(n_thresholds))
-    iou, boxes = own.iou[:, column], own.boxes[:, column]
+    own = replace(own, boxes=own.boxes[:, [column]])
+    iou, boxes = own.iou[:, column], own.boxes[:, 0]
     hit = (iou >= 0.5).astype(float)
     top1 = np.full(len(iou), np.nan) if right_class is None else hit * right_class
     values = [hit, iou, centre_in_box(boxes), top1, own.pointing, own.heat_in_box]
@@ -322,7 +323,7 @@ def per_image(scores: Sequence[MethodScores]) -> pd.DataFrame:
     table["iou_any"] = np.mean([s.match.iou_any[:, s.columns_v2[half]] for s in scores], axis=0)
     table[CORNERS] = np.nan
     if len(scores) == 1:
-        table[CORNERS] = scores[0].match.boxes[:, scores[0].column]
+        table[CORNERS] = scores[0].match.boxes[:, 0]
     return table
 
 
