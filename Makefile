@@ -2,9 +2,11 @@ PYTHON ?= python3
 PY := .venv/bin/python
 TESTS ?= tests
 MARKED ?=
+RUN ?= -m pytest
 DEV := .venv-dev/bin/python
 
-.PHONY: demo test check test-all pytest test-dev lint typecheck security notebook bench docs clean
+.PHONY: demo test check test-all pytest test-dev mutants lint typecheck security notebook bench docs
+.PHONY: clean
 
 demo: .venv/installed
 	$(PY) -m featlab demo -o reports/demo
@@ -15,11 +17,22 @@ test: lint pytest
 check: .venv/installed-test
 	$(MAKE) -j 3 lint typecheck security
 
+# Every test, and the lines and branches that they run. Coverage sees nothing of what numba compiles:
+# the tests of the regions run once more without it.
 test-all: check
-	$(MAKE) pytest MARKED='-m ""'
+	$(PY) -m coverage erase
+	status=0; \
+	$(MAKE) pytest MARKED='-m ""' RUN='-m coverage run -m pytest' || status=$$?; \
+	NUMBA_DISABLE_JIT=1 $(PY) -m coverage run -m pytest -k region tests/test_box_metrics.py || status=$$?; \
+	$(PY) -m coverage combine --quiet && $(PY) -m coverage report; \
+	exit $$status
 
 pytest: .venv/installed-test
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(MARKED) $(TESTS)
+	$(PY) $(RUN) -n 2 --dist loadfile --no-loadscope-reorder $(MARKED) $(TESTS)
+
+# Faults put in on purpose: some at random for every area, or `make mutants AREAS="boxes -n 200"`.
+mutants: .venv/installed-mutants
+	$(PY) tests/mutants.py $(AREAS)
 
 # Against scanpy, which needs an older pandas than the rest.
 test-dev: .venv-dev/installed
@@ -48,7 +61,7 @@ docs: .venv/installed-docs
 	@echo "docs/_build/html/index.html"
 
 clean:
-	rm -rf .venv .venv-dev build docs/_build docs/api featlab.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-dev build docs/_build docs/api featlab.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -63,6 +76,10 @@ clean:
 .venv/installed-test: .venv/bin/python setup.py
 	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) -e '.[test,docs,fast,cluster,export,hub,heif,masks]' || $(PY) -m pip install --quiet -e '.[test,docs,fast,cluster,export,hub,heif,masks]'
 	touch $@ .venv/installed
+
+.venv/installed-mutants: .venv/installed-test
+	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) -e '.[mutants]' || $(PY) -m pip install --quiet -e '.[mutants]'
+	touch $@
 
 .venv/installed-notebook: .venv/bin/python setup.py
 	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) -e '.[notebook]' || $(PY) -m pip install --quiet -e '.[notebook]'

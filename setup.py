@@ -76,6 +76,8 @@ setup(
             "pytest>=8.3",
             "hypothesis>=6.115",
         ],
+        # Faults put in on purpose, which the tests should see (`make mutants`).
+        "mutants": ["cosmic-ray>=8.7"],
         "docs": [
             "sphinx>=8.2",
             "myst-parser>=4.0",
@@ -88,6 +90,8 @@ setup(
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "hypothesis>=6.115",
+            # Which lines and branches `make test-all` runs, in other processes too.
+            "coverage>=7.17",
             "nbformat>=5.10",
             # What is written for other tools, read back.
             "pycocotools>=2.0.10",

@@ -9,7 +9,7 @@ an AUROC is a score interval.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ def mean_interval(
     codes = None
     if groups is not None:
         codes = group_codes(np.asarray(groups)[known], int(known.sum()))
-        codes = None if codes.max(initial=-1) + 1 == len(codes) else codes
+        codes = None if len(np.unique(codes)) == len(codes) else codes
     values = values[known]
     if codes is None and span == (0.0, 1.0) and np.isin(values, span).all():
         return share_interval(float(values.sum()), len(values), level=level)
@@ -145,7 +145,7 @@ def difference_interval(
 def _difference_low(more: int, fewer: int, n: int, tail: float) -> float:
     # The share of images that tell a from b, and within it that of a, are independent.
     equal = n - more - fewer
-    if more == 0:
+    if not more:
         return -float(betaincinv(fewer + 1, equal, 1 - tail)) if equal else -1.0
     places = (np.arange(_PLACES) + 0.5) / _PLACES
     telling = betaincinv(more + fewer + 1, equal, places) if equal else np.ones(1)
@@ -193,54 +193,51 @@ def bootstrap_draws(
     Rubin (1981). The Bayesian bootstrap. Annals of Statistics 9, 130-134.
     """
     codes = np.arange(n) if groups is None else group_codes(groups, n)
-    units = int(codes.max(initial=-1)) + 1
+    units = len(np.unique(codes))
     rng = np.random.default_rng(random_state)
-    block = max(1, _BLOCK // max(n, 1))
     parts = [
-        np.asarray(statistic(rng.exponential(size=(min(block, n_boot - start), units))[:, codes]))
-        for start in range(0, n_boot, block)
+        np.asarray(statistic(rng.exponential(size=(block, units))[:, codes]))
+        for block in _blocks(n_boot, n)
     ]
     return np.concatenate(parts)
+
+
+def _blocks(n_boot: int, width: int) -> Iterator[int]:
+    """How many draws of so many weights each are made at once, until there are `n_boot`."""
+    block = max(1, _BLOCK // max(width, 1))
+    return (min(block, n_boot - start) for start in range(0, n_boot, block))
 
 
 def mean_draws(
     values: Floats, codes: NDArray[np.intp] | None, *, n_boot: int, random_state: int
 ) -> Floats:
-    """Means of values ``(n,)`` or ``(n, m)`` under random weights of the groups `codes`, or of
-    the images; ``(n_boot,)`` or ``(n_boot, m)``, NaN left out of each column.
+    """Means of values ``(n,)`` under random weights of the groups `codes`, or of the images;
+    ``(n_boot,)``.
     """
-    table = values.reshape(len(values), -1)
-    known = ~np.isnan(table)
-    both = np.concatenate([np.where(known, table, 0.0), known], axis=1)
     if codes is not None:
-        sums = np.zeros((int(codes.max(initial=-1)) + 1, both.shape[1]))
-        np.add.at(sums, codes, both)
+        sums = np.stack([np.bincount(codes, values), np.bincount(codes)], axis=1)
         weighted = bootstrap_draws(
             lambda weights: weights @ sums, len(sums), n_boot=n_boot, random_state=random_state
         )
-        return _ratio(weighted).reshape(-1, *values.shape[1:])
-    # The weights of equal images add up: a gamma variable, and the order does not matter.
-    both, counts = np.unique(both, axis=0, return_counts=True)
-    rng = np.random.default_rng(random_state)
-    block = max(1, _BLOCK // max(len(both), 1))
-    parts = [
-        rng.standard_gamma(counts, size=(min(block, n_boot - start), len(both))) @ both
-        for start in range(0, n_boot, block)
-    ]
-    return _ratio(np.concatenate(parts)).reshape(-1, *values.shape[1:])
-
-
-def _ratio(weighted: Floats) -> Floats:
-    total, weight = np.split(weighted, 2, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return total / weight
+    else:
+        # The weights of equal images add up: a gamma variable, and the order does not matter.
+        distinct, counts = np.unique(values, return_counts=True)
+        sums = np.stack([distinct, np.ones(len(distinct))], axis=1)
+        rng = np.random.default_rng(random_state)
+        parts = [
+            rng.standard_gamma(counts, size=(block, len(sums))) @ sums
+            for block in _blocks(n_boot, len(sums))
+        ]
+        weighted = np.concatenate(parts)
+    with np.errstate(invalid="ignore"):
+        return weighted[:, 0] / weighted[:, 1]
 
 
 def interval_name(codes: NDArray[np.intp] | None) -> str:
     """What an interval over images, or their groups, rests on; or why there is none."""
-    if codes is None or codes.max(initial=-1) + 1 == len(codes):
+    k = 0 if codes is None else len(np.unique(codes))
+    if codes is None or k == len(codes):
         return "over images"
-    k = len(np.unique(codes))
     return f"over {k} groups" if k > 1 else "none: all images are of one group"
 
 

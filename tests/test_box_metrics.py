@@ -13,7 +13,7 @@ from scipy import ndimage
 from featlab import FeatlabError
 from featlab.boxes import geometry as bx
 from featlab.boxes import scores
-from featlab.intervals import bootstrap_draws, draws_interval, mean_interval, share_interval
+from featlab.intervals import bootstrap_draws, draws_interval
 from featlab.localise import _components
 from featlab.localise._components import all_regions
 from featlab.localise.heat import normalise, upsample
@@ -363,41 +363,6 @@ def test_bootstrap_of_an_oracle_equals_resampling_by_hand():
         assert value == pytest.approx(np.max(levels, axis=1).mean())
     low, high = draws_interval(draws, 30)
     assert low < scores.max_box_acc_v2(ious) <= high
-
-
-def test_the_same_seed_pairs_differences():
-    rng = np.random.default_rng(0)
-    a = rng.random(200)
-    b = a - 0.1
-    first, second = (
-        bootstrap_draws(lambda w, v=v: scores.mean_score(v, w), 200, n_boot=20) for v in (a, b)
-    )
-    assert first - second == pytest.approx(np.full(20, 0.1))
-
-
-def test_groups_are_drawn_whole_and_widen_the_interval():
-    values = np.repeat(np.random.default_rng(0).random(12), 20)
-    groups = np.repeat([f"g{i}" for i in range(12)], 20)
-    bootstrap_draws(
-        lambda w: (
-            np.testing.assert_array_equal(np.ptp(w.reshape(-1, 12, 20), axis=2), 0) or w[:, 0]
-        ),
-        240,
-        groups=groups,
-        n_boot=9,
-    )
-    alone, together = mean_interval(values), mean_interval(values, groups=groups)
-    assert together[1] - together[0] > 3 * (alone[1] - alone[0])
-    nameless = mean_interval(values, groups=[""] * 240)
-    assert nameless == pytest.approx(alone, abs=0.01)
-    sure = mean_interval(np.ones(240), groups=groups)
-    assert sure == pytest.approx(share_interval(12, 12), abs=1e-3)
-
-
-def test_draws_interval_of_nothing_and_of_certainty():
-    assert np.isnan(draws_interval(np.full(9, np.nan), 5)).all()
-    assert draws_interval(np.zeros(2000), 5) == pytest.approx(share_interval(0, 5), abs=1e-3)
-    assert np.isnan(draws_interval(np.full(9, 0.3), 1)).all()
 
 
 # ----------------------------------------------------------------------------- legacy

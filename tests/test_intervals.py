@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest, multinomial
+from scipy.optimize import brentq
+from scipy.stats import binom, binomtest, multinomial, t
 
 from featlab.arguments import effective_units
 from featlab.intervals import (
+    auroc_score_interval,
+    bootstrap_draws,
     difference_interval,
     draws_interval,
     interval_name,
@@ -46,7 +49,8 @@ def test_random_weights_give_the_closed_form():
 
 
 @pytest.mark.parametrize(
-    ("only_a", "only_b", "n"), [(0, 0, 40), (7, 0, 40), (0, 7, 40), (11, 3, 14), (12, 4, 60)]
+    ("only_a", "only_b", "n"),
+    [(0, 0, 40), (7, 0, 40), (0, 7, 40), (0, 7, 7), (11, 3, 14), (12, 4, 60)],
 )
 def test_random_weights_give_the_closed_form_of_differences(only_a, only_b, n):
     gaps = np.repeat([1.0, -1.0, 0.0], [only_a, only_b, n - only_a - only_b])
@@ -100,12 +104,14 @@ def test_mean_is_seeded_and_ignores_order_and_nan():
 
 def test_nothing_known_gives_no_interval():
     assert np.isnan(mean_interval(np.array([]))).all()
+    assert np.isnan(mean_interval(np.array([]), span=(0.0, 5.0))).all()
     assert np.isnan(mean_interval(np.array([0.4]))).all()
     assert np.isnan(mean_interval(np.ones(9), groups=["a"] * 9)).all()
     assert np.isnan(draws_interval(np.full(9, 0.5), 1.0)).all()
     assert interval_name(np.zeros(9, dtype=np.intp)) == "none: all images are of one group"
     assert interval_name(np.arange(9) // 3) == "over 3 groups"
-    assert interval_name(None) == interval_name(np.arange(9)) == "over images"
+    for codes in (None, np.arange(9), np.arange(0)):
+        assert interval_name(codes) == "over images"
 
 
 def test_one_wrong_image_of_five_groups_changes_little():
@@ -116,6 +122,91 @@ def test_one_wrong_image_of_five_groups_changes_little():
     assert best == pytest.approx(share_interval(5, 5), abs=0.002)
     assert best[0] - 0.02 < less[0] < best[0]
     assert 0.99 < less[1] < best[1] == 1
+
+
+def test_the_same_seed_pairs_differences():
+    rng = np.random.default_rng(0)
+    a = rng.random(200)
+    b = a - 0.1
+    first, second = (
+        bootstrap_draws(lambda w, v=v: w @ v / w.sum(axis=1), 200, n_boot=20) for v in (a, b)
+    )
+    assert first - second == pytest.approx(np.full(20, 0.1))
+
+
+def test_groups_are_drawn_whole_and_widen_the_interval():
+    values = np.repeat(np.random.default_rng(0).random(12), 20)
+    groups = np.repeat([f"g{i}" for i in range(12)], 20)
+    bootstrap_draws(
+        lambda w: (
+            np.testing.assert_array_equal(np.ptp(w.reshape(-1, 12, 20), axis=2), 0) or w[:, 0]
+        ),
+        240,
+        groups=groups,
+        n_boot=9,
+    )
+    alone, together = mean_interval(values), mean_interval(values, groups=groups)
+    assert together[1] - together[0] > 3 * (alone[1] - alone[0])
+    nameless = mean_interval(values, groups=[""] * 240)
+    assert nameless == pytest.approx(alone, abs=0.01)
+    sure = mean_interval(np.ones(240), groups=groups)
+    assert sure == pytest.approx(share_interval(12, 12), abs=1e-3)
+
+
+def test_draws_interval_of_nothing_and_of_certainty():
+    assert np.isnan(draws_interval(np.full(9, np.nan), 5)).all()
+    assert draws_interval(np.zeros(2000), 5) == pytest.approx(share_interval(0, 5), abs=1e-3)
+    assert np.isnan(draws_interval(np.full(9, 0.3), 1)).all()
+
+
+@pytest.mark.parametrize("most", [1, 70])
+def test_how_many_draws_are_made_at_once_changes_nothing(most, monkeypatch):
+    values, codes = np.random.default_rng(0).random(40), np.arange(40) // 3
+
+    def draws():
+        return (
+            bootstrap_draws(lambda w: w @ values, 40, n_boot=9),
+            mean_draws(values, None, n_boot=9, random_state=0),
+            mean_draws(values, codes, n_boot=9, random_state=0),
+        )
+
+    expected = draws()
+    monkeypatch.setattr("featlab.intervals._BLOCK", most)
+    np.testing.assert_allclose(draws(), expected, rtol=1e-12)
+    names = np.array(list("abcdefghijklmn"))[codes]
+    by_image = bootstrap_draws(lambda w: w @ values / w.sum(axis=1), 40, groups=names, n_boot=9)
+    np.testing.assert_allclose(expected[2], by_image, rtol=1e-12)
+    assert bootstrap_draws(lambda w: w.sum(axis=1), 0, n_boot=3).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("level", [0.95, 0.6])
+@pytest.mark.parametrize("auroc", [0.3, 0.8, 1.0])
+@pytest.mark.parametrize("given", [{}, {"variances": (0.02, 0.001)}, {"units": (6.0, 1.0)}])
+def test_limits_of_an_auroc_solve_newcombes_equation(given, auroc, level):
+    sizes = n, n_ref = np.array([20.0, 35.0])
+    extra = (n + n_ref) / 2 - 1
+
+    def variance(at):
+        spread = at * (1 - at) * (1 + extra * (1 - at) / (2 - at) + extra * at / (1 + at))
+        return spread / (n * n_ref)
+
+    # DeLong's where it is larger; Satterthwaite's degrees of freedom of the larger parts.
+    own, delong = variance(auroc) * sizes[::-1] / sizes.sum(), np.array(given.get("variances", 0))
+    parts = np.maximum(own, delong) if auroc < 1 else sizes[::-1]
+    factor = max(1, delong.sum() / variance(auroc)) if auroc < 1 else 1
+    free = np.maximum(np.array(given.get("units", sizes)) - 1, 1)
+    z = t.ppf((1 + level) / 2, parts.sum() ** 2 / (parts**2 / free).sum())
+
+    def excess(at):
+        return abs(auroc - at) - z * np.sqrt(factor * variance(at))
+
+    arrays = {name: tuple(np.array([one]) for one in pair) for name, pair in given.items()}
+    low, high = auroc_score_interval(
+        np.array([auroc]), np.array([n]), np.array([n_ref]), level=level, **arrays
+    )
+    assert low[0] == pytest.approx(brentq(excess, 1e-9, auroc - 1e-9), abs=1e-9)
+    above = brentq(excess, auroc + 1e-9, 1 - 1e-9) if auroc < 1 else 1
+    assert high[0] == pytest.approx(above, abs=1e-9)
 
 
 def test_effective_units():

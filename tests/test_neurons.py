@@ -7,14 +7,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import brentq
-from scipy.stats import mannwhitneyu, t, ttest_ind
+from scipy.stats import mannwhitneyu, ttest_ind
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from featlab import FeatlabError
 from featlab.arguments import feature_columns
-from featlab.intervals import auroc_score_interval
 from featlab.neurons import (
     confirm_neurons,
     rank_neurons,
@@ -110,16 +108,6 @@ class TestAgainstOtherImplementations:
                 assert ranks.auroc[code, column] == pytest.approx(auroc, rel=1e-12)
                 assert ranks.variance[code, column] == pytest.approx(variance, rel=1e-9)
 
-    def test_interval_is_the_wider_of_newcombes_and_delongs(self):
-        n = np.array([30.0])
-        for spread in (0.001, 0.1):  # DeLong's variance is smaller, and larger
-            found = auroc_score_interval(
-                np.array([0.8]), n, n, variances=(n * 0, spread**2 + n * 0)
-            )
-            bare = auroc_score_interval(np.array([0.8]), n, n)
-            assert (found[0] <= bare[0]) and (found[1] >= bare[1])
-        assert found[1] - found[0] > 3.6 * spread
-
     def test_interval_has_no_jump_at_the_border(self):
         values = np.stack([np.arange(40.0)] * 2, axis=1)
         values[[19, 20], 1] = values[[20, 19], 1]  # one pair of 400 is wrong
@@ -134,24 +122,6 @@ class TestAgainstOtherImplementations:
         expected = multipletests(table["p"], method=method)[1]
         np.testing.assert_allclose(table["p_adjusted"], expected)
         assert (table["reject"] == (expected <= 0.05)).all()
-
-    def test_newcombe_solves_its_equation(self):
-        n, n_ref = 20.0, 35.0
-        # Satterthwaite's degrees of freedom where both sides have the same spread.
-        df = (n + n_ref) ** 2 / (n_ref**2 / (n - 1) + n**2 / (n_ref - 1))
-        z = t.ppf(0.975, df)
-        extra = (n + n_ref) / 2 - 1
-
-        def excess(at, auroc):
-            spread = at * (1 - at) * (1 + extra * (1 - at) / (2 - at) + extra * at / (1 + at))
-            return abs(auroc - at) - z * np.sqrt(spread / (n * n_ref))
-
-        for auroc in (0.5, 0.8, 1.0):
-            low, high = auroc_score_interval(np.array([auroc]), np.array([n]), np.array([n_ref]))
-            root = brentq(excess, 1e-6, auroc - 1e-6, args=(auroc,))
-            assert low[0] == pytest.approx(root, abs=1e-9)
-            assert low[0] < auroc <= high[0] <= 1
-        assert high[0] == 1.0
 
 
 class TestTable:
