@@ -14,6 +14,7 @@ from featlab.system.files import whole_folder, write_whole
 def test_a_file_is_flushed_before_it_gets_its_name(content, tmp_path, monkeypatch):
     path, order = tmp_path / "sub" / "table.csv", []
     fsync, replace = os.fsync, os.replace
+    path.parent.mkdir()
     monkeypatch.setattr(os, "fsync", lambda file: (order.append("fsync"), fsync(file)))
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), replace(a, b)))
     write_whole(path, content)

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 from featlab.arguments import Progress, tracked
 from featlab.errors import FeatlabError
-from featlab.system.files import held, replace_durably
+from featlab.system.files import held, place_durably, replace_durably
 
 _log = logging.getLogger(__name__)
 
@@ -327,7 +327,7 @@ def extract_archive(
                     _unpack(tar, member, scratch, path)
         if not (scratch / folder).is_dir():
             raise FeatlabError(f"it has no folder {folder!r}")
-        os.replace(scratch / folder, root / folder)
+        place_durably(scratch / folder, root / folder)
     except FeatlabError as error:
         raise FeatlabError(f"{archive} cannot be unpacked: {error}; {_MEND}") from None
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:

@@ -19,7 +19,7 @@ from featlab.extract._source import pictures_key, provenance_of
 from featlab.store.format import Tables, read_gone
 from featlab.store.rows import Piece, choose_rows, first_rows
 from featlab.store.writing import PartWriter, join_parts
-from featlab.system.files import held, write_durably
+from featlab.system.files import held, make_durably, write_durably
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def part_path(parts: Path, part: range) -> Path:
 def make_folder(folder: Path) -> None:
     """Make the folder of the parts."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_durably(folder)
     except OSError as error:
         raise FeatlabError(f"{folder} could not be made: {error.strerror}.") from error
 
@@ -189,7 +189,8 @@ def clear_parts(parts: Path, kept: Sequence[Piece]) -> None:
 def share_parts(pieces: Sequence[Piece]) -> None:
     """Note beside parts that another store refers to them, so that they are never cleared."""
     for folder in {piece.file.parent for piece in pieces if piece.file.match("*.parts/part-*.h5")}:
-        (folder / _SHARED).touch()
+        if not (folder / _SHARED).exists():
+            write_durably(folder / _SHARED, b"")
 
 
 def _needed(parts: Path, kept: Sequence[Piece]) -> set[Path]:

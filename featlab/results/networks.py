@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from featlab.errors import FeatlabError
-from featlab.system.files import write_table, write_whole
+from featlab.system.files import flush_names, write_table, write_whole
 
 _GRADIENT_TABLES = ("localisation", "boxes", "sanity", "faithfulness", "faithfulness_curves")
 GRADIENTS_FILE, _GRADIENTS_VERSION = "gradient_examples.npz", 2
@@ -372,6 +372,7 @@ class Transfer:
         folder = Path(folder)
         path, (kind, version) = folder / TRANSFER_FILE, _TRANSFER_FORMAT
         path.unlink(missing_ok=True)  # until all tables are there, there are no results
+        flush_names(folder)
         for name, table in self.tables().items():
             write_whole(_transfer_table(folder, name), partial(table.to_parquet, index=False))
         record = {

@@ -390,7 +390,8 @@ class Rows:
                     start = piece.start + unique[low] - self._first[owner[low]]
                     source = self._dataset(piece, key, whole)
                     if not read_chunks(source, start, values[low:high]):
-                        values[low:high] = source[start : start + high - low]
+                        with read_errors(piece.file, f"/{key}"):
+                            values[low:high] = source[start : start + high - low]
         return values if np.array_equal(unique, rows) else values[inverse]
 
     def _dataset(self, piece: Piece, key: str, whole: h5py.Dataset) -> h5py.Dataset:

@@ -40,12 +40,45 @@ def replace_durably(temporary: Path, path: Path) -> None:
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    flush_names(path.parent)
+
+
+def flush_names(folder: Path) -> None:
+    """Flush what was made, renamed or removed in a folder: a power cut may undo it until then."""
     with contextlib.suppress(OSError):  # Windows cannot open a directory.
-        directory = os.open(path.parent, os.O_RDONLY)
+        directory = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def make_durably(folder: Path) -> None:
+    """Make a folder, with those above it, unless it is there; no power cut takes it away again."""
+    if not folder.is_dir():
+        make_durably(folder.parent)
+        folder.mkdir(exist_ok=True)
+        flush_names(folder.parent)
+
+
+def place_durably(new: Path, path: Path, aside: Path | None = None) -> None:
+    """Flush a folder with all that is in it, then give it its final name.
+
+    What has that name goes `aside`, to be removed by the caller; or back, if the system refuses.
+    """
+    if hasattr(os, "sync"):  # to flush thousands of small files one by one takes minutes
+        os.sync()
+    if aside is not None and path.exists():
+        os.replace(path, aside)
+    try:
+        os.replace(new, path)
+    except OSError:
+        if aside is not None:
+            with contextlib.suppress(OSError):
+                os.replace(aside, path)
+        raise
+    # Else the disk could first see how what is aside is emptied, still under the final name.
+    flush_names(path.parent)
 
 
 def write_whole(path: Path, write: Callable[[Path], Any] | bytes | str) -> None:
@@ -69,7 +102,7 @@ def write_whole(path: Path, write: Callable[[Path], Any] | bytes | str) -> None:
 
 def write_durably(path: Path, write: Callable[[Path], Any] | bytes | str) -> None:
     """As :func:`write_whole`, for a caller that says itself what the system's refusal means."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_durably(path.parent)
     # The suffix stays: Keras and numpy look at it.
     part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}.part{path.suffix}")
     try:
@@ -102,22 +135,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     refuse_foreign(path)
     with system_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_durably(path.parent)
         new, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part") for _ in range(2))
         try:
             new.mkdir()
             yield new
             (new / OURS).write_text("Made by featlab, which may replace this folder.\n", "utf-8")
-            if hasattr(os, "sync"):  # to flush thousands of small files one by one takes minutes
-                os.sync()
-            if path.exists():
-                os.replace(path, old)
-            try:
-                os.replace(new, path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.replace(old, path)
-                raise
+            place_durably(new, path, aside=old)
         finally:
             for left in (new, old):
                 shutil.rmtree(left, ignore_errors=True)
@@ -130,8 +154,8 @@ def is_ours(path: Path) -> bool:
 
 def mark_results(folder: Path) -> None:
     """Make a folder for results, known as one: no class of pictures, should it lie among them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULTS).write_text("featlab has written into this folder.\n", "utf-8")
+    if not (folder / RESULTS).is_file():
+        write_whole(folder / RESULTS, "featlab has written into this folder.\n")
 
 
 def refuse_foreign(path: Path) -> None:
