@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from listed_regions import NO_BOXES, listed
 from scipy import ndimage
 
 from featlab import FeatlabError
@@ -53,7 +54,7 @@ def test_all_regions_equal_scipy_label(density):
         pixels = (rng.random(shape) < density) * rng.integers(1, 256, shape)
         pixels = pixels.astype(np.uint8)
         cuts = np.array([0, 3, 90, 200, 254, 90, *range(0, 250, 10)], dtype=np.uint8)
-        found = all_regions(pixels, cuts)
+        found = listed(all_regions(pixels, cuts))
         expected = []
         for k, cut in enumerate(cuts):
             labels, _ = ndimage.label(pixels > cut, EIGHT)
@@ -69,11 +70,8 @@ def test_plateaus_and_rounding_do_not_matter():
     heat = normalise(upsample(np.maximum(rng.normal(size=(9, 7)), 0), 96))
     pixels = (heat * np.float32(255)).astype(np.uint8)
     cuts = np.arange(0, 255, 5, dtype=np.uint8)
-    for one, other in zip(
-        vars(all_regions(pixels, cuts)).values(),
-        vars(all_regions(pixels, cuts, height=heat)).values(),
-        strict=True,
-    ):
+    plain = listed(all_regions(pixels, cuts))
+    for one, other in zip(plain, listed(all_regions(pixels, cuts, height=heat)), strict=True):
         assert np.array_equal(one, other)
 
 
@@ -93,7 +91,7 @@ def published(heat: list[list[float]]) -> list[list[float]]:
     cuts = np.array([int(tau * pixels.max()) for tau in np.arange(0, 1, 0.2)], dtype=np.uint8)
     height, width = pixels.shape
     limits = [width - 1, height - 1, width - 1, height - 1]
-    return np.minimum(all_regions(pixels, cuts).largest(5), limits).tolist()
+    return np.minimum(all_regions(pixels, cuts).largest(NO_BOXES)[0], limits).tolist()
 
 
 def test_the_reference_evaluators_cases():
@@ -117,8 +115,8 @@ def test_regions_equal_opencv_contours():
     for heat in heats:
         pixels = (normalise(upsample(heat, 224)) * 255).astype(np.uint8)
         cuts = np.floor(THRESHOLDS * pixels.max()).astype(np.uint8)
-        found = all_regions(pixels, cuts)
-        largest = found.largest(len(cuts))
+        regions = all_regions(pixels, cuts)
+        found, largest = listed(regions), regions.largest(NO_BOXES)[0]
         for k, cut in enumerate(cuts):
             hot = (pixels > cut).astype(np.uint8)
             contours = cv2.findContours(hot, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
@@ -415,7 +413,7 @@ def test_the_largest_region_from_runs_is_that_of_all_regions(smooth):
         pixels = ndimage.gaussian_filter(pixels, (0, smooth, smooth)) if smooth else pixels
         pixels = (255 * (pixels - pixels.min()) / (np.ptp(pixels) or 1)).astype(np.uint8)
         cut = np.quantile(pixels, rng.uniform(0, 1)).astype(np.uint8)
-        expected = [all_regions(one, np.array([cut])).largest(1)[0] for one in pixels]
+        expected = [all_regions(one, np.array([cut])).largest(NO_BOXES)[0][0] for one in pixels]
         np.testing.assert_array_equal(bx.largest_boxes(pixels > cut), expected)
 
 

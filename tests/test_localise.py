@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_store import FakeStore
+from listed_regions import NO_BOXES, listed
 from PIL import Image
 from scipy import ndimage
 
@@ -142,7 +143,7 @@ def test_regions_equal_scipy_label(density):
         pixels = (rng.random(shape) < density).astype(np.uint8) * rng.integers(1, 256, shape)
         pixels = pixels.astype(np.uint8)
         cuts = np.array([0, 3, 90, 200, 254, *range(0, 250, 10)], dtype=np.uint8)
-        result = all_regions(pixels, cuts).largest(len(cuts))
+        result = all_regions(pixels, cuts).largest(NO_BOXES)[0]
         assert result.tolist() == [reference_box(pixels > cut) for cut in cuts]
 
 
@@ -159,7 +160,7 @@ def test_every_region_equals_scipy_label(kind):
             height = (np.arange(height.size).reshape(shape) % 7 / 7).astype(np.float32)
         pixels = (height * np.float32(255)).astype(np.uint8)
         cuts = np.unique(rng.integers(0, 255, 40)).astype(np.uint8)
-        found = all_regions(pixels, cuts, height=height)
+        found = listed(all_regions(pixels, cuts, height=height))
         for k, cut in enumerate(cuts):
             labels, n = ndimage.label(pixels > cut, np.ones((3, 3)))
             places = ndimage.find_objects(labels)
@@ -173,10 +174,10 @@ def test_every_region_equals_scipy_label(kind):
 
 def test_touching_corners_are_one_region_and_the_picture_border_does_not_wrap():
     diagonal = np.eye(4, dtype=np.uint8)
-    assert all_regions(diagonal, np.uint8([0])).largest(1).tolist() == [[0, 0, 4, 4]]
+    assert all_regions(diagonal, np.uint8([0])).largest(NO_BOXES)[0].tolist() == [[0, 0, 4, 4]]
     wrap = np.zeros((4, 4), dtype=np.uint8)
     wrap[0, 3] = wrap[1, 0] = wrap[2, 0] = 1
-    assert all_regions(wrap, np.uint8([0])).largest(1).tolist() == [[0, 1, 1, 3]]
+    assert all_regions(wrap, np.uint8([0])).largest(NO_BOXES)[0].tolist() == [[0, 1, 1, 3]]
 
 
 def test_of_two_blobs_the_largest_is_enclosed():

@@ -287,8 +287,9 @@ def rotated(X: Floats, other: Floats) -> tuple[Floats, Floats]:
     """Both in the span of `X`'s rows, where the L2 solution lies: the same fit in fewer columns."""
     if X.shape[1] <= len(X):
         return X, other
-    left, size, right = np.linalg.svd(X, full_matrices=False)
-    return left * size, other @ right.T
+    # An orthonormal basis is all that is needed: QR finds one in a third of the time of an SVD.
+    basis, own = np.linalg.qr(X.T)
+    return own.T, other @ basis
 
 
 def least_loss(

@@ -13,7 +13,7 @@ from scipy.special import expit
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from featlab.boxes.geometry import iou_matrix, largest_boxes, pixel_boxes, unit_boxes
-from featlab.boxes.scores import IGNORE, box_masks, heat_in_mask, pixel_histograms, pointing_hits
+from featlab.boxes.scores import IGNORE, box_masks, heat_in_mask, pixel_histograms
 from featlab.errors import FeatlabError
 from featlab.localise.heat import normalise, resample_frame
 
@@ -32,6 +32,7 @@ _FEW_THRESHOLDS = 16
 _BLOCK = 32
 FIXED_THRESHOLD = 0.2
 _SOFT, _SMOOTH = 0.05, 4
+_NO_BOXES = np.zeros((0, 4))
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def heat_boxes(
     else:
         boxes = np.zeros((len(heat), len(thresholds), 4))
         for i, (_, regions) in enumerate(_decompositions(heat, thresholds, frames, grid)):
-            boxes[i] = regions.largest(len(thresholds))
+            boxes[i] = regions.largest(_NO_BOXES)[0]
     return pixel_boxes(boxes / grid, np.asarray(sizes, dtype=float)[:, None])
 
 
@@ -167,14 +168,11 @@ def score_heats(
     pointing, inside = np.full(k, np.nan), np.full(k, np.nan)
     histograms = np.zeros((k, 2, _BINS))
     for i, (fine, regions) in enumerate(_decompositions(heat, thresholds, frames, grid)):
-        boxes[i] = regions.largest(t)
+        boxes[i], *of_boxes = regions.largest(own[i])
         histograms[i] = _histogram(fine, masks, i)
-        if not len(own[i]):
-            continue
-        iou[i], iou_any[i] = _overlaps(regions, own[i], t)
-        mask = _mask(own[i] / grid, grid)
-        pointing[i] = pointing_hits(fine[None], mask)[0]
-        inside[i] = heat_in_mask(fine[None], mask)[0]
+        if len(own[i]):
+            iou[i], iou_any[i] = of_boxes
+            pointing[i], inside[i] = _on_object(fine, _mask(own[i] / grid, grid)[0])
     boxes = pixel_boxes(boxes / grid, sizes[:, None])
     return HeatScores(boxes, iou, iou_any, pointing, inside, histograms)
 
@@ -377,16 +375,16 @@ def _mask(boxes: np.ndarray, grid: int) -> np.ndarray:
     return box_masks(boxes, np.zeros(len(boxes), int), 1, (grid, grid))
 
 
-def _overlaps(regions: Regions, truth: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """Best IoU with a true box of the largest region of each cut, and of any region ``(t,)``."""
-    iou, iou_any = np.zeros(t), np.zeros(t)
-    if len(regions.cut):
-        of_region = iou_matrix(regions.boxes, truth).max(axis=1)
-        largest = regions.largest_places
-        iou[regions.cut[largest]] = of_region[largest]
-        first = np.flatnonzero(np.diff(regions.cut, prepend=-1))
-        iou_any[regions.cut[first]] = np.maximum.reduceat(of_region, first)
-    return iou, iou_any
+def _on_object(fine: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """`pointing_hits` and `heat_in_mask` of one normalised map, without their checks.
+
+    Such a map is 0 at its lowest and 1 at its highest pixels, or 0 everywhere.
+    """
+    peak = fine == 1
+    n_peaks, total = np.count_nonzero(peak), fine.sum()
+    if not n_peaks:
+        return 0.0, 0.0
+    return np.count_nonzero(peak & mask) / n_peaks, (fine * mask).sum() / total
 
 
 def _ious_and_thresholds(

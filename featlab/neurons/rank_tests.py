@@ -61,6 +61,14 @@ def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided")
     Mann & Whitney (1947). On a test of whether one of two random variables is stochastically larger
     than the other. Annals of Mathematical Statistics 18, 50-60 (the recursion of the counts).
     """
+    greater, less = _mannwhitney_tails(statistics)
+    return {"greater": greater, "less": less}.get(
+        alternative, np.minimum(2 * np.minimum(greater, less), 1.0)
+    )
+
+
+def _mannwhitney_tails(statistics: RankStatistics) -> tuple[Floats, Floats]:
+    """P of "greater" and of "less", (k, c); NaN for a constant column."""
     greater, less = (ndtr(-z) for z in normal_z(statistics))
     constant = np.isnan(greater)
     few = are_few(statistics)
@@ -70,8 +78,8 @@ def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided")
         greater[few], less[few] = _exact_tails(statistics, few)
         if len(few) == 2:
             greater[1, few[0]], less[1, few[0]] = less[0, few[0]], greater[0, few[0]]
-    p = {"two-sided": 2 * np.minimum(greater, less), "greater": greater, "less": less}[alternative]
-    return np.where(constant, np.nan, np.minimum(p, 1.0))
+    greater, less = (np.where(constant, np.nan, np.minimum(tail, 1.0)) for tail in (greater, less))
+    return greater, less
 
 
 def are_few(statistics: RankStatistics) -> NDArray[np.bool_]:
@@ -349,17 +357,17 @@ def _whole_groups_tails(values: NDArray, draws: list[Draw], k: int) -> tuple[Flo
     ranks = values if draws[0][0].shape[1] == 1 else rankdata(values, axis=0)
     compared = [rank_statistics(ranks[rows].mean(axis=1), of_unit, k) for rows, of_unit in draws]
     if len(draws) == 1:
-        greater, less = (mannwhitney_p(compared[0], alternative=a) for a in ("greater", "less"))
-        return greater, less
+        return _mannwhitney_tails(compared[0])
     counted = np.logical_or.reduce([are_few(statistics) for statistics in compared])
+    each = [_mannwhitney_tails(one) for one in compared] if counted.any() else []
     tails = []
-    for way in ("greater", "less"):
-        z = np.mean([normal_z(statistics)[way == "less"] for statistics in compared], axis=0)
+    for way in range(2):
+        z = np.mean([normal_z(statistics)[way] for statistics in compared], axis=0)
         p = ndtr(-z)
-        if counted.any():
-            each = [mannwhitney_p(statistics, alternative=way) for statistics in compared]
+        if each:
             # A draw in which a neuron is constant shows nothing.
-            twice = 2 * np.nan_to_num(np.stack(each), nan=1.0).mean(axis=0)
+            of_draws = np.stack([both[way] for both in each])
+            twice = 2 * np.nan_to_num(of_draws, nan=1.0).mean(axis=0)
             p = np.where(counted, np.minimum(twice, 1.0), p)
         tails.append(np.where(np.ptp(values, axis=0) > 0, p, np.nan))
     return tails[0], tails[1]
