@@ -405,7 +405,6 @@ class TestAudit:
         wrong.iloc[[30, 60]] = "bee"
         plain = audit.label_errors(made.X, wrong), _labels.outliers(made.X, wrong)
         tiny()
-        monkeypatch.setattr(_labels, "_MANY_IMAGES", 10)
         X = on_disk(made.X)
         errors, far = audit.label_errors(X, wrong), _labels.outliers(X, wrong)
         one, other = (table.set_index("row").sort_index() for table in (errors, plain[0]))

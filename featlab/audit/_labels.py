@@ -11,11 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
-from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab.arguments import (
@@ -53,7 +51,6 @@ _MOST_OF_A_CLASS = 20_000
 _C_GRID = (1e-3, 1e-2, 1e-1)
 _NEIGHBOURS = 5
 _LEAST_FOR_OUTLIERS = 10
-_MANY_IMAGES = 20_000  # whose components come from a pass over blocks of rows
 _NORMAL_MAD = 0.6745  # of the standard normal distribution
 _ROUNDS = 200  # of expectation and maximisation
 _TINY = 1e-9
@@ -138,7 +135,7 @@ def contradicted(
     values = finite_matrix(X)
     codes, classes = class_codes(y, len(values), least=2)
     folds = _folds(codes, classes, groups, random_state)
-    reduced = _components(values, _COMPONENTS, random_state)
+    reduced = _components(values)
     probability = _held_out(reduced, codes, folds, len(classes))
     own = probability[np.arange(len(codes)), codes]
     thresholds = np.bincount(codes, own) / np.bincount(codes)
@@ -265,7 +262,7 @@ def outliers(X: pd.DataFrame | ArrayLike, y: ArrayLike) -> pd.DataFrame:
     check_same_rows(X=X, y=y)
     values = finite_matrix(X)
     codes, classes = class_codes(y, len(values))
-    reduced = _components(values, _COMPONENTS, 0)
+    reduced = _components(values)
     distance, score = np.full((2, len(codes)), np.nan)
     for code in range(len(classes)):
         rows = np.flatnonzero(codes == code)
@@ -304,19 +301,12 @@ def _modified_z(values: Floats) -> Floats:
     return _NORMAL_MAD * (values - middle) / spread if spread > 0 else np.zeros_like(values)
 
 
-def _components(values: NDArray[np.floating], most: int, random_state: int) -> Floats:
-    """Scores on the leading principal components of the standardised columns that vary."""
-    if len(values) > _MANY_IMAGES:
-        components = principal_components(values, min(most, values.shape[1]), standardised=True)
-        return component_scores(components, values)
-    values = values.astype(np.float64)
-    varying = values[:, values.std(axis=0) > 0]
-    scaled = StandardScaler().fit_transform(varying)
-    k = min(most, *scaled.shape)
-    if k in scaled.shape:
-        return scaled
-    solver = PCA(k, svd_solver="randomized", random_state=random_state)
-    return solver.fit_transform(scaled.astype(np.float32)).astype(np.float64)
+def _components(values: NDArray[np.floating]) -> Floats:
+    """Scores on the leading principal components of the standardised columns."""
+    components = principal_components(
+        values, min(_COMPONENTS, *values.shape), standardised=True, dtype=np.float32
+    )
+    return component_scores(components, values)
 
 
 def _folds(

@@ -24,7 +24,6 @@ MOST_IMAGES = 10_000
 """Of more images than this a random choice is laid out: t-SNE of so many takes two minutes."""
 _TRUST_NEIGHBOURS = 10
 _TRUST_IMAGES = 3000
-_FULL_SVD = 2000  # rows or columns up to which the exact decomposition takes seconds
 _CELLS = (4, 14)
 
 
@@ -96,7 +95,7 @@ def lay_out(
     if (values.min(axis=0) == values.max(axis=0)).all():
         raise FeatlabError(f"The {n} images of X are all alike; there is nothing to lay out.")
     scale = _perplexity(n, perplexity)
-    scores, shares = _principal_components(values, rows, random_state)
+    scores, shares = _principal_components(values, rows)
     plane = _tsne(scores, scale, random_state)
     k = min(_TRUST_NEIGHBOURS, (n - 1) // 2)
     some = _sample(n, random_state)
@@ -141,23 +140,14 @@ def _perplexity(n: int, asked: float | None) -> float:
 
 
 def _principal_components(
-    values: NDArray[np.floating], rows: NDArray[np.intp], random_state: int
+    values: NDArray[np.floating], rows: NDArray[np.intp]
 ) -> tuple[Floats, Floats]:
     """Scores ``(m, max(k, 2))`` of some rows, and the k components' shares of the variance."""
-    from sklearn.decomposition import PCA
-
     k = min(_COMPONENTS, len(values) - 1, values.shape[1])
-    if len(rows) < len(values):
-        components = principal_components(values, k)
-        scores = np.pad(component_scores(components, values, rows), ((0, 0), (0, max(0, 2 - k))))
-        return scores, components.shares
-    values = values.astype(np.float64)
-    solver = "full" if min(values.shape) <= _FULL_SVD else "randomized"
-    model = PCA(k, svd_solver=solver, random_state=random_state)
-    scores = model.fit_transform(values)
+    components = principal_components(values, k)
     # Of a single feature there is no second component; its plane is a line.
-    scores = np.pad(scores, ((0, 0), (0, max(0, 2 - k))))
-    return scores, np.asarray(model.explained_variance_ratio_)
+    scores = np.pad(component_scores(components, values, rows), ((0, 0), (0, max(0, 2 - k))))
+    return scores, components.shares
 
 
 def _tsne(scores: Floats, perplexity: float, random_state: int) -> Floats:
@@ -261,7 +251,7 @@ def cluster_images(
         raise FeatlabError(f"The {n} images of X are all alike; there is nothing to cluster.")
     length = np.linalg.norm(values, axis=1, keepdims=True)
     units = (values / np.maximum(length, 1e-12)).astype(np.float64)
-    scores, _ = _principal_components(units, np.arange(n), random_state)
+    scores, _ = _principal_components(units, np.arange(n))
     some = np.sort(np.random.default_rng(random_state).permutation(n)[:_SILHOUETTE_IMAGES])
     tried = []
     for k in range(2, min(_MOST_CLUSTERS, n // _PER_CLUSTER) + 1):

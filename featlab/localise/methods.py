@@ -18,6 +18,7 @@ from scipy.linalg import eigh
 from scipy.special import expit
 
 from featlab.arguments import check_choice
+from featlab.features import principal_components
 from featlab.localise.heat import cam_heat, detector_weights, normalise, scaled, unread
 from featlab.results.localisation import (
     Cells,
@@ -346,7 +347,6 @@ def _cell_model(
     values: np.ndarray, inside: np.ndarray, context: Context
 ) -> tuple[np.ndarray, float] | None:
     """Weights ``(c,)`` and offset of a logistic regression on cells; None where one kind lacks."""
-    from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
@@ -354,13 +354,14 @@ def _cell_model(
         return None
     values = compressed(values, context.scale)
     k = min(_COMPONENTS, *values.shape)
-    pca = PCA(k, svd_solver="randomized", random_state=context.random_state).fit(values)
-    norm = StandardScaler().fit(pca.transform(values))
-    model = LogisticRegression(C=1e-3, max_iter=300)
-    model.fit(norm.transform(pca.transform(values)), inside)
-    weights = (model.coef_[0] / norm.scale_) @ pca.components_
+    components = principal_components(values, k, dtype=np.float32)
+    mean, axes = components.mean.astype(np.float32), components.axes.astype(np.float32)
+    scores = (values - mean) @ axes.T
+    norm = StandardScaler(copy=False).fit(scores)
+    model = LogisticRegression(C=1e-3, max_iter=300).fit(norm.transform(scores), inside)
+    weights = (model.coef_[0] / norm.scale_) @ axes
     offset = model.intercept_[0] - (model.coef_[0] / norm.scale_) @ norm.mean_
-    return weights.astype(np.float32), float(offset - weights @ pca.mean_)
+    return weights.astype(np.float32), float(offset - weights @ mean)
 
 
 def _in_object(
