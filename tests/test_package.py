@@ -32,7 +32,7 @@ ALLOWED = {
     "heads": {"features", "intervals", "neurons"},
     "embed": {"features"},
     "audit": {"images", "splits", "intervals", "neurons", "heads", "features"},
-    "localise": {"boxes", "intervals"},
+    "localise": {"features", "boxes", "intervals"},
     "own": {"boxes", "intervals", "localise"},
     "boxheads": {"backbones", "boxes", "finetune", "intervals"},
     "gradients": {"backbones", "boxes", "intervals"},

@@ -55,7 +55,6 @@ FARTHEST = 0.5  # no shift or correction is larger: a few wild boxes would rule 
 _LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
 _INSIDE_PENALTY = 0.03
 _TREES = (40, 80, 160)
-_MOST_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -312,7 +311,8 @@ def boosting_head(data: FitData) -> BoostingHead:
     X, Xm = heat_statistics(heats), heat_statistics(_flip(heats))
     Y, Ym = (encode_boxes(b, data.target) for b in (data.boxes, mirrored(data.boxes)))
     total = np.zeros(len(_TREES))
-    for learn, held in list(data.splits())[:_MOST_FOLDS]:
+    # Three folds chose the same number as one, in three times the time.
+    for learn, held in list(data.splits())[:1]:
         models = _fit(X[learn], Xm[learn], Y[learn], Ym[learn], _TREES[-1], data.random_state)
         plain, other = _staged(models, X[held]), _staged(models, Xm[held])
         for k, trees in enumerate(_TREES):

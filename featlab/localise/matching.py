@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-import joblib  # type: ignore[import-untyped]
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab.arguments import Progress, row_numbers, stratified_rows, true_boxes
 from featlab.boxes.geometry import (
@@ -45,7 +46,7 @@ from featlab.localise.regions import (
 )
 from featlab.results.localisation import BY_STUDENT, BoxCorrection, FittedMethods
 from featlab.store import MapStore
-from featlab.system.machine import usable_cores, workers
+from featlab.system.machine import usable_cores
 
 SUFFIX = "_refined"
 _STEPS = np.array([-20, -10, 10, 20])  # Further thresholds, in hundredths.
@@ -54,8 +55,6 @@ _FROM_IOU = 0.3
 _FEWEST_PAIRS = 20
 _ALPHAS = np.logspace(-1, 4, 11)
 _MOST = 1.5  # Largest change of a logarithmic side.
-# Some 2 ms a map; a second or two is what processes take to start.
-_FEW_MAPS = 2000
 _FEWEST_TUNING_ROWS = 10
 _MOST_CORRECTED = 10_000  # train images that a correction is learnt on
 S = TypeVar("S")
@@ -219,7 +218,7 @@ def match_methods(
     whole = np.tile([0.0, 0.0, 1.0, 1.0], (len(rows), 1))
     centred = partial(match_heats, centre, true, owner, frames=whole)
     calls = [partial(_matched, match, score, method in refine) for method, match in tasks]
-    done = _all_done(calls, n_maps=len(tasks) * len(rows))
+    done = _all_done(calls)
     matched: dict[str, list[_Matched[S]]] = {}
     for (method, _), one in zip(tasks, done, strict=True):
         matched.setdefault(method, []).append(one)
@@ -245,19 +244,18 @@ class _Matched(Generic[S]):
 def _matched(
     match: Callable[[], HeatScores], score: Callable[[HeatScores], S], keep_boxes: bool = False
 ) -> _Matched[S]:
-    start = time.perf_counter()
+    start = time.thread_time()  # by the clock others would count, too
     made = match()
-    spent = time.perf_counter() - start
+    spent = time.thread_time() - start
     hundredths = slice(None, None, max(1, made.boxes.shape[1] // len(THRESHOLDS)))
     return _Matched(score(made), made.boxes[:, hundredths] if keep_boxes else made.boxes[:0], spent)
 
 
-def _all_done(calls: Sequence[Callable[[], _Matched[S]]], n_maps: int) -> list[_Matched[S]]:
-    """Every result; in processes of their own where that pays for their start."""
-    if usable_cores() < 2 or n_maps < _FEW_MAPS:
-        return [call() for call in calls]
-    with workers():
-        return list(joblib.Parallel()(joblib.delayed(call)() for call in calls))
+def _all_done(calls: Sequence[Callable[[], _Matched[S]]]) -> list[_Matched[S]]:
+    """Every result, made in threads: most of the work is in compiled loops."""
+    # Each would restore the number of BLAS threads that it has met; now they all meet one.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(usable_cores()) as threads:
+        return list(threads.map(lambda call: call(), calls))
 
 
 def _refined(

@@ -404,10 +404,13 @@ def _head_details(heads: HeadResults, learning: pd.DataFrame, random_state: int)
 
 
 STAGES = (
+    # What runs beside the others is begun as soon as what it needs is there, and awaited last.
     Stage("box_regression", _box_regression, "box heads", beside=True),
     Stage("tables", feature_tables, "features"),
     Stage("X", _main_table, "features"),
+    Stage("learning", _learning_curve, "learning curve", beside=True),
     Stage("heads", _heads, "heads"),
+    Stage("overview", _overview, "overview", beside=True),
     Stage("by_place", place_heads, "heads"),
     Stage("predicted", predicted_classes, "heads"),
     Stage("per_class", _per_class, "heads"),
@@ -415,17 +418,14 @@ STAGES = (
     Stage("neurons", _neurons, "neurons"),
     Stage("detectors", confirmed_detectors, "neurons"),
     Stage("softmax_top_k", _softmax_top_k, "neurons"),
-    Stage("detector_details", detector_details, "detector details"),
-    Stage("own", sets.own_classes, "own classes"),
-    Stage("own_examples", sets.own_examples, "own classes"),
-    Stage("overview", _overview, "overview", beside=True),
-    Stage("localised", sets.localised_rows, "localise"),
-    Stage("localisation", _localisation, "localise"),
-    # Only the page asks for these: they run beside what is left to do here.
-    Stage("learning", _learning_curve, "learning curve", beside=True),
-    Stage("box_curve", _box_curve, "boxes drawn", beside=True),
+    Stage("detector_details", detector_details, "detector details", beside=True),
     Stage("audit", _audit, "audit", beside=True),
     Stage("audit", sets.audit_without_labels, "audit"),
+    Stage("localised", sets.localised_rows, "localise"),
+    Stage("box_curve", _box_curve, "boxes drawn", beside=True),
+    Stage("localisation", _localisation, "localise"),
+    Stage("own", sets.own_classes, "own classes"),
+    Stage("own_examples", sets.own_examples, "own classes"),
     Stage("clusters", sets.clusters, "clusters"),
     Stage("set_maps", sets.set_maps, "localise"),
     Stage("units", _units, "units"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,7 +82,7 @@ def run_stages(
     with contextlib.ExitStack() as others:
         # More threads than cores that are free would wait for each other at every product.
         others.enter_context(threadpool_limits(max(1, usable_cores() - 1)))
-        others.enter_context(_unchecked())
+        others.enter_context(_light())
         absent = {} if left_out is None else left_out
         begun = []
         for stage in stages:
@@ -123,14 +124,27 @@ def _begun(call: functools.partial[Any]) -> AbstractContextManager[Callable[[], 
     tables = [value for value in call.keywords.values() if isinstance(value, pd.DataFrame)]
     if any(table.size > _MOST_SENT for table in tables):
         return contextlib.nullcontext(functools.cache(call))
-    return beside(_call_unchecked, call)
+    return beside(_call_light, call)
 
 
-def _call_unchecked(call: Callable[[], Any]) -> Any:
-    with _unchecked():
+def _call_light(call: Callable[[], Any]) -> Any:
+    with _light():
         return call()
 
 
-def _unchecked() -> AbstractContextManager[None]:
-    """Thousands of small models are fitted, on values that the store has checked."""
-    return config_context(assume_finite=True, skip_parameter_validation=True)
+@contextlib.contextmanager
+def _light() -> Iterator[None]:
+    """Without checks and searches that thousands of small models and corrections would repeat.
+
+    The store has checked the values, so scikit-learn need not. statsmodels' multipletests collects
+    garbage at each call, which looks through all that the libraries hold, unless that is frozen.
+    """
+    ours = not gc.get_freeze_count()
+    if ours:
+        gc.freeze()
+    try:
+        with config_context(assume_finite=True, skip_parameter_validation=True):
+            yield
+    finally:
+        if ours:
+            gc.unfreeze()
