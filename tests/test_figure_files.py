@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import re
+from base64 import b64decode
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +13,16 @@ from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from fake_results import HOSTILE, make_results
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
+from planted_figures import FIGURES, Planted
 from typer.testing import CliRunner
 
 from featlab import plots, report
@@ -113,6 +119,38 @@ def test_the_command_writes_figures_where_asked(few, tmp_path, monkeypatch):
     assert CliRunner().invoke(app, [*command, "--figures", "gif"]).exit_code == 2
 
 
+@pytest.mark.parametrize("name", ["box_statistics", "confusion_matrix", "localisation_examples"])
+def test_an_svg_is_drawn_once_and_is_what_matplotlib_writes(name, monkeypatch):
+    planted = Planted(["cat", "dog"])
+    drawing, again = (FIGURES[name](planted) for _ in range(2))
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "featlab"}):
+        getattr(again, "figure", again).savefig(
+            buffer, format="svg", dpi=110, metadata={"Date": None}
+        )
+    counted = []
+    draw = Axes.draw
+    monkeypatch.setattr(Axes, "draw", lambda *given: (counted.append(given[0]), draw(*given)))
+    assert encode(drawing, dpi=110) == buffer.getvalue()
+    assert len(counted) == len(getattr(drawing, "figure", drawing).axes)
+
+
+def test_photographs_are_the_jpeg_of_what_was_a_png():
+    drawing, again = (FIGURES["localisation_examples"](Planted(["cat", "dog"])) for _ in range(2))
+    kept = encode(again, dpi=110).decode()
+    small = encode(drawing, dpi=110, photographs=True).decode()
+    png = re.findall(r"data:image/png;base64,([^\"]*)", kept)
+    jpeg = re.findall(r"data:image/jpeg;base64,([^\"]*)", small)
+    assert len(png) == len(jpeg) > 1
+    for one, other in zip(png, jpeg, strict=True):
+        expected = io.BytesIO()
+        with Image.open(io.BytesIO(b64decode(one))) as picture:
+            picture.convert("RGB").save(expected, "JPEG", quality=82, optimize=True)
+        assert b64decode(other) == expected.getvalue()
+    image = r"<image [^>]*?(?= transform)"
+    assert re.sub(image, "", kept) == re.sub(image, "", small)
+
+
 # ---------------------------------------------------------------------------- figures on dark pages
 
 
@@ -122,7 +160,7 @@ def test_a_figure_has_two_values_of_each_colour_and_keeps_what_lies_on_pictures(
     drawing = plots.localisation_examples(
         [photo], [np.eye(7)], [box], [box[0] + 4], [0.6], labels=["a"]
     )
-    svg = themed(encode(drawing), photographs=True)
+    svg = themed(encode(drawing, photographs=True))
     colours, sheet = (
         re.findall(r'style="([^"]*)"', svg),
         re.search(r"<style>:root.*?</style>", svg)[0],

@@ -9,7 +9,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +16,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_mixed import MixedModeRenderer
+from matplotlib.backends.backend_svg import FigureCanvasSVG, RendererSVG
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -79,6 +80,7 @@ _COLOUR = re.compile(r"(?<=: )#([0-9a-f]{6})(?=[;\"])")
 _NEEDLESS = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", re.DOTALL)
 _KEPT = re.compile(rf'(<g id="{ON_PICTURE}">.*?</g>)', re.DOTALL)
 _IMAGE = re.compile(r'<image xlink:href="data:image/png;base64,([^"]*)"')
+_STAND_IN = re.compile(r'<image xlink:href="data:image/png;base64,[^"]*" id="photograph(\d+)"')
 _SHORTEST_NAME = 6
 _QUALITY = 82  # of JPEG, 1-95
 
@@ -203,7 +205,12 @@ def whiskers(table: pd.DataFrame, score: str) -> np.ndarray:
 
 
 def encode(
-    drawing: Axes | Figure, kind: str = "svg", *, dpi: int = 120, text: bool = False
+    drawing: Axes | Figure,
+    kind: str = "svg",
+    *,
+    dpi: int = 120,
+    text: bool = False,
+    photographs: bool = False,
 ) -> bytes:
     """The figure as bytes of an image file; nothing is written to disk.
 
@@ -218,35 +225,69 @@ def encode(
     text : bool
         Text stays text in an SVG, to be searched and edited; it then looks the same only where its
         font is installed. By default letters become outlines. A PDF always keeps its text.
+    photographs : bool
+        Whether an SVG holds its opaque images as JPEG, which is small and quick; else they are PNG.
     """
     figure = drawing if isinstance(drawing, Figure) else cast(Figure, drawing.figure)
-    buffer = io.BytesIO()
-    options: dict[str, Any] = {}
-    if kind in ("svg", "pdf"):
-        options["metadata"] = {"Date" if kind == "svg" else "CreationDate": None}
     fonts = {"svg.fonttype": "none" if text else "path", "pdf.fonttype": 42}
     with mpl.rc_context({"svg.hashsalt": "featlab", **fonts}):
+        if kind == "svg":
+            return _svg(figure, dpi, photographs).encode()
+        buffer = io.BytesIO()
+        options: dict[str, Any] = {"metadata": {"CreationDate": None}} if kind == "pdf" else {}
         figure.savefig(buffer, format=kind, dpi=dpi, **options)
     return buffer.getvalue()
 
 
-def themed(svg: bytes, *, photographs: bool = False) -> str:
+def _svg(figure: Figure, dpi: int, photographs: bool) -> str:
+    """What ``savefig`` writes, drawn once: it draws twice, first for the layout alone."""
+    FigureCanvasSVG(figure)  # the layout measures texts as they are written
+    (width, height), before, text = figure.get_size_inches(), figure.dpi, io.StringIO()
+    figure.dpi = 72
+    pages = _Renderer(72 * width, 72 * height, text, image_dpi=dpi, metadata={"Date": None})
+    pages.photographs = [] if photographs else None
+    figure.draw(MixedModeRenderer(figure, width, height, dpi, pages))
+    pages.finalize()
+    figure.dpi = before
+    return _STAND_IN.sub(lambda match: _jpeg(pages.photographs[int(match[1])]), text.getvalue())
+
+
+class _Renderer(RendererSVG):
+    """Keeps photographs apart, black ones in their place: to make PNG of them takes long."""
+
+    photographs: Any = None  # a list where they are kept
+
+    def draw_image(self, gc: Any, x: Any, y: Any, im: np.ndarray, transform: Any = None) -> None:
+        if self.photographs is not None and im.size and im[..., 3].min() == 255:
+            gc.set_gid(f"photograph{len(self.photographs)}")
+            self.photographs.append(im[..., :3])
+            im = np.zeros_like(im)
+        super().draw_image(gc, x, y, im, transform)
+
+
+def _jpeg(pixels: np.ndarray) -> str:
+    """The beginning of an SVG's image."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    jpeg = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<image xlink:href="data:image/jpeg;base64,{jpeg}"'
+
+
+def themed(svg: bytes) -> str:
     """A figure that is dark where the page around it is dark.
 
     Its colours are variables of its own style sheet, with a second value for readers who prefer
     dark: the same hue, its lightness turned over (white is :data:`DARK_SHEET`). What is drawn over
-    pictures keeps its colours.
+    pictures keeps its colours, and so do photographs; other images are clouds and cells of a
+    drawing, which turn like it.
 
     Parameters
     ----------
     svg : bytes
         From :func:`encode`.
-    photographs : bool
-        Whether its images are photographs, which stay as they are and become JPEG. Else they are
-        clouds and cells of a drawing, which turn like it.
     """
     text = " ".join(_NEEDLESS.sub("", svg.decode()).split())
-    text = _IMAGE.sub(partial(_pixels, photographs=photographs), text)
+    text = _IMAGE.sub(_turning, text)
     known: dict[str, str] = {}
 
     def variable(match: re.Match[str]) -> str:
@@ -284,17 +325,9 @@ def _matrix() -> str:
     return " ".join(f"{value:.4g}" for value in rows.ravel())
 
 
-def _pixels(match: re.Match[str], photographs: bool) -> str:
-    """An image of the SVG: a photograph as JPEG, anything else with the class that turns dark."""
-    image = Image.open(io.BytesIO(base64.b64decode(match[1])))
-    if not photographs or np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-        return (
-            f'<image class="drawn" xlink:href="data:image/png;base64,{match[1].replace(" ", "")}"'
-        )
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    jpeg = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<image xlink:href="data:image/jpeg;base64,{jpeg}"'
+def _turning(match: re.Match[str]) -> str:
+    """An image of a drawing, with the class that turns dark."""
+    return f'<image class="drawn" xlink:href="data:image/png;base64,{match[1].replace(" ", "")}"'
 
 
 def save_figure(drawing: Axes | Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:

@@ -88,7 +88,7 @@ class Figure:
     @cached_property
     def _drawn(self) -> tuple[str, int]:
         drawing = self.draw()
-        drawn = themed(encode(drawing, "svg", dpi=self.dpi), photographs=self.pictures)
+        drawn = themed(encode(drawing, "svg", dpi=self.dpi, photographs=self.pictures))
         whole: Any = getattr(drawing, "figure", drawing)
         # Letter by letter it is shorter than in base64.
         uri = f"data:image/svg+xml,{quote(drawn, safe=_PLAIN)}"
