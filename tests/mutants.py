@@ -65,10 +65,17 @@ class Mutant:
 
 
 class _Bare(ast.NodeTransformer):
-    """Without annotations, which nobody evaluates, and `strict`, which only a defect trips."""
+    """Without annotations, which nobody evaluates, and what only a defect trips: `strict`, `*`."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arguments(self, node: ast.arguments) -> ast.AST:
+        every = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+        defaults = [one for one in [*node.defaults, *node.kw_defaults] if one is not None]
+        node.posonlyargs, node.args, node.kwonlyargs = [], every, []
+        node.defaults, node.kw_defaults = defaults, []
         return self.generic_visit(node)
 
     def visit_arg(self, node: ast.arg) -> ast.AST:

@@ -55,3 +55,5 @@ def test_no_more_localisation_rows_than_asked_for(results, most):
     assert rows == sorted(rows, key=every.index)
     if most > 1:
         assert (rows[0], rows[-1]) == (every[0], every[-1])
+    if most > 2:
+        assert every[len(every) // 2] in rows

@@ -428,6 +428,53 @@ def test_a_turned_box_of_cvat_and_label_studio_is_the_box_around_it(tmp_path):
     np.testing.assert_allclose(index_images(tmp_path)[1][CORNERS], [[16, 10, 20, 30]])
 
 
+def of_via(**shape):
+    tick = {"type": {"b": False, "a": True}}
+    regions = [{"shape_attributes": shape, "region_attributes": tick}]
+    regions.append({"shape_attributes": {"name": "point", "cx": 1, "cy": 1}})
+    return {"apple_0.png1": {"filename": "apple_0.png", "regions": regions}}
+
+
+def of_label_studio(kind, **value):
+    result = [{"type": kind, "value": value | {kind: ["a"]}}]
+    result.append({"type": "choices", "value": {"choices": ["a"]}})
+    return [{"data": {"image": "apple_0.png"}, "annotations": [{"result": result}]}]
+
+
+def of_labelme(kind, *points):
+    shapes = [{"label": "a", "points": points, "shape_type": kind}]
+    shapes.append({"label": "a", "points": [[1, 1]], "shape_type": "point"})
+    return {"imagePath": "apple_0.png", "shapes": shapes}
+
+
+@pytest.mark.parametrize(
+    ("content", "box"),
+    [
+        (of_labelme("circle", [10, 12], [13, 16]), [5, 7, 15, 17]),
+        (of_labelme("polygon", [10, 12], [13, 16], [11, 20]), [10, 12, 13, 20]),
+        (of_via(name="circle", cx=10, cy=12, r=5), [5, 7, 15, 17]),
+        (of_via(name="ellipse", cx=10, cy=12, rx=4, ry=6), [6, 6, 14, 18]),
+        (of_label_studio("ellipselabels", x=25, y=30, radiusX=10, radiusY=20), [6, 4, 14, 20]),
+        (of_label_studio("polygonlabels", points=[[25, 30], [50, 35], [40, 60]]), [10, 12, 20, 24]),
+    ],
+)
+def test_the_box_around_a_shape_and_none_of_a_point(tmp_path, content, box):
+    draw_set(tmp_path, "{name}.png", n=2)
+    (tmp_path / "apple_0.json").write_text(json.dumps(content))
+    boxes = index_images(tmp_path)[1]
+    np.testing.assert_allclose(boxes[CORNERS], [box])
+    assert boxes["label"].tolist() == ["a"]
+
+
+def test_what_a_model_proposes_to_label_studio_is_no_truth(tmp_path, caplog):
+    draw_set(tmp_path, "{label}/{name}.png", n=2)
+    [task] = of_label_studio("rectanglelabels", x=25, y=30, width=10, height=20)
+    proposed = {"data": task["data"], "predictions": task["annotations"]}
+    (tmp_path / "x.json").write_text(json.dumps([proposed]))
+    assert index_images(tmp_path)[1].empty
+    assert "1 of its tasks have predictions and no annotations" in caplog.text
+
+
 TABLES = {
     "tfod": "filename,width,height,class,xmin,ymin,xmax,ymax",
     "x1": "image_path,x1,y1,x2,y2,label",

@@ -130,6 +130,8 @@ class TestTooFew:
     def test_images(self):
         with pytest.raises(FeatlabError, match=r"'b' has 2 images in 2 independent units.*add"):
             make_split(image_table({"a": 10, "b": 2}))
+        with pytest.raises(FeatlabError, match="'b' has 1 image; splitting into train, confirm"):
+            make_split(image_table({"a": 10, "b": 1}))
 
     def test_without_labels(self):
         with pytest.raises(
@@ -140,6 +142,11 @@ class TestTooFew:
     def test_groups(self):
         images = image_table({"a": 10, "b": 9}, group=[""] * 10 + ["g", "h", "h"] * 3)
         with pytest.raises(FeatlabError, match="'b' has 9 images in 2 independent units"):
+            make_split(images)
+
+    def test_groups_that_tie_classes_together(self):
+        images = image_table({"a": 5, "b": 4}, group=[f"g{i}" for i in (1, 0, 3, 1, 2, 0, 2, 0, 3)])
+        with pytest.raises(FeatlabError, match="'b' has no image left for 'test': its groups are"):
             make_split(images)
 
     def test_classes(self):
@@ -202,6 +209,11 @@ class TestGiven:
             make_split(images)
         images.loc[[25], "group"] = "another"
         assert set(make_split(images)) == set(SIDES)
+        images.loc[:49, "group"] = [f"scene {i % 5}" for i in range(50)]
+        with pytest.raises(
+            FeatlabError, match="sides: 'scene 0', 'scene 1', 'scene 2' and 2 more; give the whole"
+        ):
+            make_split(images)
 
     def test_all_of_a_side_are_copies(self):
         images = self.given_table(["train", "test"], each=5)
@@ -248,6 +260,6 @@ def test_labels_may_be_numbers_but_not_missing():
     ],
 )
 def test_given_sides_must_hold_the_classes(sides, message):
-    images = image_table({"a": 3, "b": 3})
+    images = image_table({"a": 3, "b": 3, "c": 3})
     with pytest.raises(FeatlabError, match=message):
-        make_split(images.assign(split=sides.split()))
+        make_split(images.assign(split=[*sides.split(), "train", "train", "train"]))
