@@ -152,10 +152,10 @@ def _units(table: pd.DataFrame) -> NDArray[np.intp]:
     for name in ("group", "sha256"):
         values = _named(table, name)
         linked = np.flatnonzero(values != "")
-        _, codes = np.unique(values[linked], return_inverse=True)
+        names, codes = np.unique(values[linked], return_inverse=True)
         rows.append(linked)
         keys.append(codes + n_keys)
-        n_keys += int(codes.max(initial=-1)) + 1
+        n_keys += len(names)
     row, key = np.concatenate(rows), np.concatenate(keys) + len(table)
     size = len(table) + n_keys
     links = csr_matrix((np.ones(len(row), dtype=bool), (row, key)), shape=(size, size))

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from featlab import FeatlabError
@@ -28,6 +28,7 @@ def image_table(sizes, *, group=None, sha256=None, split=None):
     ).sort_values("path", ignore_index=True)
 
 
+@example([3, 3], (0.6, 0.2, 0.2), 0)  # the last side would have none
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.integers(3, 90), min_size=2, max_size=6),
