@@ -57,3 +57,11 @@ def test_no_more_localisation_rows_than_asked_for(results, most):
         assert (rows[0], rows[-1]) == (every[0], every[-1])
     if most > 2:
         assert every[len(every) // 2] in rows
+
+
+def test_as_many_as_the_page_has_places_for(results):
+    images, split = results.store.images, results.split
+    assert len(choose.sample_rows(images)) == 12
+    assert len(choose.gallery_rows(images, split, [])) == 24
+    assert len(choose.detector_rows(results.heads)) == 6
+    assert len(choose.localisation_rows(results.localisation, "detectors")) == 6

@@ -183,14 +183,16 @@ class TestGiven:
             (["train"], ["confirm", "test"], 0.5),
         ],
     )
-    def test_missing_sides_are_carved_from_train(self, words, carved, share):
-        images = self.given_table(words, each=56)
+    @pytest.mark.parametrize("each", [8, 56])
+    def test_missing_sides_are_carved_from_train(self, words, carved, share, each):
+        images = self.given_table(words, each=each)
         split = make_split(images)
         assert set(split) == set(SIDES)
         given_train = images["split"] == "train"
         mapped = images["split"].replace("val", "confirm")
         assert (split == mapped)[~given_train].all()
-        assert split[given_train].isin(carved).mean() == pytest.approx(share, abs=0.01)
+        of_class = split[given_train].isin(carved).groupby(images["label"]).sum()
+        assert of_class.tolist() == [round(share * each)] * 2
 
     def test_copies_across_sides_move_to_train(self, caplog):
         images = self.given_table(["train", "val", "test"])
