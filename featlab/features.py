@@ -194,6 +194,7 @@ def principal_components(
         axes, sizes = _axes_of_rows(((values - mean) / scale).astype(dtype, copy=False), k)
     else:
         products /= np.outer(scale, scale)
+        products = products.astype(dtype, copy=False)
         sizes, vectors = eigh(products, subset_by_index=(c - k, c - 1))
         axes, sizes = vectors.T[::-1], sizes[::-1]
     axes = axes * np.sign(axes[np.arange(k), np.abs(axes).argmax(axis=1)])[:, None]

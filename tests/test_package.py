@@ -34,7 +34,7 @@ ALLOWED = {
     "audit": {"images", "splits", "intervals", "neurons", "heads", "features"},
     "localise": {"features", "boxes", "intervals"},
     "own": {"boxes", "intervals", "localise"},
-    "boxheads": {"backbones", "boxes", "finetune", "intervals"},
+    "boxheads": {"backbones", "boxes", "features", "finetune", "intervals"},
     "gradients": {"backbones", "boxes", "intervals"},
     "finetune": {"backbones", "images", "heads"},
     "predict": {

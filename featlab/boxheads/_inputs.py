@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from featlab.arguments import boxes_of_kind, group_codes, stratified_rows, true_boxes
 from featlab.boxes import geometry as bx
 from featlab.errors import FeatlabError
+from featlab.features import principal_components
 from featlab.store import MapStore
 
 Maps = NDArray[np.float32]
@@ -229,12 +230,9 @@ def fit_reduction(store: MapStore, rows: np.ndarray, *, layer: str | None = None
         step += 1
     batches = store.iter_maps(rows, layer=layer, batch=_BATCH)
     sample = np.concatenate([maps.reshape(-1, c)[::step] for _, maps in batches])
-    mean = sample.mean(axis=0)
-    sample -= mean
-    _, vectors = np.linalg.eigh((sample.T @ sample).astype(np.float64))
-    axes = vectors[:, ::-1][:, : min(_CHANNELS, c)]
-    axes = (axes * np.where(axes.sum(axis=0) < 0, -1.0, 1.0)).astype(np.float32)
-    return Reduction(mean, axes)
+    components = principal_components(sample, min(_CHANNELS, c), dtype=np.float32)
+    axes = components.axes.T * np.where(components.axes.sum(axis=1) < 0, -1.0, 1.0)
+    return Reduction(components.mean.astype(np.float32), axes.astype(np.float32))
 
 
 def reduced_maps(

@@ -314,7 +314,8 @@ def _fitted(
     if not fits:
         return context
     cells = train_cells(store, train, label_codes(store), boxes, context, layer=layer)
-    own = {name: fit(cells, context) for name, fit in fits.items()}
+    made = {fit: fit(cells, context) for fit in dict.fromkeys(fits.values())}  # some share one
+    own = {name: made[fit] for name, fit in fits.items()}
     return replace(context, fitted={**context.fitted, **own})
 
 
