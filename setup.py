@@ -33,6 +33,7 @@ setup(
         "scipy>=1.14",
         "statsmodels>=0.14.4",
         "matplotlib>=3.9",
+        "seaborn>=0.13.2",
         "h5py>=3.12",
         # Regions of heat maps at all thresholds: loops that numpy cannot do at once.
         "numba>=0.68",

@@ -151,7 +151,7 @@ def test_a_fresh_process_loads_nothing_heavy():
     """Step by step: what an import may not load is still absent after it."""
     networks = ["tensorflow", "keras", "numba"]
     tables = [*networks, "matplotlib", "sklearn", "pandas"]
-    fitting = ["sklearn", "statsmodels", "scipy.stats", "matplotlib"]
+    fitting = ["sklearn", "statsmodels", "scipy.stats", "matplotlib", "seaborn"]
     steps = [
         ("import featlab", [*tables, "typer"]),
         ("import featlab.cli", tables),
