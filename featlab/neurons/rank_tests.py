@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ FEWEST = 10
 
 _FEW_IN_ALL = 50
 _LARGEST_TABLE = 2000
+_TERMS_AT_ONCE = 2**16
 
 
 def mannwhitney_p(statistics: RankStatistics, *, alternative: str = "two-sided") -> Floats:
@@ -124,16 +125,32 @@ def _exact_tails(statistics: RankStatistics, few: NDArray[np.bool_]) -> tuple[Fl
         return factorials[a] - factorials[b] - factorials[a - b]
 
     ways = log_choose(total, n)
-    for k in range(int(np.minimum(n, others).max()) + 1):
-        some = (k <= np.minimum(n, others)) & (k >= n - t)
-        f, left, drawn = others[some], t[some] - n[some] + k, n[some]
-        chance = np.exp(log_choose(f, k) + log_choose(t[some], drawn - k) - ways[some])
-        above = u[some] - left * (drawn + k) / 2  # less what the k win over those that are tied
-        pairs, equal = k * (f - k), constant[some]
+    least, most = np.maximum(n - t, 0).astype(np.intp), np.minimum(n, others).astype(np.intp)
+    for part in _of_few_terms(most - least + 1):
+        # One term for each number of the class's images that do not share the value, in order.
+        terms = most[part] - least[part] + 1
+        place = np.repeat(np.arange(part.start, part.stop), terms)
+        begin = np.repeat(np.cumsum(terms) - terms, terms)
+        k = least[place] + np.arange(len(place)) - begin
+        f, left, drawn = others[place], t[place] - n[place] + k, n[place]
+        chance = np.exp(log_choose(f, k) + log_choose(t[place], drawn - k) - ways[place])
+        above = u[place] - left * (drawn + k) / 2  # less what the k win over those that are tied
+        pairs, equal = k * (f - k), constant[place]
         for tail, bound in ((at_least, above), (at_most, pairs - above)):
-            reached = tables.tail(k, f, bound - slack[some])
-            tail[some] += chance * np.where(equal, bound <= pairs / 2, reached)
+            reached = tables.tail(k, f, bound - slack[place])
+            share = chance * np.where(equal, bound <= pairs / 2, reached)
+            tail[part] = np.bincount(place - part.start, share, part.stop - part.start)
     return np.where(is_low, at_least, at_most), np.where(is_low, at_most, at_least)
+
+
+def _of_few_terms(terms: NDArray[np.intp]) -> Iterator[slice]:
+    """Slices of columns with so many terms in all that they fit in the cache, or one column."""
+    ends, start = np.cumsum(terms), 0
+    while start < len(terms):
+        before = ends[start] - terms[start]
+        stop = max(start + 1, int(np.searchsorted(ends, before + _TERMS_AT_ONCE, side="right")))
+        yield slice(start, stop)
+        start = stop
 
 
 class _Tables:
@@ -161,8 +178,8 @@ class _Tables:
                     length += len(tail)
         self.flat = np.concatenate([*parts, np.ones(1)])
 
-    def tail(self, k: int, f: Floats, bound: Floats) -> Floats:
-        """P(U >= bound) for k of f images."""
+    def tail(self, k: NDArray[np.intp], f: Floats, bound: Floats) -> Floats:
+        """P(U >= bound) for k of f images; all of one shape."""
         m, pairs = np.minimum(k, f - k), k * (f - k)
         spread = np.sqrt(pairs * (f + 1) / 12)
         with np.errstate(divide="ignore", invalid="ignore"):
