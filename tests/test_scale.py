@@ -425,7 +425,7 @@ from featlab import features, heads, neurons
 from featlab.arguments import feature_columns
 from featlab.system import machine
 machine.IN_MEMORY, machine.BLOCK = 2**20, 500_000
-for room in ("_corrections", "_tests", "rank_statistics"):
+for room in ("_corrections", "_tests"):
     sys.modules[f"featlab.neurons.{room}"]._ELEMENTS_AT_ONCE = 100_000
 neurons._corrections.PERMUTATIONS = 20
 n, c = 40_000, 256

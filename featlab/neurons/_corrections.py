@@ -34,7 +34,7 @@ from featlab.neurons.rank_tests import (
     rows_of_groups,
     scheme_of,
 )
-from featlab.system.machine import pieces
+from featlab.system.machine import CACHED, pieces
 
 MULTIPLETESTS = tuple(dict.fromkeys([*multitest_methods_names, *multitest_alias]))
 CORRECTIONS = (*MULTIPLETESTS, "local_fdr", "max_t")
@@ -227,7 +227,7 @@ def permuted_codes(
 def _unit_ranks(values: NDArray) -> NDArray[np.float32]:
     """Midranks of every column, centred and scaled to unit length; zeros where it is constant."""
     unit = np.zeros(values.shape, dtype=np.float32)
-    for part in pieces(values.shape[1], len(values)):
+    for part in pieces(values.shape[1], len(values), CACHED):
         ranks = rankdata(values[:, part], axis=0)
         ranks -= ranks.mean(axis=0)
         length = np.sqrt((ranks**2).sum(axis=0))

@@ -11,13 +11,12 @@ from scipy.stats import rankdata
 
 from featlab.arguments import effective_units
 from featlab.intervals import auroc_score_interval
+from featlab.system.machine import CACHED, pieces
 
 Floats = NDArray[np.float64]
 PerClass = TypeVar("PerClass", bound=Any)
 
 INFORMATION_BINS = 8
-
-_ELEMENTS_AT_ONCE = 400_000  # the temporaries of so many values stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -100,10 +99,9 @@ def rank_statistics(values: NDArray, codes: NDArray[np.intp], n_classes: int) ->
     receiver operating characteristic curves. Biometrics 44, 837-845. The placements are differences
     of midranks: Sun & Xu (2014), IEEE Signal Processing Letters 21, 1389-1393.
     """
-    width = max(1, _ELEMENTS_AT_ONCE // len(values))
     parts = [
-        _rank_part(values[:, first : first + width], codes, n_classes)
-        for first in range(0, values.shape[1], width)
+        _rank_part(values[:, part], codes, n_classes)
+        for part in pieces(values.shape[1], len(values), CACHED)
     ]
     n = np.bincount(codes, minlength=n_classes).astype(np.float64)[:, None]
     arrays = (np.concatenate(pieces, axis=-1) for pieces in zip(*parts, strict=True))
@@ -395,9 +393,7 @@ def moments(values: NDArray, codes: NDArray[np.intp], n_classes: int) -> Moments
     n = np.bincount(codes, minlength=n_classes).astype(np.float64)[:, None]
     mean, squares, fires = (np.empty((n_classes, values.shape[1])) for _ in range(3))
     members = [np.flatnonzero(codes == code) for code in range(n_classes)]
-    width = max(1, _ELEMENTS_AT_ONCE // len(values))
-    for first in range(0, values.shape[1], width):
-        columns = slice(first, first + width)
+    for columns in pieces(values.shape[1], len(values), CACHED):
         block = values[:, columns].astype(np.float64)
         for code, rows in enumerate(members):
             part = block[rows]
