@@ -539,6 +539,27 @@ def test_a_set_that_has_only_shrunk_runs_nothing(images, tmp_path):
     assert not (tmp_path / "new.h5.parts").exists()
 
 
+def test_the_old_store_may_become_one_file_while_the_new_one_is_made(images, tmp_path):
+    """Its parts stay: the new store refers to them."""
+    old, new = tmp_path / "old.h5", tmp_path / "new.h5"
+    few = images.iloc[:20].reset_index(drop=True)
+    options = PassOptions(batch_size=4)
+    extract_maps(few, FakeBackbone(), old, options=options, virtual=True).close()
+    network = FakeBackbone()
+    run = network.forward
+
+    def meanwhile(pixels):
+        if network.calls == 0:
+            join_shards(old).close()
+        return run(pixels)
+
+    network.forward = meanwhile
+    with append_maps(images, network, old, new, options=options) as store, MapStore(old) as one:
+        store.verify()
+        assert not one.virtual and len(store) == len(images)
+        np.testing.assert_array_equal(store.maps(range(20)), one.maps())
+
+
 def test_what_cannot_be_appended_to_is_refused_before_the_pass(images, tmp_path):
     extract_maps(images, FakeBackbone(), tmp_path / "old.h5").close()
     other = FakeBackbone(gain=2)

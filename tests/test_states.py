@@ -29,6 +29,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from power import quick_disk
 from test_predict_pages import plain_predictor
 
 from featlab import FeatlabError
@@ -117,6 +118,8 @@ class Stores(RuleBasedStateMachine):
         self.stores: dict[str, tuple[list[str], list[str]]] = {}
         self.virtual: set[str] = set()
         self.foreign: set[str] = set()
+        self.files: dict[str, list[Path]] = {}
+        self.checked: dict[str, list[tuple[int, ...]]] = {}
         # Whose files, or parts, a store may refer to.
         self.needed: dict[str, set[str]] = {}
 
@@ -299,6 +302,11 @@ class Stores(RuleBasedStateMachine):
             part = torn[which % len(torn)]
             os.truncate(part, part.stat().st_size * which // 8)
 
+    def state_of(self, files: list[Path]) -> list[tuple[int, ...]]:
+        """Changes when one is written, or is no more."""
+        found = [file.stat() for file in files if file.exists()]
+        return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in found]
+
     @invariant()
     def every_store_is_whole(self):
         for name in STORES:
@@ -308,6 +316,8 @@ class Stores(RuleBasedStateMachine):
             assert path.exists() == (name in self.foreign or name in self.stores)
         place = {path: row for row, path in enumerate(self.whole.images["path"])}
         for name, (paths, labels) in self.stores.items():
+            if name in self.checked and self.state_of(self.files[name]) == self.checked[name]:
+                continue  # nobody touched it
             with MapStore(self.folder / name) as store:
                 store.verify()
                 assert store.images["path"].tolist() == paths
@@ -316,6 +326,8 @@ class Stores(RuleBasedStateMachine):
                 order = np.argsort(rows)
                 expected = self.whole.maps(np.sort(rows))
                 np.testing.assert_array_equal(store.maps()[order], expected)
+                self.files[name] = sorted({store.path, *(piece.file for piece in store.pieces)})
+            self.checked[name] = self.state_of(self.files[name])
         assert not [*self.folder.glob("*.joining"), *self.folder.glob("*.parts/*.tmp")]
 
 
@@ -328,7 +340,8 @@ def test_nothing_is_lost_or_wrong_in_any_order(tmp_path, monkeypatch, steps):
     monkeypatch.setattr(_predictor, "_FEW", 2)
     monkeypatch.setattr(_predictor, "PICTURES_AT_ONCE", 4)
     Stores.images = index_images(draw_pictures(tmp_path / "pictures", {"cat": 5, "dog": N - 5}))[0]
-    with extract_maps(Stores.images, FakeBackbone(), tmp_path / "w.h5", options=OPTIONS) as whole:
+    path = tmp_path / "w.h5"
+    with extract_maps(Stores.images, FakeBackbone(), path, options=OPTIONS) as whole, quick_disk():
         Stores.whole = whole
         Stores.model = plain_predictor(whole).save(tmp_path / "model.featlab")
         Stores.said = load_predictor(Stores.model).predict(whole)

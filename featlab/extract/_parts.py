@@ -19,7 +19,7 @@ from featlab.extract._source import pictures_key, provenance_of
 from featlab.store.format import Tables, read_gone
 from featlab.store.rows import Piece, choose_rows, first_rows
 from featlab.store.writing import PartWriter, join_parts
-from featlab.system.files import held, make_durably, write_durably
+from featlab.system.files import held, make_durably, system_errors, write_durably
 
 logger = logging.getLogger(__name__)
 
@@ -187,9 +187,23 @@ def clear_parts(parts: Path, kept: Sequence[Piece]) -> None:
 
 
 def share_parts(pieces: Sequence[Piece]) -> None:
-    """Note beside parts that another store refers to them, so that they are never cleared."""
-    for folder in {piece.file.parent for piece in pieces if piece.file.match("*.parts/part-*.h5")}:
-        if not (folder / _SHARED).exists():
+    """Note beside parts that another store refers to them, so that they are never cleared.
+
+    Raises
+    ------
+    FeatlabError
+        Their own store is being written, or has just become one file.
+    """
+    shared = [piece.file for piece in pieces if piece.file.match("*.parts/part-*.h5")]
+    for folder in {file.parent for file in shared}:
+        if (folder / _SHARED).exists():
+            continue
+        with system_errors(folder), sole_writer(folder):
+            for file in shared:
+                if file.parent == folder and not file.exists():
+                    raise FeatlabError(
+                        f"{file} is gone: its store has just become one file; run the same again."
+                    )
             write_durably(folder / _SHARED, b"")
 
 

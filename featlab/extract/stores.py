@@ -214,7 +214,6 @@ def append_maps(
             provenance, own = provenance | known.provenance, known.own
         provenance |= wanted | provenance_of(tables)
         grown = replace(tables, provenance=provenance, own=own)
-        share_parts(old_pieces)
         join_read(choose_rows(pieces, rows), path, grown, virtual=True)
         store = MapStore(path)
         clear_parts(parts_of(path), store.pieces)
@@ -415,7 +414,7 @@ def _renewed(store: MapStore, tables: Tables) -> MapStore:
 def _read_old(
     old: Path, backbone: MapSource, options: PassOptions, folder: Path
 ) -> tuple[list[Piece], Tables, dict[str, int]]:
-    """Where its rows lie, its tables, and the row of every picture that it has seen."""
+    """Where its rows lie and will stay, its tables, and the row of every picture it has seen."""
     with MapStore(old) as store:
         # It must be what would be written now, of its own pictures.
         wanted = store_key(store.images, backbone, options)
@@ -426,6 +425,7 @@ def _read_old(
         for file in {piece.file for piece in store.pieces}:
             relative_name(file, folder)
         rows = {sha: row for row, sha in enumerate(store.images["sha256"])}
+        share_parts(store.pieces)
         return store.pieces, replace(store.tables, provenance=dict(store.provenance)), rows
 
 
