@@ -224,7 +224,7 @@ def own_boxes(
     boxes = np.zeros((0, 4))
     if len(asked):
         heats = own_heats(store, asked, names)
-        frames, sizes = store.frames[asked], picture_sizes(store)[asked]
+        frames, sizes = store.frames[asked], picture_sizes(store, asked)
         boxes = heat_boxes(heats, [threshold], frames=frames, sizes=sizes)[:, 0]
     table = pd.DataFrame(
         {"row": asked, "path": store.images["path"].to_numpy()[asked], "own_class": names}

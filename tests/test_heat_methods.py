@@ -17,6 +17,7 @@ from featlab.boxes import geometry as bx
 from featlab.localise import METHODS, detectors, unit_localisation
 from featlab.localise.fitting import cells_in_boxes
 from featlab.results.localisation import ClassWeights
+from featlab.system.machine import scratch
 
 CLASSES, SIDE, NEURONS = ["cat", "dog"], 7, 8
 N = 60
@@ -520,9 +521,25 @@ class TestUnits:
             (active & inside).sum() / (active | inside).sum()
         )
 
+    def test_cells_in_a_scratch_file_give_what_those_in_memory_give(self, store, monkeypatch):
+        rows = np.flatnonzero(SPLIT != "train")
+        held = unit_localisation(store, rows, TABLE, n_permutations=50)
+        made = []
+
+        def noting(shape):
+            made.append(shape)
+            return scratch(shape)
+
+        monkeypatch.setattr("featlab.system.machine.IN_MEMORY", 1000)
+        monkeypatch.setattr(detectors, "scratch", noting)
+        pd.testing.assert_frame_equal(
+            held, unit_localisation(store, rows, TABLE, n_permutations=50)
+        )
+        assert made == [(held["neuron"].nunique(), len(rows), SIDE**2)]
+
     def test_some_neurons_at_a_time_give_what_all_at_once_give(self, monkeypatch):
         rng = np.random.default_rng(0)
-        active, inside = rng.random((30, 9, 7)) < 0.3, rng.random((30, 9)) < 0.4
+        active, inside = rng.random((7, 30, 9)) < 0.3, rng.random((30, 9)) < 0.4
         whole = detectors._iou(active, inside, 50, np.random.default_rng(1))
         monkeypatch.setattr(detectors, "_NEURONS_AT_ONCE", 3)
         for a, b in zip(
@@ -531,8 +548,8 @@ class TestUnits:
             np.testing.assert_array_equal(a, b)
         shuffled, null = np.random.default_rng(1), []
         for other in [shuffled.permutation(30) for _ in range(50)]:
-            both = (active & inside[other][..., None]).sum(axis=(0, 1))
-            null.append(both / (active.sum(axis=(0, 1)) + inside.sum() - both))
+            both = (active & inside[other]).sum(axis=(1, 2))
+            null.append(both / (active.sum(axis=(1, 2)) + inside.sum() - both))
         np.testing.assert_allclose(whole[1], np.mean(null, axis=0))
 
     @pytest.mark.slow

@@ -14,6 +14,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from fake_store import FakeStore
 from numpy.testing import assert_allclose, assert_array_equal
 from pandas.testing import assert_frame_equal
 from sklearn.decomposition import PCA
@@ -34,11 +35,12 @@ from featlab import (
     splits,
 )
 from featlab.arguments import feature_columns
-from featlab.audit import _labels
+from featlab.audit import _labels, _pictures
 from featlab.embed import _neighbours, planes
 from featlab.features import POOLINGS
 from featlab.heads import training
 from featlab.heads.models import predict_classes
+from featlab.localise import fitting
 from featlab.neurons import _corrections, _detectors
 from featlab.system import machine
 
@@ -491,3 +493,63 @@ def test_a_whole_analysis_from_scratch_files(tmp_path, picture_folder, fake_back
         (found.set_overview.overview.neighbours, plain.set_overview.overview.neighbours),
     ):
         assert_frame_equal(one, other, rtol=1e-6)
+
+
+def test_of_very_many_images_those_with_boxes_teach_beside_a_sample(monkeypatch):
+    images = pd.DataFrame({"label": np.array(["ant", "bee"])[np.arange(400) % 2]})
+    store, train = FakeStore(images), np.arange(300)
+    boxes = pd.DataFrame({"image": [8, 9, 250, 350]})
+    assert_array_equal(fitting._rows_of_cells(store, train, boxes, 0), train)
+    monkeypatch.setattr(fitting, "_MOST_LEARNT", 100)
+    some = fitting._rows_of_cells(store, train, boxes, 0)
+    assert {8, 9, 250} <= set(some.tolist()) <= set(train.tolist())
+    assert 100 <= len(some) <= 103
+    assert_array_equal(np.bincount(some % 2) >= 50, True)
+
+
+def test_frames_are_read_once(monkeypatch, tmp_path, picture_folder, fake_backbone):
+    table, _, _ = images.index_images(picture_folder({"a": 7, "b": 6}))
+    with extract.extract_maps(table, fake_backbone, tmp_path / "maps.h5") as store:
+        first = store.frames
+        monkeypatch.setattr(store._arrays, "read", None)
+        assert store.frames is first
+        with pytest.raises(ValueError, match="read-only"):
+            first[0] = 0
+
+
+def test_pictures_are_not_all_asked_for_at_once(monkeypatch):
+    """The waiting tasks of a million pictures would take a gigabyte."""
+    asked = []
+
+    def measure(path, levels):
+        asked.append(path)
+        return np.zeros(len(_pictures.PICTURE_COLUMNS))
+
+    def progress(rows):
+        for row in rows:
+            assert len(asked) <= row + _pictures._AHEAD + 1
+            yield row
+
+    monkeypatch.setattr(_pictures, "_measure", measure)
+    table = pd.DataFrame({"path": [f"{k}.jpg" for k in range(400)]})
+    _pictures.read_pictures(table, "nowhere", progress=progress)
+    assert len(asked) == 400
+
+
+def test_objects_of_pictures_in_any_order_are_those_of_each():
+    rng = np.random.default_rng(0)
+    n, m = 40, 130
+    corners = np.sort(rng.uniform(0, 100, (m, 2, 2)), axis=1).reshape(m, 4)
+    boxes = pd.DataFrame(corners, columns=["xmin", "ymin", "xmax", "ymax"])
+    boxes = boxes.assign(image=rng.integers(0, n, m))
+    table = pd.DataFrame({"width": np.full(n, 100), "height": 100})
+    seen = pd.DataFrame({"brightness": np.where(np.arange(n) == 3, np.nan, 1.0)})
+    whole = _pictures.with_objects(seen, table, boxes)
+    for row in range(n):
+        own = boxes[boxes["image"] == row]
+        if own.empty:
+            assert whole.iloc[row, 1:].isna().all()
+            continue
+        alone = _pictures.with_objects(seen, table, own)
+        assert_frame_equal(whole.iloc[[row]], alone.iloc[[row]])
+    assert whole["n_objects"].sum() == (boxes["image"] != 3).sum()

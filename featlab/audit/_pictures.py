@@ -16,6 +16,7 @@ from featlab.arguments import Progress, check_columns, tracked
 from featlab.errors import FeatlabError
 from featlab.images import decode_picture
 from featlab.images.pixels import levels_of
+from featlab.system.machine import in_order
 
 Floats = NDArray[np.float64]
 _Rows = NDArray[np.int16]
@@ -41,6 +42,7 @@ PICTURE_COLUMNS = (
 OBJECT_COLUMNS = ("n_objects", "object_area", "object_x", "object_y")
 
 _MOST_THREADS = 8
+_AHEAD = 64  # pictures that are asked for before one is measured
 _SIDE = 256  # pixels: every picture's colours and sharpness are measured at this size
 _LONGEST = 640  # pixels: writing is looked for at this size
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -141,8 +143,11 @@ def with_objects(
     sizes = images[["width", "height"]].to_numpy(float)
     corners = boxes[["xmin", "ymin", "xmax", "ymax"]].to_numpy(float)
     owners = boxes["image"].to_numpy(np.intp)
-    for row in np.unique(owners):
-        scaled = corners[owners == row] / np.tile(sizes[row], 2)
+    order = np.argsort(owners, kind="stable")
+    of_image = np.split(order, np.flatnonzero(np.diff(owners[order])) + 1)
+    for some in of_image:
+        row = owners[some[0]]
+        scaled = corners[some] / np.tile(sizes[row], 2)
         area = (scaled[:, 2] - scaled[:, 0]) * (scaled[:, 3] - scaled[:, 1])
         left, top, right, bottom = scaled[area.argmax()]
         objects[row] = len(scaled), _union(scaled), (left + right) / 2, (top + bottom) / 2
@@ -163,8 +168,10 @@ def read_pictures(
     readable = np.zeros(len(paths), dtype=np.bool_)
     Image.init()  # loads Pillow's plug-ins before threads do
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
-        measured = threads.map(
-            lambda path, levels: _measure(folder / path, levels), paths, levels_of(images)
+        tasks = zip(paths, levels_of(images), strict=True)
+        # Not all at once: of a million pictures the waiting tasks alone take a gigabyte.
+        measured = in_order(
+            threads, lambda task: _measure(folder / task[0], task[1]), tasks, _AHEAD
         )
         for row, measures in zip(tracked(range(len(paths)), progress), measured, strict=True):
             if measures is not None:

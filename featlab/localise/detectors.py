@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from featlab.intervals import mean_interval
 from featlab.localise.fitting import cells_in_boxes
 from featlab.localise.heat import picture_sizes
 from featlab.store import MapStore
+from featlab.system.machine import is_large, scratch
 
 UNIT_COLUMNS = [
     "layer", "class", "neuron", "n", "auroc_inside", "auroc_inside_low", "auroc_inside_high",
@@ -115,22 +117,25 @@ def unit_localisation(
         return pd.DataFrame(columns=UNIT_COLUMNS)
     channels = np.unique(detectors["neuron"].to_numpy(np.int64))
     maps, inside = _cells(store, rows, channels, truth, layer)
-    cells = maps.reshape(-1, len(channels))
-    # A neuron may saturate at its ceiling, or be silent in most cells.
-    active = (maps >= np.quantile(cells, quantile, axis=0)) & (maps > cells.min(axis=0))
-    auroc = _auroc_inside(maps, inside)
+    floor = np.array([np.quantile(one, quantile) for one in maps])
+    least = np.array([one.min() for one in maps])
     judged = []
     for name, group in detectors.groupby("class", sort=False):
         own = labels[rows] == str(name)
         columns = np.searchsorted(channels, group["neuron"].to_numpy(np.int64))
-        fires, boxed = active[own][..., columns], inside[own]
+        # Of one class at a time: those of all may be larger than memory.
+        cells, boxed = np.stack([maps[column][own] for column in columns]), inside[own]
+        auroc = _auroc_inside(cells, boxed)
+        # A neuron may saturate at its ceiling, or be silent in most cells.
+        fires = cells >= floor[columns, None, None]
+        fires &= cells > least[columns, None, None]
         iou, chance, p = _iou(fires, boxed, n_permutations, rng)
         unit = group_codes(groups[rows][own], int(own.sum()))
         if has_groups(unit):  # their images are not exchangeable one by one
             alone = np.unique(unit, return_index=True)[1]
-            p = _iou(fires[alone], boxed[alone], n_permutations, rng)[2]
+            p = _iou(fires[:, alone], boxed[alone], n_permutations, rng)[2]
         for place, neuron in enumerate(group["neuron"]):
-            values = auroc[own, columns[place]]
+            values = auroc[place]
             limits = mean_interval(
                 values, groups=groups[rows][own], level=1 - alpha, random_state=random_state
             )
@@ -145,7 +150,8 @@ def unit_localisation(
         columns = np.searchsorted(channels, table["neuron"].to_numpy(np.int64)[beside])
         of_class = table["class"].to_numpy(str)[beside, None] == labels[rows]
         units = group_codes(groups[rows], len(rows))
-        held = _other_kinds(store, rows, layer, maps[..., columns], of_class, units, truth, alpha)
+        seen = [maps[column] for column in columns]
+        held = _other_kinds(store, rows, layer, seen, of_class, units, truth, alpha)
         table.loc[beside, "verdict"] += held
     table.attrs.update(layer=layer, quantile=quantile, n_permutations=n_permutations, alpha=alpha)
     return table
@@ -200,7 +206,7 @@ def neuron_pointing(
     channels = np.unique(detectors["neuron"].to_numpy(np.int64))
     hits = _hits(store, rows, channels, truth, layer)
     labels, groups = store.images["label"].to_numpy(str)[rows], _groups(store)[rows]
-    middle = centre_in_box(whole_picture_boxes(picture_sizes(store)[rows]), rows, truth)
+    middle = centre_in_box(whole_picture_boxes(picture_sizes(store, rows)), rows, truth)
     columns = np.searchsorted(channels, detectors["neuron"].to_numpy(np.int64))
     scored = []
     for name, neuron, column in zip(detectors["class"], detectors["neuron"], columns, strict=True):
@@ -241,7 +247,7 @@ def _other_kinds(
     store: MapStore,
     rows: np.ndarray,
     layer: str,
-    maps: np.ndarray,
+    maps: Sequence[np.ndarray],
     of_class: np.ndarray,
     units: np.ndarray,
     truth: pd.DataFrame,
@@ -249,16 +255,16 @@ def _other_kinds(
 ) -> list[str]:
     """Which other kinds of box hold the activity of some neurons, in words.
 
-    `maps` is ``(k, cells, m)``, `of_class` ``(m, k)``: which of the images belong to a neuron.
+    `maps` are ``(k, cells)`` each, `of_class` ``(m, k)``: which of the images belong to a neuron.
     """
     kinds = sorted(set(store.boxes["kind"].astype(str)) - set(truth["kind"].astype(str)))
-    p, mean = (np.full((len(kinds), maps.shape[2]), np.nan) for _ in range(2))
+    p, mean = (np.full((len(kinds), len(maps)), np.nan) for _ in range(2))
     for place, kind in enumerate(kinds):
         boxes = true_boxes(store.images, store.boxes, kind)
         inside = cells_in_boxes(store, rows, store.map_shape(layer)[:2], boxes)
-        for neuron, auroc in enumerate(_auroc_inside(maps, inside).T):
-            own = auroc[of_class[neuron]]
-            p[place, neuron] = _signed_rank_p(own, units[of_class[neuron]])
+        for neuron, mine in enumerate(of_class):
+            own = _auroc_inside(maps[neuron][mine][None], inside[mine])[0]
+            p[place, neuron] = _signed_rank_p(own, units[mine])
             mean[place, neuron] = own[~np.isnan(own)].mean() if (~np.isnan(own)).any() else np.nan
     holds = (_corrected(p.ravel(), "holm").reshape(p.shape) <= alpha) & (mean > 0.5)
     return ["".join(f", on the {kinds[k]} boxes" for k in np.flatnonzero(one)) for one in holds.T]
@@ -308,21 +314,27 @@ def _sampled(rows: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> 
 def _cells(
     store: MapStore, rows: np.ndarray, channels: np.ndarray, truth: pd.DataFrame, layer: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Activations ``(k, cells, m)`` of some neurons, and the cells in boxes ``(k, cells)``."""
-    parts, inside = [], []
+    """Activations ``(m, k, cells)`` of some neurons, and the cells in boxes ``(k, cells)``.
+
+    Where they are many, in a scratch file, neuron after neuron.
+    """
+    h, w, _ = store.map_shape(layer)
+    shape, inside, done = (len(channels), len(rows), h * w), [], 0
+    large = is_large(len(rows) * h * w, len(channels))
+    cells = scratch(shape) if large else np.empty(shape, np.float32)
     for chunk, maps in store.iter_maps(rows=rows, layer=layer):
-        k, h, w, _ = maps.shape
-        parts.append(maps[..., channels].reshape(k, h * w, len(channels)))
+        some = maps[..., channels].reshape(len(chunk), h * w, len(channels))
+        cells[:, done : done + len(chunk)] = np.moveaxis(some, 2, 0)
         inside.append(cells_in_boxes(store, chunk, (h, w), truth))
-    return np.concatenate(parts), np.concatenate(inside)
+        done += len(chunk)
+    return cells, np.concatenate(inside)
 
 
 def _auroc_inside(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """AUROC of inside against outside for every image and neuron; NaN where one is missing."""
-    ranks = rankdata(maps, axis=1)
-    n = inside.sum(axis=1)[:, None].astype(float)
+    """AUROC of inside against outside for every neuron and image; NaN where one is missing."""
+    n = inside.sum(axis=1).astype(float)
     n_out = inside.shape[1] - n
-    total = np.einsum("kim,ki->km", ranks, inside)
+    total = np.stack([(rankdata(one, axis=1) * inside).sum(axis=1) for one in maps])
     with np.errstate(divide="ignore", invalid="ignore"):
         auroc = (total - n * (n + 1) / 2) / (n * n_out)
     return np.where((n > 0) & (n_out > 0), auroc, np.nan)
@@ -332,20 +344,19 @@ def _iou(
     active: np.ndarray, inside: np.ndarray, n_permutations: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Intersection over union of active and inside cells, its mean by chance, and p."""
-    k, _, m = active.shape
+    m, k, _ = active.shape
     if k < 2:
         return np.full(m, np.nan), np.full(m, np.nan), np.full(m, np.nan)
     own, boxes = np.arange(k), inside.astype(np.float32)
-    together = active.sum(axis=(0, 1)) + inside.sum()
+    together = active.sum(axis=(1, 2)) + inside.sum()
     permuted = [rng.permutation(k) for _ in range(n_permutations)]
     hits, shuffled = np.zeros(m), np.zeros((n_permutations, m))
     for first in range(0, m, _NEURONS_AT_ONCE):
         some = slice(first, first + _NEURONS_AT_ONCE)
         # What image i's activity and image j's boxes have in common; a permutation picks (i, j).
-        on = active[..., some].astype(np.float32)
-        common = np.einsum("icm,jc->ijm", on, boxes, optimize=True)
-        hits[some] = common[own, own].sum(axis=0)
-        shuffled[:, some] = [common[own, other].sum(axis=0) for other in permuted]
+        common = active[some].astype(np.float32) @ boxes.T
+        hits[some] = common[:, own, own].sum(axis=1)
+        shuffled[:, some] = [common[:, own, other].sum(axis=1) for other in permuted]
     iou = hits / np.maximum(together - hits, 1)
     null = shuffled / np.maximum(together - shuffled, 1)
     p = (1 + (null >= iou - 1e-9).sum(axis=0)) / (1 + n_permutations)

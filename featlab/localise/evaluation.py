@@ -394,7 +394,7 @@ def _place(method: str) -> int:
 def _order_by_truth(store: MapStore, truth: Truth) -> np.ndarray:
     """An order of the scored images that depends on pictures and boxes, not on row numbers."""
     sums = truth.boxes.groupby("image")[CORNERS].sum().loc[truth.scored]
-    return np.lexsort([*sums.to_numpy().T, *picture_sizes(store)[truth.scored].T])
+    return np.lexsort([*sums.to_numpy().T, *picture_sizes(store, truth.scored).T])
 
 
 def _parameters(

@@ -16,6 +16,7 @@ from featlab.arguments import (
     confirmed_detectors,
     is_signed,
     row_numbers,
+    stratified_rows,
 )
 from featlab.boxes.geometry import CORNERS, picture_to_frame
 from featlab.errors import FeatlabError
@@ -38,6 +39,7 @@ _DRAWS = 10
 _MOST_CELLS = 40_000
 _MOST_PER_IMAGE = 100
 _MOST_SCALED = 50_000
+_MOST_LEARNT = 20_000  # images whose cells are drawn, and as many that have boxes
 
 
 def fit_methods(
@@ -92,6 +94,7 @@ def fit_methods(
     layers = [store.layer_name()] if layer is None else check_choices("layer", layer, store.layers)
     if not layers:
         raise FeatlabError("layer is empty; name at least one, or leave it out for the last.")
+    learnt = _rows_of_cells(store, train, boxes, random_state)
     detectors = None
     if neurons is not None:
         detectors = confirmed_detectors(neurons, layer=layers, silent=True)
@@ -114,11 +117,22 @@ def fit_methods(
             random_state=random_state,
             fitted={RANDOM: _drawn_neurons(maxima, len(store.classes), random_state)},
         )
-        contexts[one] = _fitted(wanted, context, store, train, boxes, one)
+        contexts[one] = _fitted(wanted, context, store, learnt, boxes, one)
     for name, method in wanted.items():
         if method.teacher is not None:
-            contexts = _taught(name, method, contexts, store, train, boxes)
+            contexts = _taught(name, method, contexts, store, learnt, boxes)
     return _with_something_to_say(wanted, contexts)
+
+
+def _rows_of_cells(
+    store: MapStore, train: np.ndarray, boxes: pd.DataFrame, random_state: int
+) -> np.ndarray:
+    """The train rows whose maps are read: all; of very many a sample, and one with boxes."""
+    codes, boxed = label_codes(store), np.intersect1d(train, boxes["image"])
+    kept = [
+        rows[stratified_rows(codes[rows], _MOST_LEARNT, random_state)] for rows in (train, boxed)
+    ]
+    return np.union1d(*kept)
 
 
 def _with_something_to_say(
@@ -269,10 +283,16 @@ def cells_in_boxes(
 ) -> np.ndarray:
     """Whether the centre of each cell lies in a box of its image, ``(k, h * w)`` bool."""
     rows = np.asarray(rows, dtype=np.int64)
-    own = boxes[boxes["image"].isin(rows)]
-    image = own["image"].to_numpy(np.int64)
+    image = boxes["image"].to_numpy(np.int64)
+    # Asked of a batch at a time: what looks at all boxes must be quick.
+    first, last = rows.min(initial=len(store.images)), rows.max(initial=-1)
+    near = np.flatnonzero((image >= first) & (image <= last))
+    own = near[np.isin(image[near], rows)]
+    image = image[own]
     corners = picture_to_frame(
-        own[CORNERS].to_numpy(float), np.asarray(store.frames)[image], picture_sizes(store)[image]
+        np.stack([boxes[corner].to_numpy(float)[own] for corner in CORNERS], axis=1),
+        np.asarray(store.frames)[image],
+        picture_sizes(store, image),
     )[:, None]
     y, x = np.divmod(np.arange(shape[0] * shape[1]), shape[1])
     centre = np.stack([(x + 0.5) / shape[1], (y + 0.5) / shape[0]], axis=-1)

@@ -187,9 +187,9 @@ def label_codes(
     return np.searchsorted(classes, labels)
 
 
-def picture_sizes(store: MapStore) -> np.ndarray:
-    """Width and height of every image, ``(n, 2)`` float, pixels."""
-    return store.images[["width", "height"]].to_numpy(float)
+def picture_sizes(store: MapStore, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """Width and height of some images, by default of all, ``(n, 2)`` float, pixels."""
+    return np.stack([store.images[side].to_numpy(float)[rows] for side in ("width", "height")], 1)
 
 
 def detector_scale(maxima: np.ndarray) -> np.ndarray:

@@ -145,7 +145,7 @@ def boxed_where_nobody_did(
     if len(truth.tuning) or not len(truth.scored) or not len(rows) or STUDENT not in fitted.methods:
         return truth
     heat = heat_maps(store, rows, fitted, methods=STUDENT, codes=codes[rows])[STUDENT]
-    frames, sizes = np.asarray(store.frames)[rows], picture_sizes(store)[rows]
+    frames, sizes = np.asarray(store.frames)[rows], picture_sizes(store, rows)
     corners = heat_boxes(heat, [untuned(store, fitted)[1]], frames=frames, sizes=sizes)[:, 0]
     made = pd.DataFrame(corners, columns=CORNERS).assign(image=rows)
     table = pd.concat([truth.boxes, made], ignore_index=True)
@@ -195,7 +195,7 @@ def match_methods(
     true, owner = _of_rows(truth.boxes, rows)
     scored = set(truth.scored.tolist())
     more: dict[str, Any] = {
-        "sizes": picture_sizes(store)[rows],
+        "sizes": picture_sizes(store, rows),
         "masks": [masks(row) if masks and row in scored else None for row in rows.tolist()],
     }
     frames = np.asarray(store.frames)[rows]

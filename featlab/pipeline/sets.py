@@ -59,7 +59,8 @@ _TYPICAL, _TELLING = 5, 10  # images and neurons told of each cluster
 _SIZES = (5, 20, 80, 320, 1280)
 _FEWEST_BOXED = 10  # train images with a box that a curve is made of
 _MOST_ON_CURVE = 100  # test images that it is scored on
-_MOST_LOCALISED = 10_000  # images with boxes that thresholds are chosen on, and that are scored
+_MOST_TAUGHT = 20_000  # train images with a box that teach it
+_MOST_LOCALISED = 5000  # images with boxes that thresholds are chosen on, and that are scored
 _LEARNER = "cell_boxes"
 _CURVE_COLUMNS = (
     *("method", "boxed", "n_repeats", "n"),
@@ -285,7 +286,7 @@ def box_curve(
         "train", "confirm" or "test" for each image.
     sizes : sequence of int, optional
         Train images with a box; by default 5, 20, 80, 320 and 1,280 below all there are,
-        and all.
+        and all. Of more than 20,000 a random 20,000, in the classes' shares, stand for all.
     n_repeats : int
         Random orders in which they are boxed, at least 1; of all there is one.
     orders : sequence of array-like of int, optional
@@ -324,6 +325,7 @@ def box_curve(
     sides = split_sides(split, len(store.images))
     boxed = np.isin(np.arange(len(sides)), truth["image"])
     learnt, test = (np.flatnonzero(boxed & (sides == side)) for side in ("train", "test"))
+    learnt = learnt[stratified_rows(label_codes(store)[learnt], _MOST_TAUGHT, random_state)]
     rng = np.random.default_rng(random_state)
     test = np.intersect1d(test, row_numbers(rows, store.images))
     test = np.sort(rng.permutation(test)[:_MOST_ON_CURVE])
@@ -354,7 +356,7 @@ def box_curve(
             own[CORNERS].to_numpy(float),
             np.searchsorted(test, own["image"]),
             frames=np.asarray(store.frames)[test],
-            sizes=picture_sizes(store)[test],
+            sizes=picture_sizes(store, test),
             grid=GRID // 2,
         ).iou_any
         for heat in fuse_heats(heats)

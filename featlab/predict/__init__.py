@@ -290,7 +290,7 @@ def _boxes(own: Predictor, results: Results) -> tuple[BoxHead | None, ExpectedOv
     if len(rows) < _FEWEST_BOXED:
         return None, None
     probability = own.head.predict_proba(store.pooled(rows, layer=own.layer))
-    hot, sizes = own.heat.boxes(store, rows, probability.argmax(axis=1)), picture_sizes(store)[rows]
+    hot, sizes = own.heat.boxes(store, rows, probability.argmax(axis=1)), picture_sizes(store, rows)
     overlap = best_iou(hot[:, 0], rows, truth)
     of_heat = fit_overlap(box_signs(hot[:, 0], hot[:, 1:], sizes), overlap)
     tables = {name: table.set_index("row").loc[rows] for name, table in held.items()}

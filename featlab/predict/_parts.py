@@ -183,7 +183,7 @@ class HeatBoxes:
         """
         heats = timed_heats(store, rows, self.fitted, codes)[0][self.method]
         around = np.clip(self.threshold + _AROUND, 0, _LAST_THRESHOLD)
-        frames, sizes = np.asarray(store.frames)[rows], picture_sizes(store)[rows]
+        frames, sizes = np.asarray(store.frames)[rows], picture_sizes(store, rows)
         return heat_boxes(heats, around, frames=frames, sizes=sizes)
 
 

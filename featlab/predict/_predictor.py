@@ -397,7 +397,7 @@ class Predictor:
 
         Those of the heat map at several thresholds are what a box should agree with.
         """
-        hot, sizes = self.heat.boxes(store, rows, codes), picture_sizes(store)[rows]
+        hot, sizes = self.heat.boxes(store, rows, codes), picture_sizes(store, rows)
         if self.box_head is None:
             return hot[:, 0], box_signs(hot[:, 0], hot[:, 1:], sizes)
         boxes = predict_boxes(self.box_head, store, rows)

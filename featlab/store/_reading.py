@@ -67,6 +67,7 @@ class MapStore:
         self.path = store_file(path)
         self._absolute = self.path.absolute()
         self._groups: np.ndarray | None = None
+        self._frames: np.ndarray | None = None
         self._file = open_store(self.path)
         self._closing = contextlib.ExitStack()
         self._closing.callback(self._file.close)
@@ -177,9 +178,14 @@ class MapStore:
     def frames(self) -> np.ndarray:
         """Where each picture lies in the network's input, ``(n, 4)`` left, top, right, bottom.
 
-        In unit coordinates of the input: (0, 0, 1, 1) when the picture was stretched.
+        In unit coordinates of the input: (0, 0, 1, 1) when the picture was stretched. Not to be
+        written to.
         """
-        return self._everything("frames")
+        # Asked for with every batch of maps: to read all of them each time is quadratic.
+        if self._frames is None:
+            self._frames = self._everything("frames")
+            self._frames.flags.writeable = False
+        return self._frames
 
     @property
     def colour_histogram(self) -> np.ndarray:
@@ -427,6 +433,7 @@ class MemoryStore(MapStore):
     def __init__(self, tables: Tables, arrays: dict[str, np.ndarray]) -> None:
         self.path = Path("pictures in memory")
         self._tables, self._file, self._closing = tables, arrays, contextlib.ExitStack()
+        self._frames = None
         self.images, self.boxes, self.skipped = tables.images, tables.boxes, tables.skipped
         self.provenance = tables.provenance
         self.layers = layer_names(self.provenance["layers"])
