@@ -57,7 +57,7 @@ from featlab.store.format import (
 from featlab.store.network import OwnHead, Ranges, largest
 from featlab.store.rows import Piece, finished_part
 from featlab.store.writing import EncodedMaps, PartWriter, encode_maps
-from featlab.system.machine import Streams, in_order, total_memory, usable_cores
+from featlab.system.machine import Streams, in_order, one_blas_thread, total_memory, usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -362,7 +362,7 @@ def written_parts(
     work = BatchMaker(read, run.backbone, run.options.dtype, streams, head, most, skip)
     tasks = [batch for part in wanted for batch in run.plan.batches(part)]
     ticks, ranges = iter(tracked(tasks, progress)), Ranges()
-    with ThreadPoolExecutor(threads, "extract") as pool:
+    with one_blas_thread(), ThreadPoolExecutor(threads, "extract") as pool:
         batches = in_order(pool, work, enumerate(tasks), threads + _BATCHES_AHEAD)
         try:
             for part in wanted:

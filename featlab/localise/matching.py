@@ -19,7 +19,6 @@ import pandas as pd
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab.arguments import Progress, row_numbers, stratified_rows, true_boxes
 from featlab.boxes.geometry import (
@@ -46,7 +45,7 @@ from featlab.localise.regions import (
 )
 from featlab.results.localisation import BY_STUDENT, BoxCorrection, FittedMethods
 from featlab.store import MapStore
-from featlab.system.machine import usable_cores
+from featlab.system.machine import one_blas_thread, usable_cores
 
 SUFFIX = "_refined"
 _STEPS = np.array([-20, -10, 10, 20])  # Further thresholds, in hundredths.
@@ -254,7 +253,7 @@ def _matched(
 def _all_done(calls: Sequence[Callable[[], _Matched[S]]]) -> list[_Matched[S]]:
     """Every result, made in threads: most of the work is in compiled loops."""
     # Each would restore the number of BLAS threads that it has met; now they all meet one.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(usable_cores()) as threads:
+    with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as threads:
         return list(threads.map(lambda call: call(), calls))
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import expit
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from featlab.boxes.geometry import iou_matrix, largest_boxes, pixel_boxes, unit_boxes
 from featlab.boxes.scores import IGNORE, box_masks, heat_in_mask, pixel_histograms
 from featlab.errors import FeatlabError
 from featlab.localise.heat import normalise, resample_frame
+from featlab.system.machine import one_blas_thread
 
 if TYPE_CHECKING:
     from featlab.localise._components import Regions
@@ -294,7 +293,7 @@ def _decompositions(
     thresholds = _checked_thresholds(thresholds)
     last: tuple[np.ndarray, np.ndarray] | None = None
     # Products this small only lose by threads, a hundredfold on a busy machine.
-    with _threads().limit(limits=1, user_api="blas"):
+    with one_blas_thread():
         for one, frame in zip(heat, np.asarray(frames, dtype=float), strict=True):
             # One map for all pictures (the centred Gaussian) is taken apart once.
             if last is None or not (
@@ -307,12 +306,6 @@ def _decompositions(
             yield fine, regions
 
 
-@cache
-def _threads() -> ThreadpoolController:
-    """Looking for the libraries takes as long as the box of a picture."""
-    return ThreadpoolController()
-
-
 def _boxes_at(
     heat: np.ndarray, thresholds: np.ndarray, frames: np.ndarray, grid: int
 ) -> np.ndarray:
@@ -320,7 +313,7 @@ def _boxes_at(
     frames = np.asarray(frames, dtype=float)
     boxes = np.zeros((len(heat), len(thresholds), 4))
     # Products this small only lose by threads.
-    with _threads().limit(limits=1, user_api="blas"):
+    with one_blas_thread():
         for start in range(0, len(heat), _BLOCK):
             some = slice(start, start + _BLOCK)
             same = (frames[some] == frames[start]).all()

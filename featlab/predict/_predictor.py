@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab.arguments import Progress, check_between
 from featlab.backbones import rebuild_backbone
@@ -55,7 +54,7 @@ from featlab.store import MapStore
 from featlab.store.network import network_facts, refuse_difference, refuse_other_network
 from featlab.system import __version__
 from featlab.system.files import write_whole
-from featlab.system.machine import usable_cores
+from featlab.system.machine import one_blas_thread, usable_cores
 
 if TYPE_CHECKING:
     import keras
@@ -192,6 +191,7 @@ class Predictor:
         # The predictor knows the network, and looks after it once for all of its parts.
         return replace(self, box_head=replace(head, network={}), overlap=None, measured=measured)
 
+    @one_blas_thread()
     def predict(
         self,
         pictures: Any,
@@ -366,7 +366,7 @@ class Predictor:
         if len(batches) == 1:
             return answered(rows)
         # Each batch has a core to itself.
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(usable_cores()) as pool:
+        with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:
             return pd.concat(pool.map(answered, batches), ignore_index=True)
 
     def _of_maps(self, store: MapStore, coverage: float) -> pd.DataFrame:

@@ -27,7 +27,10 @@ from typing import Any, ParamSpec, TypeVar
 import joblib  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import (  # type: ignore[import-untyped]
+    ThreadpoolController,
+    threadpool_limits,
+)
 
 from featlab.errors import FeatlabError
 
@@ -261,6 +264,24 @@ def _logged_here(result: T, messages: list[tuple[str, int, str]]) -> T:
 def _load(modules: tuple[str, ...]) -> None:
     for module in modules:
         importlib.import_module(module)
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Products of matrices in the thread that asks for them; to be put around loops.
+
+    OpenBLAS's other threads wait for the next product in a loop of their own, for some 20 ms, and
+    take a core from the network or from the threads of Python beside them. Small products gain
+    nothing by them. Nested and in threads of Python it may be used within another one only.
+    """
+    with _blas("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas"):
+        yield
+
+
+@functools.cache
+def _blas(of_scipy: bool) -> ThreadpoolController:
+    """NumPy's, and SciPy's own where it is loaded; to look for them takes milliseconds."""
+    return ThreadpoolController()
 
 
 def _with_one_thread(call: Callable[[], T]) -> T:
