@@ -20,13 +20,14 @@ import shutil
 import subprocess
 import sys
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import FakeBackbone
 from fake_results import make_results
 
 pytest.importorskip("sybil", reason="sybil, of the test extra, is not installed")
@@ -35,6 +36,8 @@ from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 from featlab import report
+from featlab.extract import extract_maps
+from featlab.images import index_images
 from featlab.report._elements import GLOSSARY
 from featlab.system.files import write_table
 
@@ -113,14 +116,20 @@ class Shell:
 
 
 def run_r(example: Example) -> None:
+    in_r(example.parsed)
+
+
+def in_r(code: str) -> None:
+    """Run it; a test is skipped where R or a package of the code is missing."""
     if shutil.which("Rscript") is None:
         raise unittest.SkipTest("R is not on this machine")
-    for package in re.findall(r"library\((\w+)\)", example.parsed):
+    for package in re.findall(r"library\((\w+)\)", code):
         probe = f"quit(status = !requireNamespace('{package}', quietly = TRUE))"
         if subprocess.run(["Rscript", "-e", probe], capture_output=True, check=False).returncode:
             raise unittest.SkipTest(f"the R package {package} is not on this machine")
-    arguments = ["Rscript", "-e", example.parsed]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    environment = os.environ | {"LC_ALL": "C.UTF-8"}
+    arguments = ["Rscript", "-e", code]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
 
 
@@ -193,6 +202,37 @@ def test_every_block_runs(page: Path, reader: Path, record_property) -> None:
         except unittest.SkipTest as reason:
             assert str(reason), f"line {example.line}: say why it is left out"
             record_property(f"left out, line {example.line}", str(reason))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("virtual", [False, True])
+def test_r_reads_what_python_reads(
+    virtual: bool, picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch
+) -> None:
+    """The documented reader, of one file and of a store that refers to its parts."""
+    images, _, _ = index_images(picture_folder({"cat": 4, "é b": 3}))
+    path = tmp_path / "results" / "maps.h5"
+    network = FakeBackbone(layers=("early", "last"))
+    with extract_maps(images, network, path, virtual=virtual) as store:
+        maps, pooled, labels = store.maps([0])[0], store.pooled(), store.images["label"]
+    best = {"layer": "last", "pooling": "mean", "neuron": 4}
+    pd.DataFrame([{**best, "auroc": 0.9}, {**best, "neuron": 2, "auroc": 0.6}]).to_csv(
+        path.with_name("neurons.csv"), index=False
+    )
+    reader, neuron = re.findall(r"```r\n(.*?)```", (DOCS / "file-format.md").read_text(), re.DOTALL)
+    tell = """
+        write(format(first, digits = 9), "first"); write(format(X, digits = 9), "X")
+        write(images$label, "labels"); write(dim(first), "shape")
+    """
+    monkeypatch.chdir(tmp_path)
+    in_r(reader + tell)
+    in_r(neuron + 'write(format(X[, best$neuron + 1], digits = 9), "best")')
+    assert [int(n) for n in Path("shape").read_text().split()] == list(maps.shape)
+    for name, expected in (("first", maps), ("X", pooled), ("best", pooled[:, 4])):
+        # R counts down the columns.
+        numbers = np.loadtxt(name).ravel()
+        np.testing.assert_allclose(numbers, expected.ravel(order="F"), rtol=1e-6, atol=1e-9)
+    assert Path("labels").read_text("utf-8").split("\n")[:-1] == labels.tolist()
 
 
 @pytest.mark.parametrize(("page", "command"), shell_commands())
