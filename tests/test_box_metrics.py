@@ -313,12 +313,15 @@ def test_pxap_of_perfect_constant_and_empty():
         constant = np.full(masks.shape, value)
         assert scores.pxap(scores.pixel_histograms(constant, masks)) == pytest.approx(30 / 90)
     assert np.isnan(scores.pxap(scores.pixel_histograms(perfect, np.zeros_like(masks))))
-    with pytest.raises(FeatlabError, match=r"in \[0, 1\] without NaN"):
-        scores.pixel_histograms(np.full(masks.shape, np.nan), masks)
-    with pytest.raises(FeatlabError, match="one shape"):
-        scores.pixel_histograms(perfect[0], masks)
-    with pytest.raises(FeatlabError, match="increase from 0"):
-        scores.pixel_histograms(perfect, masks, [0.5, 0.2])
+    for bad in (np.nan, -0.1, 1.1):
+        with pytest.raises(FeatlabError, match=r"in \[0, 1\] without NaN"):
+            scores.pixel_histograms(np.full(masks.shape, bad), masks)
+    for other in (perfect[0], perfect[:, 1:]):
+        with pytest.raises(FeatlabError, match="one shape"):
+            scores.pixel_histograms(other, masks)
+    for thresholds in ([0.5, 0.2], [0, 0.2, 0.2], [0, 1], [], [[0]]):
+        with pytest.raises(FeatlabError, match="increase from 0"):
+            scores.pixel_histograms(perfect, masks, thresholds)
 
 
 def test_pointing_and_heat_share():

@@ -118,10 +118,10 @@ def test_best_iou_without_any_box_is_nan():
 
 def test_centre_in_box():
     table = box_table((0, 0, 0, 2, 2), (0, 8, 8, 10, 10), (1, 0, 0, 5, 5))
-    predicted = np.array([[8, 8, 10, 10], [0, 0, 12, 12], [0, 0, 0, 0], [0, 0, 9, 9]], float)
-    result = bx.centre_in_box(predicted, [0, 0, 1, 7], table)
-    assert result[:3].tolist() == [1, 0, 0]  # An empty prediction has no centre.
-    assert np.isnan(result[3])
+    predicted = [[8, 8, 10, 10], [0, 0, 12, 12], [0, 0, 0, 0], [3, 3, 1, 1], [0, 0, 9, 9]]
+    result = bx.centre_in_box(np.array(predicted, float), [0, 0, 1, 1, 7], table)
+    assert result[:4].tolist() == [1, 0, 0, 0]  # An empty prediction has no centre.
+    assert np.isnan(result[4])
 
 
 # ----------------------------------------------------------------------------- coordinates
