@@ -19,7 +19,7 @@ from featlab import FeatlabError, cli
 from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.system import machine
-from featlab.system.machine import beside, ready
+from featlab.system.machine import beside, each, ready
 
 
 def made_here():
@@ -92,6 +92,20 @@ def test_an_error_elsewhere_is_the_one_that_is_told(cores, recwarn):
     with pytest.raises(KeyError, match="elsewhere"), beside(slow, 0.1):
         raise KeyError("elsewhere")
     assert not recwarn.list
+
+
+def test_each_goes_to_the_other_processes_only_where_they_are_there(cores, monkeypatch, caplog):
+    def process(text):
+        return warning(text), os.getpid()
+
+    monkeypatch.setattr(machine, "_started", False)
+    assert each(process, "ab") == [(3, os.getpid())] * 2
+    with beside(slow, 0.0):
+        made = each(process, "cde")
+    assert {there for _, there in made} != {os.getpid()} if cores > 1 else {os.getpid()}
+    assert [record.getMessage()[0] for record in caplog.records] == list("abcde")  # in their order
+    with pytest.raises(FeatlabError, match="draw some"):
+        each(lambda _: failing(), "f")
 
 
 def test_a_store_travels_as_its_path(picture_folder, fake_backbone, tmp_path):

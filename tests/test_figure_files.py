@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import pickle
 import re
 from base64 import b64decode
 from contextlib import nullcontext
@@ -39,6 +40,7 @@ from featlab.plots.style import (
 )
 from featlab.report._elements import Options
 from featlab.report.page import _sections
+from featlab.system import machine
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,25 @@ def test_the_page_holds_the_same_figures(few, tmp_path):
     page = report.write_report(few, tmp_path / "report.html").read_text("utf-8")
     on_page = re.findall(r'<img src="(data:image/[^"]+)"', page)
     assert sorted(on_page) == sorted(figure.uri for figure in figures)
+
+
+def test_figures_travel_without_the_results_that_they_are_of(results, monkeypatch):
+    def refused(*_: Any) -> None:
+        raise AssertionError("a figure takes all results along")
+
+    monkeypatch.setattr(type(results), "__reduce_ex__", refused)
+    for section in _sections(results, Options()):
+        assert len(pickle.loads(pickle.dumps(section.drawn()))) == len(section.drawn())
+
+
+@pytest.mark.slow
+def test_a_page_is_the_same_from_one_process_and_from_several(few, tmp_path, monkeypatch):
+    here = report.write_report(few, tmp_path / "report.html").read_bytes()
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(Figure, "draw", None)  # none is drawn here
+    with machine.beside(int) as begun:
+        begun()
+    assert report.write_report(few, tmp_path / "report.html").read_bytes() == here
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from featlab.errors import FeatlabError
 from featlab.plots.style import encode, themed
+from featlab.system.machine import each
 
 if TYPE_CHECKING:
     from matplotlib import axes, figure
@@ -144,6 +145,18 @@ class Section:
         for entry in self.figures.values():
             every += entry if isinstance(entry, list) else [entry] if entry is not None else []
         return every
+
+
+def draw(sections: Sequence[Section]) -> None:
+    """Draw every figure, on all cores where the other processes are there already."""
+    figures = [figure for section in sections for figure in section.drawn()]
+    figures.sort(key=lambda figure: not figure.pictures)  # which take longest
+    for figure, drawn in zip(figures, each(_drawn, figures), strict=True):
+        figure.__dict__["_drawn"] = drawn
+
+
+def _drawn(figure: Figure) -> tuple[str, int]:
+    return figure._drawn
 
 
 def table(

@@ -360,15 +360,9 @@ def _distributions(results: Results, random_state: int) -> Figure | None:
         drawn = np.random.default_rng(random_state).choice(unseen, _MOST_DOTS, replace=False)
         unseen = np.sort(drawn)
     labels = results.store.images["label"].iloc[unseen]
-
-    def draw() -> Any:
-        pooled = results.store.pooled(unseen, layer=layer or None, pooling=pooling)
-        return plots.neurons.activation_distributions(
-            pooled, labels, confirmed, random_state=random_state
-        )
-
+    read = partial(results.store.pooled, unseen, layer=layer or None, pooling=pooling)
     return Figure(
-        draw,
+        partial(_activations, read, labels, confirmed, random_state=random_state),
         f"Box plots of the {pooling} activation of the leading detectors, by class.",
         "The first two of each class (of six classes at most), of "
         f"{words.plural(len(confirmed), 'confirmed detector')}: their {pooling} activation on "
@@ -376,6 +370,10 @@ def _distributions(results: Results, random_state: int) -> Figure | None:
         "class they detect. Boxes: quartiles; dots: images.",
         "detector_activations",
     )
+
+
+def _activations(read: Any, *given: Any, random_state: int) -> Any:
+    return plots.neurons.activation_distributions(read(), *given, random_state=random_state)
 
 
 def _maps(results: Results, most: int) -> Figure | None:

@@ -27,7 +27,7 @@ from featlab.plots.style import FORMATS, save_figure
 from featlab.report import _words as words
 from featlab.report._answers import scored
 from featlab.report._data import data, network, set_overview
-from featlab.report._elements import Glossary, Options, Section
+from featlab.report._elements import Glossary, Options, Section, draw
 from featlab.report._heads import classification, own_classes
 from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._localisation import localisation
@@ -110,8 +110,9 @@ def write_report(
     """
     path = page_path(path, "report.html")
     check_whole("most_examples", most_examples, 0)
-    page = _render(results, Options(most_examples, random_state))
-    write_tables(results, path.parent)
+    sections = _sections(results, Options(most_examples, random_state))
+    page = _render(results, sections)
+    tables_beside(path.parent, _tables(sections))
     # A file name may hold lone surrogates, which UTF-8 cannot.
     write_whole(path, page.encode("utf-8", "replace"))
     return path
@@ -162,10 +163,7 @@ def write_tables(results: Results, folder: str | os.PathLike[str]) -> list[Path]
     -------
     list of Path
     """
-    tables: dict[str, pd.DataFrame] = {}
-    for section in _sections(results, Options()):
-        tables |= section.files
-    return tables_beside(Path(folder), tables)
+    return tables_beside(Path(folder), _tables(_sections(results, Options())))
 
 
 def write_figures(
@@ -253,6 +251,7 @@ def filled_in(sections: Sequence[Section], scripts: Sequence[str], **values: Any
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    draw(sections)
     glossary = Glossary()
     # On paper nothing opens.
     environment.filters["glossed"] = glossary.marked if values["kind"] != "brief" else Markup
@@ -273,6 +272,10 @@ def _sections(results: Results, options: Options) -> list[Section]:
     return [section for section in made if section is not None]
 
 
+def _tables(sections: Sequence[Section]) -> dict[str, pd.DataFrame]:
+    return {name: table for section in sections for name, table in section.files.items()}
+
+
 def _asked_page(predictions: Predictions) -> str:
     return filled_in(
         [asked(predictions)],
@@ -285,8 +288,8 @@ def _asked_page(predictions: Predictions) -> str:
     )
 
 
-def _render(results: Results, options: Options) -> str:
-    page = whole_page(results, _sections(results, options), _SCRIPTS, "report", "")
+def _render(results: Results, sections: list[Section]) -> str:
+    page = whole_page(results, sections, _SCRIPTS, "report", "")
     # Names are escaped, so that none can look like this; the data gets the bytes that are left.
     before, place, after = page.rpartition(_DATA)
     free = PAGE_BYTES - len(page.encode("utf-8", "replace"))
