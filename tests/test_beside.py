@@ -94,18 +94,20 @@ def test_an_error_elsewhere_is_the_one_that_is_told(cores, recwarn):
     assert not recwarn.list
 
 
-def test_each_goes_to_the_other_processes_only_where_they_are_there(cores, monkeypatch, caplog):
+def test_each_item_has_its_result_and_its_messages_in_order(cores, monkeypatch, caplog):
+    monkeypatch.setattr(machine, "_started", False)
+    assert not machine.others_are_there()
+
     def process(text):
         return warning(text), os.getpid()
 
-    monkeypatch.setattr(machine, "_started", False)
-    assert each(process, "ab") == [(3, os.getpid())] * 2
-    with beside(slow, 0.0):
-        made = each(process, "cde")
-    assert {there for _, there in made} != {os.getpid()} if cores > 1 else {os.getpid()}
-    assert [record.getMessage()[0] for record in caplog.records] == list("abcde")  # in their order
-    with pytest.raises(FeatlabError, match="draw some"):
-        each(lambda _: failing(), "f")
+    with each(process, "abc") as results:
+        assert [three for three, _ in results()] == [3, 3, 3]
+        assert (os.getpid() in dict(results()).values()) == (cores == 1)
+    assert machine.others_are_there() == (cores > 1)
+    assert [record.getMessage()[0] for record in caplog.records] == list("abc")
+    with pytest.raises(FeatlabError, match="draw some"), each(lambda _: failing(), "f") as results:
+        results()
 
 
 def test_a_store_travels_as_its_path(picture_folder, fake_backbone, tmp_path):

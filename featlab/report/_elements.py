@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -18,7 +19,7 @@ from markupsafe import Markup
 
 from featlab.errors import FeatlabError
 from featlab.plots.style import encode, themed
-from featlab.system.machine import each
+from featlab.system.machine import each, others_are_there
 
 if TYPE_CHECKING:
     from matplotlib import axes, figure
@@ -147,12 +148,18 @@ class Section:
         return every
 
 
-def draw(sections: Sequence[Section]) -> None:
-    """Draw every figure, on all cores where the other processes are there already."""
+@contextmanager
+def drawing(sections: Sequence[Section]) -> Iterator[None]:
+    """Have other processes draw every figure until a block ends; later, if there are none."""
+    if not others_are_there():
+        yield
+        return
     figures = [figure for section in sections for figure in section.drawn()]
     figures.sort(key=lambda figure: not figure.pictures)  # which take longest
-    for figure, drawn in zip(figures, each(_drawn, figures), strict=True):
-        figure.__dict__["_drawn"] = drawn
+    with each(_drawn, figures) as results:
+        yield
+        for figure, drawn in zip(figures, results(), strict=True):
+            figure.__dict__["_drawn"] = drawn
 
 
 def _drawn(figure: Figure) -> tuple[str, int]:

@@ -27,7 +27,7 @@ from featlab.plots.style import FORMATS, save_figure
 from featlab.report import _words as words
 from featlab.report._answers import scored
 from featlab.report._data import data, network, set_overview
-from featlab.report._elements import Glossary, Options, Section, draw
+from featlab.report._elements import Glossary, Options, Section, drawing
 from featlab.report._heads import classification, own_classes
 from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._localisation import localisation
@@ -111,8 +111,9 @@ def write_report(
     path = page_path(path, "report.html")
     check_whole("most_examples", most_examples, 0)
     sections = _sections(results, Options(most_examples, random_state))
+    with drawing(sections):
+        tables_beside(path.parent, _tables(sections))
     page = _render(results, sections)
-    tables_beside(path.parent, _tables(sections))
     # A file name may hold lone surrogates, which UTF-8 cannot.
     write_whole(path, page.encode("utf-8", "replace"))
     return path
@@ -251,7 +252,6 @@ def filled_in(sections: Sequence[Section], scripts: Sequence[str], **values: Any
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    draw(sections)
     glossary = Glossary()
     # On paper nothing opens.
     environment.filters["glossed"] = glossary.marked if values["kind"] != "brief" else Markup

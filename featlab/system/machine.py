@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib
 import logging
 import mmap
@@ -197,32 +198,42 @@ def beside(
     function : callable
         Of a room that is quick to import; it and its arguments travel to the other process.
     """
-    call = functools.partial(function, *args, **kwargs)
+    with _begun([functools.partial(function, *args, **kwargs)]) as results:
+        yield lambda: results()[0]
+
+
+def others_are_there() -> bool:
+    """Whether other processes were started: for a few seconds' work it takes longer than it saves.
+
+    With a single core there is none.
+    """
+    return _started and usable_cores() > 1
+
+
+@contextlib.contextmanager
+def each(function: Callable[[S], T], items: Iterable[S]) -> Iterator[Callable[[], list[T]]]:
+    """Begin a call for each item, as :func:`beside`; one that takes long should come early."""
+    with _begun([functools.partial(function, item) for item in items]) as results:
+        yield results
+
+
+@contextlib.contextmanager
+def _begun(calls: Sequence[Callable[[], T]]) -> Iterator[Callable[[], list[T]]]:
+    """What waits for the results of some calls; they are made here where there is a single core."""
     if usable_cores() < 2:
-        yield functools.cache(functools.partial(_with_one_thread, call))
+        yield functools.cache(lambda: [_with_one_thread(call) for call in calls])
         return
     with workers():
-        begun = joblib.Parallel(return_as="generator")([joblib.delayed(_with_messages)(call)])
+        # Each by itself, however many there are: joblib would begin a few, and wait to be asked.
+        begun = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="all")(
+            joblib.delayed(_with_messages)(call) for call in calls
+        )
     try:
-        yield functools.cache(lambda: _logged_here(*next(begun)))
+        yield functools.cache(lambda: [_logged_here(*one) for one in begun])
     finally:
-        # After an error elsewhere the result is awaited all the same: joblib cannot stop quietly.
+        # After an error elsewhere the results are awaited all the same: joblib cannot stop quietly.
         with contextlib.suppress(Exception):
-            next(begun, None)
-
-
-def each(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """The function's result of each item, made in the other processes where those are there.
-
-    To start them takes longer than it saves of a few seconds. An item that takes long should come
-    early; what is made elsewhere is the same as here.
-    """
-    if usable_cores() < 2 or not _started:
-        return [function(item) for item in items]
-    calls = (joblib.delayed(_with_messages)(functools.partial(function, item)) for item in items)
-    with workers():
-        made = joblib.Parallel(batch_size=1, pre_dispatch="all")(calls)
-    return [_logged_here(*one) for one in made]
+            deque(begun, maxlen=0)
 
 
 @contextlib.contextmanager
@@ -257,6 +268,7 @@ def dismiss() -> None:
 
 def _with_messages(call: Callable[[], T]) -> tuple[T, list[tuple[str, int, str]]]:
     """A result, and what was logged on the way: this process has no bars to write above."""
+    gc.set_threshold(20_000, 20, 20)  # as in the first process: a tenth of the time was for garbage
     records: deque[logging.LogRecord] = deque()
     handler = logging.Handler()
     handler.emit = records.append  # type: ignore[assignment, method-assign]
