@@ -26,7 +26,8 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.19",
-        "keras>=3.8",
+        # Earlier ones run or read what a network's file names (SECURITY.md).
+        "keras>=3.12.1,!=3.13.0,!=3.13.1",
         "numpy>=2.0",
         "scikit-learn>=1.6",
         "pandas>=2.2.3",
@@ -37,13 +38,13 @@ setup(
         "h5py>=3.12",
         # Regions of heat maps at all thresholds: loops that numpy cannot do at once.
         "numba>=0.68",
-        "Pillow>=11",
+        "Pillow>=12.2",
         "PyYAML>=6.0.2",
-        "Jinja2>=3.1.4",
-        "tqdm>=4.66",
+        "Jinja2>=3.1.6",
+        "tqdm>=4.66.3",
         "pyarrow>=17",
         "typer>=0.21",
-        "filelock>=3.16",
+        "filelock>=3.20.3",
         "threadpoolctl>=3.1",
         "joblib>=1.4",
         "lazy-loader>=0.4",
@@ -61,10 +62,10 @@ setup(
         # Transformers of keras_hub by the name or the folder of a preset (`--backbone hub:…`).
         "hub": ["keras-hub>=0.25"],
         # The pass on many machines.
-        "cluster": ["distributed>=2025.1"],
+        "cluster": ["distributed>=2026.1"],
         "anndata": ["anndata>=0.11"],
         # Pictures in HEIC, as phones take them; masks of COCO.
-        "heif": ["pillow-heif>=0.22"],
+        "heif": ["pillow-heif>=1.3"],
         "masks": ["pycocotools>=2.0.10"],
         # The notebook of the scripts in analysis/, built and run.
         "notebook": ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"],
