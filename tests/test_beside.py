@@ -110,6 +110,23 @@ def test_each_item_has_its_result_and_its_messages_in_order(cores, monkeypatch, 
         results()
 
 
+def test_the_other_processes_are_ended_and_not_awaited(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+
+    def at_the_end(path):
+        from multiprocessing.util import Finalize
+
+        Finalize(None, path.touch, exitpriority=0)
+        return os.getpid()
+
+    with beside(at_the_end, tmp_path / "ended by itself") as result:
+        process = result()
+    machine.dismiss()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_store_travels_as_its_path(picture_folder, fake_backbone, tmp_path):
     images, _, _ = index_images(picture_folder({"cat": 3, "dog": 2}))
     with extract_maps(images, fake_backbone, tmp_path / "maps.h5") as store:

@@ -263,7 +263,8 @@ def dismiss() -> None:
     if _started:
         from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]
 
-        get_reusable_executor().shutdown(kill_workers=True)
+        # As by default, those that joblib has started would be awaited, and new ones made.
+        get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
 def _with_messages(call: Callable[[], T]) -> tuple[T, list[tuple[str, int, str]]]:
