@@ -27,7 +27,7 @@ setup(
     install_requires=[
         "tensorflow>=2.19",
         # Earlier ones run or read what a network's file names (SECURITY.md).
-        "keras>=3.12.1,!=3.13.0,!=3.13.1",
+        "keras>=3.12.4,!=3.13.*,!=3.14.*,!=3.15.0",
         "numpy>=2.0",
         "scikit-learn>=1.6",
         "pandas>=2.2.3",
@@ -38,7 +38,7 @@ setup(
         "h5py>=3.12",
         # Regions of heat maps at all thresholds: loops that numpy cannot do at once.
         "numba>=0.68",
-        "Pillow>=12.2",
+        "Pillow>=12.3",
         "PyYAML>=6.0.2",
         "Jinja2>=3.1.6",
         "tqdm>=4.66.3",
@@ -62,7 +62,7 @@ setup(
         # Transformers of keras_hub by the name or the folder of a preset (`--backbone hub:…`).
         "hub": ["keras-hub>=0.25"],
         # The pass on many machines.
-        "cluster": ["distributed>=2026.1"],
+        "cluster": ["distributed>=2026.1.1"],
         "anndata": ["anndata>=0.11"],
         # Pictures in HEIC, as phones take them; masks of COCO.
         "heif": ["pillow-heif>=1.3"],
