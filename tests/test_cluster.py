@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ import pandas as pd
 import pytest
 from conftest import FakeBackbone
 
-from featlab import FeatlabError
+from featlab import FeatlabError, datasets, pipeline
 from featlab.cli._pages import connect
 from featlab.extract import PassOptions, _passing, append_maps, extract_maps
 from featlab.images import index_images
 from featlab.store import MapStore
+from featlab.system import machine
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 pytestmark = pytest.mark.slow  # processes of a cluster, each with an import of its own
@@ -282,3 +284,65 @@ def test_a_real_network_travels_as_its_recipe():
     for layer, maps in backbone.forward(pixels).items():
         assert maps.max() > 0
         np.testing.assert_allclose(maps, copy.forward(pixels)[layer], rtol=1e-4, atol=0)
+
+
+# ----------------------------------------------------------------------------- after the pass
+
+
+def _noted(notes: Path, k: int) -> int:
+    (notes / str(os.getpid())).touch()
+    time.sleep(0.2)
+    return k
+
+
+def _kill_one_of(notes: Path, killed: list[int]) -> None:
+    """Kill the first worker that left a note."""
+    while not killed:
+        working = [int(one.name) for one in notes.iterdir() if one.name != str(os.getpid())]
+        for pid in [pid for pid in working if pid][:1]:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+        time.sleep(0.01)
+
+
+def test_calls_of_a_killed_worker_are_done_by_another(mortal_client, tmp_path):
+    killed: list[int] = []
+    threading.Thread(target=_kill_one_of, args=(tmp_path, killed), daemon=True).start()
+    with pipeline.on_cluster(mortal_client):
+        done = machine.done_on_cluster(partial(_noted, tmp_path, k) for k in range(12))
+    assert done == list(range(12))
+    assert killed and not machine.has_cluster()
+
+
+def test_calls_that_kill_every_worker_end_in_a_sentence(mortal_client):
+    mortal_client.run_on_scheduler(_allow_one_failure)
+    with pipeline.on_cluster(mortal_client), pytest.raises(FeatlabError, match="several workers"):
+        machine.done_on_cluster([partial(os._exit, 1)])
+
+
+def test_an_analysis_on_a_cluster_is_that_of_one_process(tmp_path, mortal_client, few_fits):
+    """One of its workers is killed while it works."""
+    pictures, boxes, _ = index_images(datasets.write_scenes(tmp_path / "scenes", 120))
+    with extract_maps(pictures, FakeBackbone(), tmp_path / "maps.h5", boxes=boxes) as store:
+        alone = pipeline.analyse(store)
+        killed: list[int] = []
+        pids = mortal_client.run(os.getpid)
+
+        def kill_one() -> None:
+            while not killed:
+                tasks = mortal_client.processing()
+                for pid in [pids[one] for one in pids if tasks.get(one)][:1]:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                time.sleep(0.02)
+
+        threading.Thread(target=kill_one, daemon=True).start()
+        together = pipeline.analyse(store, client=mortal_client)
+        assert killed
+    pd.testing.assert_frame_equal(together.all_neurons, alone.all_neurons, check_exact=True)
+    own, same = (one.localisation for one in (alone, together))
+    timeless = own.table.columns.drop("seconds_per_1000")
+    pd.testing.assert_frame_equal(same.table[timeless], own.table[timeless], check_exact=True)
+    pd.testing.assert_frame_equal(same.per_image, own.per_image, check_exact=True)
+    pd.testing.assert_frame_equal(same.draws, own.draws, check_exact=True)
+    pd.testing.assert_frame_equal(together.heads.table, alone.heads.table, check_exact=True)

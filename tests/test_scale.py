@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,7 @@ from featlab.features import POOLINGS
 from featlab.heads import training
 from featlab.heads.models import predict_classes
 from featlab.localise import fitting
-from featlab.neurons import _corrections, _detectors
+from featlab.neurons import _corrections, _detectors, _ranking
 from featlab.system import machine
 
 N, C, CLASSES = 360, 17, 3
@@ -553,3 +554,24 @@ def test_objects_of_pictures_in_any_order_are_those_of_each():
         alone = _pictures.with_objects(seen, table, own)
         assert_frame_equal(whole.iloc[[row]], alone.iloc[[row]])
     assert whole["n_objects"].sum() == (boxes["image"] != 3).sum()
+
+
+@pytest.mark.parametrize("grouping", GROUPINGS)
+def test_what_is_dealt_out_to_workers_is_the_table_of_one_process(grouping, monkeypatch):
+    def elsewhere(calls):
+        return [pickle.loads(pickle.dumps(call))() for call in calls]
+
+    def ranked(**how):
+        p = problem(grouping, n=720)
+        tables = [p.X, p.X.rename(columns={"mean": "max"}, level="pooling") * np.float32(2)]
+        return neurons.rank_neurons(tables, p.y, groups=p.groups, **how)
+
+    monkeypatch.setattr(_corrections, "_ELEMENTS_AT_ONCE", 5000)
+    ways = [{}, {"correction": "max_t"}] + [{"reference": "ant"}] * (grouping == "none")
+    alone = [ranked(**how) for how in ways]
+    monkeypatch.setattr(_corrections, "_LESS_AT_ONCE", machine.BLOCK // (5 * 720))
+    for module in (_corrections, _ranking):
+        monkeypatch.setattr(module, "has_cluster", lambda: True)
+    monkeypatch.setattr(_corrections, "done_on_cluster", elsewhere)
+    for how, expected in zip(ways, alone, strict=True):
+        assert_frame_equal(ranked(**how), expected, check_exact=True)

@@ -19,7 +19,7 @@ from featlab.arguments import check_choice
 from featlab.backbones._engines import OPENVINO_BATCH, Engine, compiled_engine, openvino_core
 from featlab.backbones.graphs import cause_of, flat, graph_of, spatial_layers, token_cells
 from featlab.errors import FeatlabError
-from featlab.system.machine import end_apart
+from featlab.system.files import end_apart
 
 if TYPE_CHECKING:
     import keras

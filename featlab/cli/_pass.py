@@ -40,7 +40,7 @@ from featlab.cli._options import (
     write_tables,
 )
 from featlab.errors import FeatlabError
-from featlab.system.machine import end_apart, give_back_large_blocks, libraries_silenced
+from featlab.system.machine import give_back_large_blocks, libraries_silenced
 
 if TYPE_CHECKING:
     pass
@@ -120,6 +120,8 @@ def share_of(text: str) -> tuple[int, int]:
 
 def check_apart(store: Path) -> None:
     """Verify a store that somebody else wrote in a process of its own, before it is opened here."""
+    from featlab.system.files import end_apart
+
     if failure := end_apart([sys.executable, "-m", "featlab", "verify", str(store)]):
         raise FeatlabError(
             failure.removeprefix("featlab: ")

@@ -45,7 +45,12 @@ from featlab.localise.regions import (
 )
 from featlab.results.localisation import BY_STUDENT, BoxCorrection, FittedMethods
 from featlab.store import MapStore
-from featlab.system.machine import one_blas_thread, usable_cores
+from featlab.system.machine import (
+    done_on_cluster,
+    has_cluster,
+    one_blas_thread,
+    usable_cores,
+)
 
 SUFFIX = "_refined"
 _STEPS = np.array([-20, -10, 10, 20])  # Further thresholds, in hundredths.
@@ -251,7 +256,9 @@ def _matched(
 
 
 def _all_done(calls: Sequence[Callable[[], _Matched[S]]]) -> list[_Matched[S]]:
-    """Every result, made in threads: most of the work is in compiled loops."""
+    """Every result, made in threads (most of the work is in compiled loops) or on a cluster."""
+    if has_cluster():
+        return done_on_cluster(calls)
     # Each would restore the number of BLAS threads that it has met; now they all meet one.
     with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as threads:
         return list(threads.map(lambda call: call(), calls))

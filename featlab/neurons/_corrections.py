@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from scipy.stats import rankdata
@@ -34,7 +37,7 @@ from featlab.neurons.rank_tests import (
     rows_of_groups,
     scheme_of,
 )
-from featlab.system.machine import CACHED, pieces
+from featlab.system.machine import CACHED, done_on_cluster, has_cluster, pieces
 
 MULTIPLETESTS = tuple(dict.fromkeys([*multitest_methods_names, *multitest_alias]))
 CORRECTIONS = (*MULTIPLETESTS, "local_fdr", "max_t")
@@ -44,6 +47,7 @@ PERMUTATIONS = 1000
 _FEWEST_FOR_LOCAL_FDR, _MOST_OF_ONE = 100, 0.1
 _SMALLEST_P = 1e-300
 _PERMUTATIONS_AT_ONCE = 250
+_LESS_AT_ONCE = 4  # of what is copied at once goes to a worker: 16 MB and more
 _COLUMNS_AT_ONCE = 4096
 _ELEMENTS_AT_ONCE = 64_000_000  # ranks, or labels, in single precision: 256 MB
 
@@ -151,32 +155,27 @@ def max_t(
     Westfall & Young (1993). Resampling-based multiple testing. Wiley. Algorithm 2.5.
     """
     rows, codes, scheme = _exchangeable(codes, group_names(groups, len(codes)))
-    permuted = permuted_codes(
-        codes, None if scheme == WHOLE else groups, PERMUTATIONS, random_state
-    )
     enough = enough_groups(np.bincount(codes, minlength=n_classes)) | (scheme != WHOLE)
     # With two classes the second one's statistics only change their sign.
-    tested = np.arange(1 if n_classes == 2 else n_classes)
-    n = len(codes)
-    width = int(np.clip(_ELEMENTS_AT_ONCE // n, 1, _COLUMNS_AT_ONCE))
-    height = int(np.clip(_ELEMENTS_AT_ONCE // n, 1, _PERMUTATIONS_AT_ONCE))
-    largest = np.zeros(PERMUTATIONS)
+    tested = np.flatnonzero(enough[: 1 if n_classes == 2 else n_classes])
+    width = int(np.clip(_ELEMENTS_AT_ONCE // len(codes), 1, _COLUMNS_AT_ONCE))
+    parts = [(block, first) for block in blocks for first in range(0, block.matrix.shape[1], width)]
+    draws = partial(permuted_codes, codes, None if scheme == WHOLE else groups, PERMUTATIONS,
+                    random_state)  # fmt: skip
+    draw = partial(_largest, rows=rows if scheme == WHOLE else None, codes=codes, tested=tested)
+    values = (block.matrix[:, first : first + width] for block, first in parts)
+    if has_cluster():
+        # The labels are drawn anew there: they are larger than what they are compared with.
+        done = done_on_cluster(partial(draw, some, draws=draws) for some in values)
+    else:
+        permuted = draws()
+        done = [draw(some, draws=lambda: permuted) for some in values]
+    largest = np.max([one for _, one in done], axis=0)
     observed = []
     for block in blocks:
+        own = [z for (of, _), (z, _) in zip(parts, done, strict=True) if of is block]
         scores = np.full((n_classes, block.matrix.shape[1]), np.nan)
-        for first in range(0, scores.shape[1], width):
-            columns = slice(first, first + width)
-            values = block.matrix[:, columns]
-            if scheme == WHOLE:
-                values = rankdata(values, axis=0)[rows].mean(axis=1)
-            ranks = _unit_ranks(values)
-            for code in tested[enough[tested]]:
-                z = _absolute_z(codes[None], code, ranks)[0]
-                scores[code, columns] = np.where(ranks.any(axis=0), z, np.nan)
-                for start in range(0, PERMUTATIONS, height):
-                    part = slice(start, start + height)
-                    z = _absolute_z(permuted[part], code, ranks)
-                    np.maximum(largest[part], z.max(axis=1, initial=0), out=largest[part])
+        scores[tested] = np.concatenate(own, axis=1)
         if n_classes == 2:
             scores[1] = scores[0]
         observed.append(scores.ravel())
@@ -186,6 +185,31 @@ def max_t(
     reached = PERMUTATIONS - np.searchsorted(ordered, score * (1 - 1e-5), side="left")
     p = (1 + reached) / (1 + PERMUTATIONS)
     return np.where(np.isnan(score), np.nan, p), scheme
+
+
+def _largest(
+    values: NDArray,
+    *,
+    draws: Callable[[], NDArray[np.integer]],
+    rows: NDArray[np.intp] | None,
+    codes: NDArray[np.intp],
+    tested: NDArray[np.intp],
+) -> tuple[Floats, Floats]:
+    """|z| of some columns ``(tested, c)``, NaN where constant; the largest of each permutation."""
+    permuted = draws()
+    if rows is not None:
+        values = rankdata(values, axis=0)[rows].mean(axis=1)
+    ranks = _unit_ranks(values)
+    height = int(np.clip(_ELEMENTS_AT_ONCE // len(codes), 1, _PERMUTATIONS_AT_ONCE))
+    scores, largest = np.full((len(tested), values.shape[1]), np.nan), np.zeros(len(permuted))
+    for place, code in enumerate(tested):
+        z = _absolute_z(codes[None], code, ranks)[0]
+        scores[place] = np.where(ranks.any(axis=0), z, np.nan)
+        for start in range(0, len(permuted), height):
+            part = slice(start, start + height)
+            z = _absolute_z(permuted[part], code, ranks)
+            np.maximum(largest[part], z.max(axis=1, initial=0), out=largest[part])
+    return scores, largest
 
 
 def _exchangeable(
@@ -245,3 +269,20 @@ def _absolute_z(
     variance = n * (total - n) / (total * (total - 1.0))
     sums = inside @ unit_ranks
     return np.divide(np.abs(sums), np.sqrt(variance), out=np.zeros(sums.shape), where=variance > 0)
+
+
+def by_columns(
+    block: FeatureBlock, compare: Callable[[FeatureBlock], pd.DataFrame]
+) -> pd.DataFrame:
+    """The same rows in the same order, some columns at a time, by the workers of a cluster."""
+    n, c = block.matrix.shape
+    columns = [*pieces(c, n * _LESS_AT_ONCE)]
+    some = (
+        replace(block, matrix=block.matrix[:, part], neurons=block.neurons[part])
+        for part in columns
+    )
+    tables = done_on_cluster(partial(compare, one) for one in some)
+    of_class = [np.repeat(np.arange(len(t) // (p.stop - p.start)), p.stop - p.start)
+                for t, p in zip(tables, columns, strict=True)]  # fmt: skip
+    order = np.argsort(np.concatenate(of_class), kind="stable")
+    return pd.concat(tables, ignore_index=True).iloc[order].reset_index(drop=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -24,7 +25,7 @@ from featlab.arguments import (
     is_signed,
 )
 from featlab.errors import FeatlabError
-from featlab.neurons._corrections import adjust, check_correction, max_t
+from featlab.neurons._corrections import adjust, by_columns, check_correction, max_t
 from featlab.neurons._tests import (
     TESTS,
     WEIGHTED_TESTS,
@@ -43,7 +44,7 @@ from featlab.neurons.rank_statistics import (
 )
 from featlab.neurons.rank_tests import FEW, WHOLE, grouped_p, scheme_of
 from featlab.results.analysis import Selection
-from featlab.system.machine import matrix_rows, pieces
+from featlab.system.machine import has_cluster, matrix_rows, pieces
 
 DEAD, LITTLE = "constant", "constant in the images compared"
 FEW_IMAGES, NO_P = "too few images", "the test has no p"
@@ -225,7 +226,8 @@ def rank_neurons(
     if counted is not None and test not in WEIGHTED_TESTS:
         raise FeatlabError(f"weights go with the tests {list(WEIGHTED_TESTS)}, got {test!r}.")
     comparisons = list(_comparisons(codes, classes, references))
-    parts = [_compare(block, comparisons, test, counted, random_state) for block in blocks]
+    compare = partial(_compare, comparisons, test, counted, random_state)
+    parts = [by_columns(block, compare) if has_cluster() else compare(block) for block in blocks]
     table = pd.concat(parts, ignore_index=True)
     _forget_firing_of_signed(table)
     single = table["p"].to_numpy()
@@ -270,11 +272,11 @@ def rank_neurons(
 
 
 def _compare(
-    block: FeatureBlock,
     comparisons: list[Comparison],
     test: str,
     weights: Floats | None,
     random_state: int,
+    block: FeatureBlock,
 ) -> pd.DataFrame:
     """Uncorrected, unsorted rows of the neuron table for one feature table."""
     parts = []

@@ -10,6 +10,7 @@ from featlab.pipeline._analysis import analyse, write_results
 from featlab.pipeline._comparison import compare_stores
 from featlab.pipeline._gradients import analyse_gradients
 from featlab.pipeline.detectors import neuron_card
+from featlab.pipeline.scheduler import on_cluster
 from featlab.pipeline.stores import distinct_store
 from featlab.pipeline.transfer import transfer_study
 
@@ -19,6 +20,7 @@ __all__ = [
     "compare_stores",
     "distinct_store",
     "neuron_card",
+    "on_cluster",
     "transfer_study",
     "write_results",
 ]

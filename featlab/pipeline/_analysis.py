@@ -47,7 +47,7 @@ from featlab.pipeline.detectors import (
     predicted_classes,
     rows_of,
 )
-from featlab.pipeline.scheduler import Stage, run_stages, timed
+from featlab.pipeline.scheduler import Stage, on_cluster, run_stages, timed
 from featlab.pipeline.stores import with_copies
 from featlab.results.analysis import BoxDetails, HeadDetails, HeadResults, Results, SetOverview
 from featlab.results.images import Audit, Overview
@@ -76,6 +76,7 @@ def analyse(
     progress: Progress | None = None,
     gradients: GradientResults | None = None,
     transfer: Transfer | None = None,
+    client: Any | None = None,
 ) -> Results:
     """Split, audit, heads, detectors, localisation and example pictures of a store.
 
@@ -101,6 +102,8 @@ def analyse(
         Wraps the batches of maps that localisation reads.
     gradients, transfer : optional
         What runs of the network gave earlier (their `load`), for the same page.
+    client : distributed.Client, optional
+        Of a Dask cluster, whose workers rank neurons and match heat maps with boxes.
 
     Returns
     -------
@@ -128,7 +131,8 @@ def analyse(
         # What needs labels is left out, with all that rests on it.
         left_out = dict.fromkeys(("labels", "box_heads"), "the pictures have no labels")
     given = {name: value for name, value in given.items() if name not in left_out}
-    made, own = run_stages(STAGES, given | {"unlabelled": True}, left_out)
+    with on_cluster(client):
+        made, own = run_stages(STAGES, given | {"unlabelled": True}, left_out)
     stages = {stage.name for stage in STAGES}
     results = Results(
         store=store,

@@ -16,6 +16,7 @@ import pandas as pd
 from sklearn import config_context
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from featlab.system import machine
 from featlab.system.machine import beside, usable_cores
 
 _MOST_SENT = 2**26  # values of a table that is sent to another process
@@ -105,6 +106,25 @@ def run_stages(
                 known[stage.name]()
     results = {stage.name: known[stage.name]() for stage in begun}
     return results, {title: round(value, 3) for title, value in seconds.items()}
+
+
+def on_cluster(client: Any | None) -> AbstractContextManager[None]:
+    """What ranks neurons, permutes labels or scores heat maps within, does so on a Dask cluster.
+
+    Results are those of one process. What a worker had in hand that dies is done by another.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        Of a cluster whose workers have the same version of featlab (extra ``cluster``); None
+        leaves all in this process.
+
+    Examples
+    --------
+    >>> with on_cluster(client):                                        # doctest: +SKIP
+    ...     table = rank_neurons(X, labels, correction="max_t")
+    """
+    return machine.on_cluster(client)
 
 
 @contextlib.contextmanager

@@ -8,8 +8,10 @@ import json
 import math
 import os
 import shutil
+import signal
+import subprocess  # nosec B404
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -379,3 +381,15 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "–" if value != value else f"{value:.3g}"
     return str(value)
+
+
+def end_apart(command: Sequence[str]) -> str:
+    """What went wrong in a process of its own, which may die of the file that it reads; "" if not.
+
+    Libraries that read files may crash on those that are damaged, or made to do so.
+    """
+    ended = subprocess.run(command, capture_output=True)  # nosec B603 - no shell, our own code
+    if ended.returncode < 0:
+        name = signal.Signals(-ended.returncode).name
+        return f"the process that read it died ({name}): it is damaged, or made to do harm"
+    return ended.stderr.decode(errors="replace").strip() if ended.returncode else ""

@@ -12,14 +12,14 @@ import mmap
 import os
 import re
 import shutil
-import signal
-import subprocess  # nosec B404
 import sys
 import tempfile
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 from threading import Condition
@@ -267,6 +267,66 @@ def dismiss() -> None:
         get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
+_cluster: ContextVar[Any] = ContextVar("cluster", default=None)
+
+
+@contextlib.contextmanager
+def on_cluster(client: Any | None) -> Iterator[None]:
+    """What is done within, where it is dear and needs little, is done by the workers of a cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        Of a Dask cluster whose workers have the same version of featlab; None leaves all here.
+    """
+    token = _cluster.set(client)
+    try:
+        yield
+    finally:
+        _cluster.reset(token)
+
+
+def has_cluster() -> bool:
+    """Whether there are workers of a cluster to do things."""
+    return _cluster.get() is not None
+
+
+def done_on_cluster(calls: Iterable[Callable[[], T]]) -> list[T]:
+    """Results of calls, in their order, by the workers of the cluster; each has one thread there.
+
+    What a worker had in hand that dies is done by another: the calls stay with the scheduler. There
+    are two for each worker at a time, since they hold what they work on.
+
+    Raises
+    ------
+    FeatlabError
+        Several workers died on the same call, or the scheduler is gone.
+    """
+    from distributed import KilledWorker, wait
+    from distributed.comm import CommClosedError
+
+    client, futures, waiting = _cluster.get(), [], iter(calls)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+            for call in waiting:
+                futures.append(client.submit(_with_one_thread, call, pure=False))
+                under_way = [one for one in futures if not one.done()]
+                if len(under_way) >= 2 * max(1, len(client.nthreads())):
+                    wait(under_way, return_when="FIRST_COMPLETED")
+            return [future.result() for future in futures]
+    except KilledWorker as error:
+        raise FeatlabError(
+            "several workers of the cluster died one after the other on the same part of the "
+            "analysis, as they do when they have not enough memory; give them more."
+        ) from error
+    except CommClosedError as error:
+        raise FeatlabError("the Dask scheduler is gone; run the same again.") from error
+    finally:
+        with contextlib.suppress(OSError):  # who is gone cannot be told
+            client.cancel(futures)
+
+
 def _with_messages(call: Callable[[], T]) -> tuple[T, list[tuple[str, int, str]]]:
     """A result, and what was logged on the way: this process has no bars to write above."""
     gc.set_threshold(20_000, 20, 20)  # as in the first process: a tenth of the time was for garbage
@@ -314,18 +374,6 @@ def _blas(of_scipy: bool) -> ThreadpoolController:
 def _with_one_thread(call: Callable[[], T]) -> T:
     with threadpool_limits(1):
         return call()
-
-
-def end_apart(command: Sequence[str]) -> str:
-    """What went wrong in a process of its own, which may die of the file that it reads; "" if not.
-
-    Libraries that read files may crash on those that are damaged, or made to do so.
-    """
-    ended = subprocess.run(command, capture_output=True)  # nosec B603 - no shell, our own code
-    if ended.returncode < 0:
-        name = signal.Signals(-ended.returncode).name
-        return f"the process that read it died ({name}): it is damaged, or made to do harm"
-    return ended.stderr.decode(errors="replace").strip() if ended.returncode else ""
 
 
 @contextlib.contextmanager
