@@ -245,6 +245,23 @@ def test_a_missing_part_is_named(store_path, key):
         MapStore(store_path)
 
 
+@pytest.mark.parametrize("key", ["thumbnails", "own/codes", "own/logits", "own/totals"])
+def test_verify_reads_all_that_a_store_may_have(store_path, key):
+    with h5py.File(store_path, "r+") as file:
+        one = np.zeros((9, 1), np.float32)
+        file.create_dataset("own_head/classes", data=["a", "b"], dtype=h5py.string_dtype())
+        for name in ("own/codes", "own/logits", "own/totals"):
+            values = one.astype(np.int32) if name == "own/codes" else one
+            file.create_dataset(name, data=values, chunks=(9, 1), compression="gzip")
+    with MapStore(store_path) as store:
+        assert store.own_head is not None
+        store.verify()
+    with h5py.File(store_path, "r+") as file:
+        file[key].id.write_direct_chunk((0, 0), b"no deflate stream" * 9)
+    with MapStore(store_path) as store, pytest.raises(FeatlabError, match=f"damaged at /{key}"):
+        store.verify()
+
+
 def test_verify_finds_a_changed_number_and_a_damaged_chunk(store_path, tmp_path):
     changed = shutil.copy(store_path, tmp_path / "changed.h5")
     with h5py.File(changed, "r+") as file:

@@ -347,12 +347,13 @@ class MapStore:
                 check_pooling(self.path, layer, rows, maps, pooled)
         if not np.allclose(self.colour_histogram.sum(axis=1), 1, atol=1e-4):
             raise FeatlabError(f"{self.path}: /colour_histogram does not sum to 1; extract again.")
-        left, top, right, bottom = self.frames.T
-        if (
-            not ((left >= 0) & (left < right) & (right <= 1)).all()
-            or not ((top >= 0) & (top < bottom) & (bottom <= 1)).all()
-        ):
+        low, high = np.split(self.frames, 2, axis=1)
+        if not ((low >= 0) & (low < high) & (high <= 1)).all():
             raise FeatlabError(f"{self.path}: /frames leaves the network's input; extract again.")
+        for key in (THUMBNAILS, *PER_IMAGE):
+            if holds(self.path, self._file, key):
+                for _ in self._batches(key, None, 256):
+                    pass  # to be readable is all that is asked
 
     def layer_name(self, layer: str | None = None) -> str:
         """Check a layer's name; None is the last stored layer."""
