@@ -137,6 +137,26 @@ def test_a_store_travels_as_its_path(picture_folder, fake_backbone, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_process_that_has_grown_by_400_mb_is_kept(monkeypatch):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+
+    def grown(size):
+        import time
+
+        import numpy as np
+
+        before = getattr(np, "kept_here", None) is not None
+        np.kept_here = np.ones(size, np.uint8) if size else None
+        time.sleep(1.5)  # so that both processes have a call, and memory is measured after it
+        return before
+
+    machine.dismiss()
+    for size, before in ((0, False), (400_000_000, False), (400_000_000, True), (0, True)):
+        with beside(grown, size) as one, beside(grown, size) as other:
+            assert (one(), other()) == (before, before)
+
+
+@pytest.mark.slow
 def test_workers_have_imported_what_they_were_told_to(monkeypatch):
     monkeypatch.setattr(machine, "usable_cores", lambda: 2)
 

@@ -49,6 +49,7 @@ _LIBRARY_CHATTER = re.compile(
     r"[IW]\d{4} .*\.cc:\d+\]|E\d{4} .*(cuda|oneDNN)|WARNING: All log messages before absl"
 )
 _M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 2**20
+_MOST_GROWN = 600_000_000  # bytes, of another process: libraries and tables of 2,000 images
 
 
 def usable_cores() -> int:
@@ -203,10 +204,7 @@ def beside(
 
 
 def others_are_there() -> bool:
-    """Whether other processes were started: for a few seconds' work it takes longer than it saves.
-
-    With a single core there is none.
-    """
+    """Whether other processes were started: to do so for a few seconds' work saves nothing."""
     return _started and usable_cores() > 1
 
 
@@ -329,7 +327,11 @@ def done_on_cluster(calls: Iterable[Callable[[], T]]) -> list[T]:
 
 def _with_messages(call: Callable[[], T]) -> tuple[T, list[tuple[str, int, str]]]:
     """A result, and what was logged on the way: this process has no bars to write above."""
+    from joblib.externals.loky import process_executor
+
     gc.set_threshold(20_000, 20, 20)  # as in the first process: a tenth of the time was for garbage
+    # One that has grown by 300 MB would be ended, and a new one import all that it needs again.
+    process_executor._MAX_MEMORY_LEAK_SIZE = _MOST_GROWN
     records: deque[logging.LogRecord] = deque()
     handler = logging.Handler()
     handler.emit = records.append  # type: ignore[assignment, method-assign]
