@@ -354,6 +354,30 @@ def test_a_converted_network_is_kept_and_read_without_building_it(kept, monkeypa
 
 @needs_openvino
 @pytest.mark.slow
+def test_a_pass_over_a_network_that_is_kept_loads_no_tensorflow(kept, picture_folder, tmp_path):
+    load, _ = kept
+    _ = load().engine  # which keeps it
+    command = ["extract", str(picture_folder({"cat": 3, "dog": 3})), "-o", "maps.h5"]
+    command += ["--input-size", "32", "--layers", "stem_relu"]
+    code = f"""
+import sys
+from featlab.cli import main
+sys.argv[1:] = {command}
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print([name for name in ("tensorflow", "keras", "matplotlib", "sklearn") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / "maps.h5").exists()
+
+
+@needs_openvino
+@pytest.mark.slow
 def test_two_writers_leave_a_whole_file_and_what_is_kept_stays_small(kept):
     load, folder = kept
     _ = load().engine

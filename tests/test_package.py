@@ -164,6 +164,7 @@ def test_a_fresh_process_loads_nothing_heavy():
             "import featlab.embed, featlab.finetune, featlab.gradients, featlab.results",
             [*networks, "matplotlib"],
         ),
+        ("import featlab.pipeline, featlab.report", [*networks, "seaborn", "matplotlib.pyplot"]),
         ("import featlab.backbones, featlab.extract, featlab.images", networks),
         ("featlab.backbones.load_backbone('EfficientNet_Lite0').identity()", networks),
     ]
