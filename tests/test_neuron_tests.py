@@ -547,6 +547,25 @@ def test_few_images_have_the_p_of_all_exchanges(kind, n):
         np.testing.assert_allclose(mirrored[1], expected[side], rtol=1e-9)
 
 
+@pytest.mark.parametrize("k", [2, 3])
+def test_equal_values_are_counted(k):
+    """At the end that more images share, and the pairs of class and rest at other values."""
+    rng = np.random.default_rng(k)
+    X = rng.integers(0, rng.integers(2, 9, 200), (12, 200)).astype(float)
+    codes = np.arange(12) % k
+    found = rank_statistics(X, codes, k)
+    for column, x in enumerate(X.T):
+        values, counts = np.unique(x, return_counts=True)
+        is_low = counts[0] >= counts[-1]
+        assert found.end_tie[0, column] == (counts[0] if is_low else -counts[-1])
+        assert found.largest_tie[0, column] == counts.max()
+        assert found.ties[0, column] == (counts**3 - counts).sum()
+        for code in range(k):
+            inside = np.array([(x[codes == code] == v).sum() for v in values])
+            pairs = inside * (counts - inside)
+            assert found.tied[code, column] == pairs.sum() - pairs[0 if is_low else -1]
+
+
 @pytest.mark.parametrize("n", [2, 3, 9])
 def test_few_of_many_images_have_scipys_exact_p(n):
     X = np.random.default_rng(n).normal(size=(120, 20))
