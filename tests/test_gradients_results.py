@@ -385,6 +385,22 @@ def test_the_command_writes_what_a_network_that_cannot_be_guided_still_gives(mad
     assert GradientResults.load(tmp_path / "out").dam == []
 
 
+def test_the_command_keeps_and_tells_what_the_network_said(made, results, tmp_path, monkeypatch):
+    """The network's own part is that of the tests above."""
+    monkeypatch.setattr("featlab.pipeline.analyse_gradients", lambda *_, **__: results)
+    monkeypatch.setattr("featlab.cli._rerun.gradient_figures", lambda _: {})
+    call = ["gradients", str(made[2] / "maps.h5"), "-o", str(tmp_path), "--backbone"]
+    done = CliRunner().invoke(app, [*call, str(made[2] / "mine.keras")])
+    assert done.exit_code == 0, done.output
+    assert f"{results.facts['n_patched']} rectifiers guided in" in done.output
+    for method in [*results.localisation["method"], *results.faithfulness["method"]]:
+        assert re.search(rf"^{method} +\d", done.output, re.MULTILINE), method
+    for stage in results.sanity["stage"]:
+        assert re.search(rf"^{stage} +\(?\w", done.output, re.MULTILINE), stage
+    saved = GradientResults.load(tmp_path)
+    assert saved.facts.pop("command") and saved.facts == results.facts
+
+
 def made_up_transfer() -> Transfer:
     names = ["logistic", "mlp", "frozen", "thawed"]
     comparison = pd.DataFrame({"name": names, "trained_on": ["stored maps"] * 2 + ["network"] * 2})
