@@ -22,7 +22,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import tomllib
@@ -91,10 +93,9 @@ class _Bare(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def mutants_of(path: Path, rng: random.Random) -> list[Mutant]:
-    """One mutant, drawn from all that there are, for each place of a module (relative to ROOT)."""
-    source = (ROOT / path).read_text("utf-8")
-    tree = get_ast(source)
+def places_of(path: Path) -> list[tuple[Path, list[tuple[type, int]]]]:
+    """Where a module (relative to ROOT) can be changed: for each place all ways to do it."""
+    tree = get_ast((ROOT / path).read_text("utf-8"))
     at: dict[tuple[int, int], list[tuple[type, int]]] = {}
     for name in operator_names():
         operator = get_operator(name)
@@ -103,18 +104,20 @@ def mutants_of(path: Path, rng: random.Random) -> list[Mutant]:
         places = (p for node in ast_nodes(tree) for p in operator().mutation_positions(node))
         for occurrence, (start, _) in enumerate(places):
             at.setdefault(start, []).append((operator, occurrence))
-    bare = _bare(source)
-    mutants = []
-    for _, ways in sorted(at.items()):
+    return [(path, ways) for _, ways in sorted(at.items())]
+
+
+def mutants(
+    places: list[tuple[Path, list[tuple[type, int]]]], rng: random.Random
+) -> Iterator[Mutant]:
+    """One mutant of each place, in random order; what is none, or does nothing, is passed over."""
+    for path, ways in rng.sample(places, len(places)):
+        source = (ROOT / path).read_text("utf-8")
         operator, occurrence = rng.choice(ways)
         code = mutate_code(source, operator(), occurrence)
-        try:
-            same = _bare(code) == bare
-        except SyntaxError:
-            continue
-        if not same:
-            mutants.append(Mutant(path, *_changed(source, code), code))
-    return mutants
+        with suppress(SyntaxError):
+            if _bare(code) != _bare(source):
+                yield Mutant(path, *_changed(source, code), code)
 
 
 def _bare(source: str) -> str:
@@ -182,13 +185,13 @@ def run(area: str, most: int, seed: int, tree: Path) -> Iterator[tuple[Mutant, s
     modules, tests = AREAS[area]
     rng = random.Random(f"{area} {seed}")
     paths = sorted(path.relative_to(ROOT) for path in (ROOT / "featlab").glob(modules))
-    mutants = [mutant for path in paths for mutant in mutants_of(path, rng)]
-    drawn = rng.sample(mutants, min(most, len(mutants)))
+    places = [place for path in paths for place in places_of(path)]
+    drawn = list(islice(mutants(places, rng), most))
     started = time.monotonic()
     if tested(tree, tests, 600) != "survived":
         sys.exit(f"{area}: the tests fail without a mutant\n{(tree / LOG).read_text()}")
     seconds = time.monotonic() - started
-    print(f"{area}: {len(drawn)} of {len(mutants)} places, tests of {seconds:.0f} s", flush=True)
+    print(f"{area}: {len(drawn)} of {len(places)} places, tests of {seconds:.0f} s", flush=True)
     # What is compiled of a mutant must not be taken for the module, nor the other way round.
     os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
     for mutant in drawn:

@@ -310,6 +310,14 @@ def test_local_fdr_is_high_for_noise_and_low_for_planted():
     assert (called["neuron"] >= 60).mean() < 0.1
 
 
+def test_local_fdr_falls_with_the_effect_on_either_side():
+    rng = np.random.default_rng(1)  # where the fitted density rises again, on both sides
+    z = np.r_[rng.normal(size=300), -rng.uniform(3, 5, 12), rng.uniform(3, 5, 12)]
+    rate = adjust(2 * stats.norm.sf(np.abs(z)), "local_fdr", 0.05, sign=z)
+    for side in (z >= 0, z < 0):
+        assert (np.diff(rate[side][np.argsort(np.abs(z[side]))]) <= 0).all()
+
+
 def test_several_layers_enter_one_max_t_family(monkeypatch):
     monkeypatch.setattr("featlab.neurons._corrections.PERMUTATIONS", 200)
     X, y = relu(n=60, c=4)

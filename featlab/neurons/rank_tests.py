@@ -406,7 +406,7 @@ def _strata_tails(
         expected += np.minimum(n, total - n) * (1 - _commonest(values[rows]) / total)
     excess = members @ scores
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(variance > 0, excess / np.sqrt(variance), np.nan)
+        z = excess / np.sqrt(variance)  # 0 / 0 of a constant column
     tails = ndtr(-z), ndtr(z)
     few = ((expected < FEWEST) & (variance > 0)).any(axis=0)
     if few.any():
