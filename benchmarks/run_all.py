@@ -52,6 +52,7 @@ SCRIPTS = (
     Script("predict", "predict.py", ("--pictures", "256", "--rounds", "1"), "FOLDER --rounds 3"),
     Script("box", "box.py", ("--rounds", "3", "--images", "4"), "STORE"),
     Script("warm_run", "warm_run.py", ("--images", "240"), "FOLDER"),
+    Script("cold_run", "warm_run.py", ("--cold",), "--cold FOLDER"),
     Script(
         "thingsvision", "thingsvision.py", ("--rounds", "1", "--limit", "64"), "--python PYTHON"
     ),
