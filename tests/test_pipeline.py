@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import time
 from itertools import combinations
 
 import matplotlib.figure
@@ -310,6 +312,33 @@ def test_stages_take_what_was_given_and_what_stages_before_them_made(cores, monk
     made, seconds = run_stages(stages, {"x": 1})
     assert made == {"doubled": 2, "total": 3}
     assert set(seconds) == {"one", "two"}
+
+
+@pytest.mark.slow
+def test_who_waits_for_another_process_makes_what_has_not_begun_there(monkeypatch):
+    monkeypatch.setattr("featlab.system.machine.usable_cores", lambda: 2)
+
+    def stages():
+        def long(x):
+            time.sleep(3)
+            return os.getpid()
+
+        def short(x):
+            return os.getpid()
+
+        return long, short
+
+    long, short = stages()
+    made, seconds = run_stages(
+        [
+            Stage("long", long, "long", beside=True),
+            Stage("begun", lambda x: time.sleep(0.3), "here"),
+            Stage("short", short, "short", beside=True),
+        ],
+        {"x": 1},
+    )
+    assert made["long"] != os.getpid() == made["short"]
+    assert seconds["short"] < seconds["long"]
 
 
 def test_a_table_too_large_to_be_sent_is_worked_on_here(monkeypatch):

@@ -17,7 +17,7 @@ from sklearn import config_context
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab.system import machine
-from featlab.system.machine import beside, usable_cores
+from featlab.system.machine import Beside, beside, usable_cores
 
 _MOST_SENT = 2**26  # values of a table that is sent to another process
 
@@ -74,12 +74,29 @@ def run_stages(
     results : dict of str to Any
         By the stages' names, without what was given.
     seconds : dict of str to float
-        Title → wall-clock seconds here; of a stage beside the others only what it was awaited for.
+        Title → wall-clock seconds here: of a stage beside the others only what it was awaited for,
+        or took where it had not begun there.
     """
     known: dict[str, Callable[[], Any]] = {
         name: functools.partial(_same, value) for name, value in given.items()
     }
     seconds: dict[str, float] = {}
+    elsewhere: dict[str, tuple[str, Beside[Any]]] = {}
+
+    def asked(name: str) -> Any:
+        """A result; who would wait for another process makes meanwhile what has not begun there."""
+        if name not in elsewhere:
+            return known[name]()
+        own, wanted = elsewhere[name]
+        for title, call in reversed(elsewhere.values()):
+            if wanted.is_ready:
+                break
+            if call.take_over():
+                with timed(seconds, title):
+                    call()
+        with timed(seconds, own):
+            return wanted()
+
     with contextlib.ExitStack() as others:
         # More threads than cores that are free would wait for each other at every product.
         others.enter_context(threadpool_limits(max(1, usable_cores() - 1)))
@@ -92,19 +109,14 @@ def run_stages(
                 absent.setdefault(stage.name, why)
                 continue
             absent.pop(stage.name, None)
-            begun.append(stage)
+            begun.append(stage.name)
+            call = functools.partial(stage.make, **{name: asked(name) for name in stage.needs})
+            if stage.beside and _is_light(call):
+                elsewhere[stage.name] = stage.title, others.enter_context(beside(_call_light, call))
+                continue
             with timed(seconds, stage.title):
-                call = functools.partial(
-                    stage.make, **{name: known[name]() for name in stage.needs}
-                )
-                if stage.beside:
-                    known[stage.name] = others.enter_context(_begun(call))
-                else:
-                    known[stage.name] = functools.partial(_same, call())
-        for stage in begun:
-            with timed(seconds, stage.title):
-                known[stage.name]()
-    results = {stage.name: known[stage.name]() for stage in begun}
+                known[stage.name] = functools.partial(_same, call())
+        results = {name: asked(name) for name in begun}
     return results, {title: round(value, 3) for title, value in seconds.items()}
 
 
@@ -139,12 +151,10 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _begun(call: functools.partial[Any]) -> AbstractContextManager[Callable[[], Any]]:
-    """A call in another process; made here, when asked for, where a table is too large to send."""
+def _is_light(call: functools.partial[Any]) -> bool:
+    """Whether what a call takes may be sent to another process."""
     tables = [value for value in call.keywords.values() if isinstance(value, pd.DataFrame)]
-    if any(table.size > _MOST_SENT for table in tables):
-        return contextlib.nullcontext(functools.cache(call))
-    return beside(_call_light, call)
+    return all(table.size <= _MOST_SENT for table in tables)
 
 
 def _call_light(call: Callable[[], Any]) -> Any:

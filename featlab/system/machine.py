@@ -16,16 +16,15 @@ import sys
 import tempfile
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 from threading import Condition
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
-import joblib  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import (  # type: ignore[import-untyped]
@@ -175,20 +174,70 @@ P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
 
+_IDLE = 300  # seconds after which a process that nobody asks anything ends
+_ONE_EACH = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _started = False
 
 
-def workers() -> joblib.parallel_config:
-    """What `joblib.Parallel` shall use: the same processes for every stage, of one thread each."""
+def _others() -> Any:
+    """The other processes, the same for every stage, of one thread each: this one has a core.
+
+    As many as cores would be one too many, and each imports the libraries for itself.
+    """
+    # From the vendored loky: it needs no guard in a caller's script, as the standard library does.
+    from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]
+
     global _started
     _started = True
-    return joblib.parallel_config("loky", n_jobs=usable_cores(), inner_max_num_threads=1)
+    return get_reusable_executor(max(1, usable_cores() - 1), timeout=_IDLE, env=_ONE_EACH)
+
+
+@functools.cache
+def _messengers(n: int) -> ThreadPoolExecutor:
+    """Threads that hand one call at a time to each of the other processes; the rest wait here."""
+    return ThreadPoolExecutor(n, "beside")
+
+
+class Beside(Generic[T]):
+    """A call that another process makes, or this one: with a single core, or where it is free."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._begun: Future[tuple[T, list[tuple[str, int, str]]]] | None = None
+        if usable_cores() > 1:
+            messengers = _messengers(usable_cores() - 1)
+            self._begun = messengers.submit(lambda: _others().submit(_with_messages, call).result())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether asking for the result would neither wait nor make it."""
+        return "_result" in vars(self) or (self._begun is not None and self._begun.done())
+
+    def take_over(self) -> bool:
+        """Have it made here when it is asked for; False where it has begun, or is there."""
+        if self._begun is None or not self._begun.cancel():
+            return False
+        self._begun = None
+        return True
+
+    def __call__(self) -> T:
+        """The result; one thread makes it wherever that is, so that it is the same to the bit."""
+        return self._result
+
+    @functools.cached_property
+    def _result(self) -> T:
+        if self._begun is None:
+            return _with_one_thread(self._call)
+        return _logged_here(*self._begun.result())
+
+    def end(self) -> None:
+        """After an error elsewhere: what has begun is awaited, so that it ends quietly."""
+        if self._begun is not None and not self._begun.cancel():
+            self._begun.exception()
 
 
 @contextlib.contextmanager
-def beside(
-    function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-) -> Iterator[Callable[[], T]]:
+def beside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Iterator[Beside[T]]:
     """Begin a call in another process; what is yielded waits for it and returns its result.
 
     With a single core there is nothing to win, and the call is made when its result is asked for.
@@ -199,8 +248,11 @@ def beside(
     function : callable
         Of a room that is quick to import; it and its arguments travel to the other process.
     """
-    with _begun([functools.partial(function, *args, **kwargs)]) as results:
-        yield lambda: results()[0]
+    begun = Beside(functools.partial(function, *args, **kwargs))
+    try:
+        yield begun
+    finally:
+        begun.end()
 
 
 def others_are_there() -> bool:
@@ -210,28 +262,23 @@ def others_are_there() -> bool:
 
 @contextlib.contextmanager
 def each(function: Callable[[S], T], items: Iterable[S]) -> Iterator[Callable[[], list[T]]]:
-    """Begin a call for each item, as :func:`beside`; one that takes long should come early."""
-    with _begun([functools.partial(function, item) for item in items]) as results:
-        yield results
+    """Begin a call for each item, as :func:`beside`; who asks for the results makes the last ones.
 
+    One that takes long should come early.
+    """
+    begun = [Beside(functools.partial(function, item)) for item in items]
 
-@contextlib.contextmanager
-def _begun(calls: Sequence[Callable[[], T]]) -> Iterator[Callable[[], list[T]]]:
-    """What waits for the results of some calls; they are made here where there is a single core."""
-    if usable_cores() < 2:
-        yield functools.cache(lambda: [_with_one_thread(call) for call in calls])
-        return
-    with workers():
-        # Each by itself, however many there are: joblib would begin a few, and wait to be asked.
-        begun = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="all")(
-            joblib.delayed(_with_messages)(call) for call in calls
-        )
+    def results() -> list[T]:
+        for one in reversed(begun):
+            if one.take_over():
+                one()
+        return [one() for one in begun]
+
     try:
-        yield functools.cache(lambda: [_logged_here(*one) for one in begun])
+        yield results
     finally:
-        # After an error elsewhere the results are awaited all the same: joblib cannot stop quietly.
-        with contextlib.suppress(Exception):
-            deque(begun, maxlen=0)
+        for one in reversed(begun):
+            one.end()
 
 
 @contextlib.contextmanager
@@ -246,23 +293,17 @@ def ready(*modules: str) -> Iterator[None]:
     if usable_cores() < 2:
         yield
         return
-    with workers():
-        # Not all of them: this process needs a core for its own imports.
-        begun = joblib.Parallel(return_as="generator")([joblib.delayed(_load)(modules)])
+    begun = _others().submit(_load, modules)
     try:
         yield
     finally:
-        for _ in begun:
-            pass
+        begun.result()
 
 
 def dismiss() -> None:
     """End the other processes at once, as the program does: waiting for them takes a second."""
     if _started:
-        from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]
-
-        # As by default, those that joblib has started would be awaited, and new ones made.
-        get_reusable_executor(reuse=True).shutdown(kill_workers=True)
+        _others().shutdown(kill_workers=True)
 
 
 _cluster: ContextVar[Any] = ContextVar("cluster", default=None)
