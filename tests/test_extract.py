@@ -436,7 +436,7 @@ def test_the_store_opens_where_it_was_written(images, tmp_path):
 
 @pytest.mark.parametrize("streams", [1, 2, 3])
 def test_forward_passes_begin_in_order_and_no_more_at_once_than_pay(streams):
-    turns, lock = machine.Streams(streams), threading.Lock()
+    turns, lock = _source.Streams(streams), threading.Lock()
     begun: list[int] = []
     running, most = 0, 0
 

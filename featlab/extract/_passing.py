@@ -27,6 +27,7 @@ from featlab.extract._source import (
     MapSource,
     PassOptions,
     Running,
+    Streams,
     describe_pass,
     logits_kept,
     own_head_of,
@@ -57,7 +58,7 @@ from featlab.store.format import (
 from featlab.store.network import OwnHead, Ranges, largest
 from featlab.store.rows import Piece, finished_part
 from featlab.store.writing import EncodedMaps, PartWriter, encode_maps
-from featlab.system.machine import Streams, in_order, one_blas_thread, total_memory, usable_cores
+from featlab.system.machine import in_order, one_blas_thread, total_memory, usable_cores
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from threading import Condition
 from typing import Any, Protocol
 
 import numpy as np
@@ -250,3 +251,40 @@ def version_of(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+class Streams:
+    """Forward passes run in as many lanes as pay, in each in the order of the batches.
+
+    With one lane a network meets the pictures in the same order each time.
+
+    Parameters
+    ----------
+    streams : int
+        Number of lanes.
+    """
+
+    def __init__(self, streams: int) -> None:
+        self._streams = streams
+        self._changed = Condition()
+        self._finished: set[int] = set()
+        self._all_below = 0
+
+    def wait(self, number: int) -> None:
+        """Wait until the batch before it in its lane has had its turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._had(number - self._streams))
+
+    def finish(self, number: int) -> None:
+        """A batch has had its turn, or will not take it."""
+        with self._changed:
+            # One that failed early must not let the next one pass those before it.
+            self._changed.wait_for(lambda: self._had(number - self._streams))
+            self._finished.add(number)
+            while self._all_below in self._finished:
+                self._finished.remove(self._all_below)
+                self._all_below += 1
+            self._changed.notify_all()
+
+    def _had(self, number: int) -> bool:
+        return number < self._all_below or number in self._finished

@@ -22,15 +22,11 @@ from contextlib import suppress
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
-from threading import Condition
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
+import threadpoolctl  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from threadpoolctl import (  # type: ignore[import-untyped]
-    ThreadpoolController,
-    threadpool_limits,
-)
 
 from featlab.errors import FeatlabError
 
@@ -256,7 +252,7 @@ def beside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Itera
 
 
 def others_are_there() -> bool:
-    """Whether other processes were started: to do so for a few seconds' work saves nothing."""
+    """Whether other processes run, never with a single core: to start them takes seconds."""
     return _started and usable_cores() > 1
 
 
@@ -409,13 +405,13 @@ def one_blas_thread() -> Iterator[None]:
 
 
 @functools.cache
-def _blas(of_scipy: bool) -> ThreadpoolController:
+def _blas(of_scipy: bool) -> threadpoolctl.ThreadpoolController:
     """NumPy's, and SciPy's own where it is loaded; to look for them takes milliseconds."""
-    return ThreadpoolController()
+    return threadpoolctl.ThreadpoolController()
 
 
 def _with_one_thread(call: Callable[[], T]) -> T:
-    with threadpool_limits(1):
+    with threadpoolctl.threadpool_limits(1):
         return call()
 
 
@@ -440,43 +436,6 @@ def libraries_silenced() -> Iterator[None]:
             for line in held.read().decode(errors="replace").splitlines(keepends=True):
                 if not _LIBRARY_CHATTER.match(line):
                     sys.stderr.write(line)
-
-
-class Streams:
-    """Forward passes run in as many lanes as pay, in each in the order of the batches.
-
-    With one lane a network meets the pictures in the same order each time.
-
-    Parameters
-    ----------
-    streams : int
-        Number of lanes.
-    """
-
-    def __init__(self, streams: int) -> None:
-        self._streams = streams
-        self._changed = Condition()
-        self._finished: set[int] = set()
-        self._all_below = 0
-
-    def wait(self, number: int) -> None:
-        """Wait until the batch before it in its lane has had its turn."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._had(number - self._streams))
-
-    def finish(self, number: int) -> None:
-        """A batch has had its turn, or will not take it."""
-        with self._changed:
-            # One that failed early must not let the next one pass those before it.
-            self._changed.wait_for(lambda: self._had(number - self._streams))
-            self._finished.add(number)
-            while self._all_below in self._finished:
-                self._finished.remove(self._all_below)
-                self._all_below += 1
-            self._changed.notify_all()
-
-    def _had(self, number: int) -> bool:
-        return number < self._all_below or number in self._finished
 
 
 def in_order(
