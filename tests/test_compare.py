@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import re
 
 import numpy as np
@@ -23,6 +24,7 @@ from featlab.extract import extract_maps
 from featlab.images import index_images
 from featlab.pipeline import compare_stores
 from featlab.pipeline.stores import entries_of
+from featlab.report._comparison import SECTIONS
 from featlab.report._interactive import PAGE_BYTES
 from featlab.results.localisation import WITHOUT_BOXES
 from featlab.store import MapStore
@@ -338,6 +340,9 @@ def test_the_page_answers_in_short_and_holds_its_tables(found, tmp_path):
     ):
         assert words in page, words
     assert page.count("<figure") == 5
+    # Other processes draw them, where there are any.
+    figures = [figure for section in SECTIONS for figure in section(found).drawn()]
+    assert len(pickle.loads(pickle.dumps(figures))) == 5
     assert not re.search(r"(?:src|href)=\"(?:https?:)?//", page)
     for name in ("compare", "compare_heads", "compare_detectors", "compare_pairs"):
         assert path.with_name(f"{name}.csv").is_file()

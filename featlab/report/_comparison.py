@@ -20,7 +20,7 @@ from featlab.report import _compared as compared
 from featlab.report import _words as words
 from featlab.report import overview
 from featlab.report._answers import scored
-from featlab.report._elements import Options, Section, Table, table
+from featlab.report._elements import Options, Section, Table, drawing, table
 from featlab.report._words import COMPARISON_CLAIMS, Claim, claim
 from featlab.report.page import (
     NO_DATA,
@@ -64,6 +64,9 @@ def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pa
     """
     path = page_path(path, "compare.html")
     sections = [section(comparison) for section in SECTIONS]
+    with drawing(sections):
+        for section in sections:
+            tables_beside(path.parent, dict(section.files))
     page = filled_in(
         sections,
         _SCRIPTS,
@@ -76,8 +79,6 @@ def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pa
         version="",
         data=Markup('{"pictures": []}'),
     )
-    for section in sections:
-        tables_beside(path.parent, dict(section.files))
     write_whole(path, page.encode("utf-8", "replace"))
     return path
 
