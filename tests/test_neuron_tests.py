@@ -204,7 +204,7 @@ def test_the_omnibus_of_two_classes_is_welchs_t():
 
 def test_max_t_is_the_naive_permutation_test(monkeypatch):
     monkeypatch.setattr("featlab.neurons._corrections.PERMUTATIONS", 200)
-    X, y = relu(n=24, c=6)
+    X, y = relu(n=24, c=30)  # more neurons than images
     table = rank_neurons(X, y, correction="max_t", random_state=3)
     codes = pd.factorize(y, sort=True)[0]
     shuffles = permuted_codes(codes, None, 200, 3)
