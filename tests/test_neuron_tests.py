@@ -353,6 +353,23 @@ def test_several_layers_enter_one_max_t_family(monkeypatch):
 # ------------------------------------------------------------------------------- invariances
 
 
+def test_how_much_is_done_at_once_changes_nothing(monkeypatch):
+    monkeypatch.setattr("featlab.neurons._corrections.PERMUTATIONS", 20)
+    X, y = relu(n=30)
+    weights = np.arange(1.0, 31.0)
+
+    def tables():
+        yield rank_neurons(X, y, correction="max_t")
+        yield rank_neurons(X, y, test="welch", weights=weights)
+
+    expected = list(tables())
+    for name in ("_corrections._ELEMENTS_AT_ONCE", "_tests._WEIGHTED_AT_ONCE"):
+        monkeypatch.setattr(f"featlab.neurons.{name}", 1)
+    monkeypatch.setattr("featlab.neurons.rank_tests._TERMS_AT_ONCE", 1)
+    for table, other in zip(tables(), expected, strict=True):
+        pd.testing.assert_frame_equal(table, other, rtol=1e-9)
+
+
 def test_adding_a_constant_column_changes_no_other_row():
     X, y = relu()
     wider = np.column_stack([X, np.full(len(X), 7, np.float32)])
