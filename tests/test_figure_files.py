@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import pickle
 import re
+import time
 from base64 import b64decode
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +41,8 @@ from featlab.plots.style import (
     encode,
     themed,
 )
-from featlab.report._elements import Options
+from featlab.report._elements import Figure as Drawn
+from featlab.report._elements import Options, Section, drawing
 from featlab.report.page import _sections
 from featlab.system import machine
 
@@ -86,10 +90,33 @@ def test_figures_travel_without_the_results_that_they_are_of(results, monkeypatc
 def test_a_page_is_the_same_from_one_process_and_from_several(few, tmp_path, monkeypatch):
     here = report.write_report(few, tmp_path / "report.html").read_bytes()
     monkeypatch.setattr(machine, "usable_cores", lambda: 2)
-    monkeypatch.setattr(Figure, "draw", None)  # none is drawn here
     with machine.beside(int) as begun:
         begun()
+    draw, here_drawn = Figure.draw, []
+    monkeypatch.setattr(Figure, "draw", lambda *one: (here_drawn.append(one), draw(*one)))
     assert report.write_report(few, tmp_path / "report.html").read_bytes() == here
+    assert len(here_drawn) < here.count(b"<figure")
+
+
+@pytest.mark.slow
+def test_a_figure_is_drawn_here_where_the_process_that_draws_it_dies(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+
+    def drawn_by(process, sign, end=os._exit):
+        from matplotlib.figure import Figure
+
+        if os.getpid() != process:
+            sign.touch()
+            end(1)
+        return Figure()
+
+    figure = Drawn(partial(drawn_by, os.getpid(), tmp_path / "begun"), "", "", "blank")
+    with machine.beside(int) as begun:
+        begun()
+    with drawing([Section("a", "A", "", figures={"blank": figure})]):
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+    assert figure.uri.startswith("data:image/svg+xml,")
 
 
 @pytest.mark.slow

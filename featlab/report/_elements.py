@@ -6,7 +6,8 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -150,7 +151,10 @@ class Section:
 
 @contextmanager
 def drawing(sections: Sequence[Section]) -> Iterator[None]:
-    """Have other processes draw every figure until a block ends; later, if there are none."""
+    """Have other processes draw every figure until a block ends.
+
+    If there are none, or one of them dies, figures are drawn here when they are asked for.
+    """
     if not others_are_there():
         yield
         return
@@ -158,8 +162,9 @@ def drawing(sections: Sequence[Section]) -> Iterator[None]:
     figures.sort(key=lambda figure: not figure.pictures)  # which take longest
     with each(_drawn, figures) as results:
         yield
-        for figure, drawn in zip(figures, results(), strict=True):
-            figure.__dict__["_drawn"] = drawn
+        with suppress(BrokenExecutor):
+            for figure, drawn in zip(figures, results(), strict=True):
+                figure.__dict__["_drawn"] = drawn
 
 
 def _drawn(figure: Figure) -> tuple[str, int]:
