@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -52,6 +53,11 @@ def featlab(*arguments: object) -> int:
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     return datasets.write_scenes(tmp_path_factory.mktemp("data") / "scenes", 40, random_state=1)
+
+
+def test_a_library_tells_nothing_of_itself():
+    assert featlab("--version") == 0
+    assert logging.getLogger("matplotlib").level > logging.INFO
 
 
 def test_run_leaves_everything_and_a_second_run_makes_no_forward_pass(

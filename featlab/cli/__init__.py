@@ -92,7 +92,7 @@ def _root(
     logging.basicConfig(
         format="featlab: %(message)s", level=logging.INFO, handlers=[_AboveBars(sys.stderr)]
     )
-    for talkative in ("tensorflow", "tf2onnx"):
+    for talkative in ("tensorflow", "tf2onnx", "matplotlib"):  # which tells of its new font list
         logging.getLogger(talkative).setLevel(logging.ERROR)
     if version:
         print(f"featlab {__version__}")
