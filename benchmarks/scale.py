@@ -1,6 +1,6 @@
 """The whole analysis and its page, from a store of very many made-up pictures.
 
-    python benchmarks/scale.py [N_IMAGES] [N_NEURONS] [N_CLASSES] [--folder FOLDER] [--workers K]
+    python benchmarks/scale.py [N_IMAGES] [N_NEURONS] [N_CLASSES] [--folder FOLDER]
 
 Draws pictures with an object each, and writes a store of maps of 7 x 7 cells as a network might
 see them, by the writer of the store itself; then runs all of `pipeline.analyse`, and writes the
@@ -41,6 +41,7 @@ from featlab.store import MapStore
 from featlab.store.format import Tables
 from featlab.store.rows import finished_part
 from featlab.store.writing import PartWriter, join_parts
+from featlab.system.machine import give_back_large_blocks
 
 SIDE, CELLS, LAYER = 96, 7, "last"
 PLANTED, FACTORS, PART = 5, 4, 5000
@@ -241,6 +242,7 @@ def main(n: int, n_neurons: int, n_classes: int, folder: Path) -> None:
     if not path.exists():
         with meter.stage("draw pictures and maps, write the store (not featlab)"):
             write_store(path, n, n_neurons, n_classes)
+    give_back_large_blocks()  # as the command line does
     meter.most = 0.0
     scheduler.timed = _analysis.timed = contextmanager(meter.timed)
     start = time.perf_counter()

@@ -247,10 +247,14 @@ def reduced_maps(
     maps : ndarray of shape (n, h, w, k), float32
     total : ndarray of shape (n, h, w), float32
     """
-    parts = [
-        reduction.reduced(maps) for _, maps in store.iter_maps(rows, layer=layer, batch=_BATCH)
-    ]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    h, w, _ = store.map_shape(layer)
+    fewer = np.empty((len(rows), h, w, reduction.axes.shape[1]), dtype=np.float32)
+    total, done = np.empty((len(rows), h, w), dtype=np.float32), 0
+    for _, maps in store.iter_maps(rows, layer=layer, batch=_BATCH):
+        own = slice(done, done + len(maps))
+        fewer[own], total[own] = reduction.reduced(maps)
+        done += len(maps)
+    return fewer, total
 
 
 def score_of(row: Any, name: str) -> dict[str, float]:

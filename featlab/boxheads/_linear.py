@@ -120,7 +120,10 @@ class Components:
     """
 
     def __init__(self, maps: Maps, random_state: int) -> None:
-        flat = np.concatenate([_flat(maps), _flat(mirror_maps(maps))])
+        # In place: these are the largest arrays of all box heads.
+        both = np.empty((2, *maps.shape), dtype=maps.dtype)
+        both[0], both[1] = maps, mirror_maps(maps)
+        flat = both.reshape(2 * len(maps), -1)
         self._mean = flat.mean(axis=0)
         flat -= self._mean
         if not flat.any():
