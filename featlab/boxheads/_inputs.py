@@ -34,8 +34,8 @@ _BEND = 0.05  # where smooth L1 turns from a parabola into a line, shares of the
 SMALLEST_LOG = -6.0
 _CHANNELS = 128
 _CELLS = 30_000  # of the images fitted on, evenly spaced, for the components
-_BATCH = 64
-_FEW_COLUMNS = 4  # what a box has
+BATCH = 64
+FEW_COLUMNS = 4  # what a box has
 _BORDER = 0.01  # of the picture's side
 
 
@@ -204,11 +204,11 @@ def each_row(X: np.ndarray, weights: np.ndarray) -> np.ndarray:
     X : ndarray of shape (n, p)
     weights : ndarray of shape (p, r)
     """
-    if weights.shape[1] > _FEW_COLUMNS:
+    if weights.shape[1] > FEW_COLUMNS:
         return X @ weights
-    columns, blocks = np.ascontiguousarray(weights.T), range(0, max(len(X), 1), _BATCH)
+    columns, blocks = np.ascontiguousarray(weights.T), range(0, max(len(X), 1), BATCH)
     return np.concatenate(
-        [(X[start : start + _BATCH, None] * columns).sum(axis=-1) for start in blocks]
+        [(X[start : start + BATCH, None] * columns).sum(axis=-1) for start in blocks]
     )
 
 
@@ -228,7 +228,7 @@ def fit_reduction(store: MapStore, rows: np.ndarray, *, layer: str | None = None
     # A step that shares a factor with the grid would always hit the same cells.
     while step > 1 and np.gcd(step, h * w) > 1:
         step += 1
-    batches = store.iter_maps(rows, layer=layer, batch=_BATCH)
+    batches = store.iter_maps(rows, layer=layer, batch=BATCH)
     sample = np.concatenate([maps.reshape(-1, c)[::step] for _, maps in batches])
     components = principal_components(sample, min(_CHANNELS, c), dtype=np.float32)
     axes = components.axes.T * np.where(components.axes.sum(axis=1) < 0, -1.0, 1.0)
@@ -250,7 +250,7 @@ def reduced_maps(
     h, w, _ = store.map_shape(layer)
     fewer = np.empty((len(rows), h, w, reduction.axes.shape[1]), dtype=np.float32)
     total, done = np.empty((len(rows), h, w), dtype=np.float32), 0
-    for _, maps in store.iter_maps(rows, layer=layer, batch=_BATCH):
+    for _, maps in store.iter_maps(rows, layer=layer, batch=BATCH):
         own = slice(done, done + len(maps))
         fewer[own], total[own] = reduction.reduced(maps)
         done += len(maps)

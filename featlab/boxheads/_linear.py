@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from featlab.boxes import geometry as bx
 from featlab.boxheads._inputs import (
+    BATCH,
+    FEW_COLUMNS,
     Floats,
     Maps,
     decode_boxes,
@@ -168,7 +170,11 @@ class Projection:
 
     def __call__(self, maps: Maps) -> Floats:
         """Scores ``(n, r)`` of reduced maps ``(n, h, w, k)``."""
-        return each_row(_flat(maps) - self.mean, self.axes).astype(np.float64)
+        # Flattened some at a time: those of ten thousand images are as large as the maps.
+        step = max(1, len(maps)) if self.axes.shape[1] > FEW_COLUMNS else BATCH
+        blocks = (maps[start : start + step] for start in range(0, max(1, len(maps)), step))
+        scores = [each_row(_flat(some) - self.mean, self.axes) for some in blocks]
+        return np.concatenate(scores).astype(np.float64)
 
 
 @dataclass(frozen=True)
