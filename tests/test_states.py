@@ -1,7 +1,7 @@
 """Passes, shards, joins, appended stores and faults in any order: nothing is lost or wrong.
 
 Hypothesis draws the orders and shortens one that fails. FEATLAB_STEPS sets how many steps are
-taken; `make test-all` takes 1,000.
+taken; `make test-all` takes 1,000. 10,000 take six minutes of one core.
 """
 
 from __future__ import annotations
