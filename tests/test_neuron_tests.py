@@ -590,6 +590,22 @@ def test_few_images_have_the_p_of_all_exchanges(kind, n):
         np.testing.assert_allclose(mirrored[1], expected[side], rtol=1e-9)
 
 
+def test_ties_among_the_others_are_broken_against_the_finding():
+    """Of few images, most of them silent: p is that of values a little lower, or higher."""
+    rng, inside = np.random.default_rng(3), np.arange(12) < 4
+    X = rng.integers(1, 4, (12, 30)) * (rng.random((12, 30)) < 0.5)
+    firing = np.sort(X, axis=0)[-5:]  # two values and more, that tie
+    X = X[:, ((X == 0).sum(axis=0) > 6) & (np.ptp(np.where(firing, firing, 3), axis=0) > 0)]
+    ranks = rank_statistics(X.astype(float), (~inside).astype(np.intp), 2)
+    assert (ranks.tied[0] > 0).sum() > 5
+    apart = (X + 1e-3 * np.arange(12)[:, None]) * (X > 0)
+    for side, (way, shift) in enumerate((("greater", -0.1), ("less", 0.1))):
+        moved = np.where((X > 0) & inside[:, None], apart + shift, apart)
+        expected = [exchanged(x, 4)[side] for x in moved.T]
+        found = mannwhitney_p(ranks, alternative=way)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("k", [2, 3])
 def test_equal_values_are_counted(k):
     """At the end that more images share, and the pairs of class and rest at other values."""
