@@ -526,6 +526,14 @@ def test_weighted_p_holds_in_the_tail_and_where_few_images_count():
     assert rank_neurons(silent, y, test="brunner_munzel", weights=weights)["p"].isna().all()
 
 
+@pytest.mark.parametrize(("n", "known"), [(10, True), (9, False)])
+def test_weighted_p_needs_ten_images_of_a_side(n, known):
+    X, y = np.random.default_rng(0).normal(size=(n + 20, 4)), np.repeat(["a", "b"], [n, 20])
+    for test in ("welch", "brunner_munzel"):
+        p = rank_neurons(X, y, test=test, weights=np.full(n + 20, 0.3))["p"]
+        assert p.notna().all() if known else p.isna().all()
+
+
 def test_weights_choose_and_confirm_what_the_small_breed_shows():
     # Nine in ten cats are of a breed that does not fire; the tenth does.
     rng = np.random.default_rng(6)
