@@ -339,7 +339,7 @@ def fused_methods(context: Context) -> list[str]:
 
 
 def _fit_cells(cells: Cells, context: Context) -> tuple[np.ndarray, float] | None:
-    use = cells.boxed
+    use = slice(None) if cells.boxed.all() else cells.boxed  # of all no copy
     return _cell_model(cells.values[use], cells.inside[use], context)
 
 
@@ -356,7 +356,7 @@ def _cell_model(
     k = min(_COMPONENTS, *values.shape)
     components = principal_components(values, k, dtype=np.float32)
     mean, axes = components.mean.astype(np.float32), components.axes.astype(np.float32)
-    scores = (values - mean) @ axes.T
+    scores = np.subtract(values, mean, out=values) @ axes.T
     norm = StandardScaler(copy=False).fit(scores)
     model = LogisticRegression(C=1e-3, max_iter=300).fit(norm.transform(scores), inside)
     weights = (model.coef_[0] / norm.scale_) @ axes

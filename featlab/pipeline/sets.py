@@ -416,7 +416,8 @@ def _heats_of(
     drawn = train_cells(store, learnt, label_codes(store), truth, context, layer=layer)
     weights, offsets = [], []
     for some in choices:
-        own = np.isin(drawn.images, some)
+        inside = np.isin(drawn.images, some)
+        own = slice(None) if inside.all() else inside  # of all no copy
         model = fit(replace(drawn, **{name: v[own] for name, v in vars(drawn).items()}), context)
         one, offset = (np.zeros(len(context.scale)), 0.0) if model is None else model
         weights.append(one)
