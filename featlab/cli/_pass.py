@@ -40,7 +40,8 @@ from featlab.cli._options import (
     write_tables,
 )
 from featlab.errors import FeatlabError
-from featlab.system.machine import give_back_large_blocks, libraries_silenced
+from featlab.system import libraries_silenced
+from featlab.system.machine import give_back_large_blocks
 
 if TYPE_CHECKING:
     pass

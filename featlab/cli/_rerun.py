@@ -33,7 +33,7 @@ from featlab.cli._options import (
     write_tables,
 )
 from featlab.cli._pages import labelled_store
-from featlab.system.machine import libraries_silenced
+from featlab.system import libraries_silenced
 
 if TYPE_CHECKING:
     import numpy as np

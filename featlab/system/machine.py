@@ -1,4 +1,4 @@
-"""What the machine offers: cores, threads, memory, scratch files, other processes; and silence."""
+"""What the machine offers: cores, threads, memory, scratch files, other processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import importlib
 import logging
 import mmap
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -40,9 +39,6 @@ half the time of larger pieces."""
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _USUAL_MEMORY = 8 * 2**30
-_LIBRARY_CHATTER = re.compile(
-    r"[IW]\d{4} .*\.cc:\d+\]|E\d{4} .*(cuda|oneDNN)|WARNING: All log messages before absl"
-)
 _M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 2**20
 _MOST_GROWN = 600_000_000  # bytes, of another process: libraries and tables of 2,000 images
 
@@ -172,20 +168,31 @@ T = TypeVar("T")
 
 _IDLE = 300  # seconds after which a process that nobody asks anything ends
 _ONE_EACH = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-_started = False
 
 
-def _others() -> Any:
-    """The other processes, the same for every stage, of one thread each: this one has a core.
+@functools.cache
+def _others(n: int) -> Any:
+    """Other processes, the same for every stage, of one thread each.
 
-    As many as cores would be one too many, and each imports the libraries for itself.
+    They are not those that joblib shares: a caller's own call of joblib would end them, or fail.
     """
     # From the vendored loky: it needs no guard in a caller's script, as the standard library does.
-    from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]
+    from joblib.externals.loky import ProcessPoolExecutor  # type: ignore[import-untyped]
 
-    global _started
-    _started = True
-    return get_reusable_executor(max(1, usable_cores() - 1), timeout=_IDLE, env=_ONE_EACH)
+    return ProcessPoolExecutor(n, timeout=_IDLE, env=_ONE_EACH)
+
+
+def _submitted(function: Callable[..., Any], *given: Any) -> Any:
+    """A call by one of the processes, of which there is one fewer than cores: this one has a core.
+
+    Where they have ended (one died) there are new ones.
+    """
+    n = max(1, usable_cores() - 1)
+    try:
+        return _others(n).submit(function, *given)
+    except RuntimeError:  # shut down, or broken
+        _others.cache_clear()
+        return _others(n).submit(function, *given)
 
 
 @functools.cache
@@ -202,7 +209,7 @@ class Beside(Generic[T]):
         self._begun: Future[tuple[T, list[tuple[str, int, str]]]] | None = None
         if usable_cores() > 1:
             messengers = _messengers(usable_cores() - 1)
-            self._begun = messengers.submit(lambda: _others().submit(_with_messages, call).result())
+            self._begun = messengers.submit(lambda: _submitted(_with_messages, call).result())
 
     @property
     def is_ready(self) -> bool:
@@ -253,7 +260,7 @@ def beside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Itera
 
 def others_are_there() -> bool:
     """Whether other processes run, never with a single core: to start them takes seconds."""
-    return _started and usable_cores() > 1
+    return _others.cache_info().currsize > 0 and usable_cores() > 1
 
 
 @contextlib.contextmanager
@@ -289,7 +296,7 @@ def ready(*modules: str) -> Iterator[None]:
     if usable_cores() < 2:
         yield
         return
-    begun = _others().submit(_load, modules)
+    begun = _submitted(_load, modules)
     try:
         yield
     finally:
@@ -298,8 +305,9 @@ def ready(*modules: str) -> Iterator[None]:
 
 def dismiss() -> None:
     """End the other processes at once, as the program does: waiting for them takes a second."""
-    if _started:
-        _others().shutdown(kill_workers=True)
+    if _others.cache_info().currsize:
+        _others(max(1, usable_cores() - 1)).shutdown(kill_workers=True)
+        _others.cache_clear()
 
 
 _cluster: ContextVar[Any] = ContextVar("cluster", default=None)
@@ -413,29 +421,6 @@ def _blas(of_scipy: bool) -> threadpoolctl.ThreadpoolController:
 def _with_one_thread(call: Callable[[], T]) -> T:
     with threadpoolctl.threadpool_limits(1):
         return call()
-
-
-@contextlib.contextmanager
-def libraries_silenced() -> Iterator[None]:
-    """Leave out what TensorFlow's C++ libraries print while they load.
-
-    TensorFlow 2.21 tells of CUDA and oneDNN there whatever TF_CPP_MIN_LOG_LEVEL says. Everything
-    else written to standard error meanwhile appears at the end.
-    """
-    sys.stderr.flush()
-    own = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(own, 2)
-            os.close(own)
-            held.seek(0)
-            for line in held.read().decode(errors="replace").splitlines(keepends=True):
-                if not _LIBRARY_CHATTER.match(line):
-                    sys.stderr.write(line)
 
 
 def in_order(
