@@ -5,8 +5,8 @@ MARKED ?=
 RUN ?= -m pytest
 DEV := .venv-dev/bin/python
 
-.PHONY: demo test check test-all pytest test-dev mutants lint typecheck security notebook bench docs
-.PHONY: clean
+.PHONY: demo test check test-all coverage pytest test-dev mutants lint typecheck security notebook
+.PHONY: bench docs clean
 
 demo: .venv/installed
 	$(PY) -m featlab demo -o reports/demo
@@ -17,9 +17,12 @@ test: lint pytest
 check: .venv/installed-test
 	$(MAKE) -j 3 lint typecheck security
 
+test-all: check
+	$(MAKE) pytest MARKED='-m ""'
+
 # Every test, and the lines and branches that they run. Coverage sees nothing of what numba compiles:
 # the tests of the regions run once more without it.
-test-all: check
+coverage: .venv/installed-test
 	$(PY) -m coverage erase
 	status=0; \
 	$(MAKE) pytest MARKED='-m ""' RUN='-m coverage run -m pytest' || status=$$?; \

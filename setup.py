@@ -91,7 +91,7 @@ setup(
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "hypothesis>=6.115",
-            # Which lines and branches `make test-all` runs, in other processes too.
+            # Which lines and branches the tests run (`make coverage`), in other processes too.
             "coverage>=7.17",
             "nbformat>=5.10",
             # What is written for other tools, read back.
