@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from featlab.errors import FeatlabError
-from featlab.system.machine import libraries_silenced
+from featlab.system import libraries_silenced
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
