@@ -323,12 +323,13 @@ def test_jax_and_torch_say_how_to_get_them(load):
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """Loads the built-in network, small, with a cache of its own; and the folder of that."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # Not the folder itself: a process that runs there would take "featlab" for the package.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def load():
         return load_backbone("efficientnet_lite0", input_size=32, layers="stem_relu")
 
-    return load, tmp_path / "featlab" / "networks"
+    return load, tmp_path / "cache" / "featlab" / "networks"
 
 
 @needs_openvino
