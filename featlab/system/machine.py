@@ -21,6 +21,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
@@ -168,6 +169,7 @@ T = TypeVar("T")
 
 _IDLE = 300  # seconds after which a process that nobody asks anything ends
 _ONE_EACH = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_STARTING = Lock()  # several threads may ask first
 
 
 @functools.cache
@@ -188,11 +190,12 @@ def _submitted(function: Callable[..., Any], *given: Any) -> Any:
     Where they have ended (one died) there are new ones.
     """
     n = max(1, usable_cores() - 1)
-    try:
-        return _others(n).submit(function, *given)
-    except RuntimeError:  # shut down, or broken
-        _others.cache_clear()
-        return _others(n).submit(function, *given)
+    with _STARTING:
+        try:
+            return _others(n).submit(function, *given)
+        except RuntimeError:  # shut down, or broken
+            _others.cache_clear()
+            return _others(n).submit(function, *given)
 
 
 @functools.cache
