@@ -36,7 +36,8 @@ from limits import say
 from featlab import backbones, datasets, extract, images
 from featlab.extract._passing import read_batch
 from featlab.images.pixels import InputReader
-from featlab.system.machine import in_order, usable_cores
+from featlab.system.machine import usable_cores
+from featlab.system.processes import in_order
 
 SIDE, SCRIPT_BATCH, BATCH, SCENES = 224, 32, 8, 320
 ENGINES = {

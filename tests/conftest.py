@@ -109,7 +109,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def one_core() -> Iterator[None]:
     """Each process of the tests has a core; others are started where they are the point."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("featlab.system.machine", "featlab.localise.matching"):
+        for module in ("featlab.system.processes", "featlab.localise.matching"):
             patch.setattr(f"{module}.usable_cores", lambda: 1)
         yield
 

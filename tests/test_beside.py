@@ -18,8 +18,8 @@ import threadpoolctl
 from featlab import FeatlabError, cli
 from featlab.extract import extract_maps
 from featlab.images import index_images
-from featlab.system import machine
-from featlab.system.machine import beside, each, ready
+from featlab.system import processes
+from featlab.system.processes import beside, each, ready
 
 
 def made_here():
@@ -53,7 +53,7 @@ threads_and_process, product, failing, slow, warning = made_here()
 
 @pytest.fixture(params=[1, 2])
 def cores(request, monkeypatch):
-    monkeypatch.setattr(machine, "usable_cores", lambda: request.param)
+    monkeypatch.setattr(processes, "usable_cores", lambda: request.param)
     return request.param
 
 
@@ -67,7 +67,7 @@ def test_it_runs_elsewhere_where_there_is_another_core_and_with_one_thread(cores
 def test_the_result_is_the_same_to_the_last_bit_however_it_was_made(monkeypatch):
     found = []
     for cores in (1, 2):
-        monkeypatch.setattr(machine, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(processes, "usable_cores", lambda cores=cores: cores)
         with beside(product, 3) as result:
             found.append(result())
             assert result() is found[-1]  # asked twice, made once
@@ -76,7 +76,7 @@ def test_the_result_is_the_same_to_the_last_bit_however_it_was_made(monkeypatch)
 
 @pytest.mark.slow
 def test_it_is_begun_before_it_is_asked_for(monkeypatch):
-    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 2)
     with beside(slow, 0.0) as result:
         time.sleep(3)
         asked = time.monotonic()
@@ -85,7 +85,7 @@ def test_it_is_begun_before_it_is_asked_for(monkeypatch):
 
 @pytest.mark.slow
 def test_what_has_not_begun_elsewhere_can_be_taken_over(monkeypatch):
-    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 2)
     with beside(slow, 2) as first, beside(threads_and_process) as second:
         time.sleep(0.5)
         assert not first.is_ready and not first.take_over()
@@ -107,8 +107,8 @@ def test_an_error_elsewhere_is_the_one_that_is_told(cores, recwarn):
 
 
 def test_each_item_has_its_result_and_its_messages(cores, monkeypatch, caplog):
-    machine._others.cache_clear()
-    assert not machine.others_are_there()
+    processes._others.cache_clear()
+    assert not processes.others_are_there()
 
     def process(text):
         warning(text)
@@ -119,14 +119,14 @@ def test_each_item_has_its_result_and_its_messages(cores, monkeypatch, caplog):
         made = results()
     assert [text for text, _ in made] == list("abc")
     assert (made[0][1] == os.getpid()) == (cores == 1)
-    assert machine.others_are_there() == (cores > 1)
+    assert processes.others_are_there() == (cores > 1)
     assert sorted(record.getMessage()[0] for record in caplog.records) == list("abc")
     with pytest.raises(FeatlabError, match="draw some"), each(lambda _: failing(), "f") as results:
         results()
 
 
 def test_the_other_processes_are_ended_and_not_awaited(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 2)
 
     def at_the_end(path):
         from multiprocessing.util import Finalize
@@ -136,7 +136,7 @@ def test_the_other_processes_are_ended_and_not_awaited(tmp_path, monkeypatch):
 
     with beside(at_the_end, tmp_path / "ended by itself") as result:
         process = result()
-    machine.dismiss()
+    processes.dismiss()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
     assert not list(tmp_path.iterdir())
@@ -153,7 +153,7 @@ def test_a_store_travels_as_its_path(picture_folder, fake_backbone, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_has_grown_by_400_mb_is_kept(monkeypatch):
-    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 2)
 
     def grown(size):
         import time
@@ -165,7 +165,7 @@ def test_a_process_that_has_grown_by_400_mb_is_kept(monkeypatch):
         time.sleep(1.5)  # memory is measured a second after it was last
         return before
 
-    machine.dismiss()
+    processes.dismiss()
     for size, before in ((0, False), (400_000_000, False), (400_000_000, True), (0, True)):
         with beside(grown, size) as one:
             assert one() == before
@@ -173,7 +173,7 @@ def test_a_process_that_has_grown_by_400_mb_is_kept(monkeypatch):
 
 @pytest.mark.slow
 def test_workers_have_imported_what_they_were_told_to(monkeypatch):
-    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 2)
 
     def imported():
         import sys
@@ -189,8 +189,8 @@ def test_workers_have_imported_what_they_were_told_to(monkeypatch):
 
 
 def test_a_single_core_gets_nothing_ready(monkeypatch):
-    monkeypatch.setattr(machine, "usable_cores", lambda: 1)
-    monkeypatch.setattr(machine, "_others", None)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 1)
+    monkeypatch.setattr(processes, "_others", None)
     with ready("featlab.boxheads"):
         pass
 

@@ -22,7 +22,7 @@ from featlab.cli._pages import connect
 from featlab.extract import PassOptions, _passing, append_maps, extract_maps
 from featlab.images import index_images
 from featlab.store import MapStore
-from featlab.system import machine
+from featlab.system import processes
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 pytestmark = pytest.mark.slow  # processes of a cluster, each with an import of its own
@@ -309,15 +309,15 @@ def test_calls_of_a_killed_worker_are_done_by_another(mortal_client, tmp_path):
     killed: list[int] = []
     threading.Thread(target=_kill_one_of, args=(tmp_path, killed), daemon=True).start()
     with pipeline.on_cluster(mortal_client):
-        done = machine.done_on_cluster(partial(_noted, tmp_path, k) for k in range(12))
+        done = processes.done_on_cluster(partial(_noted, tmp_path, k) for k in range(12))
     assert done == list(range(12))
-    assert killed and not machine.has_cluster()
+    assert killed and not processes.has_cluster()
 
 
 def test_calls_that_kill_every_worker_end_in_a_sentence(mortal_client):
     mortal_client.run_on_scheduler(_allow_one_failure)
     with pipeline.on_cluster(mortal_client), pytest.raises(FeatlabError, match="several workers"):
-        machine.done_on_cluster([partial(os._exit, 1)])
+        processes.done_on_cluster([partial(os._exit, 1)])
 
 
 def test_an_analysis_on_a_cluster_is_that_of_one_process(tmp_path, mortal_client, few_fits):

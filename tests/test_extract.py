@@ -27,7 +27,7 @@ from featlab.extract.stores import find_store
 from featlab.images import index_images, pixels
 from featlab.store import MapStore
 from featlab.store.writing import PartWriter
-from featlab.system import machine
+from featlab.system import processes
 
 
 @pytest.fixture
@@ -421,7 +421,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     started: list[int] = []
     tasks = [range(k, k + 1) for k in range(50)]
     with ThreadPoolExecutor(2) as pool:
-        results = machine.in_order(pool, lambda task: started.append(task.start), tasks, 3)
+        results = processes.in_order(pool, lambda task: started.append(task.start), tasks, 3)
         next(results)
         time.sleep(0.2)
         assert len(started) <= 4

@@ -44,7 +44,7 @@ from featlab.plots.style import (
 from featlab.report._elements import Figure as Drawn
 from featlab.report._elements import Options, Section, drawing
 from featlab.report.page import _sections
-from featlab.system import machine
+from featlab.system import processes
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def test_figures_travel_without_the_results_that_they_are_of(results, monkeypatc
 @pytest.mark.slow
 def test_a_page_is_the_same_from_one_process_and_from_several(few, tmp_path, monkeypatch):
     here = report.write_report(few, tmp_path / "report.html").read_bytes()
-    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
-    with machine.beside(int) as begun:
+    monkeypatch.setattr(processes, "usable_cores", lambda: 2)
+    with processes.beside(int) as begun:
         begun()
     draw, here_drawn = Figure.draw, []
     monkeypatch.setattr(Figure, "draw", lambda *one: (here_drawn.append(one), draw(*one)))
@@ -100,7 +100,7 @@ def test_a_page_is_the_same_from_one_process_and_from_several(few, tmp_path, mon
 
 @pytest.mark.slow
 def test_a_figure_is_drawn_here_where_the_process_that_draws_it_dies(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 2)
 
     def drawn_by(process, sign, end=os._exit):
         from matplotlib.figure import Figure
@@ -111,7 +111,7 @@ def test_a_figure_is_drawn_here_where_the_process_that_draws_it_dies(tmp_path, m
         return Figure()
 
     figure = Drawn(partial(drawn_by, os.getpid(), tmp_path / "begun"), "", "", "blank")
-    with machine.beside(int) as begun:
+    with processes.beside(int) as begun:
         begun()
     with drawing([Section("a", "A", "", figures={"blank": figure})]):
         while not (tmp_path / "begun").exists():

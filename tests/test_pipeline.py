@@ -307,7 +307,7 @@ def total(doubled, x, most=3):
 
 @pytest.mark.parametrize("cores", [1, 2])
 def test_stages_take_what_was_given_and_what_stages_before_them_made(cores, monkeypatch):
-    monkeypatch.setattr("featlab.system.machine.usable_cores", lambda: cores)
+    monkeypatch.setattr("featlab.system.processes.usable_cores", lambda: cores)
     stages = [Stage("doubled", double(), "one", beside=True), Stage("total", total, "two")]
     made, seconds = run_stages(stages, {"x": 1})
     assert made == {"doubled": 2, "total": 3}
@@ -316,7 +316,7 @@ def test_stages_take_what_was_given_and_what_stages_before_them_made(cores, monk
 
 @pytest.mark.slow
 def test_who_waits_for_another_process_makes_what_has_not_begun_there(monkeypatch):
-    monkeypatch.setattr("featlab.system.machine.usable_cores", lambda: 2)
+    monkeypatch.setattr("featlab.system.processes.usable_cores", lambda: 2)
 
     def stages():
         def long(x):

@@ -16,7 +16,7 @@ from featlab.arguments import Progress, check_columns, tracked
 from featlab.errors import FeatlabError
 from featlab.images import decode_picture
 from featlab.images.pixels import levels_of
-from featlab.system.machine import in_order
+from featlab.system.processes import in_order
 
 Floats = NDArray[np.float64]
 _Rows = NDArray[np.int16]

@@ -136,7 +136,7 @@ def main() -> None:
         raise SystemExit(_TERMINATED if terminated else _INTERRUPTED) from None
     finally:
         # Only if it was needed: importing it takes longer than `featlab --help`.
-        if workers := sys.modules.get("featlab.system.machine"):
+        if workers := sys.modules.get("featlab.system.processes"):
             workers.dismiss()
         # Looking for garbage that the end of the process frees anyway takes half a second.
         gc.freeze()

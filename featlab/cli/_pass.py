@@ -350,7 +350,7 @@ def workers_ready(wanted: bool = True) -> AbstractContextManager[None]:
     """Other processes that import what they will need while this one does; where no pass comes."""
     if not wanted:
         return nullcontext()
-    from featlab.system.machine import ready
+    from featlab.system.processes import ready
 
     return ready(
         "featlab.boxheads", "featlab.localise.matching", "featlab.embed", "sklearn.ensemble"

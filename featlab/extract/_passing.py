@@ -58,7 +58,8 @@ from featlab.store.format import (
 from featlab.store.network import OwnHead, Ranges, largest
 from featlab.store.rows import Piece, finished_part
 from featlab.store.writing import EncodedMaps, PartWriter, encode_maps
-from featlab.system.machine import in_order, one_blas_thread, total_memory, usable_cores
+from featlab.system.machine import total_memory, usable_cores
+from featlab.system.processes import in_order, one_blas_thread
 
 logger = logging.getLogger(__name__)
 

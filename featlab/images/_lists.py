@@ -23,7 +23,7 @@ from featlab.images._annotations import (
     stem_of,
     walk_files,
 )
-from featlab.images._formats.tables import LABEL_COLUMNS, PICTURE_COLUMNS, first_of, read_rows
+from featlab.images._formats.text_files import LABEL_COLUMNS, PICTURE_COLUMNS, first_of, read_rows
 from featlab.images.decode import cut, first_line, is_picture_name, is_storable
 
 LAYOUT = (

@@ -45,12 +45,8 @@ from featlab.localise.regions import (
 )
 from featlab.results.localisation import BY_STUDENT, BoxCorrection, FittedMethods
 from featlab.store import MapStore
-from featlab.system.machine import (
-    done_on_cluster,
-    has_cluster,
-    one_blas_thread,
-    usable_cores,
-)
+from featlab.system.machine import usable_cores
+from featlab.system.processes import done_on_cluster, has_cluster, one_blas_thread
 
 SUFFIX = "_refined"
 _STEPS = np.array([-20, -10, 10, 20])  # Further thresholds, in hundredths.

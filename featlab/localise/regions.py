@@ -14,7 +14,7 @@ from featlab.boxes.geometry import iou_matrix, largest_boxes, pixel_boxes, unit_
 from featlab.boxes.scores import IGNORE, box_masks, heat_in_mask, pixel_histograms
 from featlab.errors import FeatlabError
 from featlab.localise.heat import normalise, resample_frame
-from featlab.system.machine import one_blas_thread
+from featlab.system.processes import one_blas_thread
 
 if TYPE_CHECKING:
     from featlab.localise._components import Regions

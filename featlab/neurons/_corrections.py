@@ -37,7 +37,8 @@ from featlab.neurons.rank_tests import (
     rows_of_groups,
     scheme_of,
 )
-from featlab.system.machine import CACHED, done_on_cluster, has_cluster, pieces
+from featlab.system.machine import CACHED, pieces
+from featlab.system.processes import done_on_cluster, has_cluster
 
 MULTIPLETESTS = tuple(dict.fromkeys([*multitest_methods_names, *multitest_alias]))
 CORRECTIONS = (*MULTIPLETESTS, "local_fdr", "max_t")

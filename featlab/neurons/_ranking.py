@@ -44,7 +44,8 @@ from featlab.neurons.rank_statistics import (
 )
 from featlab.neurons.rank_tests import FEW, WHOLE, grouped_p, scheme_of
 from featlab.results.analysis import Selection
-from featlab.system.machine import has_cluster, matrix_rows, pieces
+from featlab.system.machine import matrix_rows, pieces
+from featlab.system.processes import has_cluster
 
 DEAD, LITTLE = "constant", "constant in the images compared"
 FEW_IMAGES, NO_P = "too few images", "the test has no p"

@@ -16,8 +16,9 @@ import pandas as pd
 from sklearn import config_context
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from featlab.system import machine
-from featlab.system.machine import Beside, beside, usable_cores
+from featlab.system import processes
+from featlab.system.machine import usable_cores
+from featlab.system.processes import Beside, beside
 
 _MOST_SENT = 2**26  # values of a table that is sent to another process
 
@@ -136,7 +137,7 @@ def on_cluster(client: Any | None) -> AbstractContextManager[None]:
     >>> with on_cluster(client):                                        # doctest: +SKIP
     ...     table = rank_neurons(X, labels, correction="max_t")
     """
-    return machine.on_cluster(client)
+    return processes.on_cluster(client)
 
 
 @contextlib.contextmanager

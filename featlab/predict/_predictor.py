@@ -22,21 +22,11 @@ from featlab.backbones import rebuild_backbone
 from featlab.boxes.geometry import CORNERS
 from featlab.boxheads import KEPT_SCORES, predict_boxes
 from featlab.errors import FeatlabError
-from featlab.extract import (
-    MapSource,
-    PassOptions,
-    extract_maps,
-    maps_at_once,
-    refuse_other_maps,
-)
+from featlab.extract import MapSource, PassOptions, extract_maps, maps_at_once, refuse_other_maps
 from featlab.heads.saved import SavedHead
 from featlab.images import index_pictures
 from featlab.localise.heat import picture_sizes
-from featlab.predict._file import (
-    keras_model,
-    plain,
-    write_plain,
-)
+from featlab.predict._file import keras_model, plain, write_plain
 from featlab.predict._parts import (
     ClassSets,
     ExpectedOverlap,
@@ -54,7 +44,8 @@ from featlab.store import MapStore
 from featlab.store.network import network_facts, refuse_difference, refuse_other_network
 from featlab.system import __version__
 from featlab.system.files import write_whole
-from featlab.system.machine import one_blas_thread, usable_cores
+from featlab.system.machine import usable_cores
+from featlab.system.processes import one_blas_thread
 
 if TYPE_CHECKING:
     import keras

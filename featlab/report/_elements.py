@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from featlab.errors import FeatlabError
 from featlab.plots.style import encode, themed
-from featlab.system.machine import each, others_are_there
+from featlab.system.processes import each, others_are_there
 
 if TYPE_CHECKING:
     from matplotlib import axes, figure

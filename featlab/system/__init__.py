@@ -1,8 +1,8 @@
 """What featlab needs of the machine: files, memory, cores, other processes, notebooks, silence.
 
 `files` writes files that appear whole or not at all, and the HTML of notebooks; `machine` says how
-many cores and how much memory there are, holds matrices that may be larger than it, and runs stages
-in other processes. Nothing here knows of images or neurons.
+many cores and how much memory there are, and holds matrices that may be larger than it; `processes`
+runs stages in other processes. Nothing here knows of images or neurons.
 """
 
 from __future__ import annotations

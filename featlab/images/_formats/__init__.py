@@ -16,7 +16,7 @@ from typing import Any
 
 from featlab.errors import FeatlabError
 from featlab.images._annotations import Entries, Problem, Source, WrittenBox
-from featlab.images._formats import json_files, labels, tables
+from featlab.images._formats import json_files, text_files
 from featlab.images.decode import cut, first_line, os_reason
 from featlab.system.files import parse_xml
 
@@ -30,18 +30,18 @@ _MOST_NAMES, _MOST_BYTES = (
 _Parse = Callable[[str, Any, Source], "Entries | None"]
 
 FORMATS: dict[str, tuple[str, _Parse]] = {
-    "boxes.csv": (".csv", tables.own),
-    "Pascal VOC": (".xml", labels.voc),
+    "boxes.csv": (".csv", text_files.own),
+    "Pascal VOC": (".xml", text_files.voc),
     "COCO": (".json", json_files.coco),
-    "CVAT": (".xml", labels.cvat),
-    "YOLO": (".txt", labels.yolo),
+    "CVAT": (".xml", text_files.cvat),
+    "YOLO": (".txt", text_files.yolo),
     "LabelMe": (".json", json_files.labelme),
     "VIA": (".json", json_files.via),
     "Label Studio": (".json", json_files.label_studio),
     "CreateML": (".json", json_files.createml),
-    "VIA CSV": (".csv", tables.via),
-    "Open Images": (".csv", tables.open_images),
-    "table of boxes": (".csv", tables.corners_of),
+    "VIA CSV": (".csv", text_files.via_table),
+    "Open Images": (".csv", text_files.open_images),
+    "table of boxes": (".csv", text_files.corners_of),
 }
 """Name → suffix and function, in the order in which they are preferred."""
 
@@ -71,7 +71,7 @@ def read_annotations(source: Source) -> tuple[list[WrittenBox], list[Problem], s
             continue
         except FeatlabError as error:
             problems.append(
-                Problem(path, str(error), stops=tables.is_own(path) or suffix != ".csv")
+                Problem(path, str(error), stops=text_files.is_own(path) or suffix != ".csv")
             )
             continue
         for name, (own, parse) in FORMATS.items():
@@ -90,7 +90,7 @@ def read_annotations(source: Source) -> tuple[list[WrittenBox], list[Problem], s
             preferred = name
             break
     if preferred == "YOLO" and all(box.label.isdecimal() for box in boxes):
-        problems.append(labels.yolo_unnamed(boxes[0].file))
+        problems.append(text_files.yolo_unnamed(boxes[0].file))
     # Who writes boxes.csv says with it which boxes are meant.
     if preferred == "boxes.csv":
         return boxes, problems, preferred
@@ -170,7 +170,7 @@ def _json(path: str, source: Source) -> Any:
 
 
 def _csv(path: str, source: Source) -> list[tuple[int, dict[str, str]]]:
-    return list(tables.read_rows(source.root / path, tables.needed(path)))
+    return list(text_files.read_rows(source.root / path, text_files.needed(path)))
 
 
 _LOADERS: dict[str, Callable[[str, Source], Any]] = {

@@ -1,0 +1,298 @@
+"""Who works: other processes beside this one, the workers of a cluster, threads in their order."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import importlib
+import logging
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from itertools import islice
+from threading import Lock
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import threadpoolctl  # type: ignore[import-untyped]
+
+from featlab.errors import FeatlabError
+from featlab.system.machine import usable_cores
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
+
+_IDLE = 300  # seconds after which a process that nobody asks anything ends
+_ONE_EACH = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_MOST_GROWN = 600_000_000  # bytes, of another process: libraries and tables of 2,000 images
+_STARTING = Lock()  # several threads may ask first
+
+
+@functools.cache
+def _others(n: int) -> Any:
+    """Other processes, the same for every stage, of one thread each.
+
+    They are not those that joblib shares: a caller's own call of joblib would end them, or fail.
+    """
+    # From the vendored loky: it needs no guard in a caller's script, as the standard library does.
+    from joblib.externals.loky import ProcessPoolExecutor  # type: ignore[import-untyped]
+
+    return ProcessPoolExecutor(n, timeout=_IDLE, env=_ONE_EACH)
+
+
+def _submitted(function: Callable[..., Any], *given: Any) -> Any:
+    """A call by one of the processes, of which there is one fewer than cores: this one has a core.
+
+    Where they have ended (one died) there are new ones.
+    """
+    n = max(1, usable_cores() - 1)
+    with _STARTING:
+        try:
+            return _others(n).submit(function, *given)
+        except RuntimeError:  # shut down, or broken
+            _others.cache_clear()
+            return _others(n).submit(function, *given)
+
+
+@functools.cache
+def _messengers(n: int) -> ThreadPoolExecutor:
+    """Threads that hand one call at a time to each of the other processes; the rest wait here."""
+    return ThreadPoolExecutor(n, "beside")
+
+
+class Beside(Generic[T]):
+    """A call that another process makes, or this one: with a single core, or where it is free."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._begun: Future[tuple[T, list[tuple[str, int, str]]]] | None = None
+        if usable_cores() > 1:
+            messengers = _messengers(usable_cores() - 1)
+            self._begun = messengers.submit(lambda: _submitted(_with_messages, call).result())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether asking for the result would neither wait nor make it."""
+        return "_result" in vars(self) or (self._begun is not None and self._begun.done())
+
+    def take_over(self) -> bool:
+        """Have it made here when it is asked for; False where it has begun, or is there."""
+        if self._begun is None or not self._begun.cancel():
+            return False
+        self._begun = None
+        return True
+
+    def __call__(self) -> T:
+        """The result; one thread makes it wherever that is, so that it is the same to the bit."""
+        return self._result
+
+    @functools.cached_property
+    def _result(self) -> T:
+        if self._begun is None:
+            return _with_one_thread(self._call)
+        return _logged_here(*self._begun.result())
+
+    def end(self) -> None:
+        """After an error elsewhere: what has begun is awaited, so that it ends quietly."""
+        if self._begun is not None and not self._begun.cancel():
+            self._begun.exception()
+
+
+@contextlib.contextmanager
+def beside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Iterator[Beside[T]]:
+    """Begin a call in another process; what is yielded waits for it and returns its result.
+
+    With a single core there is nothing to win, and the call is made when its result is asked for.
+    Either way it has one thread, so that the result is the same to the last bit.
+
+    Parameters
+    ----------
+    function : callable
+        Of a room that is quick to import; it and its arguments travel to the other process.
+    """
+    begun = Beside(functools.partial(function, *args, **kwargs))
+    try:
+        yield begun
+    finally:
+        begun.end()
+
+
+def others_are_there() -> bool:
+    """Whether other processes run, never with a single core: to start them takes seconds."""
+    return _others.cache_info().currsize > 0 and usable_cores() > 1
+
+
+@contextlib.contextmanager
+def each(function: Callable[[S], T], items: Iterable[S]) -> Iterator[Callable[[], list[T]]]:
+    """Begin a call for each item, as :func:`beside`; who asks for the results makes the last ones.
+
+    One that takes long should come early.
+    """
+    begun = [Beside(functools.partial(function, item)) for item in items]
+
+    def results() -> list[T]:
+        for one in reversed(begun):
+            if one.take_over():
+                one()
+        return [one() for one in begun]
+
+    try:
+        yield results
+    finally:
+        for one in reversed(begun):
+            one.end()
+
+
+@contextlib.contextmanager
+def ready(*modules: str) -> Iterator[None]:
+    """Start the other processes, and let one import modules while this one imports its own.
+
+    Parameters
+    ----------
+    *modules : str
+        What :func:`beside` will need; importing takes seconds.
+    """
+    if usable_cores() < 2:
+        yield
+        return
+    begun = _submitted(_load, modules)
+    try:
+        yield
+    finally:
+        begun.result()
+
+
+def dismiss() -> None:
+    """End the other processes at once, as the program does: waiting for them takes a second."""
+    if _others.cache_info().currsize:
+        _others(max(1, usable_cores() - 1)).shutdown(kill_workers=True)
+        _others.cache_clear()
+
+
+_cluster: ContextVar[Any] = ContextVar("cluster", default=None)
+
+
+@contextlib.contextmanager
+def on_cluster(client: Any | None) -> Iterator[None]:
+    """What is done within, where it is dear and needs little, is done by the workers of a cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        Of a Dask cluster whose workers have the same version of featlab; None leaves all here.
+    """
+    token = _cluster.set(client)
+    try:
+        yield
+    finally:
+        _cluster.reset(token)
+
+
+def has_cluster() -> bool:
+    """Whether there are workers of a cluster to do things."""
+    return _cluster.get() is not None
+
+
+def done_on_cluster(calls: Iterable[Callable[[], T]]) -> list[T]:
+    """Results of calls, in their order, by the workers of the cluster; each has one thread there.
+
+    What a worker had in hand that dies is done by another: the calls stay with the scheduler. There
+    are two for each worker at a time, since they hold what they work on.
+
+    Raises
+    ------
+    FeatlabError
+        Several workers died on the same call, or the scheduler is gone.
+    """
+    from distributed import KilledWorker, wait
+    from distributed.comm import CommClosedError
+
+    client, futures, waiting = _cluster.get(), [], iter(calls)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+            for call in waiting:
+                futures.append(client.submit(_with_one_thread, call, pure=False))
+                under_way = [one for one in futures if not one.done()]
+                if len(under_way) >= 2 * max(1, len(client.nthreads())):
+                    wait(under_way, return_when="FIRST_COMPLETED")
+            return [future.result() for future in futures]
+    except KilledWorker as error:
+        raise FeatlabError(
+            "several workers of the cluster died one after the other on the same part of the "
+            "analysis, as they do when they have not enough memory; give them more."
+        ) from error
+    except CommClosedError as error:
+        raise FeatlabError("the Dask scheduler is gone; run the same again.") from error
+    finally:
+        with contextlib.suppress(OSError):  # who is gone cannot be told
+            client.cancel(futures)
+
+
+def _with_messages(call: Callable[[], T]) -> tuple[T, list[tuple[str, int, str]]]:
+    """A result, and what was logged on the way: this process has no bars to write above."""
+    from joblib.externals.loky import process_executor
+
+    gc.set_threshold(20_000, 20, 20)  # as in the first process: a tenth of the time was for garbage
+    # One that has grown by 300 MB would be ended, and a new one import all that it needs again.
+    process_executor._MAX_MEMORY_LEAK_SIZE = _MOST_GROWN
+    records: deque[logging.LogRecord] = deque()
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[assignment, method-assign]
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        result = call()
+    finally:
+        root.removeHandler(handler)
+    return result, [(record.name, record.levelno, record.getMessage()) for record in records]
+
+
+def _logged_here(result: T, messages: list[tuple[str, int, str]]) -> T:
+    for name, level, text in messages:
+        logging.getLogger(name).log(level, "%s", text)
+    return result
+
+
+def _load(modules: tuple[str, ...]) -> None:
+    for module in modules:
+        importlib.import_module(module)
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Products of matrices in the thread that asks for them; to be put around loops.
+
+    OpenBLAS's other threads wait for the next product in a loop of their own, for some 20 ms, and
+    take a core from the network or from the threads of Python beside them. Small products gain
+    nothing by them. Nested and in threads of Python it may be used within another one only.
+    """
+    with _blas("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas"):
+        yield
+
+
+@functools.cache
+def _blas(of_scipy: bool) -> threadpoolctl.ThreadpoolController:
+    """NumPy's, and SciPy's own where it is loaded; to look for them takes milliseconds."""
+    return threadpoolctl.ThreadpoolController()
+
+
+def _with_one_thread(call: Callable[[], T]) -> T:
+    with threadpoolctl.threadpool_limits(1):
+        return call()
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[S], T], tasks: Iterable[S], ahead: int
+) -> Iterator[T]:
+    """Results of `work` in the order of the tasks; never more than `ahead` are under way."""
+    waiting = iter(tasks)
+    running: deque[Future[T]] = deque(pool.submit(work, task) for task in islice(waiting, ahead))
+    while running:
+        result = running.popleft().result()
+        running.extend(pool.submit(work, task) for task in islice(waiting, 1))
+        yield result
