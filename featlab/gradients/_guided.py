@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from featlab.arguments import check_choice
 from featlab.backbones import Backbone
-from featlab.backbones.graphs import cloned
+from featlab.backbones.graphs import cloned, graph_of
 from featlab.errors import FeatlabError
 
 if TYPE_CHECKING:
@@ -230,6 +230,9 @@ def copy_network(
     import keras
 
     def copied(operation: Any) -> Any:
+        if graph_of(operation) is not None:
+            # Keras before 3.13 goes one model deep only, and hands over what lies deeper.
+            return cloned(operation, operation.name, clone_function=copied, recursive=True)
         if isinstance(operation, keras.Model):
             raise ValueError(f"{operation.name!r} is a model of its own class")
         copy = type(operation).from_config(operation.get_config())
