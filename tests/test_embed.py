@@ -10,12 +10,15 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
+from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from featlab import FeatlabError, cli, embed, extract, images, plots
+from featlab.embed import planes
 from featlab.embed._neighbours import class_separation, misclassified
 from featlab.embed.planes import embed_images
 from featlab.plots.style import encode
+from featlab.system import machine
 
 
 def clusters(counts, width=40, gap=4.0, seed=0):
@@ -68,6 +71,41 @@ def test_trustworthiness_is_that_of_its_definition():
     excess = np.clip(np.take_along_axis(rank, near, axis=1) - k, 0, None).sum()
     expected = 1 - 2 / (n * k * (2 * n - 3 * k - 1)) * excess
     assert found.trustworthiness["pca"] == pytest.approx(expected)
+
+
+def divergence(scores, plane, perplexity):
+    """Of Kullback and Leibler, between the likenesses of the scores and those of the plane."""
+    likeness = planes._likenesses(scores, perplexity).toarray()
+    near = 1 / (1 + pairwise_distances(plane, metric="sqeuclidean"))
+    np.fill_diagonal(near, 0)
+    near /= near.sum()
+    some = likeness > 0
+    return (likeness[some] * np.log(likeness[some] / near[some])).sum()
+
+
+def test_the_plane_diverges_as_little_as_that_of_exact_tsne():
+    X, _ = clusters([60, 40, 50], seed=1)
+    scores = planes._principal_components(X, np.arange(150))[0]
+    exact = TSNE(method="exact", init="pca", random_state=0).fit_transform(scores)
+    ours = planes._tsne(scores, 30)
+    assert divergence(scores, ours, 30) < 1.03 * divergence(scores, exact, 30)
+    # Started where the other ended, it stays there: the slopes are those of the same divergence.
+    edges = planes._likenesses(scores, 30)
+    x, y = np.ascontiguousarray(exact.T, dtype=np.float32)
+    planes._settle(
+        edges.indptr, edges.indices, edges.data.astype(np.float32), x, y, 1, *np.float32([1, 0, 50])
+    )
+    assert_allclose(np.column_stack([x, y]), exact, atol=0.05 * np.ptp(exact))
+
+
+def test_likenesses_have_the_perplexity_asked_for():
+    rng = np.random.default_rng(0)
+    squares = np.sort(rng.exponential(size=(50, 90)) * np.geomspace(1e-6, 1e6, 50)[:, None])
+    weights = planes._weights(squares, 30)
+    assert_allclose(np.exp(-(weights * np.log(weights)).sum(axis=1)), 30, rtol=1e-6)
+    assert (np.diff(weights) <= 0).all()
+    copies = planes._weights(np.zeros((3, 90)), 30)  # of which none is nearer
+    assert_allclose(copies, 1 / 90)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +191,23 @@ def test_neighbours_are_those_of_the_cosine():
     )
 
 
+@pytest.mark.parametrize("copies", [1, 3, 40])
+def test_neighbours_are_the_same_by_parts_and_among_copies(monkeypatch, copies):
+    some = np.random.default_rng(2).exponential(size=(1200 // copies, 12))
+    X = np.tile(some, (copies, 1))
+    distance = np.round(np.clip(pairwise_distances(X, metric="cosine"), 0, 2), 12)
+    np.fill_diagonal(distance, np.inf)
+    order = distance.argsort(axis=1, kind="stable")[:, :30]
+    monkeypatch.setattr(machine, "BLOCK", 512 * 500)  # three parts of the others
+    found = embed.nearest_neighbours(X, None, 30)
+    assert_array_equal(found["neighbour"].to_numpy().reshape(-1, 30), order)
+    assert_allclose(
+        found["distance"].to_numpy().reshape(-1, 30),
+        np.take_along_axis(distance, order, axis=1),
+        atol=2e-12,
+    )
+
+
 def test_copies_scales_zeros_and_ties():
     X = np.array([[1.0, 0], [2, 0], [0, 1], [0, 3], [0, 0]])
     found = embed.nearest_neighbours(X, [0, 2, 4], 4, y=list("aabbb"))
@@ -235,6 +290,18 @@ def test_shuffled_labels_agree_as_often_as_chance():
     assert (alone["silhouette"] == 0).all() and (alone["neighbour_agreement"] == 0).all()
     with pytest.raises(FeatlabError, match="at least two classes"):
         class_separation(X, ["a"] * 160)
+
+
+def test_the_overview_seeks_neighbours_once_and_says_the_same():
+    X, y = clusters([40, 60], gap=0.3)
+    wrong = pd.DataFrame({"row": [70, 3, 9], "label": y[[70, 3, 9]], "predicted": "class 1"})
+    found = embed.overview(X, y, wrong)
+    pd.testing.assert_frame_equal(found.misclassified, misclassified(X, y, wrong))
+    pd.testing.assert_frame_equal(found.separation.table, class_separation(X, y).table)
+    pd.testing.assert_frame_equal(found.neighbours, embed.nearest_neighbours(X, None, 10, y=y))
+    for name, trust in found.embedding.trustworthiness.items():
+        plane = found.embedding.coordinates.filter(like=name if name == "tsne" else "pc").to_numpy()
+        assert trust == pytest.approx(trustworthiness(X, plane, n_neighbors=10), abs=1e-12)
 
 
 def test_the_overview_puts_it_together_for_a_tiny_set():

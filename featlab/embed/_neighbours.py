@@ -21,11 +21,14 @@ from featlab.arguments import (
 from featlab.embed.planes import MOST_IMAGES, Floats, lay_out
 from featlab.errors import FeatlabError
 from featlab.results.images import Overview, Separation
-from featlab.system.machine import double_rows, pieces
+from featlab.system.machine import CACHED, double_rows, pieces
 
 _BLOCK = 512  # rows whose distances to all others are held at once
 _NEIGHBOURS = 10
-_MEGABYTES = 128  # of distances that scikit-learn holds at once
+_UNSURE = 1e-3  # more than cosines in single precision err by, of 8,000 columns at the worst
+_MANY = (
+    0.05  # share of pairs to look at closely from which all are looked at, which is quicker then
+)
 _MOST_CANDIDATES = 4000  # images whose likenesses to each other are held at once
 _DECIMALS = 12  # distances that agree so far are equal; then the earlier row comes first
 
@@ -163,7 +166,12 @@ def representatives(
 
 
 def misclassified(
-    X: pd.DataFrame | ArrayLike, y: ArrayLike, predictions: pd.DataFrame, k: int = 10
+    X: pd.DataFrame | ArrayLike,
+    y: ArrayLike,
+    predictions: pd.DataFrame,
+    k: int = 10,
+    *,
+    neighbours: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Where the images lie that a head gets wrong: what their nearest neighbours are.
 
@@ -181,6 +189,8 @@ def misclassified(
         ``probability``.
     k : int
         Neighbours looked at, from 1 to n - 1.
+    neighbours : DataFrame, optional
+        The k of every image, of :func:`nearest_neighbours` with these labels, where they are known.
 
     Returns
     -------
@@ -199,8 +209,10 @@ def misclassified(
     check_columns(
         "predictions", predictions, ("row", "label", "predicted"), "give HeadResults.of(head)"
     )
-    neighbours = nearest_neighbours(X, predictions["row"].to_numpy(), k, y=y)
-    near = neighbours["neighbour_label"].to_numpy(str).reshape(-1, k)
+    asked = rows = predictions["row"].to_numpy(np.intp)
+    if neighbours is None:
+        neighbours, asked = nearest_neighbours(X, rows, k, y=y), np.arange(len(rows))
+    near = neighbours["neighbour_label"].to_numpy(str).reshape(-1, k)[asked]
     true, predicted = (predictions[c].to_numpy(str) for c in ("label", "predicted"))
     columns = ["row", "label", "predicted"]
     columns += ["probability"] if "probability" in predictions else []
@@ -209,7 +221,7 @@ def misclassified(
         k=k,
         share_true=share_true,
         share_predicted=(near == predicted[:, None]).mean(axis=1),
-        nearest=neighbours["neighbour"].to_numpy().reshape(-1, k)[:, 0],
+        nearest=neighbours["neighbour"].to_numpy().reshape(-1, k)[asked, 0],
         nearest_label=near[:, 0],
     )
     right = true == predicted
@@ -224,7 +236,13 @@ def misclassified(
     return table
 
 
-def class_separation(X: pd.DataFrame | ArrayLike, y: ArrayLike, k: int = 10) -> Separation:
+def class_separation(
+    X: pd.DataFrame | ArrayLike,
+    y: ArrayLike,
+    k: int = 10,
+    *,
+    neighbours: pd.DataFrame | None = None,
+) -> Separation:
     """How far the classes lie apart in the original space; descriptive.
 
     Parameters
@@ -234,6 +252,8 @@ def class_separation(X: pd.DataFrame | ArrayLike, y: ArrayLike, k: int = 10) -> 
         Labels of at least two classes.
     k : int
         Neighbours looked at, from 1 to n - 1.
+    neighbours : DataFrame, optional
+        The k of every image, of :func:`nearest_neighbours` with these labels, where they are known.
 
     Returns
     -------
@@ -260,11 +280,12 @@ def class_separation(X: pd.DataFrame | ArrayLike, y: ArrayLike, k: int = 10) -> 
     names = text_labels(y, len(values))
     codes, _ = class_codes(names, least=2)
     counts = np.bincount(codes)
-    neighbours = nearest_neighbours(values, None, k, y=names)
+    if neighbours is None:
+        neighbours = nearest_neighbours(values, None, k, y=names)
     per_image = pd.DataFrame(
         {
             "class": names,
-            "silhouette": _silhouettes(values, names),
+            "silhouette": _silhouettes(values, codes),
             "neighbour_agreement": neighbours["same_label"].to_numpy().reshape(-1, k).mean(axis=1),
         }
     )
@@ -278,16 +299,27 @@ def class_separation(X: pd.DataFrame | ArrayLike, y: ArrayLike, k: int = 10) -> 
     return Separation(table=table, **numbers)
 
 
-def _silhouettes(values: NDArray[np.floating], names: NDArray[np.object_]) -> Floats:
-    from sklearn import config_context
-    from sklearn.metrics import silhouette_samples
-
-    if len(np.unique(names)) == len(names):  # each image its own class: 0, as for any such class
-        return np.zeros(len(names))
-    # On unit vectors half the squared distance is the cosine distance, zeros included.
-    unit = _unit_vectors(values.astype(np.float64))
-    with config_context(working_memory=_MEGABYTES):
-        return np.asarray(silhouette_samples(unit, names, metric="cosine"))
+def _silhouettes(values: NDArray[np.floating], codes: NDArray[np.intp]) -> Floats:
+    """By the cosine distance, of which the mean over a class is that to its mean unit vector."""
+    counts = np.bincount(codes)
+    sums = np.zeros((len(counts), values.shape[1]))
+    for part in pieces(len(values), values.shape[1]):
+        np.add.at(sums, codes[part], _unit_vectors(double_rows(values, part)))
+    silhouettes = np.zeros(len(values))
+    for part in pieces(len(values), values.shape[1]):
+        unit, own = _unit_vectors(double_rows(values, part)), codes[part]
+        places = np.arange(len(own))
+        to_class = counts - unit @ sums.T
+        to_itself = 1 - np.einsum("ij,ij->i", unit, unit)  # 1 of a vector of zeros
+        others = counts[own] - 1
+        inside = (to_class[places, own] - to_itself) / np.maximum(others, 1)
+        to_class /= counts
+        to_class[places, own] = np.inf
+        outside = to_class.min(axis=1)
+        largest = np.maximum(inside, outside)
+        known = (others > 0) & (largest > 0)  # an image alone in its class: 0
+        np.divide(outside - inside, largest, out=silhouettes[part], where=known)
+    return silhouettes
 
 
 def _unit_vectors(values: Floats) -> Floats:
@@ -298,36 +330,57 @@ def _unit_vectors(values: Floats) -> Floats:
 def _nearest(
     values: NDArray[np.floating], rows: NDArray[np.intp], k: int
 ) -> tuple[NDArray[np.intp], Floats]:
-    """Row numbers and distances of the k nearest, ``(len(rows), k)`` each."""
-    places = np.empty((len(rows), k), dtype=np.intp)
-    distances = np.empty((len(rows), k))
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        part = slice(start, start + _BLOCK)
-        places[part], distances[part] = _nearest_of_block(values, block, k)
+    """Row numbers and distances of the k nearest, ``(len(rows), k)`` each.
+
+    Cosines in single precision say who can be among them, those in double precision who is.
+    """
+    places = np.full((len(rows), k), len(values), dtype=np.intp)
+    distances = np.full((len(rows), k), np.inf)
+    for part in pieces(len(values), max(values.shape[1], _BLOCK)):
+        others = _unit_vectors(double_rows(values, part))
+        singles = others.astype(np.float32)
+        for start in range(0, len(rows), _BLOCK):
+            some = slice(start, start + _BLOCK)
+            unit = _unit_vectors(double_rows(values, rows[some]))
+            own = rows[some] - part.start
+            here, there = _candidates(unit.astype(np.float32) @ singles.T, own, k)
+            distance = _distances(unit, others, here, there)
+            here = np.concatenate([np.repeat(np.arange(len(unit)), k), here])
+            there = np.concatenate([places[some].ravel(), there + part.start])
+            distance = np.concatenate([distances[some].ravel(), distance])
+            # Of equal distances the earlier image comes first.
+            order = np.lexsort((there, distance, here))
+            first = np.searchsorted(here[order], np.arange(len(unit)))
+            nearest = order[first[:, np.newaxis] + np.arange(k)]
+            places[some], distances[some] = there[nearest], distance[nearest]
     return places, distances
 
 
-def _nearest_of_block(
-    values: NDArray[np.floating], block: NDArray[np.intp], k: int
-) -> tuple[NDArray[np.intp], Floats]:
-    """As `_nearest`, for few rows: the best so far against one part of the images at a time."""
-    unit = _unit_vectors(double_rows(values, block))
-    best = np.empty((len(block), 0))
-    places = np.empty((len(block), 0), dtype=np.intp)
-    for part in pieces(len(values), max(values.shape[1], _BLOCK)):
-        others = _unit_vectors(double_rows(values, part))
-        distance = np.clip(1 - unit @ others.T, 0, 2)
-        distance = np.round(distance, _DECIMALS, out=distance)
-        own = np.flatnonzero((block >= part.start) & (block < part.stop))
-        distance[own, block[own] - part.start] = np.inf
-        numbers = np.broadcast_to(np.arange(part.start, part.stop), distance.shape)
-        distance, numbers = np.hstack([best, distance]), np.hstack([places, numbers])
-        # Stable: of equal distances the earlier image, which is further left, stays first.
-        order = np.argsort(distance, axis=1, kind="stable")[:, :k]
-        best = np.take_along_axis(distance, order, axis=1)
-        places = np.take_along_axis(numbers, order, axis=1)
-    return places, best
+def _candidates(
+    cosines: NDArray[np.float32], own: NDArray[np.intp], k: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pairs of an image and another that may be one of its k nearest; `own` is its own column."""
+    n, m = cosines.shape
+    itself = np.flatnonzero((own >= 0) & (own < m)), own[(own >= 0) & (own < m)]
+    cosines[itself] = -np.inf
+    least = np.partition(cosines, m - k, axis=1)[:, m - k] if k < m else np.full(n, -np.inf)
+    near = cosines >= (least - _UNSURE)[:, np.newaxis]
+    near[itself] = False
+    here, there = np.nonzero(near)
+    return here, there
+
+
+def _distances(
+    unit: Floats, others: Floats, here: NDArray[np.intp], there: NDArray[np.intp]
+) -> Floats:
+    """1 - cosine of some pairs."""
+    if len(here) > _MANY * unit.shape[0] * others.shape[0]:  # copies of each other
+        cosines = (unit @ others.T)[here, there]
+    else:
+        cosines = np.empty(len(here))
+        for some in pieces(len(here), unit.shape[1], CACHED):
+            cosines[some] = np.einsum("ij,ij->i", unit[here[some]], others[there[some]])
+    return (1 - cosines).clip(0, 2).round(_DECIMALS)
 
 
 def overview(
@@ -364,15 +417,17 @@ def overview(
     embedding = lay_out(values, rows, random_state=random_state)
     k = min(_NEIGHBOURS, len(rows) - 1)
     part, names = (values, names) if len(rows) == len(values) else (values[rows], names[rows])
+    neighbours = nearest_neighbours(part, None, k, y=names)
     wrong = None
     if predictions is not None:
         known = predictions[predictions["row"].isin(rows)]
         known = known.assign(row=np.searchsorted(rows, known["row"]))
-        wrong = _of_rows(misclassified(part, names, known, k), rows)
+        wrong = misclassified(part, names, known, k, neighbours=neighbours)
+        wrong = _of_rows(wrong, rows)
     return Overview(
         embedding=embedding,
-        separation=class_separation(part, names, k),
-        neighbours=_of_rows(nearest_neighbours(part, None, k, y=names), rows),
+        separation=class_separation(part, names, k, neighbours=neighbours),
+        neighbours=_of_rows(neighbours, rows),
         misclassified=wrong,
     )
 
