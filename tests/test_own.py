@@ -17,7 +17,7 @@ from featlab.backbones._files import imagenet_classes
 from featlab.extract import PassOptions, append_maps, extract_maps, extract_shard, join_shards
 from featlab.images import index_images
 from featlab.store import MapStore
-from featlab.store.network import OwnHead
+from featlab.store.network import CODES, OwnHead, largest
 
 K, C = 14, 10
 CLASSES = tuple(f"own {k}" for k in range(K))
@@ -41,6 +41,14 @@ class Classifier(FakeBackbone):
 @pytest.fixture
 def table(picture_folder) -> pd.DataFrame:
     return index_images(picture_folder({"cat": 7, "dog": 6}))[0]
+
+
+def test_of_equal_logits_the_first_are_kept_and_nan_comes_last():
+    logits = np.random.default_rng(0).integers(0, 9, (50, 40)).astype(np.float32)
+    logits[::3, ::2] = np.nan
+    whole = np.argsort(-logits, axis=1, kind="stable")
+    for most in (1, 10, 40):
+        assert np.array_equal(largest(logits, most)[CODES], whole[:, :most])
 
 
 @pytest.mark.parametrize("linear", [True, False])

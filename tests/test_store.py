@@ -285,6 +285,19 @@ def test_every_number_is_rounded_to_the_nearest_half(tmp_path):
     rng = np.random.default_rng(0)
     values = np.concatenate([below, -below, rng.normal(0, 3, 4096 - 2 * len(below))])
     maps = values.astype(np.float32).reshape(1, 8, 8, 64)
+    assert_rounded_as_numpy_does(tmp_path, maps)
+    # Every float16, what lies halfway between two, and the neighbours of both.
+    halves = np.sort(np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32))
+    halves = halves[np.isfinite(halves)]
+    marks = np.concatenate([halves, (halves[1:] + halves[:-1]) / 2, np.float32([-0.0])])
+    around = [np.nextafter(marks, np.float32(end)) for end in (-65504, 65504)]
+    values = np.concatenate([marks, *around])
+    maps = np.resize(values, (1, -(-len(values) // 64), 1, 64))
+    assert_rounded_as_numpy_does(tmp_path, maps[:, :, :, :32])  # not contiguous, either
+    assert_rounded_as_numpy_does(tmp_path, maps)
+
+
+def assert_rounded_as_numpy_does(tmp_path, maps):
     part = tmp_path / "part.h5"
     writer = PartWriter(part, 1)
     writer.append({"layer": maps}, np.full((1, 64), 1 / 64), np.array([[0.0, 0.0, 1.0, 1.0]]))
@@ -292,7 +305,8 @@ def test_every_number_is_rounded_to_the_nearest_half(tmp_path):
     with h5py.File(part) as file:
         stored = file["maps/layer"][:]
     assert stored.dtype == np.float16
-    np.testing.assert_array_equal(stored, maps.astype(np.float16))
+    bits = maps.astype(np.float16).view(np.uint16)
+    np.testing.assert_array_equal(stored.view(np.uint16), bits)
 
 
 def test_a_layer_that_overflows_half_precision_becomes_float32(tmp_path):

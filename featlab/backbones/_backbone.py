@@ -149,11 +149,14 @@ class Backbone:
             return self.model
         return keras.Model(self.network.inputs, [*self.model.outputs, self._classified[1]])
 
-    def warn_of_scaling(self, pixels: np.ndarray, labels: Sequence[str]) -> None:
-        """Warn where a file's own classifier knows labelled pictures better in another scaling."""
+    def warn_of_scaling(self, read: Callable[[], np.ndarray], labels: Sequence[str]) -> None:
+        """Warn where a file's own classifier knows labelled pictures better in another scaling.
+
+        The pictures' pixels are read only where there is another scaling.
+        """
         scaling, head = scaling_of_words(self.preprocessing), self.own_head
         if scaling is not None and head is not None:
-            doubt = _better_scaling(self.run_model, head, scaling, pixels, labels)
+            doubt = _better_scaling(self.run_model, head, scaling, read(), labels)
             if doubt:
                 logger.warning("%s: %s", self.name, doubt)
 

@@ -244,9 +244,9 @@ def read_batch(
     its place, so that all others meet the network as they would have.
     """
     pixels, colours, frames, small = [], [], [], []
-    for row in rows:
+    for row, record in zip(rows, read.records(rows), strict=True):
         try:
-            resized, picture = read(row)
+            resized, picture = read.read(record)
         except PictureGoneError as error:
             if gone is None:
                 raise

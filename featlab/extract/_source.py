@@ -218,7 +218,7 @@ def warn_of_scaling(images: pd.DataFrame, source: MapSource, options: PassOption
         return
     some = labelled.iloc[np.unique(np.linspace(0, len(labelled) - 1, _MOST_ASKED).astype(int))]
     read = InputReader(some.reset_index(drop=True), source.input_size, options.resize)
-    ask(np.stack([read(row)[0] for row in range(len(some))]), some["label"].tolist())
+    ask(lambda: np.stack([read(row)[0] for row in range(len(some))]), some["label"].tolist())
 
 
 def logits_kept(head: OwnHead, options: PassOptions) -> int:

@@ -261,7 +261,9 @@ def _formats() -> tuple[str, ...]:
     # A picture with much text or a large colour profile is not damaged; all text of a file together
     # stays below Pillow's own limit.
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-    return tuple(name for name in Image.ID if name not in _NOT_DECODED)
+    # In this order Pillow asks whose a file is; that of a JPEG is told by its first bytes.
+    others = (name for name in Image.ID if name not in _NOT_DECODED | {"JPEG"})
+    return ("JPEG", *others)
 
 
 @cache

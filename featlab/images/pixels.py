@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -38,6 +39,8 @@ BOX_TOLERANCE = 1.0
 BOX_TOLERANCE_SHARE = 0.05
 """The same as a share of the picture's side, where that is more."""
 _Corners = tuple[float, float, float, float]
+_Record = tuple[str, str, str, int, int, str]
+"""Folder, path, digest, width, height and levels of a picture."""
 _JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
 
 
@@ -122,7 +125,16 @@ class InputReader:
         PictureGoneError
             The picture is missing, has changed since it was indexed, or cannot be decoded.
         """
-        folder, path, digest, width, height, levels = (column[row] for column in self._columns)
+        return self.read(self.records([row])[0])
+
+    def records(self, rows: Sequence[int]) -> list[_Record]:
+        """What :meth:`read` needs of some rows; asked one by one they take four times as long."""
+        columns = [column.take(np.asarray(rows)).tolist() for column in self._columns]
+        return list(zip(*columns, strict=True))
+
+    def read(self, record: _Record) -> tuple[npt.NDArray[np.uint8], ScaledPicture]:
+        """As for one row, of which :meth:`records` tells."""
+        folder, path, digest, width, height, levels = record
         file = Path(folder, path)
         try:
             data = file.read_bytes()
@@ -141,7 +153,7 @@ class InputReader:
 
     @cached_property
     def _columns(self) -> list[ExtensionArray]:
-        """What is needed of a picture; to cut rows out of the table takes much longer."""
+        """Columns of a record; to cut rows out of the table takes much longer."""
         names = ("folder", "path", "sha256", "width", "height")
         return [*(self.images[name].array for name in names), levels_of(self.images).array]
 

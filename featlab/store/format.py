@@ -418,3 +418,30 @@ def item_inside(file: h5py.File, key: str, kind: Any, name: str, *, virtual: boo
     if outside:
         raise FeatlabError(f"{file.filename} is refused: /{key} lies in another file.")
     return item
+
+
+def float16_bits(values: np.ndarray) -> np.ndarray:
+    """float32 as float16 to the bit as NumPy rounds it, in half of NumPy's time.
+
+    Parameters
+    ----------
+    values : ndarray of float32
+        Each finite, and below 65,520 in size.
+
+    Returns
+    -------
+    ndarray of uint16, one-dimensional
+    """
+    bits = np.ravel(values).view(np.uint32)
+    size = bits & 0x7FFFFFFF
+    # Added to 2**13 times its own power of two a number is rounded to the digits of a float16.
+    power = np.maximum(size & 0x7F800000, 113 << 23)
+    power += 13 << 23
+    total = (size.view(np.float32) + power.view(np.float32)).view(np.uint32)
+    total -= power
+    power >>= 13
+    total += power
+    total -= 126 << 10
+    if bits.view(np.int32).min(initial=0) < 0:
+        total |= (bits >> 16) & 0x8000
+    return total.astype(np.uint16)

