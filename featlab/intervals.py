@@ -4,7 +4,7 @@ Every interval of a mean over images rests on one idea. The images (or whole gro
 by random shares, and one more that nobody has seen is among them, which lies at the lower end of
 the range for the lower limit and at the upper end for the upper one. For a share of independent
 images this is the exact interval of the binomial distribution, in closed form. Every interval of
-an AUROC is a score interval.
+an AUROC is a score interval. Where several are read together, Holm's correction is here, too.
 """
 
 from __future__ import annotations
@@ -381,3 +381,14 @@ def _spread(
     parts = [np.where(at_border, size, part) for size, part in zip((n_ref, n), parts, strict=True)]
     free = [np.maximum(np.asarray(size, float) - 1, 1.0) for size in units or (n, n_ref)]
     return factor, sum(parts) ** 2 / (parts[0] ** 2 / free[0] + parts[1] ** 2 / free[1])
+
+
+def holm(p: Floats) -> Floats:
+    """Holm's adjusted p-values of those that are known; NaN stays NaN and counts for no test.
+
+    statsmodels' `multipletests` gives the same, and looks through all of a process for garbage.
+    """
+    adjusted = np.full(len(p), np.nan)
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
+    return np.minimum(adjusted, 1.0)

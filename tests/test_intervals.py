@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, multinomial, t
+from statsmodels.stats.multitest import multipletests
 
 from featlab.arguments import effective_units
 from featlab.intervals import (
@@ -14,6 +18,7 @@ from featlab.intervals import (
     bootstrap_draws,
     difference_interval,
     draws_interval,
+    holm,
     interval_name,
     mean_draws,
     mean_interval,
@@ -229,3 +234,14 @@ def test_coverage(name):
     found = interval_coverage.measured(interval_coverage.CELLS[name], n_repeats=400, seed=0)
     # Nominal 0.95, wanted 0.93; two standard errors of 400 repeats are 0.025.
     assert found["covered"] >= 0.93 - 0.025, found
+
+
+@given(st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1e-300, 0.5, math.nan]))))
+def test_holm_is_that_of_statsmodels_to_the_bit_and_unknown_values_count_for_no_test(p):
+    p = np.array(p, dtype=float)
+    known = ~np.isnan(p)
+    adjusted = holm(p)
+    assert np.isnan(adjusted[~known]).all()
+    if known.any():
+        expected = multipletests(p[known], method="holm")[1]
+        np.testing.assert_array_equal(adjusted[known], expected)

@@ -267,11 +267,9 @@ def test_results_are_not_written_into_after_they_were_made(results, written):
 
 def test_seconds_of_earlier_stages_are_told_and_left_alone(store, monkeypatch):
     monkeypatch.setattr("featlab.pipeline._analysis.STAGES", ())
-    for one in ("with_predictions", "with_showcase"):
-        monkeypatch.setattr(f"featlab.pipeline.pictures.{one}", lambda results: results)
     earlier = {"extract": 3.0}
     seconds = analyse(store, seconds=earlier).seconds
-    assert seconds.keys() == {"extract", "copies", "predictor", "examples"}
+    assert seconds.keys() == {"extract", "copies"}
     assert seconds["extract"] == 3.0
     assert earlier == {"extract": 3.0}
 
@@ -286,7 +284,7 @@ def test_every_stage_has_what_it_needs():
     for stage in STAGES:
         assert set(stage.needs) <= known, stage.name
         known.add(stage.name)
-    others = {"index", "extract", "copies", "predictor", "report"}
+    others = {"index", "extract", "copies", "report"}
     assert {stage.title for stage in STAGES} | others == set(_words.STAGES)
     made = {field.name for field in dataclasses.fields(Results)}
     assert {"heads", "neurons", "localisation", "audit", "cards", "set_overview"} <= made & known
@@ -312,6 +310,14 @@ def test_stages_take_what_was_given_and_what_stages_before_them_made(cores, monk
     made, seconds = run_stages(stages, {"x": 1})
     assert made == {"doubled": 2, "total": 3}
     assert set(seconds) == {"one", "two"}
+
+
+def test_of_stages_of_one_name_the_one_that_can_be_made_is_and_nothing_was_left_out():
+    one, other = Stage("n", lambda x: x + 1, "one"), Stage("n", lambda y: y, "other")
+    for stages in ([one, other], [other, one]):
+        absent = {"y": "there is no y"}
+        made, _ = run_stages([*stages, Stage("twice", lambda n: 2 * n, "twice")], {"x": 1}, absent)
+        assert made == {"n": 2, "twice": 4} and absent == {"y": "there is no y"}
 
 
 @pytest.mark.slow

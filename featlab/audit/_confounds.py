@@ -20,8 +20,7 @@ from featlab.arguments import (
     row_numbers,
 )
 from featlab.errors import FeatlabError
-from featlab.heads.comparison import holm
-from featlab.intervals import auroc_score_interval
+from featlab.intervals import auroc_score_interval, holm
 from featlab.neurons.rank_statistics import auroc_interval, clustered_auroc, rank_statistics
 from featlab.neurons.rank_tests import grouped_p, mannwhitney_p
 

@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from featlab.arguments import check_choice, check_same_rows, check_whole
 from featlab.errors import FeatlabError
@@ -19,7 +18,7 @@ from featlab.features import feature_table
 from featlab.heads._evaluation import evaluate_heads
 from featlab.heads.models import HEADS_DEFAULT
 from featlab.heads.scores import METRICS
-from featlab.intervals import mean_interval
+from featlab.intervals import holm, mean_interval
 from featlab.results.analysis import (
     BASELINE_HEADS,
     BackboneComparison,
@@ -247,15 +246,6 @@ def sign_flip_p(sums: Ints) -> float:
         chances = wider
     totals = np.arange(len(chances)) - int(sizes.sum())
     return min(1.0, float(chances[np.abs(totals) >= abs(int(sums.sum()))].sum()))
-
-
-def holm(p: Floats) -> Floats:
-    """Holm's adjusted p-values of those that are known."""
-    known = ~np.isnan(p)
-    adjusted = np.full(len(p), np.nan)
-    if known.any():
-        adjusted[known] = multipletests(p[known], method="holm")[1]
-    return adjusted
 
 
 def compare_backbones(

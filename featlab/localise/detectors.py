@@ -21,7 +21,7 @@ from featlab.arguments import (
     true_boxes,
 )
 from featlab.boxes.geometry import centre_in_box, whole_picture_boxes
-from featlab.intervals import mean_interval
+from featlab.intervals import holm, mean_interval
 from featlab.localise.fitting import cells_in_boxes
 from featlab.localise.heat import picture_sizes
 from featlab.store import MapStore
@@ -233,8 +233,8 @@ def _boxed(store: MapStore, rows: Any, box_kind: str | None) -> tuple[pd.DataFra
 
 def _with_verdicts(table: pd.DataFrame, alpha: float, truth: pd.DataFrame) -> pd.DataFrame:
     """The table with p-values corrected over all of it, and what follows for boxes of a kind."""
-    table["p_adjusted"] = _corrected(table["p"].to_numpy(float), "fdr_bh")
-    table["p_inside"] = _corrected(table["p_inside"].to_numpy(float), "holm")
+    table["p_adjusted"] = _false_discoveries(table["p"].to_numpy(float))
+    table["p_inside"] = holm(table["p_inside"].to_numpy(float))
     significant = table["p_inside"] <= alpha
     on = significant & (table["auroc_inside"] > 0.5) & (table["p_adjusted"] <= alpha)
     beside = significant & (table["auroc_inside"] < 0.5)
@@ -266,15 +266,15 @@ def _other_kinds(
             own = _auroc_inside(maps[neuron][mine][None], inside[mine])[0]
             p[place, neuron] = _signed_rank_p(own, units[mine])
             mean[place, neuron] = own[~np.isnan(own)].mean() if (~np.isnan(own)).any() else np.nan
-    holds = (_corrected(p.ravel(), "holm").reshape(p.shape) <= alpha) & (mean > 0.5)
+    holds = (holm(p.ravel()).reshape(p.shape) <= alpha) & (mean > 0.5)
     return ["".join(f", on the {kinds[k]} boxes" for k in np.flatnonzero(one)) for one in holds.T]
 
 
-def _corrected(p: np.ndarray, method: str) -> np.ndarray:
-    """The p-values that are known, corrected over these."""
+def _false_discoveries(p: np.ndarray) -> np.ndarray:
+    """Benjamini and Hochberg's rates over the p-values that are known."""
     known, corrected = ~np.isnan(p), np.full(len(p), np.nan)
     if known.any():
-        corrected[known] = multipletests(p[known], method=method)[1]
+        corrected[known] = multipletests(p[known], method="fdr_bh")[1]
     return corrected
 
 

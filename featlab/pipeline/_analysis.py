@@ -147,15 +147,11 @@ def analyse(
         transfer=transfer,
         boxed_test_images=int((given["split"][given["truth"]["image"].unique()] == "test").sum()),
         left_out={name: why for name, why in left_out.items() if name in stages}
-        | sets.without_clusters(made, len(store)),
+        | sets.without_clusters(made, len(store))
+        | getattr(made.get("in_use"), "left_out", {}),
         **sets.heads_and_neurons(made),
         **{field.name: made[field.name] for field in fields(Results) if field.name in made},
     )
-    with timed(seconds := dict(results.seconds), "predictor"):
-        results = results if results.unlabelled else pictures.with_predictions(results)
-    with timed(seconds, "examples"):
-        results = pictures.with_showcase(results)
-    results = replace(results, seconds=seconds)
     return replace(results, answers=report.overview.answers(results))
 
 
@@ -204,10 +200,6 @@ def _box_regression(
     )
 
 
-def _main_table(store: MapStore, tables: Mapping[Place, pd.DataFrame]) -> pd.DataFrame:
-    return tables[main_place(store)]
-
-
 def _heads(
     store: MapStore, X: pd.DataFrame, labels: pd.Series, split: pd.Series, random_state: int
 ) -> HeadResults:
@@ -221,10 +213,6 @@ def _heads(
     )
 
 
-def _per_class(heads: HeadResults) -> pd.DataFrame:
-    return per_class(heads, "logistic")
-
-
 def _all_neurons(
     store: MapStore,
     tables: Mapping[Place, pd.DataFrame],
@@ -235,10 +223,6 @@ def _all_neurons(
 ) -> pd.DataFrame:
     table = find_detectors(list(tables.values()), labels, split, groups, random_state=random_state)
     return sets.with_votes(store, table, random_state)
-
-
-def _neurons(store: MapStore, all_neurons: pd.DataFrame) -> pd.DataFrame:
-    return rows_of(all_neurons, main_place(store))
 
 
 def _softmax_top_k(X: pd.DataFrame, labels: pd.Series, split: pd.Series) -> pd.DataFrame:
@@ -398,28 +382,41 @@ def _box_details(
     )
 
 
+def _in_use(
+    store: MapStore,
+    split: pd.Series,
+    heads: HeadResults,
+    neurons: pd.DataFrame,
+    localisation: Localisation,
+    box_regression: BoxHeadResults | None,
+    box_kind: str | None,
+    random_state: int,
+) -> Results:
+    """What a predictor is made of, with it and with the pictures for the top of the page."""
+    known: dict[str, Any] = {"localisation": localisation, "box_regression": box_regression}
+    known |= {"box_kind": box_kind or _only_kind(store.boxes), "random_state": random_state}
+    results = Results(store, split, heads, neurons, **known)
+    return pictures.with_showcase(pictures.with_predictions(results))
+
+
 def _head_details(heads: HeadResults, learning: pd.DataFrame, random_state: int) -> HeadDetails:
-    return HeadDetails(
-        head="logistic",
-        pairs=compare_heads(heads, random_state=random_state),
-        calibration=calibration(heads, "logistic"),
-        learning=learning,
-    )
+    pairs = compare_heads(heads, random_state=random_state)
+    return HeadDetails("logistic", pairs, calibration(heads, "logistic"), learning)
 
 
 STAGES = (
     # What runs beside the others is begun as soon as what it needs is there, and awaited last.
     Stage("box_regression", _box_regression, "box heads", beside=True),
     Stage("tables", feature_tables, "features"),
-    Stage("X", _main_table, "features"),
+    Stage("X", lambda store, tables: tables[main_place(store)], "features"),
     Stage("learning", _learning_curve, "learning curve", beside=True),
     Stage("heads", _heads, "heads"),
     Stage("overview", _overview, "overview", beside=True),
     Stage("by_place", place_heads, "heads"),
     Stage("predicted", predicted_classes, "heads"),
-    Stage("per_class", _per_class, "heads"),
+    Stage("per_class", lambda heads: per_class(heads, "logistic"), "heads"),
     Stage("all_neurons", _all_neurons, "neurons"),
-    Stage("neurons", _neurons, "neurons"),
+    Stage("neurons", lambda store, all_neurons: rows_of(all_neurons, main_place(store)), "neurons"),
     Stage("detectors", confirmed_detectors, "neurons"),
     Stage("softmax_top_k", _softmax_top_k, "neurons"),
     Stage("detector_details", detector_details, "detector details", beside=True),
@@ -443,6 +440,9 @@ STAGES = (
     Stage("gallery", pictures.gallery, "examples"),
     Stage("portraits", pictures.portraits, "examples"),
     Stage("regression_failures", pictures.regression_failures, "examples"),
+    Stage("in_use", _in_use, "predictor"),
+    Stage("predictions", lambda in_use: in_use.predictions, "predictor"),
+    Stage("showcase", lambda in_use: in_use.showcase, "predictor"),
     Stage("set_overview", _set_overview, "overview"),
     Stage("box_details", _box_details, "box heads"),
     Stage("head_details", _head_details, "learning curve"),

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
 from featlab import localise
 from featlab.arguments import (
@@ -27,6 +26,7 @@ from featlab.embed import likeness
 from featlab.features import feature_table
 from featlab.heads import evaluate_heads
 from featlab.heads.comparison import paired
+from featlab.intervals import holm
 from featlab.localise.fitting import signed_centre
 from featlab.pipeline.detectors import LOCALISERS, class_weights, find_detectors
 from featlab.pipeline.pictures import (
@@ -335,7 +335,7 @@ def _pairs(
             if name != leader
         ]
     )
-    return table.assign(p_adjusted=multipletests(table["p"], method="holm")[1])
+    return table.assign(p_adjusted=holm(table["p"].to_numpy(float)))
 
 
 def _box_pairs(

@@ -29,9 +29,10 @@ from featlab.heads import (
     linear_weights,
     smallest_set,
 )
-from featlab.heads.comparison import holm, paired
+from featlab.heads.comparison import paired
 from featlab.heads.models import predict_classes
 from featlab.heads.scores import clusters_of
+from featlab.intervals import holm
 from featlab.neurons import (
     cluster_detectors,
     compare_classes,

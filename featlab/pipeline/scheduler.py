@@ -106,8 +106,9 @@ def run_stages(
         begun = []
         for stage in stages:
             why = next((absent[name] for name in stage.needs if name in absent), None)
-            if why is not None:
+            if why is not None and stage.name not in begun:
                 absent.setdefault(stage.name, why)
+            if why is not None:
                 continue
             absent.pop(stage.name, None)
             begun.append(stage.name)
@@ -167,8 +168,8 @@ def _call_light(call: Callable[[], Any]) -> Any:
 def _light() -> Iterator[None]:
     """Without checks and searches that thousands of small models and corrections would repeat.
 
-    The store has checked the values, so scikit-learn need not. statsmodels' multipletests collects
-    garbage at each call, which looks through all that the libraries hold, unless that is frozen.
+    The store has checked the values, so scikit-learn need not. Garbage is not looked for among the
+    million objects that the libraries hold.
     """
     ours = not gc.get_freeze_count()
     if ours:
