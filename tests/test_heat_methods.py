@@ -185,6 +185,27 @@ def test_a_student_needs_no_box_and_reads_none():
     assert 0 <= heat.min() < heat.max() <= 1
 
 
+def test_a_student_learns_from_very_many_pictures(monkeypatch):
+    # Of each of which two cells are drawn, one above and one below the other.
+    store, wholes = wholes_and_parts()
+    monkeypatch.setattr(localise.fitting, "_MOST_CELLS", 2 * (SPLIT == "train").sum())
+    known = {"neurons": TABLE[TABLE["neuron"] < 2], "weights": WEIGHTS, "boxes": store.boxes}
+    fitted = localise.fitting.fit_methods(store, SPLIT == "train", "student", **known)
+    rows = np.flatnonzero(SPLIT == "test")
+    heat, inside = localise.heat_maps(store, rows, fitted)["student"], wholes[rows]
+    assert heat[inside].mean() > heat[~inside].mean() + 0.1
+
+
+def test_ranks_are_those_of_every_picture_alone():
+    heat = np.random.default_rng(0).integers(0, 9, (5, 4, 3)).astype(np.float32)
+    heat[1, 0], heat[2] = np.nan, 1.0
+    ranks = localise.fitting.ranks_in_picture(heat)
+    for one, of_one in zip(heat, ranks, strict=True):
+        below = [[(one < cell).sum() + (one == cell).sum() / 2 for cell in row] for row in one]
+        expected = np.array(below) / np.isfinite(one).sum()
+        assert np.allclose(of_one, np.where(np.isfinite(one), expected, np.nan), equal_nan=True)
+
+
 def test_padding_around_pictures_teaches_a_student_nothing():
     store, _ = wholes_and_parts()
     wide = np.tile([0.0, 3 / 14, 1.0, 11 / 14], (N, 1))
@@ -200,8 +221,8 @@ def test_padding_around_pictures_teaches_a_student_nothing():
         heat=np.ones((rows.sum(), 14, 14), dtype=np.float32),
     )
     fires = vars(drawn)["values"].any(axis=1)
-    assert np.isnan(drawn.heat[~fires]).all()
-    assert np.isfinite(drawn.heat[fires]).all()
+    assert np.isnan(drawn.rank[~fires]).all()
+    assert np.isfinite(drawn.rank[fires]).all()
 
 
 def test_the_class_asked_for_decides(store, fitted):

@@ -256,6 +256,7 @@ def train_cells(
         if heat is not None:
             hot = upsample(heat[done : done + n], (h, w))
             hot[~_in_picture(np.asarray(store.frames)[chunk], (h, w))] = np.nan
+            hot = ranks_in_picture(hot)
         done += n
         inside = cells_in_boxes(store, chunk, (h, w), boxes)
         take = min(share, h * w)
@@ -268,6 +269,29 @@ def train_cells(
     boxed = np.isin(images, boxes["image"].to_numpy(np.int64))
     values = read(values, context.centre)
     return Cells(values, codes[images], images, of_cells[0], boxed, of_cells[1])
+
+
+def ranks_in_picture(heat: np.ndarray) -> np.ndarray:
+    """Share of its picture's cells that each is hotter than, half of itself included.
+
+    Among all cells, not those that are drawn: of very many pictures two each are.
+
+    Parameters
+    ----------
+    heat : ndarray of shape (n, h, w)
+        NaN where it does not count.
+
+    Returns
+    -------
+    ndarray of shape (n, h, w), float32
+        Between 0 and 1, NaN where `heat` is; equal ones share the mean of their ranks.
+    """
+    from scipy.stats import rankdata  # which a prediction need not wait for
+
+    flat = heat.reshape(len(heat), -1)
+    ranks = rankdata(flat, axis=1, nan_policy="omit")
+    count = np.maximum(np.isfinite(flat).sum(axis=1, keepdims=True), 1)
+    return ((ranks - 0.5) / count).astype(np.float32).reshape(heat.shape)
 
 
 def _in_picture(frames: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

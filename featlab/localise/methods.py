@@ -75,7 +75,7 @@ def register(
         What it learns from.
     teacher : str, optional
         The method whose heat maps of the train rows, all layers fused, `fit` learns from
-        (``Cells.heat``).
+        (``Cells.rank``).
     join : callable, optional
         Makes one heat map ``(n, h, w)`` of the several ``(n, parts, h, w)`` that `heat` gave, after
         those of all layers were fused.
@@ -385,17 +385,11 @@ def _fit_student(cells: Cells, context: Context) -> tuple[np.ndarray | float, ..
 
     Of a layer without cells every cell is as likely to be the object's.
     """
-    if not len(cells.heat):
+    if not len(cells.rank):
         return np.zeros(len(context.scale), dtype=np.float32), 0.0, *context.fitted["fusion"]
-    known = np.isfinite(cells.heat)
-    values, heat, images = cells.values[known], cells.heat[known], cells.images[known]
-    order = np.lexsort((heat, images))
-    _, start, count = np.unique(images[order], return_index=True, return_counts=True)
-    rank = np.empty(len(order))
-    rank[order] = (np.arange(len(order)) - np.repeat(start, count) + 0.5) / np.repeat(count, count)
-    hot, cold = rank > 1 - _HOT, rank < _COLD
+    hot, cold = cells.rank > 1 - _HOT, cells.rank < _COLD
     seeds = hot | cold
-    model = _cell_model(values[seeds], hot[seeds], context)
+    model = _cell_model(cells.values[seeds], hot[seeds], context)
     return None if model is None else (*model, *context.fitted["fusion"])
 
 

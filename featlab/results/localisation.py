@@ -55,9 +55,9 @@ class Cells:
         Whether the cell's centre lies in a box of its image; False where there are no boxes.
     boxed : ndarray of shape (m,), bool
         Whether the cell's image has a box at all.
-    heat : ndarray of shape (m,), float32
-        Of the method that teaches the one fitted, at the cell; NaN where none does, and on
-        padding around the picture.
+    rank : ndarray of shape (m,), float32
+        Share of its picture's cells that the cell is hotter than, 0-1, by the method that teaches
+        the one fitted; NaN where none does, and on padding around the picture.
     """
 
     values: np.ndarray
@@ -65,7 +65,7 @@ class Cells:
     images: np.ndarray
     inside: np.ndarray
     boxed: np.ndarray
-    heat: np.ndarray
+    rank: np.ndarray
 
 
 @dataclass(frozen=True)
