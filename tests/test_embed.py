@@ -10,11 +10,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
-from sklearn.manifold import TSNE, trustworthiness
+from sklearn.manifold import trustworthiness
 from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from featlab import FeatlabError, cli, embed, extract, images, plots
-from featlab.embed import planes
 from featlab.embed._neighbours import class_separation, misclassified
 from featlab.embed.planes import embed_images
 from featlab.plots.style import encode
@@ -71,41 +70,6 @@ def test_trustworthiness_is_that_of_its_definition():
     excess = np.clip(np.take_along_axis(rank, near, axis=1) - k, 0, None).sum()
     expected = 1 - 2 / (n * k * (2 * n - 3 * k - 1)) * excess
     assert found.trustworthiness["pca"] == pytest.approx(expected)
-
-
-def divergence(scores, plane, perplexity):
-    """Of Kullback and Leibler, between the likenesses of the scores and those of the plane."""
-    likeness = planes._likenesses(scores, perplexity).toarray()
-    near = 1 / (1 + pairwise_distances(plane, metric="sqeuclidean"))
-    np.fill_diagonal(near, 0)
-    near /= near.sum()
-    some = likeness > 0
-    return (likeness[some] * np.log(likeness[some] / near[some])).sum()
-
-
-def test_the_plane_diverges_as_little_as_that_of_exact_tsne():
-    X, _ = clusters([60, 40, 50], seed=1)
-    scores = planes._principal_components(X, np.arange(150))[0]
-    exact = TSNE(method="exact", init="pca", random_state=0).fit_transform(scores)
-    ours = planes._tsne(scores, 30)
-    assert divergence(scores, ours, 30) < 1.03 * divergence(scores, exact, 30)
-    # Started where the other ended, it stays there: the slopes are those of the same divergence.
-    edges = planes._likenesses(scores, 30)
-    x, y = np.ascontiguousarray(exact.T, dtype=np.float32)
-    planes._settle(
-        edges.indptr, edges.indices, edges.data.astype(np.float32), x, y, 1, *np.float32([1, 0, 50])
-    )
-    assert_allclose(np.column_stack([x, y]), exact, atol=0.05 * np.ptp(exact))
-
-
-def test_likenesses_have_the_perplexity_asked_for():
-    rng = np.random.default_rng(0)
-    squares = np.sort(rng.exponential(size=(50, 90)) * np.geomspace(1e-6, 1e6, 50)[:, None])
-    weights = planes._weights(squares, 30)
-    assert_allclose(np.exp(-(weights * np.log(weights)).sum(axis=1)), 30, rtol=1e-6)
-    assert (np.diff(weights) <= 0).all()
-    copies = planes._weights(np.zeros((3, 90)), 30)  # of which none is nearer
-    assert_allclose(copies, 1 / 90)
 
 
 @pytest.mark.parametrize(

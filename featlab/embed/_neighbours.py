@@ -26,9 +26,7 @@ from featlab.system.machine import CACHED, double_rows, pieces
 _BLOCK = 512  # rows whose distances to all others are held at once
 _NEIGHBOURS = 10
 _UNSURE = 1e-3  # more than cosines in single precision err by, of 8,000 columns at the worst
-_MANY = (
-    0.05  # share of pairs to look at closely from which all are looked at, which is quicker then
-)
+_MANY = 0.05  # share of pairs to look at closely from which it is quicker to look at all
 _MOST_CANDIDATES = 4000  # images whose likenesses to each other are held at once
 _DECIMALS = 12  # distances that agree so far are equal; then the earlier row comes first
 

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab.arguments import check_between, finite_matrix, stratified_rows
 from featlab.errors import FeatlabError
 from featlab.features import component_scores, principal_components
 from featlab.results.images import Embedding
-from featlab.system.machine import compiled, double_rows
+from featlab.system.machine import double_rows
 
 Floats = NDArray[np.float64]
-Singles = NDArray[np.float32]
 
 LEAST_IMAGES = 5
 """Fewer images than this are refused."""
 _COMPONENTS = 50
+_FEW_IMAGES = 2000
 _USUAL_PERPLEXITY = 30.0
-_SHARPEST, _HALVINGS = (-10.0, 25.0), 40  # logarithms of the sharpness tried; halvings between
-_FIRST_SPREAD = 1e-4  # of the images on the plane, at the start
-_RATE, _LEAST_RATE = 48, 50.0  # steps grow with the images: a fourth of n / 12, at least 50
-_PHASES = (250, 12.0, 0.5), (750, 1.0, 0.8)  # steps, exaggeration, momentum
-MOST_IMAGES = 10_000
-"""Of more images than this a random choice is laid out."""
+MOST_IMAGES = 5_000
+"""Of more images than this a random choice is laid out: more dots than a plane shows."""
 _TRUST_NEIGHBOURS = 10
 _TRUST_IMAGES = 3000
 _CELLS = (4, 14)
@@ -40,10 +34,8 @@ def embed_images(
 
     The features are centred but not standardised: pooled activations share a unit, and dividing
     each neuron by its spread would blow up the hundreds that nearly never fire until they drown
-    the rest. t-SNE sees at most 50 principal components, starts from the first two, and its
-    steps are those of scikit-learn's (250 with early exaggeration, 750 more, automatic learning
-    rate); but images repel each other one by one, where scikit-learn has distant ones do so
-    together. That takes a time with their square, and yet less, and gives the smaller divergence.
+    the rest. t-SNE sees at most 50 principal components, starts from the first two, and has
+    scikit-learn's automatic learning rate.
 
     Parameters
     ----------
@@ -68,7 +60,7 @@ def embed_images(
 
     Notes
     -----
-    Of more than 10,000 images a random 10,000 are laid out. Their principal components are still
+    Of more than 5,000 images a random 5,000 are laid out. Their principal components are still
     those of all images, exactly.
 
     Distances between far groups, and sizes of groups, mean nothing on a t-SNE plane; who lies
@@ -104,7 +96,7 @@ def lay_out(
         raise FeatlabError(f"The {n} images of X are all alike; there is nothing to lay out.")
     scale = _perplexity(n, perplexity)
     scores, shares = _principal_components(values, rows)
-    plane = _tsne(scores, scale)
+    plane = _tsne(scores, scale, random_state)
     k = min(_TRUST_NEIGHBOURS, (n - 1) // 2)
     some = _sample(n, random_state)
     original = double_rows(values, rows[some])
@@ -118,9 +110,10 @@ def lay_out(
         coordinates=coordinates,
         explained_variance=shares,
         perplexity=scale,
-        trustworthiness=_trustworthiness(
-            original, {"tsne": plane[some], "pca": scores[some, :2]}, k
-        ),
+        trustworthiness={
+            "tsne": _trustworthiness(original, plane[some], k),
+            "pca": _trustworthiness(original, scores[some, :2], k),
+        },
         n_neighbors=k,
         thumbnails=thumbnails,
         cell_side=cell_side,
@@ -157,110 +150,17 @@ def _principal_components(
     return scores, components.shares
 
 
-def _tsne(scores: Floats, perplexity: float) -> Floats:
-    """The plane on which likenesses are most like those of the scores, from their first two."""
-    likeness = _likenesses(scores, perplexity)
-    edges = likeness.indptr, likeness.indices, likeness.data.astype(np.float32)
-    spread = max(scores[:, 0].std(), np.finfo(np.float64).tiny)
-    plane = scores[:, :2] / spread * _FIRST_SPREAD
-    x, y = np.ascontiguousarray(plane.T, dtype=np.float32)
-    settle = compiled(_settle, fast=True)
-    rate = np.float32(max(len(scores) / _RATE, _LEAST_RATE))
-    for steps, exaggeration, momentum in _PHASES:
-        settle(*edges, x, y, steps, np.float32(exaggeration), np.float32(momentum), rate)
-    return np.column_stack([x, y]).astype(np.float64)
+def _tsne(scores: Floats, perplexity: float, random_state: int) -> Floats:
+    from sklearn.manifold import TSNE
 
-
-def _likenesses(scores: Floats, perplexity: float) -> Any:
-    """Sparse, symmetric, of sum 1: of every image to its nearest, three times the perplexity."""
-    from scipy.sparse import csr_matrix
-    from sklearn.neighbors import NearestNeighbors
-
-    n = len(scores)
-    k = min(n - 1, int(3 * perplexity + 1))
-    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(scores)
-    distance, near = search.kneighbors()
-    weights = _weights(distance**2, perplexity)
-    likeness = csr_matrix((weights.ravel(), near.ravel(), np.arange(0, n * k + 1, k)), (n, n))
-    likeness = (likeness + likeness.T).tocsr()
-    likeness.data /= likeness.data.sum()
-    return likeness
-
-
-def _weights(squares: Floats, perplexity: float) -> Floats:
-    """Gaussian weights of sum 1 for each row of squared distances, of the perplexity asked for."""
-    excess = squares - squares.min(axis=1, keepdims=True)
-    excess /= np.maximum(excess.mean(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    low, high = (np.full(len(squares), end) for end in _SHARPEST)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        sharp = np.exp(middle)[:, np.newaxis] * excess
-        weights = np.exp(-sharp)
-        total = weights.sum(axis=1)
-        entropy = np.log(total) + (weights * sharp).sum(axis=1) / total
-        flat = entropy > np.log(perplexity)
-        low, high = np.where(flat, middle, low), np.where(flat, high, middle)
-    return weights / total[:, np.newaxis]
-
-
-def _settle(
-    starts: NDArray[np.int32],
-    others: NDArray[np.int32],
-    weights: Singles,
-    x: Singles,
-    y: Singles,
-    steps: int,
-    exaggeration: np.float32,
-    momentum: np.float32,
-    rate: np.float32,
-) -> None:
-    """Move the images by steps down the Kullback-Leibler divergence of the plane, in place.
-
-    All pairs repel each other: in wide registers that takes less than a tree that spares some.
-    """
-    n, one = len(x), np.float32(1)
-    down, across = np.zeros((2, n), np.float32), np.zeros((2, n), np.float32)
-    gain = np.ones((2, n), np.float32)
-    down_x, down_y = down[0], down[1]
-    for _ in range(steps):
-        down[:] = 0
-        total = 0.0
-        for i in range(n):
-            xi, yi = x[i], y[i]
-            some, fx, fy = np.float32(0), np.float32(0), np.float32(0)
-            for j in range(i):
-                dx, dy = xi - x[j], yi - y[j]
-                q = one / (one + dx * dx + dy * dy)
-                some += q
-                dx *= q * q
-                dy *= q * q
-                fx += dx
-                fy += dy
-                down_x[j] -= dx
-                down_y[j] -= dy
-            down_x[i] += fx
-            down_y[i] += fy
-            total += float(some)
-        share = np.float32(1 / (2 * total))
-        for i in range(n):
-            xi, yi = x[i], y[i]
-            fx, fy = np.float32(0), np.float32(0)
-            for place in range(starts[i], starts[i + 1]):
-                dx, dy = xi - x[others[place]], yi - y[others[place]]
-                q = weights[place] / (one + dx * dx + dy * dy)
-                fx += q * dx
-                fy += q * dy
-            down_x[i] = 4 * (exaggeration * fx - share * down_x[i])
-            down_y[i] = 4 * (exaggeration * fy - share * down_y[i])
-        for axis, places in enumerate((x, y)):
-            for i in range(n):
-                # The gain of a step grows by 0.2 where it turns round, else it falls by a fifth.
-                known = gain[axis, i]
-                turned = across[axis, i] * down[axis, i] < 0
-                known = known + np.float32(0.2) if turned else known * np.float32(0.8)
-                gain[axis, i] = max(known, np.float32(0.01))
-                across[axis, i] = momentum * across[axis, i] - rate * gain[axis, i] * down[axis, i]
-                places[i] += across[axis, i]
+    model = TSNE(
+        2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=random_state
+    )
+    # Threads of OpenMP wait for each other in thousands of short loops: on a busy machine a small
+    # set took ten times as long with two of them as with one.
+    limit = 1 if len(scores) < _FEW_IMAGES else None
+    with threadpool_limits(limit, user_api="openmp"):
+        return np.asarray(model.fit_transform(scores), dtype=np.float64)
 
 
 def _sample(n: int, random_state: int) -> NDArray[np.intp]:
@@ -270,23 +170,10 @@ def _sample(n: int, random_state: int) -> NDArray[np.intp]:
     return np.sort(np.random.default_rng(random_state).choice(n, _TRUST_IMAGES, replace=False))
 
 
-def _trustworthiness(values: Floats, planes: Mapping[str, Floats], k: int) -> dict[str, float]:
-    """Of each plane; an image's rank among the neighbours is how many are nearer, plus one."""
-    from sklearn.metrics import pairwise_distances
-    from sklearn.neighbors import NearestNeighbors
+def _trustworthiness(values: Floats, plane: Floats, k: int) -> float:
+    from sklearn.manifold import trustworthiness
 
-    n = len(values)
-    distance = pairwise_distances(values)
-    np.fill_diagonal(distance, np.inf)
-    ordered = np.sort(distance, axis=1)
-    worst = n * k * (2 * n - 3 * k - 1) / 2
-    trust = {}
-    for name, plane in planes.items():
-        near = NearestNeighbors(n_neighbors=k).fit(plane).kneighbors(return_distance=False)
-        own = np.take_along_axis(distance, near, axis=1)
-        ranks = [np.searchsorted(*row) + 1 for row in zip(ordered, own, strict=True)]
-        trust[name] = 1 - float(np.maximum(np.array(ranks) - k, 0).sum() / worst)
-    return trust
+    return float(trustworthiness(values, plane, n_neighbors=k))
 
 
 def _thumbnails(plane: Floats, rows: NDArray[np.intp]) -> tuple[pd.DataFrame, float]:
