@@ -377,6 +377,14 @@ class TestGroups:
         plain = stats.mannwhitneyu(values[inside], values[~inside], alternative="greater").pvalue
         assert p[0] < 1e-4 < plain
 
+    def test_of_strata_with_one_active_image_each_all_are_permuted(self):
+        # Six of six times it is one of the three of the class: 1/2 to the sixth, and z = 2.45.
+        names, inside = np.repeat(list("abcdef"), 6), np.tile([True, False], 18)
+        values = np.zeros((36, 1))
+        values[::6] = np.arange(1, 7)[:, None]
+        assert one_sided(values, inside, names, WITHIN)[0] == pytest.approx(1 / 64, rel=0.2)
+        assert stats.norm.sf(3 / np.sqrt(1.5)) < 0.5 / 64
+
     @pytest.mark.parametrize(
         "groups_have_one_class", [True, pytest.param(False, marks=pytest.mark.slow)]
     )

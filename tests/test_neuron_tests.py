@@ -109,6 +109,14 @@ def test_effects_are_those_of_other_implementations(reference):
         assert row["log_fold_change"] == pytest.approx(np.log2(a.mean() / b.mean()), abs=1e-6)
 
 
+def test_a_neuron_that_is_dead_in_one_class_has_a_finite_fold_change():
+    X, y = relu(n=60)
+    X[y == y[0]] = 0
+    change = rank_neurons(X, y).set_index("class")["log_fold_change"]
+    assert np.isfinite(change).all()
+    assert change[y[0]].max() < -10
+
+
 def test_mutual_information_is_that_of_its_bins():
     X, y = relu(n=300)
     table = rank_neurons(X, y, test="mutual_information")

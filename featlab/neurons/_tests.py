@@ -205,7 +205,7 @@ def weighted_statistics(
             block = np.ascontiguousarray(values[:, columns].T, dtype=np.float64)
             for name, array in _side_by_side(block, p, q, share).items():
                 by_name[name][code, columns] = array
-    unknown = np.full((1, values.shape[1]), np.nan)
+    unknown = np.full_like(by_name["ties"][:1], np.nan)
     ranks = RankStatistics(
         u=by_name["auroc"] * n * n_ref,
         variance_class=by_name["variance_class"],
@@ -305,7 +305,8 @@ def _variance_of_mean(placements: Floats, shares: Floats, mean: Floats) -> Float
     left = 1 - (shares[0] ** 2).sum()
     # Rounding of sums of shares must not pass for variance where all placements are equal.
     spread[spread < 1e-28] = 0
-    return spread / left if left > 1e-12 else np.full(len(shares), np.nan)
+    with np.errstate(invalid="ignore"):
+        return spread / left  # 0 / 0 of one image, whose share is 1
 
 
 def _weighted_median(ordered: Floats, shares: Floats) -> Floats:
