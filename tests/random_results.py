@@ -107,7 +107,7 @@ def results(draw: Any) -> Results:
         pointing=_pointing(make, confirmed) if localisation is not None and make.chance() else None,
         units=_units(make, confirmed) if make.chance() else None,
         boxed_test_images=make.whole(0, 50),
-        box_kind=str(make.rng.choice(["head", "a <b>"])) if make.chance() else None,
+        box_kind=_box_kind(make, store.boxes),
         samples=_samples(make) if make.chance() else None,
         detector_details=_details(make, neurons) if make.chance(0.8) else None,
         audit=_audit(make) if make.chance() else None,  # type: ignore[arg-type]
@@ -243,7 +243,8 @@ def _store(make: Maker) -> tuple[FakeStore, pd.Series]:
     )  # fmt: skip
     images["folder"] = "/pictures"
     boxed = np.flatnonzero(make.rng.random(n) < make.shares(1)[0])
-    boxes = pd.DataFrame({"image": boxed, "kind": "whole", "label": labels[boxed]})
+    kinds = make.rng.choice(["head", "a <b>"], len(boxed)) if make.chance() else "whole"
+    boxes = pd.DataFrame({"image": boxed, "kind": kinds, "label": labels[boxed]})
     boxes = boxes.assign(xmin=0.0, ymin=0.0, xmax=5.0, ymax=5.0)
     known = PROVENANCE | ({"weights": "random"} if make.chance(0.2) else {})
     known |= {"indexed": '{"copies": 7}'} if make.chance(0.2) else {}
@@ -254,6 +255,12 @@ def _store(make: Maker) -> tuple[FakeStore, pd.Series]:
         of_group = dict(zip(np.unique(groups), make.rng.choice(SIDES, n), strict=False))
         sides = np.array([of_group[group] for group in groups])
     return store, pd.Series(sides, name="split")
+
+
+def _box_kind(make: Maker, boxes: pd.DataFrame) -> str | None:
+    """One of those that there are; of several it is always asked for."""
+    kinds = boxes["kind"].unique()
+    return str(make.rng.choice(kinds)) if len(kinds) > make.chance() else None
 
 
 def _heads(make: Maker, store: FakeStore, split: pd.Series) -> HeadResults:

@@ -128,14 +128,27 @@ def _(text, r, _claim):
     assert count(text, r"^(\d+) check") == len(verdicts)
 
 
+def boxed_images(r):
+    """Images with a box of the kind that is scored and of no other class than theirs."""
+    boxes, labels = r.store.boxes, r.store.images["label"].to_numpy()
+    boxes = boxes[boxes["kind"] == r.box_kind] if r.box_kind else boxes
+    own, classes = labels[boxes["image"]], set(labels)
+    right = [
+        name == mine or name not in classes for name, mine in zip(boxes["label"], own, strict=True)
+    ]
+    return set(boxes["image"][right])
+
+
 @check("data")
 def _(text, r, _claim):
     assert count(text, r"^([\d,]+) image") == len(r.split)
     assert count(text, r"of (\d+) class") == r.store.images["label"].nunique()
     for use, side in (("learn from", "train"), ("confirm", "confirm"), ("score on", "test")):
         assert count(text, rf"([\d,]+) to {use}") == (r.split == side).sum()
-    boxed = r.store.boxes["image"].nunique()
+    boxed = len(boxed_images(r))
     assert (count(text, r"([\d,]+) with") if boxed else 0) == boxed
+    several = len(set(r.store.boxes["kind"])) > 1
+    assert (f"boxes of kind “{r.box_kind}”" in text) == (several and bool(boxed))
 
 
 @check("picture sizes")
@@ -155,7 +168,7 @@ def _(text, r, _claim):
 
 @check("classes without boxes")
 def _(text, r, _claim):
-    boxed = set(r.store.images["label"].to_numpy()[r.store.boxes["image"]])
+    boxed = set(r.store.images["label"].to_numpy()[sorted(boxed_images(r))])
     without = sorted(set(r.store.images["label"]) - boxed)
     assert without and boxed and without[0] in text and not any(f"“{b}”" in text for b in boxed)
 

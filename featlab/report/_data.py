@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from featlab import plots
-from featlab.arguments import SIDES
+from featlab.arguments import SIDES, true_boxes
 from featlab.plots.network import output_shape
 from featlab.report import _answers as answers
 from featlab.report import _methods as methods
@@ -31,11 +31,8 @@ def data(results: Results, options: Options) -> Section:
     files = {"skipped": results.store.skipped}
     files |= {} if boxes is None else {"boxes": boxes.statistics}
     if audit is not None:
-        files |= {
-            "audit": audit.summary,
-            "audit_images": _flagged_images(audit),
-            "confounds": audit.confounds,
-        }
+        files |= {"audit": audit.summary, "audit_images": _flagged_images(audit)}
+        files["confounds"] = audit.confounds
     return Section(
         "data",
         "Data",
@@ -109,7 +106,7 @@ def set_overview(results: Results, options: Options) -> Section | None:
 @claim("data")
 def answer(results: Results) -> Markup:
     """What the data is."""
-    boxes = results.store.boxes
+    n_boxed, kind = _truth(results)["image"].nunique(), words.of_kind(results)
     sizes, n = results.split.value_counts(), words.plural(len(results.store.images), "image")
     text = Markup("{} without labels: heads, detectors and what needs them are left out.").format(n)
     if not results.unlabelled:
@@ -117,13 +114,17 @@ def answer(results: Results) -> Markup:
             n,
             words.plural(len(results.store.classes), "class", "classes"),
             words.listed(results.store.classes),
-            f", {int(boxes['image'].nunique()):,} with ground-truth boxes" if len(boxes) else "",
+            f", {n_boxed:,} with ground-truth boxes{kind}" if n_boxed else "",
             ", ".join(f"{sizes.get(side, 0):,} {use}" for side, use in _USES.items()),
         )
-    elif len(boxes):
-        with_boxes = int(boxes["image"].nunique())
-        text += f" {words.plural(with_boxes, 'image has', 'images have')} ground-truth boxes."
+    elif n_boxed:
+        have = words.plural(n_boxed, "image has", "images have")
+        text += f" {have} ground-truth boxes{kind}."
     return text
+
+
+def _truth(results: Results) -> pd.DataFrame:
+    return true_boxes(results.store.images, results.store.boxes, results.box_kind)
 
 
 # ------------------------------------------------------------------------------------ the pictures
@@ -179,9 +180,9 @@ def _boxes(results: Results) -> Table | None:
 @claim("classes without boxes")
 def _classes_without_boxes(results: Results) -> Markup | str:
     """Which classes the scores of places leave out."""
-    if results.unlabelled or results.store.boxes.empty:
+    if results.unlabelled or (truth := _truth(results)).empty:
         return ""
-    with_boxes = set(results.store.images["label"].iloc[results.store.boxes["image"]])
+    with_boxes = set(results.store.images["label"].iloc[truth["image"]])
     without = [label for label in results.store.classes if label not in with_boxes]
     text = Markup("No image of {} has a box: places are scored on the other classes alone.")
     return text.format(words.listed(without)) if without else ""
