@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
@@ -18,7 +19,7 @@ import threadpoolctl
 from featlab import FeatlabError, cli
 from featlab.extract import extract_maps
 from featlab.images import index_images
-from featlab.system import processes
+from featlab.system import GARBAGE, processes
 from featlab.system.processes import beside, each, ready
 
 
@@ -186,6 +187,30 @@ def test_workers_have_imported_what_they_were_told_to(monkeypatch):
         assert not one() and not other()
     with ready("xmlrpc.server"), beside(imported) as one, beside(imported) as other:
         assert one() or other()
+
+
+LOADS = """
+import gc, sys
+from featlab.system.processes import load
+sys.path.insert(0, sys.argv[1])
+before = gc.get_freeze_count()
+load("many_objects")
+assert gc.isenabled() and gc.get_freeze_count() > before + 50_000
+ours = []
+ours.append(ours)
+del ours
+assert gc.collect() > 0
+"""
+
+
+def test_what_was_loaded_is_not_looked_through_for_garbage_and_new_garbage_is(tmp_path):
+    (tmp_path / "many_objects.py").write_text("kept = [[k] for k in range(50_000)]")
+    subprocess.run([sys.executable, "-c", LOADS, str(tmp_path)], check=True)
+
+
+def test_other_processes_look_for_garbage_as_rarely_as_the_first(cores):
+    with beside(gc.get_threshold) as result:
+        assert (result() == GARBAGE) == (cores == 2)
 
 
 def test_a_single_core_gets_nothing_ready(monkeypatch):

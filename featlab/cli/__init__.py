@@ -20,7 +20,7 @@ from featlab.cli._pass import predict, run
 from featlab.cli._questions import boxheads, heads, localise, neurons
 from featlab.cli._rerun import export, finetune, gradients, suggest
 from featlab.errors import FeatlabError
-from featlab.system import __version__
+from featlab.system import GARBAGE, __version__
 
 _INTERRUPTED, _TERMINATED = 130, 143  # what typer makes of Ctrl-C; what a shell makes of SIGTERM
 _KEEP_PARTS = ("demo", "run", "predict", "extract", "finetune")
@@ -102,8 +102,7 @@ def _root(
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 1, never a traceback."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Libraries leave a million objects that stay: to look through them again and again takes 1 s.
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(*GARBAGE)
     # Pillow warns of pictures that it opens; those that it refuses are told as skipped.
     warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     terminated = False

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -42,9 +42,6 @@ from featlab.cli._options import (
 from featlab.errors import FeatlabError
 from featlab.system import libraries_silenced
 from featlab.system.machine import give_back_large_blocks
-
-if TYPE_CHECKING:
-    pass
 
 _READING = (
     *("classes", "group_from", "split_from", "label_from", "label_from_boxes", "box_units"),
@@ -167,6 +164,9 @@ def write_page(
     brief: bool = False,
 ) -> featlab.results.Results:
     """Report, tables and summary of a store, with what other commands left in the folder."""
+    from featlab.system.processes import load
+
+    load("featlab.pipeline")
     results = featlab.pipeline.analyse(
         store,
         box_kind=box_kind,
@@ -352,9 +352,7 @@ def workers_ready(wanted: bool = True) -> AbstractContextManager[None]:
         return nullcontext()
     from featlab.system.processes import ready
 
-    return ready(
-        "featlab.boxheads", "featlab.localise.matching", "featlab.embed", "sklearn.ensemble"
-    )
+    return ready("featlab.pipeline", "sklearn.ensemble")
 
 
 def index(made: Pass) -> featlab.store.format.Tables:

@@ -405,13 +405,13 @@ def _head_details(heads: HeadResults, learning: pd.DataFrame, random_state: int)
 
 
 STAGES = (
-    # What runs beside the others is begun as soon as what it needs is there, and awaited last.
+    # Beside: begun once what it needs is there, the longest first; who waits takes over the last.
     Stage("box_regression", _box_regression, "box heads", beside=True),
+    Stage("localised", sets.localised_rows, "localise"),
+    Stage("box_curve", _box_curve, "boxes drawn", beside=True),
     Stage("tables", feature_tables, "features"),
     Stage("X", lambda store, tables: tables[main_place(store)], "features"),
-    Stage("learning", _learning_curve, "learning curve", beside=True),
     Stage("heads", _heads, "heads"),
-    Stage("overview", _overview, "overview", beside=True),
     Stage("by_place", place_heads, "heads"),
     Stage("predicted", predicted_classes, "heads"),
     Stage("per_class", lambda heads: per_class(heads, "logistic"), "heads"),
@@ -419,11 +419,11 @@ STAGES = (
     Stage("neurons", lambda store, all_neurons: rows_of(all_neurons, main_place(store)), "neurons"),
     Stage("detectors", confirmed_detectors, "neurons"),
     Stage("softmax_top_k", _softmax_top_k, "neurons"),
-    Stage("detector_details", detector_details, "detector details", beside=True),
     Stage("audit", _audit, "audit", beside=True),
     Stage("audit", sets.audit_without_labels, "audit"),
-    Stage("localised", sets.localised_rows, "localise"),
-    Stage("box_curve", _box_curve, "boxes drawn", beside=True),
+    Stage("overview", _overview, "overview", beside=True),
+    Stage("learning", _learning_curve, "learning curve", beside=True),
+    Stage("detector_details", detector_details, "detector details", beside=True),
     Stage("localisation", _localisation, "localise"),
     Stage("own", sets.own_classes, "own classes"),
     Stage("own_examples", sets.own_examples, "own classes"),

@@ -16,6 +16,10 @@ from collections.abc import Iterator
 
 __version__ = "0.1.0"
 
+GARBAGE = (20_000, 20, 20)
+"""How rarely processes of featlab look for garbage (`gc.set_threshold`): libraries leave a million
+objects that stay, and to look through them again and again took a tenth of the time."""
+
 _LIBRARY_CHATTER = re.compile(
     r"[IW]\d{4} .*\.cc:\d+\]|E\d{4} .*(cuda|oneDNN)|WARNING: All log messages before absl"
 )
