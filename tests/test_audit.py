@@ -17,7 +17,9 @@ import pytest
 from conftest import FakeBackbone
 from fake_store import FakeStore
 from matplotlib.figure import Figure
+from numpy.testing import assert_allclose
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+from plain_fits import plain_fits
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
@@ -39,7 +41,7 @@ from featlab.images import index_images
 from featlab.images.pixels import thumbnail
 from featlab.plots.style import encode
 from featlab.splits import make_split
-from featlab.system.machine import scratch_columns
+from featlab.system.machine import compiled, scratch_columns
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from labels import flipped, gaussian, judged
@@ -442,6 +444,35 @@ def test_a_changed_copy_fits_and_others_do_not(change):
     assert not (fitted(thumbnails, others)["similarity"] >= MIN_SIMILARITY).any()
 
 
+def test_loops_fit_as_a_step_of_all_pairs_at_a_time_does():
+    rng = np.random.default_rng(8)
+    photos = [photo(rng) for _ in range(12)]
+    changed = [change(picture) for change in COPIES.values() for picture in photos]
+    thumbnails = small([*photos, *changed])
+    originals = np.tile(np.arange(12), len(COPIES))
+    pairs = np.column_stack([originals, np.arange(12, len(thumbnails))])
+    pairs = np.concatenate([pairs, np.column_stack([originals, np.roll(pairs[:, 1], 5)])])
+    similarity, overlap, mirrored, looked_at = plain_fits(thumbnails, pairs)
+    table = fitted(thumbnails, pairs)
+    assert (table[["row_a", "row_b"]] == pairs[looked_at]).all(axis=None)
+    assert 100 < len(table) < len(pairs)
+    plain = similarity[looked_at]
+    assert_allclose(table["similarity"], plain, atol=0.02)
+    assert np.nanquantile(np.abs(table["similarity"] - plain), 0.9) < 1e-4
+    assert (table["mirrored"] == mirrored[looked_at]).all()
+    assert np.abs(table["overlap"] - overlap[looked_at]).max() < 0.02
+
+
+def test_where_no_folder_can_be_written_loops_are_compiled_anew(monkeypatch):
+    def njit(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr("numba.njit", njit)
+    assert compiled(len) is len
+
+
 def test_surfaces_that_only_share_a_shading_are_no_copies():
     rng = np.random.default_rng(0)
     down, across = np.mgrid[:200, :200]
@@ -524,7 +555,7 @@ def test_thumbnails_are_laid_on_one_another_in_memory_that_does_not_grow():
     rng = np.random.default_rng(0)
     thumbnails = rng.integers(0, 256, (300, 48, 48)).astype(np.uint8)
     peaks = []
-    for n in (1024, 4096):
+    for n in (2048, 6144):
         pairs = rng.integers(0, 300, (n, 2))
         peaks.append(memory(lambda pairs=pairs: fitted(thumbnails, pairs))[0])
     assert peaks[1] - peaks[0] < 2**20 < peaks[0]

@@ -1,11 +1,19 @@
-"""One thumbnail laid on another: does it show the same picture, cropped, mirrored or brightened?"""
+"""One thumbnail laid on another: does it show the same picture, cropped, mirrored or brightened?
+
+Numba compiles the loops when this is imported for the first time, and keeps them: only what has
+pairs to lay on each other imports it.
+"""
 
 from __future__ import annotations
+
+import functools
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter1d
+
+from featlab.system.machine import compiled
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.intp]
@@ -21,7 +29,7 @@ _WORST = 0.15  # share of the cells that may agree less: a caption, a watermark
 _LEAST_CELLS = 9  # with detail, inside both pictures: a quarter of all
 _LEAST_DETAIL = 1.25  # grey levels of 255 (standard deviation): less is rounding
 _SCALES = (0.6, 1.7)  # a copy shows at least 60 % of each side
-_BLOCK = 512
+_BLOCK = 2048
 
 
 def fitted(thumbnails: NDArray[np.uint8], pairs: Rows) -> pd.DataFrame:
@@ -48,16 +56,16 @@ def _fitted_part(thumbnails: NDArray[np.uint8], pairs: Rows) -> pd.DataFrame:
     rows, place = np.unique(pairs, return_inverse=True)
     a, b = place.reshape(-1, 2).T
     small = thumbnails[rows]
-    levels = [_detail(small, shrink, _DETAIL) for shrink in _LEVELS]
-    moves, mirrored, coarse = _begun(levels[0], a, b)
+    moves, mirrored, coarse = _begun(_detail(small, _LEVELS[0], _DETAIL), a, b)
     kept = np.flatnonzero(coarse >= _LEAST_COARSE)
     if not len(kept):
         return pd.DataFrame(columns=FIT_COLUMNS)
     a, b, moves, mirrored = a[kept], b[kept], moves[kept], mirrored[kept]
-    for level, steps in zip(levels[1:], _STEPS[1:], strict=True):
-        moves = _settled(level[a], _turned(level[b], mirrored), moves, steps)
+    for shrink, steps in zip(_LEVELS[1:], _STEPS[1:], strict=True):
+        moves, _, _ = _settled(_detail(small, shrink, _DETAIL), a, b, mirrored, moves, steps)
     fine = _detail(small, 1, _FINE)
-    similarity, overlap = _compared(fine[a], _turned(fine[b], mirrored), moves)
+    moves, seen, inside = _settled(fine, a, b, mirrored, moves, 0)
+    similarity, overlap = _compared(fine[a], seen, inside, moves)
     return pd.DataFrame(
         {
             "row_a": pairs[kept, 0],
@@ -71,51 +79,216 @@ def _fitted_part(thumbnails: NDArray[np.uint8], pairs: Rows) -> pd.DataFrame:
 
 def _detail(thumbnails: NDArray[np.uint8], shrink: int, coarse: float) -> Floats:
     """Thumbnails ``(k, s, s)``, shrunk, in grey levels, without their blurred selves."""
-    k, side = len(thumbnails), thumbnails.shape[1] // shrink
-    cells = thumbnails.reshape(k, side, shrink, side, shrink).astype(np.float32)
-    small = cells.mean(axis=(2, 4))
-    return small - gaussian_filter(small, (0, coarse, coarse))
+    small = thumbnails[:, ::shrink, ::shrink].astype(np.float32)
+    for place in range(1, shrink**2):
+        small += thumbnails[:, place // shrink :: shrink, place % shrink :: shrink]
+    small /= np.float32(shrink**2)
+    blur = _blur(small.shape[1], coarse)
+    return (small - blur @ small @ blur.T).astype(np.float32, copy=False)
 
 
-def _begun(
-    level: Floats, a: Rows, b: Rows
-) -> tuple[Floats, NDArray[np.bool_], NDArray[np.float32]]:
+@functools.cache
+def _blur(side: int, sigma: float) -> Floats:
+    """Means by a Gaussian along one axis, as a matrix."""
+    return gaussian_filter1d(np.eye(side), sigma, axis=0).astype(np.float32)
+
+
+def _begun(level: Floats, a: Rows, b: Rows) -> tuple[Floats, NDArray[np.bool_], Floats]:
     """The better of mirrored and not: transformations, whether mirrored, and correlations."""
-    fixed, still = level[a], np.tile(np.eye(2, 3, dtype=np.float32), (len(a), 1, 1))
-    tried = []
+    still, tried = np.tile(np.eye(2, 3, dtype=np.float32), (len(a), 1, 1)), []
     for mirror in (False, True):
-        moving = _turned(level[b], np.full(len(b), mirror))
-        moves = _settled(fixed, moving, still, _STEPS[0])
-        tried.append((moves, _correlation(fixed, moving, moves)))
+        moves, seen, inside = _settled(level, a, b, np.full(len(a), mirror), still, _STEPS[0])
+        tried.append((moves, _correlation(level[a], seen, inside, moves)))
     (plain, first), (turned, second) = tried
     mirrored = second > first
     moves = np.where(mirrored[:, None, None], turned, plain)
     return moves, mirrored, np.maximum(first, second)
 
 
-def _turned(pictures: Floats, mirrored: NDArray[np.bool_]) -> Floats:
-    return np.where(mirrored[:, None, None], pictures[:, :, ::-1], pictures)
+def _settled(
+    level: Floats, a: Rows, b: Rows, mirrored: NDArray[np.bool_], moves: Floats, steps: int
+) -> tuple[Floats, Floats, Floats]:
+    """Transformations after some steps towards the least squared difference of detail.
+
+    Inverse compositional: the gradients are those of the fixed picture, and the inverse of each
+    step is put before the transformation. Both pictures are scaled to one variance, so that a
+    change of light does not count.
+
+    Also the second pictures as seen through them, and 1 where they are: both (k, side * side).
+    """
+    side = level.shape[1]
+    gradients = np.gradient(level, axis=(1, 2)) if steps else [np.zeros_like(level)] * 2
+    down, across = (gradient * np.float32(side / 2) for gradient in gradients)
+    shape = len(level), side**2
+    moves = moves.reshape(-1, 6).copy()
+    seen, inside = np.empty((2, len(a), side**2), np.float32)
+    _lay(
+        level.reshape(shape), across.reshape(shape), down.reshape(shape),
+        a, b, mirrored, moves, steps, seen, inside,
+    )  # fmt: skip
+    return moves.reshape(-1, 2, 3), seen, inside
 
 
-def _grid(side: int) -> Floats:
-    """Centres of the pixels, (2, side * side): x and y from -1 to 1."""
-    centres = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / side) - 1
-    return np.stack(np.meshgrid(centres, centres)).reshape(2, -1)
+@compiled
+def _lay(
+    level: Floats,
+    across: Floats,
+    down: Floats,
+    a: Rows,
+    b: Rows,
+    mirrored: NDArray[np.bool_],
+    moves: Floats,
+    steps: int,
+    seen: Floats,
+    inside: Floats,
+) -> None:
+    """Moves, and what is seen through them, in place."""
+    size = level.shape[1]
+    side = int(np.sqrt(size))
+    centres = ((np.arange(side) + 0.5) * 2 / side - 1).astype(np.float32)
+    x, y = np.empty(size, np.float32), np.empty(size, np.float32)
+    for row in range(side):
+        x[row * side : (row + 1) * side] = centres
+        y[row * side : (row + 1) * side] = centres[row]
+    moving, place = np.empty(size, np.float32), np.empty(size, np.int32)
+    parts = np.empty((2, size), np.float32)
+    system = np.empty((6, 7))
+    for pair in range(len(a)):
+        fixed, other = level[a[pair]], level[b[pair]]
+        for row in range(0, size, side):
+            for column in range(side):
+                from_right = side - 1 - column
+                moving[row + column] = other[row + (from_right if mirrored[pair] else column)]
+        for _ in range(steps):
+            _see(moving, side, x, y, moves[pair], seen[pair], inside[pair], place, parts)
+            _add_up(fixed, seen[pair], inside[pair], across[a[pair]], down[a[pair]], x, y, system)
+            _solve(system)
+            _compose(moves[pair], system[:, 6])
+        _see(moving, side, x, y, moves[pair], seen[pair], inside[pair], place, parts)
 
 
-def _moved(pictures: Floats, moves: Floats) -> tuple[Floats, Floats]:
-    """Pictures as seen through transformations, and 1 where they are: both (k, side * side)."""
-    k, side, _ = pictures.shape
-    x, y = ((moves[:, :, :2] @ _grid(side) + moves[:, :, 2:] + 1) * (side / 2) - 0.5).swapaxes(0, 1)
-    inside = (x >= 0) & (x <= side - 1) & (y >= 0) & (y <= side - 1)
-    x, y = np.clip(x, 0, side - 1.001), np.clip(y, 0, side - 1.001)
-    left, top = x.astype(np.int32), y.astype(np.int32)
-    x, y = x - left, y - top
-    place = np.arange(k, dtype=np.int32)[:, None] * side**2 + top * side + left
-    flat = pictures.reshape(-1)
-    above = flat[place] * (1 - x) + flat[place + 1] * x
-    below = flat[place + side] * (1 - x) + flat[place + side + 1] * x
-    return above * (1 - y) + below * y, inside.astype(np.float32)
+@compiled
+def _see(
+    moving: Floats,
+    side: int,
+    x: Floats,
+    y: Floats,
+    move: Floats,
+    seen: Floats,
+    inside: Floats,
+    place: NDArray[np.int32],
+    parts: Floats,
+) -> None:
+    """A picture as seen through a transformation, and 1 where it is; the last two are scratch."""
+    half, last, most = np.float32(side / 2), np.float32(side - 1), np.float32(side - 1.001)
+    nothing, one, centre = np.float32(0), np.float32(1), np.float32(0.5)
+    xx, xy, x0, yx, yy, y0 = move[0], move[1], move[2], move[3], move[4], move[5]
+    across, down, wide = parts[0], parts[1], np.int32(side)
+    for i in range(len(x)):
+        u = (xx * x[i] + xy * y[i] + x0 + one) * half - centre
+        v = (yx * x[i] + yy * y[i] + y0 + one) * half - centre
+        is_in = (u >= nothing) & (u <= last) & (v >= nothing) & (v <= last)
+        inside[i] = one if is_in else nothing
+        u, v = min(max(u, nothing), most), min(max(v, nothing), most)
+        left, top = np.int32(u), np.int32(v)
+        across[i], down[i] = u - np.float32(left), v - np.float32(top)
+        place[i] = top * wide + left
+    # By itself, so that the loop above is one for wide registers; unsigned places are not negative.
+    for i in range(len(x)):
+        here, right, below = np.uint64(place[i]), np.uint64(1), np.uint64(side)
+        a, b = moving[here], moving[here + right]
+        c, d = moving[here + below], moving[here + below + right]
+        a, c = a + (b - a) * across[i], c + (d - c) * across[i]
+        seen[i] = a + (c - a) * down[i]
+
+
+@compiled
+def _add_up(
+    fixed: Floats,
+    seen: Floats,
+    inside: Floats,
+    across: Floats,
+    down: Floats,
+    x: Floats,
+    y: Floats,
+    system: NDArray[np.float64],
+) -> None:
+    """The normal equations of a step, and what they equal in column 6."""
+    no = np.float32(0)
+    total, mean, other, square = no, no, no, no
+    for i in range(len(x)):
+        total += inside[i]
+        mean += fixed[i] * inside[i]
+        other += seen[i] * inside[i]
+        square += fixed[i] * fixed[i] * inside[i]
+    total = max(total, np.float32(1))
+    mean, other = mean / total, other / total
+    spread, others = no, no
+    for i in range(len(x)):
+        difference = (fixed[i] - mean) * inside[i]
+        spread += difference * difference
+        difference = (seen[i] - other) * inside[i]
+        others += difference * difference
+    tiny = np.float32(1e-6)
+    spread, others = max(np.sqrt(spread / total), tiny), max(np.sqrt(others / total), tiny)
+    scale = max(np.sqrt(square / total), tiny)
+    a0, ax, ay, axx, axy, ayy = no, no, no, no, no, no
+    b0, bx, by, bxx, bxy, byy = no, no, no, no, no, no
+    d0, dx, dy, dxx, dxy, dyy = no, no, no, no, no, no
+    e0, ex, ey, f0, fx, fy = no, no, no, no, no, no
+    for i in range(len(x)):
+        p, q = across[i] * inside[i], down[i] * inside[i]
+        error = (seen[i] - other) / others - (fixed[i] - mean) / spread
+        e, f = p * error, q * error
+        e0, ex, ey = e0 + e, ex + e * x[i], ey + e * y[i]
+        f0, fx, fy = f0 + f, fx + f * x[i], fy + f * y[i]
+        a, b, d = p * p, p * q, q * q
+        a0, ax, ay = a0 + a, ax + a * x[i], ay + a * y[i]
+        b0, bx, by = b0 + b, bx + b * x[i], by + b * y[i]
+        d0, dx, dy = d0 + d, dx + d * x[i], dy + d * y[i]
+        axx, axy, ayy = axx + a * x[i] * x[i], axy + a * x[i] * y[i], ayy + a * y[i] * y[i]
+        bxx, bxy, byy = bxx + b * x[i] * x[i], bxy + b * x[i] * y[i], byy + b * y[i] * y[i]
+        dxx, dxy, dyy = dxx + d * x[i] * x[i], dxy + d * x[i] * y[i], dyy + d * y[i] * y[i]
+    system[0] = (axx, axy, ax, bxx, bxy, bx, ex)
+    system[1] = (axy, ayy, ay, bxy, byy, by, ey)
+    system[2] = (ax, ay, a0, bx, by, b0, e0)
+    system[3] = (bxx, bxy, bx, dxx, dxy, dx, fx)
+    system[4] = (bxy, byy, by, dxy, dyy, dy, fy)
+    system[5] = (bx, by, b0, dx, dy, d0, f0)
+    system[:, :6] /= scale * scale
+    system[:, 6] /= scale
+
+
+@compiled
+def _solve(system: NDArray[np.float64]) -> None:
+    """Damped, then solved: the step is left in column 6."""
+    trace = 0.0
+    for i in range(6):
+        trace += system[i, i]
+    for i in range(6):
+        system[i, i] += 1e-3 * trace / 6 + 1e-6
+    for i in range(6):  # positive definite: no row need change its place
+        for row in range(6):
+            if row != i:
+                factor = system[row, i] / system[i, i]
+                for column in range(i, 7):
+                    system[row, column] -= factor * system[i, column]
+    for i in range(6):
+        system[i, 6] = min(max(system[i, 6] / system[i, i], -0.3), 0.3)
+
+
+@compiled
+def _compose(move: Floats, step: NDArray[np.float64]) -> None:
+    """The transformation after the inverse of a small one, in place."""
+    a, b, c, d = 1 + step[0], step[1], step[3], 1 + step[4]
+    size = a * d - b * c
+    a, b, c, d = d / size, -b / size, -c / size, a / size
+    x, y = -(a * step[2] + b * step[5]), -(c * step[2] + d * step[5])
+    for row in (0, 3):
+        first, second = move[row], move[row + 1]
+        move[row] = first * a + second * c
+        move[row + 1] = first * b + second * d
+        move[row + 2] += first * x + second * y
 
 
 def _scaled(values: Floats, weights: Floats) -> Floats:
@@ -126,43 +299,8 @@ def _scaled(values: Floats, weights: Floats) -> Floats:
     return centred / np.maximum(spread, np.float32(1e-6))
 
 
-def _settled(fixed: Floats, moving: Floats, moves: Floats, steps: int) -> Floats:
-    """Transformations after some steps towards the least squared difference of detail.
-
-    Inverse compositional: the gradients are those of the fixed picture, and the inverse of each
-    step is put before the transformation. Both pictures are scaled to one variance, so that a
-    change of light does not count.
-    """
-    k, side, _ = fixed.shape
-    flat = fixed.reshape(k, -1)
-    down, across = (g.reshape(k, -1) * (side / 2) for g in np.gradient(fixed, axis=(1, 2)))
-    x, y = _grid(side)
-    slopes = np.stack([across * x, across * y, across, down * x, down * y, down], axis=1)
-    for _ in range(steps):
-        seen, inside = _moved(moving, moves)
-        spread = np.sqrt((flat**2 * inside).sum(axis=1) / np.maximum(inside.sum(axis=1), 1))
-        scale = np.maximum(spread, np.float32(1e-6))[:, None]
-        error = _scaled(seen, inside) - _scaled(flat, inside)
-        weighted = slopes / scale[:, :, None] * inside[:, None]
-        normal = weighted @ weighted.swapaxes(1, 2)
-        damping = 1e-3 * np.trace(normal, axis1=1, axis2=2)[:, None, None] / 6 + 1e-6
-        toward = weighted @ error[:, :, None]
-        step = np.linalg.solve(normal + damping * np.eye(6, dtype=np.float32), toward)
-        moves = _composed(moves, np.clip(step, -0.3, 0.3).reshape(k, 2, 3))
-    return moves
-
-
-def _composed(moves: Floats, step: Floats) -> Floats:
-    """The transformations after the inverse of a small one."""
-    last = np.tile(np.array([[[0, 0, 1]]], np.float32), (len(moves), 1, 1))
-    whole = np.concatenate([step + np.eye(2, 3, dtype=np.float32), last], axis=1)
-    inverse = np.linalg.inv(whole)
-    return (np.concatenate([moves, last], axis=1) @ inverse)[:, :2].astype(np.float32)
-
-
-def _correlation(fixed: Floats, moving: Floats, moves: Floats) -> NDArray[np.float32]:
+def _correlation(fixed: Floats, seen: Floats, inside: Floats, moves: Floats) -> Floats:
     """Of the whole of what both show; -1 where that is not plausible for a copy."""
-    seen, inside = _moved(moving, moves)
     flat, total = fixed.reshape(len(fixed), -1), inside.sum(axis=1)
     correlation = (_scaled(flat, inside) * _scaled(seen, inside)).sum(axis=1) / np.maximum(total, 1)
     return np.where(_is_plausible(moves, inside), correlation, -1)
@@ -174,9 +312,8 @@ def _is_plausible(moves: Floats, inside: Floats) -> NDArray[np.bool_]:
     return is_zoom & (inside.mean(axis=1) >= _LEAST_CELLS / _CELLS**2)
 
 
-def _compared(fixed: Floats, moving: Floats, moves: Floats) -> tuple[Floats, Floats]:
+def _compared(fixed: Floats, seen: Floats, inside: Floats, moves: Floats) -> tuple[Floats, Floats]:
     """Correlation that 85 % of the cells reach, or NaN; and the share overlapped."""
-    seen, inside = _moved(moving, moves)
     k, size = len(fixed), fixed.shape[1] // _CELLS
     a, b, weights = (
         part.reshape(k, _CELLS, size, _CELLS, size).swapaxes(2, 3).reshape(-1, size**2)

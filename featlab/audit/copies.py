@@ -20,7 +20,6 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from featlab.arguments import check_same_rows, group_names, split_sides
-from featlab.audit._alignment import FIT_COLUMNS, fitted
 from featlab.audit._labels import images_word, interval_words, worse_of
 from featlab.errors import FeatlabError
 from featlab.features import component_scores, feature_table, principal_components
@@ -119,6 +118,8 @@ def duplicates(store: MapStore, *, split: ArrayLike | None = None) -> pd.DataFra
     Baker & Matthews (2004). Lucas-Kanade 20 years on: a unifying framework. International Journal
     of Computer Vision 56, 221-255.
     """
+    from featlab.audit._alignment import FIT_COLUMNS, fitted  # compiled loops
+
     images = store.images
     n = len(images)
     check_same_rows(images=images, split=split)

@@ -7,15 +7,18 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featlab.errors import FeatlabError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 IN_MEMORY = 512 * 2**20
 """Bytes up to which a table of features is held in memory."""
@@ -64,6 +67,19 @@ def give_back_large_blocks() -> None:
     """
     with suppress(AttributeError, OSError, TypeError):  # no such function, or no such library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+
+
+def compiled(function: Callable[P, T]) -> Callable[P, T]:
+    """The function in machine code, kept for other processes where a folder can be written.
+
+    Its sums may be taken in any order, so that loops are made for wide registers; nothing is NaN.
+    """
+    import numba
+
+    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+    with suppress(RuntimeError):  # neither the package's folder nor the user's
+        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+    return numba.njit(**options)(function)  # type: ignore[no-any-return]
 
 
 def is_large(n: int, c: int) -> bool:
