@@ -30,7 +30,7 @@ from featlab.audit import copies as copies_of
 from featlab.audit._alignment import fitted
 from featlab.audit._confounds import adjusted_effects, confounds
 from featlab.audit._labels import most_of, outliers
-from featlab.audit._pictures import find_bands, picture_statistics, read_pictures
+from featlab.audit._pictures import _colours, find_bands, picture_statistics, read_pictures
 from featlab.audit.copies import MIN_SIMILARITY, distinct_rows
 from featlab.audit.sets import balance, colour_alone, confounds_line, pictures_line
 from featlab.backbones import load_backbone
@@ -167,6 +167,20 @@ def test_captions_of_real_pictures_are_found(shared_data):
 
 
 # --- statistics ---------------------------------------------------------------------------------
+
+
+def test_colours_are_those_of_their_definitions_and_saturation_that_of_pillow():
+    high, low = np.divmod(np.arange(2**16), 256)
+    every = np.stack([np.maximum(high, low), np.minimum(high, low), np.minimum(high, low)], axis=1)
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3))
+    for pixels in (every.reshape(256, 256, 3), noise):
+        picture = Image.fromarray(pixels.astype(np.uint8))
+        luma = pixels @ [0.299, 0.587, 0.114] / 255
+        curved = sum(np.roll(luma, *by) for by in [(1, 0), (-1, 0), (1, 1), (-1, 1)]) - 4 * luma
+        expected = [luma.mean(), luma.std(), *(pixels / 255).mean(axis=(0, 1))]
+        expected += [np.asarray(picture.convert("HSV"))[:, :, 1].mean() / 255]
+        expected += [curved[1:-1, 1:-1].var()]
+        assert_allclose(_colours(picture), expected, rtol=1e-9)
 
 
 def test_statistics_of_plain_colours_are_exact(tmp_path):
@@ -953,6 +967,6 @@ def test_pictures_are_read_once_each(monkeypatch, picture_folder):
 
     images, _, _ = index_images(picture_folder({"a": 4, "b": 4}))
     calls = []
-    decode = room.decode_picture
-    monkeypatch.setattr(room, "decode_picture", lambda *given: calls.append(1) or decode(*given))
+    decode = room.decode_scaled
+    monkeypatch.setattr(room, "decode_scaled", lambda *given: calls.append(1) or decode(*given))
     assert read_pictures(images).readable.all() and len(calls) == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from PIL import Image
 
 from featlab.arguments import Progress, check_columns, tracked
 from featlab.errors import FeatlabError
-from featlab.images import decode_picture
+from featlab.images.decode import decode_scaled
 from featlab.images.pixels import levels_of
 from featlab.system.processes import in_order
 
@@ -192,12 +193,11 @@ def _measure(path: Path, levels: str) -> Floats | None:
         if not path.is_file():  # a pipe would be waited for
             return None
         data = path.read_bytes()
-        pixels = decode_picture(data, levels)
+        picture = decode_scaled(data, 1, levels).image
     except (OSError, FeatlabError):
         return None
-    height, width = pixels.shape[:2]
-    picture = Image.fromarray(pixels)
-    bands = find_bands(_at_most(picture, pixels))
+    width, height = picture.size
+    bands = find_bands(_at_most(picture))
     statistics = [
         *_colours(picture),
         width,
@@ -214,31 +214,50 @@ def _measure(path: Path, levels: str) -> Floats | None:
 
 
 def _colours(picture: Image.Image) -> list[float]:
-    """Brightness, contrast, red, green, blue, saturation, sharpness."""
+    """Brightness, contrast, red, green, blue, saturation, sharpness.
+
+    Sums are of whole numbers, which single precision holds exactly: colours of 0 to 255, luma in
+    thousandths of them, and what its Laplacian is.
+    """
     small = picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-    colours = np.asarray(small, dtype=np.float32) / 255
-    luma = colours @ _LUMA.astype(np.float32)
-    saturation = np.asarray(small.convert("HSV").getchannel("S")).mean() / 255
+    planes = [np.asarray(plane) for plane in small.split()]
+    highest, lowest = np.maximum.reduce(planes), np.minimum.reduce(planes)
+    saturation = _saturations().take(highest.astype(np.uint16) << 8 | lowest)
+    red, green, blue = (plane.astype(np.float32) for plane in planes)
+    means = np.array([plane.sum() for plane in (red, green, blue)], np.float64) / _SIDE**2 / 255
+    luma = np.float32(299) * red + np.float32(587) * green + np.float32(114) * blue
     inner = luma[1:-1, 1:-1]
     curvature = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * inner
-    means = np.array([colours[:, :, k].mean(dtype=np.float64) for k in range(3)])
-    spread = luma.std(dtype=np.float64)
     return [
         float(means @ _LUMA),
-        float(spread),
+        float(np.sqrt(_variance(luma))) / 255_000,
         *means.tolist(),
-        float(saturation),
-        float(curvature.var(dtype=np.float64)),
+        float(saturation.sum(dtype=np.uint32)) / _SIDE**2 / 255,
+        float(_variance(curvature)) / 255_000**2,
     ]
 
 
-def _at_most(picture: Image.Image, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _variance(whole: NDArray[np.float32]) -> float:
+    numbers = whole.astype(np.float64).ravel()
+    total = float(numbers.sum())
+    return float(np.dot(numbers, numbers) - total**2 / len(numbers)) / len(numbers)
+
+
+@functools.cache
+def _saturations() -> NDArray[np.uint8]:
+    """HSV's as Pillow counts it, 0 to 255, of 256 times the highest colour plus the lowest."""
+    highest, lowest = np.divmod(np.arange(2**16), 256)
+    share = (highest - lowest).astype(np.float32) / np.maximum(highest, 1).astype(np.float32)
+    return (share.astype(np.float64) * 255).clip(0).astype(np.uint8)
+
+
+def _at_most(picture: Image.Image) -> NDArray[np.uint8]:
     """The pixels, made smaller where the longer side exceeds 640."""
     shrink = _LONGEST / max(picture.size)
-    if shrink >= 1:
-        return pixels
-    size = (max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink)))
-    return np.asarray(picture.resize(size, Image.Resampling.BOX))
+    if shrink < 1:
+        size = (max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink)))
+        picture = picture.resize(size, Image.Resampling.BOX)
+    return np.asarray(picture)
 
 
 def _union(corners: Floats) -> float:
@@ -290,10 +309,9 @@ def find_bands(pixels: NDArray[np.uint8]) -> Bands:
     -------
     Bands
     """
-    upright = pixels.astype(np.int16)
-    sideways = upright.transpose(1, 0, 2)
-    top, top_caption = _side(upright)
-    bottom, bottom_caption = _side(upright[::-1])
+    sideways = pixels.transpose(1, 0, 2)
+    top, top_caption = _side(pixels)
+    bottom, bottom_caption = _side(pixels[::-1])
     height, width = pixels.shape[:2]
     return Bands(
         top=top / height,
@@ -304,19 +322,20 @@ def find_bands(pixels: NDArray[np.uint8]) -> Bands:
     )
 
 
-def _side(rows: _Rows) -> tuple[int, int]:
+def _side(rows: NDArray[np.uint8]) -> tuple[int, int]:
     """Thickness of the band that starts at row 0, and of what holds its writing, in rows."""
     height = len(rows)
     n = int(height * _THICKEST)
     if n <= _RIM_ROWS or rows.shape[1] <= _RIM_ROWS:
         return 0, 0
     # Nearly every picture is done after looking at two rows.
-    rim = rows[:_RIM_ROWS]
-    colour = np.median(rim.reshape(-1, 3), axis=0).astype(np.int16)
-    off = _off(rim, colour)
-    if (off <= _PLAIN).mean(axis=1).min() < _RIM_SHARE or np.median(off) > _RIM_NOISE:
+    rim = rows[:_RIM_ROWS].reshape(-1, 3).T.astype(np.int16, order="C")
+    colour = _median(rim).astype(np.int16)
+    off = np.abs(rim - colour[:, np.newaxis]).max(axis=0)
+    is_plain = (off <= _PLAIN).reshape(_RIM_ROWS, -1).mean(axis=1) >= _RIM_SHARE
+    if not is_plain.all() or _median(off) > _RIM_NOISE:
         return 0, 0
-    off = _off(rows[: n + max(_RIM_ROWS, int(height * _BEYOND))], colour)
+    off = _off(rows[: n + max(_RIM_ROWS, int(height * _BEYOND))].astype(np.int16), colour)
     plain = (off <= _PLAIN).mean(axis=1)
     going = np.logical_and.accumulate(plain >= _ROW_SHARE)
     reach = int(going[:n].sum())
@@ -324,6 +343,14 @@ def _side(rows: _Rows) -> tuple[int, int]:
     if band and np.median(off[:band]) > _BAND_NOISE:
         return 0, 0
     return band, _caption(off, plain, band or reach, height, is_band=band > 0)
+
+
+def _median(values: NDArray[np.int16]) -> Floats:
+    """Along the last axis, as NumPy's, which takes three times as long for a few hundred values."""
+    n = values.shape[-1]
+    ordered = np.sort(values, axis=-1)
+    middle: Floats = (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
+    return middle
 
 
 def _band(plain: NDArray[np.float64], reach: int, beyond: int) -> int:
