@@ -123,16 +123,17 @@ def no_drawing(but: str = " ") -> Iterator[None]:
     """
     from featlab.report import _elements
 
-    drawn = _elements.Figure._drawn.func
+    drawing = _elements.Figure.drawing
     blank = b64encode(b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1"/>').decode()
 
-    def draw(figure: Any) -> tuple[str, int]:
+    def draw(figure: Any) -> _elements.Drawing:
         if re.search(but, figure.file):
-            return drawn(figure)
-        return f"data:image/svg+xml;base64,{blank}", 1344  # the widest there is
+            return drawing(figure)
+        uri, width = f"data:image/svg+xml;base64,{blank}", 1344  # the widest there is
+        return _elements.Drawing(uri, width, figure.alt, figure.caption, figure.pictures)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_elements.Figure, "_drawn", property(draw))
+        patch.setattr(_elements.Figure, "drawing", draw)
         yield
 
 

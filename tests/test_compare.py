@@ -341,7 +341,7 @@ def test_the_page_answers_in_short_and_holds_its_tables(found, tmp_path):
         assert words in page, words
     assert page.count("<figure") == 5
     # Other processes draw them, where there are any.
-    figures = [figure for section in SECTIONS for figure in section(found).drawn()]
+    figures = [figure for section in SECTIONS for figure in section(found).every_figure()]
     assert len(pickle.loads(pickle.dumps(figures))) == 5
     assert not re.search(r"(?:src|href)=\"(?:https?:)?//", page)
     for name in ("compare", "compare_heads", "compare_detectors", "compare_pairs"):

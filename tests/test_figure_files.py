@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -22,6 +23,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_results import HOSTILE, make_results
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -41,8 +44,8 @@ from featlab.plots.style import (
     encode,
     themed,
 )
+from featlab.report._elements import _PLAIN, Options, Section, _address, drawn_beside
 from featlab.report._elements import Figure as Drawn
-from featlab.report._elements import Options, Section, drawing
 from featlab.report.page import _sections
 from featlab.system import processes
 
@@ -64,17 +67,21 @@ def test_every_figure_of_the_page_becomes_a_file(results, tmp_path):
     written = report.write_figures(results, tmp_path / "figures")
     assert sorted(written) == sorted((tmp_path / "figures").iterdir())  # and no litter
     assert all(path.read_bytes().startswith(b"<?xml") for path in written)
-    names = [figure.file for section in _sections(results, Options()) for figure in section.drawn()]
+    names = [
+        figure.file
+        for section in _sections(results, Options())
+        for figure in section.every_figure()
+    ]
     assert sorted(names) == sorted(path.stem for path in written)
     assert len(set(names)) == len(names)
     assert {"network_output", "class_balance", "neuron_volcano"} <= set(names)
 
 
 def test_the_page_holds_the_same_figures(few, tmp_path):
-    figures = [figure for section in _sections(few, Options()) for figure in section.drawn()]
+    figures = [figure for section in _sections(few, Options()) for figure in section.every_figure()]
     page = report.write_report(few, tmp_path / "report.html").read_text("utf-8")
     on_page = re.findall(r'<img src="(data:image/[^"]+)"', page)
-    assert sorted(on_page) == sorted(figure.uri for figure in figures)
+    assert sorted(on_page) == sorted(figure.drawing().uri for figure in figures)
 
 
 def test_figures_travel_without_the_results_that_they_are_of(results, monkeypatch):
@@ -83,7 +90,16 @@ def test_figures_travel_without_the_results_that_they_are_of(results, monkeypatc
 
     monkeypatch.setattr(type(results), "__reduce_ex__", refused)
     for section in _sections(results, Options()):
-        assert len(pickle.loads(pickle.dumps(section.drawn()))) == len(section.drawn())
+        figures = section.every_figure()
+        assert len(pickle.loads(pickle.dumps(figures))) == len(figures)
+
+
+@given(st.text())
+def test_an_svg_is_quoted_as_the_standard_library_does(text):
+    known = "".join(map(chr, range(128)))
+    for svg in (text, known + text, known):
+        assert unquote(_address(svg)) == f"data:image/svg+xml,{svg}"
+        assert _address(svg) == f"data:image/svg+xml,{quote(svg, safe=_PLAIN)}"
 
 
 @pytest.mark.slow
@@ -113,10 +129,11 @@ def test_a_figure_is_drawn_here_where_the_process_that_draws_it_dies(tmp_path, m
     figure = Drawn(partial(drawn_by, os.getpid(), tmp_path / "begun"), "", "", "blank")
     with processes.beside(int) as begun:
         begun()
-    with drawing([Section("a", "A", "", figures={"blank": figure})]):
+    with drawn_beside([Section("a", "A", "", figures={"blank": figure})]) as drawn:
         while not (tmp_path / "begun").exists():
             time.sleep(0.01)
-    assert figure.uri.startswith("data:image/svg+xml,")
+        (section,) = drawn()
+        assert section.drawings["blank"].uri.startswith("data:image/svg+xml,")
 
 
 @pytest.mark.slow
@@ -127,7 +144,7 @@ def test_figures_are_written_as_pdf(few, tmp_path):
 
 
 def test_a_figure_is_written_whole_or_not_at_all(few, tmp_path, monkeypatch):
-    figures = (figure for section in _sections(few, Options()) for figure in section.drawn())
+    figures = (figure for section in _sections(few, Options()) for figure in section.every_figure())
     first = tmp_path / f"{next(figures).file}.svg"
     first.write_text("of an earlier run")
 

@@ -20,14 +20,14 @@ from featlab.report import _compared as compared
 from featlab.report import _words as words
 from featlab.report import overview
 from featlab.report._answers import scored
-from featlab.report._elements import Options, Section, Table, drawing, table
+from featlab.report._elements import Options, Section, Table, drawn, table
 from featlab.report._words import COMPARISON_CLAIMS, Claim, claim
 from featlab.report.page import (
     NO_DATA,
     PLAIN_SCRIPTS,
+    drawn_and_written,
     filled_in,
     page_path,
-    tables_beside,
     whole_page,
 )
 from featlab.results.analysis import BASELINE_HEADS, Results
@@ -64,11 +64,8 @@ def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pa
     """
     path = page_path(path, "compare.html")
     sections = [section(comparison) for section in SECTIONS]
-    with drawing(sections):
-        for section in sections:
-            tables_beside(path.parent, dict(section.files))
     page = filled_in(
-        sections,
+        drawn_and_written(sections, path.parent),
         _SCRIPTS,
         kind="comparison",
         title=Markup("{}, seen in {} ways").format(
@@ -367,7 +364,7 @@ def write_brief(results: Results, path: str | os.PathLike[str]) -> Path:
         `path` is a folder.
     """
     path = page_path(path, "brief.html")
-    page = whole_page(results, [brief(results)], PLAIN_SCRIPTS, "brief", NO_DATA)
+    page = whole_page(results, drawn([brief(results)]), PLAIN_SCRIPTS, "brief", NO_DATA)
     write_whole(path, page.encode("utf-8", "replace"))
     return path
 

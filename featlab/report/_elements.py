@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 40
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 _PLAIN = " =:/;,+()*!~$@?"  # what an address keeps in an attribute
+_QUOTED = "%" + "".join(c for c in map(chr, range(128)) if c != "%" and quote(c, safe=_PLAIN) != c)
 _PICTURE_DPI = 110
 _DPI = 150
 _PIXELS_PER_INCH = 96
@@ -51,8 +51,19 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A figure as the page holds it: its address and width (CSS pixels), and its words."""
+
+    uri: str
+    width: int
+    alt: str
+    caption: str
+    pictures: bool
+
+
+@dataclass(frozen=True)
 class Figure:
-    """A figure with its words, drawn when its bytes are asked for.
+    """A figure with its words, not drawn yet.
 
     Attributes
     ----------
@@ -74,28 +85,26 @@ class Figure:
     pictures: bool = False
 
     @property
-    def uri(self) -> str:
-        """The figure as the page holds it."""
-        return self._drawn[0]
-
-    @property
-    def width(self) -> int:
-        """CSS pixels."""
-        return self._drawn[1]
-
-    @property
     def dpi(self) -> int:
         """Pixels per inch of what is not drawn as lines."""
         return _PICTURE_DPI if self.pictures else _DPI
 
-    @cached_property
-    def _drawn(self) -> tuple[str, int]:
-        drawing = self.draw()
-        drawn = themed(encode(drawing, "svg", dpi=self.dpi, photographs=self.pictures))
-        whole: Any = getattr(drawing, "figure", drawing)
-        # Letter by letter it is shorter than in base64.
-        uri = f"data:image/svg+xml,{quote(drawn, safe=_PLAIN)}"
-        return uri, round(whole.get_figwidth() * _PIXELS_PER_INCH)
+    def drawing(self) -> Drawing:
+        """Draw it."""
+        drawn = self.draw()
+        svg = themed(encode(drawn, "svg", dpi=self.dpi, photographs=self.pictures))
+        whole: Any = getattr(drawn, "figure", drawn)
+        width = round(whole.get_figwidth() * _PIXELS_PER_INCH)
+        return Drawing(_address(svg), width, self.alt, self.caption, self.pictures)
+
+
+def _address(svg: str) -> str:
+    """An SVG as an attribute holds it; letter by letter it is shorter than in base64."""
+    if not svg.isascii():
+        return f"data:image/svg+xml,{quote(svg, safe=_PLAIN)}"
+    for character in _QUOTED:  # `quote` asks for each letter, which takes eight times as long
+        svg = svg.replace(character, f"%{ord(character):02X}")
+    return f"data:image/svg+xml,{svg}"
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,8 @@ class Section:
     tables : mapping of str to Table or None
         None for those that these results do not allow; so with the figures.
     figures : mapping of str to Figure, list of Figure or None
+    drawings : mapping
+        The same, drawn, where :func:`drawn_beside` made them.
     files : mapping of str to DataFrame
         The full tables, which lie beside the page.
     link : str
@@ -138,11 +149,12 @@ class Section:
     facts: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, Table | None] = field(default_factory=dict)
     figures: Mapping[str, Figure | list[Figure] | None] = field(default_factory=dict)
+    drawings: Mapping[str, Drawing | list[Drawing] | None] = field(default_factory=dict)
     files: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     link: str = ""
 
-    def drawn(self) -> list[Figure]:
-        """Every figure that there is."""
+    def every_figure(self) -> list[Figure]:
+        """Those that there are."""
         every: list[Figure] = []
         for entry in self.figures.values():
             every += entry if isinstance(entry, list) else [entry] if entry is not None else []
@@ -150,25 +162,50 @@ class Section:
 
 
 @contextmanager
-def drawing(sections: Sequence[Section]) -> Iterator[None]:
-    """Have other processes draw every figure until a block ends.
+def drawn_beside(sections: Sequence[Section]) -> Iterator[Callable[[], list[Section]]]:
+    """Have other processes draw every figure meanwhile, where there are some.
 
-    If there are none, or one of them dies, figures are drawn here when they are asked for.
+    What is yielded returns the sections with their drawings: it awaits them, and draws here what
+    has not begun there, or all of them where one of those processes dies.
     """
-    if not others_are_there():
-        yield
-        return
-    figures = [figure for section in sections for figure in section.drawn()]
+    figures = [figure for section in sections for figure in section.every_figure()]
     figures.sort(key=lambda figure: not figure.pictures)  # which take longest
-    with each(_drawn, figures) as results:
-        yield
-        with suppress(BrokenExecutor):
-            for figure, drawn in zip(figures, results(), strict=True):
-                figure.__dict__["_drawn"] = drawn
+
+    def here() -> list[Section]:
+        return _with_drawings(sections, figures, map(Figure.drawing, figures))
+
+    if not others_are_there():
+        yield here
+        return
+    with each(Figure.drawing, figures) as results:
+
+        def awaited() -> list[Section]:
+            try:
+                return _with_drawings(sections, figures, results())
+            except BrokenExecutor:
+                return here()
+
+        yield awaited
 
 
-def _drawn(figure: Figure) -> tuple[str, int]:
-    return figure._drawn
+def _with_drawings(
+    sections: Sequence[Section], figures: Sequence[Figure], drawings: Iterable[Drawing]
+) -> list[Section]:
+    of = {id(figure): made for figure, made in zip(figures, drawings, strict=True)}
+
+    def entry(one: Figure | list[Figure] | None) -> Drawing | list[Drawing] | None:
+        return [of[id(each)] for each in one] if isinstance(one, list) else of.get(id(one))
+
+    return [
+        replace(section, drawings={name: entry(one) for name, one in section.figures.items()})
+        for section in sections
+    ]
+
+
+def drawn(sections: Sequence[Section]) -> list[Section]:
+    """The sections with every figure drawn, here."""
+    with drawn_beside(sections) as made:
+        return made()
 
 
 def table(

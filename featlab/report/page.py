@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from featlab.plots.style import FORMATS, save_figure
 from featlab.report import _words as words
 from featlab.report._answers import scored
 from featlab.report._data import data, network, set_overview
-from featlab.report._elements import Glossary, Options, Section, drawing
+from featlab.report._elements import Glossary, Options, Section, drawn, drawn_beside
 from featlab.report._heads import classification, own_classes
 from featlab.report._interactive import PAGE_BYTES, interactive
 from featlab.report._localisation import localisation
@@ -111,9 +112,7 @@ def write_report(
     path = page_path(path, "report.html")
     check_whole("most_examples", most_examples, 0)
     sections = _sections(results, Options(most_examples, random_state))
-    with drawing(sections):
-        tables_beside(path.parent, _tables(sections))
-    page = _render(results, sections)
+    page = _render(results, drawn_and_written(sections, path.parent))
     # A file name may hold lone surrogates, which UTF-8 cannot.
     write_whole(path, page.encode("utf-8", "replace"))
     return path
@@ -203,7 +202,7 @@ def write_figures(
     return [
         save_figure(figure.draw(), folder / f"{figure.file}.{format}", dpi=figure.dpi)
         for section in _sections(results, Options(most_examples, random_state))
-        for figure in section.drawn()
+        for figure in section.every_figure()
     ]
 
 
@@ -234,12 +233,22 @@ def tables_beside(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
     ]
 
 
+def drawn_and_written(sections: Sequence[Section], folder: Path) -> list[Section]:
+    """Sections with their figures; the tables are written meanwhile, mostly waiting for a disk."""
+    with drawn_beside(sections) as drawn, ThreadPoolExecutor(1) as beside:
+        written = beside.submit(tables_beside, folder, _tables(sections))
+        sections = drawn()
+        written.result()
+    return sections
+
+
 def filled_in(sections: Sequence[Section], scripts: Sequence[str], **values: Any) -> str:
     """One page as text, with its style, its script and the policy that lets only that script run.
 
     Parameters
     ----------
     sections : sequence of Section
+        With their drawings.
     scripts : sequence of str
         Files of ``templates`` that make up the script, in order.
     **values
@@ -278,7 +287,7 @@ def _tables(sections: Sequence[Section]) -> dict[str, pd.DataFrame]:
 
 def _asked_page(predictions: Predictions) -> str:
     return filled_in(
-        [asked(predictions)],
+        drawn([asked(predictions)]),
         PLAIN_SCRIPTS,
         kind="predictions",
         title="What it is, where it is, and how sure",
