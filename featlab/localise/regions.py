@@ -334,8 +334,9 @@ def _levels(fine: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _checked_thresholds(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
     thresholds = np.asarray(thresholds, dtype=float)
-    if not ((thresholds >= 0) & (thresholds < 1)).all():
-        raise FeatlabError(f"thresholds must lie in [0, 1), got {thresholds.tolist()}.")
+    outside = thresholds[~((thresholds >= 0) & (thresholds < 1))]
+    if len(outside):
+        raise FeatlabError(f"thresholds must lie in [0, 1), got {outside[0]:g}.")
     return thresholds
 
 
