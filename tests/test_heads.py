@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from numpy.testing import assert_allclose
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
@@ -17,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from featlab import FeatlabError
 from featlab.heads import evaluate_heads, linear_weights
 from featlab.heads.scores import metrics_of, scores_of
-from featlab.heads.training import C_GRID, Train, folds_of, stratified_folds, tuned_c
+from featlab.heads.training import C_GRID, Train, folds_of, rotated, stratified_folds, tuned_c
 from featlab.intervals import share_interval
 from featlab.results.analysis import HeadResults
 
@@ -287,6 +288,22 @@ def test_perfect_scores_are_not_certain(sizes):
         assert 1 - 5 / min(sizes) < scores[f"{name}_low"] < 1 - 0.5 / sum(sizes), name
     # Classes of few images make the mean recall less certain than the share of right answers.
     assert scores["balanced_accuracy_low"] < scores["accuracy_low"]
+
+
+@pytest.mark.parametrize(("copies", "is_qr"), [(0, False), (3, True)])
+def test_rows_are_turned_into_few_columns_that_keep_their_products(copies, is_qr, monkeypatch):
+    rng = np.random.default_rng(0)
+    X, other = rng.normal(size=(30, 80)), rng.normal(size=(9, 80))
+    X[30 - copies :] = X[:copies]
+    X -= X.mean(axis=0)
+    calls, qr = [], np.linalg.qr
+    monkeypatch.setattr(np.linalg, "qr", lambda matrix: calls.append(1) or qr(matrix))
+    own, held = rotated(X, other)
+    assert bool(calls) == is_qr and own.shape[1] <= 30
+    assert_allclose(own @ own.T, X @ X.T, atol=1e-10)
+    assert_allclose(held @ own.T, other @ X.T, atol=1e-10)
+    wide = rng.normal(size=(30, 30))
+    assert rotated(wide, wide)[0] is wide
 
 
 def test_folds_are_stratified_and_keep_groups_together():

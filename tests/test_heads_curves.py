@@ -14,6 +14,7 @@ from test_heads import problem
 
 from featlab import FeatlabError, plots
 from featlab.heads import (
+    _curves,
     ablation_curve,
     evaluate_heads,
     learning_curve,
@@ -135,6 +136,16 @@ class TestAblation:
             expected = (model.predict(changed) == y[test]).mean()
             table = ablation_curve(X, y, split, ["n5", "n0"], mode=mode, n_random=1)
             assert table.query("kind == 'detectors' and k == 2")["accuracy"].item() == expected
+
+    def test_both_modes_at_once_are_the_same_of_one_fit(self, planted, monkeypatch):
+        X, y, split = planted
+        order, fits = ["n5", "n0"], []
+        each = [ablation_curve(X, y, split, order, mode=mode) for mode in ("ablate", "keep")]
+        fit = _curves.fit_logistic
+        monkeypatch.setattr(_curves, "fit_logistic", lambda *a: fits.append(1) or fit(*a))
+        both = ablation_curve(X, y, split, order, mode=["ablate", "keep"])
+        pd.testing.assert_frame_equal(both, pd.concat(each, ignore_index=True))
+        assert len(fits) == 1
 
     def test_partners_are_of_like_variance(self):
         variance = np.append(np.geomspace(1e-3, 1e3, 400), 0.0)

@@ -155,7 +155,7 @@ def ablation_curve(
     split: ArrayLike,
     order: Iterable[Hashable],
     *,
-    mode: str = "ablate",
+    mode: str | list[str] | tuple[str, ...] = "ablate",
     sizes: Sequence[int] | None = None,
     n_random: int = 20,
     groups: ArrayLike | None = None,
@@ -177,7 +177,7 @@ def ablation_curve(
     order : iterable
         Neuron ids (column names of a DataFrame, else column numbers), best first; repeated ones
         count once. For instance ``ranked.query("detector").sort_values("rank")["neuron"]``.
-    mode : {"ablate", "keep"}
+    mode : {"ablate", "keep"}, or a list of them, for which the head is fitted once
     sizes : sequence of int, optional
         Numbers of neurons, from 1 to the length of `order`; default 1, 2, 5, 10, … and the length.
         0 is always there.
@@ -190,7 +190,7 @@ def ablation_curve(
 
     Returns
     -------
-    DataFrame, one row per kind and k
+    DataFrame, one row per mode, kind and k
         ``mode``; ``kind``, "detectors" (those of `order`) or "random"; ``k``; ``n`` (test images);
         ``accuracy``; ``low`` and ``high``: for the detectors a 95 % interval over test images
         (or over their groups), for the random sets the 2.5 and 97.5 % points of the
@@ -213,7 +213,9 @@ def ablation_curve(
     """
     images = images_of(X, y, groups, split=split)
     values = finite_matrix(X)
-    check_choice("mode", mode, _MODES)
+    modes: list[Any] = list(mode) if isinstance(mode, (list, tuple)) else [mode]
+    for one in modes or [mode]:
+        check_choice("mode", one, _MODES)
     check_whole("n_random", n_random, 1)
     columns = _columns_of_order(X, order)
     numbers = [0, *_numbers_of_neurons(sizes, len(columns))]
@@ -225,18 +227,30 @@ def ablation_curve(
     rng = np.random.default_rng(random_state)
     partners = _Partners(train.X.var(axis=0), columns[: numbers[-1]])
     orders = [columns, *(partners.draw(rng) for _ in range(n_random))]
-    hits = np.empty((len(numbers), len(orders), len(test)), dtype=bool)
-    ablate = _Ablation(*linear_weights(model), mean=train.X.mean(axis=0), keep=mode == "keep")
+    ablation = _Ablation(*linear_weights(model), mean=train.X.mean(axis=0))
+    hits = np.empty((len(modes), len(numbers), len(orders), len(test)), dtype=bool)
     for piece in pieces(len(test), values.shape[1]):
         X_test = double_rows(values, test[piece])
         for place, k in enumerate(numbers):
-            for number, called in enumerate(ablate.predict(X_test, [one[:k] for one in orders])):
-                hits[place, number, piece] = called == truth[piece]
+            sets = [one[:k] for one in orders]
+            for number, called in enumerate(ablation.predict(X_test, sets, modes)):
+                hits[:, place, number, piece] = called == truth[piece]
     draw = {"n_boot": n_boot, "random_state": random_state}
+    tables = [
+        _ablated(one, numbers, of_mode, sides.clusters, draw)
+        for one, of_mode in zip(modes, hits, strict=True)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _ablated(
+    mode: str, numbers: Sequence[int], hits: NDArray[np.bool_], clusters: Ints | None, draw: Any
+) -> pd.DataFrame:
+    """Accuracies of one mode, from the hits ``(numbers, 1 + random sets, test images)``."""
     rows = []
     for k, (right, *others) in zip(numbers, hits, strict=True):
-        low, high = share_interval(right, sides.clusters, **draw)
-        common = {"mode": mode, "k": k, "n": len(test)}
+        low, high = share_interval(right, clusters, **draw)
+        common = {"mode": mode, "k": k, "n": len(right)}
         rows.append(
             {**common, "kind": "detectors", "accuracy": right.mean(), "low": low, "high": high}
         )
@@ -372,17 +386,18 @@ def _some_columns(values: NDArray[np.floating], rows: Ints, columns: Ints) -> Fl
 class _Ablation:
     """A linear head on features of which some neurons, or all others, are at their train mean."""
 
-    def __init__(self, coef: Floats, intercept: Floats, *, mean: Floats, keep: bool) -> None:
-        self._coef, self._mean, self._keep = coef, mean, keep
+    def __init__(self, coef: Floats, intercept: Floats, *, mean: Floats) -> None:
+        self._coef, self._mean = coef, mean
         self._base = mean @ coef.T + intercept
 
-    def predict(self, X: Floats, sets: Iterable[Ints]) -> Iterator[Ints]:
-        """Class codes of every row, for each set of columns."""
+    def predict(self, X: Floats, sets: Iterable[Ints], modes: Sequence[str]) -> Iterator[Ints]:
+        """Class codes ``(modes, rows)``, for each set of columns."""
         away = X - self._mean  # a neuron at its training mean adds nothing
+        whole = away @ self._coef.T
         for columns in sets:
             known = away[:, columns] @ self._coef[:, columns].T
-            scores = self._base + (known if self._keep else away @ self._coef.T - known)
-            yield scores.argmax(axis=1)
+            sums = {"keep": self._base + known, "ablate": self._base + (whole - known)}
+            yield np.stack([sums[mode].argmax(axis=1) for mode in modes])
 
 
 class _Partners:

@@ -191,13 +191,10 @@ def detector_details(
     order = ablation_order(detectors, features.take_rows(X, split == "train"))
     needed, smallest = None, None
     if order:
-        curves = [
-            ablation_curve(
-                X, labels, split, order, mode=mode, groups=groups, random_state=random_state
-            )
-            for mode in ("ablate", "keep")
-        ]
-        needed = pd.concat(curves, ignore_index=True)
+        needed = ablation_curve(
+            X, labels, split, order,
+            mode=("ablate", "keep"), groups=groups, random_state=random_state,
+        )  # fmt: skip
         smallest = smallest_set(X, labels, split, order, groups=groups, random_state=random_state)
     return DetectorDetails(
         poolings=_poolings(tables, all_neurons, by_place),
