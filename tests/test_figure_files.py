@@ -26,6 +26,7 @@ from fake_results import HOSTILE, make_results
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
@@ -193,11 +194,17 @@ def test_an_svg_is_drawn_once_and_is_what_matplotlib_writes(name, monkeypatch):
         getattr(again, "figure", again).savefig(
             buffer, format="svg", dpi=110, metadata={"Date": None}
         )
-    counted = []
-    draw = Axes.draw
+    counted, measured = [], []
+    draw, measure = Axes.draw, RendererSVG.get_text_width_height_descent
     monkeypatch.setattr(Axes, "draw", lambda *given: (counted.append(given[0]), draw(*given)))
+    monkeypatch.setattr(
+        RendererSVG,
+        "get_text_width_height_descent",
+        lambda *given: (measured.append(given[1:]), measure(*given))[1],
+    )
     assert encode(drawing, dpi=110) == buffer.getvalue()
     assert len(counted) == len(getattr(drawing, "figure", drawing).axes)
+    assert len(measured) == len(set(measured)) > 0  # the layout knows what is written
 
 
 def test_photographs_are_the_jpeg_of_what_was_a_png():

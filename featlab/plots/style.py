@@ -150,6 +150,7 @@ def short_name(name: object, width: int = 22) -> str:
     return text.replace("$", r"\$")
 
 
+@functools.lru_cache(4096)
 def text_width(text: str, size: float) -> float:
     """Inches that a line of text takes, set in `size` points."""
     font = get_font(findfont("DejaVu Sans"))
@@ -241,12 +242,14 @@ def encode(
 
 def _svg(figure: Figure, dpi: int, photographs: bool) -> str:
     """What ``savefig`` writes, drawn once: it draws twice, first for the layout alone."""
-    FigureCanvasSVG(figure)  # the layout measures texts as they are written
     (width, height), before, text = figure.get_size_inches(), figure.dpi, io.StringIO()
     figure.dpi = 72
     pages = _Renderer(72 * width, 72 * height, text, image_dpi=dpi, metadata={"Date": None})
     pages.photographs = [] if photographs else None
-    figure.draw(MixedModeRenderer(figure, width, height, dpi, pages))
+    canvas: Any = FigureCanvasSVG(figure)
+    renderer = MixedModeRenderer(figure, width, height, dpi, pages)
+    canvas.get_renderer = lambda: renderer  # the layout measures texts that it writes, and once
+    figure.draw(renderer)
     pages.finalize()
     figure.dpi = before
     return _STAND_IN.sub(lambda match: _jpeg(pages.photographs[int(match[1])]), text.getvalue())

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 __version__ = "0.1.0"
 
-GARBAGE = (20_000, 20, 20)
+GARBAGE = (50_000, 20, 20)
 """How rarely processes of featlab look for garbage (`gc.set_threshold`): libraries leave a million
 objects that stay, and to look through them again and again took a tenth of the time."""
 
