@@ -18,9 +18,10 @@ import pandas as pd
 import pytest
 
 from featlab import FeatlabError
-from featlab.backbones import Backbone, _engines, load_backbone
-from featlab.extract import _passing, extract_maps
+from featlab.backbones import Backbone, _backbone, _engines, load_backbone
+from featlab.extract import _passing, _source, extract_maps
 from featlab.images import index_images
+from featlab.store import MapStore
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed"
@@ -410,3 +411,55 @@ def test_a_network_that_is_kept_is_not_taken_for_another_engine(kept, monkeypatc
     assert _engines.kept_engine("tensorflow", "float32", file, probe) is None
     monkeypatch.setattr(_engines, "_other_backend", lambda: True)
     assert _engines.kept_engine("auto", "float32", file, probe) is None
+
+
+@needs_openvino
+@pytest.mark.parametrize("quickest", [1, 2, 4])
+def test_a_long_pass_takes_pictures_by_the_number_that_was_quickest(
+    load, images, tmp_path, monkeypatch, quickest
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(_source, "_LONG_PASS", len(images))
+    asked: list[int] = []
+
+    def measured(run, sized, picture):
+        asked.append(1)
+        return {1: 1.0, 2: 1.0, 4: 1.02, 8: 2.0} | ({quickest: 0.5} if quickest != 4 else {})
+
+    monkeypatch.setattr(_backbone, "_milliseconds", measured)
+    usual = load("openvino")
+    expected = usual.forward(some_pixels(7))
+    for name in ("first", "second"):
+        backbone = load("openvino")
+        extract_maps(images, backbone, tmp_path / f"{name}.h5").close()
+        with MapStore(tmp_path / f"{name}.h5") as store:
+            # A fiftieth is no reason to take another than the usual one.
+            assert store.provenance["engine_details"] == f"{quickest} at once"
+        for layer, maps in backbone.forward(some_pixels(7)).items():
+            assert np.array_equal(maps, expected[layer])
+    assert asked == [1]  # and kept for the second
+    (kept,) = (tmp_path / "cache").rglob("*.txt")
+    for damage in (b"", b"3", b"1 ", b"\xff", b"8" * 5000):
+        kept.write_bytes(damage)
+        load("openvino").settle()
+    assert len(asked) == 6 and kept.read_text() == str(quickest)
+    # A store of few pictures tells of no choice, and is the same.
+    monkeypatch.setattr(_source, "_LONG_PASS", len(images) + 1)
+    extract_maps(images, load("openvino"), tmp_path / "few.h5").close()
+    with MapStore(tmp_path / "few.h5") as store:
+        assert "engine_details" not in store.provenance
+    assert datasets_of(tmp_path / "few.h5") == datasets_of(tmp_path / "first.h5")
+
+
+@needs_openvino
+def test_what_gives_other_bits_or_cannot_be_taken_is_not_measured(load):
+    engine = load("openvino").engine
+
+    def sized(size):
+        if size == 8:
+            raise RuntimeError("no such shape")
+        run = engine.sized(size)
+        return run if size == 1 else lambda pixels: [np.nextafter(m, 9) for m in run(pixels)]
+
+    taken = _backbone._milliseconds(engine.run, sized, some_pixels(1)[0])
+    assert taken.keys() == {1, 4} and min(taken.values()) > 0

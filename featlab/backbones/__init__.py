@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from featlab.arguments import check_choice
 from featlab.backbones._backbone import OWN_STRIDE, Backbone
-from featlab.backbones._engines import check_request
+from featlab.backbones._engines import ENGINES, PRECISIONS
 from featlab.backbones._files import scaling_of_words
 from featlab.backbones.networks import (
     HUB,
@@ -104,7 +105,7 @@ def load_backbone(
     name = os.fspath(name_or_path)
     if output_stride not in (None, 16):
         raise FeatlabError(f"output_stride must be 16 or left out, got {output_stride!r}.")
-    check_request(engine, precision)
+    _check_request(engine, precision)
     size = _input_size(input_size)
     own = (custom,) if isinstance(custom, str) else tuple(custom)
     source = find_source(name, weights, size, preprocessing, classifier, own)
@@ -213,3 +214,13 @@ def _input_size(input_size: int | tuple[int, int] | None) -> tuple[int, int] | N
             f"got {input_size}."
         )
     return int(size[0]), int(size[1])
+
+
+def _check_request(engine: str, precision: str) -> None:
+    """Refuse what no network can have, before anything is loaded."""
+    check_choice("engine", engine, ENGINES)
+    check_choice("precision", precision, PRECISIONS)
+    if precision != "float32" and engine not in ("auto", "openvino"):
+        raise FeatlabError(
+            f"precision={precision!r} needs engine='openvino', got engine={engine!r}."
+        )

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property, partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featlab.backbones._engines import (
-    Engine,
-    kept_engine,
-    kept_path,
-    make_engine,
-)
+from featlab.backbones._engines import OPENVINO_BATCH, Engine, Run, kept_engine, make_engine
 from featlab.backbones._files import PREPROCESSING, class_names, scale_pixels, scaling_of_words
 from featlab.backbones.graphs import (
     find_head,
@@ -30,8 +31,11 @@ from featlab.backbones.networks import (
     BUILT_IN,
     Source,
 )
+from featlab.errors import FeatlabError
 from featlab.results.networks import Description
 from featlab.store.network import OwnHead
+from featlab.system.files import write_whole
+from featlab.system.machine import usable_cores
 
 if TYPE_CHECKING:
     import keras
@@ -39,6 +43,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OWN_STRIDE = "network's own"
+
+_KEPT_BY = ("featlab", "keras", "openvino", "tensorflow")
+# Pictures that OpenVINO may take at once; for how many seconds they are tried, and the share of the
+# usual number's time that counts as quicker. Above so many ms a picture all is arithmetic.
+_SIZES, _TRIED_FOR, _CLEARLY, _SLOW = (1, 2, OPENVINO_BATCH, 8), 1.0, 0.95, 30.0
 
 
 class Backbone:
@@ -181,7 +190,37 @@ class Backbone:
     def _kept_path(self) -> Path | None:
         """Where it is kept converted; None where only the network itself tells what it is."""
         known = self.name in BUILT_IN and self._source.weights_file is not None
-        return kept_path(self.identity()) if known else None
+        return _kept_file(self.identity()) if known else None
+
+    def settle(self) -> None:
+        """Have OpenVINO take pictures by the number that is quickest here; for a long pass.
+
+        Numbers are compared by a measurement of about a second, which is kept for the next time.
+        Only such are taken as give the same maps to the last bit.
+        """
+        engine = self.engine
+        if engine.sized is None:
+            return
+        here = {"precision": self.precision, "device": engine.device, "sizes": repr(_SIZES)}
+        path = _kept_file(self.identity() | here).with_suffix(".txt")
+        known = ""
+        with suppress(OSError, ValueError):  # there is none, or a damaged one
+            known = path.read_text("utf-8")
+        if known in map(str, _SIZES):
+            size = int(known)
+        else:
+            taken = _milliseconds(engine.run, engine.sized, _probe_picture(self.input_size))
+            best = min(taken, key=lambda one: taken[one])
+            clearly = taken[best] < _CLEARLY * taken[OPENVINO_BATCH]
+            size = best if clearly else OPENVINO_BATCH
+            words = ", ".join(f"{one}: {ms:.2f}" for one, ms in sorted(taken.items()))
+            logger.info("OpenVINO, ms a picture by pictures at once: %s", words)
+            with suppress(FeatlabError):
+                write_whole(path, str(size).encode())
+        logger.info("OpenVINO takes %d at once, as measured on %s", size, engine.device)
+        run = engine.run if size == OPENVINO_BATCH else engine.sized(size)
+        details = f"{size} at once"
+        self.__dict__["engine"] = replace(engine, run=run, sized=None, details=details)
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -323,3 +362,42 @@ def _better_scaling(
         f"labelled pictures, with {best!r} on {others[best].sum()}: it was probably trained so. "
         f"Give preprocessing={best!r} (--preprocessing {best})."
     )
+
+
+def _kept_file(identity: Mapping[str, str]) -> Path:
+    """Where a converted network is kept: its identity and the versions that made it, as a name."""
+    versions = {}
+    for name in _KEPT_BY:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    key = json.dumps([dict(identity), versions, OPENVINO_BATCH], sort_keys=True)
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return Path(caches, "featlab", "networks", f"{digest}.npz")
+
+
+def _milliseconds(run: Run, sized: Callable[[int], Run], picture: np.ndarray) -> dict[int, float]:
+    """Of the processor, a picture, by pictures at once; only of those that give `run`'s bits."""
+    pixels = np.stack([np.roll(picture, 7 * k, axis=0) for k in range(max(_SIZES))])
+    begun = time.process_time()
+    expected = run(pixels)
+    usual = 1000 * (time.process_time() - begun) / len(pixels)
+    if usual > _SLOW:
+        return {OPENVINO_BATCH: usual}
+    runs = {OPENVINO_BATCH: run}
+    for size in _SIZES:
+        with suppress(RuntimeError):  # the network does not take so many
+            one = run if size == OPENVINO_BATCH else sized(size)
+            if all(np.array_equal(a, b) for a, b in zip(one(pixels), expected, strict=True)):
+                runs[size] = one
+    taken, end = dict.fromkeys(runs, np.inf), time.perf_counter() + _TRIED_FOR
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        # In turn, so that other programs disturb all alike; by the clock they would do so more.
+        while time.perf_counter() < end:
+            for size, one in runs.items():
+                begun = time.process_time()
+                for _ in pool.map(one, [pixels] * usable_cores()):
+                    pass
+                seconds = (time.process_time() - begun) / usable_cores()
+                taken[size] = min(taken[size], 1000 * seconds / len(pixels))
+    return taken

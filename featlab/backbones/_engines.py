@@ -6,18 +6,17 @@ engine prepares pictures alike.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featlab.arguments import check_choice
 from featlab.errors import FeatlabError
 from featlab.system.files import write_whole
 from featlab.system.machine import usable_cores
@@ -75,6 +73,12 @@ class Engine:
         Height, width and channels of each map; of a converted network that was kept.
     parameters : int
         Of the network; of one that was kept.
+    sized : callable, optional
+        From a number of pictures to a `run` that takes so many at once, of the same network.
+    device : str
+        What it runs on, where it has `sized`.
+    details : str
+        What a measurement chose (:meth:`featlab.backbones.Backbone.settle`).
     """
 
     name: str
@@ -83,22 +87,9 @@ class Engine:
     batch_size: int
     shapes: tuple[tuple[int, ...], ...] = ()
     parameters: int = 0
-
-
-def check_request(engine: str, precision: str) -> None:
-    """Refuse what no network can have, before anything is loaded.
-
-    Raises
-    ------
-    FeatlabError
-        An unknown value, or a precision that the engine does not have.
-    """
-    check_choice("engine", engine, ENGINES)
-    check_choice("precision", precision, PRECISIONS)
-    if precision != "float32" and engine not in ("auto", "openvino"):
-        raise FeatlabError(
-            f"precision={precision!r} needs engine='openvino', got engine={engine!r}."
-        )
+    sized: Callable[[int], Run] | None = None
+    device: str = ""
+    details: str = ""
 
 
 def make_engine(
@@ -118,7 +109,7 @@ def make_engine(
     Parameters
     ----------
     wanted, precision : str
-        As :func:`check_request` allows.
+        Of :data:`ENGINES` and :data:`PRECISIONS`.
     model : keras.Model
         From scaled pixels to the list of maps.
     preprocess : callable
@@ -244,55 +235,48 @@ def compiled_engine(
     core: Any, network: Any, precision: str, probe: np.ndarray, expected: Sequence[np.ndarray]
 ) -> Engine:
     """The network ready to run, once its output on the probe picture is the expected one."""
-    cores = usable_cores()
+    cores, hint = usable_cores(), {"float32": "f32", "bfloat16": "bf16"}[precision]
 
-    def compiled_in(hint: str, network: Any, streams: int) -> Any:
+    def compiled_in(hint: str, size: int, streams: int) -> Any:
+        own = network.clone()
+        own.reshape([size, *probe.shape[1:]])
         options = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": cores}
-        return core.compile_model(network, "CPU", options | {"INFERENCE_PRECISION_HINT": hint})
+        return core.compile_model(own, "CPU", options | {"INFERENCE_PRECISION_HINT": hint})
 
-    compiled = compiled_in("f32", network, cores)
-    _check_agreement(_infer(compiled.create_infer_request(), probe), expected)
+    compiled, one_at_a_time = compiled_in("f32", OPENVINO_BATCH, cores), Lock()
+    _check_agreement(_infer([compiled.create_infer_request()], probe), expected)
     if precision == "bfloat16":
-        compiled = compiled_in("bf16", network, cores)
-    alone, one_at_a_time = network.clone(), Lock()
+        compiled = compiled_in(hint, OPENVINO_BATCH, cores)
 
     @cache
     def request_alone() -> Any:
         """For a single picture, which a batch would be filled up for; gives the same maps."""
-        alone.reshape([1, *probe.shape[1:]])
-        return compiled_in("bf16" if precision == "bfloat16" else "f32", alone, 1)
+        return compiled_in(hint, 1, 1)
 
-    free: SimpleQueue[Any] = SimpleQueue()
-    for _ in range(cores):
-        free.put(compiled.create_infer_request())
+    def run_of(compiled: Any, size: int) -> Run:
+        free: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(cores):
+            at_once = max(1, _OPENVINO_CALL // size)
+            free.put([compiled.create_infer_request() for _ in range(at_once)])
 
-    def run(pixels: np.ndarray) -> list[np.ndarray]:
-        if len(pixels) == 1:
-            with one_at_a_time:
-                return list(request_alone()(pixels).values())
-        request = free.get()
-        try:
-            return _infer(request, pixels)
-        finally:
-            free.put(request)
+        def run(pixels: np.ndarray) -> list[np.ndarray]:
+            if len(pixels) == 1:
+                with one_at_a_time:
+                    return list(request_alone()(pixels).values())
+            requests = free.get()
+            try:
+                return _infer(requests, pixels)
+            finally:
+                free.put(requests)
 
-    return Engine("openvino", run, cores, _OPENVINO_CALL)
+        return run
+
+    device = f"{core.get_property('CPU', 'FULL_DEVICE_NAME')}, {cores} cores"
+    run, others = run_of(compiled, OPENVINO_BATCH), lambda n: run_of(compiled_in(hint, n, cores), n)
+    return Engine("openvino", run, cores, _OPENVINO_CALL, sized=others, device=device)
 
 
 _MOST_KEPT = 8  # converted networks; each takes as much room as its weights
-_KEPT_BY = ("featlab", "keras", "openvino", "tensorflow")
-
-
-def kept_path(identity: Mapping[str, str]) -> Path:
-    """Where a converted network is kept: its identity and the versions that made it, as a name."""
-    versions = {}
-    for name in _KEPT_BY:
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    key = json.dumps([dict(identity), versions, OPENVINO_BATCH], sort_keys=True)
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
-    return Path(caches, "featlab", "networks", f"{digest}.npz")
 
 
 def kept_engine(wanted: str, precision: str, path: Path, probe: np.ndarray) -> Engine | None:
@@ -415,21 +399,33 @@ def _converted(core: Any, function: tf.types.experimental.ConcreteFunction) -> A
         return core.read_model(file)
 
 
-def _infer(request: Any, pixels: np.ndarray) -> list[np.ndarray]:
-    n = len(pixels)
-    missing = -n % OPENVINO_BATCH
+def _infer(requests: Sequence[Any], pixels: np.ndarray) -> list[np.ndarray]:
+    """Maps of a call: its batches are begun at once, so that no stream waits for this thread."""
+    from openvino import Tensor
+
+    n, size = len(pixels), requests[0].model_inputs[0].get_shape()[0]
+    missing = -n % size
     if missing:
         empty = np.zeros((missing, *pixels.shape[1:]), pixels.dtype)
         pixels = np.concatenate([pixels, empty])
-    batches = pixels.reshape(-1, OPENVINO_BATCH, *pixels.shape[1:])
-    outputs: list[np.ndarray] = []
-    for start, batch in zip(range(0, len(pixels), OPENVINO_BATCH), batches, strict=True):
-        # Its own memory, which the next call fills anew.
-        maps = list(request.infer(batch, share_inputs=True, share_outputs=True).values())
-        outputs = outputs or [np.empty((len(pixels), *m.shape[1:]), np.float32) for m in maps]
-        for whole, some in zip(outputs, maps, strict=True):
-            whole[start : start + OPENVINO_BATCH] = some
-    return [whole[:n] for whole in outputs]
+    ports = requests[0].model_outputs
+    maps = [np.empty((len(pixels), *port.get_shape()[1:]), np.float32) for port in ports]
+    running = deque[Any]()
+    try:
+        for number, start in enumerate(range(0, len(pixels), size)):
+            if len(running) == len(requests):
+                running.popleft().wait()
+            rows, request = slice(start, start + size), requests[number % len(requests)]
+            # Its own memory, which it reads and fills in place.
+            request.set_input_tensor(Tensor(pixels[rows], shared_memory=True))
+            for k, whole in enumerate(maps):
+                request.set_output_tensor(k, Tensor(whole[rows], shared_memory=True))
+            request.start_async()
+            running.append(request)
+    finally:
+        for request in running:
+            request.wait()
+    return [whole[:n] for whole in maps]
 
 
 def _check_agreement(computed: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:

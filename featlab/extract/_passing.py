@@ -34,6 +34,7 @@ from featlab.extract._source import (
     provenance_of,
     refuse_other_maps,
     running_of,
+    settle,
     store_key,
     warn_of_scaling,
 )
@@ -158,6 +159,7 @@ def begin_pass(
     wanted = Plan(key, len(images), options.batch_size or automatic, _PART_ROWS)
     plan = agree_on_plan(parts, wanted)
     warn_of_scaling(images, backbone, options)
+    settle(images, backbone)
     provenance = describe_pass(key, backbone, plan.batch_size)
     file = parts / TABLES
     if file.exists() and any(parts.glob("part-*.h5")):

@@ -28,9 +28,10 @@ class MapSource(Protocol):
 
     It may have two attributes more: `precision` ("float32" without it) and `engine`, with a
     `name`, a `batch_size`, and the `streams`: how many threads may call :meth:`forward` at the
-    same time (one without it). A network with a head of its own has `own_head`, an
-    :class:`~featlab.store.network.OwnHead`, and, where that is not linear in the pooled maps,
-    `forward_own`: from pixels to the maps and the head's logits.
+    same time (one without it). Before a long pass its `settle` is called, if it has one: it may
+    choose how it runs, and tell so in the engine's `details`. A network with a head of its own has
+    `own_head`, an :class:`~featlab.store.network.OwnHead`, and, where that is not linear in the
+    pooled maps, `forward_own`: from pixels to the maps and the head's logits.
     """
 
     @property
@@ -207,7 +208,15 @@ def own_head_of(source: MapSource, options: PassOptions) -> OwnHead | None:
     return head
 
 
+_LONG_PASS = 1000
 _MOST_ASKED = 48
+
+
+def settle(images: pd.DataFrame, source: MapSource) -> None:
+    """Before a long pass: let a network that can choose how it runs do so."""
+    choose = getattr(source, "settle", None)
+    if choose is not None and len(images) >= _LONG_PASS:
+        choose()
 
 
 def warn_of_scaling(images: pd.DataFrame, source: MapSource, options: PassOptions) -> None:
@@ -228,7 +237,7 @@ def logits_kept(head: OwnHead, options: PassOptions) -> int:
 
 def describe_pass(key: Mapping[str, str], backbone: MapSource, batch_size: int) -> dict[str, Any]:
     """The provenance of a store; makes one forward pass, over the probe picture."""
-    probe = backbone.probe()
+    probe, details = backbone.probe(), getattr(getattr(backbone, "engine", None), "details", "")
     digest = hashlib.sha256()
     for layer in sorted(probe):
         digest.update(np.round(probe[layer].astype(np.float64), 3).tobytes())
@@ -242,6 +251,7 @@ def describe_pass(key: Mapping[str, str], backbone: MapSource, batch_size: int) 
         "version_python": platform.python_version(),
         "featlab_version": __version__,
         "batch_size": batch_size,
+        **({"engine_details": details} if details else {}),
     }
 
 
