@@ -41,7 +41,7 @@ from featlab.images import index_images
 from featlab.images.pixels import thumbnail
 from featlab.plots.style import encode
 from featlab.splits import make_split
-from featlab.system.machine import compiled, scratch_columns
+from featlab.system.machine import scratch_columns
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from labels import flipped, gaussian, judged
@@ -475,16 +475,6 @@ def test_loops_fit_as_a_step_of_all_pairs_at_a_time_does():
     assert np.nanquantile(np.abs(table["similarity"] - plain), 0.9) < 1e-4
     assert (table["mirrored"] == mirrored[looked_at]).all()
     assert np.abs(table["overlap"] - overlap[looked_at]).max() < 0.02
-
-
-def test_where_no_folder_can_be_written_loops_are_compiled_anew(monkeypatch):
-    def njit(**options):
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: function
-
-    monkeypatch.setattr("numba.njit", njit)
-    assert compiled(len) is len
 
 
 def test_surfaces_that_only_share_a_shading_are_no_copies():

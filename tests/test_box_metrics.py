@@ -15,10 +15,10 @@ from featlab import FeatlabError
 from featlab.boxes import geometry as bx
 from featlab.boxes import scores
 from featlab.intervals import bootstrap_draws, draws_interval
-from featlab.localise import _components
 from featlab.localise._components import all_regions
 from featlab.localise.heat import normalise, upsample
 from featlab.localise.regions import THRESHOLDS, score_boxes, score_heats
+from featlab.system.machine import compiled
 
 EIGHT = np.ones((3, 3))
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
@@ -81,8 +81,8 @@ def test_where_no_folder_can_be_written_regions_are_compiled_anew(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: function
 
-    monkeypatch.setattr(_components.numba, "njit", njit)
-    assert _components._compiled(len) is len
+    monkeypatch.setattr("numba.njit", njit)
+    assert compiled(len) is len
 
 
 def published(heat: list[list[float]]) -> list[list[float]]:

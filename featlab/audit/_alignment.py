@@ -31,6 +31,8 @@ _LEAST_DETAIL = 1.25  # grey levels of 255 (standard deviation): less is roundin
 _SCALES = (0.6, 1.7)  # a copy shows at least 60 % of each side
 _BLOCK = 2048
 
+_compiled = functools.partial(compiled, fast=True)
+
 
 def fitted(thumbnails: NDArray[np.uint8], pairs: Rows) -> pd.DataFrame:
     """The second thumbnail of each pair laid on the first; those that fit coarsely.
@@ -129,7 +131,7 @@ def _settled(
     return moves.reshape(-1, 2, 3), seen, inside
 
 
-@compiled
+@_compiled
 def _lay(
     level: Floats,
     across: Floats,
@@ -167,7 +169,7 @@ def _lay(
         _see(moving, side, x, y, moves[pair], seen[pair], inside[pair], place, parts)
 
 
-@compiled
+@_compiled
 def _see(
     moving: Floats,
     side: int,
@@ -202,7 +204,7 @@ def _see(
         seen[i] = a + (c - a) * down[i]
 
 
-@compiled
+@_compiled
 def _add_up(
     fixed: Floats,
     seen: Floats,
@@ -259,7 +261,7 @@ def _add_up(
     system[:, 6] /= scale
 
 
-@compiled
+@_compiled
 def _solve(system: NDArray[np.float64]) -> None:
     """Damped, then solved: the step is left in column 6."""
     trace = 0.0
@@ -277,7 +279,7 @@ def _solve(system: NDArray[np.float64]) -> None:
         system[i, 6] = min(max(system[i, 6] / system[i, i], -0.3), 0.3)
 
 
-@compiled
+@_compiled
 def _compose(move: Floats, step: NDArray[np.float64]) -> None:
     """The transformation after the inverse of a small one, in place."""
     a, b, c, d = 1 + step[0], step[1], step[3], 1 + step[4]

@@ -10,24 +10,15 @@ cuts maps at many thresholds imports it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numba
 import numpy as np
+
+from featlab.system.machine import compiled
 
 _UNREACHED = np.iinfo(np.int32).max
 # Columns of the statistics of a basin above a level.
 _XMIN, _FIRST, _XMAX, _YMAX, _AREA, _TWICE = range(6)
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function in machine code, kept for other processes where a folder can be written."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # neither the package's folder nor the user's
-        return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -102,7 +93,7 @@ def all_regions(
     return Regions(statistics, position, pixels.shape[1])
 
 
-@_compiled
+@compiled
 def _levels(pixels: np.ndarray, exceeded: np.ndarray) -> np.ndarray:
     """The level of each pixel; numpy's own look-up takes three times as long."""
     level = np.empty_like(pixels)
@@ -112,7 +103,7 @@ def _levels(pixels: np.ndarray, exceeded: np.ndarray) -> np.ndarray:
     return level
 
 
-@_compiled
+@compiled
 def _largest(
     statistics: np.ndarray, columns: int, truth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -142,7 +133,7 @@ def _largest(
     return boxes, iou, iou_any
 
 
-@_compiled
+@compiled
 def _regions(level: np.ndarray, height: np.ndarray, n_levels: int) -> np.ndarray:
     """Statistics ``(regions, levels + 1, 6)`` from each level up; an area of 0 is no region."""
     row, start, peak = _slopes(height)
@@ -158,7 +149,7 @@ def _regions(level: np.ndarray, height: np.ndarray, n_levels: int) -> np.ndarray
     return above
 
 
-@_compiled
+@compiled
 def _slopes(height: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where each row's slopes are in the list of all, where each begins, and its highest pixel.
 
@@ -186,13 +177,13 @@ def _slopes(height: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return row, start[: n + 1], peak[:n]
 
 
-@_compiled
+@compiled
 def _stop(start: np.ndarray, slope: int, last: int, columns: int) -> int:
     """Where a slope of a row ends, exclusive; `last` is the row's last one."""
     return columns if slope == last else start[slope + 1]
 
 
-@_compiled
+@compiled
 def _root(parent: np.ndarray, one: int) -> int:
     """The end of a chain of parents, which is shortened on the way."""
     while parent[one] != one:
@@ -201,7 +192,7 @@ def _root(parent: np.ndarray, one: int) -> int:
     return one
 
 
-@_compiled
+@compiled
 def _basins(
     level: np.ndarray, height: np.ndarray, row: np.ndarray, start: np.ndarray, peak: np.ndarray
 ) -> tuple[np.ndarray, int]:
@@ -239,7 +230,7 @@ def _basins(
     return basin, n
 
 
-@_compiled
+@compiled
 def _add_outlines(
     above: np.ndarray,
     level: np.ndarray,
@@ -272,7 +263,7 @@ def _add_outlines(
                     above[own, here, _YMAX] = y + 1
 
 
-@_compiled
+@compiled
 def _add_enclosed(
     above: np.ndarray, level: np.ndarray, row: np.ndarray, start: np.ndarray, basin: np.ndarray
 ) -> None:
@@ -301,7 +292,7 @@ def _add_enclosed(
                 above[owner, four[x], _TWICE] += 1
 
 
-@_compiled
+@compiled
 def _join(above: np.ndarray, one: int, top: int, other: int, other_top: int) -> None:
     """Add the outline and the areas of another part of a region."""
     for end in (_XMIN, _FIRST):
@@ -312,7 +303,7 @@ def _join(above: np.ndarray, one: int, top: int, other: int, other_top: int) -> 
         above[one, top, size] += above[other, other_top, size]
 
 
-@_compiled
+@compiled
 def _passes(
     level: np.ndarray, row: np.ndarray, start: np.ndarray, peak: np.ndarray, basin: np.ndarray
 ) -> np.ndarray:
@@ -350,7 +341,7 @@ def _passes(
     return edges[:n]
 
 
-@_compiled
+@compiled
 def _merge(above: np.ndarray, passes: np.ndarray) -> None:
     """Add basins to others up to the level of the pass between them, the highest pass first."""
     n_levels = above.shape[1]

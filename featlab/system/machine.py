@@ -69,14 +69,15 @@ def give_back_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
-def compiled(function: Callable[P, T]) -> Callable[P, T]:
+def compiled(function: Callable[P, T], *, fast: bool = False) -> Callable[P, T]:
     """The function in machine code, kept for other processes where a folder can be written.
 
-    Its sums may be taken in any order, so that loops are made for wide registers; nothing is NaN.
+    With `fast` sums may be taken in any order, so that loops are made for wide registers, and
+    nothing may be NaN.
     """
     import numba
 
-    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+    options = {"nogil": True} | ({"fastmath": True, "error_model": "numpy"} if fast else {})
     with suppress(RuntimeError):  # neither the package's folder nor the user's
         return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
     return numba.njit(**options)(function)  # type: ignore[no-any-return]
