@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import pytest
@@ -59,6 +60,7 @@ class Recorder:
         self.events: list[Event] = []
         self._numbers = {root.stat().st_ino: 0}
         self._last, self._seen = 0, _Seen()
+        self.one_at_a_time = RLock()  # tables are written by several threads
         self.look()
         self.events.append(Event("sync"))  # what was there before
 
@@ -124,13 +126,14 @@ def recorded(root: Path) -> Iterator[list[Event]]:
 
 def _watched(recorder: Recorder, name: str, real: Any) -> Any:
     def call(*arguments: Any, **options: Any) -> Any:
-        recorder.look()
-        if name in FLUSHES:
-            recorder.flushed(*arguments)
-            return None
-        done = real(*arguments, **options)
-        recorder.look()
-        return done
+        with recorder.one_at_a_time:
+            recorder.look()
+            if name in FLUSHES:
+                recorder.flushed(*arguments)
+                return None
+            done = real(*arguments, **options)
+            recorder.look()
+            return done
 
     return call
 

@@ -276,7 +276,7 @@ def test_seconds_of_earlier_stages_are_told_and_left_alone(store, monkeypatch):
 
 def test_every_stage_has_what_it_needs():
     known = {"store", "labels", "groups", "truth", "split", "pairs", "box_kind", "random_state"}
-    known |= {"progress", "load", "box_heads"}
+    known |= {"progress", "load", "small", "box_heads"}
     for one, other in combinations(STAGES, 2):  # of one name, only one can be made
         if one.name == other.name:
             assert ("unlabelled" in one.needs) != ("unlabelled" in other.needs)

@@ -124,7 +124,7 @@ def analyse(
         "box_heads": BOX_HEADS,
         "random_state": random_state,
         "progress": progress,
-        "load": pictures.picture_loader(store),
+        **pictures.loaders(store),
     }
     left_out = {"unlabelled": "the pictures have labels"}
     if is_unlabelled(given["labels"]):
@@ -351,7 +351,7 @@ def _cards(
 
 
 def _set_overview(
-    store: MapStore, load: pictures.Load, overview: Overview | None, random_state: int
+    store: MapStore, small: pictures.Load, overview: Overview | None, random_state: int
 ) -> SetOverview | None:
     """The plane with pictures: those that it names, and others."""
     if overview is None:
@@ -359,7 +359,7 @@ def _set_overview(
     named = [*overview.embedding.thumbnails["row"]]
     if overview.misclassified is not None:
         named += [*overview.misclassified["row"]]
-    return SetOverview(overview, pictures.thumbnails(store, load, named, random_state))
+    return SetOverview(overview, pictures.thumbnails(store, small, named, random_state))
 
 
 def _box_details(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -60,6 +61,12 @@ def picture_loader(store: MapStore) -> Load:
     return load
 
 
+def loaders(store: MapStore) -> dict[str, Load]:
+    """Whole pictures, and small ones, which several figures hold and each is made once."""
+    load = picture_loader(store)
+    return {"load": load, "small": cache(lambda row: _shrunk(load(row), _THUMBNAIL_SIDE))}
+
+
 def true_corners(truth: pd.DataFrame, rows: Sequence[int]) -> list[np.ndarray]:
     """The true boxes ``(k, 4)`` of each of some images, in pixels of the picture."""
     return [truth.loc[truth["image"] == row, _CORNERS].to_numpy(float) for row in rows]
@@ -110,7 +117,7 @@ def heats_on_pictures(store: MapStore, rows: Sequence[int], heats: np.ndarray) -
 
 
 def thumbnails(
-    store: MapStore, load: Load, first: Sequence[int], random_state: int
+    store: MapStore, small: Load, first: Sequence[int], random_state: int
 ) -> dict[int, np.ndarray | None]:
     """Row → small picture: those of `first`, then others at random while it takes seconds."""
     others = np.random.default_rng(random_state).permutation(len(store))
@@ -119,8 +126,7 @@ def thumbnails(
     affordable = int((np.cumsum(sizes) <= _THUMBNAIL_PIXELS).sum())
     count = max(len(set(first)), min(affordable, _THUMBNAILS))
     with ThreadPoolExecutor(usable_cores()) as pool:
-        small = pool.map(lambda row: _shrunk(load(row), _THUMBNAIL_SIDE), rows[:count])
-        return dict(zip(rows[:count], small, strict=True))
+        return dict(zip(rows[:count], pool.map(small, rows[:count]), strict=True))
 
 
 def _size(picture: np.ndarray | None, otherwise: np.ndarray) -> np.ndarray:
@@ -312,7 +318,7 @@ def gallery(
 
 def portraits(
     store: MapStore,
-    load: Load,
+    small: Load,
     split: pd.Series,
     detectors: pd.DataFrame,
     localisation: Localisation,
@@ -345,8 +351,7 @@ def portraits(
     if (centre := centre_of(localisation, store)) is not None:
         cells -= np.where(rows >= 0, centre[neurons], 0)[..., None, None]
     with ThreadPoolExecutor(usable_cores()) as pool:
-        small = pool.map(lambda row: _shrunk(load(int(row)), _THUMBNAIL_SIDE), wanted)
-        pictures = dict(zip(wanted.tolist(), small, strict=True))
+        pictures = dict(zip(wanted.tolist(), pool.map(small, wanted.tolist()), strict=True))
     seen = (np.asarray(store.frames), len(candidates), len(unseen))
     return Portraits(named, rows, activations, cells, pictures, *seen, signed=centre is not None)
 

@@ -64,6 +64,7 @@ WITHOUT_LABELS = (
 """The same of a set without labels."""
 
 _OWN_CLASSES = 3  # of the summary
+_FILES_AT_ONCE = 4
 _STYLES = ("style.css", "interactive.css")
 _SCRIPTS = (
     *("tables.js", "plot.js", "volcano.js", "explorer.js", "heat.js", "gallery.js", "portraits.js"),
@@ -225,12 +226,10 @@ def page_path(path: str | os.PathLike[str], name: str) -> Path:
 
 
 def tables_beside(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
-    """Each table as CSV and Parquet."""
-    return [
-        write_table(table, folder / f"{name}{suffix}")
-        for name, table in tables.items()
-        for suffix in (".csv", ".parquet")
-    ]
+    """Each table as CSV and Parquet; some at a time, since a file waits until the disk has it."""
+    files = [(name, suffix) for name in tables for suffix in (".csv", ".parquet")]
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        return list(pool.map(lambda one: write_table(tables[one[0]], folder / "".join(one)), files))
 
 
 def drawn_and_written(sections: Sequence[Section], folder: Path) -> list[Section]:
