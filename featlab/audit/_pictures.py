@@ -17,6 +17,7 @@ from featlab.arguments import Progress, check_columns, tracked
 from featlab.errors import FeatlabError
 from featlab.images.decode import decode_scaled
 from featlab.images.pixels import levels_of
+from featlab.system.machine import pieces
 from featlab.system.processes import in_order
 
 Floats = NDArray[np.float64]
@@ -45,6 +46,7 @@ OBJECT_COLUMNS = ("n_objects", "object_area", "object_x", "object_y")
 _MOST_THREADS = 8
 _AHEAD = 64  # pictures that are asked for before one is measured
 _SIDE = 256  # pixels: every picture's colours and sharpness are measured at this size
+_AT_ONCE = 8192  # values in double precision
 _LONGEST = 640  # pixels: writing is looked for at this size
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
@@ -217,30 +219,41 @@ def _colours(picture: Image.Image) -> list[float]:
     """Brightness, contrast, red, green, blue, saturation, sharpness.
 
     Sums are of whole numbers, which single precision holds exactly: colours of 0 to 255, luma in
-    thousandths of them, and what its Laplacian is.
+    thousandths of them, and what its Laplacian is. Arrays are few and small: memory that threads
+    ask for and give back for every picture takes as long as the sums.
     """
     small = picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
     planes = [np.asarray(plane) for plane in small.split()]
     highest, lowest = np.maximum.reduce(planes), np.minimum.reduce(planes)
-    saturation = _saturations().take(highest.astype(np.uint16) << 8 | lowest)
-    red, green, blue = (plane.astype(np.float32) for plane in planes)
-    means = np.array([plane.sum() for plane in (red, green, blue)], np.float64) / _SIDE**2 / 255
-    luma = np.float32(299) * red + np.float32(587) * green + np.float32(114) * blue
-    inner = luma[1:-1, 1:-1]
-    curvature = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * inner
+    saturation = 0
+    for part in pieces(_SIDE, _SIDE, _AT_ONCE):
+        place = highest[part].astype(np.uint16) << 8 | lowest[part]
+        saturation += int(_saturations().take(place).sum(dtype=np.uint32))
+    luma, green, blue = (plane.astype(np.float32) for plane in planes)
+    means = np.array([plane.sum() for plane in (luma, green, blue)], np.float64) / _SIDE**2 / 255
+    for plane, weight in ((luma, 299), (green, 587), (blue, 114)):
+        plane *= np.float32(weight)
+    luma += green
+    luma += blue
+    curvature = luma[:-2, 1:-1] + luma[2:, 1:-1]
+    curvature += luma[1:-1, :-2]
+    curvature += luma[1:-1, 2:]
+    curvature -= 4 * luma[1:-1, 1:-1]
     return [
         float(means @ _LUMA),
         float(np.sqrt(_variance(luma))) / 255_000,
         *means.tolist(),
-        float(saturation.sum(dtype=np.uint32)) / _SIDE**2 / 255,
-        float(_variance(curvature)) / 255_000**2,
+        saturation / _SIDE**2 / 255,
+        _variance(curvature) / 255_000**2,
     ]
 
 
 def _variance(whole: NDArray[np.float32]) -> float:
-    numbers = whole.astype(np.float64).ravel()
-    total = float(numbers.sum())
-    return float(np.dot(numbers, numbers) - total**2 / len(numbers)) / len(numbers)
+    total = squares = 0.0
+    for part in pieces(len(whole), whole.shape[1], _AT_ONCE):
+        numbers = whole[part].astype(np.float64).ravel()
+        total, squares = total + float(numbers.sum()), squares + float(numbers @ numbers)
+    return (squares - total**2 / whole.size) / whole.size
 
 
 @functools.cache
