@@ -249,9 +249,12 @@ def train_cells(
     rng = np.random.default_rng(context.random_state)
     share = min(_MOST_PER_IMAGE, max(1, _MOST_CELLS // max(len(rows), 1)))
     parts: list[tuple[np.ndarray, ...]] = []
-    done = 0
+    values, done, filled = np.empty((0, 0)), 0, 0
     for chunk, maps in store.iter_maps(rows=rows, layer=layer):
         n, h, w, c = maps.shape
+        take = min(share, h * w)
+        if not done:  # all at once: in parts, and then put together, they are there twice
+            values = np.empty((len(rows) * take, c), maps.dtype)
         hot = np.full((n, h, w), np.nan, dtype=np.float32)
         if heat is not None:
             hot = upsample(heat[done : done + n], (h, w))
@@ -259,13 +262,15 @@ def train_cells(
             hot = ranks_in_picture(hot)
         done += n
         inside = cells_in_boxes(store, chunk, (h, w), boxes)
-        take = min(share, h * w)
         drawn = np.argsort(rng.random((n, h * w)), axis=1)[:, :take]
         image = np.repeat(np.arange(n), take)
-        values = maps.reshape(n, h * w, c)[image, drawn.ravel()]
+        place = image * h * w + drawn.ravel()
+        own = values[filled : filled + len(place)]
+        np.take(maps.reshape(-1, c), place, axis=0, out=own, mode="clip")  # no place is beyond
+        filled += len(place)
         of_cell = (one.reshape(n, -1)[image, drawn.ravel()] for one in (inside, hot))
-        parts.append((values, np.asarray(chunk)[image], *of_cell))
-    values, images, *of_cells = (np.concatenate(part) for part in zip(*parts, strict=True))
+        parts.append((np.asarray(chunk)[image], *of_cell))
+    images, *of_cells = (np.concatenate(part) for part in zip(*parts, strict=True))
     boxed = np.isin(images, boxes["image"].to_numpy(np.int64))
     values = read(values, context.centre)
     return Cells(values, codes[images], images, of_cells[0], boxed, of_cells[1])
