@@ -405,7 +405,7 @@ def _head_details(heads: HeadResults, learning: pd.DataFrame, random_state: int)
 
 
 STAGES = (
-    # Beside: begun once what it needs is there, the longest first; who waits takes over the last.
+    # Beside: begun once what it needs is there, the longest first, there and by who has to wait.
     Stage("box_regression", _box_regression, "box heads", beside=True),
     Stage("localised", sets.localised_rows, "localise"),
     Stage("box_curve", _box_curve, "boxes drawn", beside=True),

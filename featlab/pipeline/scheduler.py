@@ -89,7 +89,7 @@ def run_stages(
         if name not in elsewhere:
             return known[name]()
         own, wanted = elsewhere[name]
-        for title, call in reversed(elsewhere.values()):
+        for title, call in elsewhere.values():
             if wanted.is_ready:
                 break
             if call.take_over():
