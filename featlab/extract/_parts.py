@@ -17,7 +17,7 @@ import pandas as pd
 from featlab.errors import FeatlabError
 from featlab.extract._source import pictures_key, provenance_of
 from featlab.store.format import Tables, read_gone
-from featlab.store.rows import Piece, choose_rows, first_rows
+from featlab.store.rows import Piece, choose_rows, finished_part, first_rows
 from featlab.store.writing import PartWriter, join_parts
 from featlab.system.files import held, make_durably, system_errors, write_durably
 
@@ -128,6 +128,31 @@ def parts_of(path: Path) -> Path:
 def part_path(parts: Path, part: range) -> Path:
     """Where a finished part lies."""
     return parts / f"part-{part.start:09d}-{part.stop:09d}.h5"
+
+
+def finished_parts(parts: Path, plan: Plan) -> list[Piece]:
+    """All parts of a pass, in the order of their rows.
+
+    Raises
+    ------
+    FeatlabError
+        Some are missing.
+    """
+    pieces = {rows: whole_part(parts, plan, rows) for rows in plan.part_ranges()}
+    missing = [rows for rows, piece in pieces.items() if piece is None]
+    if missing:
+        raise FeatlabError(
+            f"{len(missing)} of {len(pieces)} parts, {sum(map(len, missing))} images, are missing "
+            f"in {parts}; the first is {part_path(parts, missing[0]).name}. Run the shards that "
+            "are not finished, or `featlab extract` without --shard, which does what is left."
+        )
+    return [piece for piece in pieces.values() if piece is not None]
+
+
+def whole_part(parts: Path, plan: Plan, rows: range) -> Piece | None:
+    """The finished part of some rows; None where it is still to be written."""
+    piece = finished_part(part_path(parts, rows), plan.digest)
+    return piece if piece is not None and len(piece) == len(rows) else None
 
 
 def make_folder(folder: Path) -> None:

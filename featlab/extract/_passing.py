@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from featlab.extract._parts import (
     Plan,
     agree_on_plan,
     discarded_on_error,
+    finished_parts,
     part_path,
+    whole_part,
     without_pictures,
 )
 from featlab.extract._source import (
@@ -57,7 +60,7 @@ from featlab.store.format import (
     save_tables,
 )
 from featlab.store.network import OwnHead, Ranges, largest
-from featlab.store.rows import Piece, finished_part
+from featlab.store.rows import Piece
 from featlab.store.writing import EncodedMaps, PartWriter, encode_maps
 from featlab.system.machine import total_memory, usable_cores
 from featlab.system.processes import in_order, one_blas_thread
@@ -66,8 +69,9 @@ logger = logging.getLogger(__name__)
 
 # The store's chunks of pooled values are as long, so that joining copies them as they are.
 _PART_ROWS = 256
-# Batches that may be finished before the one that is written next.
-_BATCHES_AHEAD = 2
+# Batches that may be finished before the one that is written next, and parts that may be on their
+# way to the disk, which other programs can keep busy for a second.
+_BATCHES_AHEAD, _PARTS_BEHIND = 2, 2
 # The first convolutions are the widest: 64 channels at the input's own resolution (VGG16), in
 # float32, and a layer holds its input, its output and room to work.
 _BYTES_PER_PIXEL = 64 * 4 * 3
@@ -94,7 +98,7 @@ class Pass:
 
     def part(self, rows: range) -> Piece | None:
         """The finished part of some rows; None where it is still to be written."""
-        return _part(self.parts, self.plan, rows)
+        return whole_part(self.parts, self.plan, rows)
 
     def piece(self, rows: range) -> Piece:
         """What the part of some rows is once it is finished."""
@@ -176,30 +180,6 @@ def tell_done(n_images: int, missing: Sequence[range]) -> None:
     done = n_images - sum(map(len, missing))
     if done:
         logger.info("going on with %d of %d images done", done, n_images)
-
-
-def finished_parts(parts: Path, plan: Plan) -> list[Piece]:
-    """All parts of a pass, in the order of their rows.
-
-    Raises
-    ------
-    FeatlabError
-        Some are missing.
-    """
-    pieces = {rows: _part(parts, plan, rows) for rows in plan.part_ranges()}
-    missing = [rows for rows, piece in pieces.items() if piece is None]
-    if missing:
-        raise FeatlabError(
-            f"{len(missing)} of {len(pieces)} parts, {sum(map(len, missing))} images, are missing "
-            f"in {parts}; the first is {part_path(parts, missing[0]).name}. Run the shards that "
-            "are not finished, or `featlab extract` without --shard, which does what is left."
-        )
-    return [piece for piece in pieces.values() if piece is not None]
-
-
-def _part(parts: Path, plan: Plan, rows: range) -> Piece | None:
-    piece = finished_part(part_path(parts, rows), plan.digest)
-    return piece if piece is not None and len(piece) == len(rows) else None
 
 
 def automatic_batch_size(running: Running, input_size: tuple[int, int]) -> int:
@@ -342,7 +322,7 @@ def written_parts(
 ) -> Generator[Piece, None, None]:
     """Write parts of a pass, in this process; yields each when it is finished.
 
-    While the caller is busy with one, the next is already being computed.
+    While the caller is busy with one, or the disk, the next is already being computed.
 
     Parameters
     ----------
@@ -366,7 +346,20 @@ def written_parts(
     work = BatchMaker(read, run.backbone, run.options.dtype, streams, head, most, skip)
     tasks = [batch for part in wanted for batch in run.plan.batches(part)]
     ticks, ranges = iter(tracked(tasks, progress)), Ranges()
-    with one_blas_thread(), ThreadPoolExecutor(threads, "extract") as pool:
+    finishing: deque[tuple[range, Future[None]]] = deque()
+
+    def finished(behind: int) -> Iterator[Piece]:
+        """Parts that are on the disk; waits until no more than so many are not."""
+        while len(finishing) > behind or (finishing and finishing[0][1].done()):
+            rows, done = finishing.popleft()
+            done.result()
+            yield run.piece(rows)
+
+    with (
+        one_blas_thread(),
+        ThreadPoolExecutor(1, "finish") as finisher,
+        ThreadPoolExecutor(threads, "extract") as pool,
+    ):
         batches = in_order(pool, work, enumerate(tasks), threads + _BATCHES_AHEAD)
         try:
             for part in wanted:
@@ -384,11 +377,17 @@ def written_parts(
                         ranges.add(ends, len(batch.colours) - len(batch.gone))
                         gone |= {row - part.start: why for row, why in batch.gone.items()}
                     ranges.check()
-                    writer.finish(gone)
-                yield run.piece(part)
+                finishing.append((part, finisher.submit(_finish, writer, gone)))
+                yield from finished(_PARTS_BEHIND)
             next(ticks, None)  # lets a progress bar close
+            yield from finished(0)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _finish(writer: PartWriter, gone: Mapping[int, str]) -> None:
+    with discarded_on_error(writer):
+        writer.finish(gone)
 
 
 def maps_at_once(images: pd.DataFrame, backbone: MapSource, options: PassOptions) -> MemoryStore:

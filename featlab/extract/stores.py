@@ -22,6 +22,7 @@ from featlab.extract._parts import (
     clear_finished,
     clear_parts,
     disk_errors,
+    finished_parts,
     join_read,
     make_folder,
     one_of_several,
@@ -32,7 +33,6 @@ from featlab.extract._parts import (
 from featlab.extract._passing import (
     begin_pass,
     complete_tables,
-    finished_parts,
     run_pass,
     tell_done,
     without_lost,
