@@ -25,7 +25,7 @@ from featlab.extract import PassOptions, _passing, _source, extract_maps
 from featlab.extract._source import Running
 from featlab.extract.stores import find_store
 from featlab.images import index_images, pixels
-from featlab.store import MapStore
+from featlab.store import MapStore, writing
 from featlab.store.writing import PartWriter
 from featlab.system import processes
 
@@ -496,3 +496,31 @@ def test_no_thread_of_blas_waits_beside_the_network(images, tmp_path):
         after = threadpoolctl.threadpool_info()
     assert backbone.blas == {1}
     assert {pool["num_threads"] for pool in after if pool["user_api"] == "blas"} == {2}
+
+
+def test_the_network_runs_on_while_a_part_goes_to_the_disk(picture_folder, tmp_path, monkeypatch):
+    table, to_come, all_run = (
+        index_images(picture_folder({"cat": 12}))[0],
+        [*range(12)],
+        threading.Event(),
+    )
+    flush = writing.replace_durably
+
+    class Counting(FakeBackbone):
+        def forward(self, pixels):
+            del to_come[-len(pixels) :]
+            if not to_come:
+                all_run.set()
+            return super().forward(pixels)
+
+    def slow(temporary, path):
+        if path.name.startswith("part-000000000"):
+            assert all_run.wait(5), "the disk is waited for"
+        flush(temporary, path)
+
+    monkeypatch.setattr(_passing, "_PART_ROWS", 4)
+    monkeypatch.setattr(_passing, "usable_cores", lambda: 1)
+    monkeypatch.setattr(writing, "replace_durably", slow)
+    options = PassOptions(batch_size=1)
+    with extract_maps(table, Counting(), tmp_path / "maps.h5", options=options) as store:
+        assert len(store) == 12

@@ -445,3 +445,13 @@ except ValueError as error:
     with h5py.File(path, "r+"):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "is in use: another process has it open for writing" in done.stdout
+
+
+def test_the_last_part_has_the_chunks_of_its_store(tmp_path):
+    writer = PartWriter(tmp_path / "part.h5", 3, of=300)
+    frames = np.arange(12.0).reshape(3, 4)
+    writer.append({"layer": np.ones((3, 2, 2, 5), np.float32)}, np.full((3, 64), 1 / 64), frames)
+    writer.finish()
+    with h5py.File(tmp_path / "part.h5") as file:
+        assert file["frames"].chunks == (256, 4) and file["pooled/layer/mean"].chunks == (256, 5)
+        assert np.array_equal(file["frames"][()], frames)

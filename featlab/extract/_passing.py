@@ -364,7 +364,8 @@ def written_parts(
         try:
             for part in wanted:
                 path = part_path(run.parts, part)
-                writer = PartWriter(path, len(part), run.options.dtype, made_by=run.plan.digest)
+                made_by, of = run.plan.digest, run.plan.n_images
+                writer = PartWriter(path, len(part), run.options.dtype, made_by=made_by, of=of)
                 gone: dict[int, str] = {}
                 with discarded_on_error(writer):
                     for _ in run.plan.batches(part):

@@ -194,13 +194,13 @@ def create_maps(
 
 
 def create_plain(
-    file: h5py.File, key: str, n_rows: int, width: int, dtype: np.dtype
+    file: h5py.File, key: str, n_rows: int, width: int, dtype: np.dtype, of: int = 0
 ) -> h5py.Dataset:
-    """An empty dataset for a few numbers an image."""
-    chunks = (min(_POOLED_CHUNK, n_rows), width)
-    return file.create_dataset(
-        key, (n_rows, width), dtype=dtype, chunks=chunks, track_times=False, **_COMPRESSION
-    )
+    """An empty dataset for a few numbers an image; its chunks are those of a store of `of` rows."""
+    shape, chunks = (n_rows, width), (min(_POOLED_CHUNK, max(n_rows, of)), width)
+    most = (None, width) if chunks[0] > n_rows else None  # HDF5 asks for room of a whole chunk
+    named = {"dtype": dtype, "chunks": chunks, "maxshape": most, "track_times": False}
+    return file.create_dataset(key, shape, **named, **_COMPRESSION)
 
 
 def write_plain_chunk(dataset: h5py.Dataset, start: int, values: np.ndarray) -> None:

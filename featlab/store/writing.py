@@ -120,11 +120,15 @@ class PartWriter:
         Number format of the maps. A layer in which a value overflows float16 becomes float32.
     made_by : str
         Digest of the pass, kept in the part.
+    of : int
+        Rows of the store, whose chunks of pooled values are those of the part: they are joined as
+        they are.
     """
 
     def __init__(
-        self, path: Path, n_rows: int, dtype: str = "float16", *, made_by: str = ""
+        self, path: Path, n_rows: int, dtype: str = "float16", *, made_by: str = "", of: int = 0
     ) -> None:
+        self._of = of
         self.path, self.n_rows, self.dtype, self.made_by = path, n_rows, dtype, made_by
         # A worker that was given up for lost may still be writing the same part.
         self._temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
@@ -172,7 +176,8 @@ class PartWriter:
         with _write_errors():
             for key, batches in self._plain.items():
                 values = np.concatenate(batches)
-                dataset = create_plain(self._file, key, self.n_rows, values.shape[1], values.dtype)
+                shape = self.n_rows, values.shape[1]
+                dataset = create_plain(self._file, key, *shape, values.dtype, self._of)
                 for start in range(0, self.n_rows, dataset.chunks[0]):
                     write_plain_chunk(dataset, start, values[start : start + dataset.chunks[0]])
             write_gone(self._file, gone or {})
