@@ -8,9 +8,11 @@ import logging
 import os
 import pickle
 import platform
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor, CancelledError
 
 import numpy as np
 import pytest
@@ -108,7 +110,7 @@ def test_an_error_elsewhere_is_the_one_that_is_told(cores, recwarn):
 
 
 def test_each_item_has_its_result_and_its_messages(cores, monkeypatch, caplog):
-    processes._others.cache_clear()
+    processes.dismiss()
     assert not processes.others_are_there()
 
     def process(text):
@@ -141,6 +143,71 @@ def test_the_other_processes_are_ended_and_not_awaited(tmp_path, monkeypatch):
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
     assert not list(tmp_path.iterdir())
+
+
+def test_who_interrupts_waits_for_nothing_and_nothing_begins_any_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "usable_cores", lambda: 2)
+
+    def begun(path):
+        path.write_text(str(os.getpid()))
+        time.sleep(20)
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    asked = []
+
+    def interrupted():
+        with beside(begun, first), beside(begun, second) as waiting:
+            asked.append(waiting)
+            while not (first.exists() and first.read_text()):
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(first.read_text()), 0)
+    with pytest.raises(CancelledError):
+        asked[0]()
+    assert not second.exists() and not processes.others_are_there()
+
+
+def test_what_waits_for_processes_that_were_ended_does_not_start_them_again():
+    others = processes._Others(1)
+    others.end()
+    with pytest.raises(BrokenExecutor, match="ended"):
+        others.submit(int)
+    assert not others.are_there
+
+
+def test_the_share_of_a_process_that_is_killed_is_done_here(monkeypatch, caplog):
+    monkeypatch.setattr(processes, "usable_cores", lambda: 2)
+    first = os.getpid()
+
+    def killed_elsewhere():
+        if os.getpid() != first:
+            os.kill(os.getpid(), 9)
+        return 3
+
+    with beside(killed_elsewhere) as result, beside(os.getpid) as after:
+        assert result() == 3
+        assert after() != first
+    assert [record.getMessage() for record in caplog.records] == [
+        "a process that worked beside this one died; its share is done here"
+    ]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks here")
+def test_other_processes_do_not_see_what_interrupts_the_first(monkeypatch):
+    monkeypatch.setattr(processes, "usable_cores", lambda: 2)
+    processes.dismiss()
+
+    def blocked():
+        return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    before = blocked()
+    with beside(blocked) as result:
+        assert signal.SIGINT in result()
+    assert blocked() == before
 
 
 def test_a_store_travels_as_its_path(picture_folder, fake_backbone, tmp_path):
@@ -209,13 +276,18 @@ def test_what_was_loaded_is_not_looked_through_for_garbage_and_new_garbage_is(tm
 
 
 def test_other_processes_look_for_garbage_as_rarely_as_the_first(cores):
-    with beside(gc.get_threshold) as result:
-        assert (result() == GARBAGE) == (cores == 2)
+    usual = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)  # what no test session has, and no other process
+    try:
+        with beside(gc.get_threshold) as result:
+            assert (result() == GARBAGE) == (cores == 2)
+    finally:
+        gc.set_threshold(*usual)
 
 
 def test_a_single_core_gets_nothing_ready(monkeypatch):
     monkeypatch.setattr(processes, "usable_cores", lambda: 1)
-    monkeypatch.setattr(processes, "_others", None)
+    monkeypatch.setattr(processes, "_Others", None)
     with ready("featlab.boxheads"):
         pass
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -166,26 +165,16 @@ def drawn_beside(sections: Sequence[Section]) -> Iterator[Callable[[], list[Sect
     """Have other processes draw every figure meanwhile, where there are some.
 
     What is yielded returns the sections with their drawings: it awaits them, and draws here what
-    has not begun there, or all of them where one of those processes dies.
+    has not begun there.
     """
     figures = [figure for section in sections for figure in section.every_figure()]
     figures.sort(key=lambda figure: not figure.pictures)  # which take longest
 
-    def here() -> list[Section]:
-        return _with_drawings(sections, figures, map(Figure.drawing, figures))
-
     if not others_are_there():
-        yield here
+        yield lambda: _with_drawings(sections, figures, map(Figure.drawing, figures))
         return
     with each(Figure.drawing, figures) as results:
-
-        def awaited() -> list[Section]:
-            try:
-                return _with_drawings(sections, figures, results())
-            except BrokenExecutor:
-                return here()
-
-        yield awaited
+        yield lambda: _with_drawings(sections, figures, results())
 
 
 def _with_drawings(

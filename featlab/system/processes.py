@@ -7,13 +7,16 @@ import functools
 import gc
 import importlib
 import logging
+import signal
 import sys
+import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from itertools import islice
+from multiprocessing import resource_tracker
 from threading import Lock
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -23,6 +26,7 @@ from featlab.errors import FeatlabError
 from featlab.system import GARBAGE
 from featlab.system.machine import usable_cores
 
+logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
@@ -30,19 +34,95 @@ T = TypeVar("T")
 _IDLE = 300  # seconds after which a process that nobody asks anything ends
 _ONE_EACH = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _MOST_GROWN = 600_000_000  # bytes, of another process: libraries and tables of 2,000 images
-_STARTING = Lock()  # several threads may ask first
 
 
-@functools.cache
-def _others(n: int) -> Any:
-    """Other processes, the same for every stage, of one thread each.
+class _Others:
+    """Other processes, the same for every stage, of one thread each, and who hands them calls.
 
     They are not those that joblib shares: a caller's own call of joblib would end them, or fail.
     """
-    # From the vendored loky: it needs no guard in a caller's script, as the standard library does.
-    from joblib.externals.loky import ProcessPoolExecutor  # type: ignore[import-untyped]
 
-    return ProcessPoolExecutor(n, timeout=_IDLE, env=_ONE_EACH, initializer=_begin)
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._pool: Any = None
+        self._last: Future[Any] | None = None
+        self._is_over = False
+        self._starting = Lock()  # several threads may ask first
+        # Threads that hand one call at a time to each of the processes; the rest wait here.
+        self._messengers = ThreadPoolExecutor(n, "beside")
+
+    @property
+    def are_there(self) -> bool:
+        """Whether they run: to start them takes seconds."""
+        return self._pool is not None
+
+    def begin(self, call: Callable[[], T]) -> Future[tuple[T, list[tuple[str, int, str]]]]:
+        """Have a call made; it can be cancelled until one of the processes is free for it."""
+        return self._messengers.submit(lambda: self.submit(_with_messages, call).result())
+
+    def submit(self, function: Callable[..., Any], *given: Any) -> Future[Any]:
+        """A call by one of the processes; where they have ended, as one died, there are new ones.
+
+        Not after :meth:`end`: what still waits then must not start them again.
+        """
+        # The vendored loky needs no guard in a caller's script, as the standard library does.
+        from joblib.externals.loky import ProcessPoolExecutor  # type: ignore[import-untyped]
+
+        with self._starting:
+            for _ in range(2):
+                if self._is_over:
+                    break
+                if self._pool is None:
+                    self._pool = ProcessPoolExecutor(
+                        self._n, timeout=_IDLE, env=_ONE_EACH, initializer=_begin
+                    )
+                try:
+                    with _no_interrupts():
+                        self._last = self._pool.submit(function, *given)
+                    return self._last
+                except BrokenExecutor:
+                    self._pool = None
+        raise BrokenExecutor("the other processes have been ended")
+
+    def end(self) -> None:
+        """End them at once; what they had in hand fails, and what waits is not begun."""
+        with self._starting:
+            self._is_over = True
+        self._messengers.shutdown(wait=False, cancel_futures=True)
+        if self._pool is None:
+            return
+        # loky's thread fails aloud where a call is dropped that it is about to hand on.
+        for _ in range(100):
+            if self._last is None or self._last.running() or self._last.done():
+                break
+            time.sleep(0.01)
+        self._pool.shutdown(kill_workers=True)
+
+
+_teams: dict[int, _Others] = {}  # by their number
+
+
+def _others() -> _Others:
+    """One fewer than cores: this process has a core."""
+    n = max(1, usable_cores() - 1)
+    return _teams.get(n) or _teams.setdefault(n, _Others(n))
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """What is started within never sees Ctrl-C, which reaches all processes of a terminal.
+
+    Only the first one is to heed it: that one ends the others.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # to start it within would let them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin() -> None:
@@ -54,26 +134,6 @@ def _begin() -> None:
     process_executor._MAX_MEMORY_LEAK_SIZE = _MOST_GROWN
 
 
-def _submitted(function: Callable[..., Any], *given: Any) -> Any:
-    """A call by one of the processes, of which there is one fewer than cores: this one has a core.
-
-    Where they have ended (one died) there are new ones.
-    """
-    n = max(1, usable_cores() - 1)
-    with _STARTING:
-        try:
-            return _others(n).submit(function, *given)
-        except RuntimeError:  # shut down, or broken
-            _others.cache_clear()
-            return _others(n).submit(function, *given)
-
-
-@functools.cache
-def _messengers(n: int) -> ThreadPoolExecutor:
-    """Threads that hand one call at a time to each of the other processes; the rest wait here."""
-    return ThreadPoolExecutor(n, "beside")
-
-
 class Beside(Generic[T]):
     """A call that another process makes, or this one: with a single core, or where it is free."""
 
@@ -81,8 +141,7 @@ class Beside(Generic[T]):
         self._call = call
         self._begun: Future[tuple[T, list[tuple[str, int, str]]]] | None = None
         if usable_cores() > 1:
-            messengers = _messengers(usable_cores() - 1)
-            self._begun = messengers.submit(lambda: _submitted(_with_messages, call).result())
+            self._begun = _others().begin(call)
 
     @property
     def is_ready(self) -> bool:
@@ -102,9 +161,12 @@ class Beside(Generic[T]):
 
     @functools.cached_property
     def _result(self) -> T:
-        if self._begun is None:
-            return _with_one_thread(self._call)
-        return _logged_here(*self._begun.result())
+        if self._begun is not None:
+            try:
+                return _logged_here(*self._begun.result())
+            except BrokenExecutor:
+                logger.warning("a process that worked beside this one died; its share is done here")
+        return _with_one_thread(self._call)
 
     def end(self) -> None:
         """After an error elsewhere: what has begun is awaited, so that it ends quietly."""
@@ -125,15 +187,13 @@ def beside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Itera
         Of a room that is quick to import; it and its arguments travel to the other process.
     """
     begun = Beside(functools.partial(function, *args, **kwargs))
-    try:
+    with _ended([begun]):
         yield begun
-    finally:
-        begun.end()
 
 
 def others_are_there() -> bool:
     """Whether other processes run, never with a single core: to start them takes seconds."""
-    return _others.cache_info().currsize > 0 and usable_cores() > 1
+    return usable_cores() > 1 and _others().are_there
 
 
 @contextlib.contextmanager
@@ -150,8 +210,18 @@ def each(function: Callable[[S], T], items: Iterable[S]) -> Iterator[Callable[[]
                 one()
         return [one() for one in begun]
 
-    try:
+    with _ended(begun):
         yield results
+
+
+@contextlib.contextmanager
+def _ended(begun: Sequence[Beside[Any]]) -> Iterator[None]:
+    """Nothing of what has begun goes on after a block; who interrupts waits for none of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        dismiss()
+        raise
     finally:
         for one in reversed(begun):
             one.end()
@@ -169,18 +239,21 @@ def ready(*modules: str) -> Iterator[None]:
     if usable_cores() < 2:
         yield
         return
-    begun = _submitted(load, *modules)
+    begun = _others().submit(load, *modules)
     try:
         yield
+    except KeyboardInterrupt:
+        dismiss()
+        raise
     finally:
-        begun.result()
+        with contextlib.suppress(RuntimeError):  # it died, or was ended
+            begun.result()
 
 
 def dismiss() -> None:
     """End the other processes at once, as the program does: waiting for them takes a second."""
-    if _others.cache_info().currsize:
-        _others(max(1, usable_cores() - 1)).shutdown(kill_workers=True)
-        _others.cache_clear()
+    while _teams:
+        _teams.popitem()[1].end()
 
 
 _cluster: ContextVar[Any] = ContextVar("cluster", default=None)
