@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from contextlib import nullcontext
 from itertools import combinations
 
 import matplotlib.figure
@@ -345,6 +346,36 @@ def test_who_waits_for_another_process_makes_what_has_not_begun_there(monkeypatc
     )
     assert made["long"] != os.getpid() == made["short"]
     assert seconds["short"] < seconds["long"]
+
+
+def test_the_stage_taken_over_is_the_first_that_has_not_begun(monkeypatch):
+    made = []
+
+    class Elsewhere:
+        """The first has begun, and is there once another one was made here."""
+
+        def __init__(self, call):
+            self.call, self.begun = call, not made and not known
+            known.append(self)
+
+        @property
+        def is_ready(self):
+            return not self.begun or bool(made)
+
+        def take_over(self):
+            return not self.begun
+
+        def __call__(self):
+            made.append(self.call())
+            return made[-1]
+
+    known: list[Elsewhere] = []
+    monkeypatch.setattr(
+        "featlab.pipeline.scheduler.beside", lambda _, call: nullcontext(Elsewhere(call))
+    )
+    stages = [Stage(name, lambda x, name=name: name, "t", beside=True) for name in "abc"]
+    run_stages([*stages, Stage("d", lambda a: a, "t")], {"x": 1})
+    assert made[:2] == ["b", "a"]
 
 
 def test_a_table_too_large_to_be_sent_is_worked_on_here(monkeypatch):
