@@ -399,6 +399,24 @@ def test_two_writers_leave_a_whole_file_and_what_is_kept_stays_small(kept):
 
 
 @needs_openvino
+@pytest.mark.slow
+def test_no_room_for_temporary_files_or_the_cache_ends_no_pass(kept, monkeypatch, caplog):
+    load, folder = kept
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file in the folder's place")
+    assert load().engine.name == "openvino" and folder.is_file()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_engines.tempfile, "TemporaryDirectory", full)
+    assert load().engine.name == "tensorflow"
+    assert "folder for temporary files (TMPDIR): [Errno 28] No space left" in caplog.text
+    with pytest.raises(FeatlabError, match="TMPDIR"):
+        _ = load_backbone("efficientnet_lite0", input_size=32, engine="openvino").engine
+
+
+@needs_openvino
 def test_a_network_that_is_kept_is_not_taken_for_another_engine(kept, monkeypatch):
     load, folder = kept
     backbone = load()

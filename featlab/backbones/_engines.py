@@ -146,7 +146,8 @@ def make_engine(
             expected = [maps.numpy() for maps in _call(model, preprocess, probe)]
             engine, network = openvino_engine(function, precision, probe, expected)
             if kept is not None:
-                _keep(kept, network, expected, model.count_params())
+                with suppress(FeatlabError, OSError, RuntimeError):  # nothing is lost by that
+                    _keep(kept, network, expected, model.count_params())
             return engine
         except FeatlabError as error:
             if only_openvino:
@@ -307,7 +308,7 @@ def kept_engine(wanted: str, precision: str, path: Path, probe: np.ndarray) -> E
 
 
 def _keep(path: Path, network: Any, expected: Sequence[np.ndarray], parameters: int) -> None:
-    """Write a converted network for the next process; where that fails nothing is lost."""
+    """Write a converted network for the next process, and leave the latest ones only."""
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
@@ -318,12 +319,10 @@ def _keep(path: Path, network: Any, expected: Sequence[np.ndarray], parameters: 
     arrays |= {f"maps_{k}": values for k, values in enumerate(expected)}
     packed = io.BytesIO()
     np.savez(packed, allow_pickle=False, parameters=np.int64(parameters), **arrays)
-    with suppress(FeatlabError):
-        write_whole(path, packed.getvalue())
-    with suppress(OSError):
-        older = sorted(path.parent.glob("*.npz"), key=lambda one: one.stat().st_mtime)
-        for one in older[:-_MOST_KEPT]:
-            one.unlink(missing_ok=True)
+    write_whole(path, packed.getvalue())
+    older = sorted(path.parent.glob("*.npz"), key=lambda one: one.stat().st_mtime)
+    for one in older[:-_MOST_KEPT]:
+        one.unlink(missing_ok=True)
 
 
 def _other_backend() -> bool:
@@ -393,10 +392,15 @@ def _converted(core: Any, function: tf.types.experimental.ConcreteFunction) -> A
     # Whatever else ends in the graph, such as a constant without use, would be an output too.
     outputs = [tensor.op.name for tensor in function.outputs]
     graph = tf.compat.v1.graph_util.extract_sub_graph(function.graph.as_graph_def(), outputs)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "network.pb")
-        file.write_bytes(graph.SerializeToString())
-        return core.read_model(file)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "network.pb")
+            file.write_bytes(graph.SerializeToString())
+            return core.read_model(file)
+    except OSError as error:
+        raise FeatlabError(
+            f"OpenVINO reads the network from the folder for temporary files (TMPDIR): {error}."
+        ) from error
 
 
 def _infer(requests: Sequence[Any], pixels: np.ndarray) -> list[np.ndarray]:
