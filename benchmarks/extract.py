@@ -64,6 +64,7 @@ def load(name: str) -> backbones.Backbone:
     engine, precision = ENGINES[name.partition(", ")[2]]
     backbone = backbones.load_backbone("efficientnet_lite0", engine=engine, precision=precision)
     backbone.probe()
+    backbone.settle()  # as before a long pass
     return backbone
 
 
