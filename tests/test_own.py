@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,6 +50,19 @@ def test_of_equal_logits_the_first_are_kept_and_nan_comes_last():
     whole = np.argsort(-logits, axis=1, kind="stable")
     for most in (1, 10, 40):
         assert np.array_equal(largest(logits, most)[CODES], whole[:, :most])
+
+
+@pytest.mark.parametrize("name", ["coef", "intercept"])
+def test_a_weight_of_the_head_that_changed_on_the_disk_is_noticed(table, tmp_path, name):
+    path = tmp_path / "maps.h5"
+    extract_maps(table, Classifier(), path).close()
+    with h5py.File(path) as file:
+        chunk = file[f"own_head/{name}"].id.get_chunk_info(0)
+    changed = bytearray(path.read_bytes())
+    changed[chunk.byte_offset + 5] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(FeatlabError, match="own_head"), MapStore(path) as store:
+        store.verify()
 
 
 @pytest.mark.parametrize("linear", [True, False])

@@ -213,7 +213,10 @@ def write_head(file: h5py.File, head: OwnHead) -> None:
     group.create_dataset("classes", data=names, dtype=text, track_times=False)
     for name in ("coef", "intercept"):
         if (values := getattr(head, name)) is not None:
-            group.create_dataset(name, data=values, track_times=False)
+            # Nothing else in the file tells a changed weight; a checksum needs a chunk.
+            group.create_dataset(
+                name, data=values, chunks=values.shape, fletcher32=True, track_times=False
+            )
 
 
 def checked_head(classes: Any, layer: Any, arrays: dict[str, np.ndarray]) -> OwnHead:
