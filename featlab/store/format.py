@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from featlab.errors import FeatlabError
-from featlab.store.network import HEAD, OwnHead, checked_head, write_head
+from featlab.store.network import HEAD, OwnHead, checked_head, write_head, write_numbers
 from featlab.system.files import write_durably
 
 ENCODING_TYPE = "featlab-maps"
@@ -354,7 +354,7 @@ def write_table(file: h5py.File, key: str, table: pd.DataFrame, dtypes: Mapping[
                 column, data=values, dtype=h5py.string_dtype("utf-8"), track_times=False
             )
         else:
-            group.create_dataset(column, data=table[column].to_numpy(dtype), track_times=False)
+            write_numbers(group, column, table[column].to_numpy(dtype))
 
 
 def read_table(file: h5py.File, key: str, dtypes: Mapping[str, type]) -> pd.DataFrame:

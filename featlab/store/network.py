@@ -213,10 +213,13 @@ def write_head(file: h5py.File, head: OwnHead) -> None:
     group.create_dataset("classes", data=names, dtype=text, track_times=False)
     for name in ("coef", "intercept"):
         if (values := getattr(head, name)) is not None:
-            # Nothing else in the file tells a changed weight; a checksum needs a chunk.
-            group.create_dataset(
-                name, data=values, chunks=values.shape, fletcher32=True, track_times=False
-            )
+            write_numbers(group, name, values)
+
+
+def write_numbers(group: h5py.Group, name: str, values: np.ndarray) -> None:
+    """Add numbers, in one chunk with a checksum: nothing else in a store tells a changed one."""
+    whole = {"chunks": values.shape, "fletcher32": True} if values.size else {}
+    group.create_dataset(name, data=values, track_times=False, **whole)
 
 
 def checked_head(classes: Any, layer: Any, arrays: dict[str, np.ndarray]) -> OwnHead:
