@@ -65,6 +65,14 @@ def test_a_number_that_changed_on_the_disk_is_noticed(table, tmp_path, key):
         store.verify()
 
 
+def test_a_store_that_was_closed_says_so(table, tmp_path):
+    store = extract_maps(table, Classifier(), tmp_path / "maps.h5")
+    store.close()
+    for asked in (store.maps, store.pooled, store.verify):
+        with pytest.raises(FeatlabError, match="has been closed; open it again"):
+            asked()
+
+
 @pytest.mark.parametrize("linear", [True, False])
 @pytest.mark.parametrize("kept", ["top", "all"])
 def test_what_is_kept_is_the_largest_of_what_the_head_says(table, tmp_path, linear, kept):

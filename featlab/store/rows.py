@@ -376,6 +376,8 @@ class Rows:
 
     def array(self, key: str) -> h5py.Dataset:
         """The dataset of all rows, to be asked for its shape and type."""
+        if not self._own:
+            raise FeatlabError("the store has been closed; open it again, or close it later.")
         return find_dataset(self._own, key, virtual=self.virtual)
 
     def read(self, key: str, rows: np.ndarray, dtype: np.dtype | type | None = None) -> np.ndarray:
