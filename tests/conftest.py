@@ -254,4 +254,5 @@ def shared_weights() -> Path:
 def light_collections():
     """What stands so far is not searched for garbage again, and what is new not so often."""
     gc.set_threshold(50_000, 20, 20)
+    gc.collect()
     gc.freeze()

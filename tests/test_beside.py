@@ -266,6 +266,7 @@ assert gc.isenabled() and gc.get_freeze_count() > before + 50_000
 ours = []
 ours.append(ours)
 del ours
+load("many_objects")  # again: what is garbage by now must not be kept for ever
 assert gc.collect() > 0
 """
 

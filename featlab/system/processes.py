@@ -342,6 +342,8 @@ def load(*modules: str) -> None:
     To be used by who owns the process. It is a fifth of the time that imports take, and more later:
     libraries leave a million objects that stay.
     """
+    if set(modules) <= set(sys.modules):
+        return  # to freeze once more would keep the garbage of what went before for ever
     was_enabled = gc.isenabled()
     gc.disable()
     try:
