@@ -404,8 +404,8 @@ def overview(
     Returns
     -------
     Overview
-        With 10 neighbours of every image, or all others where there are fewer. Of more than 10,000
-        images a random 10,000 stand for all, each class in its share but at least 50; row numbers
+        With 10 neighbours of every image, or all others where there are fewer. Of more than 5,000
+        images a random 5,000 stand for all, each class in its share but at least 50; row numbers
         stay those of `X`, and the components those of all images.
     """
     check_same_rows(X=X, y=y)

@@ -129,7 +129,7 @@ class Embedding:
     coordinates : DataFrame of shape (m, 4)
         ``pc1, pc2`` (in units of the features) and ``tsne_1, tsne_2`` (without a unit); the index
         holds the row numbers of the images laid out, which are all where there are no more than
-        10,000.
+        5,000.
     explained_variance : ndarray of shape (k,)
         Share of the features' whole variance that each of the k components kept has.
     perplexity : float
