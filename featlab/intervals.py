@@ -384,11 +384,11 @@ def _spread(
 
 
 def holm(p: Floats) -> Floats:
-    """Holm's adjusted p-values of those that are known; NaN stays NaN and counts for no test.
+    """Holm's adjusted p-values of those that are known; NaN stays NaN and counts for no test."""
+    from statsmodels.stats.multitest import multipletests  # which a prediction need not wait for
 
-    statsmodels' `multipletests` gives the same, and looks through all of a process for garbage.
-    """
+    known = ~np.isnan(p)
     adjusted = np.full(len(p), np.nan)
-    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]
-    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
-    return np.minimum(adjusted, 1.0)
+    if known.any():
+        adjusted[known] = multipletests(p[known], method="holm")[1]
+    return adjusted

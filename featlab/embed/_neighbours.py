@@ -25,6 +25,7 @@ from featlab.system.machine import CACHED, double_rows, pieces
 
 _BLOCK = 512  # rows whose distances to all others are held at once
 _NEIGHBOURS = 10
+_MEGABYTES = 128  # of distances that scikit-learn holds at once
 _UNSURE = 1e-3  # more than cosines in single precision err by, of 8,000 columns at the worst
 _MANY = 0.05  # share of pairs to look at closely from which it is quicker to look at all
 _MOST_CANDIDATES = 4000  # images whose likenesses to each other are held at once
@@ -283,7 +284,7 @@ def class_separation(
     per_image = pd.DataFrame(
         {
             "class": names,
-            "silhouette": _silhouettes(values, codes),
+            "silhouette": _silhouettes(values, names),
             "neighbour_agreement": neighbours["same_label"].to_numpy().reshape(-1, k).mean(axis=1),
         }
     )
@@ -297,27 +298,16 @@ def class_separation(
     return Separation(table=table, **numbers)
 
 
-def _silhouettes(values: NDArray[np.floating], codes: NDArray[np.intp]) -> Floats:
-    """By the cosine distance, of which the mean over a class is that to its mean unit vector."""
-    counts = np.bincount(codes)
-    sums = np.zeros((len(counts), values.shape[1]))
-    for part in pieces(len(values), values.shape[1]):
-        np.add.at(sums, codes[part], _unit_vectors(double_rows(values, part)))
-    silhouettes = np.zeros(len(values))
-    for part in pieces(len(values), values.shape[1]):
-        unit, own = _unit_vectors(double_rows(values, part)), codes[part]
-        places = np.arange(len(own))
-        to_class = counts - unit @ sums.T
-        to_itself = 1 - np.einsum("ij,ij->i", unit, unit)  # 1 of a vector of zeros
-        others = counts[own] - 1
-        inside = (to_class[places, own] - to_itself) / np.maximum(others, 1)
-        to_class /= counts
-        to_class[places, own] = np.inf
-        outside = to_class.min(axis=1)
-        largest = np.maximum(inside, outside)
-        known = (others > 0) & (largest > 0)  # an image alone in its class: 0
-        np.divide(outside - inside, largest, out=silhouettes[part], where=known)
-    return silhouettes
+def _silhouettes(values: NDArray[np.floating], names: NDArray[np.object_]) -> Floats:
+    from sklearn import config_context
+    from sklearn.metrics import silhouette_samples
+
+    if len(np.unique(names)) == len(names):  # each image its own class: 0, as for any such class
+        return np.zeros(len(names))
+    # On unit vectors half the squared distance is the cosine distance, zeros included.
+    unit = _unit_vectors(values.astype(np.float64))
+    with config_context(working_memory=_MEGABYTES):
+        return np.asarray(silhouette_samples(unit, names, metric="cosine"))
 
 
 def _unit_vectors(values: Floats) -> Floats:

@@ -27,7 +27,6 @@ from featlab.arguments import (
     has_groups,
 )
 from featlab.errors import FeatlabError
-from featlab.intervals import holm
 from featlab.neurons.rank_statistics import Floats
 from featlab.neurons.rank_tests import (
     LEAST_GROUPS,
@@ -81,8 +80,6 @@ def adjust(
         return adjusted
     if correction == "local_fdr":
         adjusted[family] = _local_fdr(p[family], np.ones(len(p)) if sign is None else sign[family])
-    elif correction == "holm":
-        adjusted[family] = holm(p[family])
     else:
         adjusted[family] = multipletests(p[family], alpha=alpha, method=correction)[1]
     return adjusted

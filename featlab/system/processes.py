@@ -236,18 +236,8 @@ def ready(*modules: str) -> Iterator[None]:
     *modules : str
         What :func:`beside` will need; importing takes seconds.
     """
-    if usable_cores() < 2:
+    with _ended([Beside(functools.partial(load, *modules))]):
         yield
-        return
-    begun = _others().submit(load, *modules)
-    try:
-        yield
-    except KeyboardInterrupt:
-        dismiss()
-        raise
-    finally:
-        with contextlib.suppress(RuntimeError):  # it died, or was ended
-            begun.result()
 
 
 def dismiss() -> None:
