@@ -68,9 +68,11 @@ def test_a_number_that_changed_on_the_disk_is_noticed(table, tmp_path, key):
 def test_a_store_that_was_closed_says_so(table, tmp_path):
     store = extract_maps(table, Classifier(), tmp_path / "maps.h5")
     store.close()
-    for asked in (store.maps, store.pooled, store.verify):
+    asked = (store.maps, store.pooled, store.verify, store.own_kept, lambda: store.thumbnails)
+    for ask in asked:
         with pytest.raises(FeatlabError, match="has been closed; open it again"):
-            asked()
+            ask()
+    assert store.own_head is not None and store.created
 
 
 @pytest.mark.parametrize("linear", [True, False])

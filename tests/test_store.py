@@ -262,6 +262,21 @@ def test_verify_reads_all_that_a_store_may_have(store_path, key):
         store.verify()
 
 
+@pytest.mark.parametrize(
+    "column", ["images/path", "images/label", "images/split", "images/group", "boxes/kind"]
+)
+def test_verify_finds_a_changed_text(store_path, column):
+    with h5py.File(store_path, "r+") as file:
+        words = file[column].asstr()[()]
+        words[1] = chr(ord(words[1][0]) ^ 1) + words[1][1:] if words[1] else "a"
+        file[column][()] = words
+    with (
+        MapStore(store_path) as store,
+        pytest.raises(FeatlabError, match="do not agree with .*digest"),
+    ):
+        store.verify()
+
+
 def test_verify_finds_a_changed_number_and_a_damaged_chunk(store_path, tmp_path):
     changed = shutil.copy(store_path, tmp_path / "changed.h5")
     with h5py.File(changed, "r+") as file:

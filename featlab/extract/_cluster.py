@@ -21,10 +21,9 @@ from distributed.comm import CommClosedError
 
 from featlab.arguments import Progress, tracked
 from featlab.errors import FeatlabError
-from featlab.extract._parts import TABLES
+from featlab.extract._parts import TABLES, load_tables
 from featlab.extract._passing import Pass, written_parts
 from featlab.extract._source import running_of
-from featlab.store.format import load_tables
 from featlab.store.network import refuse_difference
 from featlab.system import __version__
 

@@ -11,12 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 
 from featlab.errors import FeatlabError
 from featlab.extract._source import pictures_key, provenance_of
-from featlab.store.format import Tables, read_gone
+from featlab.store.format import (
+    Tables,
+    read_errors,
+    read_gone,
+    read_tables,
+    write_tables,
+)
 from featlab.store.rows import Piece, choose_rows, finished_part, first_rows
 from featlab.store.writing import PartWriter, join_parts
 from featlab.system.files import held, make_durably, system_errors, write_durably
@@ -327,3 +334,21 @@ def without_pictures(tables: Tables, gone: Mapping[int, str]) -> Tables:
     left = replace(tables.of_rows(rows), skipped=skipped)
     key = pictures_key(left.images)
     return replace(left, provenance=provenance_of(left) | key)
+
+
+def save_tables(path: Path, tables: Tables) -> None:
+    """Keep tables in a file of their own, whole or not at all."""
+    # Made in memory: on a full disk HDF5 cannot even close a file.
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        write_tables(file, tables)
+        file.flush()
+        image = file.id.get_file_image()
+    write_durably(path, image)
+
+
+def load_tables(path: Path) -> Tables:
+    """Tables that :func:`save_tables` kept."""
+    with read_errors(path, "/"):
+        file = h5py.File(path, "r")
+    with file:
+        return read_tables(file)

@@ -15,14 +15,16 @@ import pandas as pd
 from PIL import Image
 
 from featlab.arguments import Progress, tracked
-from featlab.errors import FeatlabError, PictureGoneError
+from featlab.errors import PictureGoneError
 from featlab.extract._parts import (
     TABLES,
     Plan,
     agree_on_plan,
     discarded_on_error,
     finished_parts,
+    load_tables,
     part_path,
+    save_tables,
     whole_part,
     without_pictures,
 )
@@ -52,12 +54,8 @@ from featlab.images.pixels import (
 from featlab.store import MapStore, MemoryStore
 from featlab.store.format import (
     BOX_DTYPES,
-    IMAGE_DTYPES,
-    SKIPPED_DTYPES,
     THUMBNAILS,
     Tables,
-    load_tables,
-    save_tables,
 )
 from featlab.store.network import OwnHead, Ranges, largest
 from featlab.store.rows import Piece
@@ -107,33 +105,6 @@ class Pass:
     def missing(self, shard: tuple[int, int] = (1, 1)) -> list[range]:
         """Rows of the parts that are not there yet, of one shard of several or of all."""
         return [rows for rows in self.plan.shard(*shard) if self.part(rows) is None]
-
-
-def complete_tables(
-    images: pd.DataFrame,
-    boxes: pd.DataFrame | None,
-    skipped: pd.DataFrame | None,
-    about: Mapping[str, str] | None,
-) -> Tables:
-    """Check the tables; of the provenance there is only what the caller tells."""
-    absent = [column for column in (*IMAGE_DTYPES, "folder") if column not in images]
-    if absent or images.empty:
-        raise FeatlabError(
-            "images must be an image table of featlab.images.index_images with at least one row; "
-            f"missing columns: {', '.join(absent) or 'none'}, rows: {len(images)}."
-        )
-    folders = images["folder"].unique()
-    if len(folders) > 1:
-        raise FeatlabError(
-            f"images must lie in one folder, got {folders[0]} and {folders[1]}; make the paths "
-            "relative to one that holds both."
-        )
-    return Tables(
-        images.reset_index(drop=True).assign(folder=str(Path(folders[0]).resolve())),
-        pd.DataFrame(columns=list(BOX_DTYPES)) if boxes is None else boxes,
-        pd.DataFrame(columns=list(SKIPPED_DTYPES)) if skipped is None else skipped,
-        dict(about or {}),
-    )
 
 
 def begin_pass(

@@ -1,4 +1,4 @@
-"""What a pass needs of a network, and what of both decides the maps: the key of a store."""
+"""What a pass needs of a network and its tables, and what decides the maps: the key of a store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from threading import Condition
 from typing import Any, Protocol
 
@@ -16,7 +17,15 @@ import pandas as pd
 from featlab.arguments import check_choice, check_whole
 from featlab.errors import FeatlabError
 from featlab.images.pixels import JPEG_MARGIN, InputReader, intensity_of, jpeg_factor
-from featlab.store.format import BOX_DTYPES, Tables
+from featlab.store.format import (
+    BOX_DTYPES,
+    IMAGE_DTYPES,
+    SKIPPED_DTYPES,
+    Tables,
+    annotations_digest,
+    as_stored,
+    pictures_digest,
+)
 from featlab.store.network import ANOTHER_PATH, DECIDING, MOST, OwnHead, refuse_other_output
 from featlab.system import __version__
 
@@ -152,9 +161,8 @@ def store_key(images: pd.DataFrame, backbone: MapSource, options: PassOptions) -
 
 def pictures_key(images: pd.DataFrame) -> dict[str, str]:
     """What of the key of a store is of its pictures alone."""
-    digest = _digest(images[["path", "sha256", *({"levels"} & set(images))]])
     levels = {"intensity": intensity_of(images)} if "levels" in images else {}
-    return {**levels, "image_set_digest": digest}
+    return {**levels, "image_set_digest": pictures_digest(images)}
 
 
 def _some_is_scaled(images: pd.DataFrame, size: tuple[int, int], resize: str) -> bool:
@@ -167,20 +175,39 @@ def _some_is_scaled(images: pd.DataFrame, size: tuple[int, int], resize: str) ->
     )
 
 
-def annotations_digest(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
-    """Changes when labels, splits, groups or boxes do."""
-    return _digest(images[["label", "split", "group"]]) + _digest(boxes[list(BOX_DTYPES)])
+def complete_tables(
+    images: pd.DataFrame,
+    boxes: pd.DataFrame | None,
+    skipped: pd.DataFrame | None,
+    about: Mapping[str, str] | None,
+) -> Tables:
+    """Check the tables; of the provenance there is only what the caller tells."""
+    absent = [column for column in (*IMAGE_DTYPES, "folder") if column not in images]
+    if absent or images.empty:
+        raise FeatlabError(
+            "images must be an image table of featlab.images.index_images with at least one row; "
+            f"missing columns: {', '.join(absent) or 'none'}, rows: {len(images)}."
+        )
+    folders = images["folder"].unique()
+    if len(folders) > 1:
+        raise FeatlabError(
+            f"images must lie in one folder, got {folders[0]} and {folders[1]}; make the paths "
+            "relative to one that holds both."
+        )
+    boxes = pd.DataFrame(columns=list(BOX_DTYPES)) if boxes is None else boxes
+    images = images.reset_index(drop=True).assign(folder=str(Path(folders[0]).resolve()))
+    # As a file gives them back, so that their digests are those of what is stored.
+    return Tables(
+        as_stored(images, IMAGE_DTYPES),
+        as_stored(boxes, BOX_DTYPES),
+        pd.DataFrame(columns=list(SKIPPED_DTYPES)) if skipped is None else skipped,
+        dict(about or {}),
+    )
 
 
 def provenance_of(tables: Tables) -> dict[str, str]:
     """What new tables tell of themselves: their digest, and what their provenance holds already."""
-    digest = annotations_digest(tables.images, tables.boxes)
-    return {**tables.provenance, "annotations_digest": digest}
-
-
-def _digest(table: pd.DataFrame) -> str:
-    lines = table.to_csv(index=False, lineterminator="\n")
-    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return {**tables.provenance, "annotations_digest": annotations_digest(tables)}
 
 
 def refuse_other_maps(

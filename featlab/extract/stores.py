@@ -24,6 +24,7 @@ from featlab.extract._parts import (
     disk_errors,
     finished_parts,
     join_read,
+    load_tables,
     make_folder,
     one_of_several,
     parts_of,
@@ -32,7 +33,6 @@ from featlab.extract._parts import (
 )
 from featlab.extract._passing import (
     begin_pass,
-    complete_tables,
     run_pass,
     tell_done,
     without_lost,
@@ -41,13 +41,13 @@ from featlab.extract._passing import (
 from featlab.extract._source import (
     MapSource,
     PassOptions,
-    annotations_digest,
+    complete_tables,
     provenance_of,
     refuse_other_maps,
     store_key,
 )
 from featlab.store import MapStore
-from featlab.store.format import Tables, load_tables
+from featlab.store.format import Tables, annotations_digest
 from featlab.store.network import refuse_difference
 from featlab.store.rows import Piece, choose_rows, relative_name
 from featlab.store.writing import join_parts
@@ -391,8 +391,7 @@ def _accepted(tables: Tables, backbone: MapSource, path: Path, options: PassOpti
 
 def _is_current(store: MapStore, tables: Tables) -> bool:
     """Whether its labels, groups and boxes are those given."""
-    digest = annotations_digest(tables.images, tables.boxes)
-    return bool(digest == store.provenance.get("annotations_digest"))
+    return annotations_digest(tables) == store.provenance.get("annotations_digest")
 
 
 def _renewed(store: MapStore, tables: Tables) -> MapStore:

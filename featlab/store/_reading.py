@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,7 @@ from featlab.store.format import (
     check_numbers,
     check_pooling,
     check_rows,
+    check_tables,
     holds,
     layer_names,
     open_store,
@@ -67,17 +69,20 @@ class MapStore:
         self.path = store_file(path)
         self._absolute = self.path.absolute()
         self._groups: np.ndarray | None = None
-        self._frames: np.ndarray | None = None
         self._file = open_store(self.path)
         self._closing = contextlib.ExitStack()
         self._closing.callback(self._file.close)
         try:
             self._tables = read_tables(self._file)
             self.images, self.boxes = self._tables.images, self._tables.boxes
-            self.skipped = self._tables.skipped
-            self.provenance = self._tables.provenance
+            self.skipped, self.provenance = self._tables.skipped, self._tables.provenance
             with read_errors(self.path, "/provenance"):
                 self.layers = layer_names(self.provenance["layers"])
+            # What a store may lack is looked for now: of a closed file the answer would be no.
+            self._optional = {
+                key for key in (THUMBNAILS, *PER_IMAGE) if holds(self.path, self._file, key)
+            }
+            self._created = str(self._file.attrs.get("created_utc", ""))
             self._arrays = Rows(self._file)
             self._closing.callback(self._arrays.close)
             self._check_layout()
@@ -152,7 +157,7 @@ class MapStore:
     @property
     def created(self) -> str:
         """When the file was finished: date and time in ISO 8601, UTC; "" where it does not say."""
-        return str(self._file.attrs.get("created_utc", ""))
+        return self._created
 
     @property
     def virtual(self) -> bool:
@@ -174,7 +179,7 @@ class MapStore:
         """The labels, sorted."""
         return sorted(self.images["label"].unique())
 
-    @property
+    @cached_property
     def frames(self) -> np.ndarray:
         """Where each picture lies in the network's input, ``(n, 4)`` left, top, right, bottom.
 
@@ -182,10 +187,9 @@ class MapStore:
         written to.
         """
         # Asked for with every batch of maps: to read all of them each time is quadratic.
-        if self._frames is None:
-            self._frames = self._everything("frames")
-            self._frames.flags.writeable = False
-        return self._frames
+        frames = self._everything("frames")
+        frames.flags.writeable = False
+        return frames
 
     @property
     def colour_histogram(self) -> np.ndarray:
@@ -195,7 +199,7 @@ class MapStore:
     @property
     def thumbnails(self) -> np.ndarray | None:
         """Each picture in grey, ``(n, 48, 48)`` uint8; a store of an earlier featlab has none."""
-        if not holds(self.path, self._file, THUMBNAILS):
+        if THUMBNAILS not in self._optional:
             return None
         small = self._everything(THUMBNAILS)
         return small.reshape(len(small), _THUMBNAIL, _THUMBNAIL)
@@ -203,7 +207,7 @@ class MapStore:
     @property
     def own_head(self) -> OwnHead | None:
         """The network's own head, where the network has one and its logits were kept."""
-        return self._tables.own if holds(self.path, self._file, *PER_IMAGE) else None
+        return self._tables.own if self._optional.issuperset(PER_IMAGE) else None
 
     def own_kept(self, rows: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the network's own head said of some images; :mod:`featlab.own` asks for it.
@@ -231,8 +235,7 @@ class MapStore:
         codes, logits, totals = (self._arrays.read(key, asked) for key in PER_IMAGE)
         if codes.size and not (codes.min() >= 0 and codes.max() < len(head.classes)):
             raise FeatlabError(
-                f"{self.path} is damaged: /{CODES} names classes that are not there; extract it "
-                "again."
+                f"{self.path} is damaged: /{CODES} names classes it has not; extract it again."
             )
         return codes, logits, totals
 
@@ -318,9 +321,7 @@ class MapStore:
     def in_memory(self, rows: Any, layers: Iterable[str]) -> MemoryStore:
         """Some images with their maps of some layers, read once; any thread may ask them."""
         asked = self._rows(rows)
-        keys = {"frames", *(PER_IMAGE if self.own_head is not None else ())}
-        for layer in layers:
-            keys |= {self._pooled_key("mean", layer)}
+        keys = {"frames", *self._optional, *(self._pooled_key("mean", name) for name in layers)}
         arrays = {key: self._arrays.read(key, asked) for key in keys}
         # As everybody asks for them.
         arrays |= {self._maps_key(name): self.maps(asked, layer=name) for name in layers}
@@ -330,8 +331,8 @@ class MapStore:
     def verify(self) -> None:
         """Read everything once and check it against itself.
 
-        Every chunk is decompressed (which checks its checksum) and pooled again; the result must
-        equal ``/pooled`` within the rounding of the stored number format.
+        Every chunk is decompressed (which checks its checksum) and pooled again, to ``/pooled``
+        within the rounding of the stored number format; tables must have their digests.
 
         Raises
         ------
@@ -350,10 +351,10 @@ class MapStore:
         low, high = np.split(self.frames, 2, axis=1)
         if not ((low >= 0) & (low < high) & (high <= 1)).all():
             raise FeatlabError(f"{self.path}: /frames leaves the network's input; extract again.")
-        for key in (THUMBNAILS, *PER_IMAGE):
-            if holds(self.path, self._file, key):
-                for _ in self._batches(key, None, 256):
-                    pass  # to be readable is all that is asked
+        for key in sorted(self._optional):
+            for _ in self._batches(key, None, 256):
+                pass  # to be readable is all that is asked
+        check_tables(self.path, self._tables)
 
     def layer_name(self, layer: str | None = None) -> str:
         """Check a layer's name; None is the last stored layer."""
@@ -365,15 +366,14 @@ class MapStore:
             )
         return layer
 
-    def _everything(self, key: str, dtype: type | None = None) -> np.ndarray:
-        return self._arrays.read(key, np.arange(len(self)), dtype)
+    def _everything(self, key: str) -> np.ndarray:
+        return self._arrays.read(key, np.arange(len(self)))
 
     def _batches(self, key: str, rows: Any, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Checked at the call, not at the first batch."""
         check_whole("batch", batch, 1)
         asked = self._rows(rows)
-        starts = range(0, len(asked), batch)
-        batches = (asked[start : start + batch] for start in starts)
+        batches = (asked[start : start + batch] for start in range(0, len(asked), batch))
         return ((some, self._arrays.read(key, some, np.float32)) for some in batches)
 
     def _maps_key(self, layer: str | None) -> str:
@@ -396,7 +396,7 @@ class MapStore:
                 check_rows(self.path, f"maps/{layer}", maps, len(self))
                 widths |= {self._pooled_key(pooling, layer): maps.shape[3] for pooling in POOLINGS}
         kinds = dict.fromkeys(widths, "f")
-        if holds(self.path, self._file, THUMBNAILS):
+        if THUMBNAILS in self._optional:
             widths[THUMBNAILS], kinds[THUMBNAILS] = _THUMBNAIL**2, "u"
         if self.own_head is not None:
             most = self._arrays.array(LOGITS).shape[1:]
@@ -434,7 +434,7 @@ class MemoryStore(MapStore):
     def __init__(self, tables: Tables, arrays: dict[str, np.ndarray]) -> None:
         self.path = Path("pictures in memory")
         self._tables, self._file, self._closing = tables, arrays, contextlib.ExitStack()
-        self._frames = None
+        self._created, self._optional = "", set(arrays)
         self.images, self.boxes, self.skipped = tables.images, tables.boxes, tables.skipped
         self.provenance = tables.provenance
         self.layers = layer_names(self.provenance["layers"])

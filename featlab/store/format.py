@@ -6,6 +6,7 @@ docs/file-format.md says it in full.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,6 @@ import pandas as pd
 
 from featlab.errors import FeatlabError
 from featlab.store.network import HEAD, OwnHead, checked_head, write_head, write_numbers
-from featlab.system.files import write_durably
 
 ENCODING_TYPE = "featlab-maps"
 """Root attribute ``encoding-type`` of every store."""
@@ -180,12 +180,32 @@ def check_boxes(path: Path, boxes: pd.DataFrame, n: int) -> None:
         )
 
 
+def annotations_digest(tables: Tables) -> str:
+    """Changes when labels, splits, groups or boxes do."""
+    images, boxes = tables.images[["label", "split", "group"]], tables.boxes[list(BOX_DTYPES)]
+    return _digest(images) + _digest(boxes)
+
+
+def pictures_digest(images: pd.DataFrame) -> str:
+    """Changes when paths or contents of the pictures do, or levels of their own."""
+    return _digest(images[["path", "sha256", *({"levels"} & set(images))]])
+
+
+def _digest(table: pd.DataFrame) -> str:
+    lines = table.to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def check_tables(path: Path, tables: Tables) -> None:
+    """That the tables are those that were written: HDF5 keeps no checksum of texts."""
+    pictures, annotations = pictures_digest(tables.images), annotations_digest(tables)
+    for key, digest in {"image_set_digest": pictures, "annotations_digest": annotations}.items():
+        if tables.provenance.get(key, digest) != digest:
+            raise FeatlabError(f"{path}: its tables do not agree with {key}; extract it again.")
+
+
 def check_pooling(
-    path: Path,
-    layer: str,
-    rows: np.ndarray,
-    maps: np.ndarray,
-    pooled: Mapping[str, np.ndarray],
+    path: Path, layer: str, rows: np.ndarray, maps: np.ndarray, pooled: Mapping[str, np.ndarray]
 ) -> None:
     """That the maps of some rows, pooled again, give what is stored pooled."""
     flat = maps.reshape(len(maps), -1, maps.shape[-1])
@@ -326,35 +346,24 @@ def read_gone(path: Path) -> dict[int, str]:
         return dict(zip(table["row"].tolist(), table["reason"], strict=True))
 
 
-def save_tables(path: Path, tables: Tables) -> None:
-    """Keep tables in a file of their own, whole or not at all."""
-    # Made in memory: on a full disk HDF5 cannot even close a file.
-    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-        write_tables(file, tables)
-        file.flush()
-        image = file.id.get_file_image()
-    write_durably(path, image)
-
-
-def load_tables(path: Path) -> Tables:
-    """Tables that :func:`save_tables` kept."""
-    with read_errors(path, "/"):
-        file = h5py.File(path, "r")
-    with file:
-        return read_tables(file)
-
-
 def write_table(file: h5py.File, key: str, table: pd.DataFrame, dtypes: Mapping[str, type]) -> None:
     """Add a group with a dataset for each column."""
-    group = file.create_group(key)
+    group, texts = file.create_group(key), h5py.string_dtype("utf-8")
+    stored = as_stored(table, dtypes)
     for column, dtype in dtypes.items():
         if dtype is str:
-            values = np.array([str(value) for value in table[column]], dtype=object)
-            group.create_dataset(
-                column, data=values, dtype=h5py.string_dtype("utf-8"), track_times=False
-            )
+            words = stored[column].to_numpy(object)
+            group.create_dataset(column, data=words, dtype=texts, track_times=False)
         else:
-            write_numbers(group, column, table[column].to_numpy(dtype))
+            write_numbers(group, column, stored[column].to_numpy())
+
+
+def as_stored(table: pd.DataFrame, dtypes: Mapping[str, type]) -> pd.DataFrame:
+    """The table with the values of these columns that a file gives back."""
+    columns = ((column, table[column], dtype) for column, dtype in dtypes.items())
+    return table.assign(
+        **{key: one.map(str) if dtype is str else one.astype(dtype) for key, one, dtype in columns}
+    )
 
 
 def read_table(file: h5py.File, key: str, dtypes: Mapping[str, type]) -> pd.DataFrame:
@@ -418,30 +427,3 @@ def item_inside(file: h5py.File, key: str, kind: Any, name: str, *, virtual: boo
     if outside:
         raise FeatlabError(f"{file.filename} is refused: /{key} lies in another file.")
     return item
-
-
-def float16_bits(values: np.ndarray) -> np.ndarray:
-    """float32 as float16 to the bit as NumPy rounds it, in half of NumPy's time.
-
-    Parameters
-    ----------
-    values : ndarray of float32
-        Each finite, and below 65,520 in size.
-
-    Returns
-    -------
-    ndarray of uint16, one-dimensional
-    """
-    bits = np.ravel(values).view(np.uint32)
-    size = bits & 0x7FFFFFFF
-    # Added to 2**13 times its own power of two a number is rounded to the digits of a float16.
-    power = np.maximum(size & 0x7F800000, 113 << 23)
-    power += 13 << 23
-    total = (size.view(np.float32) + power.view(np.float32)).view(np.uint32)
-    total -= power
-    power >>= 13
-    total += power
-    total -= 126 << 10
-    if bits.view(np.int32).min(initial=0) < 0:
-        total |= (bits >> 16) & 0x8000
-    return total.astype(np.uint16)

@@ -1,4 +1,4 @@
-"""What a store knows of its network: which it is, its own head, and what that says."""
+"""What a store knows of its network, its own head and what that says; numbers as they are kept."""
 
 from __future__ import annotations
 
@@ -236,3 +236,30 @@ def checked_head(classes: Any, layer: Any, arrays: dict[str, np.ndarray]) -> Own
         if not (np.isfinite(head.coef).all() and np.isfinite(head.intercept).all()):
             raise ValueError("weights that are not finite")
     return head
+
+
+def float16_bits(values: np.ndarray) -> np.ndarray:
+    """float32 as float16 to the bit as NumPy rounds it, in half of NumPy's time.
+
+    Parameters
+    ----------
+    values : ndarray of float32
+        Each finite, and below 65,520 in size.
+
+    Returns
+    -------
+    ndarray of uint16, one-dimensional
+    """
+    bits = np.ravel(values).view(np.uint32)
+    size = bits & 0x7FFFFFFF
+    # Added to 2**13 times its own power of two a number is rounded to the digits of a float16.
+    power = np.maximum(size & 0x7F800000, 113 << 23)
+    power += 13 << 23
+    total = (size.view(np.float32) + power.view(np.float32)).view(np.uint32)
+    total -= power
+    power >>= 13
+    total += power
+    total -= 126 << 10
+    if bits.view(np.int32).min(initial=0) < 0:
+        total |= (bits >> 16) & 0x8000
+    return total.astype(np.uint16)

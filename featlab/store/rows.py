@@ -26,13 +26,13 @@ from featlab.store.format import (
     check_maps,
     check_numbers,
     find_dataset,
-    float16_bits,
     holds,
     plain,
     read_errors,
     read_table,
     write_table,
 )
+from featlab.store.network import float16_bits
 from featlab.system.machine import usable_cores
 
 _COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
