@@ -313,6 +313,20 @@ def test_a_command_that_keeps_no_parts_promises_none(monkeypatch, capsys):
     assert "interrupted" in told and "Finished parts" not in told
 
 
+def test_ctrl_c_in_a_destructor_is_not_lost():
+    """Python tells of what is raised there, and goes on: the command ran to its end."""
+    code = (
+        "import signal, sys, time\nfrom featlab import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Handle:\n    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\n"
+        "@cli.app.command()\ndef work():\n    Handle()\n    time.sleep(60)\n    print('done')\n"
+        "sys.argv = ['featlab', 'work']\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, ""), done.stderr
+    assert "interrupted" in done.stderr and "ignored" not in done.stderr
+
+
 def test_help_answers_without_tensorflow():
     code = (
         "import sys; sys.argv = ['featlab', '--help']\nfrom featlab.cli import main\n"

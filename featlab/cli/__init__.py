@@ -5,11 +5,13 @@ Everything heavy is imported inside the commands, so that ``featlab --help`` ans
 
 from __future__ import annotations
 
+import _thread
 import gc
 import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from typing import Annotated, Any
 
@@ -113,6 +115,7 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminate)
+    before, sys.unraisablehook = sys.unraisablehook, _heed_interrupts
     try:
         app()
     except (FeatlabError, OSError) as error:
@@ -134,11 +137,21 @@ def main() -> None:
         print(f"\nfeatlab: interrupted. {_how_to_go_on()}", file=sys.stderr)
         raise SystemExit(_TERMINATED if terminated else _INTERRUPTED) from None
     finally:
+        sys.unraisablehook = before
         # Only if it was needed: importing it takes longer than `featlab --help`.
         if workers := sys.modules.get("featlab.system.processes"):
             workers.dismiss()
         # Looking for garbage that the end of the process frees anyway takes half a second.
         gc.freeze()
+
+
+def _heed_interrupts(lost: Any) -> None:
+    """Raise Ctrl-C anew that fell into a destructor or callback: Python tells it and goes on."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        # Not from within, where it would be lost in the same way.
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _how_to_go_on() -> str:
