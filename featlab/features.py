@@ -6,6 +6,7 @@ it reads it in blocks; `take_rows` picks rows of such a table without loading it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,7 @@ def principal_components(
     *,
     standardised: bool = False,
     dtype: DTypeLike = np.float64,
+    of: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray,
 ) -> Components:
     """Exact principal components, of many rows from one pass over blocks of them.
 
@@ -164,6 +166,9 @@ def principal_components(
     dtype : data type
         In which rows are multiplied; single precision takes half the time, and is good to 1e-6 of
         the variance. Blocks are added up in double precision either way.
+    of : callable, optional
+        What the components are of: a function of some rows, such as their logarithms, which are
+        then never there of all rows at once.
 
     Returns
     -------
@@ -184,14 +189,14 @@ def principal_components(
     if not n:
         raise FeatlabError("X holds no image; there are no components of nothing.")
     check_whole("k", k, 1, c)
-    mean, variance, products = _moments(values, np.dtype(dtype))
+    mean, variance, products = _moments(values, np.dtype(dtype), of)
     scale = np.ones(c)
     if standardised:
         # What rounding leaves of a column that does not vary is no variance.
         varying = variance > 1e-20 * np.maximum(mean**2, np.finfo(float).tiny)
         scale = np.where(varying, np.sqrt(variance), np.inf)
     if products is None:
-        axes, sizes = _axes_of_rows(((values - mean) / scale).astype(dtype, copy=False), k)
+        axes, sizes = _axes_of_rows(((of(values) - mean) / scale).astype(dtype, copy=False), k)
     else:
         products /= np.outer(scale, scale)
         products = products.astype(dtype, copy=False)
@@ -203,15 +208,17 @@ def principal_components(
     return Components(mean, np.where(np.isfinite(scale), scale, 1.0), axes, shares)
 
 
-def _moments(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[Floats, Floats, Floats | None]:
+def _moments(
+    values: NDArray[Any], dtype: np.dtype[Any], of: Callable[[NDArray[Any]], NDArray[Any]]
+) -> tuple[Floats, Floats, Floats | None]:
     """Mean, variance and sums of products ``(c, c)`` of columns; none where rows are fewer."""
     n, c = values.shape
     if n < c and not is_large(n, c):
-        block = values.astype(np.float64)
+        block = of(values).astype(np.float64)
         return block.mean(axis=0), block.var(axis=0), None
     shift, sums, products = np.zeros(c, dtype), np.zeros(c), np.zeros((c, c))
     for part in pieces(n, c):
-        block = np.array(values[part], dtype=dtype, order="C")
+        block = of(np.array(values[part], dtype=dtype, order="C"))
         if not part.start:
             shift = block.mean(axis=0)
         block -= shift
@@ -271,3 +278,29 @@ def component_scores(
         block = double_rows(values, part if places is None else places[part])
         scores[part] = (block - components.mean) @ turn
     return scores
+
+
+def reduced_rows(
+    values: NDArray[Any], k: int, of: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray
+) -> tuple[Components, NDArray[np.float32]]:
+    """At most `k` components of rows in memory, and all their scores, in single precision.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, c), float32
+    k : int
+    of : callable, optional
+        As in :func:`principal_components`.
+
+    Returns
+    -------
+    components : Components
+    scores : ndarray of shape (n, min(k, n, c)), float32
+    """
+    n, c = values.shape
+    components = principal_components(values, min(k, n, c), dtype=np.float32, of=of)
+    mean, turn = components.mean.astype(np.float32), components.axes.T.astype(np.float32)
+    scores = np.empty((n, turn.shape[1]), np.float32)
+    for part in pieces(n, c):
+        scores[part] = (of(values[part]) - mean) @ turn
+    return components, scores

@@ -8,15 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_store import FakeStore
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featlab import FeatlabError, localise
 from featlab.boxes import geometry as bx
 from featlab.localise import METHODS, detectors, unit_localisation
 from featlab.localise.fitting import cells_in_boxes
-from featlab.results.localisation import ClassWeights
+from featlab.results.localisation import Cells, ClassWeights, Context
 from featlab.system.machine import scratch
 
 CLASSES, SIDE, NEURONS = ["cat", "dog"], 7, 8
@@ -216,13 +218,49 @@ def test_padding_around_pictures_teaches_a_student_nothing():
         np.flatnonzero(rows),
         np.zeros(N, dtype=int),
         store.boxes,
-        localise.methods.Context([], np.zeros(0, int), np.ones(1)),
+        Context([], np.zeros(0, int), np.ones(1)),
         layer="top",
-        heat=np.ones((rows.sum(), 14, 14), dtype=np.float32),
     )
+    heat = np.ones((rows.sum(), 14, 14), dtype=np.float32)
+    drawn = localise.fitting.ranked_cells(drawn, heat, wide[rows])
     fires = vars(drawn)["values"].any(axis=1)
     assert np.isnan(drawn.rank[~fires]).all()
     assert np.isfinite(drawn.rank[fires]).all()
+
+
+@pytest.mark.parametrize(("n", "k"), [(64, 4), (400, 12)])
+def test_a_component_for_every_sixteen_cells_that_are_learnt_from(n, k):
+    """As scikit-learn in the room of all neurons; other cells only turn it."""
+    rng = np.random.default_rng(0)
+    values = rng.gamma(1.0, size=(2 * n, 12)).astype(np.float32)
+    boxed, inside = np.arange(2 * n) % 2 == 0, values[:, 0] > values[:, 1]
+    none, scale = np.zeros(2 * n, int), np.linspace(0.5, 2, 12).astype(np.float32)
+    cells = Cells(values, none, none, none, inside, boxed, np.full(2 * n, np.nan))
+    cells = localise.methods.scored_cells(cells, scale)
+    weights, offset = METHODS["cell_boxes"].fit(cells, Context([], none, scale))
+    seen = np.log1p(values / scale)
+    steps = [PCA(k, svd_solver="full"), StandardScaler(), LogisticRegression(C=1e-3)]
+    model = make_pipeline(*steps).fit(seen[boxed], inside[boxed])
+    np.testing.assert_allclose(seen @ weights + offset, model.decision_function(seen), atol=1e-3)
+
+
+def test_cells_are_drawn_once_for_all_that_learn_from_them(store, monkeypatch):
+    """Boxes and a teacher take rows of the same scores; each method learns as if it were alone."""
+    drawn = []
+    for name in ("train_cells", "scored_cells"):
+        call = getattr(localise.fitting, name)
+        monkeypatch.setattr(
+            localise.fitting,
+            name,
+            lambda *a, call=call, name=name, **k: (drawn.append(name), call(*a, **k))[1],
+        )
+    known = {"boxes": store.boxes, "neurons": TABLE, "weights": WEIGHTS}
+    fit = localise.fitting.fit_methods
+    both = fit(store, SPLIT == "train", ["cell_boxes", "student"], **known).contexts["top"]
+    assert drawn == ["train_cells", "scored_cells"]
+    for name in ("cell_boxes", "student"):
+        alone = fit(store, SPLIT == "train", name, **known).contexts["top"].fitted[name]
+        assert all(map(np.array_equal, both.fitted[name], alone))
 
 
 def test_the_class_asked_for_decides(store, fitted):

@@ -190,6 +190,17 @@ class TestComponents:
             atol=1e-9,
         )
 
+    @pytest.mark.parametrize("n", [5, 60])
+    def test_of_a_function_of_the_rows(self, n, tiny):
+        values = np.random.default_rng(0).gamma(1.0, size=(n, 8)).astype(np.float32)
+        expected = features.principal_components(np.log1p(values), 4, dtype=np.float32)
+        tiny()
+        found, scores = features.reduced_rows(values, 4, np.log1p)
+        assert_allclose(found.axes, expected.axes, atol=1e-4)
+        assert_allclose(found.shares, expected.shares, atol=1e-5)
+        seen = np.log1p(values)
+        assert_allclose(scores, (seen - seen.mean(axis=0)) @ found.axes.T, atol=1e-4)
+
     def test_standardised_with_a_column_that_does_not_vary(self, tiny):
         X = problem().X
         varying = X.drop(columns=5, level="neuron").to_numpy(np.float64)

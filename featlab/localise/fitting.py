@@ -19,16 +19,10 @@ from featlab.arguments import (
     stratified_rows,
 )
 from featlab.boxes.geometry import CORNERS, picture_to_frame
+from featlab.boxes.scores import box_masks
 from featlab.errors import FeatlabError
-from featlab.localise.heat import (
-    detector_scale,
-    heat_maps,
-    label_codes,
-    picture_sizes,
-    read,
-    upsample,
-)
-from featlab.localise.methods import METHODS
+from featlab.localise.heat import detector_scale, heat_maps, label_codes, picture_sizes, read
+from featlab.localise.methods import COMPONENTS, METHODS, scored_cells
 from featlab.results.localisation import Cells, ClassWeights, Context, FittedMethods, HeatMethod
 from featlab.store import MapStore
 
@@ -39,6 +33,7 @@ _DRAWS = 10
 _MOST_CELLS = 40_000
 _MOST_PER_IMAGE = 100
 _MOST_SCALED = 50_000
+_RANKED_AT_ONCE = 512
 _MOST_LEARNT = 20_000  # images whose cells are drawn, and as many that have boxes
 
 
@@ -89,7 +84,7 @@ def fit_methods(
         raise FeatlabError("rows must name at least one image to learn from, got none.")
     check_classes_in_train(label_codes(store)[train], np.array(store.classes, dtype=object))
     known = {RANDOM: _RANDOM_NEURON, **METHODS}
-    have = {"neurons": neurons, "weights": weights, "mlp": mlp}
+    have = {"neurons": neurons, "weights": weights, "mlp": mlp, COMPONENTS: True}
     wanted = _available(known, methods, {name for name, one in have.items() if one is not None})
     layers = [store.layer_name()] if layer is None else check_choices("layer", layer, store.layers)
     if not layers:
@@ -105,7 +100,7 @@ def fit_methods(
         n_neurons = maxima.shape[1] if centre is None else len(centre)
         head = _of_layer("weights", weights, one, len(layers))
         coef, intercepts = _head_weights(head, store.classes, n_neurons)
-        context = Context(
+        contexts[one] = Context(
             classes=store.classes,
             codes=np.zeros(0, dtype=np.int64),
             scale=detector_scale(maxima),
@@ -117,11 +112,7 @@ def fit_methods(
             random_state=random_state,
             fitted={RANDOM: _drawn_neurons(maxima, len(store.classes), random_state)},
         )
-        contexts[one] = _fitted(wanted, context, store, learnt, boxes, one)
-    for name, method in wanted.items():
-        if method.teacher is not None:
-            contexts = _taught(name, method, contexts, store, learnt, boxes)
-    return _with_something_to_say(wanted, contexts)
+    return _with_something_to_say(wanted, _fitted(wanted, contexts, store, learnt, boxes))
 
 
 def _rows_of_cells(
@@ -227,7 +218,6 @@ def train_cells(
     context: Context,
     *,
     layer: str | None,
-    heat: np.ndarray | None = None,
 ) -> Cells:
     """Draw cells of the given (train) rows in one pass over their maps.
 
@@ -243,37 +233,50 @@ def train_cells(
     context : Context
         Of the layer: how its activations are read, and the seed.
     layer : str, optional
-    heat : ndarray of shape (k, h, w), optional
-        Heat maps of the rows, of any size, that teach a method.
     """
     rng = np.random.default_rng(context.random_state)
     share = min(_MOST_PER_IMAGE, max(1, _MOST_CELLS // max(len(rows), 1)))
     parts: list[tuple[np.ndarray, ...]] = []
-    values, done, filled = np.empty((0, 0)), 0, 0
+    values, filled = np.empty((0, 0)), 0
     for chunk, maps in store.iter_maps(rows=rows, layer=layer):
         n, h, w, c = maps.shape
         take = min(share, h * w)
-        if not done:  # all at once: in parts, and then put together, they are there twice
+        if not filled:  # all at once: in parts, and then put together, they are there twice
             values = np.empty((len(rows) * take, c), maps.dtype)
-        hot = np.full((n, h, w), np.nan, dtype=np.float32)
-        if heat is not None:
-            hot = upsample(heat[done : done + n], (h, w))
-            hot[~_in_picture(np.asarray(store.frames)[chunk], (h, w))] = np.nan
-            hot = ranks_in_picture(hot)
-        done += n
         inside = cells_in_boxes(store, chunk, (h, w), boxes)
-        drawn = np.argsort(rng.random((n, h * w)), axis=1)[:, :take]
+        place = np.argsort(rng.random((n, h * w)), axis=1)[:, :take].ravel()
         image = np.repeat(np.arange(n), take)
-        place = image * h * w + drawn.ravel()
         own = values[filled : filled + len(place)]
-        np.take(maps.reshape(-1, c), place, axis=0, out=own, mode="clip")  # no place is beyond
+        # No place is beyond.
+        np.take(maps.reshape(-1, c), image * h * w + place, axis=0, out=own, mode="clip")
         filled += len(place)
-        of_cell = (one.reshape(n, -1)[image, drawn.ravel()] for one in (inside, hot))
-        parts.append((np.asarray(chunk)[image], *of_cell))
-    images, *of_cells = (np.concatenate(part) for part in zip(*parts, strict=True))
+        parts.append((np.asarray(chunk)[image], place, inside[image, place]))
+    images, place, hit = (np.concatenate(part) for part in zip(*parts, strict=True))
     boxed = np.isin(images, boxes["image"].to_numpy(np.int64))
+    unranked = np.full(len(images), np.nan, dtype=np.float32)
     values = read(values, context.centre)
-    return Cells(values, codes[images], images, of_cells[0], boxed, of_cells[1])
+    return Cells(values, codes[images], images, place, hit, boxed, unranked)
+
+
+def ranked_cells(cells: Cells, heat: np.ndarray, frames: np.ndarray) -> Cells:
+    """The cells with their ranks in the heat maps of their images.
+
+    Parameters
+    ----------
+    cells : Cells
+    heat : ndarray of shape (k, h, w)
+        Of the images that cells were drawn of, in the order of their rows, a value for each cell.
+    frames : ndarray of shape (k, 4)
+        Where these pictures lie in the network's input: padding has no rank.
+    """
+    ranks = []
+    for start in range(0, len(heat), _RANKED_AT_ONCE):
+        hot = heat[start : start + _RANKED_AT_ONCE]
+        own = np.arange(len(hot))
+        visible = box_masks(frames[start + own], own, len(own), hot.shape[1:])
+        ranks.append(ranks_in_picture(np.where(visible, hot, np.nan)).reshape(len(hot), -1))
+    image = np.unique(cells.images, return_inverse=True)[1]
+    return replace(cells, rank=np.concatenate(ranks)[image, cells.place])
 
 
 def ranks_in_picture(heat: np.ndarray) -> np.ndarray:
@@ -299,14 +302,6 @@ def ranks_in_picture(heat: np.ndarray) -> np.ndarray:
     return ((ranks - 0.5) / count).astype(np.float32).reshape(heat.shape)
 
 
-def _in_picture(frames: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Whether the centre of each cell lies on the picture, not on padding, ``(k, h, w)`` bool."""
-    left, top, right, bottom = (side[:, None, None] for side in frames.T)
-    y = ((np.arange(shape[0]) + 0.5) / shape[0])[:, None]
-    x = (np.arange(shape[1]) + 0.5) / shape[1]
-    return (left <= x) & (x <= right) & (top <= y) & (y <= bottom)
-
-
 def cells_in_boxes(
     store: MapStore, rows: Sequence[int] | np.ndarray, shape: tuple[int, int], boxes: pd.DataFrame
 ) -> np.ndarray:
@@ -322,13 +317,9 @@ def cells_in_boxes(
         np.stack([boxes[corner].to_numpy(float)[own] for corner in CORNERS], axis=1),
         np.asarray(store.frames)[image],
         picture_sizes(store, image),
-    )[:, None]
-    y, x = np.divmod(np.arange(shape[0] * shape[1]), shape[1])
-    centre = np.stack([(x + 0.5) / shape[1], (y + 0.5) / shape[0]], axis=-1)
-    inside = ((corners[..., :2] <= centre) & (centre <= corners[..., 2:])).all(axis=-1)
-    cells = np.zeros((len(rows), len(centre)), dtype=bool)
-    np.logical_or.at(cells, np.searchsorted(rows, image), inside)
-    return cells
+    )
+    masks = box_masks(corners, np.searchsorted(rows, image), len(rows), shape)
+    return masks.reshape(len(rows), -1)
 
 
 def _available(
@@ -347,25 +338,37 @@ def _available(
 
 def _fitted(
     methods: Mapping[str, HeatMethod],
-    context: Context,
+    contexts: dict[str, Context],
     store: MapStore,
     train: np.ndarray,
     boxes: pd.DataFrame,
-    layer: str,
-) -> Context:
-    """The context with the results of the methods' own fits on cells of the train rows.
+) -> dict[str, Context]:
+    """The contexts with the results of the methods' own fits on cells of the train rows.
 
-    Of methods that learn from another only that other one is fitted here.
+    Methods that learn from another come last. They learn on the layer of most cells alone: it has
+    the finest outlines, and others blur them.
     """
     alone = {one.teacher or name: METHODS[one.teacher] if one.teacher else one
              for name, one in methods.items()}  # fmt: skip
     fits = {name: method.fit for name, method in alone.items() if method.fit is not None}
     if not fits:
-        return context
-    cells = train_cells(store, train, label_codes(store), boxes, context, layer=layer)
-    made = {fit: fit(cells, context) for fit in dict.fromkeys(fits.values())}  # some share one
-    own = {name: made[fit] for name, fit in fits.items()}
-    return replace(context, fitted={**context.fitted, **own})
+        return contexts
+    n_cells = {layer: int(np.prod(store.map_shape(layer)[:2])) for layer in contexts}
+    finest = max(contexts, key=lambda layer: n_cells[layer])
+    # The finest last: its cells are then at hand for those that are taught.
+    for layer in [*(one for one in contexts if one != finest), finest]:
+        context = contexts[layer]
+        cells = train_cells(store, train, label_codes(store), boxes, context, layer=layer)
+        asked = methods if layer == finest else alone
+        if any(COMPONENTS in method.needs for method in asked.values()):
+            cells = scored_cells(cells, context.scale)
+        made = {fit: fit(cells, context) for fit in dict.fromkeys(fits.values())}  # some share one
+        own = {name: made[fit] for name, fit in fits.items()}
+        contexts[layer] = replace(context, fitted={**context.fitted, **own})
+    for name, method in methods.items():
+        if method.teacher is not None:
+            contexts = _taught(name, method, contexts, store, cells, finest)
+    return contexts
 
 
 def _taught(
@@ -373,22 +376,20 @@ def _taught(
     method: HeatMethod,
     contexts: Mapping[str, Context],
     store: MapStore,
-    train: np.ndarray,
-    boxes: pd.DataFrame,
+    cells: Cells,
+    finest: str,
 ) -> dict[str, Context]:
-    """The contexts with what a method learns from another's heat maps of the train rows.
-
-    The layer of most cells alone is taught: it has the finest outlines, and others blur them.
-    """
+    """The contexts with what a method learns from another's heat maps of the train rows."""
     assert method.fit is not None and method.teacher is not None
     teacher = FittedMethods({method.teacher: METHODS[method.teacher]}, dict(contexts))
-    heat = heat_maps(store, train, teacher)[method.teacher]
-    cells = {layer: store.map_shape(layer)[0] * store.map_shape(layer)[1] for layer in contexts}
-    finest = max(cells, key=lambda layer: cells[layer])
-    own = contexts[finest]
-    drawn = train_cells(store, train, label_codes(store), boxes, own, layer=finest, heat=heat)
-    learnt = method.fit(drawn, own)
-    no_cells = replace(drawn, **{part: values[:0] for part, values in vars(drawn).items()})
+    rows = np.unique(cells.images)
+    heat = heat_maps(store, rows, teacher)[method.teacher]
+    ranked = ranked_cells(cells, heat, np.asarray(store.frames)[rows])
+    learnt = method.fit(ranked, contexts[finest])
+    none: dict[str, Any] = {
+        part: one[:0] for part, one in vars(cells).items() if isinstance(one, np.ndarray)
+    }
+    no_cells = replace(cells, **none)
     taught = {}
     for layer, one in contexts.items():
         alone = layer == finest or learnt is None

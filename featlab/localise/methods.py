@@ -12,38 +12,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.linalg import eigh
 from scipy.special import expit
 
 from featlab.arguments import check_choice
-from featlab.features import principal_components
+from featlab.features import reduced_rows
 from featlab.localise.heat import cam_heat, detector_weights, normalise, scaled, unread
-from featlab.results.localisation import (
-    Cells,
-    Context,
-    Fit,
-    FittedMethods,
-    Heat,
-    HeatMethod,
-)
+from featlab.results.localisation import Cells, Context, Fit, FittedMethods, Heat, HeatMethod
 from featlab.store import MapStore
 
 MOST_DETECTORS = 150
-_PARTS = 8
-_COMPONENTS = 256
-_CELLS_PER_CLASS = 5_000
-_POWER_STEPS = 12
-_UPDATES = 30
+_PARTS, _UPDATES = 8, 30
+_REDUCED, _COMPONENTS, _CELLS_OF_COMPONENT = 512, 256, 16
+_CELLS_PER_CLASS, _POWER_STEPS = 5_000, 12
 _WEAKEST_EDGE, _FLAT_CELL = 1e-5, 1e-5
 _FEW_LIKE = 0.4  # share of the cells from which a seed grows
 FAINT = 0.02  # what is cold for one method only is not out of the geometric mean
 _HOT, _COLD = 0.2, 0.5  # shares of the cells of a picture that teach a student
-STUDENT = "student"
+STUDENT, COMPONENTS = "student", "components"
 _FINE_CELLS = 100
 SURE = 0.5  # share of the surest cell from which a cell is the object's
-
 
 METHODS: dict[str, HeatMethod] = {}
 """Every heat-map method, by name; :func:`register` adds to it."""
@@ -70,7 +61,7 @@ def register(
     fit : callable, optional
         Learns from cells of the train rows.
     needs : sequence of str
-        What the method cannot do without: "neurons", "weights", "mlp".
+        What the method cannot do without: "neurons", "weights", "mlp", "components".
     supervision : {"image labels", "boxes", "none"}
         What it learns from.
     teacher : str, optional
@@ -338,30 +329,39 @@ def fused_methods(context: Context) -> list[str]:
     return [name for name, one in known.items() if one is not None]
 
 
+def scored_cells(cells: Cells, scale: np.ndarray) -> Cells:
+    """The cells with their scores on principal components of them all.
+
+    Whatever learns from some of them, by boxes or by another method, takes rows of the scores.
+    """
+    components, scores = reduced_rows(cells.values, _REDUCED, lambda x: compressed(x, scale))
+    return replace(cells, components=components, scores=scores)
+
+
 def _fit_cells(cells: Cells, context: Context) -> tuple[np.ndarray, float] | None:
-    use = slice(None) if cells.boxed.all() else cells.boxed  # of all no copy
-    return _cell_model(cells.values[use], cells.inside[use], context)
+    return _cell_model(cells, cells.boxed, cells.inside)
 
 
-def _cell_model(
-    values: np.ndarray, inside: np.ndarray, context: Context
-) -> tuple[np.ndarray, float] | None:
-    """Weights ``(c,)`` and offset of a logistic regression on cells; None where one kind lacks."""
+def _cell_model(cells: Cells, use: np.ndarray, hot: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """Weights ``(c,)`` and offset of a logistic regression on the cells in `use`; None of one kind.
+
+    Of few cells it sees few components: what they leave over differs from picture to picture.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    if not (inside.any() and (~inside).any()):
+    if len(np.unique(hot := hot[use])) < 2:
         return None
-    values = compressed(values, context.scale)
-    k = min(_COMPONENTS, *values.shape)
-    components = principal_components(values, k, dtype=np.float32)
-    mean, axes = components.mean.astype(np.float32), components.axes.astype(np.float32)
-    scores = np.subtract(values, mean, out=values) @ axes.T
+    assert cells.components is not None
+    k = min(_COMPONENTS, max(1, len(hot) // _CELLS_OF_COMPONENT))
+    own, scores = reduced_rows(cells.scores[use], k)
     norm = StandardScaler(copy=False).fit(scores)
-    model = LogisticRegression(C=1e-3, max_iter=300).fit(norm.transform(scores), inside)
-    weights = (model.coef_[0] / norm.scale_) @ axes
-    offset = model.intercept_[0] - (model.coef_[0] / norm.scale_) @ norm.mean_
-    return weights.astype(np.float32), float(offset - weights @ mean)
+    model = LogisticRegression(C=1e-3, max_iter=300).fit(norm.transform(scores), hot)
+    of_own = model.coef_[0] / norm.scale_
+    of_all = of_own @ own.axes
+    weights = of_all @ cells.components.axes
+    offset = model.intercept_[0] - of_own @ norm.mean_ - of_all @ own.mean
+    return weights.astype(np.float32), float(offset - weights @ cells.components.mean)
 
 
 def _in_object(
@@ -371,7 +371,13 @@ def _in_object(
     return expit(compressed(maps, context.scale) @ weights + offset)
 
 
-@register("cell_boxes", "cells learnt from train boxes", fit=_fit_cells, supervision="boxes")
+@register(
+    "cell_boxes",
+    "cells learnt from train boxes",
+    fit=_fit_cells,
+    needs=[COMPONENTS],
+    supervision="boxes",
+)
 def _cell_boxes(maps: np.ndarray, context: Context) -> np.ndarray:
     """Probability that a cell lies in a box, by a logistic regression on cells of train images."""
     fitted = context.fitted["cell_boxes"]
@@ -388,8 +394,7 @@ def _fit_student(cells: Cells, context: Context) -> tuple[np.ndarray | float, ..
     if not len(cells.rank):
         return np.zeros(len(context.scale), dtype=np.float32), 0.0, *context.fitted["fusion"]
     hot, cold = cells.rank > 1 - _HOT, cells.rank < _COLD
-    seeds = hot | cold
-    model = _cell_model(cells.values[seeds], hot[seeds], context)
+    model = _cell_model(cells, hot | cold, hot)
     return None if model is None else (*model, *context.fitted["fusion"])
 
 
@@ -403,6 +408,7 @@ def _whole_and_part(heats: np.ndarray) -> np.ndarray:
     STUDENT,
     "cells that the fused map taught",
     fit=_fit_student,
+    needs=[COMPONENTS],
     teacher="fusion",
     join=_whole_and_part,
 )

@@ -34,7 +34,7 @@ from featlab.errors import FeatlabError
 from featlab.intervals import bootstrap_draws, draws_interval
 from featlab.localise.fitting import fit_methods, train_cells
 from featlab.localise.heat import fuse_heats, label_codes, normalise, picture_sizes, read
-from featlab.localise.methods import METHODS, compressed
+from featlab.localise.methods import METHODS, compressed, scored_cells
 from featlab.localise.regions import FIXED_THRESHOLD, GRID, score_heats
 from featlab.neurons import rank_neurons
 from featlab.own import own_boxes, own_heats, own_pictures, own_set, own_votes
@@ -414,11 +414,11 @@ def _heats_of(
     assert fit is not None
     learnt = np.unique(np.concatenate(choices))
     drawn = train_cells(store, learnt, label_codes(store), truth, context, layer=layer)
+    # Their activations are large, and have said what they can.
+    drawn = replace(scored_cells(drawn, context.scale), values=np.empty((0, 0)))
     weights, offsets = [], []
     for some in choices:
-        inside = np.isin(drawn.images, some)
-        own = slice(None) if inside.all() else inside  # of all no copy
-        model = fit(replace(drawn, **{name: v[own] for name, v in vars(drawn).items()}), context)
+        model = fit(replace(drawn, boxed=np.isin(drawn.images, some)), context)
         one, offset = (np.zeros(len(context.scale)), 0.0) if model is None else model
         weights.append(one)
         offsets.append(offset)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from featlab.results.images import Components
 from featlab.system.files import html_block, html_facts, html_folded, html_table
 
 CURVES = ("method", "delta", "threshold", "accuracy", "accuracy_any")
@@ -51,6 +52,8 @@ class Cells:
         Class of the cell's image.
     images : ndarray of shape (m,)
         Row of the image table.
+    place : ndarray of shape (m,)
+        Number of the cell in its map, row by row.
     inside : ndarray of shape (m,), bool
         Whether the cell's centre lies in a box of its image; False where there are no boxes.
     boxed : ndarray of shape (m,), bool
@@ -58,14 +61,22 @@ class Cells:
     rank : ndarray of shape (m,), float32
         Share of its picture's cells that the cell is hotter than, 0-1, by the method that teaches
         the one fitted; NaN where none does, and on padding around the picture.
+    components : Components or None
+        Principal components of all these cells, ``log(1 + value / scale)``, for methods that need
+        "components"; neither boxes nor labels have a part in them.
+    scores : ndarray of shape (m, k), float32
+        The cells on these.
     """
 
     values: np.ndarray
     codes: np.ndarray
     images: np.ndarray
+    place: np.ndarray
     inside: np.ndarray
     boxed: np.ndarray
     rank: np.ndarray
+    components: Components | None = None
+    scores: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
 @dataclass(frozen=True)
@@ -131,7 +142,8 @@ class HeatMethod:
         ``(Cells, Context) -> anything``; the result is ``context.fitted[name]``. None says that
         there was nothing to learn from; where that is so in every layer the method is left out.
     needs : tuple of str
-        Of "neurons", "weights", "mlp"; without them it is left out.
+        Of "neurons", "weights", "mlp", without which it is left out, and "components", which are
+        made of the cells (``Cells.scores``).
     supervision : str
         "image labels", "boxes" where boxes of train images are learnt from, or "none".
     teacher : str, optional
