@@ -162,18 +162,18 @@ class _Tables:
         most = int(self.sizes.max(initial=0))
         deepest = max(FEWEST - 1, min(most, _FEW_IN_ALL) // 2)
         self.start = np.zeros((deepest + 1, most + 1), dtype=np.intp)
-        counts = [np.ones(1)] + [np.zeros(0)] * deepest
+        reach = [most if m < FEWEST else min(most, _FEW_IN_ALL) for m in range(deepest + 1)]
+        counts = [np.zeros(m * max(reach[m] - m, 0) + 1) for m in range(deepest + 1)]
+        counts[0][:] = 1
         parts, length, wanted = [], 0, set(self.sizes.tolist())
         for f in range(1, most + 1):
             for m in range(min(deepest if f <= _FEW_IN_ALL else FEWEST - 1, f), 0, -1):
                 # The largest of f is among the m, and wins over all f - m others, or is not.
-                grown = np.zeros(m * (f - m) + 1)
-                grown[: len(counts[m])] = counts[m]
-                grown[f - m :] += counts[m - 1]
-                counts[m] = grown
+                rest = f - m
+                counts[m][rest : m * rest + 1] += counts[m - 1][: (m - 1) * rest + 1]
                 if f in wanted and 2 * m <= f:
                     self.start[m, f] = length
-                    tail = np.cumsum(grown[::-1])[::-1]
+                    tail = np.cumsum(counts[m][m * rest :: -1])[::-1]
                     parts.append(tail / tail[0])
                     length += len(tail)
         self.flat = np.concatenate([*parts, np.ones(1)])
