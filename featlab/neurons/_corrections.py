@@ -27,7 +27,7 @@ from featlab.arguments import (
     has_groups,
 )
 from featlab.errors import FeatlabError
-from featlab.neurons.rank_statistics import Floats
+from featlab.neurons.rank_statistics import Floats, centred_ranks
 from featlab.neurons.rank_tests import (
     LEAST_GROUPS,
     WHOLE,
@@ -204,12 +204,13 @@ def _largest(
     height = int(np.clip(_ELEMENTS_AT_ONCE // len(codes), 1, _PERMUTATIONS_AT_ONCE))
     scores, largest = np.full((len(tested), values.shape[1]), np.nan), np.zeros(len(permuted))
     for place, code in enumerate(tested):
-        z = _absolute_z(codes[None], code, ranks)[0]
-        scores[place] = np.where(ranks.any(axis=0), z, np.nan)
+        sums, spread = _rank_sums(codes[None], code, ranks)
+        scores[place] = np.where(ranks.any(axis=0), np.abs(sums[0]) / spread, np.nan)
         for start in range(0, len(permuted), height):
             part = slice(start, start + height)
-            z = _absolute_z(permuted[part], code, ranks)
-            np.maximum(largest[part], z.max(axis=1, initial=0), out=largest[part])
+            sums, spread = _rank_sums(permuted[part], code, ranks)
+            most = np.maximum(sums.max(axis=1, initial=0), -sums.min(axis=1, initial=0))
+            np.maximum(largest[part], most / spread, out=largest[part])
     return scores, largest
 
 
@@ -251,25 +252,21 @@ def permuted_codes(
 
 def _unit_ranks(values: NDArray) -> NDArray[np.float32]:
     """Midranks of every column, centred and scaled to unit length; zeros where it is constant."""
-    unit = np.zeros(values.shape, dtype=np.float32)
+    unit = np.empty(values.shape, dtype=np.float32)
     for part in pieces(values.shape[1], len(values), CACHED):
-        ranks = rankdata(values[:, part], axis=0)
-        ranks -= ranks.mean(axis=0)
-        length = np.sqrt((ranks**2).sum(axis=0))
-        np.divide(ranks, length, out=ranks, where=length > 0)
-        unit[:, part] = np.where(length > 0, ranks, 0)
+        ranks = centred_ranks(values[:, part])
+        length = np.sqrt(np.einsum("ij,ij->i", ranks, ranks))[:, None]
+        unit[:, part] = np.divide(ranks, length, out=ranks, where=length > 0).T
     return unit
 
 
-def _absolute_z(
+def _rank_sums(
     labels: NDArray[np.integer], code: int, unit_ranks: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """|z| of the class's rank sum under each row of labels; its permutation variance is exact."""
+) -> tuple[NDArray[np.float32], Floats]:
+    """The class's sum of ranks under each row of labels, and its spread under permutation."""
     inside = (labels == code).astype(np.float32)
-    n, total = inside.sum(axis=1, dtype=np.float64)[:, None], labels.shape[1]
-    variance = n * (total - n) / (total * (total - 1.0))
-    sums = inside @ unit_ranks
-    return np.divide(np.abs(sums), np.sqrt(variance), out=np.zeros(sums.shape), where=variance > 0)
+    n, total = inside.sum(axis=1, dtype=np.float64), labels.shape[1]
+    return inside @ unit_ranks, np.sqrt(n * (total - n) / (total * (total - 1.0)))
 
 
 def by_columns(

@@ -179,6 +179,16 @@ def tie_bounds(ordered: NDArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return start, end
 
 
+def centred_ranks(values: NDArray) -> Floats:
+    """Midranks of every column, less their mean, times two: whole numbers; ``(c, n)``."""
+    columns = np.ascontiguousarray(values.T)
+    order = np.argsort(columns, axis=1)
+    start, end = tie_bounds(_taken(columns, order))
+    ranks = np.empty(columns.shape)
+    np.put_along_axis(ranks, order, start + end - float(len(values)), axis=1)
+    return ranks
+
+
 def _taken(rows: NDArray, places: NDArray[np.intp]) -> NDArray:
     """`numpy.take_along_axis` of each row, in a third of the time."""
     return rows.take(places + np.arange(len(rows))[:, None] * rows.shape[1])
