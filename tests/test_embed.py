@@ -10,10 +10,11 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
-from sklearn.manifold import trustworthiness
+from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from featlab import FeatlabError, cli, embed, extract, images, plots
+from featlab.embed import planes
 from featlab.embed._neighbours import class_separation, misclassified
 from featlab.embed.planes import embed_images
 from featlab.plots.style import encode
@@ -55,6 +56,17 @@ def test_separated_classes_stay_apart_on_the_plane_and_noise_is_not_trusted():
     noise = embed_images(np.random.default_rng(0).normal(size=(120, 200)))
     assert found.trustworthiness["tsne"] > 0.8 > noise.trustworthiness["pca"]
     assert found.trustworthiness["tsne"] > found.trustworthiness["pca"]
+
+
+@pytest.mark.slow
+def test_few_steps_at_a_high_rate_lead_as_far_as_many_of_scikit_learn():
+    X, _ = clusters([150] * 6, gap=0.3)
+    scores = planes._principal_components(X, np.arange(len(X)))[0]
+    slow = TSNE(init="pca", learning_rate="auto", random_state=0).fit_transform(scores)
+    kept = [
+        trustworthiness(X, plane, n_neighbors=10) for plane in (planes._tsne(scores, 30, 0), slow)
+    ]
+    assert kept[0] > kept[1] - 0.002
 
 
 def test_trustworthiness_is_that_of_its_definition():
