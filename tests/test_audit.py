@@ -37,6 +37,7 @@ from featlab.backbones import load_backbone
 from featlab.errors import FeatlabError
 from featlab.extract import extract_maps
 from featlab.features import feature_table
+from featlab.heads import evaluate_heads
 from featlab.images import index_images
 from featlab.images.pixels import thumbnail
 from featlab.plots.style import encode
@@ -605,7 +606,7 @@ def augmented(tmp_path_factory):
     return extract_maps(images, Layout(), folder / "maps.h5")
 
 
-def test_copies_stay_on_one_side_and_what_they_are_worth_is_told(augmented):
+def test_copies_stay_on_one_side_and_what_they_are_worth_is_told(augmented, monkeypatch):
     photos = augmented.images["path"].str[:4]
     apart = make_split(augmented.images)
     assert apart.groupby(photos).nunique().max() > 1
@@ -621,6 +622,19 @@ def test_copies_stay_on_one_side_and_what_they_are_worth_is_told(augmented):
     assert result.summary.set_index("check").loc["groups", "verdict"] == "not done"
     worth = result.copies.set_index("copies")
     assert worth.loc["together", "n_leaking"] == 0 < worth.loc["split", "n_leaking"]
+    scores = evaluate_heads(
+        feature_table(store), store.images["label"], split, groups=store.images["group"]
+    )
+    with monkeypatch.context() as patched:
+        calls = []
+        patched.setattr(copies_of, "evaluate_heads", lambda *a, **k: calls.append(a) or scores)
+        known = audit.audit_set(store, split, head_table=scores.table).copies
+    assert len(calls) == 1  # the split that tears copies apart
+    pd.testing.assert_frame_equal(known.iloc[[0]], result.copies.iloc[[0]])
+    monkeypatch.setattr(copies_of, "FAIL_LEAK", 1)  # so few torn apart tell nothing
+    monkeypatch.setattr(copies_of, "evaluate_heads", None)
+    assert audit.audit_set(store, split).copies.empty
+    monkeypatch.undo()
     torn = audit.audit_set(augmented, apart).summary.set_index("check").loc["duplicates"]
     assert torn["verdict"] == "fail"
 

@@ -9,7 +9,7 @@ compared cell by cell. Other photos of one scene, and surfaces of one shading, d
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from contextlib import suppress
 from typing import Any
 
@@ -229,33 +229,48 @@ def joined_groups(groups: NDArray[np.str_], pairs: pd.DataFrame) -> NDArray[np.s
 
 
 def copies_both_ways(
-    store: MapStore, X: pd.DataFrame, pairs: pd.DataFrame, random_state: int
+    store: MapStore,
+    X: pd.DataFrame,
+    pairs: pd.DataFrame,
+    random_state: int,
+    sides: NDArray[np.str_],
+    head_table: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """What copies on several sides of a split are worth: accuracy of the logistic head both ways.
 
     Two splits are made anew, with one seed and the same shares: one that keeps the copies of a
-    picture together, one that does not look at them.
+    picture together, one that does not look at them. Empty where that one tears too few apart for
+    the accuracies to be about them. `head_table` is known of `X`, that seed and the split `sides`,
+    which may be one of them.
     """
-    images, rows = store.tables.images.assign(split="", sha256=""), []
+    images = store.tables.images.assign(split="", sha256="")
     own = group_names(images["group"], len(images))
     joined = joined_groups(own, pairs)
-    shares = usual_fractions(images.assign(group=joined))
+    shares, splits = usual_fractions(images.assign(group=joined)), {}
     for word, groups in (("together", joined), ("split", own)) if len(pairs) else ():
         with suppress(FeatlabError):  # too few groups for a split
-            split = make_split(
+            splits[word] = make_split(
                 images.assign(group=groups), fractions=shares, random_state=random_state
-            )
-            heads = evaluate_heads(
-                X, images["label"], split, heads=["logistic"], groups=joined,
-                random_state=random_state,
-            )  # fmt: skip
-            rows += [
-                {
-                    **heads.table[heads.table["head"] == "logistic"].to_dict("records")[0],
-                    "copies": word,
-                    "n_leaking": len(_leaking(pairs, split.to_numpy(str))),
-                }
-            ]
+            ).to_numpy(str)
+    leaking = {word: len(_leaking(pairs, split)) for word, split in splits.items()}
+    rows: list[dict[Hashable, Any]] = []
+    if "split" not in splits or leaking["split"] <= FAIL_LEAK * (splits["split"] == "test").sum():
+        return pd.DataFrame(rows, columns=COPIES_COLUMNS)
+    known = {}
+    if head_table is not None and np.array_equal(
+        joined, group_names(store.images["group"], len(X))
+    ):
+        known[tuple(sides)] = head_table[head_table["head"] == "logistic"]
+    for word, split in splits.items():
+        with suppress(FeatlabError):  # too few groups to fit on
+            table = known.get(tuple(split))
+            if table is None or table.empty:
+                table = evaluate_heads(
+                    X, images["label"], split, heads=["logistic"], groups=joined,
+                    random_state=random_state,
+                ).table  # fmt: skip
+            logistic = table[table["head"] == "logistic"].iloc[0].to_dict()
+            rows.append({**logistic, "copies": word, "n_leaking": leaking[word]})
     return pd.DataFrame(rows, columns=COPIES_COLUMNS)
 
 
@@ -292,7 +307,7 @@ def duplicates_line(
         )
     )
     scores = {row["copies"]: row for row in copies.to_dict("records")}
-    if {"together", "split"} <= set(scores) and _tells(scores["split"]):
+    if {"together", "split"} <= set(scores):
         kept, torn = scores["together"], scores["split"]
         apart = images_word(int(torn["n_leaking"]))
         text += (
@@ -305,11 +320,6 @@ def duplicates_line(
     n_test = 0 if isinstance(sides, int) else int((sides == "test").sum())
     fails = len(leaking) > FAIL_LEAK * n_test
     return Finding("duplicates", worse_of(fails, n_across > 0 or n_differ > 0), text, n)
-
-
-def _tells(torn: Mapping[Hashable, Any]) -> bool:
-    """Whether enough copies are torn apart for accuracies of two splits to be about them."""
-    return bool(torn["n_leaking"] > FAIL_LEAK * torn["n"])
 
 
 def neighbour_pairs(X: NDArray[np.floating], k: int = NEIGHBOURS) -> Rows:

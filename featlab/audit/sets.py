@@ -275,7 +275,8 @@ def audit_set(
     split : array_like of shape (n,)
         "train", "confirm" or "test" for every image.
     head_table : DataFrame, optional
-        ``HeadResults.table``; without it colour alone is not judged.
+        ``HeadResults.table`` of this split, seed and pooled layer; without it colour alone is not
+        judged.
     neurons : DataFrame, optional
         Neuron table. Its confirmed detectors, at most 50 per class, are judged with the picture
         statistics held fixed, on the images they were not chosen on (not "train").
@@ -306,7 +307,8 @@ def audit_set(
     pictures = _pictures(images, progress)
     statistics = _statistics(store, pictures, box_kind)
     pairs = with_split(duplicates(store) if pairs is None else pairs, sides)
-    copies = copies_both_ways(store, X, pairs, random_state)
+    alone = colour_alone(head_table)
+    copies = copies_both_ways(store, X, pairs, random_state, sides, head_table)
     differences = (
         pd.DataFrame(columns=CONFOUND_COLUMNS)
         if pictures is None
@@ -326,7 +328,7 @@ def audit_set(
         adjusted_finding,
         errors_finding,
         outliers_line(far),
-        colour_alone(head_table),
+        alone,
     ]
     return Audit(
         summary=pd.DataFrame([asdict(finding) for finding in findings]),

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -300,11 +301,11 @@ def _centres(ax: Axes, statistics: pd.DataFrame) -> None:
 
 def _outlines(ax: Axes, statistics: pd.DataFrame) -> None:
     some = statistics.iloc[:: max(1, -(-len(statistics) // _MOST_OUTLINES))]
-    for x, y, width, height in some[["x", "y", "width", "height"]].to_numpy(float):
-        ax.add_patch(_outline(x, y, width, height, MUTED, 0.5, 0.25))
+    places = some[["x", "y", "width", "height"]].to_numpy(float)
+    ax.add_collection(_rectangles(places, MUTED, 0.5, 0.25), autolim=False)
     if len(statistics):
-        x, y, width, height = statistics[["x", "y", "width", "height"]].mean().to_numpy(float)
-        ax.add_patch(_outline(x, y, width, height, BLUE, 2.2, 1.0))
+        mean = statistics[["x", "y", "width", "height"]].mean().to_numpy(float)
+        ax.add_collection(_rectangles(mean[None], BLUE, 2.2, 1.0), autolim=False)
     ax.set_xlim(0, 1)
     ax.set_ylim(1, 0)
     ax.set_aspect("equal")
@@ -312,12 +313,12 @@ def _outlines(ax: Axes, statistics: pd.DataFrame) -> None:
     dress(ax, title=title, xlabel="x (share of the width)", ylabel="y (share of the height)")
 
 
-def _outline(
-    x: float, y: float, width: float, height: float, colour: str, line: float, alpha: float
-) -> Rectangle:
-    return Rectangle(
-        (x - width / 2, y - height / 2), width, height, fill=False, edgecolor=colour,
-        linewidth=line, alpha=alpha,
+def _rectangles(places: np.ndarray, colour: str, line: float, alpha: float) -> PolyCollection:
+    """Outlines ``(k, 4)``: centre, width, height."""
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
+    return PolyCollection(
+        places[:, None, :2] + corners * places[:, None, 2:], facecolors="none", edgecolors=colour,
+        linewidths=line, alpha=alpha, joinstyle="miter",
     )  # fmt: skip
 
 

@@ -291,14 +291,10 @@ def themed(svg: bytes) -> str:
     """
     text = " ".join(_NEEDLESS.sub("", svg.decode()).split())
     text = _IMAGE.sub(_turning, text)
-    known: dict[str, str] = {}
-
-    def variable(match: re.Match[str]) -> str:
-        known[match[1]] = dark_colour(f"#{match[1]}")
-        return f"var(--c{match[1]})"
-
     parts = _KEPT.split(text)
-    parts[::2] = [_COLOUR.sub(variable, part) for part in parts[::2]]
+    names = dict.fromkeys(name for part in parts[::2] for name in _COLOUR.findall(part))
+    known = {name: dark_colour(f"#{name}") for name in names}
+    parts[::2] = [_COLOUR.sub(r"var(--c\1)", part) for part in parts[::2]]
     light = "".join(f"--c{name}:#{name};" for name in known)
     dark = "".join(f"--c{name}:{turned};" for name, turned in known.items())
     # Black is what has no colour of its own.
