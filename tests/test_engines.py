@@ -219,7 +219,14 @@ def test_without_openvino_auto_is_tensorflow_and_openvino_says_what_to_install(
 
 
 @needs_openvino
+def test_openvino_reports_its_use_to_nobody():
+    _engines.openvino_core("float32")
+    assert "openvino_telemetry.main" not in sys.modules
+
+
+@needs_openvino
 def test_bfloat16_is_near_and_is_refused_where_the_processor_has_none(load, monkeypatch):
+    _engines.openvino_core("float32")
     import openvino
 
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -214,7 +214,9 @@ def openvino_engine(
 
 
 def openvino_core(precision: str) -> Any:
-    """OpenVINO, where it is installed and has this precision."""
+    """OpenVINO, where it is installed and has this precision; told to keep its use to itself."""
+    # Each import sends a message to its makers, in a fork of this process.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:
@@ -380,10 +382,7 @@ def _listed(outputs: Any) -> list[Any]:
 
 
 def _converted(core: Any, function: tf.types.experimental.ConcreteFunction) -> Any:
-    """The network as OpenVINO reads it, from a frozen graph.
-
-    ``openvino.convert_model`` would do, but it reports its use over the network.
-    """
+    """The network as OpenVINO reads it, from a frozen graph."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 

@@ -264,7 +264,9 @@ _LINEAR = {
     "torch": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "caffe": ((103.939, 116.779, 123.68), (1, 1, 1)),  # of blue, green and red
 }
-_PARSED = "import sys, openvino; openvino.Core().read_model(sys.argv[1])"
+_PARSED = """import sys
+from featlab.backbones._engines import openvino_core
+openvino_core("float32").read_model(sys.argv[1])"""
 
 
 class OnnxNetwork:
