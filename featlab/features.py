@@ -37,6 +37,8 @@ from featlab.system.machine import (
 __all__ = ["feature_table", "take_rows"]
 
 
+_MOST_TURNED = 10_000
+
 POOLINGS = ("mean", "max", "softmax_mean", "softmax_max", "flat")
 """Ways from a map to a vector."""
 
@@ -285,6 +287,8 @@ def reduced_rows(
 ) -> tuple[Components, NDArray[np.float32]]:
     """At most `k` components of rows in memory, and all their scores, in single precision.
 
+    Of very many rows the components are those of some, evenly spaced.
+
     Parameters
     ----------
     values : ndarray of shape (n, c), float32
@@ -298,9 +302,12 @@ def reduced_rows(
     scores : ndarray of shape (n, min(k, n, c)), float32
     """
     n, c = values.shape
-    components = principal_components(values, min(k, n, c), dtype=np.float32, of=of)
-    mean, turn = components.mean.astype(np.float32), components.axes.T.astype(np.float32)
+    some = values[:: max(1, n // _MOST_TURNED)]
+    components = principal_components(some, min(k, *some.shape), dtype=np.float32, of=of)
+    turn = components.axes.T.astype(np.float32)
+    offset = (components.mean @ components.axes.T).astype(np.float32)
     scores = np.empty((n, turn.shape[1]), np.float32)
     for part in pieces(n, c):
-        scores[part] = (of(values[part]) - mean) @ turn
+        scores[part] = of(values[part]) @ turn
+        scores[part] -= offset
     return components, scores

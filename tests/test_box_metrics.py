@@ -222,6 +222,22 @@ def test_border_boxes_are_whole_and_degenerate_ones_count_nothing():
     assert found.iou[1, 0] == found.iou_any[1, 0] == 0
 
 
+def test_heat_in_boxes_is_that_of_each_picture_alone():
+    """Boxes of many pictures are taken to the grid together; the loops say what numpy says."""
+    rng = np.random.default_rng(4)
+    heat, sizes = rng.random((70, 7, 7), dtype=np.float32), np.full((70, 2), 90.0)
+    heat[9] = 0
+    truth = random_truth(70, rng, sizes)
+    found = scores_of(heat, truth, sizes, thresholds=[0.5], grid=28)
+    for i, own in truth.groupby("image"):
+        mask = scores.box_masks(
+            own[bx.CORNERS].to_numpy() / 90, np.zeros(len(own), int), 1, (28,) * 2
+        )
+        fine = normalise(upsample(heat[i], 28))[None]
+        assert found.heat_in_box[i] == pytest.approx(scores.heat_in_mask(fine, mask)[0], abs=1e-6)
+        assert found.pointing[i] == pytest.approx(scores.pointing_hits(fine, mask)[0])
+
+
 def test_given_boxes_are_scored_like_even_heat():
     sizes = np.array([[100.0, 50.0]] * 3)
     truth = pd.DataFrame(

@@ -11,6 +11,7 @@ cuts maps at many thresholds imports it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -85,12 +86,38 @@ def all_regions(
     Exact. Climbing never leaves ``pixels > cut``, so a pixel is connected with its peak; and two
     basins are connected at a cut exactly if a chain of passes above the cut joins them.
     """
-    levels, position = np.unique(cuts, return_inverse=True)
-    # A pixel's level is the number of cuts that it exceeds.
-    exceeded = np.searchsorted(levels, np.arange(256)).astype(np.uint8)
+    levels, position, exceeded = _levels_of(np.asarray(cuts, dtype=np.uint8).tobytes())
     heights = np.ascontiguousarray(pixels if height is None else height, dtype=np.float32)
     statistics = _regions(_levels(pixels, exceeded), heights, len(levels))[:, 1:]
     return Regions(statistics, position, pixels.shape[1])
+
+
+@lru_cache(
+    maxsize=16
+)  # the brightest pixel of nearly every map is 255, and so its cuts are the same
+def _levels_of(cuts: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cuts' levels, the place of each cut among them, and each pixel's level.
+
+    The last is the number of cuts that it exceeds.
+    """
+    levels, position = np.unique(np.frombuffer(cuts, np.uint8), return_inverse=True)
+    return levels, position, np.searchsorted(levels, np.arange(256)).astype(np.uint8)
+
+
+@partial(compiled, fast=True)
+def heat_on(fine: np.ndarray, mask: np.ndarray) -> tuple[int, int, float, float]:
+    """Pixels that are 1 in all and in a mask, and the sums of the same map, single precision."""
+    peaks, hits, inside, total = 0, 0, np.float32(0), np.float32(0)
+    for y in range(len(fine)):
+        # By rows: a sum of all would lose digits.
+        row_inside, row_total = np.float32(0), np.float32(0)
+        for x in range(fine.shape[1]):
+            row_total += fine[y, x]
+            row_inside += fine[y, x] * mask[y, x]
+            peaks += fine[y, x] == 1
+            hits += (fine[y, x] == 1) & mask[y, x]
+        inside, total = inside + row_inside, total + row_total
+    return peaks, hits, float(inside), float(total)
 
 
 @compiled

@@ -169,9 +169,11 @@ def score_heats(
     for i, (fine, regions) in enumerate(_decompositions(heat, thresholds, frames, grid)):
         boxes[i], *of_boxes = regions.largest(own[i])
         histograms[i] = _histogram(fine, masks, i)
+        if i % _BLOCK == 0:
+            masks_of_block = _masks([one / grid for one in own[i : i + _BLOCK]], grid)
         if len(own[i]):
             iou[i], iou_any[i] = of_boxes
-            pointing[i], inside[i] = _on_object(fine, _mask(own[i] / grid, grid)[0])
+            pointing[i], inside[i] = _on_object(fine, masks_of_block[i % _BLOCK])
     boxes = pixel_boxes(boxes / grid, sizes[:, None])
     return HeatScores(boxes, iou, iou_any, pointing, inside, histograms)
 
@@ -205,14 +207,14 @@ def score_boxes(
     iou, inside, pointing = (np.full(len(boxes), np.nan) for _ in range(3))
     histograms = np.zeros((len(boxes), 2, _BINS))
     for i, true in enumerate(own):
-        heat = _mask(filled[i, None], grid).astype(np.float32)
+        heat = _masks([filled[i, None]], grid).astype(np.float32)
         histograms[i] = _histogram(heat[0], masks, i)
         if not len(true):
             continue
         iou[i] = iou_matrix(filled[i, None], true).max()
         centre = (filled[i, :2] + filled[i, 2:]) / 2
         pointing[i] = ((true[:, :2] <= centre) & (centre <= true[:, 2:])).all(axis=1).any()
-        inside[i] = heat_in_mask(heat, _mask(true, grid))[0]
+        inside[i] = heat_in_mask(heat, _masks([true], grid))[0]
     one = iou[:, None]
     return HeatScores(boxes[:, None], one, one, pointing, inside, histograms)
 
@@ -365,8 +367,10 @@ def _histogram(
     return pixel_histograms(fine[None], mask[y[:, None], x][None])[0]
 
 
-def _mask(boxes: np.ndarray, grid: int) -> np.ndarray:
-    return box_masks(boxes, np.zeros(len(boxes), int), 1, (grid, grid))
+def _masks(boxes: Sequence[np.ndarray], grid: int) -> np.ndarray:
+    """The union of each picture's boxes, unit coordinates, ``(n, grid, grid)`` bool."""
+    owner = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
+    return box_masks(np.concatenate(boxes), owner, len(boxes), (grid, grid))
 
 
 def _on_object(fine: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
@@ -374,11 +378,10 @@ def _on_object(fine: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 
     Such a map is 0 at its lowest and 1 at its highest pixels, or 0 everywhere.
     """
-    peak = fine == 1
-    n_peaks, total = np.count_nonzero(peak), fine.sum()
-    if not n_peaks:
-        return 0.0, 0.0
-    return np.count_nonzero(peak & mask) / n_peaks, (fine * mask).sum() / total
+    from featlab.localise._components import heat_on
+
+    peaks, hits, inside, total = heat_on(fine, mask)
+    return (hits / peaks, inside / total) if peaks else (0.0, 0.0)
 
 
 def _ious_and_thresholds(
