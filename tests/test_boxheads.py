@@ -227,7 +227,9 @@ def test_regions_are_sampled_bilinearly():
     side = 9
     y, x = np.meshgrid(*[(np.arange(side) + 0.5) / side] * 2, indexing="ij")
     maps = np.stack([x, y], axis=-1)[None].astype(np.float32)
-    region = _linear.sample_regions(maps, np.array([[0.2, 0.3, 0.6, 0.9]]), 4, 1.0).reshape(4, 4, 2)
+    region = _regional.sample_regions(maps, np.array([[0.2, 0.3, 0.6, 0.9]]), 4, 1.0).reshape(
+        4, 4, 2
+    )
     assert np.allclose(region[0, :, 0], 0.2 + 0.4 * (np.arange(4) + 0.5) / 4, atol=1e-6)
     assert np.allclose(region[:, 0, 1], 0.3 + 0.6 * (np.arange(4) + 0.5) / 4, atol=1e-6)
 
@@ -243,6 +245,29 @@ def test_reduced_maps_keep_a_narrow_map_whole():
     assert np.allclose(total, store.array.sum(axis=-1), atol=1e-4)
 
 
+@pytest.mark.parametrize("width", [1, 3, 4])
+def test_components_are_those_of_the_flattened_maps_and_their_mirror_images(width):
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(9, 3, width, 5)).astype(np.float32)
+    flat, other = (one.reshape(9, -1).astype(float) for one in (maps, maps[:, :, ::-1]))
+    both = np.concatenate([flat, other]) - np.concatenate([flat, other]).mean(axis=0)
+    components = _linear.Components(maps, 0)
+    wanted = np.linalg.svd(both, compute_uv=False)
+    rank = int((wanted > 1e-3 * wanted[0]).sum())
+    assert_allclose(np.linalg.norm(components.scores, axis=0), wanted[:rank], rtol=1e-4)
+    assert_allclose(components.scores @ components.scores.T, both @ both.T, atol=1e-3)
+    for places, one in ((slice(9), maps), (slice(9, None), maps[:, :, ::-1])):
+        assert_allclose(components.leading(4)(one), components.scores[places, :4], atol=1e-4)
+
+
+def test_pls_looks_where_the_maps_tell_most_even_of_what_mirrors_keep_apart():
+    """Iterating from its first column would never leave it."""
+    covariance = np.zeros((6, 4))
+    covariance[:2, 0], covariance[2:, 1:] = 1, np.random.default_rng(0).normal(size=(4, 3)) * 5
+    first = np.linalg.svd(covariance)[0][:, 0]
+    assert abs(first @ _linear._direction(covariance)) == pytest.approx(1)
+
+
 def test_pls_on_the_components_is_pls_on_the_flattened_maps():
     from sklearn.cross_decomposition import PLSRegression
 
@@ -253,8 +278,8 @@ def test_pls_on_the_components_is_pls_on_the_flattened_maps():
     (weights,), middle, level = _linear._pls(components.scores, Y, [3])
     predicted = (components.scores - middle)[:, : len(weights)] @ weights + level
     flat = np.concatenate([maps, maps[:, :, ::-1]]).reshape(60, -1).astype(float)
-    expected = PLSRegression(3, scale=False, max_iter=200).fit(flat, Y).predict(flat)
-    assert np.allclose(predicted, expected, atol=1e-3)
+    exact = PLSRegression(3, scale=False, tol=1e-12, max_iter=20_000)
+    assert np.allclose(predicted, exact.fit(flat, Y).predict(flat), atol=1e-5)
 
 
 def test_a_box_is_the_same_to_the_last_digit_whatever_images_stand_beside_it():

@@ -150,8 +150,8 @@ def evaluate_box_heads(
     ``mlp``
         A hidden layer of 128 on the leading components.
     ``gradient_boosting``
-        Trees on statistics (centroid, spread, extent at five levels) of three heat maps: the sum
-        of all maps, and two directions of the channels that tell inside from outside the boxes.
+        120 trees on statistics (centroid, spread, extent at five levels) of three heat maps: the
+        sum of all maps, and two directions of the channels that tell inside from outside the boxes.
     ``cascade``
         ``ridge_pca``, then up to five corrections by a ridge on the maps sampled around the box,
         trained on boxes shifted at random; as in the box regression of detection networks.

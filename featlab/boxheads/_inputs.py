@@ -33,7 +33,7 @@ _PULL = 10.0
 _BEND = 0.05  # where smooth L1 turns from a parabola into a line, shares of the input's side
 SMALLEST_LOG = -6.0
 _CHANNELS = 128
-_CELLS = 30_000  # of the images fitted on, evenly spaced, for the components
+_CELLS, _SEEN = 10_000, 500  # of so many images fitted on, evenly spaced, for the components
 BATCH = 64
 FEW_COLUMNS = 4  # what a box has
 _BORDER = 0.01  # of the picture's side
@@ -224,6 +224,7 @@ def fit_reduction(store: MapStore, rows: np.ndarray, *, layer: str | None = None
         The last stored layer by default.
     """
     h, w, c = store.map_shape(layer)
+    rows = rows[:: max(1, len(rows) // _SEEN)]
     step = max(1, len(rows) * h * w // _CELLS)
     # A step that shares a factor with the grid would always hit the same cells.
     while step > 1 and np.gcd(step, h * w) > 1:
@@ -291,6 +292,44 @@ def tidy(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
     return np.hstack(
         [np.where(thin, centre - least / 2, low), np.where(thin, centre + least / 2, high)]
     )
+
+
+def mirror_maps(maps: np.ndarray) -> np.ndarray:
+    """Maps ``(n, h, w, ...)`` mirrored left to right."""
+    return maps[:, :, ::-1]
+
+
+def mirror_halves(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maps as sums and differences of columns of cells and their mirror images.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (n, h, w, k)
+
+    Returns
+    -------
+    sums : ndarray of shape (n, h * ceil(w / 2) * k)
+        They stay when the picture is mirrored.
+    differences : ndarray of shape (n, h * floor(w / 2) * k)
+        They change their sign. The two are a rotation of the flattened maps.
+    """
+    n, half = len(maps), maps.shape[2] // 2
+    left, right, root = maps[:, :, :half], mirror_maps(maps)[:, :, :half], maps.dtype.type(0.5**0.5)
+    middle = maps[:, :, half : maps.shape[2] - half]
+    sums = np.concatenate([(left + right) * root, middle], axis=2)
+    return sums.reshape(n, -1), ((left - right) * root).reshape(n, -1)
+
+
+def of_halves(sums: np.ndarray, differences: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of :func:`mirror_halves`, of maps of `shape` ``(h, w, k)``; flattened."""
+    n, half, root = len(sums), shape[1] // 2, sums.dtype.type(0.5**0.5)
+    even, odd = (
+        one.reshape(n, shape[0], width, shape[2])
+        for one, width in ((sums, shape[1] - half), (differences, half))
+    )
+    both, middle = even[:, :, :half], even[:, :, half:]
+    columns = [(both + odd) * root, middle, mirror_maps((both - odd) * root)]
+    return np.concatenate(columns, axis=2).reshape(n, -1)
 
 
 def mirrored(boxes: np.ndarray) -> np.ndarray:

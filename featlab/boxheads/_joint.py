@@ -23,8 +23,7 @@ from featlab.arguments import (
 )
 from featlab.backbones import Backbone
 from featlab.boxes import geometry as bx
-from featlab.boxheads._inputs import box_loss, mirrored, tidy
-from featlab.boxheads._linear import mirror_maps
+from featlab.boxheads._inputs import box_loss, mirror_maps, mirrored, tidy
 from featlab.errors import FeatlabError
 from featlab.intervals import mean_interval
 from featlab.results.localisation import JointHeadResults

@@ -19,61 +19,24 @@ from featlab.boxheads._inputs import (
     decode_boxes,
     each_row,
     encode_boxes,
+    mirror_halves,
+    mirror_maps,
     mirrored,
+    of_halves,
 )
 from featlab.errors import FeatlabError
 
 Regression = Callable[[Floats], Floats]
 
 _MOST_COMPONENTS = 600
-_GRAM_ROWS = 4000  # above this many rows the decomposition is a randomised one
+_GRAM_ROWS = 2000  # above this many images the decomposition is a randomised one
+_LEAST_SCALE = 3e-4  # of the largest singular value: what is smaller is rounding
 _COMPONENTS = (50, 100, 200, 400, 600)
 _PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the mean squared norm of an image
 _PLS = (5, 10, 15, 20, 30, 40)
 _USED_UP = 1e-9  # a covariance with the boxes this much smaller is rounding
-_POWER_STEPS, _STEADY = 200, 1e-6
 _MLP = ((50, 0.1), (50, 3.0), (200, 0.1), (200, 3.0))
 _MLP_DEFAULT, _MLP_SEEDS = (50, 3.0), 3
-
-
-def mirror_maps(maps: np.ndarray) -> np.ndarray:
-    """Maps ``(n, h, w, ...)`` mirrored left to right."""
-    return maps[:, :, ::-1]
-
-
-def sample_regions(maps: Maps, boxes: np.ndarray, grid: int, context: float) -> Maps:
-    """Bilinear samples of each map on a grid over its box, enlarged.
-
-    Parameters
-    ----------
-    maps : ndarray of shape (n, h, w, k)
-    boxes : ndarray of shape (n, 4)
-        Unit coordinates of the input.
-    grid : int
-        Cells per side of the grid.
-    context : float
-        The grid covers the box times this, about its centre; edges are repeated outside.
-
-    Returns
-    -------
-    ndarray of shape (n, grid * grid * k), float32
-
-    References
-    ----------
-    He et al. (2017), Mask R-CNN, ICCV (RoIAlign).
-    """
-    n, h, w, k = maps.shape
-    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * context / 2
-    place = (np.arange(grid) + 0.5) / grid * 2 - 1
-    down = _weights(centre[:, 1:] + half[:, 1:] * place, h)
-    across = _weights(centre[:, :1] + half[:, :1] * place, w)
-    rows = np.matmul(down, maps.reshape(n, h, w * k)).reshape(n, grid, w, k)
-    return np.matmul(across[:, None], rows).reshape(n, -1)
-
-
-def _weights(position: np.ndarray, cells: int) -> Maps:
-    place = np.clip(position * cells - 0.5, 0, cells - 1)
-    return np.clip(1 - np.abs(place[..., None] - np.arange(cells)), 0, None).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -119,40 +82,57 @@ class Components:
 
     The decomposition knows no box. Scores of the images fitted on: :attr:`scores`, the pictures
     first, then their mirror images.
+
+    Over a set that holds every mirror image too, sums and differences of mirrored columns are
+    uncorrelated: the components are those of the sums and those of the differences.
     """
 
     def __init__(self, maps: Maps, random_state: int) -> None:
-        # In place: these are the largest arrays of all box heads.
-        both = np.empty((2, *maps.shape), dtype=maps.dtype)
-        both[0], both[1] = maps, mirror_maps(maps)
-        flat = both.reshape(2 * len(maps), -1)
-        self._mean = flat.mean(axis=0)
-        flat -= self._mean
-        if not flat.any():
+        self._shape = maps.shape[1:]
+        sums, differences = mirror_halves(maps)  # with the maps the largest arrays of all box heads
+        middle = sums.mean(axis=0, keepdims=True)
+        sums -= middle
+        if not (sums.any() or differences.any()):
             raise FeatlabError("the maps of all images fitted on are equal; no head can learn.")
-        count = min(_MOST_COMPONENTS, len(flat) - 1, flat.shape[1])
-        if len(flat) <= _GRAM_ROWS:
-            values, vectors = np.linalg.eigh((flat @ flat.T).astype(np.float64))
-            values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
-            solid = values > 1e-7 * values[0]
-            values, vectors = values[solid], vectors[:, solid]
-            scales = np.sqrt(values)
-            self._axes = (flat.T @ (vectors / scales).astype(np.float32)).astype(np.float32)
-        else:
-            from sklearn.utils.extmath import randomized_svd
-
-            vectors, scales, axes = randomized_svd(flat, count, random_state=random_state)
-            self._axes = axes.T
-        self.scores: Floats = np.asarray(vectors * scales, dtype=np.float64)
+        self._mean = of_halves(middle, np.zeros_like(differences[:1]), self._shape)[0]
+        even, odd = (_decomposed(half, random_state) for half in (sums, differences))
+        scales = np.concatenate([even[0], odd[0]])
+        order = np.argsort(-scales, kind="stable")[:_MOST_COMPONENTS]
+        self._order = order[scales[order] > _LEAST_SCALE * scales[order[0]]]
+        self._even, self._odd = even[2], odd[2]
+        own = np.hstack([even[1], odd[1]])[:, self._order].astype(np.float64)
+        other = np.where(self._order < len(even[0]), own, -own)
+        self.scores: Floats = np.concatenate([own, other])
         self.unit = float((self.scores**2).sum() / len(self.scores)) or 1.0
 
     def along(self, directions: Floats) -> Projection:
-        """The projection on directions ``(r, m)`` in the space of the scores."""
-        return Projection(self._mean, self._axes[:, : len(directions)] @ directions)
+        """The projection on directions ``(r, m)`` in the space of the leading scores."""
+        n_even, n_odd = self._even.shape[1], self._odd.shape[1]
+        weights = np.zeros((n_even + n_odd, directions.shape[1]))
+        weights[self._order[: len(directions)]] = directions
+        sums, differences = self._even @ weights[:n_even], self._odd @ weights[n_even:]
+        return Projection(self._mean, of_halves(sums.T, differences.T, self._shape).T)
 
     def leading(self, count: int) -> Projection:
         """The projection that gives other images their first scores."""
-        return Projection(self._mean, self._axes[:, :count])
+        return self.along(np.eye(count))
+
+
+def _decomposed(half: Maps, random_state: int) -> tuple[Floats, np.ndarray, np.ndarray]:
+    """Singular values, largest first, scores and axes of sums or of differences ``(n, p)``."""
+    count = min(_MOST_COMPONENTS, *half.shape)
+    if not half.any():  # maps of one column, or each its own mirror image
+        return np.zeros(0), half[:, :0], half.T[:, :0]
+    if len(half) > _GRAM_ROWS:
+        from sklearn.utils.extmath import randomized_svd
+
+        vectors, scales, axes = randomized_svd(half, count, random_state=random_state)
+        return scales, vectors * scales, axes.T
+    values, vectors = np.linalg.eigh((half @ half.T).astype(np.float64))
+    values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
+    solid = values > _LEAST_SCALE**2 * values[0]
+    scales, vectors = np.sqrt(values[solid]), vectors[:, solid]
+    return scales, vectors * scales, half.T @ (vectors / scales).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -362,7 +342,8 @@ def _ridge(X: Floats, Y: Floats, count: int, penalty: float) -> tuple[Floats, Fl
 def ridge_weights(gram: Floats, cross: Floats, penalty: float) -> Floats:
     """Solve ``(gram + penalty I) weights = cross``; by Cholesky, a penalty being above 0."""
     # Half the time of scipy.linalg.solve, which also estimates the condition number.
-    penalised = gram + penalty * np.eye(len(gram))
+    penalised = gram.copy()
+    penalised.flat[:: len(gram) + 1] += penalty
     factor = scipy.linalg.cho_factor(penalised, overwrite_a=True, check_finite=False)
     return np.asarray(scipy.linalg.cho_solve(factor, cross, check_finite=False))
 
@@ -398,18 +379,13 @@ def _pls(X: Floats, Y: Floats, counts: Sequence[int]) -> tuple[list[Floats], Flo
 
 
 def _direction(covariance: Floats) -> Floats:
-    """Where X tells most of Y, ``(r,)``; by power iteration from the first coordinate that is left.
+    """Where X tells most of Y, ``(r,)``: the first left singular vector.
 
-    The iteration (and its end) is that of NIPALS.
+    NIPALS iterates to it from the first column of Y, which mirror images keep from all others.
     """
-    column = int((np.abs(covariance).max(axis=0) > 0).argmax())
-    direction = covariance[:, column] / np.linalg.norm(covariance[:, column])
-    for _ in range(_POWER_STEPS):
-        earlier, direction = direction, covariance @ (direction @ covariance)
-        direction /= np.linalg.norm(direction)
-        if ((direction - earlier) ** 2).sum() < _STEADY:
-            break
-    return direction
+    _, vectors = np.linalg.eigh(covariance.T @ covariance)
+    direction = covariance @ vectors[:, -1]
+    return np.asarray(direction / np.linalg.norm(direction))
 
 
 def _linear(weights: Floats, middle: Floats, level: Floats) -> Regression:
