@@ -23,6 +23,7 @@ from featlab.heads.scores import share_interval
 from featlab.heads.training import (
     C_GRID,
     Floats,
+    Fold,
     Ints,
     Train,
     fit_logistic,
@@ -34,6 +35,7 @@ from featlab.heads.training import (
     logistic,
     one_thread,
     rotated,
+    scaled,
     scaled_fold,
     sides_of,
 )
@@ -308,10 +310,9 @@ def smallest_set(
 
     Notes
     -----
-    `order` was most likely made from the train rows, all of them; then the accuracies of ``curve``
-    are too high (they serve to compare numbers of neurons only), and those on test are not.
-    C is the one of the least log-loss over the same folds. Of more than 50,000 train images a
-    random 50,000 stand for all, as in :func:`evaluate_heads`.
+    `order` was most likely made from all train rows; then the accuracies of ``curve`` are too high
+    (they serve to compare numbers of neurons only), and those on test are not. C has the least
+    log-loss over the same folds. More than 50,000 train images: as in :func:`evaluate_heads`.
 
     References
     ----------
@@ -328,22 +329,25 @@ def smallest_set(
         X_k = _some_columns(values, sides.fitted, columns[:k])
         return images.train(X_k, sides.fitted, random_state)
 
+    folds = folds_of(first(1))
+    if len(folds) < 2:
+        raise FeatlabError("A class has too few images or groups in train to cross-validate.")
     with one_thread(len(sides.fitted) * values.shape[1]):
-        curve = pd.DataFrame([_validated(first(k), k) for k in numbers])
+        tried = {k: _validated(first(k), k, folds) for k in {*numbers, len(columns)}}
+        curve = pd.DataFrame([tried[k] for k in numbers])
         best = curve.iloc[int(curve["accuracy"].to_numpy().argmax())]
-        enough = curve["accuracy"] >= best["accuracy"] - best["se"]
-        least = int(curve.loc[enough, "k"].min())
-        right = {
-            k: fit_logistic(first(k))[0].predict(_some_columns(values, sides.test, columns[:k]))
-            == images.classes[images.y[sides.test]]
-            for k in (least, len(columns))
-        }
+        least = int(curve.loc[curve["accuracy"] >= best["accuracy"] - best["se"], "k"].min())
+        right = {}
+        for k in (least, len(columns)):
+            train, model = first(k), scaled(logistic(tried[k]["C"]))
+            fit_quietly(model, train.X, train.y)
+            X_test = _some_columns(values, sides.test, columns[:k])
+            right[k] = model.predict(X_test) == images.y[sides.test]
     low, high = share_interval(
         right[least], sides.clusters, n_boot=n_boot, random_state=random_state
     )
-    names = neuron_ids(X).tolist()
     return SmallestSet(
-        neurons=[names[column] for column in columns[:least]],
+        neurons=neuron_ids(X)[columns[:least]].tolist(),
         curve=curve.assign(smallest=curve["k"] == least),
         accuracy=float(right[least].mean()),
         accuracy_low=low,
@@ -427,13 +431,9 @@ class _Partners:
         return np.array(list(taken), dtype=np.intp)
 
 
-def _validated(train: Train, k: int) -> dict[str, float]:
+def _validated(train: Train, k: int, folds: list[Fold]) -> dict[str, float]:
     """Cross-validated accuracy of the best C."""
-    folds = folds_of(train)
-    if len(folds) < 2:
-        raise FeatlabError("A class has too few images or groups in train to cross-validate.")
-    losses = np.zeros(len(C_GRID))
-    hits = np.empty((len(C_GRID), len(folds)))
+    losses, hits = np.zeros(len(C_GRID)), np.empty((len(C_GRID), len(folds)))
     for column, fold in enumerate(folds):
         X_fit, X_held = rotated(*scaled_fold(train, fold))
         model = logistic(C_GRID[0], warm_start=True)
