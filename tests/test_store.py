@@ -370,10 +370,22 @@ def test_chunks_read_without_hdf5_are_what_hdf5_reads(tmp_path, dtype, n):
         assert found[0].tobytes() == values[-1].astype(np.float32).tobytes()
 
 
+@pytest.mark.parametrize("rows", [2, 7, 64])
+def test_rows_of_chunks_that_hold_several_are_what_hdf5_reads(tmp_path, rows):
+    values = np.random.default_rng(0).normal(size=(65, 5)).astype("<f4")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        packed = PACKED | {"chunks": (rows, 5), "maxshape": (None, 5)}
+        dataset = file.create_dataset("pooled", data=values, **packed)
+        for start, stop in [(0, 65), (0, 1), (64, 65), (5, 20), (rows, 2 * rows), (3, rows + 1)]:
+            found = np.full_like(values[start:stop], np.nan)
+            assert read_chunks(dataset, start, found)
+            assert found.tobytes() == values[start:stop].tobytes()
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        PACKED | {"chunks": (2, 3, 4, 5)},
+        PACKED | {"chunks": (1, 3, 4, 4)},
         PACKED | {"shuffle": False},
         PACKED | {"compression": None},
         PACKED | {"fletcher32": True},

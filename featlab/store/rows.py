@@ -40,9 +40,9 @@ _POOLED_CHUNK = 256
 MAP_AXES = ["image", "y", "x", "neuron"]
 _OPEN_FILES = 16
 _FILTERS = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE)
-# For fewer rows starting threads costs more than it saves; they take some at a time, since handing
-# over each row by itself would cost a tenth of the time.
-_ROWS_FOR_THREADS, _ROWS_AT_A_TIME = 8, 4
+# For fewer chunks starting threads costs more than it saves; they take some at a time, since
+# handing over each by itself would cost a tenth of the time.
+_CHUNKS_FOR_THREADS, _CHUNKS_AT_A_TIME = 8, 4
 
 
 def encode_chunk(values: np.ndarray, dtype: np.dtype) -> bytes:
@@ -77,7 +77,7 @@ def _deflater() -> Callable[[memoryview], bytes]:
 
 
 def read_chunks(dataset: h5py.Dataset, start: int, out: np.ndarray) -> bool:
-    """Read rows into an array, if each row is one chunk that is shuffled and deflated.
+    """Read rows into an array, if whole rows make up chunks that are shuffled and deflated.
 
     Parameters
     ----------
@@ -95,24 +95,28 @@ def read_chunks(dataset: h5py.Dataset, start: int, out: np.ndarray) -> bool:
     """
     if not _is_plain(dataset):
         return False
-    rest = (0,) * (dataset.ndim - 1)
-    size, dtype = int(np.prod(dataset.shape[1:])), dataset.dtype
+    shape, dtype = dataset.chunks, dataset.dtype
+    begins = range(start - start % shape[0], start + len(out), shape[0])
+    size, rest = int(np.prod(shape)), (0,) * (dataset.ndim - 1)
 
-    def decode(chunks: Iterable[bytes], targets: np.ndarray) -> None:
-        for chunk, target in zip(chunks, targets, strict=True):
-            numbers = _decoded(chunk, size, dtype).reshape(target.shape)
+    def decode(chunks: Iterable[bytes], first: Iterable[int]) -> None:
+        for chunk, begin in zip(chunks, first, strict=True):
+            rows = slice(max(start - begin, 0), min(start + len(out) - begin, shape[0]))
+            numbers = _decoded(chunk, size, dtype).reshape(shape)[rows]
+            target = out[begin + rows.start - start : begin + rows.stop - start]
             if (dtype, target.dtype) == (np.float16, np.float32):
                 # Looking them up takes half as long as NumPy's own conversion.
                 np.take(_every_float16(), numbers.view(np.uint16), out=target, mode="clip")
             else:
                 target[...] = numbers
 
-    chunks = (_chunk(dataset, (start + k, *rest)) for k in range(len(out)))
+    chunks = (_chunk(dataset, (begin, *rest)) for begin in begins)
     try:
-        if len(out) < _ROWS_FOR_THREADS:
-            decode(chunks, out)
+        if len(begins) < _CHUNKS_FOR_THREADS:
+            decode(chunks, begins)
         else:
-            parts = [out[k : k + _ROWS_AT_A_TIME] for k in range(0, len(out), _ROWS_AT_A_TIME)]
+            step = _CHUNKS_AT_A_TIME
+            parts = [begins[k : k + step] for k in range(0, len(begins), step)]
             with ThreadPoolExecutor(usable_cores()) as pool:
                 read = (list(islice(chunks, len(part))) for part in parts)
                 for _ in pool.map(decode, read, parts):
@@ -140,7 +144,7 @@ def write_raw_chunk(
 
 
 def _is_plain(dataset: h5py.Dataset) -> bool:
-    if dataset.chunks != (1, *dataset.shape[1:]) or dataset.dtype.str not in ("<f2", "<f4"):
+    if (dataset.chunks or ())[1:] != dataset.shape[1:] or dataset.dtype.str not in ("<f2", "<f4"):
         return False
     settings = dataset.id.get_create_plist()
     filters = tuple(settings.get_filter(k)[0] for k in range(settings.get_nfilters()))
