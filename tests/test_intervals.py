@@ -175,6 +175,7 @@ def test_how_many_draws_are_made_at_once_changes_nothing(most, monkeypatch):
         )
 
     expected = draws()
+    monkeypatch.setattr("featlab.intervals._KEPT", 0)
     monkeypatch.setattr("featlab.intervals._BLOCK", most)
     np.testing.assert_allclose(draws(), expected, rtol=1e-12)
     names = np.array(list("abcdefghijklmn"))[codes]

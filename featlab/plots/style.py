@@ -69,6 +69,7 @@ GRADIENT_METHOD_NAMES = {
 }
 """What figures call the methods that run the network."""
 FORMATS = ("svg", "pdf", "png")
+_FONT = "DejaVu Sans"
 ON_PICTURE = "on-picture"
 """The id (`gid`) of what is drawn over a picture, and keeps its colour on dark pages."""
 DARK_SHEET = "#1b2027"
@@ -153,7 +154,7 @@ def short_name(name: object, width: int = 22) -> str:
 @functools.lru_cache(4096)
 def text_width(text: str, size: float) -> float:
     """Inches that a line of text takes, set in `size` points."""
-    font = get_font(findfont("DejaVu Sans"))
+    font = get_font(findfont(_FONT))
     # Set large: at its own size each letter would be rounded to whole pixels.
     font.set_size(10 * size, 72)
     font.set_text(text.replace(r"\$", "$"), 0.0)
@@ -230,7 +231,9 @@ def encode(
         Whether an SVG holds its opaque images as JPEG, which is small and quick; else they are PNG.
     """
     figure = drawing if isinstance(drawing, Figure) else cast(Figure, drawing.figure)
-    fonts = {"svg.fonttype": "none" if text else "path", "pdf.fonttype": 42}
+    fonts: dict[Any, Any] = {"svg.fonttype": "none" if text else "path", "pdf.fonttype": 42}
+    if not text:  # else others stand in where it is not installed; to look for them takes long
+        fonts["font.sans-serif"] = [_FONT]
     with mpl.rc_context({"svg.hashsalt": "featlab", **fonts}):
         if kind == "svg":
             return _svg(figure, dpi, photographs).encode()
@@ -365,7 +368,7 @@ def _visible(name: str) -> str:
 
 @functools.cache
 def _glyphs() -> frozenset[int]:
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+    return frozenset(get_font(findfont(_FONT)).get_charmap())
 
 
 def masked(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
