@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from featlab.arguments import Progress, check_columns, tracked
 from featlab.errors import FeatlabError
 from featlab.images.decode import decode_scaled
 from featlab.images.pixels import levels_of
-from featlab.system.machine import pieces
+from featlab.system.machine import compiled
 from featlab.system.processes import in_order
 
 Floats = NDArray[np.float64]
@@ -46,7 +47,6 @@ OBJECT_COLUMNS = ("n_objects", "object_area", "object_x", "object_y")
 _MOST_THREADS = 8
 _AHEAD = 64  # pictures that are asked for before one is measured
 _SIDE = 256  # pixels: every picture's colours and sharpness are measured at this size
-_AT_ONCE = 8192  # values in double precision
 _LONGEST = 640  # pixels: writing is looked for at this size
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
@@ -218,42 +218,48 @@ def _measure(path: Path, levels: str) -> Floats | None:
 def _colours(picture: Image.Image) -> list[float]:
     """Brightness, contrast, red, green, blue, saturation, sharpness.
 
-    Sums are of whole numbers, which single precision holds exactly: colours of 0 to 255, luma in
-    thousandths of them, and what its Laplacian is. Arrays are few and small: memory that threads
-    ask for and give back for every picture takes as long as the sums.
+    Sums are of whole numbers, exactly: colours of 0 to 255, luma in thousandths of them, and what
+    its Laplacian is.
     """
-    small = picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-    planes = [np.asarray(plane) for plane in small.split()]
-    highest, lowest = np.maximum.reduce(planes), np.minimum.reduce(planes)
-    saturation = 0
-    for part in pieces(_SIDE, _SIDE, _AT_ONCE):
-        place = highest[part].astype(np.uint16) << 8 | lowest[part]
-        saturation += int(_saturations().take(place).sum(dtype=np.uint32))
-    luma, green, blue = (plane.astype(np.float32) for plane in planes)
-    means = np.array([plane.sum() for plane in (luma, green, blue)], np.float64) / _SIDE**2 / 255
-    for plane, weight in ((luma, 299), (green, 587), (blue, 114)):
-        plane *= np.float32(weight)
-    luma += green
-    luma += blue
-    curvature = luma[:-2, 1:-1] + luma[2:, 1:-1]
-    curvature += luma[1:-1, :-2]
-    curvature += luma[1:-1, 2:]
-    curvature -= 4 * luma[1:-1, 1:-1]
+    small = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+    *colours, saturation, luma, luma_2, curved, curved_2 = _loop()(small, _saturations())
+    means = np.array(colours) / _SIDE**2 / 255
     return [
         float(means @ _LUMA),
-        float(np.sqrt(_variance(luma))) / 255_000,
+        float(np.sqrt(_variance(luma, luma_2, _SIDE**2))) / 255_000,
         *means.tolist(),
         saturation / _SIDE**2 / 255,
-        _variance(curvature) / 255_000**2,
+        _variance(curved, curved_2, (_SIDE - 2) ** 2) / 255_000**2,
     ]
 
 
-def _variance(whole: NDArray[np.float32]) -> float:
-    total = squares = 0.0
-    for part in pieces(len(whole), whole.shape[1], _AT_ONCE):
-        numbers = whole[part].astype(np.float64).ravel()
-        total, squares = total + float(numbers.sum()), squares + float(numbers @ numbers)
-    return (squares - total**2 / whole.size) / whole.size
+def _variance(total: int, squares: int, n: int) -> float:
+    return (squares - float(total) ** 2 / n) / n
+
+
+@functools.cache
+def _loop() -> Callable[..., tuple[int, ...]]:
+    return compiled(_sums)
+
+
+def _sums(pixels: NDArray[np.uint8], saturations: NDArray[np.uint8]) -> tuple[int, ...]:
+    """Of red, green, blue and saturation; of luma and its squares; of its Laplacian and squares."""
+    height, width = pixels.shape[:2]
+    luma = np.empty((height, width), np.int64)
+    red = green = blue = saturation = total = squares = curved = curved_2 = 0
+    for y in range(height):
+        for x in range(width):
+            r, g, b = int(pixels[y, x, 0]), int(pixels[y, x, 1]), int(pixels[y, x, 2])
+            red, green, blue = red + r, green + g, blue + b
+            saturation += int(saturations[256 * max(r, g, b) + min(r, g, b)])
+            light = 299 * r + 587 * g + 114 * b
+            luma[y, x], total, squares = light, total + light, squares + light * light
+    for y in range(1, height - 1):
+        for x in range(1, width - 1):
+            around = luma[y - 1, x] + luma[y + 1, x] + luma[y, x - 1] + luma[y, x + 1]
+            curvature = int(around - 4 * luma[y, x])
+            curved, curved_2 = curved + curvature, curved_2 + curvature * curvature
+    return red, green, blue, saturation, total, squares, curved, curved_2
 
 
 @functools.cache
