@@ -172,7 +172,8 @@ def _clusters(make: Maker, store: FakeStore) -> Clusters:
 
 def _set_maps(make: Maker, store: FakeStore) -> SetMaps:
     """Boxes of every image, scored or not."""
-    boxes = pd.DataFrame({"row": range(len(store)), "method": "sum"})
+    boxes = pd.DataFrame({"row": range(len(store)), "method": "sum", "xmin": 0.0})
+    boxes["xmax"] = make.rng.choice([0.0, 9.0], len(store)) if make.chance() else 9.0
     table = pd.DataFrame()
     if make.chance():
         table = pd.DataFrame({"method": ["sum", "ddt", "mean_box"], "n": make.whole(1, 90)})

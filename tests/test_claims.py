@@ -378,9 +378,14 @@ def _(text, r, _claim):
     else:
         chosen = r.neurons["detector"].sum()
         assert ("none was selected" in text) == (chosen == 0)
-        assert "confirmed" not in text and (not chosen or f"of {chosen} pair" in text)
-        unknown = r.neurons.loc[r.neurons["detector"], "p_confirmed"].isna().all()
+        assert "is confirmed" not in text and (not chosen or f"of {chosen} pair" in text)
+        picked = r.neurons[r.neurons["detector"]]
+        unknown = picked["p_confirmed"].isna().all()
         assert not chosen or ("could be tested" in text) == unknown
+        best = picked["auroc_confirmed"] == np.where(picked["direction"] == "silent", 0, 1)
+        faultless = (best & picked["p_confirmed"].notna()).sum()
+        assert ("made no error" in text) == bool(faultless)
+        assert not faultless or count(text, r"though ([\d,]+) of them") == faultless
 
 
 @check("own classes")
@@ -421,7 +426,11 @@ def _(text, r, _claim):
 
 @check("maps without labels")
 def _(text, r, _claim):
-    assert count(text, r"box of ([\d,]+) picture") == r.set_maps.boxes["row"].nunique()
+    boxes = r.set_maps.boxes
+    assert count(text, r"box of ([\d,]+) picture") == boxes["row"].nunique()
+    dark = (boxes["xmax"] == 0).sum()
+    assert ("dark" in text) == bool(dark)
+    assert not dark or (count(text, r"\(([\d,]+) map"), f"of {len(boxes):,})" in text) == (dark, 1)
     table = r.set_maps.table
     assert ("nothing is scored" in text) == table.empty
     if len(table):

@@ -192,6 +192,8 @@ def test_right_and_wrong_are_marked():
     right, wrong = (figure.axes[i].get_ylabel() for i in (0, 2))
     assert right.startswith("✓")
     assert wrong.startswith("✗") and "dog" in wrong
+    (unit,) = figure.texts  # which is wider than the one column
+    assert unit.get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_lists_of_unequal_length_are_refused():

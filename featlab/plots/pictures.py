@@ -38,6 +38,7 @@ from featlab.plots.style import (
 from featlab.results.networks import CamExamples
 
 _MAX_SIDE = 256
+_UNIT_SIZE = 7.5
 _TILE = 1.45  # inches
 _CAPTION_LINES = 3
 _NAME = 1.2  # inches of a class name beside a row of pictures
@@ -348,13 +349,9 @@ def _scales(
             figure, (place.x0 * width, _FOOT, place.width * width), (low, f"{top:.2g}"),
             middle=middle, colours=heat_colours(signed),
         )  # fmt: skip
-    _below(figure, panels[0].get_position(original=True).x0 * width, unit)
-
-
-def _below(figure: Figure, left: float, text: str) -> None:
-    """A line at the foot of a figure."""
-    width, height = figure.get_size_inches()
-    figure.text(left / width, 0.05 / height, text, fontsize=7.5, color=INK, va="bottom")
+    height, start = figure.get_size_inches()[1], panels[0].get_position(original=True).x0 * width
+    left = min(start, width - text_width(unit, _UNIT_SIZE) - 0.05)  # under one column it is wide
+    figure.text(left / width, 0.05 / height, unit, fontsize=_UNIT_SIZE, color=INK, va="bottom")
 
 
 def _own_scale(figure: Figure, left: float = 0.0) -> None:

@@ -42,14 +42,10 @@ class Check:
 
 def checks(audit: Audit) -> list[Check]:
     """The checks of the audit, the worst verdict first."""
+    table = audit.summary[["check", "verdict", "finding"]].astype(str)
     every = [
-        Check(
-            words.readable(row["check"]),
-            str(row["verdict"]),
-            _SIGNS.get(str(row["verdict"]), "–"),
-            str(row["finding"]),
-        )
-        for _, row in audit.summary.iterrows()
+        Check(words.readable(name), verdict, _SIGNS.get(verdict, "–"), finding)
+        for name, verdict, finding in table.itertuples(index=False)
     ]
     return sorted(every, key=lambda check: _WORST_FIRST.index(check.verdict))
 
@@ -110,23 +106,28 @@ def _none_is_active(every: pd.DataFrame) -> Markup:
             "No neuron is shown to by being active; {} by being silent. The clearest when chosen, "
             "and its AUROC on other images: neuron {} for {} ({}){}."
         ).format(
-            words.plural(
-                silent[["layer", "neuron"]].drop_duplicates().shape[0],
-                "neuron is confirmed to",
-                "neurons are confirmed to",
-            ),
-            lead["neuron"], words.name(lead["class"]), words.scored(lead, "auroc_confirmed"),
+            words.plural(len(silent.drop_duplicates(["layer", "neuron"])),
+                         "neuron is confirmed to", "neurons are confirmed to"), lead["neuron"],
+            words.name(lead["class"]), words.scored(lead, "auroc_confirmed"),
             _flattery(every, "silent"),
         )  # fmt: skip
-    selected = len(selected_detectors(every, silent=True))
-    if not selected:
+    selected = selected_detectors(every, silent=True)
+    if selected.empty:
         return Markup("No neuron is shown to: none was selected on the train images.")
+    known, active = selected["auroc_confirmed"], selected["direction"].eq("active")
+    faultless = int((selected["p_confirmed"].notna() & known.eq(active.astype(float))).sum())
     # Too few groups leave nothing to test by: that none held would say more than is known.
-    tested = every.loc[every["detector"].eq(True), "p_confirmed"].notna().any()
-    return Markup("No neuron is shown to: of {} selected on the train images, none {}.").format(
-        words.plural(selected, "pair of class and neuron", "pairs of class and neuron"),
-        "held on other images" if tested else "could be tested on other images",
-    )
+    outcome = "could be tested on other images"
+    if faultless:
+        outcome = (
+            f"could be confirmed on other images, though {faultless:,} of them made no error "
+            "there: too few to be sure of any of so many"
+        )
+    elif selected["p_confirmed"].notna().any():
+        outcome = "held on other images"
+    pairs = words.plural(len(selected), "pair of class and neuron", "pairs of class and neuron")
+    text = f"No neuron is shown to: of {pairs} selected on the train images, none {outcome}."
+    return Markup(text)
 
 
 def _flattery(every: pd.DataFrame, direction: str) -> str:
@@ -245,9 +246,8 @@ def fewest(results: Results) -> str:
         "error of the best number on folds of train, gets "
         f"{words.share(scores, 'a')} of {words.plural(few.n, 'test image')} right"
     )
-    return text + (
-        f"; on {most:,}, the most tried, {words.percent(few.accuracy_all)}." if k < most else "."
-    )
+    more = f"; on {most:,}, the most tried, {words.percent(few.accuracy_all)}"
+    return f"{text}{more if k < most else ''}."
 
 
 @claim("best pooling")

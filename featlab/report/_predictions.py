@@ -359,6 +359,9 @@ def set_maps_answer(results: Results) -> str:
         return ""
     n = made.boxes["row"].nunique()
     text = f"A heat map and a box of {words.plural(n, 'picture')} by each method that asks no label"
+    if dark := int((made.boxes["xmax"] <= made.boxes["xmin"]).sum()):
+        one = words.plural(dark, "map is dark and has", "maps are dark and have")
+        text += f" ({one} no box, of {len(made.boxes):,})"
     own = made.table[~made.table["baseline"].astype(bool)] if len(made.table) else made.table
     if own.empty:
         return f"{text}; there are no true boxes, so nothing is scored here."
