@@ -57,6 +57,25 @@ def made(tmp_path_factory):
     return fitted_set(tmp_path_factory.mktemp("set"))
 
 
+def test_an_analysis_asks_each_image_once_and_its_predictor_is_the_same(made, monkeypatch):
+    _, results, own = made
+    asked, real = [], Predictor._of_maps
+
+    def counted(self, store, coverage):
+        asked.extend(store.images["path"])
+        return real(self, store, coverage)
+
+    monkeypatch.setattr(Predictor, "_of_maps", counted)
+    with_them = pipeline.pictures.with_predictions(results).predictions
+    assert sorted(asked) == sorted(results.store.images["path"])
+    told = with_them.predictor.measured
+    assert set(told) == set(own.measured) and {"accuracy", "mean_iou", "box_score"} <= set(told)
+    assert told["box_score"] == pytest.approx(own.measured["box_score"], abs=1e-6)
+    tested = with_them.table.dropna(subset="iou")
+    score = told["box_score"]
+    assert score["realised"] == pytest.approx(tested["iou"].mean()) and score["n"] == len(tested)
+
+
 def test_the_files_get_what_the_store_got_and_the_saved_one_says_the_same(made, tmp_path):
     folder, results, predictor = made
     own = predictor.predict(results.store)
@@ -504,13 +523,13 @@ def test_blocks_of_pictures_give_one_table_and_go_on_where_they_stopped(
     folder, results, predictor = made
     monkeypatch.setattr("featlab.predict._predictor.PICTURES_AT_ONCE", 32)
     largest = []
-    real = Predictor._of_store
+    real = Predictor.of_store
 
     def measured(self, store, coverage):
         largest.append(len([*(tmp_path / "out" / "predictions.parts").glob("*.h5")]))
         return real(self, store, coverage)
 
-    monkeypatch.setattr(Predictor, "_of_store", measured)
+    monkeypatch.setattr(Predictor, "of_store", measured)
     own = real(predictor, results.store, 0.9)
     network = FakeBackbone(fail_at=2, error=KeyboardInterrupt())
     ask = partial(predictor.predict, folder, folder=tmp_path / "out")

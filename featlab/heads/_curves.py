@@ -33,7 +33,7 @@ from featlab.heads.training import (
     linear_weights,
     log_losses,
     logistic,
-    one_thread,
+    quick_fits,
     rotated,
     scaled,
     scaled_fold,
@@ -224,7 +224,7 @@ def ablation_curve(
     sides = sides_of(split, images, random_state)
     test, truth = sides.test, images.y[sides.test]
     train = images.train(double_rows(values, sides.fitted), sides.fitted, random_state)
-    with one_thread(train.X.size):
+    with quick_fits(train.X.size):
         model, _ = fit_logistic(train)
     rng = np.random.default_rng(random_state)
     partners = _Partners(train.X.var(axis=0), columns[: numbers[-1]])
@@ -332,7 +332,7 @@ def smallest_set(
     folds = folds_of(first(1))
     if len(folds) < 2:
         raise FeatlabError("A class has too few images or groups in train to cross-validate.")
-    with one_thread(len(sides.fitted) * values.shape[1]):
+    with quick_fits(len(sides.fitted) * values.shape[1]):
         tried = {k: _validated(first(k), k, folds) for k in {*numbers, len(columns)}}
         curve = pd.DataFrame([tried[k] for k in numbers])
         best = curve.iloc[int(curve["accuracy"].to_numpy().argmax())]

@@ -24,7 +24,7 @@ from featlab.arguments import finite_matrix
 from featlab.errors import FeatlabError
 from featlab.heads.models import CentroidClassifier
 from featlab.heads.saved import FORMAT, NETWORK, VERSION, Floats, SavedHead
-from featlab.heads.training import fit_quietly, folds_of, images_of, one_thread
+from featlab.heads.training import fit_quietly, folds_of, images_of, quick_fits
 from featlab.store import MapStore
 from featlab.store.network import network_facts
 from featlab.system.files import write_whole
@@ -176,7 +176,7 @@ def calibrated_head(
     scores, codes = [], []
     for fit, held in folds_of(train):
         own = clone(model)
-        with one_thread(values.size):
+        with quick_fits(values.size):
             fit_quietly(own, values[fit], train.labels[fit])
         if len(own.classes_) == len(images.classes):
             scores.append(np.log(np.maximum(own.predict_proba(values[held]), _LEAST)))
@@ -216,7 +216,7 @@ def refitted_head(model: Pipeline, X: ArrayLike, y: ArrayLike, temperature: floa
     images = images_of(X, y, None)
     values = double_rows(finite_matrix(X), np.arange(len(images.y)))
     own = clone(model)
-    with one_thread(values.size):
+    with quick_fits(values.size):
         fit_quietly(own, values, np.asarray(y))
     return _tempered(plain_head(own), temperature)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import sklearn
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
 from sklearn.exceptions import ConvergenceWarning
@@ -18,7 +19,6 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featlab.arguments import (
     check_classes_in_train,
@@ -31,6 +31,7 @@ from featlab.arguments import (
 )
 from featlab.errors import FeatlabError
 from featlab.heads.scores import clusters_of, losses_of
+from featlab.system.processes import one_blas_thread
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,7 @@ MOST_ROWS = 50_000
 """Train images that a head is fitted on; of more, a random choice in the classes' shares."""
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _C_UNTUNED = 1e-2
-_L1_GRID = (0.1, 0.5, 2.5, 10.0)
-_L1_UNTUNED = 0.5
-_L1_FOLDS = 3
-_MAX_ITERATIONS = 1000
+MAX_ITERATIONS = 1000
 _FOLDS = 5
 _MANY_VALUES = 20_000_000
 _LEAST_APART = 1e-4  # of a row from those before it, of the largest such distance
@@ -265,10 +263,18 @@ def fit_quietly(model: Any, X: NDArray[Any], y: NDArray[Any]) -> None:
         logger.warning("Logistic regression stopped after %d iterations.", last.max_iter)
 
 
-def one_thread(size: int) -> contextlib.AbstractContextManager[Any]:
-    """Linear algebra in one thread for few values: waking the others takes longer."""
-    limit = 1 if size < _MANY_VALUES else None
-    return threadpool_limits(limit, user_api="blas")  # type: ignore[no-any-return]
+@contextlib.contextmanager
+def quick_fits(size: int) -> Iterator[None]:
+    """Around fits to so many values that are known to be finite.
+
+    Linear algebra is done in one thread where they are few: waking the others takes longer. What
+    scikit-learn checks anew at each call takes a quarter of a small fit.
+    """
+    with (
+        one_blas_thread() if size < _MANY_VALUES else contextlib.nullcontext(),
+        sklearn.config_context(assume_finite=True, skip_parameter_validation=True),
+    ):
+        yield
 
 
 def scaled(model: Any) -> Pipeline:
@@ -399,19 +405,6 @@ def fit_logistic(train: Train) -> tuple[Pipeline, str]:
     return model, f"C={best:g} ({fold_words(train, folds)})" + balanced_words(train)
 
 
-def fit_logistic_l1(train: Train) -> tuple[Pipeline, str]:
-    """Standardised, L1, each class against the rest."""
-    folds = folds_of(train, _L1_FOLDS)
-    best = _L1_UNTUNED
-    if folds:
-        best = least_loss(train, folds, _L1_GRID, lambda C: _sparse(C, train), log_losses)
-    model = scaled(_sparse(best, train))
-    fit_quietly(model, train.X, train.labels)
-    used = np.any([part.coef_[0] != 0 for part in model[-1].estimators_], axis=0)
-    words = f"C={best:g} ({fold_words(train, folds)}), {used.sum()} of {len(used)} neurons used"
-    return model, words + balanced_words(train)
-
-
 def balanced_words(train: Train) -> str:
     """That the classes were weighed, if they were."""
     return "" if train.class_weight is None else ", balanced classes"
@@ -419,21 +412,7 @@ def balanced_words(train: Train) -> str:
 
 def logistic(C: float, **parameters: Any) -> LogisticRegression:
     """The L2 logistic regression of this room."""
-    return LogisticRegression(C=C, max_iter=_MAX_ITERATIONS, **parameters)
-
-
-def _sparse(C: float, train: Train) -> OneVsRestClassifier:
-    # liblinear is some twenty times faster here than saga, which alone has a multinomial L1.
-    model = LogisticRegression(
-        C=C,
-        solver="liblinear",
-        max_iter=_MAX_ITERATIONS,
-        class_weight=train.class_weight,
-        random_state=train.random_state,
-    )
-    old = model.get_params().get("penalty") == "l2"  # scikit-learn < 1.8
-    model.set_params(**({"penalty": "l1"} if old else {"l1_ratio": 1.0}))
-    return OneVsRestClassifier(model)
+    return LogisticRegression(C=C, max_iter=MAX_ITERATIONS, **parameters)
 
 
 def tuned_c(train: Train, folds: list[Fold]) -> float:

@@ -423,10 +423,11 @@ def with_predictions(results: Results) -> Results:
     Where none can be made of them, `left_out` says why.
     """
     try:
-        predictor = predict.fit_predictor(results)
+        predictor = predict.fitted(results)
     except FeatlabError as error:
         return replace(results, left_out={**results.left_out, "predictor": str(error)})
     every = predictor.predict(results.store)
+    predictor = predict.measured(predictor, results, every)
     tested = predict.predictions_beside_truth(predictor, results, every)
     known = {"label": results.store.images["label"].to_numpy(), "split": results.split.to_numpy()}
     tested = replace(tested, every=every.assign(**known), predictor=predictor)

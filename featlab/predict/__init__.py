@@ -54,6 +54,7 @@ from featlab.predict._parts import (
     ExpectedOverlap,
     Floats,
     HeatBoxes,
+    beside_real,
     box_signs,
     fit_overlap,
     fit_typicality,
@@ -143,7 +144,10 @@ def fit_predictor(results: Results, *, refit: bool = False) -> Predictor:
     Where images have groups, one image of each confirm group, drawn at random, calibrates: sets and
     typicality then hold for pictures of new groups.
     """
-    own = _scored(results)
+    own = fitted(results)
+    rows = _boxed(results, "test")
+    answers = own.of_store(results.store, rows=rows) if len(rows) else pd.DataFrame()
+    own = measured(own, results, answers)
     return refit_predictor(own, results) if refit else own
 
 
@@ -178,8 +182,11 @@ def refit_predictor(own: Predictor, results: Results) -> Predictor:
     return replace(new, measured={**new.measured, "scores_of": new.refit_sentence})
 
 
-def _scored(results: Results) -> Predictor:
-    """The predictor whose head, thresholds and boxes are those that were scored."""
+def fitted(results: Results) -> Predictor:
+    """The predictor whose head, thresholds and boxes are those that were scored.
+
+    :func:`measured` adds how good it is, once it was asked of the test images.
+    """
     from featlab.heads.saving import calibrated_head  # with scikit-learn, which asking needs not
 
     store, sides = results.store, results.split.to_numpy(str)
@@ -218,14 +225,10 @@ def _scored(results: Results) -> Predictor:
         measured={},
     )
     box_head, overlap = _boxes(own, results)
-    own = replace(own, box_head=box_head, overlap=overlap)
-    measured = _measured(results, own)
     unit = "one image of each group" if (groups != "").any() else "images"
-    measured |= {"temperature": temperature, "calibrated_on": f"confirm, {unit}",
-                 "n_calibrated": len(confirm), "random_state": seed}  # fmt: skip
-    if of_score := _box_score(own, results):
-        measured["box_score"] = of_score
-    return replace(own, measured=measured)
+    known = {"temperature": temperature, "calibrated_on": f"confirm, {unit}",
+             "n_calibrated": len(confirm), "random_state": seed}  # fmt: skip
+    return replace(own, box_head=box_head, overlap=overlap, measured=known)
 
 
 def _scores(
@@ -278,8 +281,7 @@ def _boxes(own: Predictor, results: Results) -> tuple[BoxHead | None, ExpectedOv
     """
     store, seed = results.store, results.random_state
     truth = true_boxes(store.images, store.boxes, results.box_kind)
-    confirm = np.flatnonzero(results.split.to_numpy(str) == "confirm")
-    rows = np.intersect1d(confirm, truth["image"].to_numpy(np.int64))
+    rows = _boxed(results, "confirm")
     regression = results.box_regression
     held: dict[str, pd.DataFrame] = {}
     if regression is not None:
@@ -305,47 +307,49 @@ def _boxes(own: Predictor, results: Results) -> tuple[BoxHead | None, ExpectedOv
     return head, fit_overlap(signs, tables[best]["iou"].to_numpy(float))
 
 
-def _box_score(own: Predictor, results: Results) -> dict[str, float]:
-    """How the expected IoU stands to the real one on test images: rank correlation, both means."""
-    if own.overlap is None:
-        return {}
+def _boxed(results: Results, side: str) -> np.ndarray:
+    """Rows of a side that have a true box, rising."""
     truth = true_boxes(results.store.images, results.store.boxes, results.box_kind)
-    test = np.flatnonzero(results.split.to_numpy(str) == "test")
-    rows = np.intersect1d(test, truth["image"].to_numpy(np.int64))
-    rows = np.sort(np.random.default_rng(results.random_state).permutation(rows)[:_MOST_BOXED])
-    if not len(rows):
-        return {}
-    probability = own.head.predict_proba(results.store.pooled(rows, layer=own.layer))
-    boxes, signs = own.boxes(results.store, rows, probability.argmax(axis=1))
-    expected, real = own.overlap.of(signs), best_iou(boxes, rows, truth)
-    spread = min(np.ptp(expected), np.ptp(real)) > 0
-    ranks = pd.Series(expected).corr(pd.Series(real), method="spearman") if spread else 0.0
-    return {"value": float(ranks), "n": len(rows),
-            "expected": float(expected.mean()), "realised": float(real.mean())}  # fmt: skip
+    rows = np.flatnonzero(results.split.to_numpy(str) == side)
+    return np.intersect1d(rows, truth["image"].to_numpy(np.int64))
 
 
-def _measured(results: Results, own: Predictor) -> dict[str, Any]:
-    """Scores on test images of the head and of the boxes, as `predict` gives them.
+def measured(own: Predictor, results: Results, answers: pd.DataFrame) -> Predictor:
+    """The same with its scores on test images: of the head, and of the boxes that it gives.
 
     A heat map is that of the class predicted, so its boxes are not those that the table of heat
     maps scores, where the class is known.
+
+    Parameters
+    ----------
+    own : Predictor
+        Of :func:`fitted`, from `results`.
+    results : Results
+    answers : DataFrame
+        What it says of the test images with a box, if any, or of more; its index has their rows.
     """
-    heads = results.heads.table.set_index("head")
-    scores = {"accuracy": score_of(heads.loc[results.heads.main], "accuracy")}
+    heads, store = results.heads.table.set_index("head"), results.store
+    scores: dict[str, Any] = {"accuracy": score_of(heads.loc[results.heads.main], "accuracy")}
     if own.box_head is not None:
-        return scores | dict(own.box_head.measured)
-    store = results.store
-    truth = true_boxes(store.images, store.boxes, results.box_kind)
-    test = np.flatnonzero(results.split.to_numpy(str) == "test")
-    rows = np.intersect1d(test, truth["image"].to_numpy(np.int64))
-    if not len(rows):
-        return scores
-    probability = own.head.predict_proba(store.pooled(rows, layer=own.layer))
-    boxes, _ = own.boxes(store, rows, probability.argmax(axis=1))
-    overlap, groups = best_iou(boxes, rows, truth), store.images["group"].to_numpy(str)[rows]
+        scores |= own.box_head.measured
+    rows = _boxed(results, "test")
+    if len(rows):
+        said = answers.loc[rows]
+        truth = true_boxes(store.images, store.boxes, results.box_kind)
+        overlap = best_iou(said[CORNERS].to_numpy(float), rows, truth)
+        if own.box_head is None:
+            groups = store.images["group"].to_numpy(str)[rows]
+            scores |= _overlap_scores(overlap, groups, results.random_state)
+        if own.overlap is not None:
+            scores["box_score"] = beside_real(said["box_score"].to_numpy(float), overlap)
+    return replace(own, measured={**scores, **own.measured})
+
+
+def _overlap_scores(overlap: Floats, groups: np.ndarray, seed: int) -> dict[str, Any]:
+    scores = {}
     for name, values in zip(KEPT_SCORES, (overlap, (overlap >= 0.5).astype(float)), strict=True):
-        low, high = mean_interval(values, groups=groups, random_state=results.random_state)
-        scores[name] = {"value": float(values.mean()), "low": low, "high": high, "n": len(rows)}
+        low, high = mean_interval(values, groups=groups, random_state=seed)
+        scores[name] = {"value": float(values.mean()), "low": low, "high": high, "n": len(values)}
     return scores
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -243,6 +244,14 @@ def fit_overlap(signs: Floats, overlap: Floats) -> ExpectedOverlap:
     scale, ridge = (step for _, step in model.fit(signs, overlap).steps)
     slopes = ridge.coef_ / scale.scale_
     return ExpectedOverlap(np.array([ridge.intercept_ - slopes @ scale.mean_, *slopes]))
+
+
+def beside_real(expected: Floats, real: Floats) -> dict[str, float]:
+    """How the expected IoU stands to the real one: rank correlation, and both means."""
+    spread = min(np.ptp(expected), np.ptp(real)) > 0
+    ranks = pd.Series(expected).corr(pd.Series(real), method="spearman") if spread else 0.0
+    return {"value": float(ranks), "n": len(real),
+            "expected": float(expected.mean()), "realised": float(real.mean())}  # fmt: skip
 
 
 class Ticks:

@@ -242,7 +242,7 @@ class Predictor:
         if isinstance(pictures, MapStore):
             facts = network_facts(self.provenance)
             refuse_other_network(facts, pictures.provenance, pictures.path, _OTHER)
-            return self._of_store(pictures, coverage)
+            return self.of_store(pictures, coverage)
         run = partial(self.of_files, coverage=coverage, on_error=on_error, progress=progress)
         blocks = blocks_in_memory(pictures, PICTURES_AT_ONCE)
         if blocks is None:
@@ -298,9 +298,9 @@ class Predictor:
             ticks = Ticks(0, len(images), progress)
             path = folder / MAPS
             with extract(images, path=path, skipped=skipped, progress=ticks.of(images)) as store:
-                return self._of_store(store, coverage)
+                return self.of_store(store, coverage)
         if len(images) <= _FEW:
-            return self._of_store(maps_at_once(images, backbone, options), coverage)
+            return self.of_store(maps_at_once(images, backbone, options), coverage)
         blocks = [
             images.iloc[start : start + PICTURES_AT_ONCE].reset_index(drop=True)
             for start in range(0, len(images), PICTURES_AT_ONCE)
@@ -312,7 +312,7 @@ class Predictor:
             if not done.is_file():
                 maps = done.with_suffix(".h5")
                 with extract(some, path=maps, progress=ticks.of(some)) as store:
-                    write_whole(done, self._of_store(store, coverage).to_parquet)
+                    write_whole(done, self.of_store(store, coverage).to_parquet)
                 maps.unlink()
                 shutil.rmtree(maps.with_name(f"{maps.name}.parts"), ignore_errors=True)
             tables.append(pd.read_parquet(done))
@@ -345,20 +345,27 @@ class Predictor:
         refuse_difference(own, backbone.identity(), who, _OTHER)
         refuse_other_maps(self.provenance, backbone, who, _OTHER)
 
-    def _of_store(self, store: MapStore, coverage: float) -> pd.DataFrame:
-        """Batches of images side by side, the maps of each read once."""
+    def of_store(
+        self, store: MapStore, coverage: float = 0.9, rows: np.ndarray | None = None
+    ) -> pd.DataFrame:
+        """:meth:`predict` of images of a store, by default of all; the index has their rows.
+
+        Batches side by side, the maps of each read once.
+        """
         layers = self.used_layers
-        rows = np.arange(len(store))
-        batches = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+        asked = np.arange(len(store)) if rows is None else rows
+        batches = [asked[start : start + _BLOCK] for start in range(0, len(asked), _BLOCK)]
 
         def answered(batch: np.ndarray) -> pd.DataFrame:
             return self._of_maps(store.in_memory(batch, layers), coverage)
 
         if len(batches) == 1:
-            return answered(rows)
-        # Each batch has a core to itself.
-        with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:
-            return pd.concat(pool.map(answered, batches), ignore_index=True)
+            table = answered(asked)
+        else:
+            # Each batch has a core to itself.
+            with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:
+                table = pd.concat(pool.map(answered, batches), ignore_index=True)
+        return table if rows is None else table.set_axis(rows)
 
     def _of_maps(self, store: MapStore, coverage: float) -> pd.DataFrame:
         rows, X = np.arange(len(store)), store.pooled(layer=self.layer)
@@ -396,17 +403,12 @@ class Predictor:
 
     def firing(self, X: np.ndarray, labels: np.ndarray) -> list[str]:
         """The neurons of each picture's class that fire, as text."""
-        of_class = dict(iter(self.detectors.groupby("class")))
-        names = []
-        for row, label in zip(X, labels, strict=True):
-            own = of_class.get(label)
-            if own is None:
-                names.append("")
-                continue
-            neurons = own["neuron"].to_numpy()
-            firing = neurons[row[neurons] > own["threshold"].to_numpy()]
-            names.append(" ".join(map(str, firing[:_DETECTORS_NAMED])))
-        return names
+        names = np.full(len(X), "", dtype=object)
+        for label, own in self.detectors.groupby("class"):
+            neurons, rows = own["neuron"].to_numpy(), np.flatnonzero(labels == label)
+            fires = X[rows][:, neurons] > own["threshold"].to_numpy()
+            names[rows] = [" ".join(map(str, neurons[one][:_DETECTORS_NAMED])) for one in fires]
+        return names.tolist()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as arrays and JSON in one HDF5 file, complete or not at all.
