@@ -126,7 +126,7 @@ def _decomposed(half: Maps, random_state: int) -> tuple[Floats, np.ndarray, np.n
     if len(half) > _GRAM_ROWS:
         from sklearn.utils.extmath import randomized_svd
 
-        vectors, scales, axes = randomized_svd(half, count, random_state=random_state)
+        vectors, scales, axes = randomized_svd(half, count, n_iter=2, random_state=random_state)
         return scales, vectors * scales, axes.T
     values, vectors = np.linalg.eigh((half @ half.T).astype(np.float64))
     values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]

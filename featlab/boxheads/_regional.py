@@ -54,6 +54,7 @@ _STRETCH = 1.3  # shifts are errors of the first box, times up to this
 FARTHEST = 0.5  # no shift or correction is larger: a few wild boxes would rule the squares
 _LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
 _INSIDE_PENALTY = 0.03
+_PER_TREE = 1000  # examples, at most half of all
 _TREES = 120  # folds that chose 40, 80 or 160 gave no better boxes
 
 
@@ -419,12 +420,13 @@ def _fit(X: Floats, Y: Floats, random_state: int) -> list[GradientBoostingRegres
     import sklearn
     from sklearn.ensemble import GradientBoostingRegressor
 
+    share = min(0.5, _PER_TREE / len(X))
     # Checked for each tree, the parameters would cost a third of the time.
     with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
         return [
             GradientBoostingRegressor(
                 learning_rate=0.08, n_estimators=_TREES, max_depth=3, min_samples_leaf=5,
-                subsample=0.5, max_features=0.3, random_state=random_state,
+                subsample=share, max_features=0.3, random_state=random_state,
             ).fit(X, column)
             for column in Y.T
         ]  # fmt: skip
