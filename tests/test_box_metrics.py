@@ -222,7 +222,7 @@ def test_border_boxes_are_whole_and_degenerate_ones_count_nothing():
     assert found.iou[1, 0] == found.iou_any[1, 0] == 0
 
 
-def test_heat_in_boxes_is_that_of_each_picture_alone():
+def test_heat_in_boxes_is_that_of_brute_force():
     """Boxes of many pictures are taken to the grid together; the loops say what numpy says."""
     rng = np.random.default_rng(4)
     heat, sizes = rng.random((70, 7, 7), dtype=np.float32), np.full((70, 2), 90.0)

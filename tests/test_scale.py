@@ -201,6 +201,15 @@ class TestComponents:
         seen = np.log1p(values)
         assert_allclose(scores, (seen - seen.mean(axis=0)) @ found.axes.T, atol=1e-4)
 
+    def test_of_very_many_rows_those_of_some_evenly_spaced(self, monkeypatch):
+        values = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+        monkeypatch.setattr("featlab.features._MOST_TURNED", 15)
+        found, scores = features.reduced_rows(values, 4)
+        few, of_few = features.reduced_rows(values[::4], 4)
+        assert_allclose(found.axes, few.axes)
+        assert_allclose(scores[::4], of_few, atol=1e-5)
+        assert len(scores) == 60
+
     def test_standardised_with_a_column_that_does_not_vary(self, tiny):
         X = problem().X
         varying = X.drop(columns=5, level="neuron").to_numpy(np.float64)
