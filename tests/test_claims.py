@@ -1396,6 +1396,11 @@ def test_the_command_line_says_why_there_is_no_p_and_what_confirming_flatters(
     assert told.count("which being confirmed flatters (median of all selected there") == sum(
         one["n"] > 0 for one in summary["detectors"].values()
     )
+    assert "more class" not in told
+    (one, *_) = summary["detectors"].values()
+    tell(summary | {"detectors": {f"class {k}": one for k in range(13)}}, tmp_path)
+    told = capsys.readouterr().out
+    assert "detectors of class 9:" in told and "… and of 3 more classes" in told
     tell(summary | {"without_p": {}}, tmp_path)
     assert "without a p" not in capsys.readouterr().out
 

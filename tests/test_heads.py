@@ -204,6 +204,16 @@ class TestSmallAndOdd:
         pd.testing.assert_frame_equal(ours.predictions, theirs.predictions)
         assert ours.table["accuracy"].iloc[1] > 0.7
 
+    def test_many_classes_of_few_images_are_no_warning(self):
+        # scikit-learn takes names for numbers where there are so many of them.
+        y = np.array([f"class {k % 13}" for k in range(39)])
+        X = np.random.default_rng(0).normal(size=(39, 5))
+        split = np.repeat(["train", "confirm", "test"], [24, 2, 13])
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            evaluate_heads(X, y, split, heads=["logistic"])
+        assert not [one for one in said if "unique classes" in str(one.message)]
+
     def test_one_train_image_is_not_tuned(self):
         X, y, _ = problem(n=15, k=3)
         y = np.repeat(["a", "b", "c"], 5)

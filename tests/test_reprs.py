@@ -141,6 +141,9 @@ def test_tables_are_cut_and_numbers_short():
     told = read(html_table(table))
     assert "28 more rows" in told and "0.123 " in told and "–" in told and "<i>" in told
     assert "12 more" not in read(html_table(table.head(12)))
+    cells = html_table(table.head(1)).split("<tbody>")[1].split("<td")[1:]
+    assert ["left" in cell.split(">")[0] for cell in cells] == [False, False, True]
+    assert "no rows" in read(html_table(table.head(0)))
 
 
 def test_a_page_is_shown_in_a_sandbox(tmp_path):

@@ -68,6 +68,15 @@ def test_what_needs_labels_is_left_out_for_one_reason(analysed):
     assert summary["left_out"]["heads"] == "the pictures have no labels"
 
 
+def test_a_notebook_shows_results_without_labels(analysed):
+    results, _ = analysed
+    assert repr(results.heads) == "<HeadResults of no head on 0 test images>"
+    assert "no rows" in results.heads._repr_html_()
+    shown = results._repr_html_()
+    assert "48 images without labels" in shown and "Heads" not in shown
+    assert "(no label) 48" in results.store._repr_html_()
+
+
 def test_the_report_in_brief_has_the_clusters(analysed):
     page = (analysed[1] / "brief.html").read_text("utf-8")
     assert page.count("<table>") == 1 and "Clusters, the largest first" in page

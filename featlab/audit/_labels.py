@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -342,7 +341,8 @@ def _held_out(
         model = LogisticRegression(max_iter=200, tol=1e-3, warm_start=True)
         for place, C in enumerate(_C_GRID):
             with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-                warnings.simplefilter("ignore", ConvergenceWarning)
+                # Not converged; more than half as many classes as images.
+                warnings.simplefilter("ignore", UserWarning)
                 model.set_params(C=C).fit(X[fit], codes[fit])
             results[place][np.ix_(held, model.classes_)] = model.predict_proba(X[held])
     own = results[:, np.arange(len(codes)), codes]

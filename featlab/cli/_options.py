@@ -366,6 +366,8 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
             f"  detectors of {label}: {detectors['n']} confirmed of {detectors['n_selected']} "
             f"selected{best}"
         )
+    if (more := len(summary["detectors"]) - 10) > 0:
+        print(f"  … and of {more:,} more class{'' if more == 1 else 'es'}")
     _tell_reasons(summary["without_p"])
     if summary["clusters"]:
         sizes = ", ".join(map(str, summary["clusters"].values()))

@@ -13,7 +13,6 @@ import numpy as np
 import sklearn
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.multiclass import OneVsRestClassifier
@@ -255,7 +254,8 @@ def fold_words(train: Train, folds: Sequence[Fold]) -> str:
 def fit_quietly(model: Any, X: NDArray[Any], y: NDArray[Any]) -> None:
     """Fit; a solver that did not converge is told in the log."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        # Not converged; more than half as many classes as images.
+        warnings.simplefilter("ignore", UserWarning)
         model.fit(X, y)
     last = model[-1] if isinstance(model, Pipeline) else model
     # A multilayer perceptron is trained for a fixed number of epochs on purpose.

@@ -57,16 +57,18 @@ class HeadResults:
     clusters: NDArray[np.intp] | None = None
 
     def __repr__(self) -> str:
-        n = int(self.table["n"].max())
-        return f"<HeadResults of {', '.join(self.models)} on {n} test images>"
+        n = int(self.table["n"].max()) if self.models else 0
+        return f"<HeadResults of {', '.join(self.models) or 'no head'} on {n} test images>"
 
     def _repr_html_(self) -> str:
         scores = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "roc_auc"]
         columns = ["head", "n_train", "n", *scores, "log_loss"]
         return html_block(
             f"HeadResults: {len(self.models)} heads, {len(self.classes)} classes",
-            html_table(self.table[columns]),
-            html_folded("Parameters", html_table(self.table[["head", "parameters"]])),
+            html_table(self.table.reindex(columns=columns)),
+            html_folded(
+                "Parameters", html_table(self.table.reindex(columns=["head", "parameters"]))
+            ),
         )
 
     @property
@@ -444,7 +446,9 @@ class Results:
         return html_block(
             f"What the network knows of {len(self.store.images):,} images",
             f"<ol>{items}</ol>",
-            html_folded("Heads", html_table(self.heads.table[columns])),
+            html_folded("Heads", html_table(self.heads.table[columns]))
+            if self.heads.models
+            else "",
             "<p><code>report.write_report(results, path)</code> makes the page; "
             "<code>report.show(path)</code> shows it here.</p>",
         )

@@ -133,7 +133,7 @@ class MapStore:
                     ("file", self.path),
                     ("backbone", self.provenance.get("backbone", "")),
                     *shapes,
-                    ("classes", html_counts(self.images["label"])),
+                    ("classes", html_counts(self.images["label"].replace("", "(no label)"))),
                     ("boxes", html_counts(self.boxes["kind"].replace("", "(no kind)"))),
                     ("skipped files", len(self.skipped)),
                 ]

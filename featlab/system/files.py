@@ -352,12 +352,22 @@ def html_facts(pairs: Iterable[tuple[Any, Any]]) -> str:
 
 
 def html_table(frame: pd.DataFrame) -> str:
-    """The first rows of a table, numbers with three digits."""
+    """The first rows of a table, numbers with three digits and to the right, text to the left."""
     first = frame.head(_MOST_ROWS)
-    head = "".join(f'<th scope="col">{html_text(column)}</th>' for column in first.columns)
+    if first.empty:
+        return "<p>no rows</p>"
+    sides = [
+        f' style="text-align:{"right" if pd.api.types.is_numeric_dtype(kind) else "left"}"'
+        for kind in first.dtypes
+    ]
+    head = "".join(
+        f'<th scope="col"{side}>{html_text(column)}</th>'
+        for column, side in zip(first.columns, sides, strict=True)
+    )
+    rows = (zip(row, sides, strict=True) for row in first.itertuples(index=False))
     body = "".join(
-        "<tr>" + "".join(f"<td>{html_text(_cell(value))}</td>" for value in row) + "</tr>"
-        for row in first.itertuples(index=False)
+        f"<tr>{''.join(f'<td{side}>{html_text(_cell(value))}</td>' for value, side in row)}</tr>"
+        for row in rows
     )
     rest = len(frame) - len(first)
     more = f"<p>{rest:,} more rows</p>" if rest else ""
