@@ -62,13 +62,13 @@ class HeadResults:
 
     def _repr_html_(self) -> str:
         scores = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "roc_auc"]
-        columns = ["head", "n_train", "n", *scores, "log_loss"]
+        table = self.table.reindex(
+            columns=["head", "n_train", "n", *scores, "log_loss", "parameters"]
+        )
         return html_block(
             f"HeadResults: {len(self.models)} heads, {len(self.classes)} classes",
-            html_table(self.table.reindex(columns=columns)),
-            html_folded(
-                "Parameters", html_table(self.table.reindex(columns=["head", "parameters"]))
-            ),
+            html_table(table.drop(columns="parameters")),
+            html_folded("Parameters", html_table(table[["head", "parameters"]])),
         )
 
     @property
@@ -431,10 +431,8 @@ class Results:
         return self.neurons if self.all_neurons is None else self.all_neurons
 
     def __repr__(self) -> str:
-        return (
-            f"<Results of {len(self.store.images)} images, {len(self.store.classes)} classes; "
-            "write_report makes a page of them>"
-        )
+        of = f"{len(self.store.images)} images, {len(self.store.classes)} classes"
+        return f"<Results of {of}; write_report makes a page of them>"
 
     def _repr_html_(self) -> str:
         """The answers at the top of the page."""
@@ -442,13 +440,12 @@ class Results:
             f"<li><strong>{html_text(question)}</strong> {html_text(answer, longest=None)}</li>"
             for question, answer in self.answers.items()
         )
-        columns = ["head", "n", "accuracy", "accuracy_low", "accuracy_high"]
+        scores = ["head", "n", "accuracy", "accuracy_low", "accuracy_high"]
+        heads = self.heads.table.reindex(columns=scores)
         return html_block(
             f"What the network knows of {len(self.store.images):,} images",
             f"<ol>{items}</ol>",
-            html_folded("Heads", html_table(self.heads.table[columns]))
-            if self.heads.models
-            else "",
+            html_folded("Heads", html_table(heads)) if len(heads) else "",
             "<p><code>report.write_report(results, path)</code> makes the page; "
             "<code>report.show(path)</code> shows it here.</p>",
         )
