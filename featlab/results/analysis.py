@@ -62,9 +62,8 @@ class HeadResults:
 
     def _repr_html_(self) -> str:
         scores = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "roc_auc"]
-        table = self.table.reindex(
-            columns=["head", "n_train", "n", *scores, "log_loss", "parameters"]
-        )
+        columns = ["head", "n_train", "n", *scores, "log_loss", "parameters"]
+        table = self.table.reindex(columns=columns)
         return html_block(
             f"HeadResults: {len(self.models)} heads, {len(self.classes)} classes",
             html_table(table.drop(columns="parameters")),
