@@ -358,10 +358,8 @@ def tell(summary: Mapping[str, Any], output: Path) -> None:
                 f"{_number(detectors['auroc_confirmed_high'])}] on unseen images"
             )
             if detectors["n"] < detectors["n_selected"]:
-                best += (
-                    ", which being confirmed flatters (median of all selected there "
-                    f"{_number(detectors['auroc_unseen_of_selected'])})"
-                )
+                middle = _number(detectors["auroc_unseen_of_selected"])
+                best += f", which being confirmed flatters (median of all selected there {middle})"
         print(
             f"  detectors of {label}: {detectors['n']} confirmed of {detectors['n_selected']} "
             f"selected{best}"
