@@ -313,18 +313,37 @@ def test_a_command_that_keeps_no_parts_promises_none(monkeypatch, capsys):
     assert "interrupted" in told and "Finished parts" not in told
 
 
-def test_ctrl_c_in_a_destructor_is_not_lost():
-    """Python tells of what is raised there, and goes on: the command ran to its end."""
-    code = (
-        "import signal, sys, time\nfrom featlab import cli\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "class Handle:\n    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\n"
-        "@cli.app.command()\ndef work():\n    Handle()\n    time.sleep(60)\n    print('done')\n"
-        "sys.argv = ['featlab', 'work']\ncli.main()"
-    )
+@pytest.mark.parametrize("place", ["destructor", "bare", "other"])
+def test_an_interrupt_that_a_library_loses_is_not_lost(place):
+    """After a destructor or a bare except the command ran on; others make a TypeError of it."""
+    code = f"""
+import os, signal, sys, time
+from featlab import cli
+cli._PATIENCE = 0.2
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Handle:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+@cli.app.command()
+def work():
+    if "{place}" == "destructor":
+        Handle()
+    else:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except:
+            if "{place}" == "other":
+                raise TypeError("Cannot find maximum value")
+    time.sleep(60)
+    print("done")
+sys.argv = ["featlab", "work"]
+cli.main()
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (130, ""), done.stderr
-    assert "interrupted" in done.stderr and "ignored" not in done.stderr
+    assert (done.returncode, done.stdout) == (143, ""), done.stderr
+    assert "interrupted" in done.stderr and not {"ignored", "Traceback"} & {*done.stderr.split()}
 
 
 def test_help_answers_without_tensorflow():

@@ -5,13 +5,11 @@ Everything heavy is imported inside the commands, so that ``featlab --help`` ans
 
 from __future__ import annotations
 
-import _thread
 import gc
 import logging
 import os
 import signal
 import sys
-import threading
 import warnings
 from typing import Annotated, Any
 
@@ -25,6 +23,7 @@ from featlab.errors import FeatlabError
 from featlab.system import GARBAGE, __version__
 
 _INTERRUPTED, _TERMINATED = 130, 143  # what typer makes of Ctrl-C; what a shell makes of SIGTERM
+_PATIENCE = 2.0  # seconds that an interrupted command has to end
 _KEEP_PARTS = ("demo", "run", "predict", "extract", "finetune")
 
 app = typer.Typer(
@@ -107,37 +106,18 @@ def main() -> None:
     gc.set_threshold(*GARBAGE)
     # Pillow warns of pictures that it opens; those that it refuses are told as skipped.
     warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
-    terminated = False
-
-    def terminate(*_: object) -> None:
-        nonlocal terminated
-        terminated = True
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, terminate)
-    before, sys.unraisablehook = sys.unraisablehook, _heed_interrupts
+    interrupts = _Interrupts()
     try:
         app()
-    except (FeatlabError, OSError) as error:
-        _end_bars()
-        print(f"featlab: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except MemoryError:
-        _end_bars()
-        print(
-            f"featlab: there is not enough memory for this. {_how_to_go_on()} A smaller "
-            "--batch-size or --input-size needs less.",
-            file=sys.stderr,
-        )
-        raise SystemExit(1) from None
-    except SystemExit as end:
-        if end.code != _INTERRUPTED:
+    except BaseException as error:
+        ending = _ending(error, interrupts.end())
+        if ending is None:
             raise
         _end_bars()
-        print(f"\nfeatlab: interrupted. {_how_to_go_on()}", file=sys.stderr)
-        raise SystemExit(_TERMINATED if terminated else _INTERRUPTED) from None
+        print(ending[0], file=sys.stderr)
+        raise SystemExit(ending[1]) from None
     finally:
-        sys.unraisablehook = before
+        interrupts.end()
         # Only if it was needed: importing it takes longer than `featlab --help`.
         if workers := sys.modules.get("featlab.system.processes"):
             workers.dismiss()
@@ -145,13 +125,63 @@ def main() -> None:
         gc.freeze()
 
 
-def _heed_interrupts(lost: Any) -> None:
-    """Raise Ctrl-C anew that fell into a destructor or callback: Python tells it and goes on."""
-    if issubclass(lost.exc_type, KeyboardInterrupt):
-        # Not from within, where it would be lost in the same way.
-        threading.Timer(0.05, _thread.interrupt_main).start()
-    else:
-        sys.__unraisablehook__(lost)
+class _Interrupts:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt, and again until the command ends.
+
+    Once is not enough: libraries make another exception of it, or go on as if nothing had been (a
+    bare ``except``), and Python itself does where it falls into a destructor or a callback.
+    """
+
+    def __init__(self) -> None:
+        self._first = 0
+        self._before: dict[int, Any] = {}
+        alarm = getattr(signal, "SIGALRM", None)  # Windows has none
+        for number in (signal.SIGINT, signal.SIGTERM, alarm):
+            if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._before[number] = signal.signal(number, self._came)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._lost
+
+    def _came(self, number: int, _: object) -> None:
+        self._first = self._first or number
+        self._again(_PATIENCE)
+        raise KeyboardInterrupt
+
+    def _lost(self, lost: Any) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            self._again(0.05)  # not from within, where it would be lost in the same way
+        else:
+            self._hook(lost)
+
+    @staticmethod
+    def _again(seconds: float) -> None:
+        # No thread: the lock that starting one takes may be held where the signal fell.
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def end(self) -> int:
+        """Leave the signals as they were; the number of the one that came first, 0 if none did."""
+        self._again(0)
+        while self._before:
+            signal.signal(*self._before.popitem())
+        sys.unraisablehook = self._hook
+        return self._first
+
+
+def _ending(error: BaseException, interrupt: int) -> tuple[str, int] | None:
+    """Last words and exit code; None for the end of a command that was not cut short, and defects.
+
+    After an interrupt every error is its doing.
+    """
+    code = error.code if isinstance(error, SystemExit) else 1
+    if code == _INTERRUPTED or (interrupt and code):
+        status = _TERMINATED if interrupt == signal.SIGTERM else _INTERRUPTED
+        return f"\nfeatlab: interrupted. {_how_to_go_on()}", status
+    if isinstance(error, MemoryError):
+        return (
+            f"featlab: there is not enough memory for this. {_how_to_go_on()} A smaller "
+            "--batch-size or --input-size needs less."
+        ), 1
+    return (f"featlab: {error}", 1) if isinstance(error, (FeatlabError, OSError)) else None
 
 
 def _how_to_go_on() -> str:
