@@ -29,9 +29,10 @@ print(store.provenance["description"])
 rows = store.images.sample(12, random_state=0).index
 labels = store.images["label"].iloc[rows].tolist()
 pictures = [images.decode_picture((store.root / path).read_bytes()) for path in table["path"][rows]]
+kinds = [given.box_kind] if given.box_kind else store.boxes["kind"].unique()
+true = store.boxes[store.boxes["kind"].isin(kinds)]
 corners = [
-    store.boxes.loc[store.boxes["image"] == row, ["xmin", "ymin", "xmax", "ymax"]].to_numpy()
-    for row in rows
+    true.loc[true["image"] == row, ["xmin", "ymin", "xmax", "ymax"]].to_numpy() for row in rows
 ]
 store.close()
 figure = plots.sample_pictures(pictures, labels, corners)

@@ -41,9 +41,10 @@ figure.savefig(given.folder / "volcano.svg", bbox_inches="tight")
 print(given.folder / "volcano.svg")
 
 # %%
-# The images that drive the best detector, and its map over them:
+# The images that drive the best detector (or the first neuron, if none), and its map over them:
+leading = (detectors if len(detectors) else table)["neuron"].iloc[0]
 with MapStore(given.store) as store:
-    card = pipeline.neuron_card(store, int(detectors["neuron"][0]), table)
+    card = pipeline.neuron_card(store, int(leading), table)
 figure = plots.neuron_card(card)
 figure.savefig(given.folder / "neuron.png", dpi=150)
 print(given.folder / "neuron.png")

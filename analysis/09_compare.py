@@ -36,7 +36,7 @@ print(comparison.entries[columns].round(3).to_string(index=False))
 print("auroc_confirmed: of the confirmed detector that led at selection; this flatters it")
 print("boxes found on the same test images, the best on confirm − each of the others:")
 columns = ["a", "b", "difference", "difference_low", "difference_high", "p_adjusted"]
-print(comparison.box_pairs[columns].round(3).to_string(index=False))
+print(comparison.box_pairs.reindex(columns=columns).round(3).to_string(index=False))
 
 # %%
 page = report.write_comparison(comparison, given.folder / "compare.html")

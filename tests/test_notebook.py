@@ -13,6 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from featlab import datasets
+
 nbformat = pytest.importorskip(
     "nbformat", reason="nbformat is not installed: pip install -e '.[notebook]'"
 )
@@ -96,3 +98,14 @@ def test_its_cells_run(tmp_path):
     for name, table in made_of.items():
         written = json.loads((folder / "predict" / name / "coco/instances.json").read_text("utf-8"))
         assert len(written["images"]) == len(table) >= len(written["annotations"]) > 0
+
+
+@pytest.mark.slow
+def test_the_scripts_run_where_there_is_no_box_and_no_detector(tmp_path):
+    folder = datasets.write_scenes(tmp_path / "pictures", 24)
+    (folder / "boxes.csv").unlink()
+    for script in ("01_extract", "03_neurons", "04_localise", "09_compare"):
+        call = [sys.executable, ANALYSIS / f"{script}.py", folder, "-o", tmp_path / "out"]
+        done = subprocess.run(call, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert script != "04_localise" or "no test image has a box" in done.stdout

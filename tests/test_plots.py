@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -179,6 +180,15 @@ def test_picture_grids_survive_missing_pictures_and_boxes():
         assert isinstance(figure, Figure)
         assert encode(figure, "png").startswith(b"\x89PNG")
     assert plt.get_fignums() == []
+
+
+def test_scores_of_no_image_are_an_empty_figure():
+    scores = ["box_accuracy", "box_accuracy_low", "box_accuracy_high"]
+    empty = pd.DataFrame(columns=["method", "n", *scores, "baseline"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ax = plots.score_intervals(empty, "box_accuracy")
+    assert ax.get_title(loc="left") == "n = 0 test images"
 
 
 def test_right_and_wrong_are_marked():

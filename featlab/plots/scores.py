@@ -416,10 +416,11 @@ def _dots(
             textcoords="offset points", va="center", fontsize=8.5, color=INK,
         )  # fmt: skip
     ax.set_yticks(y, names)
-    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set_ylim(max(len(table), 1) - 0.5, -0.5)
     ax.set_xlim(0, 1.02)
-    ax.legend(
-        frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2,
-        borderaxespad=0.2, handletextpad=0.3, columnspacing=1.2, labelcolor=INK,
-    )  # fmt: skip
+    if len(table):
+        ax.legend(
+            frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2,
+            borderaxespad=0.2, handletextpad=0.3, columnspacing=1.2, labelcolor=INK,
+        )  # fmt: skip
     return ax

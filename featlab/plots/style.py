@@ -195,6 +195,8 @@ def readable(names: pd.Series) -> pd.Series:
 
 def sample_size(table: pd.DataFrame) -> str:
     """`n` of a table of scores: `60 test images`, or from how few to how many."""
+    if table.empty:
+        return "0 test images"
     low, high = int(table["n"].min()), int(table["n"].max())
     return plural(high, "test image") if low == high else f"{low:,} to {high:,} test images"
 
