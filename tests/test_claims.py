@@ -433,6 +433,8 @@ def _(text, r, _claim):
     assert not dark or (count(text, r"\(([\d,]+) map"), f"of {len(boxes):,})" in text) == (dark, 1)
     table = r.set_maps.table
     assert ("nothing is scored" in text) == table.empty
+    several = len(set(r.store.boxes["kind"])) > 1 and bool(r.box_kind) and len(table) > 0
+    assert (f"a true box of kind “{r.box_kind}” the one" in text) == several
     if len(table):
         own = table[~table["baseline"]]
         best = own["box_accuracy_confirm"].max()

@@ -41,6 +41,7 @@ def test_nothing_is_counted_as_unusual_where_nothing_can_be(model, n, told):
     )
     columns = {"class": own.classes[0], "typicality": [1 / (n + 1), 0.9]}
     lines = predict.prediction_lines(own, pd.DataFrame(columns), 0.9)
+    assert not {"{", "'"} & {*lines[0]}, lines[0]
     said = "unlike the train set (typicality at most 0.05): "
     (line,) = (line.removeprefix(said) for line in lines if line.startswith(said))
     assert line.startswith(told)

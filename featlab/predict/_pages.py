@@ -135,7 +135,8 @@ def prediction_lines(predictor: Predictor, table: pd.DataFrame, coverage: float)
         Of the sets of classes in the table.
     """
     noun = "picture" if len(table) == 1 else "pictures"
-    lines = [f"{len(table):,} {noun}: {table['class'].value_counts().to_dict()}"]
+    counts = ", ".join(f"{name} {n:,}" for name, n in table["class"].value_counts().items())
+    lines = [f"{len(table):,} {noun}: {counts}"]
     if predictor.refitted:
         lines.append(f"the model was {predictor.refit_sentence}")
     steps = predictor.typicality.steps

@@ -370,8 +370,9 @@ def set_maps_answer(results: Results) -> str:
         for some in (own, made.table[made.table["baseline"].astype(bool)])
     )
     return (
-        f"{text}. Of {words.plural(int(best['n']), 'test image')} with a true box the one that was "
-        f"best on others ({_blind_method(best['method'])}) finds "
+        f"{text}. Of {words.plural(int(best['n']), 'test image')} with a true box"
+        f"{words.of_kind(results)} the one that was best on others "
+        f"({_blind_method(best['method'])}) finds "
         f"{words.share(best, 'box_accuracy')} (IoU at least 0.5), the best baseline "
         f"({words.method(base['method'])}) {words.share(base, 'box_accuracy')}."
     )
