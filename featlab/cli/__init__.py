@@ -160,7 +160,8 @@ class _Interrupts:
 
     def end(self) -> int:
         """Leave the signals as they were; the number of the one that came first, 0 if none did."""
-        self._again(0)
+        if self._first:
+            self._again(0)
         while self._before:
             signal.signal(*self._before.popitem())
         sys.unraisablehook = self._hook
