@@ -701,7 +701,7 @@ def test_a_store_without_thumbnails_has_exact_copies_only():
     text = copies_of.duplicates_line(table, pd.DataFrame(columns=["copies"]), 3, near=False).finding
     # What was not looked for is not counted as none.
     assert (
-        text.startswith("1 exact pair of copies")
+        text.startswith("1 exact pair of copies (2 images of 1 picture)")
         and "near pair" not in text
         and "not looked for" in text
     )

@@ -296,7 +296,9 @@ def duplicates_line(
     pairs = "pair" if n_exact == 1 and not near else "pairs"
     text = f"{n_exact:,} exact{both} {pairs} of copies"
     if len(table):
-        text += f" ({images_word(int((names != '').sum()))} of {len(set(names) - {''}):,} pictures)"
+        of = len(set(names) - {""})
+        several = f"{of:,} picture" if of == 1 else f"{of:,} pictures"
+        text += f" ({images_word(int((names != '').sum()))} of {several})"
     leaking = () if isinstance(sides, int) else _leaking(table, sides)
     text += (
         "."
