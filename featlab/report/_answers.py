@@ -121,7 +121,7 @@ def _none_is_active(every: pd.DataFrame) -> Markup:
     if faultless:
         outcome = (
             f"could be confirmed on other images, though {faultless:,} of them made no error "
-            "there: too few to be sure of any of so many"
+            "there: too few images to be sure of any of so many"
         )
     elif selected["p_confirmed"].notna().any():
         outcome = "held on other images"
