@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featlab import FeatlabError
-from featlab.backbones.efficientnet_lite import read_state_dict
+from featlab.backbones.efficientnet_lite import build, own_head, read_state_dict
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
@@ -61,8 +61,24 @@ def _tensor(key: str, size: int, offset: int, shape: tuple, strides: tuple) -> _
 
 
 def write_legacy(path: Path, state: dict, storages: dict[str, np.ndarray]) -> Path:
+    return _write(path, state=state, storages=storages)
+
+
+def _write(
+    path: Path,
+    *,
+    magic: int = MAGIC,
+    protocol: int = PROTOCOL,
+    little: bool = True,
+    state: object = None,
+    keys: list[str] | None = None,
+    storages: dict[str, np.ndarray] | None = None,
+) -> Path:
+    storages = {"0": np.arange(4.0)} if storages is None else storages
+    state = {"weight": _tensor("0", 4, 0, (4,), (1,))} if state is None else state
+    keys = list(storages) if keys is None else keys
     with path.open("wb") as file:
-        for item in (MAGIC, PROTOCOL, {"little_endian": True}, state, list(storages)):
+        for item in (magic, protocol, {"little_endian": little}, state, keys):
             _Pickler(file, protocol=2).dump(item)
         for values in storages.values():
             file.write(struct.pack("<q", len(values)))
@@ -153,6 +169,55 @@ def test_other_files_are_refused_by_name(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(FeatlabError, match=name):
             read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"magic": MAGIC + 1}, "the magic number of a legacy torch file is missing"),
+        ({"protocol": 1000}, "protocol 1001 of legacy torch files is expected"),
+        ({"little": False}, "is big-endian; only little-endian files are read"),
+        ({"keys": ["0", "9"]}, "storage '9' is not used by the state dict"),
+        ({"storages": {"0": np.arange(3.0)}}, "storage 0 has 3 numbers, 4 declared"),
+        (
+            {"state": {"w": _Global("torch._utils", "_rebuild_tensor_v2", "0", 0, (), ())}},
+            "a tensor without a storage",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path, part, words):
+    assert read_state_dict(_write(tmp_path / "w.pth"))["weight"].tolist() == [0, 1, 2, 3]
+    with pytest.raises(FeatlabError, match=f"w.pth: .*{words}"):
+        read_state_dict(_write(tmp_path / "w.pth", **part))
+
+
+@pytest.mark.parametrize(
+    ("opcodes", "words"),
+    [
+        (b"\x85.", "its pickle takes more than there is"),
+        (b"}K\x01a.", "its pickle appends to what is no list"),
+        (b"K\x01", "is not a legacy torch state dict: .*exhausted before seeing STOP"),
+        (b"(X\x06\0\0\0moduleK\x00K\x00K\x00K\x00NtQ.", "a storage of an unknown kind: '0'"),
+        (b"(X\x07\0\0\0storageK\x00K\x00K\x00K\x00NtQ.", "a storage of an unknown kind: '0'"),
+    ],
+)
+def test_what_is_wrong_with_a_pickle_is_said(tmp_path, opcodes, words):
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02" + opcodes)
+    with pytest.raises(FeatlabError, match=f"w.pth.* {words}"):
+        read_state_dict(tmp_path / "w.pth")
+
+
+def test_a_tensor_of_nothing_is_read_and_a_folder_is_no_damaged_file(tmp_path):
+    state = {"nothing": _tensor("0", 4, 9, (2, 0, 3), (3, 3, 1))}
+    assert read_state_dict(_write(tmp_path / "w.pth", state=state))["nothing"].shape == (2, 0, 3)
+    with pytest.raises(IsADirectoryError):
+        read_state_dict(tmp_path)
+
+
+def test_weights_of_another_network_are_refused_by_its_first_layer(honest):
+    assert own_head(honest) is None
+    with pytest.raises(FeatlabError, match=r"weights.pth does not hold .* layer stem_conv"):
+        build("efficientnet_lite0", (32, 32), honest)
 
 
 @settings(max_examples=150, deadline=None)

@@ -402,11 +402,9 @@ def _run(file: BinaryIO) -> Any:
             stack[-1] = _storage(stack[-1])
         elif name == "BUILD":
             stack.pop()  # the versions of layers, which hang on the state dict
-        elif name == "STOP":
-            return stack.pop()
-        elif name != "PROTO":
+        elif name not in ("PROTO", "STOP"):
             raise FeatlabError(f"refused: its pickle does {name}, which no state dict needs.")
-    raise FeatlabError("its pickle has no end.")
+    return stack.pop()  # genops itself refuses a pickle without STOP
 
 
 def _admitted(name: str) -> Callable[..., Any] | str:
