@@ -21,12 +21,12 @@ test-all: check
 	$(MAKE) pytest MARKED='-m ""'
 
 # Every test, and the lines and branches that they run. Coverage sees nothing of what numba compiles:
-# the tests of the regions run once more without it.
+# the tests of the regions and of copies laid on each other run once more without it.
 coverage: .venv/installed-test
 	$(PY) -m coverage erase
 	status=0; \
 	$(MAKE) pytest MARKED='-m ""' RUN='-m coverage run -m pytest' || status=$$?; \
-	NUMBA_DISABLE_JIT=1 $(PY) -m coverage run -m pytest -k "region or brute" tests/test_box_metrics.py || status=$$?; \
+	NUMBA_DISABLE_JIT=1 $(PY) -m coverage run -m pytest -k "region or brute or loops_fit" tests/test_box_metrics.py tests/test_audit.py || status=$$?; \
 	$(PY) -m coverage combine --quiet; $(PY) -m coverage report; \
 	exit $$status
 

@@ -119,19 +119,21 @@ def test_a_page_is_the_same_from_one_process_and_from_several(few, tmp_path, mon
 def test_a_figure_is_drawn_here_where_the_process_that_draws_it_dies(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "usable_cores", lambda: 2)
 
-    def drawn_by(process, sign, end=os._exit):
+    def drawn_by(process, sign):
         from matplotlib.figure import Figure
 
         if os.getpid() != process:
             sign.touch()
-            end(1)
+            os._exit(1)
         return Figure()
 
     figure = Drawn(partial(drawn_by, os.getpid(), tmp_path / "begun"), "", "", "blank")
     with processes.beside(int) as begun:
         begun()
     with drawn_beside([Section("a", "A", "", figures={"blank": figure})]) as drawn:
+        end = time.monotonic() + 120
         while not (tmp_path / "begun").exists():
+            assert time.monotonic() < end, "no process draws"
             time.sleep(0.01)
         (section,) = drawn()
         assert section.drawings["blank"].uri.startswith("data:image/svg+xml,")
