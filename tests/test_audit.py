@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import pickle
 import re
 import shutil
@@ -681,6 +682,21 @@ def test_every_analysis_keeps_copies_together(augmented, monkeypatch, where):
 def test_the_first_of_each_picture_is_left(augmented):
     rows = distinct_rows(augmented)
     assert augmented.images["path"][rows].str[:4].nunique() == len(rows) == 16
+
+
+def test_a_store_without_copies_has_the_maps_of_the_whole_and_runs_no_network(augmented):
+    path, backbone = augmented.path.with_name("distinct.h5"), Layout()
+    rows = distinct_rows(augmented)
+    path.write_bytes(b"of an earlier run")
+    with pipeline.distinct_store(augmented, backbone, path) as store:
+        assert store.images["path"].tolist() == augmented.images["path"][rows].tolist()
+        np.testing.assert_array_equal(store.maps(), augmented.maps(rows))
+        assert json.loads(store.provenance["indexed"])["copies"] == 48
+        assert audit.duplicates(store).empty
+    assert backbone.calls == 0
+    with pytest.raises(FeatlabError, match="a new store is made beside .*maps.h5"):
+        pipeline.distinct_store(augmented, backbone, augmented.path)
+    assert augmented.path.exists()
 
 
 def test_groups_and_copies_are_joined():

@@ -218,6 +218,10 @@ def test_entries_are_layers_and_names_must_fit(stores):
         compare_stores(stores[:2], names=["a"], copies="split")
     with pytest.raises(FeatlabError, match="must be distinct, got 'a' twice"):
         compare_stores(stores[1:], names=["a", "a"], copies="split")
+    with pytest.raises(FeatlabError, match="must be distinct, got 'fake, .*large.h5' twice"):
+        compare_stores([stores[1]] * 2, copies="split")
+    with pytest.raises(FeatlabError, match="at least two stores, .*got none"):
+        compare_stores([])
 
 
 def without(pictures, *paths):
@@ -247,18 +251,26 @@ def test_stores_of_other_images_are_refused_and_the_difference_named(base, store
         compare_stores([stores[1], other], copies="split")
 
 
-@pytest.mark.parametrize("what", ["images", "boxes"])
-def test_the_same_names_with_other_content_are_refused(base, stores, tmp_path, what):
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("images", "the images of .*other.h5 differ .* in row"),
+        ("box", "the boxes of .*other.h5 differ .*: xmax .* in row"),
+        ("fewer", "the boxes of .*other.h5 differ .*: (\\d+) rows against (?!\\1)"),
+    ],
+)
+def test_the_same_names_with_other_content_are_refused(base, stores, tmp_path, what, words):
     pictures = write_pictures(tmp_path / "pictures")
     if what == "images":
         (pictures / "red/00.png").write_bytes((pictures / "red/01.png").read_bytes())
     else:
         boxes = pd.read_csv(pictures / "boxes.csv")
         boxes.loc[3, "xmax"] -= 1
+        boxes = boxes.iloc[1:] if what == "fewer" else boxes
         boxes.to_csv(pictures / "boxes.csv", index=False)
     with (
         make_store(pictures, tmp_path / "other.h5", FakeBackbone()) as other,
-        pytest.raises(FeatlabError, match=f"the {what} of .*other.h5 differ .* in row"),
+        pytest.raises(FeatlabError, match=words),
     ):
         compare_stores([stores[1], other], copies="split")
 

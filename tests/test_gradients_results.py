@@ -25,7 +25,7 @@ from featlab.images import index_images
 from featlab.localise.regions import FIXED_THRESHOLD
 from featlab.own import own_boxes, own_pictures
 from featlab.pipeline import analyse, analyse_gradients
-from featlab.pipeline.stores import draw_sample, named_rows
+from featlab.pipeline.stores import checked_target, draw_sample, named_rows
 from featlab.plots.style import encode
 from featlab.results import GradientResults, Transfer
 from featlab.splits import make_split
@@ -268,6 +268,8 @@ def test_a_target_that_the_set_or_the_network_has_not_is_refused(made, own):
     labelled, bare, _ = made
     with pytest.raises(FeatlabError, match="brings no classifier of its own"):
         analyse_gradients(labelled, bare, target="own", copies="split")
+    with pytest.raises(FeatlabError, match=r"no labels and mine brings no classifier.*\(--model\)"):
+        checked_target(store, bare, None, None)
 
 
 @pytest.mark.slow

@@ -98,7 +98,8 @@ def distinct_store(
     about = {"indexed": json.dumps(indexed | {"copies": len(store) - len(rows)})}
     known = {key: str(value) for key, value in store.provenance.items()}
     about |= {key: known[key] for key in ("command", "reading") if key in known}
-    path.unlink(missing_ok=True)  # of an earlier run, whose pictures may have been others
+    if path.resolve() != store.path.resolve():  # the whole store is refused as the new one, below
+        path.unlink(missing_ok=True)  # of an earlier run, whose pictures may have been others
     options = PassOptions() if options is None else options
     return append_maps(
         tables.images, backbone, store.path, path,
