@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,8 +23,11 @@ from fake_results import make_results
 from PIL import Image
 
 from featlab import cli, datasets, predict
-from featlab.cli import _pass
+from featlab.cli import _pass, _questions
 from featlab.cli._options import Pass
+from featlab.features import feature_table
+from featlab.neurons import compare_classes
+from featlab.splits import make_split
 from featlab.store import MapStore
 
 pytestmark = pytest.mark.usefixtures("few_fits")
@@ -429,6 +433,46 @@ def test_how_pictures_are_read_is_asked_alike_and_kept(tmp_path, monkeypatch, ca
                                                                        cli.finetune)]  # fmt: skip
     for names in taken:
         assert {"classes", "split_from", "label_from", "label_from_boxes", "box_units"} <= names
+
+
+def test_three_classes_are_told_one_by_one_and_together(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_pass, "load_network", lambda made: FakeBackbone())
+    folder, path = colourful(tmp_path / "set", n=24), tmp_path / "maps.h5"
+    reading = ("--label-from", "/([a-c])/", "--box-units", "shares")
+    assert featlab("extract", folder, *reading, "-o", path) == 0
+    with MapStore(path) as store:
+        split = make_split(store.images)
+        X, labels = feature_table(store)[split == "confirm"], store.images["label"]
+    differ = compare_classes(X, labels[split == "confirm"])
+    capsys.readouterr()
+
+    assert featlab("heads", path, "--heads", "logistic") == 0
+    told = capsys.readouterr().out.partition("the logistic head, class by class:\n")[2]
+    rows = {line.split()[0]: line.split()[1] for line in told.splitlines()[1:]}
+    tested = labels[split == "test"].value_counts()
+    assert rows == {name: str(n) for name, n in tested.items()} and len(rows) == 3
+
+    assert featlab("neurons", path) == 0
+    told = f"{differ['reject'].sum()} of {differ['p'].notna().sum()} neurons differ between\nany of"
+    assert f"on the confirm images {told} the classes" in capsys.readouterr().out
+
+    few = pd.Series(np.resize(["g", "h"], len(X)), X.index)
+    _questions._tell_omnibus([X], labels[split == "confirm"], few)
+    assert "was not tested: images come in\ngroups" in capsys.readouterr().out
+
+    seed = next(k for k in range(9) if make_split(store.images, random_state=k)[0] != "test")
+    assert featlab("localise", path, "--seed", seed) == 1
+    assert "maps.h5 has no boxes on its test images" in capsys.readouterr().err
+
+
+def test_stores_are_called_by_the_least_that_tells_them_apart():
+    for given, names in (
+        ("a/x.h5 b/y.h5", ["x", "y"]),
+        ("a/x.h5 b/x.h5", ["a", "b"]),
+        ("c/a/x.h5 b/a/x.h5", ["c/a/x.h5", "b/a/x.h5"]),
+    ):
+        paths = [Path(path) for path in given.split()]
+        assert _questions._store_names(paths) == dict(zip(names, paths, strict=True))
 
 
 @pytest.mark.parametrize("columns", ["photo", "path=", "path=photo,class=kind"])
