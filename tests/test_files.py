@@ -7,6 +7,7 @@ import os
 import pytest
 
 from featlab import FeatlabError
+from featlab.system import libraries_silenced
 from featlab.system.files import whole_folder, write_whole
 
 
@@ -70,3 +71,13 @@ def test_only_a_folder_of_our_own_is_replaced(tmp_path, monkeypatch):
     with refused, whole_folder(photos):
         raise AssertionError("filled")
     assert (photos / "a.jpg").read_text() == "a photo"
+
+
+def test_libraries_are_silenced_and_nobody_else(capfd):
+    with libraries_silenced():
+        os.write(2, b"I0000 00:00:1 1 port.cc:153] oneDNN custom operations are on.\n")
+        os.write(2, b"E0000 00:00:1 1 cuda_dnn.cc:8310] Unable to register cuDNN: cuda\n")
+        os.write(2, b"E0000 00:00:1 1 disk.cc:1] the disk is full\n\xff is no text\n")
+    assert capfd.readouterr().err == (
+        "E0000 00:00:1 1 disk.cc:1] the disk is full\n\N{REPLACEMENT CHARACTER} is no text\n"
+    )

@@ -1033,6 +1033,24 @@ def test_floats_of_any_range_have_one_scale(tmp_path, caplog):
     assert set(index_images(tmp_path, intensity="set")[0]["levels"]) == {"float -1024 1016"}
 
 
+def test_whole_numbers_below_zero_are_stretched_and_no_sixteen_bits(tmp_path, caplog):
+    draw_grey(tmp_path, lambda p: p.astype(np.int32) - 100)
+    index_images(tmp_path)
+    words = "6 pictures of whole numbers outside 0 to 65535 are stretched from their own"
+    assert words in caplog.text and "16-bit" not in caplog.text
+    assert set(index_images(tmp_path, intensity="set")[0]["levels"]) == {"integer -100 155"}
+
+
+def test_files_of_many_scales_of_their_own_give_new_pictures_theirs(tmp_path):
+    least = iter(range(8))
+    draw_grey(tmp_path, lambda p: p.astype(np.uint16) * 16 + next(least), n=8)
+    own = index_images(tmp_path, intensity="file")
+    words = "values from the smallest to the largest value of each file become 0 to 255"
+    assert own.reading["grey levels"] == words and own.images["levels"].nunique() == 8
+    new, _ = index_pictures(tmp_path, intensity=intensity_of(own.images))
+    assert new["levels"].tolist() == own.images["levels"].tolist()
+
+
 def test_usual_pictures_are_told_nothing(tmp_path, caplog):
     draw_grey(tmp_path, lambda p: p.astype(np.uint16) * 257)
     draw_set(tmp_path)

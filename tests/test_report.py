@@ -20,7 +20,7 @@ from featlab.arguments import confirmed_detectors
 from featlab.errors import FeatlabError
 from featlab.localise import METHODS
 from featlab.neurons import softmax_top_k
-from featlab.report import _localisation
+from featlab.report import _localisation, _neurons
 from featlab.report._answers import detectors_answer, maps_answer, maps_gaps
 from featlab.report._elements import Options
 from featlab.report._heads import classification
@@ -375,6 +375,29 @@ def test_the_lead_neuron_is_the_one_behind_the_best_detector(two):
     assert report.summary(results)["detectors"]["kangaroo"]["best_neuron"] == lead["neuron"]
     shown = detectors(results, Options()).tables["detectors"].rows
     assert shown[0][0].startswith(f"neuron\u00a0{lead['neuron']} (top")
+
+
+def test_of_very_many_images_some_are_drawn_each_with_its_label(two, monkeypatch):
+    results = two[0]
+    n = int((results.split == "confirm").sum())
+    monkeypatch.setattr(_neurons, "_MOST_DOTS", n // 2)
+    given = []
+    monkeypatch.setattr(
+        _neurons.plots.neurons, "activation_distributions", lambda *a, **_: given.append(a)
+    )
+    figure = detectors(results, Options()).figures["distributions"]
+    figure.draw()
+    (X, labels, _) = given[0]
+    rows = labels.index.to_numpy()
+    assert len(set(rows)) == n // 2 and f"{n // 2} images" in figure.caption
+    assert (results.split.iloc[rows] == "confirm").all()
+    np.testing.assert_array_equal(X, results.store.pooled(rows))
+
+
+def test_of_neurons_that_never_vary_nothing_is_drawn(two):
+    unknown = two[0].neurons.assign(auroc=np.nan, detector=False, confirmed=False)
+    figures = detectors(dataclasses.replace(two[0], neurons=unknown), Options()).figures
+    assert [figures[name] for name in ("volcano", "confirmed", "distributions")] == [None] * 3
 
 
 def test_a_neuron_of_another_layer_gets_no_scores_of_this_one(two):

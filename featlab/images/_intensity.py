@@ -13,6 +13,11 @@ Scale = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.uint8]]
 Range = tuple[str, float, float]
 """Number format of a file ("byte", "integer", "float"), and its smallest and largest value."""
 _BITS = {"byte": 8, "integer": 16}
+_WIDE = (
+    ("integer", 65535, "whole numbers outside 0 to 65535"),
+    ("float", 255, "floating-point numbers"),
+)
+"""Formats whose values may lie anywhere, and what of them needs no stretching."""
 _LEAST_USED = 4  # of this share of a range nobody need be told
 
 
@@ -135,13 +140,14 @@ def check_range(ranges: Sequence[Range]) -> str:
                 f"{2**bits - 1}), so about {max(1, 256 // share)} of 256 grey levels are left; "
                 f"{way_out}"
             )
-    stretched = [one for one in ranges if one[0] == "float" and not 0 <= one[1] <= one[2] <= 255]
-    if len({one[1:] for one in stretched}) > 1:
-        warnings.append(
-            f"{len(stretched)} pictures of floating-point numbers are stretched from their own "
-            "smallest to their own largest value; --intensity set takes those of the set (in "
-            "Python: intensity='set')"
-        )
+    for depth, top, kind in _WIDE:
+        part = [one for one in ranges if one[0] == depth and not 0 <= one[1] <= one[2] <= top]
+        if len({one[1:] for one in part}) > 1:
+            warnings.append(
+                f"{len(part)} pictures of {kind} are stretched from their own smallest to their "
+                "own largest value; --intensity set takes those of the set (in Python: "
+                "intensity='set')"
+            )
     return "; ".join(warnings)
 
 

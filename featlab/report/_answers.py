@@ -257,7 +257,7 @@ def best_pooling(results: Results) -> str:
         return ""
     poolings = results.detector_details.poolings
     counts = poolings["confirmed"].astype(int)
-    if len(poolings) < 2 or counts.min() == counts.max():
+    if counts.min() == counts.max():
         return ""
     most, fewest = (
         " and ".join(f"{r['pooling']} pooling of layer {r['layer']}" for _, r in rows.iterrows())

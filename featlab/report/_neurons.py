@@ -259,8 +259,6 @@ def _confirmation(results: Results) -> Table | None:
 
 
 def _poolings(poolings: pd.DataFrame) -> Table | None:
-    if len(poolings) < 2:
-        return None
     rows = [
         [
             f"{row['layer']}, {row['pooling']}",
@@ -352,8 +350,6 @@ def _distributions(results: Results, random_state: int) -> Figure | None:
     if confirmed.empty:
         return None
     layer, pooling = (str(confirmed.iloc[0][key]) for key in ("layer", "pooling"))
-    if pooling not in ("mean", "max"):
-        return None
     confirmed = confirmed[confirmed["layer"].eq(layer) & confirmed["pooling"].eq(pooling)]
     unseen = np.flatnonzero(np.asarray(results.split, dtype=str) == "confirm")
     if len(unseen) > _MOST_DOTS:
@@ -423,8 +419,6 @@ def _ablation(details: DetectorDetails, mode: str) -> Figure | None:
     if details.ablation is None:
         return None
     curve = details.ablation[details.ablation["mode"] == mode]
-    if curve.empty:
-        return None
     what = "set to their training mean" if mode == "ablate" else "kept, all others at their mean"
     return Figure(
         partial(plots.curves.ablation, curve),
