@@ -537,6 +537,27 @@ def test_a_class_that_the_joint_head_never_saw_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scale", [1.0, 224.0])
+def test_the_loss_giou_is_that_of_its_formula(scale):
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 0.8, (2, 300, 2))
+    a, b = np.concatenate([low, low + rng.uniform(0.01, 0.5, low.shape)], axis=2)
+    a[:3], b[:3] = [0, 0, 0.2, 0.2], [[0, 0, 0.2, 0.2], [0.2, 0, 0.4, 0.2], [0.6, 0.8, 1, 1]]
+    own = bx.iou(a, b)
+    assert (own == 0).sum() > 50 and (own > 0).sum() > 50
+    hull = np.prod(np.maximum(a[:, 2:], b[:, 2:]) - np.minimum(a[:, :2], b[:, :2]), axis=1)
+    areas = [np.prod(one[:, 2:] - one[:, :2], axis=1) for one in (a, b)]
+    union = sum(areas) / (1 + own)  # the shared part is counted twice
+    giou = own - (hull - union) / hull
+    assert_allclose(giou[:3], [1, 0, 0.12 - 1], atol=1e-9)
+    gap = np.abs(a - b)
+    smooth = np.where(gap < 0.05, 10 * gap**2, gap - 0.025).mean(axis=1)
+    for loss, wanted in (("smooth_l1", smooth), ("giou", 1 - giou + 10 * smooth)):
+        given = (np.asarray(one * scale, np.float32) for one in (a, b))
+        assert_allclose(np.asarray(_inputs.box_loss(loss, scale)(*given)), wanted, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_joint_heads_learn_class_and_box():
     store = scene_store(160)
     # The class is a channel that covers the picture.

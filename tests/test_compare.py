@@ -15,6 +15,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from test_pipeline import write_pictures
 from test_report import text_of
+from test_reprs import read as shown_text
 from typer.testing import CliRunner
 
 from featlab import FeatlabError, features, heads, plots, report, splits
@@ -370,6 +371,21 @@ def test_names_that_mean_harm_stay_text(hostile, tmp_path):
     assert page.count("<script") == 2  # the data block and the page's own
     assert "<img src=x" not in page
     assert "n" * 100 in page and f">{'n' * 100}" not in page
+
+
+def test_a_notebook_shows_the_entries_and_what_is_best(hostile):
+    told = shown_text(hostile._repr_html_())
+    above, heads, boxes = re.split("(?:Heads|Boxes) against the best", told)
+    assert f"Comparison on {len(hostile.images)} images" in above
+    for name in hostile.entries["name"]:
+        assert name[:20] in above and name in repr(hostile)  # long ones are cut in tables
+    for what, best in (("head", hostile.best_head), ("boxes", hostile.best_boxes)):
+        assert f"best {what}, chosen on confirm {best[:20]}" in above
+    for shown, pairs in ((heads, hostile.head_pairs), (boxes, hostile.box_pairs)):
+        assert all(name[:20] in shown for name in (*pairs["a"], *pairs["b"]))
+        assert f"{pairs['difference'].iloc[0]:.3g} " in shown
+    without = dataclasses.replace(hostile, best_boxes="", box_pairs=pd.DataFrame())
+    assert "best boxes" not in shown_text(without._repr_html_())
 
 
 def test_the_figures_draw_what_the_tables_say(found):

@@ -22,9 +22,12 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from test_heads import problem
 
@@ -291,6 +294,36 @@ class TestSaving:
         with pytest.raises(FeatlabError, match="cannot be saved as plain arrays"):
             save_head(solved[3].models[head], tmp_path / "head")
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        "last",
+        [
+            OneVsRestClassifier(DecisionTreeClassifier(max_depth=2)),
+            CalibratedClassifierCV(LinearSVC(), method="isotonic", ensemble=False),
+            CalibratedClassifierCV(LinearSVC(), ensemble=True, cv=3),
+            CalibratedClassifierCV(LogisticRegression(), ensemble=False),
+        ],
+        ids=["trees", "isotonic", "several", "of_another"],
+    )
+    def test_what_is_not_linear_within_is_refused(self, solved, tmp_path, last):
+        X, y, _, _ = solved
+        with pytest.raises(FeatlabError, match=f"A head of {type(last).__name__} cannot be saved"):
+            save_head(make_pipeline(StandardScaler(), last).fit(X, y), tmp_path / "head")
+        assert not list(tmp_path.iterdir())
+
+    def test_classes_that_are_dates_are_refused(self, tmp_path):
+        days = np.array(["2026-01-01", "2026-01-02"] * 10, "datetime64[D]")
+        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(np.eye(20), days)
+        with pytest.raises(FeatlabError, match="must be text or numbers to be saved, got .*2026"):
+            save_head(model, tmp_path / "head")
+
+    def test_a_class_of_one_image_cannot_be_held_out(self):
+        X = np.random.default_rng(0).normal(size=(9, 3))
+        y = np.array(["a"] * 8 + ["b"])
+        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y)
+        head, temperature = calibrated_head(model, X, y)
+        assert temperature == 1
+        np.testing.assert_allclose(head.predict_proba(X), model.predict_proba(X))
 
     def test_what_is_no_head_is_refused(self, solved, tmp_path):
         path = tmp_path / "head.npz"

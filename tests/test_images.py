@@ -280,6 +280,39 @@ def test_csv_that_is_not_utf8(tmp_path):
         index_images(tmp_path / "list.csv")
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (b"l\xf6we.png", r"list\.txt cannot be read as text in UTF-8: .*0xf6"),
+        (b"# nothing yet\n\n", r"list\.txt lists no pictures; expected <folder>"),
+        (b"cat/a.png\0", r"list\.txt lists no pictures"),
+        (b"cat/a.png x\ncat/gone\n", r"a\.png x: it cannot be read: No such file"),
+        (b"gone.png x\nlost.png y\n", r"gone\.png x: it cannot be read: No such file"),
+    ],
+)
+def test_list_errors(tmp_path, lines, message):
+    two_classes(tmp_path)
+    (tmp_path / "list.txt").write_bytes(lines)
+    with pytest.raises(FeatlabError, match=message):
+        index_images(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({}, "needs the column path, .* got no columns and 0 rows"),
+        ({"path": [], "label": []}, "needs the column path, .* got path, label and 0 rows"),
+        ({"path": ["a.png", "../t/a.png"]}, r"a\.png is listed twice; keep one row"),
+        ({"path": ["a.png"], "split": ["blind"]}, "split must be train, .* test, got 'blind'"),
+        ({"path": ["a.png", "b.png"], "label": ["x", None]}, "label is empty for some pictures"),
+    ],
+)
+def test_data_frame_errors(table, message):
+    table = pd.DataFrame(table)
+    with pytest.raises(FeatlabError, match=message):
+        index_images(table.assign(folder="/t") if len(table) else table)
+
+
 def test_csv_takes_a_selection_of_boxes(tmp_path):
     two_classes(tmp_path)
     put_boxes(tmp_path, "cat/a.png,cat,head,,,1,2,3,4", "dog/c.png,dog,head,,,1,2,3,4")
