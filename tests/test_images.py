@@ -303,6 +303,9 @@ def test_list_errors(tmp_path, lines, message):
         ({}, "needs the column path, .* got no columns and 0 rows"),
         ({"path": [], "label": []}, "needs the column path, .* got path, label and 0 rows"),
         ({"path": ["a.png", "../t/a.png"]}, r"a\.png is listed twice; keep one row"),
+        ({"path": ["a.png", np.nan]}, "row 1 of the table: path must be text .* got nan"),
+        ({"path": [3]}, "row 0 of the table: path must be text .* got 3"),
+        ({"path": ["a\0.png"]}, r"row 0 of the table: path must be text .* got 'a\\x00\.png'"),
         ({"path": ["a.png"], "split": ["blind"]}, "split must be train, .* test, got 'blind'"),
         ({"path": ["a.png", "b.png"], "label": ["x", None]}, "label is empty for some pictures"),
     ],
@@ -311,6 +314,15 @@ def test_data_frame_errors(table, message):
     table = pd.DataFrame(table)
     with pytest.raises(FeatlabError, match=message):
         index_images(table.assign(folder="/t") if len(table) else table)
+
+
+def test_a_data_frame_without_a_folder_is_of_paths_from_here(tmp_path, monkeypatch):
+    two_classes(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    table = pd.DataFrame({"path": ["cat/a.png", Path("dog/c.png")], "folder": [None, None]})
+    assert index_images(table)[0]["path"].tolist() == ["cat/a.png", "dog/c.png"]
+    with pytest.raises(FeatlabError, match="row 1 of the table: folder must be text .* got 7"):
+        index_images(table.assign(folder=[tmp_path, 7]))
 
 
 def test_csv_takes_a_selection_of_boxes(tmp_path):

@@ -325,12 +325,12 @@ def of_table(table: pd.DataFrame) -> Listing:
     first = {name: str(table[column].iloc[0]) for name, column in written.items()}
     columns = columns_of("the table", {k: v for k, v in first.items() if k != "folder"}, {})
     table = table.rename(columns={written[name]: key for key, name in columns.items()})
-    folders = table["folder"] if "folder" in table else [""] * len(table)
+    blank = [""] * len(table)
+    folders = table["folder"].fillna("") if "folder" in table else blank
     places = zip(folders, table["path"], strict=True)
-    files = [os.path.abspath(os.path.join(*place)) for place in places]
+    files = [_whole_path(row, *place) for row, place in enumerate(places)]
     root = Path(os.path.commonpath({os.path.dirname(file) for file in files}))
     names = ("label", "split", "group")
-    blank = [""] * len(table)
     rows = [table[name].fillna("").astype(str) if name in table else blank for name in names]
     candidates = {}
     for file, label, split, group in zip(files, *rows, strict=True):
@@ -345,3 +345,13 @@ def of_table(table: pd.DataFrame) -> Listing:
     inside = [candidates[path] for path in sorted(candidates)]
     labels, sides = (f"column {columns.get(key)} of the table" for key in ("label", "split"))
     return Listing(root, inside, [], is_selection=True, labels=labels, sides=sides)
+
+
+def _whole_path(row: int, folder: object, path: object) -> str:
+    for name, part in (("folder", folder), ("path", path)):
+        if not isinstance(part, str | os.PathLike) or "\0" in str(part):
+            raise FeatlabError(
+                f"row {row} of the table: {name} must be text that can be a path, "
+                f"got {cut(repr(part))}."
+            )
+    return os.path.abspath(os.path.join(str(folder), str(path)))
