@@ -25,7 +25,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -310,6 +310,13 @@ class TestSaving:
         with pytest.raises(FeatlabError, match=f"A head of {type(last).__name__} cannot be saved"):
             save_head(make_pipeline(StandardScaler(), last).fit(X, y), tmp_path / "head")
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("before", [[], [MinMaxScaler()], [StandardScaler()] * 2])
+    def test_a_head_without_its_one_scaler_is_refused(self, solved, tmp_path, before):
+        X, y, _, _ = solved
+        model = make_pipeline(*before, LogisticRegression()).fit(X, y)
+        with pytest.raises(FeatlabError, match="a StandardScaler and then a linear head .* can"):
+            save_head(model, tmp_path / "head")
 
     def test_classes_that_are_dates_are_refused(self, tmp_path):
         days = np.array(["2026-01-01", "2026-01-02"] * 10, "datetime64[D]")

@@ -113,7 +113,7 @@ def plain_head(model: Any) -> SavedHead:
     if known is None or not isinstance(scale, StandardScaler) or len(model) != 2:
         raise FeatlabError(
             f"A head of {type(last).__name__} cannot be saved as plain arrays; "
-            "linear heads and the multilayer perceptron can."
+            "a StandardScaler and then a linear head or the multilayer perceptron can."
         )
     layers, activation, output = known
     return SavedHead(
