@@ -141,6 +141,9 @@ class HalfSeen:
     def layer_name(self, layer=None):
         return layer or self.layers[-1]
 
+    def map_shape(self, layer=None):
+        return self.array.shape[1:]
+
     def pooled(self, rows=None, *, layer=None, pooling="mean"):
         return getattr(self.array[slice(None) if rows is None else rows], pooling)(axis=(1, 2))
 

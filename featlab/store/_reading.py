@@ -76,13 +76,13 @@ class MapStore:
             self._tables = read_tables(self._file)
             self.images, self.boxes = self._tables.images, self._tables.boxes
             self.skipped, self.provenance = self._tables.skipped, self._tables.provenance
-            with read_errors(self.path, "/provenance"):
+            with read_errors(self.path, "/provenance or created_utc"):
                 self.layers = layer_names(self.provenance["layers"])
+                self._created = str(self._file.attrs.get("created_utc", ""))
             # What a store may lack is looked for now: of a closed file the answer would be no.
             self._optional = {
                 key for key in (THUMBNAILS, *PER_IMAGE) if holds(self.path, self._file, key)
             }
-            self._created = str(self._file.attrs.get("created_utc", ""))
             self._arrays = Rows(self._file)
             self._closing.callback(self._arrays.close)
             self._check_layout()

@@ -15,7 +15,7 @@ from batches import run_batches
 from forked import ForkServer
 
 SHORT = {
-    "images": 20, "common_images": 40, "annotations": 28, "stores": 10, "store_bytes": 40,
+    "images": 20, "common_images": 40, "annotations": 28, "stores": 60, "store_bytes": 40,
     "predictors": 10, "predictor_bytes": 10,
 }  # fmt: skip
 LONG = 2400
